@@ -1,0 +1,149 @@
+//! What the four programs share: exit codes, atomic output, progress, tables.
+
+mod output;
+mod progress;
+mod text;
+
+pub use output::Output;
+pub use progress::{Progress, ProgressMode};
+pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a program ended that did what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done: exit code 0.
+    Done,
+    /// The check or gate said no: exit code 1.
+    No,
+}
+
+/// Options that every program has.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Common {
+    /// Print the result as one JSON document on standard output
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+
+    /// Progress on standard error: a bar on a terminal (auto), JSON lines on standard output, or none
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Output")]
+    pub progress: ProgressMode,
+
+    /// Say nothing on standard error but errors
+    #[arg(long, short, global = true, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Runs a program's work and turns its end into an exit code. `main` is one call of this.
+pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
+    // Where a handler is in place already there is nothing to add.
+    let _ = ctrlc::set_handler(|| {
+        output::remove_unfinished();
+        std::process::exit(130);
+    });
+    // A reader that closes the pipe early (`gguf show f | head`) is no fault.
+    match work() {
+        Ok(Exit::Done) => ExitCode::SUCCESS,
+        Ok(Exit::No) => ExitCode::from(1),
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::from(exit_code(error.kind()))
+        }
+    }
+}
+
+/// The exit code for an error of this kind.
+pub fn exit_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Usage => 2,
+        ErrorKind::Input => 3,
+        ErrorKind::System => 4,
+        ErrorKind::Interrupted => 130,
+    }
+}
+
+fn report(error: &Error) {
+    let mut err = io::stderr().lock();
+    let colour = stderr_is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let (red, bold, plain) = if colour { ("\x1b[31;1m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+    // Standard error may be closed; then nobody is left to tell.
+    let _ = writeln!(err, "{red}error:{plain} {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let _ = writeln!(err, "  {bold}because:{plain} {inner}");
+        cause = inner.source();
+    }
+    if let Some(help) = error.way_out() {
+        let _ = writeln!(err, "  {bold}help:{plain} {help}");
+    }
+}
+
+const CLOSED_PIPE: &str = "standard output was closed";
+
+fn is_closed_pipe(error: &Error) -> bool {
+    error.message() == CLOSED_PIPE
+}
+
+/// Writes to standard output; a closed pipe ends the program quietly.
+///
+/// # Errors
+/// What writing meets.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+        io::ErrorKind::BrokenPipe => Error::new(ErrorKind::System, CLOSED_PIPE),
+        _ => Error::new(ErrorKind::System, "cannot write to standard output").caused_by(e),
+    })
+}
+
+/// Writes a JSON document and a line end to standard output.
+///
+/// # Errors
+/// What writing meets.
+pub fn print_json(value: &serde_json::Value) -> Result<()> {
+    print(&format!("{value:#}\n"))
+}
+
+/// Parses a size such as `64MiB`, `2G` (binary as well) or `4096`, for clap's `value_parser`.
+///
+/// # Errors
+/// Text that is no number with one of the suffixes K, M, G, T (optionally followed by `B` or `iB`).
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().trim_end_matches("iB").trim_end_matches(['B', 'b']).to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(format!("\"{unit}\" is no unit of size; K, M, G and T are")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("\"{text}\" is no size such as 512M or 2G"))?;
+    let bytes = number * (1_u64 << shift) as f64;
+    if bytes.is_finite() && bytes < u64::MAX as f64 {
+        Ok(bytes as u64)
+    } else {
+        Err(format!("\"{text}\" is too large"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_binary_suffixes() {
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        assert_eq!(parse_bytes("2G"), Ok(2 << 30));
+        assert_eq!(parse_bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_bytes("1.5k"), Ok(1536));
+        assert!(parse_bytes("12 parsecs").is_err());
+        assert!(parse_bytes("").is_err());
+    }
+}

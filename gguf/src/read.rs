@@ -1,0 +1,314 @@
+//! Reading a GGUF file over a memory map.
+//!
+//! [`File`] is strict: what the specification forbids and what would let two readers see different things is an
+//! error. To learn everything that is wrong with a file, use the `check` module.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
+use crate::source::{MAX_DIMS, Shape, Source, TensorInfo, row_range};
+use crate::types::{REMOVED_IDS, TensorType};
+use crate::value::{Endian, Metadata, ValueType};
+
+/// The first four bytes of every file.
+pub const MAGIC: [u8; 4] = *b"GGUF";
+
+/// The alignment of tensor data where `general.alignment` says nothing.
+pub const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// The longest key, in bytes.
+pub const MAX_KEY_BYTES: u64 = 65535;
+
+/// A tensor's name is shorter than this (`GGML_MAX_NAME`).
+pub const MAX_NAME_BYTES: u64 = 64;
+
+/// An opened GGUF file.
+///
+/// ```
+/// # fn main() -> gguf::Result<()> {
+/// use gguf::{File, Source};
+/// # let path = std::env::temp_dir().join(format!("gguf-doc-{}.gguf", std::process::id()));
+/// # let meta = gguf::Metadata::from_iter([("general.architecture", "llama")]);
+/// # std::fs::write(&path, gguf::write::to_bytes(&meta, &[], |_| Ok(Vec::new()))?).unwrap();
+/// let file = File::open(&path)?;
+/// assert_eq!(file.metadata().architecture(), Some("llama"));
+/// for tensor in file.tensors() {
+///     println!("{} {} {}", tensor.name(), tensor.shape(), tensor.ty());
+/// }
+/// # std::fs::remove_file(&path).ok();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct File {
+    path: Option<PathBuf>,
+    bytes: Bytes,
+    version: u32,
+    endian: Endian,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    offsets: Vec<u64>,
+    alignment: u64,
+    data_start: u64,
+    mapped: bool,
+}
+
+struct Map(memmap2::Mmap);
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl File {
+    /// Opens a file through a memory map.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that breaks a rule of the format.
+    pub fn open(path: impl AsRef<Path>) -> Result<File> {
+        let path = path.as_ref();
+        let file = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let meta = file.metadata().map_err(|e| Error::io(path, "examine", e))?;
+        if meta.is_dir() {
+            return Err(Error::input("is a folder, not a GGUF file").at(path));
+        }
+        let (bytes, mapped) = if meta.len() == 0 {
+            (Bytes::new(), false)
+        } else {
+            // SAFETY: the map is read-only and private. Another process that shortens the file while it is read
+            // can still raise SIGBUS; that risk is shared by every reader over a map and is handled by the caller's
+            // signal handler where it matters.
+            let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+            (Bytes::from_owner(Map(map)), true)
+        };
+        let mut file = File::from_bytes(bytes).map_err(|e| e.at(path))?;
+        file.path = Some(path.to_path_buf());
+        file.mapped = mapped;
+        Ok(file)
+    }
+
+    /// Reads a file that is already in memory.
+    ///
+    /// # Errors
+    /// Bytes that break a rule of the format.
+    pub fn from_bytes(bytes: Bytes) -> Result<File> {
+        let mut cursor = Cursor::new(bytes.clone());
+        let magic = cursor.take(4, "the header")?;
+        if magic[..] != MAGIC {
+            return Err(Error::input("is not a GGUF file: it does not begin with \"GGUF\"").at_offset(0));
+        }
+        let version = read_version(&mut cursor)?;
+        let (n_tensors, n_kv) = (cursor.u64("the header")?, cursor.u64("the header")?);
+        let least = n_kv.checked_mul(13).zip(n_tensors.checked_mul(24)).and_then(|(a, b)| a.checked_add(b));
+        if least.is_none_or(|n| n > cursor.remaining()) {
+            return Err(Error::input(format!(
+                "{n_kv} keys and {n_tensors} tensors cannot fit the {} bytes that remain",
+                cursor.remaining()
+            ))
+            .at_offset(8));
+        }
+        let mut metadata = Metadata::new();
+        for _ in 0..n_kv {
+            read_key(&mut cursor, &mut metadata)?;
+        }
+        let alignment = alignment(&metadata)?;
+        let mut tensors = Vec::with_capacity(n_tensors as usize);
+        let mut offsets = Vec::with_capacity(n_tensors as usize);
+        let mut expected = 0_u64;
+        for _ in 0..n_tensors {
+            let at = cursor.at();
+            let (info, offset) = read_tensor_info(&mut cursor)?;
+            if offset != expected {
+                return Err(Error::input(format!(
+                    "tensor {}: its data begins at offset {offset}, the tensors before it end at {expected}",
+                    info.name()
+                ))
+                .at_offset(at));
+            }
+            expected =
+                info.bytes().checked_next_multiple_of(alignment).and_then(|n| offset.checked_add(n)).ok_or_else(
+                    || Error::input(format!("tensor {}: its offset overflows", info.name())).at_offset(at),
+                )?;
+            tensors.push(info);
+            offsets.push(offset);
+        }
+        let mut names = HashSet::with_capacity(tensors.len());
+        if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name())) {
+            return Err(Error::input(format!("tensor {} is named twice", twice.name())));
+        }
+        let data_start = cursor
+            .at()
+            .checked_next_multiple_of(alignment)
+            .ok_or_else(|| Error::input("the start of the data overflows"))?;
+        let len = bytes.len() as u64;
+        for (info, &offset) in tensors.iter().zip(&offsets) {
+            let end = data_start.checked_add(offset).and_then(|n| n.checked_add(info.bytes()));
+            if end.is_none_or(|end| end > len) {
+                return Err(Error::input(format!(
+                    "tensor {}: its {} bytes at offset {offset} run past the end of the file ({len} bytes)",
+                    info.name(),
+                    info.bytes()
+                ))
+                .help("the file is cut short: fetch or write it again"));
+            }
+        }
+        let endian = cursor.endian;
+        Ok(File {
+            path: None,
+            bytes,
+            version,
+            endian,
+            metadata,
+            tensors,
+            offsets,
+            alignment,
+            data_start,
+            mapped: false,
+        })
+    }
+
+    /// The file's path, if it was opened by one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The version of the format: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The byte order.
+    pub fn endian(&self) -> Endian {
+        self.endian
+    }
+
+    /// The alignment of tensor data, in bytes.
+    pub fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
+    /// The byte at which tensor data begins.
+    pub fn data_start(&self) -> u64 {
+        self.data_start
+    }
+
+    /// Bytes of the whole file.
+    pub fn file_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Where a tensor's data begins, in bytes from [`File::data_start`].
+    pub fn offset(&self, tensor: usize) -> Option<u64> {
+        self.offsets.get(tensor).copied()
+    }
+
+    fn span(&self, tensor: usize, rows: &Range<u64>) -> Result<Range<usize>> {
+        let range = row_range(&self.tensors, tensor, rows)?;
+        let base = self.data_start + self.offsets[tensor];
+        Ok((base + range.start) as usize..(base + range.end) as usize)
+    }
+}
+
+impl Source for File {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let bytes = &self.bytes[self.span(tensor, &rows)?];
+        if self.endian == Endian::Little {
+            return Ok(Cow::Borrowed(bytes));
+        }
+        crate::endian::swapped(self.tensors[tensor].ty(), bytes).map(Cow::Owned)
+    }
+
+    fn release(&self, tensor: usize, rows: Range<u64>) {
+        if let (true, Ok(span)) = (self.mapped, self.span(tensor, &rows)) {
+            crate::map::release(&self.bytes, span);
+        }
+    }
+}
+
+fn read_version(cursor: &mut Cursor) -> Result<u32> {
+    let mut version = cursor.u32("the header")?;
+    if version & 0xFFFF == 0 && matches!(version.swap_bytes(), 2 | 3) {
+        cursor.endian = Endian::Big;
+        version = version.swap_bytes();
+    }
+    match version {
+        2 | 3 => Ok(version),
+        1 => Err(Error::input("GGUF version 1 is not supported")
+            .at_offset(4)
+            .help("version 1 was replaced in 2023: convert the original checkpoint again")),
+        other => Err(Error::input(format!("GGUF version {other} is not known; versions 2 and 3 are")).at_offset(4)),
+    }
+}
+
+fn read_key(cursor: &mut Cursor, metadata: &mut Metadata) -> Result<()> {
+    let at = cursor.at();
+    let fault = |message: String| Error::input(message).at_offset(at);
+    let key = cursor.text("a key")?;
+    let key = key.as_str().ok_or_else(|| fault("a key is not valid UTF-8".into()))?;
+    if key.is_empty() || key.len() as u64 > MAX_KEY_BYTES || key.contains('\0') {
+        let shown: String = key.escape_debug().take(60).collect();
+        return Err(fault(format!("the key \"{shown}\" is empty, longer than {MAX_KEY_BYTES} bytes or holds a NUL")));
+    }
+    let id = cursor.u32(key)?;
+    let ty = ValueType::from_id(id).ok_or_else(|| fault(format!("key {key}: value type {id} is unknown")))?;
+    let value = cursor.value(ty, key)?;
+    if metadata.set(key, value).is_some() {
+        return Err(fault(format!("the key {key} stands twice")));
+    }
+    Ok(())
+}
+
+/// The alignment that metadata asks for.
+pub(crate) fn alignment(metadata: &Metadata) -> Result<u64> {
+    match metadata.get("general.alignment") {
+        None => Ok(DEFAULT_ALIGNMENT),
+        Some(crate::Value::U32(n)) if n.is_power_of_two() => Ok(u64::from(*n)),
+        Some(other) => Err(Error::input(format!("general.alignment is {other:?}, not a u32 that is a power of two"))),
+    }
+}
+
+fn read_tensor_info(cursor: &mut Cursor) -> Result<(TensorInfo, u64)> {
+    let at = cursor.at();
+    let fault = |message: String| Error::input(message).at_offset(at);
+    let name = cursor.text("a tensor's name")?;
+    let name = name.as_str().ok_or_else(|| fault("a tensor's name is not valid UTF-8".into()))?;
+    if name.is_empty() || name.len() as u64 >= MAX_NAME_BYTES || name.contains(char::is_control) {
+        let shown = name.escape_debug();
+        return Err(fault(format!(
+            "the tensor name \"{shown}\" is empty, {MAX_NAME_BYTES} bytes or longer, or holds control characters"
+        )));
+    }
+    let n_dims = cursor.u32(name)?;
+    if n_dims as usize > MAX_DIMS {
+        return Err(fault(format!("tensor {name} has {n_dims} dimensions, the most is {MAX_DIMS}")));
+    }
+    let mut dims = [1_u64; MAX_DIMS];
+    for dim in &mut dims[..n_dims as usize] {
+        *dim = cursor.u64(name)?;
+    }
+    let shape = Shape::new(&dims[..n_dims as usize]).map_err(|e| fault(format!("tensor {name}: {}", e.message())))?;
+    let id = cursor.u32(name)?;
+    let ty = TensorType::from_id(id).ok_or_else(|| {
+        let why = if REMOVED_IDS.contains(&id) { "was removed from the format" } else { "is unknown" };
+        fault(format!("tensor {name}: type {id} {why}"))
+    })?;
+    let offset = cursor.u64(name)?;
+    let info = TensorInfo::new(name, shape, ty).map_err(|e| e.at_offset(at))?;
+    Ok((info, offset))
+}
