@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The reference transformer, perplexity, divergence, reports, the gate.
+
+pub mod divergence;
+pub mod report;
+pub mod tensors;
