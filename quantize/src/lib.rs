@@ -1,3 +1,10 @@
 //! Block codecs, the recipes that choose one for each tensor, and the pipeline that streams a model through them.
 
+pub mod block;
 pub mod codec;
+mod lanes;
+
+pub use block::{FORMATS, Format, format};
+pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};
+pub use gguf::{Error, ErrorKind, Result};
+pub use lanes::Path as SimdPath;
