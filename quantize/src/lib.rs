@@ -7,6 +7,7 @@ mod lanes;
 pub mod pipeline;
 pub mod plan;
 pub mod recipe;
+mod search;
 
 pub use block::{FORMATS, Format, format};
 pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};
