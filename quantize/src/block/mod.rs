@@ -4,6 +4,8 @@
 //! choose the instance ([`Path`]) at run time.
 
 mod float;
+mod q45_k;
+mod q6_k;
 mod q8_0;
 
 use gguf::TensorType;
@@ -24,7 +26,16 @@ pub(crate) trait Block {
 }
 
 /// Every format of weights, by ascending id of its type.
-pub static FORMATS: &[Format] = &[row::<float::F32>(), row::<float::F16>(), row::<q8_0::Q8_0>(), row::<float::BF16>()];
+#[rustfmt::skip]
+pub static FORMATS: &[Format] = &[
+    row::<float::F32>(),
+    row::<float::F16>(),
+    row::<q8_0::Q80>(),
+    row::<q45_k::Q4K>(),
+    row::<q45_k::Q5K>(),
+    row::<q6_k::Q6K>(),
+    row::<float::BF16>(),
+];
 
 /// The row of a type in [`FORMATS`].
 pub fn format(ty: TensorType) -> Option<&'static Format> {
