@@ -1,1 +1,5 @@
-//! Placeholder.
+//! A checkpoint folder seen as if it were a GGUF file.
+
+pub mod tokenizer;
+
+pub use gguf::{Error, Result};
