@@ -4,6 +4,8 @@
 //! choose the instance ([`Path`]) at run time.
 
 mod float;
+mod grid;
+mod iq4;
 mod q8_0;
 
 use gguf::TensorType;
@@ -24,7 +26,14 @@ pub(crate) trait Block {
 }
 
 /// Every format of weights, by ascending id of its type.
-pub static FORMATS: &[Format] = &[row::<float::F32>(), row::<float::F16>(), row::<q8_0::Q8_0>(), row::<float::BF16>()];
+pub static FORMATS: &[Format] = &[
+    row::<float::F32>(),
+    row::<float::F16>(),
+    row::<q8_0::Q8_0>(),
+    row::<iq4::IQ4_NL>(),
+    row::<iq4::IQ4_XS>(),
+    row::<float::BF16>(),
+];
 
 /// The row of a type in [`FORMATS`].
 pub fn format(ty: TensorType) -> Option<&'static Format> {
