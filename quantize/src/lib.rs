@@ -2,8 +2,12 @@
 
 pub mod block;
 pub mod codec;
+pub mod imatrix;
 mod lanes;
 mod search;
+pub mod pipeline;
+pub mod plan;
+pub mod recipe;
 
 pub use block::{FORMATS, Format, format};
 pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};
