@@ -1,1 +1,3 @@
-//! Placeholder.
+//! A Hugging Face checkpoint folder seen as if it were a GGUF file.
+
+pub mod packed;
