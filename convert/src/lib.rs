@@ -3,3 +3,6 @@
 pub mod tokenizer;
 
 pub use gguf::{Error, Result};
+//! A Hugging Face checkpoint folder seen as if it were a GGUF file.
+
+pub mod packed;
