@@ -5,10 +5,10 @@ pub mod bnb;
 pub mod codec;
 pub mod imatrix;
 mod lanes;
-mod search;
 pub mod pipeline;
 pub mod plan;
 pub mod recipe;
+mod search;
 
 pub use block::{FORMATS, Format, format};
 pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};

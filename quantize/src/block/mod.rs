@@ -4,10 +4,10 @@
 //! choose the instance ([`Path`]) at run time.
 
 mod float;
-mod q45_k;
-mod q6_k;
 mod grid;
 mod iq4;
+mod q45_k;
+mod q6_k;
 mod q8_0;
 
 use gguf::TensorType;
@@ -36,10 +36,6 @@ pub static FORMATS: &[Format] = &[
     row::<q45_k::Q4K>(),
     row::<q45_k::Q5K>(),
     row::<q6_k::Q6K>(),
-pub static FORMATS: &[Format] = &[
-    row::<float::F32>(),
-    row::<float::F16>(),
-    row::<q8_0::Q8_0>(),
     row::<iq4::IQ4_NL>(),
     row::<iq4::IQ4_XS>(),
     row::<float::BF16>(),
