@@ -1,6 +1,7 @@
 //! Block codecs, the recipes that choose one for each tensor, and the pipeline that streams a model through them.
 
 pub mod block;
+pub mod bnb;
 pub mod codec;
 pub mod imatrix;
 mod lanes;

@@ -4,6 +4,8 @@
 //! choose the instance ([`Path`]) at run time.
 
 mod float;
+mod grid;
+mod iq4;
 mod q45_k;
 mod q6_k;
 mod q8_0;
@@ -34,6 +36,8 @@ pub static FORMATS: &[Format] = &[
     row::<q45_k::Q4K>(),
     row::<q45_k::Q5K>(),
     row::<q6_k::Q6K>(),
+    row::<iq4::IQ4_NL>(),
+    row::<iq4::IQ4_XS>(),
     row::<float::BF16>(),
 ];
 

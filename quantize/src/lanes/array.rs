@@ -109,6 +109,14 @@ impl<const N: usize> Floats for Lanes<N> {
     fn lookup16(table: &[f32; 16], index: Self::Int) -> Self {
         Lanes(index.0.map(|i| table[(i & 15) as usize]))
     }
+    #[inline(always)]
+    fn lookup8(table: &[f32; 8], index: Self::Int) -> Self {
+        Lanes(index.0.map(|i| table[(i & 7) as usize]))
+    }
+    #[inline(always)]
+    fn lookup4(table: &[f32; 4], index: Self::Int) -> Self {
+        Lanes(index.0.map(|i| table[(i & 3) as usize]))
+    }
 }
 
 impl<const N: usize> Ints for Lanes<N, i32> {
