@@ -1,1 +1,6 @@
-//! Placeholder.
+//! A Hugging Face checkpoint folder seen as if it were a GGUF file.
+
+pub mod packed;
+pub mod tokenizer;
+
+pub use gguf::{Error, Result};

@@ -1,9 +1,13 @@
 //! The reference transformer, perplexity, divergence, reports, the gate.
 
+pub mod divergence;
 pub mod forward;
+pub mod kld;
 pub mod layers;
 pub mod matmul;
 pub mod model;
+pub mod report;
+pub mod tensors;
 pub mod weights;
 
 pub use gguf::{Error, Result};

@@ -3,6 +3,7 @@
 //! This crate knows no model and does no arithmetic on weights. Its seam to the rest of the pipeline is [`Source`]:
 //! a model seen as a GGUF file, whatever it is stored as.
 
+pub mod check;
 mod cursor;
 mod endian;
 pub mod error;

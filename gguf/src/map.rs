@@ -1,6 +1,44 @@
-//! Giving mapped pages back to the system.
+//! Mapping files, and giving mapped pages back to the system.
 
+use std::fs;
 use std::ops::Range;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+
+struct Map(memmap2::Mmap);
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The bytes of a file through a memory map, and whether they are one (an empty file cannot be mapped).
+///
+/// # Errors
+/// A folder, or a file that cannot be read.
+pub fn open(path: impl AsRef<Path>) -> Result<(Bytes, bool)> {
+    let path = path.as_ref();
+    let file = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let meta = file.metadata().map_err(|e| Error::io(path, "examine", e))?;
+    if meta.is_dir() {
+        return Err(Error::input("is a folder, not a GGUF file").at(path));
+    }
+    if !meta.is_file() {
+        return Err(Error::input("is no regular file, which a memory map needs").at(path));
+    }
+    if meta.len() == 0 {
+        return Ok((Bytes::new(), false));
+    }
+    // SAFETY: the map is read-only and private. Another process that shortens the file while it is read can still
+    // raise SIGBUS; that risk is shared by every reader over a map and is handled by the caller's signal handler
+    // where it matters.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+    Ok((Bytes::from_owner(Map(map)), true))
+}
 
 /// Says that these bytes of a read-only file map will not be needed soon. Pages that lie wholly inside go.
 pub fn release(map: &[u8], span: Range<usize>) {

@@ -1,0 +1,6 @@
+//! Decoding what a checkpoint already quantized.
+
+pub mod bnb;
+mod float;
+
+pub use float::Float;
