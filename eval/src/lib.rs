@@ -2,10 +2,12 @@
 
 pub mod divergence;
 pub mod forward;
+pub mod generate;
 pub mod kld;
 pub mod layers;
 pub mod matmul;
 pub mod model;
+pub mod perplexity;
 pub mod report;
 pub mod tensors;
 pub mod weights;

@@ -421,8 +421,9 @@ pub struct Model {
     /// State space.
     pub state_space: Option<StateSpace>,
     /// Size of the window, where there is one.
-    window: Option<usize>,
-    windowed: Vec<bool>,
+    pub window_len: Option<usize>,
+    /// Layers that see only the window.
+    pub windowed: Vec<bool>,
     rope: Option<Rope>,
     windowed_rope: Option<Rope>,
 }
@@ -613,15 +614,25 @@ impl Model {
             latent,
             state_space,
             windowed: windowed(&keys, row, layers)?,
-            window,
+            window_len: window,
             rope,
             windowed_rope,
         })
     }
 
+    /// The same model with its rotations' frequencies rounded to bf16, as transformers has them after `model.to(bfloat16)`:
+    /// to reproduce what was computed there. Files never mean this.
+    #[must_use]
+    pub fn with_rounded_frequencies(mut self) -> Model {
+        for rope in [&mut self.rope, &mut self.windowed_rope].into_iter().flatten() {
+            rope.round_frequencies();
+        }
+        self
+    }
+
     /// How many tokens of the past a layer's token sees, with itself; `None` for all.
     pub fn window(&self, layer: usize) -> Option<usize> {
-        self.window.filter(|_| self.windowed.get(layer).copied().unwrap_or(false))
+        self.window_len.filter(|_| self.windowed.get(layer).copied().unwrap_or(false))
     }
 
     /// Whether a layer's queries and keys rotate, and if so whether as the windowed layers do.
@@ -630,7 +641,7 @@ impl Model {
         let rotates = match self.row.rotated {
             Rotated::All => true,
             // Without windows at all, every layer rotates (EXAONE 4.0 1.2B).
-            Rotated::Windowed => windowed || self.window.is_none(),
+            Rotated::Windowed => windowed || self.window_len.is_none(),
             Rotated::AllButEvery(n) => (layer + 1) % n != 0,
         };
         rotates.then_some(windowed && self.windowed_rope.is_some())

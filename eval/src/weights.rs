@@ -157,7 +157,7 @@ impl<'a> Matrix<'a> {
             }
             Data::Blocks { ty, row_bytes, bytes } => {
                 let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
-                decode_rows(*ty, bytes, out).map_err(|e| Error::input(format!("tensor {}: {}", self.name, e.message())))
+                quantize::decode_rows(*ty, bytes, out).map_err(|e| Error::input(format!("tensor {}: {}", self.name, e.message())))
             }
             Data::Function(decode) => decode(rows, out),
         }
@@ -190,21 +190,4 @@ impl<'a> Matrix<'a> {
         })?;
         Ok(Matrix::from_f32(&self.name, out, self.cols))
     }
-}
-
-fn decode_rows(ty: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
-    match ty {
-        TensorType::F32 => {
-            for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *o = f32::from_le_bytes(*b);
-            }
-        }
-        TensorType::BF16 => {
-            for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-            }
-        }
-        other => return Err(Error::input(format!("{other} not yet"))),
-    }
-    Ok(())
 }

@@ -136,6 +136,13 @@ impl Rope {
         })
     }
 
+    /// Rounds the angles per position to bf16.
+    pub(crate) fn round_frequencies(&mut self) {
+        for angle in self.short.iter_mut().chain(&mut self.long) {
+            *angle = half::bf16::from_f64(*angle).to_f64();
+        }
+    }
+
     /// Cosine and sine for the positions of `context` tokens.
     pub fn table(&self, context: usize) -> Table {
         let angles = if self.original > 0 && context > self.original { &self.long } else { &self.short };
