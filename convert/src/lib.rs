@@ -1,6 +1,4 @@
 //! A Hugging Face checkpoint folder seen as if it were a GGUF file.
-
-pub mod packed;
 //!
 //! [`Checkpoint`] maps names, shapes, metadata and the tokenizer; the weights change their layout as they are read,
 //! and their precision between f32, f16 and bf16 only. What it shows equals, byte for byte, what llama.cpp's
@@ -12,6 +10,7 @@ pub mod config;
 mod json;
 pub mod metadata;
 mod names;
+pub mod packed;
 pub mod safetensors;
 pub mod tokenizer;
 pub mod transform;

@@ -42,7 +42,6 @@ fn open(path: &Path) -> Result<Box<dyn Source + Send>> {
 /// A text file.
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the text", e))?;
-    String::from_utf8(bytes).map_err(|e| {
-        Error::input("the text is not UTF-8").at(path).at_offset(e.utf8_error().valid_up_to() as u64)
-    })
+    String::from_utf8(bytes)
+        .map_err(|e| Error::input("the text is not UTF-8").at(path).at_offset(e.utf8_error().valid_up_to() as u64))
 }
