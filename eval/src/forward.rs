@@ -227,8 +227,7 @@ impl<'a> Forward<'a> {
             .iter()
             .map(|&weights| embed(model, weights, sequences, &vec![0; sequences.len()]))
             .collect::<Result<Vec<_>>>()?;
-        let buckets =
-            self.streams.iter().map(|&w| relative_bias(model, w, stack)).collect::<Result<Vec<_>>>()?;
+        let buckets = self.streams.iter().map(|&w| relative_bias(model, w, stack)).collect::<Result<Vec<_>>>()?;
         let groups = groups(sequences, self.limits.group_tokens);
         for layer in 0..stack.layers {
             for (s, (&weights, hidden)) in self.streams.iter().zip(&mut hidden).enumerate() {
@@ -416,8 +415,12 @@ fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usi
             for (i, x) in rows.by_ref().take(sequence.len()).enumerate() {
                 let at = past + i;
                 if at >= positions.rows() || positions.cols() != width {
-                    return Err(Error::input(format!("the model knows {} positions, not {}", positions.rows(), at + 1))
-                        .help("choose a smaller context: --ctx"));
+                    return Err(Error::input(format!(
+                        "the model knows {} positions, not {}",
+                        positions.rows(),
+                        at + 1
+                    ))
+                    .help("choose a smaller context: --ctx"));
                 }
                 positions.decode(at..at + 1, &mut row)?;
                 add(x, &row);

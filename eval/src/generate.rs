@@ -51,11 +51,8 @@ impl Sampler {
             return (0..logits.len()).reduce(best).unwrap_or(0) as u32;
         }
         let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut order: Vec<(usize, f64)> = logits
-            .iter()
-            .map(|&x| f64::from((x - peak) / self.sampling.temperature).exp())
-            .enumerate()
-            .collect();
+        let mut order: Vec<(usize, f64)> =
+            logits.iter().map(|&x| f64::from((x - peak) / self.sampling.temperature).exp()).enumerate().collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let all: f64 = order.iter().map(|o| o.1).sum();
         let mut kept = 0.0;
@@ -124,10 +121,14 @@ pub fn generate(
 fn last_logits(model: &Model, weights: &dyn Weights, tokens: &[u32]) -> Result<Vec<f32>> {
     let mut last = Vec::new();
     let end = tokens.len() - 1;
-    Forward::new(model, weights).logits(&[tokens.to_vec().into()], |_| end..end + 1, |logits| {
-        last.clone_from(&logits.streams[0]);
-        Ok(())
-    })?;
+    Forward::new(model, weights).logits(
+        &[tokens.to_vec().into()],
+        |_| end..end + 1,
+        |logits| {
+            last.clone_from(&logits.streams[0]);
+            Ok(())
+        },
+    )?;
     Ok(last)
 }
 

@@ -9,11 +9,15 @@ use gguf::cli::Common;
 
 /// Run a model and measure what its precision cost: a GGUF file or a checkpoint folder, one layer in memory at a time
 #[derive(Debug, Parser)]
-#[command(name = "evaluate", version, after_help = "Examples:
+#[command(
+    name = "evaluate",
+    version,
+    after_help = "Examples:
   evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt
   evaluate generate tiny-llama --prompt 'The old man'
 
-Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed.")]
+Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed."
+)]
 struct Cli {
     #[command(flatten)]
     common: Common,

@@ -252,13 +252,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "olmoe", normalized: Normalized::ByMetadata, ..NEOX },
     Row { name: "phi3", fused_gate: true, window: Window::Always, ..NEOX },
     Row { name: "glm4", position: Position::RotaryPairs, fused_gate: true, ..NEOX },
-    Row {
-        name: "exaone4",
-        input_norms: false,
-        rotated: Rotated::Windowed,
-        window: Window::AllButEvery(4),
-        ..NEOX
-    },
+    Row { name: "exaone4", input_norms: false, rotated: Rotated::Windowed, window: Window::AllButEvery(4), ..NEOX },
     Row {
         name: "gpt-oss",
         ffn_norm: "post_attention_norm",
@@ -270,18 +264,8 @@ pub const ROWS: &[Row] = &[
         ..NEOX
     },
     GEMMA,
-    Row {
-        name: "gemma2",
-        window: Window::AllButEvery(2),
-        score_scale: ScoreScale::HeadUnlessLayers(46),
-        ..GEMMA
-    },
-    Row {
-        name: "gemma3",
-        window: Window::AllButEvery(6),
-        score_scale: ScoreScale::HeadUnlessLayers(62),
-        ..GEMMA
-    },
+    Row { name: "gemma2", window: Window::AllButEvery(2), score_scale: ScoreScale::HeadUnlessLayers(46), ..GEMMA },
+    Row { name: "gemma3", window: Window::AllButEvery(6), score_scale: ScoreScale::HeadUnlessLayers(62), ..GEMMA },
     GPT,
     Row { name: "bloom", position: Position::Alibi(8.0), ..GPT },
     Row { name: "mpt", position: Position::Alibi(8.0), activation: Activation::Gelu, ..GPT },
@@ -483,9 +467,7 @@ impl Model {
     /// # Errors
     /// An architecture without a row, or numbers that are missing or do not fit each other.
     pub fn new(metadata: &Metadata, weights: &dyn Weights) -> Result<Model> {
-        let name = metadata
-            .architecture()
-            .ok_or_else(|| Error::input("the key general.architecture is missing"))?;
+        let name = metadata.architecture().ok_or_else(|| Error::input("the key general.architecture is missing"))?;
         let row = ROWS.iter().find(|r| r.name == name).ok_or_else(|| {
             let known: Vec<&str> = ROWS.iter().map(|r| r.name).collect();
             Error::input(format!("the architecture {name} can be converted and quantized, but not run yet"))
@@ -598,9 +580,7 @@ impl Model {
             clamp: keys.float("attention.clamp_kqv")?.filter(|&c| c > 0.0),
             parallel: match row.residual {
                 Residual::Parallel => Some(true),
-                Residual::ParallelByMetadata => {
-                    Some(metadata.bool(&keys.key("use_parallel_residual")).unwrap_or(true))
-                }
+                Residual::ParallelByMetadata => Some(metadata.bool(&keys.key("use_parallel_residual")).unwrap_or(true)),
                 Residual::ParallelWithoutNorm => None,
                 Residual::Sequential | Residual::Normalized => Some(false),
             },
@@ -721,7 +701,9 @@ fn experts(keys: &Keys<'_>, row: &Row, tensors: &[TensorInfo]) -> Result<Option<
         Some(1) => Gating::Softmax,
         Some(2) => Gating::Sigmoid,
         Some(3) => Gating::SoftmaxOfBest,
-        Some(n) => return Err(Error::input(format!("the key {} is {n}, which is unknown", keys.key("expert_gating_func")))),
+        Some(n) => {
+            return Err(Error::input(format!("the key {} is {n}, which is unknown", keys.key("expert_gating_func"))));
+        }
     };
     let said = keys.metadata.bool(&keys.key("expert_weights_norm"));
     Ok(Some(Experts {

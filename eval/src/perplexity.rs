@@ -180,7 +180,8 @@ impl Plan {
         let attention = 2 * (model.heads * model.key_len + model.keys_len() + model.values_len());
         let token = (4 * model.width + attention + 3 * model.feed_forward) * float;
         let group_tokens = (memory / 3 / token.max(1)).clamp(len, 4096.max(len));
-        let rest = memory.saturating_sub((group_tokens * token).max(if decode_head { head } else { 0 } + logit_rows * row));
+        let rest =
+            memory.saturating_sub((group_tokens * token).max(if decode_head { head } else { 0 } + logit_rows * row));
         let sequences = (rest / (len * model.width * float * streams)).max(1);
         Plan { sequences, limits: Limits { group_tokens, logit_rows, decode_head } }
     }
@@ -210,18 +211,23 @@ pub fn perplexity(
         };
         let forward = Forward::new(model, weights).limits(plan.limits).progress(&told);
         let mut one = Score::default();
-        forward.logits(inputs, |_| chunks.scored.clone(), |logits| {
-            let logits = Logits { sequence: first + logits.sequence, positions: logits.positions.clone(), ..*logits };
-            for nll in surprise(&logits.streams[0], logits.vocabulary, chunks.targets(&logits)) {
-                one.add(nll);
-                all.add(nll);
-            }
-            if logits.positions.end == chunks.scored.end {
-                scored(&one);
-                one = Score::default();
-            }
-            Ok(())
-        })?;
+        forward.logits(
+            inputs,
+            |_| chunks.scored.clone(),
+            |logits| {
+                let logits =
+                    Logits { sequence: first + logits.sequence, positions: logits.positions.clone(), ..*logits };
+                for nll in surprise(&logits.streams[0], logits.vocabulary, chunks.targets(&logits)) {
+                    one.add(nll);
+                    all.add(nll);
+                }
+                if logits.positions.end == chunks.scored.end {
+                    scored(&one);
+                    one = Score::default();
+                }
+                Ok(())
+            },
+        )?;
     }
     Ok(all)
 }

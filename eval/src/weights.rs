@@ -44,11 +44,8 @@ impl Weights for Stored<'_> {
     }
 
     fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
-        let info = self
-            .0
-            .tensors()
-            .get(tensor)
-            .ok_or_else(|| Error::usage(format!("there is no tensor number {tensor}")))?;
+        let info =
+            self.0.tensors().get(tensor).ok_or_else(|| Error::usage(format!("there is no tensor number {tensor}")))?;
         Matrix::from_bytes(info, self.0.rows(tensor, 0..info.rows())?)
     }
 
@@ -95,7 +92,12 @@ impl<'a> Matrix<'a> {
         }
         let row_bytes = info.row_bytes() as usize;
         let data = Data::Blocks { ty: info.ty(), row_bytes, bytes };
-        Ok(Matrix { name: info.name().to_owned(), rows: info.rows() as usize, cols: info.shape().row_len() as usize, data })
+        Ok(Matrix {
+            name: info.name().to_owned(),
+            rows: info.rows() as usize,
+            cols: info.shape().row_len() as usize,
+            data,
+        })
     }
 
     /// A matrix of f32 in memory, row-major, `cols` a row.
@@ -157,7 +159,8 @@ impl<'a> Matrix<'a> {
             }
             Data::Blocks { ty, row_bytes, bytes } => {
                 let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
-                quantize::decode_rows(*ty, bytes, out).map_err(|e| Error::input(format!("tensor {}: {}", self.name, e.message())))
+                quantize::decode_rows(*ty, bytes, out)
+                    .map_err(|e| Error::input(format!("tensor {}: {}", self.name, e.message())))
             }
             Data::Function(decode) => decode(rows, out),
         }

@@ -20,7 +20,7 @@ pub struct Opened {
 impl Opened {
     /// Opens a GGUF file or a checkpoint folder and what is needed to run it.
     pub fn open(path: &Path) -> Result<Opened> {
-        let source = open(path)?;
+        let source = convert::open(path, &convert::Options::default())?;
         let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;
         if tokenizer.vocab_size() > model.vocabulary {
@@ -35,14 +35,9 @@ impl Opened {
     }
 }
 
-fn open(path: &Path) -> Result<Box<dyn Source + Send>> {
-    Ok(Box::new(gguf::File::open(path)?))
-}
-
 /// A text file.
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the text", e))?;
-    String::from_utf8(bytes).map_err(|e| {
-        Error::input("the text is not UTF-8").at(path).at_offset(e.utf8_error().valid_up_to() as u64)
-    })
+    String::from_utf8(bytes)
+        .map_err(|e| Error::input("the text is not UTF-8").at(path).at_offset(e.utf8_error().valid_up_to() as u64))
 }

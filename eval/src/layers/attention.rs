@@ -228,8 +228,7 @@ fn rotate(table: &Table, spans: &[Span], x: &mut [f32], heads: usize, len: usize
 fn slopes(heads: usize, exponent: f32) -> Vec<f32> {
     let whole = 1_usize << heads.ilog2();
     let slope = |h: usize| {
-        let (base, power) =
-            if h < whole { (exponent, h + 1) } else { (exponent / 2.0, 2 * (h - whole) + 1) };
+        let (base, power) = if h < whole { (exponent, h + 1) } else { (exponent / 2.0, 2 * (h - whole) + 1) };
         f64::from(-base / whole as f32 * power as f32).exp2() as f32
     };
     (0..heads).map(slope).collect()

@@ -182,7 +182,10 @@ impl<'a> Part<'a> {
             }
             return Ok(plain);
         };
-        if weight.len() % len != 0 || bias.as_ref().is_some_and(|b| b.len() != weight.len()) || x.len() % weight.len() != 0 {
+        if weight.len() % len != 0
+            || bias.as_ref().is_some_and(|b| b.len() != weight.len())
+            || x.len() % weight.len() != 0
+        {
             return Err(Error::input(format!(
                 "tensor {}{name}.weight has {} values, which do not fit groups of {len}",
                 self.prefix,

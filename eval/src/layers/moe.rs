@@ -32,7 +32,8 @@ pub fn mixture(part: &Part<'_>, model: &Model, experts: &Experts, x: &[f32]) -> 
     }
     let mut out = vec![0.0; x.len()];
     for (e, chosen) in chosen.iter().enumerate().filter(|(_, c)| !c.is_empty()) {
-        let rows: Vec<f32> = chosen.iter().flat_map(|&(t, _)| &x[t * model.width..(t + 1) * model.width]).copied().collect();
+        let rows: Vec<f32> =
+            chosen.iter().flat_map(|&(t, _)| &x[t * model.width..(t + 1) * model.width]).copied().collect();
         let mut up = part.expert("ffn_up_exps", e, experts.count, &rows)?;
         if part.has("ffn_gate_exps.weight") {
             let gate = part.expert("ffn_gate_exps", e, experts.count, &rows)?;
@@ -119,15 +120,8 @@ fn softmax(x: &[f32]) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    const FOUR: Experts = Experts {
-        count: 4,
-        used: 2,
-        groups: 1,
-        groups_used: 1,
-        scale: 1.0,
-        normalize: true,
-        gating: Gating::Softmax,
-    };
+    const FOUR: Experts =
+        Experts { count: 4, used: 2, groups: 1, groups_used: 1, scale: 1.0, normalize: true, gating: Gating::Softmax };
 
     #[test]
     fn normalized_softmax_is_softmax_of_the_best() {

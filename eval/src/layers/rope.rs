@@ -166,7 +166,8 @@ fn angle(i: usize, len: usize, base: f64, factor: f64, scaling: &Scaling) -> f64
         Kind::Linear(factor) => plain / factor,
         Kind::Yarn { factor, beta_fast, beta_slow, whole_limits, .. } => {
             // The dimension whose wave turns `beta` times within the original context (YaRN, section 3.2).
-            let dimension = |beta: f64| len as f64 * (scaling.original as f64 / (beta * 2.0 * PI)).ln() / (2.0 * base.ln());
+            let dimension =
+                |beta: f64| len as f64 * (scaling.original as f64 / (beta * 2.0 * PI)).ln() / (2.0 * base.ln());
             let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
             if whole_limits {
                 (low, high) = (low.floor(), high.ceil());
