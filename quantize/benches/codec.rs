@@ -105,7 +105,8 @@ fn line(ty: TensorType, what: &str, rates: &[f64], bytes: &[u8]) {
     for rate in rates {
         print!("{rate:>8.3} {:>6.1} ×", rate / one_lane);
     }
-    let hash = bytes.iter().fold(1_469_598_103_934_665_603u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(1_099_511_628_211));
+    let hash =
+        bytes.iter().fold(1_469_598_103_934_665_603u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(1_099_511_628_211));
     println!("  {hash:016x}");
 }
 
