@@ -1,5 +1,6 @@
 //! What the four programs share: exit codes, atomic output, progress, tables.
 
+mod fault;
 mod output;
 mod progress;
 mod text;
@@ -48,6 +49,7 @@ pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
         output::remove_unfinished();
         std::process::exit(130);
     });
+    fault::install();
     // A reader that closes the pipe early (`gguf show f | head`) is no fault.
     match work() {
         Ok(Exit::Done) => ExitCode::SUCCESS,
