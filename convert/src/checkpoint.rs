@@ -65,7 +65,7 @@ impl Checkpoint {
         let stored = text_tensors(architecture, stored, &mut notes);
         let file_type = choose(options.outtype, &stored);
         let tensors = unpacked(&root, stored).map_err(|e| e.at(&config_path))?;
-        let request = tokenizer::Request { pre: options.pre.clone(), ..tokenizer::Request::default() };
+        let request = tokenizer::Request { pre: options.pre.clone() };
         let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocab, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, file_type, size)?;
