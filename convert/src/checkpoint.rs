@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::arch::{self, Architecture, How, Need, Params, Piece, Rule};
 use crate::config::{self, Config};
 use crate::metadata::{General, Overrides, Parameters};
+use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
 use crate::transform::{self, Elements, Rows, row_count};
 use crate::{Options, OutType, names, tokenizer};
@@ -64,7 +65,8 @@ impl Checkpoint {
         let mut notes = Vec::new();
         let stored = text_tensors(architecture, stored, &mut notes);
         let file_type = choose(options.outtype, &stored);
-        let tensors = unpacked(&root, stored).map_err(|e| e.at(&config_path))?;
+        let (tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
+        notes.extend(note);
         let request = tokenizer::Request { pre: options.pre.clone() };
         let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocab, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
@@ -228,15 +230,13 @@ fn vocabulary_size(folder: &Path, vocabulary: &Metadata) -> Result<Option<u64>> 
     Ok(Some((own + added) as u64))
 }
 
-/// The seam for checkpoints that are quantized already: what their tensors are once decoded.
-fn unpacked(root: &Map<String, Value>, stored: Vec<Stored>) -> Result<Vec<Tensor>> {
-    let text = root.get("text_config").and_then(|t| t.get("quantization_config"));
-    if let Some(packing) = root.get("quantization_config").or(text).filter(|v| !v.is_null()) {
-        let method = packing["quant_method"].as_str().unwrap_or("of an unnamed method");
-        return Err(Error::input(format!("the checkpoint is quantized already ({method})"))
-            .help("convert the original checkpoint, from which this one was made"));
+/// The tensors without their packing, and what is to be said of it.
+fn unpacked(root: &Map<String, Value>, stored: &[Stored], options: &Options) -> Result<(Vec<Tensor>, Option<String>)> {
+    if let Some(Unpacked { tensors, note }) = packed::unpack(root, stored, options.blocks)? {
+        return Ok((tensors.into_iter().map(|(name, rows)| Tensor { name, rows }).collect(), Some(note)));
     }
-    stored.iter().map(|t| Ok(Tensor { name: t.name().to_owned(), rows: transform::stored(t)? })).collect()
+    let tensors = stored.iter().map(|t| Ok(Tensor { name: t.name().to_owned(), rows: transform::stored(t)? }));
+    Ok((tensors.collect::<Result<_>>()?, None))
 }
 
 /// Members of a stack that were seen so far: by rule, then by member.
