@@ -20,7 +20,7 @@ pub struct Opened {
 impl Opened {
     /// Opens a GGUF file or a checkpoint folder and what is needed to run it.
     pub fn open(path: &Path) -> Result<Opened> {
-        let source = open(path)?;
+        let source = convert::open(path, &convert::Options::default())?;
         let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;
         if tokenizer.vocab_size() > model.vocabulary {
@@ -33,10 +33,6 @@ impl Opened {
         }
         Ok(Opened { source, model, tokenizer })
     }
-}
-
-fn open(path: &Path) -> Result<Box<dyn Source + Send>> {
-    Ok(Box::new(gguf::File::open(path)?))
 }
 
 /// A text file.

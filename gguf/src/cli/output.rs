@@ -8,6 +8,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use tempfile::{NamedTempFile, TempDir};
 
+use super::fault;
 use crate::error::{Error, Result};
 
 static UNFINISHED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
@@ -51,6 +52,7 @@ impl Output {
             .tempfile_in(folder)
             .map_err(|e| Error::io(folder, "create a file in this folder", e).help("choose another output with -o"))?;
         unfinished(|paths| _ = paths.insert(file.path().to_path_buf()));
+        fault::remember(file.path());
         Ok(Output { target: target.to_path_buf(), force, file })
     }
 
@@ -94,6 +96,7 @@ impl Output {
         let Output { target, force, file } = self;
         let renamed = if force { file.persist(&target) } else { file.persist_noclobber(&target) };
         unfinished(|paths| _ = paths.remove(&temporary));
+        fault::forget(&temporary);
         renamed.map_err(|e| Error::io(&target, "rename the finished file", e.error))?;
         // The rename is durable once the folder is; not every file system lets a folder be synced.
         if let Ok(folder) = fs::File::open(folder_of(&target)) {
