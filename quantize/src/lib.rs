@@ -3,6 +3,7 @@
 pub mod block;
 pub mod codec;
 mod lanes;
+mod search;
 
 pub use block::{FORMATS, Format, format};
 pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};

@@ -1,5 +1,7 @@
 //! The plain formats: one value after the other.
 
+use std::marker::PhantomData;
+
 use gguf::TensorType;
 
 use super::Block;
@@ -9,11 +11,17 @@ use crate::lanes::{Floats, Ints, MAX_LANES, Rows};
 /// IEEE binary32, little-endian.
 pub(crate) struct F32;
 
+/// A format of two bytes a value.
+pub(crate) struct Words<W>(PhantomData<W>);
+
+pub(crate) struct Half;
+pub(crate) struct Brain;
+
 /// IEEE binary16, ties to even; what is too large becomes infinity.
-pub(crate) struct F16;
+pub(crate) type F16 = Words<Half>;
 
 /// The upper half of a binary32, ties to even.
-pub(crate) struct BF16;
+pub(crate) type BF16 = Words<Brain>;
 
 impl Block for F32 {
     const TYPE: TensorType = TensorType::F32;
@@ -34,14 +42,14 @@ impl Block for F32 {
     }
 }
 
-/// A format of two bytes a value.
-trait Word {
+/// What sets the two apart.
+pub(crate) trait Word {
     const TYPE: TensorType;
     fn value<F: Floats>(word: F::Int) -> F;
     fn word<F: Floats>(value: F) -> F::Int;
 }
 
-impl Word for F16 {
+impl Word for Half {
     const TYPE: TensorType = TensorType::F16;
 
     #[inline(always)]
@@ -55,7 +63,7 @@ impl Word for F16 {
     }
 }
 
-impl Word for BF16 {
+impl Word for Brain {
     const TYPE: TensorType = TensorType::BF16;
 
     #[inline(always)]
@@ -74,7 +82,7 @@ impl Word for BF16 {
     }
 }
 
-impl<W: Word> Block for W {
+impl<W: Word> Block for Words<W> {
     const TYPE: TensorType = W::TYPE;
     const IMPORTANCE: Importance = Importance::Ignored;
 

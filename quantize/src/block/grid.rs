@@ -109,9 +109,9 @@ impl Map {
         self.slots[usize::from(code)].at
     }
 
-    /// Of the neighbours of a code that is no point, the one with the smallest sum of `terms`, the first among equals.
+    /// Of the neighbours of a code that is no point, the one with the smallest sum by `table`, the first among equals.
     #[inline(always)]
-    pub(super) fn nearest<F: Floats, T: Terms>(&self, code: u16, terms: &T) -> u16 {
+    pub(super) fn nearest<F: Floats, S: Shape>(&self, code: u16, table: &[f32; 32]) -> u16 {
         let slot = self.slots[usize::from(code)];
         let list = &self.neighbours[usize::from(slot.at) * PAD..];
         let list = &list[..usize::from(slot.count).next_multiple_of(PAD)];
@@ -119,7 +119,7 @@ impl Map {
         let mut best = F::splat(f32::MAX);
         let mut at = F::Int::splat(0);
         for (step, codes) in bytes.chunks_exact(2 * F::N).enumerate() {
-            let sum = terms.sum::<F>(F::Int::load_u16(codes));
+            let sum = S::sum::<F>(table, F::Int::load_u16(codes));
             let better = sum.lt(best);
             best = F::select(better, sum, best);
             at = F::Int::select(better, F::Int::splat((step * F::N) as i32), at);
@@ -154,7 +154,8 @@ pub(super) enum Unweighted {
 /// The weights of values `from` the start of their block on: importance × √(sigma2 + x²).
 #[inline(always)]
 pub(super) fn weigh<F: Floats>(group: &Group<'_>, from: usize, x: &[F], sigma2: F, without: Unweighted, w: &mut [F]) {
-    if group.importance(from, w) {
+    if group.has_importance() {
+        group.importance(from, w);
         for (w, &x) in w.iter_mut().zip(x) {
             *w = *w * (sigma2 + x * x).sqrt();
         }
@@ -166,31 +167,48 @@ pub(super) fn weigh<F: Floats>(group: &Group<'_>, from: usize, x: &[F], sigma2: 
     }
 }
 
-/// What each level of each value of a group contributes to a sum, in the order of the values.
-pub(super) trait Terms {
-    /// The sums for as many codes as there are lanes.
-    fn sum<F: Floats>(&self, codes: F::Int) -> F;
+/// How a code holds its levels, and how a table of 32 numbers says what each level of each value contributes to a sum:
+/// the values in order, each with as many numbers as its bits can tell apart.
+pub(super) trait Shape {
+    /// Values of a group.
+    const DIMS: usize;
+    /// Bits of a level.
+    const BITS: u32;
+    /// The sums for as many codes as there are lanes, added up in the order of the values.
+    fn sum<F: Floats>(table: &[f32; 32], codes: F::Int) -> F;
 }
 
-/// Eight values of up to four levels.
-impl Terms for [[f32; 4]; 8] {
+/// Eight values of three levels.
+pub(super) struct Eight;
+
+impl Shape for Eight {
+    const DIMS: usize = 8;
+    const BITS: u32 = 2;
+
     #[inline(always)]
-    fn sum<F: Floats>(&self, codes: F::Int) -> F {
-        let mut sum = F::lookup4(&self[0], codes);
+    fn sum<F: Floats>(table: &[f32; 32], codes: F::Int) -> F {
+        let table = table.as_chunks::<4>().0;
+        let mut sum = F::lookup4(&table[0], codes);
         for dim in 1..8 {
-            sum = sum + F::lookup4(&self[dim], codes.shr(2 * dim as u32));
+            sum = sum + F::lookup4(&table[dim], codes.shr(2 * dim as u32));
         }
         sum
     }
 }
 
 /// Four values of eight levels.
-impl Terms for [[f32; 8]; 4] {
+pub(super) struct Four;
+
+impl Shape for Four {
+    const DIMS: usize = 4;
+    const BITS: u32 = 3;
+
     #[inline(always)]
-    fn sum<F: Floats>(&self, codes: F::Int) -> F {
-        let mut sum = F::lookup8(&self[0], codes);
+    fn sum<F: Floats>(table: &[f32; 32], codes: F::Int) -> F {
+        let table = table.as_chunks::<8>().0;
+        let mut sum = F::lookup8(&table[0], codes);
         for dim in 1..4 {
-            sum = sum + F::lookup8(&self[dim], codes.shr(3 * dim as u32));
+            sum = sum + F::lookup8(&table[dim], codes.shr(3 * dim as u32));
         }
         sum
     }

@@ -5,7 +5,12 @@
 
 mod float;
 mod grid;
+mod iq2;
+mod iq3;
 mod iq4;
+mod lattice;
+mod q45_k;
+mod q6_k;
 mod q8_0;
 
 use gguf::TensorType;
@@ -26,12 +31,21 @@ pub(crate) trait Block {
 }
 
 /// Every format of weights, by ascending id of its type.
+#[rustfmt::skip]
 pub static FORMATS: &[Format] = &[
     row::<float::F32>(),
     row::<float::F16>(),
-    row::<q8_0::Q8_0>(),
-    row::<iq4::IQ4_NL>(),
-    row::<iq4::IQ4_XS>(),
+    row::<q8_0::Q80>(),
+    row::<q45_k::Q4K>(),
+    row::<q45_k::Q5K>(),
+    row::<q6_k::Q6K>(),
+    row::<iq2::IQ2XXS>(),
+    row::<iq2::IQ2XS>(),
+    row::<iq3::IQ3XXS>(),
+    row::<iq4::IQ4NL>(),
+    row::<iq3::IQ3S>(),
+    row::<iq2::IQ2S>(),
+    row::<iq4::IQ4XS>(),
     row::<float::BF16>(),
 ];
 

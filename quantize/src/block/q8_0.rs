@@ -8,12 +8,12 @@ use super::Block;
 use crate::codec::Importance;
 use crate::lanes::{Floats, Ints, Rows, half_bits, half_value};
 
-pub(crate) struct Q8_0;
+pub(crate) struct Q80;
 
 const LEN: usize = 32;
 const BYTES: usize = 34;
 
-impl Block for Q8_0 {
+impl Block for Q80 {
     const TYPE: TensorType = TensorType::Q8_0;
     const IMPORTANCE: Importance = Importance::Ignored;
 

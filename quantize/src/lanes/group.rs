@@ -54,15 +54,17 @@ impl<'a> Group<'a> {
         F::transpose(&self.values[from..], &self.starts, out);
     }
 
-    /// The importance of the values from `from` of each block on. False where there is none.
+    /// Whether these rows have an importance.
     #[inline(always)]
-    pub(crate) fn importance<F: Floats>(&self, from: usize, out: &mut [F]) -> bool {
-        match self.importance {
-            Some(importance) => {
-                F::transpose(&importance[from..], &self.columns, out);
-                true
-            }
-            None => false,
+    pub(crate) fn has_importance(&self) -> bool {
+        self.importance.is_some()
+    }
+
+    /// The importance of the values from `from` of each block on; `out` stays as it is where there is none.
+    #[inline(always)]
+    pub(crate) fn importance<F: Floats>(&self, from: usize, out: &mut [F]) {
+        if let Some(importance) = self.importance {
+            F::transpose(&importance[from..], &self.columns, out);
         }
     }
 
