@@ -11,8 +11,11 @@ use std::sync::OnceLock;
 
 use crate::lanes::{Floats, Group, Ints, Masks};
 
-/// Lists of neighbours are filled to a multiple of this many, so that any number of lanes up to it reads whole vectors.
-const PAD: usize = 16;
+/// No instance of these searches has more lanes.
+pub(super) const LANES: usize = 16;
+
+/// Lists of neighbours are filled to a multiple of this many, so that any number of lanes reads whole vectors.
+const PAD: usize = LANES;
 
 /// A grid.
 pub(super) struct Grid {
@@ -211,6 +214,37 @@ impl Shape for Four {
             sum = sum + F::lookup8(&table[dim], codes.shr(3 * dim as u32));
         }
         sum
+    }
+}
+
+/// The values and weights of one group of one superblock, each repeated for every level.
+pub(super) struct Target {
+    x: [f32; 32],
+    w: [f32; 32],
+}
+
+impl Target {
+    /// Values and weights as lanes, and the lane to take.
+    #[inline(always)]
+    pub(super) fn new<S: Shape>(x: &[[f32; LANES]], w: &[[f32; LANES]], lane: usize) -> Target {
+        let mut target = Target { x: [0.0; 32], w: [0.0; 32] };
+        for i in 0..32 {
+            target.x[i] = x[i >> S::BITS][lane];
+            target.w[i] = w[i >> S::BITS][lane];
+        }
+        target
+    }
+
+    /// The neighbour at the smallest weighted distance; `levels` says what they stand for, as [`Shape::sum`]'s table.
+    #[inline(always)]
+    pub(super) fn nearest<F: Floats, S: Shape>(&self, map: &Map, code: u16, scale: f32, levels: &[f32; 32]) -> u16 {
+        let scale = F::splat(scale);
+        let mut table = [0.0f32; 32];
+        for at in (0..32).step_by(F::N) {
+            let difference = scale * F::load(&levels[at..]) - F::load(&self.x[at..]);
+            ((F::load(&self.w[at..]) * difference) * difference).store(&mut table[at..]);
+        }
+        map.nearest::<F, S>(code, &table)
     }
 }
 

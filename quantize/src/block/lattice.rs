@@ -8,15 +8,12 @@
 //! Everything but the choice of a neighbour has one lane per superblock. There the superblocks take turns, because each
 //! has a list of its own: its candidates fill the lanes.
 
-use super::grid::{Grid, Map, Shape, Unweighted, weigh};
+use super::grid::{Grid, LANES, Map, Shape, Target, Unweighted, weigh};
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, nearest_int};
 use crate::search;
 
 /// Values of a superblock.
 const LEN: usize = 256;
-
-/// No instance of the search has more lanes.
-const LANES: usize = 16;
 
 /// What sets a format apart.
 pub(super) trait Rules {
@@ -253,12 +250,12 @@ fn search_scale<F: Floats, R: Rules>(
     let mut off = [[0i32; LANES]; 31];
     for lane in (0..lanes).filter(|lane| busy >> lane & 1 != 0) {
         for k in 0..R::SUB / dims {
-            let target = Target::new::<R>(&natural[k * dims..], &roots[k * dims..], lane);
+            let target = Target::new::<R::Shape>(&natural[k * dims..], &roots[k * dims..], lane);
             for t in 0..tries {
                 let code = &mut rounded[t][k][lane];
                 if !map.has(*code) {
                     off[t][lane] |= 1 << k;
-                    *code = target.nearest::<F, R>(map, *code, factors[t][lane]);
+                    *code = target.nearest::<F, R::Shape>(map, *code, factors[t][lane], levels::<R>());
                 }
             }
         }
@@ -308,8 +305,8 @@ fn search_scale<F: Floats, R: Rules>(
                 }
                 let mut code = fresh[lane];
                 if !map.has(code) {
-                    let target = Target::new::<R>(&natural[k * dims..], &roots[k * dims..], lane);
-                    code = target.nearest::<F, R>(map, code, scales[lane]);
+                    let target = Target::new::<R::Shape>(&natural[k * dims..], &roots[k * dims..], lane);
+                    code = target.nearest::<F, R::Shape>(map, code, scales[lane], levels::<R>());
                 }
                 chosen[k][lane] = code;
             }
@@ -390,37 +387,6 @@ fn get_codes<F: Floats>(from: &[u16; LANES]) -> F::Int {
         *lane = i32::from(code);
     }
     F::Int::load(&lanes)
-}
-
-/// The values and weights of one group of one superblock, each repeated for every level.
-struct Target {
-    x: [f32; 32],
-    w: [f32; 32],
-}
-
-impl Target {
-    #[inline(always)]
-    fn new<R: Rules>(x: &[[f32; LANES]], w: &[[f32; LANES]], lane: usize) -> Target {
-        let mut target = Target { x: [0.0; 32], w: [0.0; 32] };
-        for i in 0..32 {
-            target.x[i] = x[i >> R::Shape::BITS][lane];
-            target.w[i] = w[i >> R::Shape::BITS][lane];
-        }
-        target
-    }
-
-    /// The neighbour at the smallest weighted distance.
-    #[inline(always)]
-    fn nearest<F: Floats, R: Rules>(&self, map: &Map, code: u16, scale: f32) -> u16 {
-        let scale = F::splat(scale);
-        let mut table = [0.0f32; 32];
-        for at in (0..32).step_by(F::N) {
-            let q = F::load(&levels::<R>()[at..]);
-            let difference = scale * q - F::load(&self.x[at..]);
-            ((F::load(&self.w[at..]) * difference) * difference).store(&mut table[at..]);
-        }
-        map.nearest::<F, R::Shape>(code, &table)
-    }
 }
 
 /// What the levels stand for, in the order of [`Shape::sum`]'s table.

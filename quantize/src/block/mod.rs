@@ -5,6 +5,7 @@
 
 mod float;
 mod grid;
+mod iq1;
 mod iq2;
 mod iq3;
 mod iq4;
@@ -42,10 +43,12 @@ pub static FORMATS: &[Format] = &[
     row::<iq2::IQ2XXS>(),
     row::<iq2::IQ2XS>(),
     row::<iq3::IQ3XXS>(),
+    row::<iq1::IQ1S>(),
     row::<iq4::IQ4NL>(),
     row::<iq3::IQ3S>(),
     row::<iq2::IQ2S>(),
     row::<iq4::IQ4XS>(),
+    row::<iq1::IQ1M>(),
     row::<float::BF16>(),
 ];
 
