@@ -1,6 +1,15 @@
 //! The reference transformer, perplexity, divergence, reports, the gate.
 
 pub mod divergence;
+pub mod forward;
+pub mod generate;
 pub mod kld;
+pub mod layers;
+pub mod matmul;
+pub mod model;
+pub mod perplexity;
 pub mod report;
 pub mod tensors;
+pub mod weights;
+
+pub use gguf::{Error, Result};

@@ -5,7 +5,7 @@ mod output;
 mod progress;
 mod text;
 
-pub use output::Output;
+pub use output::{Output, OutputFolder};
 pub use progress::{Progress, ProgressMode};
 pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
 
@@ -43,6 +43,9 @@ pub struct Common {
 pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
     // Where a handler is in place already there is nothing to add.
     let _ = ctrlc::set_handler(|| {
+        // Wait for what must not be cut in two; never give the lock back.
+        let critical = CRITICAL.lock();
+        std::mem::forget(critical);
         output::remove_unfinished();
         std::process::exit(130);
     });
@@ -57,6 +60,14 @@ pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
             ExitCode::from(exit_code(error.kind()))
         }
     }
+}
+
+static CRITICAL: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Does work that Ctrl-C must wait for. Keep it short.
+pub fn uninterrupted<T>(work: impl FnOnce() -> T) -> T {
+    let _critical = CRITICAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    work()
 }
 
 /// The exit code for an error of this kind.
