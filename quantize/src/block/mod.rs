@@ -5,9 +5,9 @@
 
 mod bits;
 mod float;
+mod fp4;
 mod grid;
 mod iq4;
-mod fp4;
 mod q2_k;
 mod q3_k;
 mod q45;
