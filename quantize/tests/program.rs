@@ -173,7 +173,7 @@ fn a_dry_run_tells_the_exact_size_and_writes_nothing() {
     assert_eq!(document["outputs"][0]["fallback"]["weights"], 0);
     assert!(document["outputs"][1]["plan"].as_array().unwrap().iter().any(|t| t["lacks_importance"] == true));
     let text = place.done(["--dry-run", "-t", "q4_k_m", tiny().to_str().unwrap()]);
-    assert!(String::from_utf8_lossy(&text.stdout).contains("2,669,056 bytes"));
+    assert!(String::from_utf8_lossy(&text.stdout).contains("2,669,056 bytes on disk"));
     assert_eq!(place.names(), before);
 }
 
