@@ -355,3 +355,35 @@ fn importance_matrices_are_shown_merged_and_converted() {
     assert!(place_refuses.contains("the output is the input"), "{place_refuses}");
     place.refused(3, ["imatrix", "show", "missing.gguf"]);
 }
+
+#[test]
+fn a_split_model_becomes_one_file_or_as_many() {
+    let (place, golden) = (Place::new(), golden());
+    place.done(["-t", "bf16", "-o", "whole.gguf", tiny().to_str().unwrap()]);
+    let whole = gguf::File::open(place.path("whole.gguf")).unwrap();
+    let n = whole.tensors().len();
+    let parts = [0..n / 3, n / 3..n];
+    for (no, part) in parts.iter().enumerate() {
+        let order = gguf::split::KeyOrder::GgufSplit;
+        let metadata = gguf::split::metadata(whole.metadata(), no, parts.len(), n, order).unwrap();
+        let infos = &whole.tensors()[part.clone()];
+        let data = |i: usize| Ok(whole.rows(part.start + i, 0..infos[i].rows())?.into_owned());
+        let bytes = gguf::write::to_bytes(&metadata, infos, data).unwrap();
+        std::fs::write(gguf::split::path(place.path("m"), no, parts.len()), bytes).unwrap();
+    }
+    place.done(["-t", "q4_k_m", "m-00001-of-00002.gguf"]);
+    assert_eq!(place.sha256("m-Q4_K_M.gguf"), golden["quantize"]["Q4_K_M"]["sha256"].as_str().unwrap());
+    place.done(["-t", "q4_k_m", "--keep-split", "-o", "s.gguf", "m-00001-of-00002.gguf"]);
+    let one = gguf::File::open(place.path("m-Q4_K_M.gguf")).unwrap();
+    let split = gguf::split::open(place.path("s-00001-of-00002.gguf")).unwrap();
+    assert_eq!(split.tensors().len(), n);
+    for (i, info) in split.tensors().iter().enumerate() {
+        assert_eq!(info.name(), whole.tensors()[i].name());
+        let at = one.find(info.name()).unwrap();
+        assert_eq!(one.rows(at, 0..info.rows()).unwrap(), split.rows(i, 0..info.rows()).unwrap(), "{}", info.name());
+    }
+    let said = place.refused(2, ["-t", "q8_0", "--keep-split", "whole.gguf"]);
+    assert!(said.contains("no split"), "{said}");
+    let said = place.refused(2, ["-t", "q8_0", "--force", "-o", "m-00002-of-00002.gguf", "m-00001-of-00002.gguf"]);
+    assert!(said.contains("the output is the input"), "{said}");
+}

@@ -42,15 +42,18 @@ pub fn files(input: &Path, others: &[&Option<PathBuf>]) -> Vec<PathBuf> {
 
 /// The model's name by its file or folder, without what tells a type or a shard: `tiny` for `tiny-bf16.gguf`.
 fn name(input: &Path) -> String {
-    let whole = input.canonicalize().unwrap_or_else(|_| input.to_path_buf());
-    let whole = gguf::split::parse(&whole).map_or(whole, |(prefix, ..)| {
-        let mut name = prefix.into_os_string();
-        name.push(".gguf");
-        PathBuf::from(name)
-    });
-    let stem = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
-    let stem = stem.map_or_else(|| "model".into(), |s| s.to_string_lossy());
-    let mut name = stem.as_ref();
+    // `.` and `..` have no name of their own; a link keeps the name it goes by.
+    let whole = match input.file_name() {
+        Some(_) => input.to_path_buf(),
+        None => input.canonicalize().unwrap_or_default(),
+    };
+    let stem = match gguf::split::parse(&whole) {
+        Some((prefix, ..)) => prefix.file_name().map(|n| n.to_os_string()),
+        None if input.is_dir() => whole.file_name().map(|n| n.to_os_string()),
+        None => whole.file_stem().map(|n| n.to_os_string()),
+    };
+    let stem = stem.map_or_else(|| "model".to_owned(), |s| s.to_string_lossy().into_owned());
+    let name = stem.as_str();
     let is_type =
         |part: &str| FILE_TYPES.iter().any(|t| t.name.eq_ignore_ascii_case(part)) || part.parse::<TensorType>().is_ok();
     match name.rsplit_once(['-', '.']) {
