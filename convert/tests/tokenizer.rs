@@ -131,3 +131,14 @@ fn tiny_llama_encodes_its_sample_as_the_reference_does() {
     assert_eq!(fixtures::sha256(&bytes), golden["ids_sha256"].as_str().unwrap());
     assert_eq!(tokenizer.decode(&ids), text.as_bytes());
 }
+
+#[test]
+fn every_folder_passes_the_check() {
+    let user = String::from_utf8(fixtures::bytes("models/tiny-llama/sample.txt")).unwrap();
+    for (name, kind) in KINDS {
+        let dir = folder(name);
+        let report = tokenizer::check_tokenizer(&dir, &metadata(&dir, *kind), Some(&user[..20_000]));
+        let report = report.unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        assert!(report.texts > 15 && report.tokens > 5_000, "{name}: {report:?}");
+    }
+}
