@@ -1,3 +1,16 @@
 //! Block codecs, the recipes that choose one for each tensor, and the pipeline that streams a model through them.
 
+pub mod block;
+pub mod bnb;
 pub mod codec;
+pub mod imatrix;
+mod lanes;
+pub mod pipeline;
+pub mod plan;
+pub mod recipe;
+mod search;
+
+pub use block::{FORMATS, Format, format};
+pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};
+pub use gguf::{Error, ErrorKind, Result};
+pub use lanes::Path as SimdPath;
