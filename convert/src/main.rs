@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use convert::{Checkpoint, Options, OutType, arch};
+use convert::tokenizer::Report as Comparison;
+use convert::{Checkpoint, Options, OutType, arch, tokenizer};
 use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
 use gguf::{Error, Result, Source};
 use serde_json::json;
@@ -65,6 +66,18 @@ struct Args {
     #[arg(long)]
     no_verify: bool,
 
+    /// Compare the tokenizer with the folder's own on texts of many kinds; write nothing
+    #[arg(long, conflicts_with = "dry_run")]
+    check_tokenizer: bool,
+
+    /// Another text for the comparison of tokenizers
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+
+    /// Do not compare tokenizers after the conversion
+    #[arg(long, conflicts_with = "check_tokenizer")]
+    no_check_tokenizer: bool,
+
     /// Print the architectures that are known
     #[arg(long)]
     list: bool,
@@ -100,8 +113,15 @@ fn work(args: &Args) -> Result<Exit> {
     if !args.common.quiet {
         checkpoint.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
+    if args.check_tokenizer {
+        let tokenizer = check_tokenizer(args, folder, checkpoint.metadata())?;
+        if args.common.json {
+            cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
+        }
+        return Ok(Exit::Done);
+    }
     if args.dry_run {
-        report(args, &checkpoint, &target, plan.file_bytes(), None)?;
+        report(args, &checkpoint, &target, plan.file_bytes(), None, None)?;
         return Ok(Exit::Done);
     }
     let inputs = inputs(folder)?;
@@ -113,9 +133,41 @@ fn work(args: &Args) -> Result<Exit> {
         gguf::check::verify_file(output.temporary(), true)
             .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
     }
+    let tokenizer = if args.no_check_tokenizer {
+        None
+    } else {
+        let written = gguf::File::open(output.temporary())?;
+        Some(check_tokenizer(args, folder, written.metadata())?)
+    };
     output.commit()?;
-    report(args, &checkpoint, &target, plan.file_bytes(), Some(begun.elapsed().as_secs_f64()))?;
+    let seconds = begun.elapsed().as_secs_f64();
+    report(args, &checkpoint, &target, plan.file_bytes(), Some(seconds), tokenizer.as_ref())?;
     Ok(Exit::Done)
+}
+
+/// Encodes texts with the folder's tokenizer and with the one that the keys describe.
+fn check_tokenizer(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
+    let text = match &args.text {
+        Some(path) => Some(std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?),
+        None => None,
+    };
+    let comparison = tokenizer::check_tokenizer(folder, metadata, text.as_deref()).map_err(|e| {
+        e.help("the file would encode text differently; --pre names another pre-tokenizer, --no-check-tokenizer writes it all the same")
+    })?;
+    if !args.common.quiet {
+        eprintln!(
+            "tokenizer: {} tokens of {} texts agree with {}",
+            cli::count(comparison.tokens as u64),
+            comparison.texts,
+            comparison.source
+        );
+        comparison.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    Ok(comparison)
+}
+
+fn tokenizer_json(c: &Comparison) -> serde_json::Value {
+    json!({"source": c.source, "texts": c.texts, "tokens": c.tokens, "notes": c.notes})
 }
 
 /// Where the file goes: a folder is given the default name.
@@ -159,7 +211,14 @@ struct Share {
     bytes: u64,
 }
 
-fn report(args: &Args, checkpoint: &Checkpoint, target: &Path, bytes: u64, seconds: Option<f64>) -> Result<()> {
+fn report(
+    args: &Args,
+    checkpoint: &Checkpoint,
+    target: &Path,
+    bytes: u64,
+    seconds: Option<f64>,
+    tokenizer: Option<&Comparison>,
+) -> Result<()> {
     let mut types: BTreeMap<&str, Share> = BTreeMap::new();
     for tensor in checkpoint.tensors() {
         let share = types.entry(tensor.ty().name()).or_default();
@@ -182,6 +241,7 @@ fn report(args: &Args, checkpoint: &Checkpoint, target: &Path, bytes: u64, secon
             "bytes": bytes,
             "types": types,
             "notes": checkpoint.notes(),
+            "tokenizer": tokenizer.map(tokenizer_json),
         });
         if seconds.is_none() {
             result["plan"] = checkpoint
