@@ -472,7 +472,21 @@ impl<'a> Plan<'a> {
                 return Err(self.missing(first, place));
             }
         }
-        Ok(())
+        self.check_head()
+    }
+
+    /// A head that the configuration says is not the token embedding has to be there.
+    fn check_head(&self) -> Result<()> {
+        let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped();
+        let head = self.rules.iter().enumerate().find(|(_, rule)| rule.to == "output");
+        match head {
+            Some((i, rule)) if separate && !self.seen.contains(&(i, None)) => {
+                let help =
+                    "config.json says \"tie_word_embeddings\": false; set it to true if the head is the embedding";
+                Err(Error::input(format!("tensor {}.weight is missing", rule.from)).help(help))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where a rule's tensors stand: in every block, or once.

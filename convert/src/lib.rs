@@ -69,5 +69,5 @@ pub fn open(path: &Path, options: &Options) -> Result<Box<dyn gguf::Source + Sen
             .at(path)
             .help("give the folder that it is in"));
     }
-    Ok(Box::new(gguf::File::open(path)?))
+    gguf::split::open(path)
 }
