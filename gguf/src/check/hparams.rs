@@ -265,8 +265,7 @@ fn replaced(model: &Model<'_>, name: &str) -> bool {
     match last {
         "attn_q" | "attn_k" | "attn_v" => has("attn_qkv"),
         "attn_qkv" => has("attn_q") && has("attn_k") && has("attn_v"),
-        "ffn_gate" => has("ffn_gate_exps") || has("ffn_up"),
-        "ffn_up" | "ffn_down" => has(&format!("{last}_exps")),
+        "ffn_gate" | "ffn_up" | "ffn_down" => has(&format!("{last}_exps")),
         "ffn_gate_exps" | "ffn_up_exps" => has("ffn_gate_up_exps"),
         _ => false,
     }
