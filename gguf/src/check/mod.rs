@@ -434,11 +434,17 @@ fn whole(shards: &[Shard], path: Option<&Path>, options: &Options, sink: &mut Si
 
 /// Opens a file that was just written and judges its layout and, with `data`, its values.
 ///
+/// A shard is judged alone: it may still have a temporary name, and the others may not be there yet.
+///
 /// # Errors
 /// The first rule that the file breaks, with the key or tensor.
 pub fn verify_file(path: impl AsRef<Path>, data: bool) -> Result<()> {
     let path = path.as_ref();
-    let report = check(path, &Options { profile: Profile::Format, data, ..Options::default() })?;
+    let options = Options { profile: Profile::Format, data, ..Options::default() };
+    let (bytes, mapped) = crate::map::open(path)?;
+    let mut sink = Sink::new(&options, path);
+    one(bytes, mapped, &options, &mut sink);
+    let report = sink.into_report(path, Vec::new());
     // A warning about a key may be inherited from the input; one about the layout would be of our own making.
     let fault = report.findings.iter().find(|f| f.severity == Severity::Error || f.rule.group == Group::Layout);
     match fault {

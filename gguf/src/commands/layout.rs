@@ -6,8 +6,11 @@ use gguf::{Endian, Error, File, Result, Source, Value};
 
 use super::show::{printable, short, type_name};
 
-/// Bytes of a field that are shown.
-const SHOWN: usize = 16;
+/// A field of more bytes than this is shown by its first ones.
+const WHOLE: usize = 16;
+
+/// How many are shown then.
+const FIRST: usize = 8;
 
 struct Picture<'a> {
     bytes: &'a [u8],
@@ -21,8 +24,9 @@ impl Picture<'_> {
     fn field(&mut self, len: u64, meaning: &str) -> Result<()> {
         let end = usize::try_from(len).ok().and_then(|n| self.at.checked_add(n)).filter(|&e| e <= self.bytes.len());
         let field = end.map(|end| &self.bytes[self.at..end]).ok_or_else(|| Error::input("the file ends early"))?;
-        let hex: Vec<String> = field.iter().take(SHOWN).map(|b| format!("{b:02x}")).collect();
-        let more = if field.len() > SHOWN { format!(" … {} bytes", field.len()) } else { String::new() };
+        let shown = if field.len() > WHOLE { FIRST } else { field.len() };
+        let hex: Vec<String> = field[..shown].iter().map(|b| format!("{b:02x}")).collect();
+        let more = if field.len() > shown { format!(" … {} bytes", field.len()) } else { String::new() };
         // Writing to a string cannot fail.
         let _ = writeln!(self.out, "{:08x}  {:<48} {meaning}", self.at, hex.join(" ") + &more);
         self.at += field.len();
