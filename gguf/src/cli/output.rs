@@ -147,6 +147,8 @@ fn set_usual_permissions(file: &fs::File) -> io::Result<()> {
             libc::umask(mask);
             mask
         };
+        // The mask has 16 bits on some systems and 32 on others.
+        #[allow(clippy::useless_conversion)]
         file.set_permissions(fs::Permissions::from_mode(0o666 & !u32::from(mask)))?;
     }
     Ok(())

@@ -51,8 +51,10 @@ impl Picture<'_> {
     }
 
     fn array(&mut self, value: &Value, end: usize) -> Result<()> {
-        self.field(4, "element type")?;
-        self.field(8, "length")?;
+        let Value::Array(array) = value else { return Ok(()) };
+        let element = array.element_type();
+        self.field(4, &format!("elements of type {} ({element})", element.id()))?;
+        self.field(8, &format!("{} elements", array.len()))?;
         self.field((end - self.at) as u64, &short(value))
     }
 }
@@ -81,7 +83,7 @@ pub fn picture(file: &File) -> Result<String> {
     for (i, info) in file.tensors().iter().enumerate() {
         p.heading(&format!("tensor {}", printable(info.name())));
         p.text("name")?;
-        p.field(4, &format!("{} dimensions", info.shape().dims().len()))?;
+        p.field(4, &format!("number of dimensions: {}", info.shape().dims().len()))?;
         for (d, dim) in info.shape().dims().iter().enumerate() {
             let role = if d == 0 { " (length of a row)" } else { "" };
             p.field(8, &format!("dimension {d}: {dim}{role}"))?;
