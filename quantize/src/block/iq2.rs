@@ -172,6 +172,7 @@ impl Rules for IQ2S {
     const TINY: f32 = 1e-8;
     const REACH: i32 = 9;
     const STEP: f32 = 0.1;
+    const SHORT: bool = true;
     const AGAIN: Again = Again::Off;
     const FUDGE: f32 = 0.9875;
 

@@ -41,6 +41,7 @@ impl Rules for IQ3XXS {
     const TINY: f32 = 1e-8;
     const REACH: i32 = 15;
     const STEP: f32 = 0.2;
+    const SHORT: bool = true;
     const AGAIN: Again = Again::Off;
     const FUDGE: f32 = 1.0125;
 
@@ -94,6 +95,7 @@ impl Rules for IQ3S {
     const TINY: f32 = f32::from_bits(1);
     const REACH: i32 = 9;
     const STEP: f32 = 0.2;
+    const SHORT: bool = true;
     const AGAIN: Again = Again::AllIfOff;
     const FUDGE: f32 = 1.033;
 

@@ -6,9 +6,9 @@
 //! so far. The winner is rounded once more with its own scale.
 //!
 //! Everything but the choice of a neighbour has one lane per superblock. There the superblocks take turns, because each
-//! has a list of its own: its candidates fill the lanes.
+//! has a list of its own: its candidates fill the lanes, or if they are few, the tries that share the list.
 
-use super::grid::{Grid, LANES, Map, Shape, Target, Unweighted, weigh};
+use super::grid::{Grid, LANES, Map, Shape, Tables, Target, Unweighted, weigh};
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, nearest_int};
 use crate::search;
 
@@ -37,6 +37,8 @@ pub(super) trait Rules {
     const STEP: f32;
     /// The factors are around the scale of a fit to evenly spaced levels, not around the largest value.
     const FITTED: bool = false;
+    /// The lists of neighbours are so short that they leave most lanes without a candidate: the tries fill the lanes.
+    const SHORT: bool = false;
     /// What the last rounding takes up again.
     const AGAIN: Again;
     /// What the f16 scale is multiplied by.
@@ -195,7 +197,7 @@ fn search_scale<F: Floats, R: Rules>(
     let one = F::splat(1.0);
     let int = F::Int::splat;
     let dims = R::Shape::DIMS;
-    let top = (1 << R::Shape::BITS) - if R::Shape::BITS == 2 { 2 } else { 1 }; // the highest level
+    let top = R::Shape::LEVELS as i32 - 1;
     let tries = (2 * R::REACH + 1) as usize;
 
     let mut weights = [zero; 32];
@@ -248,14 +250,47 @@ fn search_scale<F: Floats, R: Rules>(
     }
     let busy = idle.not().bits();
     let mut off = [[0i32; LANES]; 31];
+    let mut table = Tables::<F>::empty();
     for lane in (0..lanes).filter(|lane| busy >> lane & 1 != 0) {
+        let mut scales = [0.0f32; 32];
+        for (scale, factors) in scales.iter_mut().zip(&factors) {
+            *scale = factors[lane];
+        }
         for k in 0..R::SUB / dims {
-            let target = Target::new::<R::Shape>(&natural[k * dims..], &roots[k * dims..], lane);
-            for t in 0..tries {
-                let code = &mut rounded[t][k][lane];
-                if !map.has(*code) {
-                    off[t][lane] |= 1 << k;
-                    *code = target.nearest::<F, R::Shape>(map, *code, factors[t][lane], levels::<R>());
+            let (natural, roots) = (&natural[k * dims..], &roots[k * dims..]);
+            if R::SHORT {
+                let mut own = [0u16; 32];
+                for (own, rounded) in own.iter_mut().zip(&rounded[..tries]) {
+                    *own = rounded[k][lane];
+                }
+                for from in (0..tries).step_by(F::N) {
+                    let to = tries.min(from + F::N);
+                    table.fill::<R::Shape>(natural, roots, lane, F::load(&scales[from..]));
+                    let mut t = from;
+                    while t < to {
+                        // Levels move one way from try to try, so equal codes are neighbours.
+                        let (first, code) = (t, own[t]);
+                        while t < to && own[t] == code {
+                            t += 1;
+                        }
+                        if !map.has(code) {
+                            let mut best = [0i32; LANES];
+                            table.nearest::<R::Shape>(map, code).store(&mut best);
+                            for t in first..t {
+                                off[t][lane] |= 1 << k;
+                                rounded[t][k][lane] = best[(t - from) % LANES] as u16;
+                            }
+                        }
+                    }
+                }
+            } else {
+                let target = Target::new::<R::Shape>(natural, roots, lane);
+                for t in 0..tries {
+                    let code = &mut rounded[t][k][lane];
+                    if !map.has(*code) {
+                        off[t][lane] |= 1 << k;
+                        *code = target.nearest::<F, R::Shape>(map, *code, scales[t], levels::<R>());
+                    }
                 }
             }
         }
@@ -339,7 +374,7 @@ fn round<F: Floats, R: Rules, const EXACT: bool>(x: &[F], id: F) -> F::Int {
         let shift = bits * i as u32;
         let level = if EXACT {
             let level = nearest_int(F::splat(0.5) * (at - F::splat(1.0)));
-            search::clamp(level, 0, if bits == 2 { 2 } else { 7 }).shl(shift)
+            search::clamp(level, 0, R::Shape::LEVELS as i32 - 1).shl(shift)
         } else if bits == 2 {
             // Half of a number is exact, and so is one less near the bounds: 2 is still level 0, and 4 is level 2.
             let unit = int(1 << shift);
