@@ -282,23 +282,22 @@ impl<F: Floats> Tables<F> {
     #[inline(always)]
     pub(super) fn nearest<S: Shape>(&self, map: &Map, code: u16) -> F::Int {
         let slot = map.slots[usize::from(code)];
-        let list = &map.neighbours[usize::from(slot.at) * PAD..][..usize::from(slot.count)];
+        // In fours: what fills up the list repeats its first.
+        let list = &map.neighbours[usize::from(slot.at) * PAD..][..usize::from(slot.count).next_multiple_of(4)];
         let mut best = F::splat(f32::MAX);
-        let mut found = F::Int::splat(0);
-        for (i, &code) in list.iter().enumerate() {
-            let code = usize::from(u16::from_le_bytes(code));
-            let mut sum = self.0[code & ((1 << S::BITS) - 1)];
-            for dim in 1..S::DIMS {
-                let level = code >> (S::BITS as usize * dim) & ((1 << S::BITS) - 1);
-                sum = sum + self.0[(dim << S::BITS) + level];
+        let mut found = F::Int::splat(i32::from(u16::from_le_bytes(list[0])));
+        for four in list.as_chunks::<4>().0 {
+            for &code in four {
+                let code = usize::from(u16::from_le_bytes(code));
+                let mut sum = self.0[code & ((1 << S::BITS) - 1)];
+                for dim in 1..S::DIMS {
+                    let level = code >> (S::BITS as usize * dim) & ((1 << S::BITS) - 1);
+                    sum = sum + self.0[(dim << S::BITS) + level];
+                }
+                let better = sum.lt(best);
+                best = sum.min(best);
+                found = F::Int::select(better, F::Int::splat(code as i32), found);
             }
-            let code = F::Int::splat(code as i32);
-            if i == 0 {
-                found = code;
-            }
-            let better = sum.lt(best);
-            best = F::select(better, sum, best);
-            found = F::Int::select(better, code, found);
         }
         found
     }
