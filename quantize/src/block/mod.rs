@@ -6,6 +6,12 @@
 mod bits;
 mod float;
 mod fp4;
+mod grid;
+mod iq1;
+mod iq2;
+mod iq3;
+mod iq4;
+mod lattice;
 mod q2_k;
 mod q3_k;
 mod q45;
@@ -46,6 +52,15 @@ pub static FORMATS: &[Format] = &[
     row::<q45_k::Q4K>(),
     row::<q45_k::Q5K>(),
     row::<q6_k::Q6K>(),
+    row::<iq2::IQ2XXS>(),
+    row::<iq2::IQ2XS>(),
+    row::<iq3::IQ3XXS>(),
+    row::<iq1::IQ1S>(),
+    row::<iq4::IQ4NL>(),
+    row::<iq3::IQ3S>(),
+    row::<iq2::IQ2S>(),
+    row::<iq4::IQ4XS>(),
+    row::<iq1::IQ1M>(),
     row::<float::BF16>(),
     row::<ternary::TQ10>(),
     row::<ternary::TQ20>(),

@@ -117,6 +117,14 @@ impl<const N: usize, const WIDE: usize> Floats for Lanes<N, f32, WIDE> {
     fn lookup16(table: &[f32; 16], index: Self::Int) -> Self {
         Lanes(index.0.map(|i| table[(i & 15) as usize]))
     }
+    #[inline(always)]
+    fn lookup8(table: &[f32; 8], index: Self::Int) -> Self {
+        Lanes(index.0.map(|i| table[(i & 7) as usize]))
+    }
+    #[inline(always)]
+    fn lookup4(table: &[f32; 4], index: Self::Int) -> Self {
+        Lanes(index.0.map(|i| table[(i & 3) as usize]))
+    }
 }
 
 impl<const N: usize, const WIDE: usize> Ints for Lanes<N, i32, WIDE> {

@@ -130,16 +130,6 @@ impl Slots<'_> {
         }
     }
 
-    /// Writes the low byte of each lane, `at` bytes into its block.
-    #[inline(always)]
-    pub(crate) fn put_u8<I: Ints>(&mut self, at: usize, byte: I) {
-        let mut lanes = [0i32; MAX_LANES];
-        byte.store(&mut lanes);
-        for (block, lane) in self.blocks().zip(lanes) {
-            block[at] = lane as u8;
-        }
-    }
-
     /// Writes the bytes that lanes of small numbers make: four of them side by side are one word of the block.
     #[inline(always)]
     pub(crate) fn put_bytes<I: Ints>(&mut self, at: usize, bytes: &[I]) {

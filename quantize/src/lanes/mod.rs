@@ -67,6 +67,10 @@ pub(crate) trait Floats:
     fn truncate(self) -> Self::Int;
     /// `table[index]`, with `index` below 16.
     fn lookup16(table: &[f32; 16], index: Self::Int) -> Self;
+    /// `table[index & 7]`
+    fn lookup8(table: &[f32; 8], index: Self::Int) -> Self;
+    /// `table[index & 3]`
+    fn lookup4(table: &[f32; 4], index: Self::Int) -> Self;
     /// `out[k]` lane `l` = `from[starts[l] + k]`: blocks become a struct of arrays. `starts` holds `N` of them.
     #[inline(always)]
     fn transpose(from: &[f32], starts: &[usize], out: &mut [Self]) {

@@ -122,6 +122,16 @@ impl Floats for F512 {
         Self(op!(_mm512_permutexvar_ps(index.0, table.0)))
     }
     #[inline(always)]
+    fn lookup8(table: &[f32; 8], index: I512) -> Self {
+        let table = memory!(table, 8, _mm512_broadcast_f32x8(_mm256_loadu_ps(table.as_ptr())));
+        Self(op!(_mm512_permutexvar_ps(index.0, table)))
+    }
+    #[inline(always)]
+    fn lookup4(table: &[f32; 4], index: I512) -> Self {
+        let table = memory!(table, 4, _mm512_broadcast_f32x4(_mm_loadu_ps(table.as_ptr())));
+        Self(op!(_mm512_permutevar_ps(table, index.0)))
+    }
+    #[inline(always)]
     fn reduce_max(self) -> f32 {
         op!(_mm512_reduce_max_ps(self.0))
     }
@@ -341,6 +351,15 @@ impl Floats for F256 {
             _mm256_permutevar8x32_ps(high.0, index.0),
             _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index.0)),
         )))
+    }
+    #[inline(always)]
+    fn lookup8(table: &[f32; 8], index: I256) -> Self {
+        Self(op!(_mm256_permutevar8x32_ps(Self::load(table).0, index.0)))
+    }
+    #[inline(always)]
+    fn lookup4(table: &[f32; 4], index: I256) -> Self {
+        let table = memory!(table, 4, _mm256_broadcast_ps(&*table.as_ptr().cast::<__m128>()));
+        Self(op!(_mm256_permutevar_ps(table, index.0)))
     }
     #[inline(always)]
     fn to_half(self) -> I256 {
