@@ -167,13 +167,16 @@ proptest! {
             let ty = format.ty();
             let mut out = vec![0; ty.bytes_for(rows.len() as u64).unwrap() as usize];
             let error = quantize::encode_rows(ty, &rows, COLS, Some(&importance), &mut out).unwrap_err().to_string();
-            prop_assert!(error.contains(&format!("row {}, column {} is", at / COLS, at % COLS)), "{}", error);
+            let named = error.contains(&format!("row {}, column {} is", at / COLS, at % COLS));
+            prop_assert!(named, "{}", error);
         }
         rows[at] = 0.5;
         importance[at % COLS] = bad;
         let mut out = vec![0; 2 * 144];
         let result = quantize::encode_rows(TensorType::Q4_K, &rows, COLS, Some(&importance), &mut out);
-        prop_assert!(result.unwrap_err().to_string().contains(&format!("column {}", at % COLS)));
+        let error = result.unwrap_err().to_string();
+        let named = error.contains(&format!("column {}", at % COLS));
+        prop_assert!(named, "{}", error);
     }
 
     /// Any bytes decode, on every path to the same values.
