@@ -37,7 +37,8 @@ const PROMISES: &[(TensorType, f64, bool)] = &[
     (TensorType::TQ1_0, 0.5 + 0.001, true),
     (TensorType::TQ2_0, 0.5 + 0.001, true),
     (TensorType::MXFP4, 0.25, true),
-    (TensorType::NVFP4, 0.18, true),
+    // The reference has no scale between 240 and 448, so a block there may come back with a smaller one.
+    (TensorType::NVFP4, 0.18, false),
     (TensorType::Q1_0, 1.0, true),
     (TensorType::Q2_0, 0.5 + 0.001, true),
 ];

@@ -17,6 +17,7 @@
 
 mod array;
 mod group;
+#[cfg(target_arch = "x86_64")]
 mod pair;
 #[cfg(target_arch = "x86_64")]
 mod x86;
