@@ -3,15 +3,18 @@
 use std::array::from_fn;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
-use super::{Floats, Ints, Masks};
+use super::{Floats, Ints, Masks, Routine};
 
-/// `N` lanes of `T`.
+/// `N` lanes of `T`; a search takes `WIDE` of them.
+///
+/// Compilers turn a loop over neighbours into vector instructions themselves, so there one lane does best; a search that
+/// is to run in several lanes must be told so.
 #[derive(Clone, Copy)]
-pub(crate) struct Lanes<const N: usize, T = f32>(pub(crate) [T; N]);
+pub(crate) struct Lanes<const N: usize, T = f32, const WIDE: usize = N>(pub(crate) [T; N]);
 
 macro_rules! operator {
     ($trait:ident $name:ident $type:ty, |$a:ident, $b:ident| $value:expr) => {
-        impl<const N: usize> $trait for Lanes<N, $type> {
+        impl<const N: usize, const WIDE: usize> $trait for Lanes<N, $type, WIDE> {
             type Output = Self;
             #[inline(always)]
             fn $name(self, other: Self) -> Self {
@@ -30,12 +33,13 @@ operator!(Mul mul f32, |a, b| a * b);
 operator!(Div div f32, |a, b| a / b);
 operator!(Add add i32, |a, b| a.wrapping_add(b));
 operator!(Sub sub i32, |a, b| a.wrapping_sub(b));
+operator!(Mul mul i32, |a, b| a.wrapping_mul(b));
 operator!(BitAnd bitand i32, |a, b| a & b);
 operator!(BitOr bitor i32, |a, b| a | b);
 operator!(BitAnd bitand bool, |a, b| a & b);
 operator!(BitOr bitor bool, |a, b| a | b);
 
-impl<const N: usize> Neg for Lanes<N> {
+impl<const N: usize, const WIDE: usize> Neg for Lanes<N, f32, WIDE> {
     type Output = Self;
     #[inline(always)]
     fn neg(self) -> Self {
@@ -43,11 +47,11 @@ impl<const N: usize> Neg for Lanes<N> {
     }
 }
 
-impl<const N: usize> Floats for Lanes<N> {
+impl<const N: usize, const WIDE: usize> Floats for Lanes<N, f32, WIDE> {
     const N: usize = N;
-    type Int = Lanes<N, i32>;
-    type Mask = Lanes<N, bool>;
-    type Wide = Self;
+    type Int = Lanes<N, i32, WIDE>;
+    type Mask = Lanes<N, bool, WIDE>;
+    type Wide = Lanes<WIDE, f32, WIDE>;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -105,6 +109,10 @@ impl<const N: usize> Floats for Lanes<N> {
     fn truncate(self) -> Self::Int {
         Lanes(self.0.map(|a| if a.abs() < 2_147_483_648.0 { a as i32 } else { i32::MIN }))
     }
+    #[inline(never)]
+    fn call<R: Routine>(routine: R) -> R::Output {
+        routine.run()
+    }
     #[inline(always)]
     fn lookup16(table: &[f32; 16], index: Self::Int) -> Self {
         Lanes(index.0.map(|i| table[(i & 15) as usize]))
@@ -119,9 +127,9 @@ impl<const N: usize> Floats for Lanes<N> {
     }
 }
 
-impl<const N: usize> Ints for Lanes<N, i32> {
+impl<const N: usize, const WIDE: usize> Ints for Lanes<N, i32, WIDE> {
     const N: usize = N;
-    type Mask = Lanes<N, bool>;
+    type Mask = Lanes<N, bool, WIDE>;
 
     #[inline(always)]
     fn splat(value: i32) -> Self {
@@ -187,7 +195,7 @@ impl<const N: usize> Ints for Lanes<N, i32> {
     }
 }
 
-impl<const N: usize> Masks for Lanes<N, bool> {
+impl<const N: usize, const WIDE: usize> Masks for Lanes<N, bool, WIDE> {
     const N: usize = N;
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Blocks of rows as lanes: in as a struct of arrays, out as bytes.
 
-use super::{Floats, Ints, MAX_LANES};
+use super::{Floats, Ints, MAX_LANES, Routine};
 
 /// Rows to encode: whole rows of `row_len` values, the importance (one value a column) shared by all of them.
 #[derive(Clone, Copy)]
@@ -25,11 +25,53 @@ impl<'a> Rows<'a> {
     }
 }
 
+impl Rows<'_> {
+    /// The mean square of each row, summed in its order; one lane per row.
+    #[inline(always)]
+    pub(crate) fn mean_squares<F: Floats>(self) -> Vec<f32> {
+        const STEP: usize = 32;
+        let rows = self.values.len() / self.row_len;
+        let mut means = vec![0.0; rows.next_multiple_of(F::N)];
+        for (i, means) in means.chunks_exact_mut(F::N).enumerate() {
+            let mut starts = [0; MAX_LANES];
+            for (lane, start) in starts.iter_mut().enumerate() {
+                *start = (i * F::N + lane).min(rows - 1) * self.row_len;
+            }
+            let mut sum = F::splat(0.0);
+            let mut x = [sum; STEP];
+            // Formats that need this have blocks of 32.
+            for column in (0..self.row_len).step_by(STEP) {
+                transpose(&self.values[column..], &starts, &mut x);
+                for x in x {
+                    sum = sum + x * x;
+                }
+            }
+            (sum / F::splat(self.row_len as f32)).store(means);
+        }
+        means
+    }
+}
+
+/// [`Floats::transpose`] as a routine, since every search begins with it.
+#[inline(always)]
+fn transpose<F: Floats>(from: &[f32], starts: &[usize], out: &mut [F]) {
+    struct Transpose<'a, F>(&'a [f32], &'a [usize], &'a mut [F]);
+    impl<F: Floats> Routine for Transpose<'_, F> {
+        type Output = ();
+        #[inline(always)]
+        fn run(self) {
+            F::transpose(self.0, self.1, self.2);
+        }
+    }
+    F::call(Transpose(from, starts, out));
+}
+
 /// As many neighbouring blocks as there are lanes. Where the rows end earlier, the last block fills the rest.
 #[derive(Clone, Copy)]
 pub(crate) struct Group<'a> {
     values: &'a [f32],
     importance: Option<&'a [f32]>,
+    row_len: usize,
     /// Where each lane's block starts in `values`, and where in `importance`.
     starts: [usize; MAX_LANES],
     columns: [usize; MAX_LANES],
@@ -45,13 +87,13 @@ impl<'a> Group<'a> {
             starts[lane] = (first + lane).min(last) * block_len;
             columns[lane] = starts[lane] % rows.row_len;
         }
-        Group { values: rows.values, importance: rows.importance, starts, columns }
+        Group { values: rows.values, importance: rows.importance, row_len: rows.row_len, starts, columns }
     }
 
     /// The values from `from` of each block on, as many as `out` takes.
     #[inline(always)]
     pub(crate) fn values<F: Floats>(&self, from: usize, out: &mut [F]) {
-        F::transpose(&self.values[from..], &self.starts, out);
+        transpose(&self.values[from..], &self.starts, out);
     }
 
     /// Whether these rows have an importance.
@@ -64,22 +106,16 @@ impl<'a> Group<'a> {
     #[inline(always)]
     pub(crate) fn importance<F: Floats>(&self, from: usize, out: &mut [F]) {
         if let Some(importance) = self.importance {
-            F::transpose(&importance[from..], &self.columns, out);
+            transpose(&importance[from..], &self.columns, out);
         }
     }
 
-    /// One value for each lane, computed from the whole row that its block belongs to.
+    /// The value of each lane's row out of one value for every row.
     #[inline(always)]
-    pub(crate) fn per_row<F: Floats>(&self, row_len: usize, of: impl Fn(&[f32]) -> f32) -> F {
+    pub(crate) fn of_row<F: Floats>(&self, rows: &[f32]) -> F {
         let mut lanes = [0.0; MAX_LANES];
-        let mut previous = None;
-        for lane in 0..F::N {
-            let start = self.starts[lane] - self.columns[lane];
-            lanes[lane] = match previous {
-                Some((at, value)) if at == start => value,
-                _ => of(&self.values[start..start + row_len]),
-            };
-            previous = Some((start, lanes[lane]));
+        for (lane, start) in lanes[..F::N].iter_mut().zip(self.starts) {
+            *lane = rows[start / self.row_len];
         }
         F::load(&lanes)
     }
@@ -105,16 +141,6 @@ impl Slots<'_> {
         word.store(&mut lanes);
         for (block, lane) in self.blocks().zip(lanes) {
             block[at..at + 2].copy_from_slice(&(lane as u16).to_le_bytes());
-        }
-    }
-
-    /// Writes the low byte of each lane, `at` bytes into its block.
-    #[inline(always)]
-    pub(crate) fn put_u8<I: Ints>(&mut self, at: usize, byte: I) {
-        let mut lanes = [0i32; MAX_LANES];
-        byte.store(&mut lanes);
-        for (block, lane) in self.blocks().zip(lanes) {
-            block[at] = lane as u8;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
-use super::{Floats, Ints, Masks};
+use super::{Floats, Ints, Masks, Routine};
 
 /// The lanes of the first, then those of the second.
 #[derive(Clone, Copy)]
@@ -97,6 +97,10 @@ impl<F: Floats> Floats for Pair<F> {
     #[inline(always)]
     fn lookup16(table: &[f32; 16], index: Self::Int) -> Self {
         Pair(F::lookup16(table, index.0), F::lookup16(table, index.1))
+    }
+    #[inline(always)]
+    fn call<R: Routine>(routine: R) -> R::Output {
+        F::call(routine)
     }
     #[inline(always)]
     fn lookup8(table: &[f32; 8], index: Self::Int) -> Self {
