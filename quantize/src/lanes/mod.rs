@@ -17,6 +17,7 @@
 
 mod array;
 mod group;
+#[cfg(target_arch = "x86_64")]
 mod pair;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -72,14 +73,21 @@ pub(crate) trait Floats:
     /// `table[index & 3]`
     fn lookup4(table: &[f32; 4], index: Self::Int) -> Self;
     /// `out[k]` lane `l` = `from[starts[l] + k]`: blocks become a struct of arrays. `starts` holds `N` of them.
+    #[inline(always)]
     fn transpose(from: &[f32], starts: &[usize], out: &mut [Self]) {
         for (k, out) in out.iter_mut().enumerate() {
-            let mut column = [0.0f32; MAX_LANES];
-            for (lane, start) in column[..Self::N].iter_mut().zip(starts) {
-                *lane = from[start + k];
-            }
-            *out = Self::load(&column);
+            *out = Self::column(from, starts, k);
         }
+    }
+
+    /// Lane `l` is `from[starts[l] + at]`.
+    #[inline(always)]
+    fn column(from: &[f32], starts: &[usize], at: usize) -> Self {
+        let mut column = [0.0f32; MAX_LANES];
+        for (lane, start) in column[..Self::N].iter_mut().zip(starts) {
+            *lane = from[start + at];
+        }
+        Self::load(&column)
     }
 
     /// Runs a routine as a function of its own, compiled for the machine that these lanes stand for: a search that
@@ -219,7 +227,7 @@ pub(crate) fn nearest_int<F: Floats>(value: F) -> F::Int {
 /// One lane: the f16 bits of a value.
 #[inline(always)]
 pub(crate) fn half_bits(value: f32) -> u16 {
-    Lanes([value]).to_half().0[0] as u16
+    Lanes::<1>([value]).to_half().0[0] as u16
 }
 
 /// One lane: the value of f16 bits.
@@ -311,7 +319,7 @@ impl Path {
                 unsafe { run_avx2(task) }
             }
             Path::OneLane => task.run::<Lanes<1>>(),
-            _ => task.run::<Lanes<4>>(),
+            _ => task.run::<Lanes<1, f32, 4>>(),
         }
     }
 }
