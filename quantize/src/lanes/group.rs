@@ -102,7 +102,7 @@ impl<'a> Group<'a> {
         self.importance.is_some()
     }
 
-    /// The importance of the values from `from` of each block on; false, and `out` stays as it is, where there is none.
+    /// The importance of the values from `from` of each block on; `out` stays as it is where there is none.
     #[inline(always)]
     pub(crate) fn importance<F: Floats>(&self, from: usize, out: &mut [F]) {
         if let Some(importance) = self.importance {
