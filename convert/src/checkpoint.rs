@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::arch::{self, Architecture, How, Need, Params, Piece, Rule};
 use crate::config::{self, Config};
 use crate::metadata::{General, Overrides, Parameters};
+use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
 use crate::transform::{self, Elements, Rows, row_count};
 use crate::{Options, OutType, names, tokenizer};
@@ -64,8 +65,9 @@ impl Checkpoint {
         let mut notes = Vec::new();
         let stored = text_tensors(architecture, stored, &mut notes);
         let file_type = choose(options.outtype, &stored);
-        let tensors = unpacked(&root, stored).map_err(|e| e.at(&config_path))?;
-        let request = tokenizer::Request { pre: options.pre.clone(), ..tokenizer::Request::default() };
+        let (tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
+        notes.extend(note);
+        let request = tokenizer::Request { pre: options.pre.clone() };
         let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocab, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, file_type, size)?;
@@ -198,7 +200,13 @@ fn text_tensors(architecture: &Architecture, stored: Vec<Stored>, notes: &mut Ve
             name = name.replace("e_score_correction_bias", "e_score_correction.bias");
         }
         name = name.replace("language_model.", "");
-        if !names::is_buffer(&name) {
+        for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
+            if let Some(stem) = name.strip_suffix(old) {
+                name = format!("{stem}{new}");
+            }
+        }
+        let of_use = !architecture.unused.iter().any(|beginning| name.starts_with(beginning));
+        if of_use && !names::is_buffer(&name) {
             kept.push(tensor.renamed(name));
         }
     }
@@ -222,15 +230,13 @@ fn vocabulary_size(folder: &Path, vocabulary: &Metadata) -> Result<Option<u64>> 
     Ok(Some((own + added) as u64))
 }
 
-/// The seam for checkpoints that are quantized already: what their tensors are once decoded.
-fn unpacked(root: &Map<String, Value>, stored: Vec<Stored>) -> Result<Vec<Tensor>> {
-    let text = root.get("text_config").and_then(|t| t.get("quantization_config"));
-    if let Some(packing) = root.get("quantization_config").or(text).filter(|v| !v.is_null()) {
-        let method = packing["quant_method"].as_str().unwrap_or("of an unnamed method");
-        return Err(Error::input(format!("the checkpoint is quantized already ({method})"))
-            .help("convert the original checkpoint, from which this one was made"));
+/// The tensors without their packing, and what is to be said of it.
+fn unpacked(root: &Map<String, Value>, stored: &[Stored], options: &Options) -> Result<(Vec<Tensor>, Option<String>)> {
+    if let Some(Unpacked { tensors, note }) = packed::unpack(root, stored, options.blocks)? {
+        return Ok((tensors.into_iter().map(|(name, rows)| Tensor { name, rows }).collect(), Some(note)));
     }
-    stored.iter().map(|t| Ok(Tensor { name: t.name().to_owned(), rows: transform::stored(t)? })).collect()
+    let tensors = stored.iter().map(|t| Ok(Tensor { name: t.name().to_owned(), rows: transform::stored(t)? }));
+    Ok((tensors.collect::<Result<_>>()?, None))
 }
 
 /// Members of a stack that were seen so far: by rule, then by member.
@@ -304,11 +310,12 @@ impl<'a> Plan<'a> {
                 .help(format!("the nearest name that has is {near}")));
         };
         let rule = self.rules[found.index];
-        if let Some(block) = found.block.filter(|b| *b >= self.blocks) {
+        let blocks = self.blocks_of(rule);
+        if let Some(block) = found.block.filter(|b| *b >= blocks) {
             if matches!(rule.how, How::Drop) {
                 return Ok(());
             }
-            return Err(Error::input(format!("tensor {name} is of block {block}, config.json claims {}", self.blocks)));
+            return Err(Error::input(format!("tensor {name} is of block {block}, config.json claims {blocks}")));
         }
         if found.suffix != ".bias" {
             self.seen.insert((found.index, found.block));
@@ -344,7 +351,16 @@ impl<'a> Plan<'a> {
                 self.sources.push(name);
                 return Ok(());
             }
-            How::Keep => rows,
+            How::First if self.names.contains(&target) => return Ok(()),
+            How::Untied if self.is_tied() => return Ok(()),
+            How::Tied if self.is_tied() => return Ok(()),
+            How::Tied => {
+                return Err(Error::input(format!(
+                    "tensor {name} has no place in a {} file, whose output is its token embedding",
+                    self.architecture.name
+                )));
+            }
+            How::Keep | How::First | How::Untied => rows,
             How::Map(f) => transform::mapped(&rows, f),
             How::MapWeight(f) if weight => transform::mapped(&rows, f),
             How::Transpose if weight => transform::transposed(&rows).map_err(fault)?,
@@ -372,6 +388,16 @@ impl<'a> Plan<'a> {
             }
             _ => Ok(rows),
         }
+    }
+
+    fn is_tied(&self) -> bool {
+        self.config.bool("tie_word_embeddings") == Some(true)
+    }
+
+    /// The blocks that a rule's names count: encoder and decoder may differ.
+    fn blocks_of(&self, rule: &Rule) -> u64 {
+        let decoder = rule.from.starts_with("decoder.").then(|| self.config.u64("num_decoder_layers")).flatten();
+        decoder.unwrap_or(self.blocks)
     }
 
     fn is_embedding(&self, rows: &Rows) -> Result<bool> {
@@ -428,7 +454,6 @@ impl<'a> Plan<'a> {
         if let Some(((_, block), members)) = self.stacks.iter().next() {
             return Err(self.missing_member(*block, members));
         }
-        let blocks: Vec<Option<u64>> = (0..self.blocks).map(Some).collect();
         let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (i, rule) in self.rules.iter().enumerate() {
             if let Need::OneOf(label) = rule.need {
@@ -437,23 +462,24 @@ impl<'a> Plan<'a> {
             if !names::is_needed(rule) {
                 continue;
             }
-            let once = [None];
-            let places: &[Option<u64>] = if rule.from.contains("{}") { &blocks } else { &once };
-            if let Some(place) = places.iter().find(|place| !self.seen.contains(&(i, **place))) {
-                return Err(self.missing(rule, *place));
+            if let Some(place) = self.places(rule).find(|place| !self.seen.contains(&(i, *place))) {
+                return Err(self.missing(rule, place));
             }
         }
         for rules in groups.values() {
-            let per_block = rules.iter().any(|i| self.rules[*i].from.contains("{}"));
-            let once = [None];
-            let places: &[Option<u64>] = if per_block { &blocks } else { &once };
-            for place in places {
-                if !rules.iter().any(|i| self.seen.contains(&(*i, *place))) {
-                    return Err(self.missing(self.rules[rules[0]], *place));
-                }
+            let first = self.rules[rules[0]];
+            if let Some(place) = self.places(first).find(|p| !rules.iter().any(|i| self.seen.contains(&(*i, *p)))) {
+                return Err(self.missing(first, place));
             }
         }
         Ok(())
+    }
+
+    /// Where a rule's tensors stand: in every block, or once.
+    fn places(&self, rule: &Rule) -> impl Iterator<Item = Option<u64>> {
+        let blocks = if rule.from.contains("{}") { self.blocks_of(rule) } else { 0 };
+        let once = if rule.from.contains("{}") { None } else { Some(None) };
+        (0..blocks).map(Some).chain(once)
     }
 
     fn missing(&self, rule: &Rule, block: Option<u64>) -> Error {
@@ -481,20 +507,10 @@ impl<'a> Plan<'a> {
 
 /// Rows of each head in the order in which neighbours rotate: the two halves interleaved.
 fn rotated(rows: &Rows, heads: u64) -> Result<Rows> {
-    let shape = rows.shape().to_vec();
-    let count = shape.first().copied().unwrap_or(0);
+    let count = rows.shape().first().copied().unwrap_or(0);
     let half = count / heads / 2;
     if half == 0 || half * 2 * heads != count {
         return Err(Error::input(format!("its {count} rows are no whole number of pairs for {heads} heads")));
     }
-    let inner: u64 = shape.iter().skip(1).product();
-    let mut axes = vec![(heads, 2 * half * inner), (half, inner), (2, half * inner)];
-    if shape.len() > 1 {
-        axes.push((inner, 1));
-        return transform::view(rows, shape, 0, &axes);
-    }
-    // A bias is one row: it is taken apart into rows of one element and put together again.
-    axes.push((1, 1));
-    let column = transform::view(rows, vec![count, 1], 0, &axes)?;
-    transform::reshaped(&column, shape)
+    transform::reordered(rows, 0, &[(heads, 2 * half), (half, 1), (2, half)])
 }

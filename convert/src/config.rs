@@ -269,7 +269,8 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
         return rope;
     }
     let factor = first(&["partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"]);
-    let original = first(&["original_max_position_embeddings"]);
+    let original = first(&["original_max_position_embeddings"])
+        .or_else(|| defaults.get("original_max_position_embeddings").cloned());
     let mut set = |key: &str, value: Option<Value>| {
         if let (Some(value), false) = (value, rope.contains_key(key)) {
             rope.insert(key.to_owned(), value);

@@ -47,6 +47,8 @@ pub struct Options {
     pub metadata: Option<PathBuf>,
     /// The pre-tokenizer instead of the one that is found.
     pub pre: Option<String>,
+    /// What becomes of blocks that GGUF has a type for.
+    pub blocks: packed::Blocks,
     /// Leave the model card (`README.md`) aside.
     pub skip_model_card: bool,
 }

@@ -364,6 +364,29 @@ impl RowSource for View {
     }
 }
 
+/// The entries of the first dimension in another order: `axes` lists length and stride, in entries, of the parts that
+/// the new first dimension is made of.
+///
+/// # Errors
+/// Axes that reach past the tensor.
+pub fn reordered(of: &Rows, first: u64, axes: &[(u64, u64)]) -> Result<Rows> {
+    let mut shape = of.shape().to_vec();
+    let entry: u64 = shape.iter().skip(1).product();
+    let count = axes.iter().map(|a| a.0).product();
+    match shape.first_mut() {
+        Some(dimension) => *dimension = count,
+        None => return Err(Error::input("a scalar has no entries to reorder")),
+    }
+    let mut all: Vec<(u64, u64)> = axes.iter().map(|&(len, stride)| (len, stride * entry)).collect();
+    if shape.len() > 1 {
+        all.extend(contiguous(&shape[1..]));
+        return view(of, shape, first * entry, &all);
+    }
+    // A vector is one row: it is taken apart into rows of one element and put together again.
+    all.push((1, 1));
+    reshaped(&view(of, vec![count, 1], first, &all)?, shape)
+}
+
 /// The same elements in another shape.
 ///
 /// # Errors
@@ -528,6 +551,11 @@ impl RowSource for Concatenated {
 pub fn mapped(of: &Rows, f: fn(f32) -> f32) -> Rows {
     let elements = if of.elements() == Elements::F16 { Elements::F16 } else { Elements::F32 };
     Arc::new(Mapped { of: Arc::clone(of), f, elements })
+}
+
+/// The exponential in f32.
+pub(crate) fn exp(v: f32) -> f32 {
+    v.exp()
 }
 
 struct Mapped {

@@ -5,11 +5,13 @@
 
 pub mod check;
 mod cursor;
+pub mod edit;
 mod endian;
 pub mod error;
 pub mod map;
 pub mod read;
 pub mod source;
+pub mod split;
 pub mod types;
 pub mod value;
 pub mod write;
@@ -20,6 +22,7 @@ pub mod cli;
 pub use error::{Error, ErrorKind, Result};
 pub use read::File;
 pub use source::{Shape, Source, TensorInfo, row_range};
+pub use split::open;
 pub use types::TensorType;
 pub use value::{Array, Endian, Metadata, Text, Value, ValueType};
 pub use write::{Plan, Writer};

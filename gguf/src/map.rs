@@ -40,17 +40,22 @@ pub fn open(path: impl AsRef<Path>) -> Result<(Bytes, bool)> {
     Ok((Bytes::from_owner(Map(map)), true))
 }
 
-/// Says that these bytes of a read-only file map will not be needed soon. Pages that lie wholly inside go.
+/// Says that these bytes of a read-only file map will not be needed soon.
+///
+/// Goes a little beyond both ends: the page that two neighbouring spans share would stay for ever otherwise, and so
+/// would those that the system maps around each fault.
 pub fn release(map: &[u8], span: Range<usize>) {
     #[cfg(unix)]
     {
         const PAGE: usize = 4096;
+        /// Linux maps what it has of the aligned 64 KiB around a fault.
+        const AROUND: usize = 64 * 1024;
         let base = map.as_ptr() as usize;
-        let start = (base + span.start).next_multiple_of(PAGE);
-        let end = (base + span.end.min(map.len())) / PAGE * PAGE;
-        if start < end {
-            // SAFETY: the range lies inside the map that `map` borrows, and MADV_DONTNEED on a read-only mapping
-            // of a file drops only resident copies: a later access reads the same bytes from the file again.
+        let start = ((base + span.start) / AROUND * AROUND).max(base / PAGE * PAGE);
+        let end = (base + span.end.min(map.len())).next_multiple_of(PAGE);
+        if span.start < span.end && start < end {
+            // SAFETY: the range lies inside the pages that `map` touches, all of one map of a file, and MADV_DONTNEED on a read-only mapping of a file drops only resident copies: a later access reads the
+            // same bytes from the file again.
             unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
         }
     }

@@ -74,6 +74,11 @@ impl File {
     /// Those of [`File::open`], and a byte beyond the end.
     pub fn open_at(path: impl AsRef<Path>, at: u64) -> Result<File> {
         let path = path.as_ref();
+        if crate::edit::is_interrupted(path) {
+            return Err(Error::input("an edit of this file was interrupted")
+                .at(path)
+                .help(format!("`gguf recover {}` puts the old header back", path.display())));
+        }
         let (bytes, mapped) = crate::map::open(path)?;
         let start = usize::try_from(at)
             .ok()
@@ -189,6 +194,16 @@ impl File {
     /// The byte at which tensor data begins.
     pub fn data_start(&self) -> u64 {
         self.data_start
+    }
+
+    /// The bytes before the data, padding included; fewer, where the file ends inside the padding.
+    pub(crate) fn header(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len().min(self.data_start as usize)]
+    }
+
+    /// The bytes of the file, from the start of the GGUF.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Bytes of the whole file.

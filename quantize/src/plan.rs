@@ -253,7 +253,7 @@ fn fixed(types: &BTreeMap<String, TensorType>, name: &str) -> Result<Choice> {
 /// Whether a tensor of the source may be decoded.
 fn check_source(tensor: &Planned, options: &Options) -> Result<()> {
     let (name, from) = (tensor.info.name(), tensor.from);
-    if crate::codec(from).is_none() {
+    if crate::codec(from).is_none() || crate::codec(tensor.info.ty()).is_none() {
         return Err(Error::input(format!("tensor {name}: {from} cannot be turned into {}", tensor.info.ty())));
     }
     if from.is_quantized() && !options.allow_requantize {

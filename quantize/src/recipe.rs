@@ -465,7 +465,10 @@ pub struct Wishes {
 
 /// A regular expression that is searched for in tensor names, in any case.
 #[derive(Clone, Debug)]
-pub struct Pattern(fancy_regex::Regex);
+pub struct Pattern {
+    regex: fancy_regex::Regex,
+    text: String,
+}
 
 impl Pattern {
     /// Compiles a pattern.
@@ -473,21 +476,20 @@ impl Pattern {
     /// # Errors
     /// Text that is no regular expression.
     pub fn new(text: &str) -> Result<Pattern> {
-        fancy_regex::RegexBuilder::new(text)
-            .case_insensitive(true)
-            .build()
-            .map(Pattern)
+        // The builder's own switch does not reach the parts of a pattern that look around.
+        fancy_regex::Regex::new(&format!("(?i){text}"))
+            .map(|regex| Pattern { regex, text: text.to_owned() })
             .map_err(|e| Error::usage(format!("\"{text}\" is no regular expression")).caused_by(e))
     }
 
     /// Whether the pattern occurs in a name. One that gives up (endless backtracking) does not.
     pub fn matches(&self, name: &str) -> bool {
-        self.0.is_match(name).unwrap_or(false)
+        self.regex.is_match(name).unwrap_or(false)
     }
 
     /// The text of the pattern.
     pub fn as_str(&self) -> &str {
-        self.0.as_str()
+        &self.text
     }
 }
 

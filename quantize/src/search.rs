@@ -7,7 +7,7 @@
 //! Sources: `make_qkx2_quants` and `make_qkx3_quants` ([`affine`]), `make_qx_quants` ([`symmetric`]), `make_q3_quants`
 //! ([`refined`]), `make_qp_quants` ([`positive`]) of ggml-quants.c.
 
-use crate::lanes::{Floats, Ints, Masks, nearest_int};
+use crate::lanes::{Floats, Ints, Masks, Routine, nearest_int};
 
 /// Blocks whose largest magnitude is below this count as zero.
 const TINY: f32 = 1e-15;
@@ -19,8 +19,6 @@ pub(crate) struct AffineTries {
     pub(crate) first: f32,
     pub(crate) step: f32,
     pub(crate) steps: u32,
-    /// Weigh absolute errors, not squared ones.
-    pub(crate) absolute: bool,
 }
 
 /// x ≈ scale × level − min.
@@ -55,22 +53,27 @@ pub(crate) fn clamp<I: Ints>(level: I, low: i32, high: i32) -> I {
 
 /// The scale and minimum of least weighted error.
 #[inline(always)]
-pub(crate) fn affine<F: Floats, const N: usize>(tries: AffineTries, x: &[F; N], w: &[F; N]) -> Affine<F> {
-    let (found, sure) = affine_tries::<F, N, false>(tries, x, w);
-    if sure { found } else { affine_unusual(tries, x, w) }
-}
-
-/// [`affine`] for blocks with numbers so unusual that a level leaves the range of [`Floats::nearest`].
-#[cold]
-#[inline(never)]
-fn affine_unusual<F: Floats, const N: usize>(tries: AffineTries, x: &[F; N], w: &[F; N]) -> Affine<F> {
-    affine_tries::<F, N, true>(tries, x, w).0
+pub(crate) fn affine<F: Floats, const N: usize, const ABSOLUTE: bool>(
+    tries: AffineTries,
+    x: &[F; N],
+    w: &[F; N],
+) -> Affine<F> {
+    struct Search<'a, F, const N: usize, const ABSOLUTE: bool, const EXACT: bool>(AffineTries, &'a [F; N], &'a [F; N]);
+    impl<F: Floats, const N: usize, const ABSOLUTE: bool, const EXACT: bool> Routine for Search<'_, F, N, ABSOLUTE, EXACT> {
+        type Output = (Affine<F>, bool);
+        #[inline(always)]
+        fn run(self) -> (Affine<F>, bool) {
+            affine_tries::<F, N, ABSOLUTE, EXACT>(self.0, self.1, self.2)
+        }
+    }
+    let (found, sure) = F::call(Search::<F, N, ABSOLUTE, false>(tries, x, w));
+    if sure { found } else { F::call(Search::<F, N, ABSOLUTE, true>(tries, x, w)).0 }
 }
 
 /// With `EXACT` levels go through integers, as in the reference. Without, they stay floats, and the second result is
 /// whether that made no difference.
 #[inline(always)]
-fn affine_tries<F: Floats, const N: usize, const EXACT: bool>(
+fn affine_tries<F: Floats, const N: usize, const ABSOLUTE: bool, const EXACT: bool>(
     tries: AffineTries,
     x: &[F; N],
     w: &[F; N],
@@ -104,7 +107,7 @@ fn affine_tries<F: Floats, const N: usize, const EXACT: bool>(
     for i in 0..N {
         let level = affine_level::<F, EXACT>(factor * (x[i] - min), levels);
         let difference = (scale * level + min) - x[i];
-        let error = if tries.absolute { difference.abs() } else { difference * difference };
+        let error = if ABSOLUTE { difference.abs() } else { difference * difference };
         best = best + w[i] * error;
     }
     let mut found = Affine { scale, min, factor, offset: min };
@@ -133,7 +136,7 @@ fn affine_tries<F: Floats, const N: usize, const EXACT: bool>(
         let mut sum = zero;
         for i in 0..N {
             let difference = (this_scale * taken[i] + this_min) - x[i];
-            let error = if tries.absolute { difference.abs() } else { difference * difference };
+            let error = if ABSOLUTE { difference.abs() } else { difference * difference };
             sum = sum + w[i] * error;
         }
         let better = solvable & sum.lt(best);
@@ -193,6 +196,19 @@ pub(crate) fn symmetric<F: Floats, const N: usize, const EXACT: bool>(
     x: &[F; N],
     w: &[F; N],
 ) -> Symmetric<F> {
+    struct Search<'a, F, const N: usize, const EXACT: bool>(f32, &'a [F; N], &'a [F; N]);
+    impl<F: Floats, const N: usize, const EXACT: bool> Routine for Search<'_, F, N, EXACT> {
+        type Output = Symmetric<F>;
+        #[inline(always)]
+        fn run(self) -> Symmetric<F> {
+            symmetric_tries::<F, N, EXACT>(self.0, self.1, self.2)
+        }
+    }
+    F::call(Search::<F, N, EXACT>(half, x, w))
+}
+
+#[inline(always)]
+fn symmetric_tries<F: Floats, const N: usize, const EXACT: bool>(half: f32, x: &[F; N], w: &[F; N]) -> Symmetric<F> {
     let zero = F::splat(0.0);
     let (largest, is_zero) = signed_largest(x);
     let mut factor = F::splat(-half) / largest;
@@ -255,6 +271,19 @@ fn symmetric_sums<F: Floats, const N: usize, const EXACT: bool>(
 /// The scale of least squared error weighted by x² that moving single levels finds, and the levels (with `half`).
 #[inline(always)]
 pub(crate) fn refined<F: Floats, const N: usize>(half: f32, x: &[F; N]) -> (F, [F; N]) {
+    struct Search<'a, F, const N: usize>(f32, &'a [F; N]);
+    impl<F: Floats, const N: usize> Routine for Search<'_, F, N> {
+        type Output = (F, [F; N]);
+        #[inline(always)]
+        fn run(self) -> (F, [F; N]) {
+            refined_tries(self.0, self.1)
+        }
+    }
+    F::call(Search(half, x))
+}
+
+#[inline(always)]
+fn refined_tries<F: Floats, const N: usize>(half: f32, x: &[F; N]) -> (F, [F; N]) {
     let zero = F::splat(0.0);
     let (low, high) = (F::splat(-half), F::splat(half - 1.0));
     let (largest, is_zero) = signed_largest(x);
@@ -305,6 +334,19 @@ pub(crate) fn refined<F: Floats, const N: usize>(half: f32, x: &[F; N]) -> (F, [
 /// Used once for a superblock, so it takes the reference's integers literally.
 #[inline(always)]
 pub(crate) fn positive<F: Floats, const N: usize>(levels: i32, x: &[F; N], w: &[F; N]) -> (F, [F::Int; N]) {
+    struct Search<'a, F, const N: usize>(i32, &'a [F; N], &'a [F; N]);
+    impl<F: Floats, const N: usize> Routine for Search<'_, F, N> {
+        type Output = (F, [F::Int; N]);
+        #[inline(always)]
+        fn run(self) -> (F, [F::Int; N]) {
+            positive_tries(self.0, self.1, self.2)
+        }
+    }
+    F::call(Search(levels, x, w))
+}
+
+#[inline(always)]
+fn positive_tries<F: Floats, const N: usize>(levels: i32, x: &[F; N], w: &[F; N]) -> (F, [F::Int; N]) {
     let zero = F::splat(0.0);
     let one = F::splat(1.0);
     let byte = F::Int::splat(255);

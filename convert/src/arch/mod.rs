@@ -3,8 +3,21 @@
 //! A row says which classes of the transformers library it converts, how their tensors are called in a GGUF file
 //! and which keys describe them. What is special about a member is a named value of its row.
 
+mod bert;
+mod cohere;
+mod deepseek;
+mod gemma;
+mod glm;
+mod gpt;
+mod gpt_oss;
 mod llama;
+mod mamba;
+mod nemotron;
+mod olmo;
 mod params;
+mod phi;
+mod qwen;
+mod t5;
 
 use gguf::Result;
 
@@ -13,6 +26,9 @@ pub use params::Params;
 use crate::config::Config;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
+
+/// Tensors by the names they have in the file.
+pub type Outputs = Vec<(String, Rows)>;
 
 /// One architecture.
 #[derive(Debug)]
@@ -29,7 +45,7 @@ pub struct Architecture {
     pub tensors: &'static [&'static [Rule]],
     /// Beginnings of names that are replaced before the tables are asked.
     pub prefixes: &'static [(&'static str, &'static str)],
-    /// Endings or whole names of tensors that the format has no use for.
+    /// Beginnings of names of tensors that the format has no use for.
     pub unused: &'static [&'static str],
     /// Changes the configuration before anything else reads it.
     pub prepare: fn(&mut Config) -> Result<()>,
@@ -38,7 +54,7 @@ pub struct Architecture {
     /// The keys that describe the model.
     pub keys: fn(&mut Params<'_>) -> Result<()>,
     /// Tensors that are made from the configuration.
-    pub generated: fn(&Config) -> Result<Vec<(String, Rows)>>,
+    pub generated: fn(&Config) -> Result<Outputs>,
     /// Whether a stored output head that equals the token embedding is left out.
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
@@ -105,9 +121,15 @@ pub enum How {
         members: fn(&Config) -> Result<u64>,
     },
     /// The tensor becomes others.
-    Split(fn(&Config, &Piece) -> Result<Vec<(String, Rows)>>),
+    Split(fn(&Config, &Piece) -> Result<Outputs>),
+    /// The first of several names for one tensor is written, the others are not.
+    First,
+    /// Not written where the configuration ties it to the token embedding.
+    Untied,
     /// The tensor is not written.
     Drop,
+    /// Not written where the configuration ties it to the token embedding; an error where it does not.
+    Tied,
     /// The tensor is not written; anything but zeros in it is an error.
     DropZeros,
 }
@@ -141,11 +163,6 @@ pub(crate) const fn r(from: &'static str, to: &'static str) -> Rule {
     Rule { from, to, how: How::Keep, need: Need::Always }
 }
 
-/// A tensor that is not written.
-pub(crate) const fn unused(from: &'static str) -> Rule {
-    Rule { from, to: "", how: How::Drop, need: Need::Maybe }
-}
-
 impl Rule {
     /// The same, where the checkpoint has it.
     pub(crate) const fn maybe(mut self) -> Rule {
@@ -166,9 +183,26 @@ impl Rule {
     }
 }
 
+const FAMILIES: &[&[Architecture]] = &[
+    llama::ROWS,
+    qwen::ROWS,
+    gemma::ROWS,
+    phi::ROWS,
+    gpt::ROWS,
+    olmo::ROWS,
+    cohere::ROWS,
+    deepseek::ROWS,
+    glm::ROWS,
+    gpt_oss::ROWS,
+    nemotron::ROWS,
+    mamba::ROWS,
+    bert::ROWS,
+    t5::ROWS,
+];
+
 /// Every architecture, family by family.
 pub fn all() -> impl Iterator<Item = &'static Architecture> {
-    [llama::ROWS].into_iter().flatten()
+    FAMILIES.iter().copied().flatten()
 }
 
 /// The architecture that converts this class.
@@ -187,6 +221,15 @@ pub fn find(class: &str) -> Result<&'static Architecture> {
 /// Token embedding, final norm and output head of most models.
 pub(crate) const ENDS: &[Rule] =
     &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output").maybe()];
+
+/// What a checkpoint of the model without its head leaves out of the names.
+pub(crate) const BARE: &[(&str, &str)] =
+    &[("layers.", "model.layers."), ("embed_tokens.", "model.embed_tokens."), ("norm.", "model.norm.")];
+
+/// Adds 1, where the model's norms store their distance from it.
+pub(crate) fn plus_one(v: f32) -> f32 {
+    v + 1.0
+}
 
 /// Attention with separate projections, as stored.
 pub(crate) const ATTENTION: &[Rule] = &[
@@ -208,6 +251,12 @@ pub(crate) const ATTENTION_ROTATED: &[Rule] = &[
 pub(crate) const HEAD_NORMS: &[Rule] = &[
     r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),
     r("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"),
+];
+
+/// Norms after attention and feed-forward, beside those before.
+pub(crate) const POST_NORMS: &[Rule] = &[
+    r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
+    r("model.layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm"),
 ];
 
 /// The norms before attention and feed-forward.

@@ -125,6 +125,36 @@ impl<'a> Params<'a> {
         self.u32("block_count", blocks)
     }
 
+    /// [`Params::common`] of a configuration that was changed for these keys alone.
+    ///
+    /// # Errors
+    /// Those of [`Params::common`].
+    pub fn common_of(&mut self, config: &Config) -> Result<()> {
+        let mut params = Params {
+            config,
+            folder: self.folder,
+            architecture: self.architecture,
+            file_type: self.file_type,
+            out: self.out,
+        };
+        Params::common(&mut params)
+    }
+
+    /// The dimensions that rotate: this part of a head.
+    ///
+    /// # Errors
+    /// A configuration without hidden size or heads.
+    pub fn rotary(&mut self, factor: f64) -> Result<()> {
+        let head = self.config.need_u64(&["hidden_size", "n_embd"])? / self.config.heads()?;
+        self.u32("rope.dimension_count", (factor * head as f64) as u64)
+    }
+
+    /// The kind of every layer: whether it slides.
+    pub fn sliding_layers(&self) -> Option<Vec<bool>> {
+        let types = self.config.get("layer_types")?.as_array()?;
+        Some(types.iter().map(|t| t == "sliding_attention").collect())
+    }
+
     /// The keys that most architectures share.
     ///
     /// # Errors

@@ -6,7 +6,9 @@
 use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
-use super::Float;
+use super::{Decode, Float, Parts, Scales, expect, lazy, matrix, misfit};
+use crate::safetensors::{Dtype, Stored};
+use crate::transform::{self, Elements, Rows};
 
 /// Block lengths that bitsandbytes accepts.
 pub const BLOCK_LENGTHS: [usize; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
@@ -111,7 +113,7 @@ pub fn decode_nested(points: &[f32; 256], codes: &[u8], scales: &[f32], block: u
 /// Decodes a row of INT8: code × scale ÷ 127, as one product with the rounded reciprocal.
 pub fn decode_int8(codes: &[u8], scale: f32, out: &mut [f32]) {
     for (out, &code) in out.iter_mut().zip(codes) {
-        *out = f32::from(code as i8) * scale * 7.874_015_7e-3;
+        *out = f32::from(code as i8) * scale * (1.0 / 127.0);
     }
 }
 
@@ -181,5 +183,144 @@ impl QuantState {
             }
         }
         Ok(state)
+    }
+}
+
+/// Model types whose linear layers are `Conv1D`, stored input-major: bitsandbytes keeps them the other way round.
+pub const INPUT_MAJOR: &[&str] = &["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
+
+/// Takes NF4, FP4 and INT8 weights out of a checkpoint.
+pub(super) fn open(parts: &mut Parts<'_>) -> Result<()> {
+    let model_type = parts.root.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let input_major = INPUT_MAJOR.contains(&model_type);
+    let turn = |rows: Rows| if input_major { transform::transposed(&rows) } else { Ok(rows) };
+    for code in Code::ALL {
+        let ending = format!(".{}", QuantState::key(code));
+        for weight in parts.ending(&ending) {
+            let (rows, form) = four_bit(parts, &weight, &ending)?;
+            parts.replace(&weight, weight.clone(), turn(rows)?);
+            parts.count(&form);
+        }
+    }
+    for module in parts.ending(".SCB") {
+        let weight = format!("{module}.weight");
+        let scales = parts.need(&format!("{module}.SCB"), &weight)?;
+        let codes = *parts.stored.get(&weight).ok_or_else(|| misfit(scales, "its weight is missing"))?;
+        let (rows, cols) = matrix(codes)?;
+        expect(codes, Dtype::I8, &[rows, cols])?;
+        if let Some(format) = parts.take(&format!("{module}.weight_format"))
+            && format.bytes().iter().any(|b| *b != 0)
+        {
+            return Err(misfit(format, "the weight is not row-major")
+                .help("a checkpoint that an early bitsandbytes saved on a GPU: save it again with a current one"));
+        }
+        let decoder = Int8 { codes: codes.clone(), scales: Scales::new(scales, rows)? };
+        parts.replace(&weight, weight.clone(), turn(lazy(&[rows, cols], Elements::F32, decoder))?);
+        parts.count("INT8");
+    }
+    Ok(())
+}
+
+fn four_bit(parts: &mut Parts<'_>, weight: &str, ending: &str) -> Result<(Rows, String)> {
+    let json = parts.need(&format!("{weight}{ending}"), weight)?;
+    let state = QuantState::from_json(json.bytes()).map_err(|e| misfit(json, e.message()))?;
+    if !ending.ends_with(state.code.name()) {
+        return Err(misfit(json, format!("the state is of {}", state.code.name())));
+    }
+    let codes = *parts.stored.get(weight).ok_or_else(|| misfit(json, "its weight is missing"))?;
+    let elements = state.shape.iter().try_fold(1_u64, |n, d| n.checked_mul(*d)).filter(|n| *n < 1 << 48);
+    let elements = elements.ok_or_else(|| misfit(json, "the shape overflows"))?;
+    if codes.bytes().len() as u64 != elements.div_ceil(2) {
+        let what = format!("{} bytes are not the codes of shape {:?}", codes.bytes().len(), state.shape);
+        return Err(misfit(codes, what));
+    }
+    let blocks = elements.div_ceil(state.block as u64);
+    let points: [f32; 16] = floats(parts.need(&format!("{weight}.quant_map"), weight)?)?;
+    let absmax = parts.need(&format!("{weight}.absmax"), weight)?;
+    let (scales, nested) = match state.offset {
+        None => (BlockScales::Plain(Scales::new(absmax, blocks)?), ""),
+        Some(offset) => {
+            expect(absmax, Dtype::U8, &[blocks])?;
+            let scales = parts.need(&format!("{weight}.nested_absmax"), weight)?;
+            let points: [f32; 256] = floats(parts.need(&format!("{weight}.nested_quant_map"), weight)?)?;
+            let block = state.nested_block;
+            let scales = Scales::new(scales, blocks.div_ceil(block as u64))?;
+            let nested = NestedScales { codes: absmax.clone(), points: points.to_vec(), scales, block, offset };
+            (BlockScales::Nested(nested), ", double quantized")
+        }
+    };
+    let form = format!("{} in blocks of {}{nested}", state.code.name().to_uppercase(), state.block);
+    let elements = match state.float {
+        Float::F32 => Elements::F32,
+        Float::F16 => Elements::F16,
+        Float::Bf16 => Elements::BF16,
+    };
+    let decoder = FourBit { codes: codes.clone(), points, scales, block: state.block };
+    Ok((lazy(&state.shape, elements, decoder), form))
+}
+
+/// A table of exactly `N` floats.
+fn floats<const N: usize>(tensor: &Stored) -> Result<[f32; N]> {
+    let scales = Scales::new(tensor, N as u64)?;
+    Ok(std::array::from_fn(|i| scales.at(i)))
+}
+
+#[derive(Debug)]
+enum BlockScales {
+    Plain(Scales),
+    Nested(NestedScales),
+}
+
+#[derive(Debug)]
+struct NestedScales {
+    codes: Stored,
+    points: Vec<f32>,
+    scales: Scales,
+    block: usize,
+    offset: f32,
+}
+
+impl BlockScales {
+    fn at(&self, i: usize) -> f32 {
+        match self {
+            BlockScales::Plain(scales) => scales.at(i),
+            BlockScales::Nested(nested) => {
+                let point = nested.points[usize::from(nested.codes.bytes()[i])];
+                point * nested.scales.at(i / nested.block) + nested.offset
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FourBit {
+    codes: Stored,
+    points: [f32; 16],
+    scales: BlockScales,
+    block: usize,
+}
+
+impl Decode for FourBit {
+    fn decode(&self, first: usize, cols: usize, out: &mut [f32]) {
+        let from = first * cols;
+        let block = from / self.block;
+        let scales: Vec<f32> = (block..(from + out.len()).div_ceil(self.block)).map(|i| self.scales.at(i)).collect();
+        let codes = &self.codes.bytes()[block * self.block / 2..];
+        decode(&self.points, codes, &scales, self.block, from - block * self.block, out);
+    }
+}
+
+#[derive(Debug)]
+struct Int8 {
+    codes: Stored,
+    scales: Scales,
+}
+
+impl Decode for Int8 {
+    fn decode(&self, first: usize, cols: usize, out: &mut [f32]) {
+        let codes = &self.codes.bytes()[first * cols..];
+        for ((row, out), codes) in (first..).zip(out.chunks_mut(cols)).zip(codes.chunks(cols)) {
+            decode_int8(codes, self.scales.at(row), out);
+        }
     }
 }

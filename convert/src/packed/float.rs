@@ -80,6 +80,16 @@ impl Float {
         }
     }
 
+    /// The element at this place of little-endian elements.
+    ///
+    /// # Panics
+    /// Past the end.
+    pub fn at(self, bytes: &[u8], i: usize) -> f32 {
+        let mut one = [0.0];
+        self.decode(&bytes[i * self.size()..(i + 1) * self.size()], &mut one);
+        one[0]
+    }
+
     /// The value after a trip through this type, rounded to nearest even.
     pub fn round(self, value: f32) -> f32 {
         match self {

@@ -14,6 +14,7 @@ Examples:
   gguf check model.gguf
   gguf check --data --profile format *.gguf
   gguf check --deny key-charset --allow filename-convention model.gguf
+  gguf check --sarif model.gguf > results.sarif
   gguf check --list-rules")]
 pub struct Check {
     /// The GGUF files; of a split model the first shard
@@ -47,6 +48,10 @@ pub struct Check {
     /// List the rules
     #[arg(long)]
     list_rules: bool,
+
+    /// Print the report as SARIF 2.1.0, which code-scanning viewers read
+    #[arg(long, conflicts_with = "json")]
+    sarif: bool,
 }
 
 impl Check {
@@ -64,7 +69,9 @@ impl Check {
             warnings_as_errors: self.warnings_as_errors,
         };
         let reports = self.files.iter().map(|f| check::check(f, &options)).collect::<Result<Vec<_>>>()?;
-        if common.json {
+        if self.sarif {
+            print_json(&super::sarif::log(&reports))?;
+        } else if common.json {
             print_json(&document(&reports))?;
         } else {
             print(&page(&reports, common))?;

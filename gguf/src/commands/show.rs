@@ -14,6 +14,7 @@ use serde_json::{Value as Json, json};
 Examples:
   gguf show model.gguf
   gguf show model.gguf --key tokenizer.chat_template
+  gguf show small.gguf --layout
   gguf show model.gguf --json | jq '.tensors[].name'")]
 pub struct Show {
     /// The GGUF file
@@ -22,6 +23,10 @@ pub struct Show {
     /// Print the whole value of this key alone (may be given more than once)
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
+
+    /// Print the bytes of the file, field by field (for small files and the curious)
+    #[arg(long, conflicts_with = "key")]
+    layout: bool,
 
     /// Where the GGUF begins in the file
     #[arg(long, value_name = "BYTE", default_value_t = 0)]
@@ -33,6 +38,10 @@ impl Show {
         let file = File::open_at(&self.file, self.at)?;
         if !self.key.is_empty() {
             return self.keys(&file, common);
+        }
+        if self.layout {
+            print(&super::layout::picture(&file)?)?;
+            return Ok(Exit::Done);
         }
         if common.json {
             print_json(&document(&file)?)?

@@ -3,12 +3,22 @@
 //! A format is a type that implements [`Block`] once over any number of lanes; its row holds the entry points that
 //! choose the instance ([`Path`]) at run time.
 
+mod bits;
 mod float;
+mod fp4;
 mod grid;
+mod iq1;
+mod iq2;
+mod iq3;
 mod iq4;
+mod lattice;
+mod q2_k;
+mod q3_k;
+mod q45;
 mod q45_k;
 mod q6_k;
 mod q8_0;
+mod ternary;
 
 use gguf::TensorType;
 
@@ -32,13 +42,32 @@ pub(crate) trait Block {
 pub static FORMATS: &[Format] = &[
     row::<float::F32>(),
     row::<float::F16>(),
+    row::<q45::Q40>(),
+    row::<q45::Q41>(),
+    row::<q45::Q50>(),
+    row::<q45::Q51>(),
     row::<q8_0::Q80>(),
+    row::<q2_k::Q2K>(),
+    row::<q3_k::Q3K>(),
     row::<q45_k::Q4K>(),
     row::<q45_k::Q5K>(),
     row::<q6_k::Q6K>(),
-    row::<iq4::IQ4_NL>(),
-    row::<iq4::IQ4_XS>(),
+    row::<iq2::IQ2XXS>(),
+    row::<iq2::IQ2XS>(),
+    row::<iq3::IQ3XXS>(),
+    row::<iq1::IQ1S>(),
+    row::<iq4::IQ4NL>(),
+    row::<iq3::IQ3S>(),
+    row::<iq2::IQ2S>(),
+    row::<iq4::IQ4XS>(),
+    row::<iq1::IQ1M>(),
     row::<float::BF16>(),
+    row::<ternary::TQ10>(),
+    row::<ternary::TQ20>(),
+    row::<fp4::Mxfp4>(),
+    row::<fp4::Nvfp4>(),
+    row::<bits::Q10>(),
+    row::<bits::Q20>(),
 ];
 
 /// The row of a type in [`FORMATS`].

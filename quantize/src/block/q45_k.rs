@@ -51,7 +51,7 @@ impl Bits for Four {
     const LEVELS: i32 = 15;
     const HIGH: Option<usize> = None;
     const LOW: usize = 16;
-    const TRIES: AffineTries = AffineTries { levels: 15.0, first: -1.0, step: 0.1, steps: 20, absolute: false };
+    const TRIES: AffineTries = AffineTries { levels: 15.0, first: -1.0, step: 0.1, steps: 20 };
     const CUTS: bool = false;
 }
 
@@ -61,7 +61,7 @@ impl Bits for Five {
     const LEVELS: i32 = 31;
     const HIGH: Option<usize> = Some(16);
     const LOW: usize = 48;
-    const TRIES: AffineTries = AffineTries { levels: 31.0, first: -0.5, step: 0.1, steps: 15, absolute: false };
+    const TRIES: AffineTries = AffineTries { levels: 31.0, first: -0.5, step: 0.1, steps: 15 };
     const CUTS: bool = true;
 }
 
@@ -125,7 +125,7 @@ fn encode_group<B: Bits, F: Floats>(group: Group<'_>, mut slots: Slots<'_>) {
                 sum = sum + *w;
             }
             sums[j] = sum;
-            found[j] = affine(tries, x, &w);
+            found[j] = affine::<F, SUB, false>(tries, x, &w);
         }
         let (mut scales, mut mins) = ([zero; BLOCKS], [zero; BLOCKS]);
         for (j, found) in found.iter().enumerate() {
@@ -152,7 +152,7 @@ fn encode_group<B: Bits, F: Floats>(group: Group<'_>, mut slots: Slots<'_>) {
             for (w, x) in w.iter_mut().zip(x) {
                 *w = average + x.abs();
             }
-            *found = affine(B::TRIES, x, &w);
+            *found = affine::<F, SUB, false>(B::TRIES, x, &w);
             max_scale = found.scale.max(max_scale);
             max_min = found.min.max(max_min);
         }

@@ -110,7 +110,7 @@ fn nearest(table: &[u8], value: f32) -> u8 {
 /// Four accumulators of eight lanes each run over the values, and every 16 (or more) steps are folded into the next of
 /// four levels, which keeps the rounding error small. The order decides the last bits of the offset and with them the
 /// bytes of the file.
-fn mean(values: &[f32]) -> f32 {
+pub fn mean(values: &[f32]) -> f32 {
     const LANES: usize = 8;
     const ROWS: usize = 4;
     const LEVELS: usize = 4;

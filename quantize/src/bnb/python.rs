@@ -28,13 +28,27 @@ pub fn float(value: f64) -> String {
     } else if value.is_infinite() {
         if value > 0.0 { "Infinity".into() } else { "-Infinity".into() }
     } else if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
-        let text = format!("{value:e}");
+        let text = shortest(value);
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let (sign, exponent) = exponent.strip_prefix('-').map_or(("+", exponent), |e| ("-", e));
         format!("{digits}e{sign}{exponent:0>2}")
     } else {
-        format!("{value:?}")
+        let text = shortest(value);
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let fraction = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len() as i64);
+        let places = (fraction - exponent.parse::<i64>().unwrap_or(0)).max(1);
+        format!("{value:.*}", places as usize)
     }
+}
+
+/// The shortest digits that read back the same, with an exponent.
+///
+/// Where two of one length are equally near, Python takes the even one and Rust the larger.
+fn shortest(value: f64) -> String {
+    let text = format!("{value:e}");
+    let digits = text.split('e').next().unwrap_or_default().bytes().filter(u8::is_ascii_digit).count();
+    let even = format!("{value:.*e}", digits.saturating_sub(1));
+    if even.parse() == Ok(value) { even } else { text }
 }
 
 fn write_value(value: &Value, layout: Layout, depth: usize, out: &mut String) {
@@ -140,6 +154,9 @@ mod tests {
             (1e15, "1000000000000000.0"),
             (2.5e300, "2.5e+300"),
             (f64::from(0.133_935_76_f32), "0.13393576443195343"),
+            (f64::from(0.120_944_98_f32), "0.12094497680664062"),
+            (1234.5, "1234.5"),
+            (-0.25, "-0.25"),
         ] {
             assert_eq!(float(value), text);
         }

@@ -8,7 +8,7 @@ use quantize::recipe::FILE_TYPES;
 
 /// Opens a checkpoint folder or a GGUF file.
 pub fn open(path: &Path) -> Result<Box<dyn Source + Send>> {
-    Ok(Box::new(gguf::File::open(path)?))
+    convert::open(path, &convert::Options::default())
 }
 
 /// The files that an output must not replace: the input (every file of a folder), and others that were named.

@@ -3,7 +3,7 @@
 use std::array::from_fn;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
-use super::{Floats, Ints, Masks};
+use super::{Floats, Ints, Masks, Routine};
 
 /// `N` lanes of `T`.
 #[derive(Clone, Copy)]
@@ -30,6 +30,7 @@ operator!(Mul mul f32, |a, b| a * b);
 operator!(Div div f32, |a, b| a / b);
 operator!(Add add i32, |a, b| a.wrapping_add(b));
 operator!(Sub sub i32, |a, b| a.wrapping_sub(b));
+operator!(Mul mul i32, |a, b| a.wrapping_mul(b));
 operator!(BitAnd bitand i32, |a, b| a & b);
 operator!(BitOr bitor i32, |a, b| a | b);
 operator!(BitAnd bitand bool, |a, b| a & b);
@@ -104,6 +105,10 @@ impl<const N: usize> Floats for Lanes<N> {
     #[inline(always)]
     fn truncate(self) -> Self::Int {
         Lanes(self.0.map(|a| if a.abs() < 2_147_483_648.0 { a as i32 } else { i32::MIN }))
+    }
+    #[inline(never)]
+    fn call<R: Routine>(routine: R) -> R::Output {
+        routine.run()
     }
     #[inline(always)]
     fn lookup16(table: &[f32; 16], index: Self::Int) -> Self {

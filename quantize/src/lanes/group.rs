@@ -25,11 +25,39 @@ impl<'a> Rows<'a> {
     }
 }
 
+impl Rows<'_> {
+    /// The mean square of each row, summed in its order; one lane per row.
+    #[inline(always)]
+    pub(crate) fn mean_squares<F: Floats>(self) -> Vec<f32> {
+        const STEP: usize = 32;
+        let rows = self.values.len() / self.row_len;
+        let mut means = vec![0.0; rows.next_multiple_of(F::N)];
+        for (i, means) in means.chunks_exact_mut(F::N).enumerate() {
+            let mut starts = [0; MAX_LANES];
+            for (lane, start) in starts.iter_mut().enumerate() {
+                *start = (i * F::N + lane).min(rows - 1) * self.row_len;
+            }
+            let mut sum = F::splat(0.0);
+            let mut x = [sum; STEP];
+            // Formats that need this have blocks of 32.
+            for column in (0..self.row_len).step_by(STEP) {
+                F::transpose(&self.values[column..], &starts, &mut x);
+                for x in x {
+                    sum = sum + x * x;
+                }
+            }
+            (sum / F::splat(self.row_len as f32)).store(means);
+        }
+        means
+    }
+}
+
 /// As many neighbouring blocks as there are lanes. Where the rows end earlier, the last block fills the rest.
 #[derive(Clone, Copy)]
 pub(crate) struct Group<'a> {
     values: &'a [f32],
     importance: Option<&'a [f32]>,
+    row_len: usize,
     /// Where each lane's block starts in `values`, and where in `importance`.
     starts: [usize; MAX_LANES],
     columns: [usize; MAX_LANES],
@@ -45,7 +73,7 @@ impl<'a> Group<'a> {
             starts[lane] = (first + lane).min(last) * block_len;
             columns[lane] = starts[lane] % rows.row_len;
         }
-        Group { values: rows.values, importance: rows.importance, starts, columns }
+        Group { values: rows.values, importance: rows.importance, row_len: rows.row_len, starts, columns }
     }
 
     /// The values from `from` of each block on, as many as `out` takes.
@@ -68,18 +96,12 @@ impl<'a> Group<'a> {
         true
     }
 
-    /// One value for each lane, computed from the whole row that its block belongs to.
+    /// The value of each lane's row out of one value for every row.
     #[inline(always)]
-    pub(crate) fn per_row<F: Floats>(&self, row_len: usize, of: impl Fn(&[f32]) -> f32) -> F {
+    pub(crate) fn of_row<F: Floats>(&self, rows: &[f32]) -> F {
         let mut lanes = [0.0; MAX_LANES];
-        let mut previous = None;
-        for lane in 0..F::N {
-            let start = self.starts[lane] - self.columns[lane];
-            lanes[lane] = match previous {
-                Some((at, value)) if at == start => value,
-                _ => of(&self.values[start..start + row_len]),
-            };
-            previous = Some((start, lanes[lane]));
+        for (lane, start) in lanes[..F::N].iter_mut().zip(self.starts) {
+            *lane = rows[start / self.row_len];
         }
         F::load(&lanes)
     }

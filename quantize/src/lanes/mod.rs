@@ -82,6 +82,10 @@ pub(crate) trait Floats:
         }
     }
 
+    /// Runs a routine as a function of its own, compiled for the machine that these lanes stand for: a search that
+    /// several formats share is compiled once for each kind of lanes.
+    fn call<R: Routine>(routine: R) -> R::Output;
+
     /// The largest lane. No lane may be NaN.
     #[inline(always)]
     fn reduce_max(self) -> f32 {
@@ -148,9 +152,15 @@ pub(crate) trait Floats:
     }
 }
 
+/// Work over lanes that is worth a function of its own. `run` is `#[inline(always)]`.
+pub(crate) trait Routine {
+    type Output;
+    fn run(self) -> Self::Output;
+}
+
 /// `N` lanes of i32, wrapping.
 pub(crate) trait Ints:
-    Copy + Add<Output = Self> + Sub<Output = Self> + BitAnd<Output = Self> + BitOr<Output = Self>
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + BitAnd<Output = Self> + BitOr<Output = Self>
 {
     /// The number of lanes.
     const N: usize;

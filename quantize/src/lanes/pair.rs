@@ -2,7 +2,7 @@
 
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
-use super::{Floats, Ints, Masks};
+use super::{Floats, Ints, Masks, Routine};
 
 /// The lanes of the first, then those of the second.
 #[derive(Clone, Copy)]
@@ -105,6 +105,10 @@ impl<F: Floats> Floats for Pair<F> {
     #[inline(always)]
     fn lookup4(table: &[f32; 4], index: Self::Int) -> Self {
         Pair(F::lookup4(table, index.0), F::lookup4(table, index.1))
+    }
+    #[inline(always)]
+    fn call<R: Routine>(routine: R) -> R::Output {
+        F::call(routine)
     }
     #[inline(always)]
     fn to_half(self) -> Self::Int {

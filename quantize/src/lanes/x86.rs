@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 use super::pair::Pair;
-use super::{Floats, Ints, Masks};
+use super::{Floats, Ints, Masks, Routine};
 
 /// An intrinsic that needs nothing but its features.
 macro_rules! op {
@@ -56,6 +56,7 @@ operator!(Mul mul F512, _mm512_mul_ps);
 operator!(Div div F512, _mm512_div_ps);
 operator!(Add add I512, _mm512_add_epi32);
 operator!(Sub sub I512, _mm512_sub_epi32);
+operator!(Mul mul I512, _mm512_mullo_epi32);
 operator!(BitAnd bitand I512, _mm512_and_si512);
 operator!(BitOr bitor I512, _mm512_or_si512);
 operator!(BitAnd bitand M512, _kand_mask16);
@@ -141,6 +142,15 @@ impl Floats for F512 {
     #[inline(always)]
     fn from_half(half: I512) -> Self {
         Self(op!(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(half.0))))
+    }
+    #[inline(always)]
+    fn call<R: Routine>(routine: R) -> R::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        #[inline(never)]
+        fn shell<R: Routine>(routine: R) -> R::Output {
+            routine.run()
+        }
+        op!(shell(routine))
     }
     #[inline(always)]
     fn bits(self) -> I512 {
@@ -257,6 +267,7 @@ operator!(Mul mul F256, _mm256_mul_ps);
 operator!(Div div F256, _mm256_div_ps);
 operator!(Add add I256, _mm256_add_epi32);
 operator!(Sub sub I256, _mm256_sub_epi32);
+operator!(Mul mul I256, _mm256_mullo_epi32);
 operator!(BitAnd bitand I256, _mm256_and_si256);
 operator!(BitOr bitor I256, _mm256_or_si256);
 operator!(BitAnd bitand M256, _mm256_and_ps);
@@ -342,6 +353,15 @@ impl Floats for F256 {
     #[inline(always)]
     fn from_half(half: I256) -> Self {
         Self(op!(_mm256_cvtph_ps(narrow16(half.0))))
+    }
+    #[inline(always)]
+    fn call<R: Routine>(routine: R) -> R::Output {
+        #[target_feature(enable = "avx2,f16c")]
+        #[inline(never)]
+        fn shell<R: Routine>(routine: R) -> R::Output {
+            routine.run()
+        }
+        op!(shell(routine))
     }
     #[inline(always)]
     fn bits(self) -> I256 {

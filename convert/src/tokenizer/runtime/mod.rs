@@ -3,13 +3,19 @@
 //! A text is cut at its special tokens first ([`partition`]); what lies between goes through the model's own
 //! algorithm, one file each.
 
+mod bpe;
 mod partition;
+mod split;
 mod spm;
 mod tokens;
+mod ugm;
+mod unicode;
+mod wpm;
 
 use gguf::{Error, Metadata, Result};
 
 use partition::{Fragment, Partition};
+use split::PreTokenizer;
 use tokens::{Attr, Specials, Tokens};
 
 /// An id that stands for a token in this tokenizer's vocabulary.
@@ -24,6 +30,7 @@ pub struct Tokenizer {
     pieces: Pieces,
     settings: Settings,
     model: Model,
+    departs: bool,
 }
 
 /// What the metadata and the kind of model say about spaces and the tokens around a text.
@@ -39,6 +46,9 @@ struct Settings {
 #[derive(Debug)]
 enum Model {
     Spm(spm::Spm),
+    Bpe(Box<bpe::Bpe>),
+    Wpm(wpm::Wpm),
+    Ugm(ugm::Ugm),
 }
 
 /// The bytes that each token stands for, one after the other.
@@ -65,6 +75,19 @@ impl Tokenizer {
     /// # Errors
     /// Keys that are missing, contradict each other, or name a model or pre-tokenizer that is not known.
     pub fn from_metadata(metadata: &Metadata) -> Result<Tokenizer> {
+        Tokenizer::build(metadata, false)
+    }
+
+    /// As [`Tokenizer::from_metadata`], but cutting words as the published tokenizer does where llama.cpp's expression
+    /// for them is coarser.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::from_metadata`].
+    pub fn from_metadata_as_published(metadata: &Metadata) -> Result<Tokenizer> {
+        Tokenizer::build(metadata, true)
+    }
+
+    fn build(metadata: &Metadata, exact: bool) -> Result<Tokenizer> {
         let name = metadata.str("tokenizer.ggml.model").ok_or_else(|| {
             Error::input("the metadata has no tokenizer.ggml.model, so there is no tokenizer")
                 .help("convert the checkpoint again with its tokenizer's files in the folder")
@@ -72,7 +95,20 @@ impl Tokenizer {
         let kind = Kind::find(name)?;
         let mut tokens = Tokens::load(metadata)?;
         let mut settings = kind.settings();
-        let specials = Specials::load(metadata, kind.specials(), &mut tokens);
+        let mut specials = kind.specials();
+        let mut pre = None;
+        if kind == Kind::Bpe {
+            let name =
+                if name == "gemma4" { "gemma4" } else { metadata.str("tokenizer.ggml.pre").unwrap_or("default") };
+            let row = PreTokenizer::find(name)?;
+            settings.add_bos = row.add_bos;
+            settings.escape_whitespaces = row.plain;
+            if row.no_bos || name == "gemma4" {
+                specials.bos = None;
+            }
+            pre = Some(row);
+        }
+        let specials = Specials::load(metadata, specials, &mut tokens);
         for (key, value) in [
             ("tokenizer.ggml.add_bos_token", &mut settings.add_bos),
             ("tokenizer.ggml.add_eos_token", &mut settings.add_eos),
@@ -82,6 +118,13 @@ impl Tokenizer {
             if let Some(given) = metadata.bool(key) {
                 *value = given;
             }
+        }
+        if pre.is_some_and(|row| row.whole_lines) {
+            settings.add_bos = true;
+        }
+        // WordPiece texts stand between beginning and separator, whatever the keys say.
+        if kind == Kind::Wpm {
+            (settings.add_bos, settings.add_eos) = (true, false);
         }
         if settings.add_bos && specials.bos.is_none() {
             return Err(Error::input("the tokenizer puts a beginning token in front, but none is defined")
@@ -93,11 +136,30 @@ impl Tokenizer {
         }
         tokens::strip_attributes(metadata, &mut tokens);
         let partition = Partition::new(&tokens);
-        let pieces = pieces(&tokens);
-        let model = match kind {
-            Kind::Spm => Model::Spm(spm::Spm::new(&tokens)),
+        let pieces = pieces(&tokens, kind == Kind::Bpe && !settings.escape_whitespaces);
+        let unknown = || {
+            specials.unk.ok_or_else(|| {
+                Error::input("the vocabulary has no unknown token").help("set tokenizer.ggml.unknown_token_id")
+            })
         };
-        Ok(Tokenizer { tokens, specials, partition, pieces, settings, model })
+        let model = match (kind, pre) {
+            (Kind::Spm, _) => Model::Spm(spm::Spm::new(&tokens)),
+            (Kind::Bpe, Some(row)) => Model::Bpe(Box::new(bpe::Bpe::new(metadata, &tokens, row, exact)?)),
+            (Kind::Wpm, _) => {
+                if specials.sep.is_none() {
+                    return Err(
+                        Error::input("the vocabulary has no separator").help("set tokenizer.ggml.seperator_token_id")
+                    );
+                }
+                let lowercase = metadata.bool("tokenizer.ggml.normalizer.lowercase").unwrap_or(true);
+                let strip_accents = metadata.bool("tokenizer.ggml.normalizer.strip_accents").unwrap_or(lowercase);
+                Model::Wpm(wpm::Wpm { lowercase, strip_accents, unknown: unknown()? })
+            }
+            (Kind::Ugm, _) => Model::Ugm(ugm::Ugm::new(metadata, &tokens, unknown()?)?),
+            (Kind::Bpe, None) => return Err(Error::input("a BPE vocabulary needs a pre-tokenizer")),
+        };
+        let departs = pre.is_some_and(PreTokenizer::departs);
+        Ok(Tokenizer { tokens, specials, partition, pieces, settings, model, departs })
     }
 
     /// The ids of a text.
@@ -112,6 +174,7 @@ impl Tokenizer {
         if add_special && self.settings.add_bos {
             out.extend(self.specials.bos);
         }
+        let escaped;
         let fragments = self.partition.split(text, parse_special, &self.tokens);
         match &self.model {
             Model::Spm(spm) => {
@@ -127,6 +190,42 @@ impl Tokenizer {
                             session.encode(text, self.settings.add_space_prefix && after_special, &mut out)?;
                             after_special = false;
                         }
+                    }
+                }
+            }
+            Model::Bpe(bpe) => {
+                // Escaped texts live as long as the session that remembers their words.
+                escaped = match self.settings.escape_whitespaces {
+                    true => fragments.iter().map(Fragment::escaped).collect(),
+                    false => Vec::new(),
+                };
+                let mut session = bpe.session(&self.tokens);
+                for (i, fragment) in fragments.iter().enumerate() {
+                    match *fragment {
+                        Fragment::Token(id) => out.push(id),
+                        Fragment::Text(text) => {
+                            session.encode(escaped.get(i).map_or(text, String::as_str), &mut out)?
+                        }
+                    }
+                }
+            }
+            Model::Wpm(wpm) => {
+                let mut session = wpm.session(&self.tokens);
+                for fragment in fragments {
+                    match fragment {
+                        Fragment::Token(id) => out.push(id),
+                        Fragment::Text(text) => session.encode(text, &mut out),
+                    }
+                }
+                if add_special {
+                    out.extend(self.specials.sep);
+                }
+            }
+            Model::Ugm(ugm) => {
+                for fragment in fragments {
+                    match fragment {
+                        Fragment::Token(id) => out.push(id),
+                        Fragment::Text(text) => ugm.encode(text, &self.tokens, &self.settings, &mut out)?,
                     }
                 }
             }
@@ -222,6 +321,11 @@ impl Tokenizer {
         self.settings.add_eos
     }
 
+    /// Whether llama.cpp cuts words for this pre-tokenizer more coarsely than the published tokenizer does.
+    pub(crate) fn departs(&self) -> bool {
+        self.departs
+    }
+
     /// Whether a generated text ends at this token.
     pub fn is_end_of_generation(&self, id: Id) -> bool {
         self.specials.end_of_generation.contains(&id)
@@ -302,55 +406,92 @@ impl Decoder<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Spm,
+    Bpe,
+    Wpm,
+    Ugm,
 }
 
 impl Kind {
     fn find(name: &str) -> Result<Kind> {
         Ok(match name {
             "llama" => Kind::Spm,
+            "gpt2" | "gemma4" => Kind::Bpe,
+            "bert" => Kind::Wpm,
+            "t5" => Kind::Ugm,
             "none" | "no_vocab" => {
                 return Err(Error::input("the model was stored without a tokenizer")
                     .help("use token ids instead of text, or convert again with the tokenizer's files"));
             }
-            other => return Err(Error::input(format!("the tokenizer model '{other}' is not implemented"))),
+            other => {
+                return Err(Error::input(format!("the tokenizer model '{other}' is not implemented")).help(
+                    "known are llama (SentencePiece), gpt2 (byte-level BPE), bert (WordPiece) and t5 (unigram)",
+                ));
+            }
         })
     }
 
     fn settings(self) -> Settings {
+        let plain = Settings {
+            add_bos: false,
+            add_eos: false,
+            add_space_prefix: false,
+            escape_whitespaces: true,
+            remove_extra_whitespaces: false,
+        };
         match self {
-            Kind::Spm => Settings {
-                add_bos: true,
-                add_eos: false,
-                add_space_prefix: true,
-                escape_whitespaces: true,
-                remove_extra_whitespaces: false,
-            },
+            Kind::Spm => Settings { add_bos: true, add_space_prefix: true, ..plain },
+            Kind::Bpe => plain,
+            Kind::Wpm => Settings { add_bos: true, ..plain },
+            Kind::Ugm => Settings { add_eos: true, ..plain },
         }
     }
 
     /// The special ids where the metadata gives none.
     fn specials(self) -> Specials {
+        let none = Specials::default();
         match self {
-            Kind::Spm => Specials { bos: Some(1), eos: Some(2), unk: Some(0), ..Specials::default() },
+            Kind::Spm => Specials { bos: Some(1), eos: Some(2), unk: Some(0), ..none },
+            Kind::Bpe => Specials { bos: Some(11), eos: Some(11), ..none },
+            Kind::Wpm => {
+                Specials { bos: Some(101), unk: Some(100), sep: Some(102), pad: Some(0), mask: Some(103), ..none }
+            }
+            Kind::Ugm => Specials { eos: Some(1), unk: Some(2), pad: Some(0), ..none },
         }
     }
 }
 
-/// The bytes of every token of a vocabulary with escaped spaces.
-fn pieces(tokens: &Tokens) -> Pieces {
+/// The bytes of every token of a vocabulary with escaped spaces, or of a byte-level one.
+fn pieces(tokens: &Tokens, byte_level: bool) -> Pieces {
     let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(tokens.len()));
     for id in 0..tokens.len() as Id {
         let (text, attr) = (tokens.text(id).unwrap_or_default(), tokens.attr(id));
         if attr.any(Attr::CONTROL | Attr::UNKNOWN | Attr::USER_DEFINED) {
             bytes.extend_from_slice(text);
         } else if attr.any(Attr::NORMAL) {
-            unescape(text, &mut bytes);
+            if byte_level { unmap(text, &mut bytes) } else { unescape(text, &mut bytes) }
         } else if attr.any(Attr::BYTE) {
             bytes.extend(tokens::byte_of(text));
         }
         ends.push(bytes.len());
     }
     Pieces { bytes, ends }
+}
+
+/// Appends the bytes that the characters of a byte-level token stand for; any other character is shown as what it is.
+fn unmap(text: &[u8], out: &mut Vec<u8>) {
+    for c in String::from_utf8_lossy(text).chars() {
+        match bpe::char_byte(c) {
+            Some(byte) => out.push(byte),
+            None => {
+                out.extend_from_slice(b"[UNK_BYTE_0x");
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    out.extend(format!("{byte:02x}").bytes());
+                }
+                out.extend_from_slice(text);
+                out.push(b']');
+            }
+        }
+    }
 }
 
 /// Appends a text with its escaped spaces made plain.

@@ -12,6 +12,16 @@ pub(crate) enum Fragment<'t> {
     Token(Id),
 }
 
+impl Fragment<'_> {
+    /// The text with its spaces escaped.
+    pub fn escaped(&self) -> String {
+        match self {
+            Fragment::Text(text) => super::bpe::escape(text),
+            Fragment::Token(_) => String::new(),
+        }
+    }
+}
+
 /// Finds special tokens: longer texts first, each over the whole text before the next is looked for.
 #[derive(Debug)]
 pub(crate) struct Partition {
