@@ -67,7 +67,7 @@ impl Checkpoint {
         let file_type = choose(options.outtype, &stored);
         let (tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
         notes.extend(note);
-        let request = tokenizer::Request { pre: options.pre.clone(), ..tokenizer::Request::default() };
+        let request = tokenizer::Request { pre: options.pre.clone() };
         let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocab, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, file_type, size)?;

@@ -1,6 +1,10 @@
 //! The reference transformer, perplexity, divergence, reports, the gate.
 
+pub mod baseline;
+pub mod collect;
+pub mod compare;
 pub mod divergence;
+pub mod encoded;
 pub mod forward;
 pub mod generate;
 pub mod kld;

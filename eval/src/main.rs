@@ -14,6 +14,9 @@ use gguf::cli::Common;
     version,
     after_help = "Examples:
   evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt
+  evaluate compare tiny-llama --text sample.txt --html report.html
+  evaluate tensors tiny-llama --types q4_k_m,nf4
+  evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
 
 Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed."
@@ -29,6 +32,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Perplexity(commands::perplexity::Args),
+    Compare(commands::compare::Args),
+    Tensors(commands::tensors::Args),
+    Imatrix(commands::imatrix::Args),
     Generate(commands::generate::Args),
 }
 
@@ -36,6 +42,9 @@ fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
     gguf::cli::run(|| match &command {
         Command::Perplexity(args) => commands::perplexity::run(args, &common),
+        Command::Compare(args) => commands::compare::run(args, &common),
+        Command::Tensors(args) => commands::tensors::run(args, &common),
+        Command::Imatrix(args) => commands::imatrix::run(args, &common),
         Command::Generate(args) => commands::generate::run(args, &common),
     })
 }

@@ -83,6 +83,11 @@ impl ErrorSums {
         self.max = self.max.max(other.max);
     }
 
+    /// Whether no pair of weights differed.
+    pub fn is_equal(&self) -> bool {
+        self.max == 0.0
+    }
+
     /// What the sums say of the tensor.
     pub fn finish(&self, name: &str, ty: &str) -> TensorError {
         let n = self.n.max(1) as f64;

@@ -2,10 +2,9 @@
 
 use gguf::{Array, Result};
 
-use super::{Architecture, BASE, How, Params, Piece, Rule, r};
+use super::{Architecture, BASE, How, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
 use crate::tokenizer::VocabKind;
-use crate::transform::Rows;
 
 pub(super) const ROWS: &[Architecture] = &[Architecture {
     classes: &["BertModel", "BertForMaskedLM", "BertForSequenceClassification", "CamembertModel"],
@@ -52,7 +51,7 @@ fn labels(config: &Config) -> Option<Vec<String>> {
     (!labels.is_empty() && !dummy).then(|| labels.into_iter().map(|(_, label)| label).collect())
 }
 
-fn classifier(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn classifier(config: &Config, piece: &Piece) -> Result<Outputs> {
     let to = if labels(config).is_some() { "cls.output" } else { piece.to.as_str() };
     Ok(vec![(format!("{to}{}", piece.suffix), piece.rows.clone())])
 }

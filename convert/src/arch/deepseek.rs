@@ -4,9 +4,9 @@ use gguf::{Error, Result};
 
 use super::llama::local_experts;
 use super::qwen::DENSE_OR_EXPERTS;
-use super::{Architecture, BASE, How, NORMS, Params, Piece, Rule, r};
+use super::{Architecture, BASE, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
-use crate::transform::{Rows, view};
+use crate::transform::view;
 
 pub(super) const ROWS: &[Architecture] = &[
     Architecture {
@@ -72,7 +72,7 @@ const EXPERTS: &[Rule] = &[
 ];
 
 /// The second projection of keys and values: a head's keys transposed, its values as they are.
-fn absorbed(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn absorbed(config: &Config, piece: &Piece) -> Result<Outputs> {
     let heads = config.kv_heads()?;
     let (keys, head) = (config.need_u64(&["qk_nope_head_dim"])?, config.need_u64(&["v_head_dim"])?);
     let &[rows, rank] = piece.rows.shape() else {
@@ -83,8 +83,7 @@ fn absorbed(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
     }
     let stride = (keys + head) * rank;
     let key = view(&piece.rows, vec![heads, rank, keys], 0, &[(heads, stride), (rank, 1), (keys, rank)])?;
-    let value =
-        view(&piece.rows, vec![heads, head, rank], keys * rank, &[(heads, stride), (head, rank), (rank, 1)])?;
+    let value = view(&piece.rows, vec![heads, head, rank], keys * rank, &[(heads, stride), (head, rank), (rank, 1)])?;
     Ok(vec![(format!("{}k_b{}", piece.to, piece.suffix), key), (format!("{}v_b{}", piece.to, piece.suffix), value)])
 }
 

@@ -3,10 +3,12 @@
 use gguf::{Error, Result};
 
 use super::llama::{halves, head_dim, rope_freqs_with};
-use super::{ATTENTION, Architecture, BASE, ENDS, GATED, HEAD_NORMS, How, NORMS, POST_NORMS, Params, Piece, Rule, r};
+use super::{
+    ATTENTION, Architecture, BASE, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, POST_NORMS, Params, Piece, Rule, r,
+};
 use crate::config::Config;
 use crate::tokenizer::VocabKind;
-use crate::transform::{Rows, sliced};
+use crate::transform::sliced;
 
 pub(super) const ROWS: &[Architecture] = &[
     Architecture {
@@ -15,7 +17,7 @@ pub(super) const ROWS: &[Architecture] = &[
         defaults: r#"{"num_key_value_heads": 2, "rms_norm_eps": 1.5625e-07, "max_position_embeddings": 131072,
             "head_dim": 128, "hidden_size": 4096, "intermediate_size": 13696, "vocab_size": 151552,
             "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_type": "default"}}"#,
-        vocab: VocabKind::Glm,
+        vocab: VocabKind::Glm4,
         tensors: &[ENDS, ATTENTION, NORMS, GLM4],
         keys: glm4,
         remark: "GLM-4-0414, GLM-Z1",
@@ -68,12 +70,14 @@ const ERNIE: &[Rule] = &[
     r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 ];
 
-fn ernie_qkv(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn ernie_qkv(config: &Config, piece: &Piece) -> Result<Outputs> {
     let head = head_dim(config)?;
     let (query, key) = (config.heads()? * head, config.kv_heads()? * head);
     let rows = piece.rows.shape().first().copied().unwrap_or(0);
     if rows != query + 2 * key {
-        return Err(Error::input(format!("its {rows} rows are not {query} of queries, {key} of keys and {key} of values")));
+        return Err(Error::input(format!(
+            "its {rows} rows are not {query} of queries, {key} of keys and {key} of values"
+        )));
     }
     let part = |kind: &str, first: u64, count: u64| {
         Ok((format!("{}{kind}{}", piece.to, piece.suffix), sliced(&piece.rows, 0, first, count)?))
@@ -81,7 +85,7 @@ fn ernie_qkv(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
     Ok(vec![part("q", 0, query)?, part("k", query, key)?, part("v", query + key, key)?])
 }
 
-fn ernie_halves(_: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn ernie_halves(_: &Config, piece: &Piece) -> Result<Outputs> {
     let name = |kind: &str| format!("{}{kind}{}", piece.to, piece.suffix);
     halves(&piece.rows, name("gate"), name("up"))
 }

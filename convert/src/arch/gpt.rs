@@ -2,7 +2,7 @@
 
 use gguf::{Error, Result};
 
-use super::{ATTENTION, Architecture, BASE, ENDS, GATED, How, NORMS, Params, Piece, Rule, r};
+use super::{ATTENTION, Architecture, BASE, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, joined, reordered};
@@ -172,7 +172,7 @@ const STABLELM: &[Rule] = &[
 ];
 
 /// Head by head query, key and value: all queries first, then all keys, then all values.
-fn heads_apart(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn heads_apart(config: &Config, piece: &Piece) -> Result<Outputs> {
     let heads = config.heads()?;
     let rows = piece.rows.shape().first().copied().unwrap_or(0);
     let head = rows / heads / 3;
@@ -184,7 +184,7 @@ fn heads_apart(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
 }
 
 /// Groups of queries with their key and value: all queries first, then all keys, then all values.
-fn groups_apart(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn groups_apart(config: &Config, piece: &Piece) -> Result<Outputs> {
     let heads = config.heads()?;
     let groups = falcon_kv_heads(config);
     let rows = piece.rows.shape().first().copied().unwrap_or(0);
@@ -194,16 +194,13 @@ fn groups_apart(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
         return Err(Error::input(format!("its {rows} rows are no {groups} groups for {heads} heads")));
     }
     let group = (queries + 2) * head;
-    let part = |first: u64, count: u64| {
-        reordered(&piece.rows, first * head, &[(groups, group), (count, head), (head, 1)])
-    };
+    let part =
+        |first: u64, count: u64| reordered(&piece.rows, first * head, &[(groups, group), (count, head), (head, 1)]);
     let parts = vec![part(0, queries)?, part(queries, 1)?, part(queries + 1, 1)?];
     let shape = piece.rows.shape().to_vec();
     let rows = if shape.len() == 1 {
-        let columns: Result<Vec<Rows>> = parts
-            .iter()
-            .map(|p| crate::transform::reshaped(p, vec![p.shape()[0], 1]))
-            .collect();
+        let columns: Result<Vec<Rows>> =
+            parts.iter().map(|p| crate::transform::reshaped(p, vec![p.shape()[0], 1])).collect();
         crate::transform::reshaped(&joined(columns?)?, shape)?
     } else {
         joined(parts)?

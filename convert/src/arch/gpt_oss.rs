@@ -2,9 +2,9 @@
 
 use gguf::{Error, Result};
 
-use super::{ATTENTION, Architecture, BASE, ENDS, How, Params, Piece, Rule, r};
+use super::{ATTENTION, Architecture, BASE, ENDS, How, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
-use crate::transform::{Rows, strided, transposed, view};
+use crate::transform::{strided, transposed, view};
 
 pub(super) const ROWS: &[Architecture] = &[Architecture {
     classes: &["GptOssForCausalLM"],
@@ -31,12 +31,12 @@ const GPT_OSS: &[Rule] = &[
     r("model.layers.{}.mlp.experts.gate_up_proj_bias", "blk.{}.ffn_").how(How::Split(gate_up_bias)),
 ];
 
-fn down(_: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn down(_: &Config, piece: &Piece) -> Result<Outputs> {
     Ok(vec![(piece.to.clone(), transposed(&piece.rows)?)])
 }
 
 /// Stored with columns gate, up, gate, up; the file has a matrix of each, transposed.
-fn gate_up(_: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn gate_up(_: &Config, piece: &Piece) -> Result<Outputs> {
     let &[experts, input, columns] = piece.rows.shape() else {
         return Err(Error::input(format!("its shape {:?} is not that of experts", piece.rows.shape())));
     };
@@ -48,7 +48,7 @@ fn gate_up(_: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
     Ok(vec![half("gate", 0)?, half("up", 1)?])
 }
 
-fn gate_up_bias(_: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn gate_up_bias(_: &Config, piece: &Piece) -> Result<Outputs> {
     let columns = piece.rows.shape().get(1).copied().unwrap_or(0);
     let half = |kind: &str, first: u64| {
         Ok((format!("{}{kind}_exps.bias", piece.to), strided(&piece.rows, 1, first, 2, columns / 2)?))

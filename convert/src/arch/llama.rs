@@ -3,7 +3,7 @@
 use gguf::{Error, Result};
 use serde_json::Value;
 
-use super::{ATTENTION_ROTATED, Architecture, BARE, BASE, ENDS, GATED, How, NORMS, Params, Piece, Rule, r};
+use super::{ATTENTION_ROTATED, Architecture, BARE, BASE, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, sliced, values};
@@ -76,14 +76,8 @@ pub(super) const ROWS: &[Architecture] = &[
     },
 ];
 
-const LLAMA: Architecture = Architecture {
-    name: "llama",
-    vocab: VocabKind::Llama,
-    prefixes: BARE,
-    keys: llama,
-    generated: rope_freqs,
-    ..BASE
-};
+const LLAMA: Architecture =
+    Architecture { name: "llama", vocab: VocabKind::Llama, prefixes: BARE, keys: llama, generated: rope_freqs, ..BASE };
 
 const MIXTRAL: How = How::Stack { group: "experts", members: local_experts };
 
@@ -110,7 +104,7 @@ pub(super) fn local_experts(config: &Config) -> Result<u64> {
 }
 
 /// Gate and up, one after the other along the second dimension from the end, as two tensors.
-pub(super) fn halves(rows: &Rows, gate: String, up: String) -> Result<Vec<(String, Rows)>> {
+pub(super) fn halves(rows: &Rows, gate: String, up: String) -> Result<Outputs> {
     let axis = rows.shape().len().checked_sub(2);
     let axis = axis.ok_or_else(|| Error::input(format!("its shape {:?} has no two halves", rows.shape())))?;
     let half = rows.shape()[axis] / 2;
@@ -120,7 +114,7 @@ pub(super) fn halves(rows: &Rows, gate: String, up: String) -> Result<Vec<(Strin
     Ok(vec![(gate, sliced(rows, axis, 0, half)?), (up, sliced(rows, axis, half, half)?)])
 }
 
-fn granite_halves(_: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn granite_halves(_: &Config, piece: &Piece) -> Result<Outputs> {
     let name = |kind: &str| format!("{}{kind}_exps{}", piece.to, piece.suffix);
     halves(&piece.rows, name("gate"), name("up"))
 }
@@ -130,12 +124,12 @@ fn shared_suffix(config: &Config) -> &'static str {
     if config.u64("num_local_experts").unwrap_or(0) > 0 { "_shexp" } else { "" }
 }
 
-fn granite_shared(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn granite_shared(config: &Config, piece: &Piece) -> Result<Outputs> {
     let name = |kind: &str| format!("{}{kind}{}{}", piece.to, shared_suffix(config), piece.suffix);
     halves(&piece.rows, name("gate"), name("up"))
 }
 
-fn granite_shared_down(config: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn granite_shared_down(config: &Config, piece: &Piece) -> Result<Outputs> {
     Ok(vec![(format!("{}{}{}", piece.to, shared_suffix(config), piece.suffix), piece.rows.clone())])
 }
 
@@ -184,7 +178,7 @@ pub(super) fn head_dim(config: &Config) -> Result<u64> {
 }
 
 /// Llama 3's scaling of long wavelengths as a factor for each frequency, in the reference's f32 arithmetic.
-pub(super) fn rope_freqs(config: &Config) -> Result<Vec<(String, Rows)>> {
+pub(super) fn rope_freqs(config: &Config) -> Result<Outputs> {
     rope_freqs_with(config, 8.0)
 }
 
@@ -192,7 +186,7 @@ pub(super) fn rope_freqs(config: &Config) -> Result<Vec<(String, Rows)>> {
 const MAX_ROTARY: u64 = 1 << 16;
 
 /// As [`rope_freqs`] with another factor where the configuration has none.
-pub(super) fn rope_freqs_with(config: &Config, factor: f64) -> Result<Vec<(String, Rows)>> {
+pub(super) fn rope_freqs_with(config: &Config, factor: f64) -> Result<Outputs> {
     if config.rope_type() != "llama3" {
         return Ok(Vec::new());
     }

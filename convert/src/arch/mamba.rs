@@ -2,10 +2,10 @@
 
 use gguf::{Error, Result};
 
-use super::{Architecture, BASE, How, Params, Piece, Rule, r};
+use super::{Architecture, BASE, How, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
 use crate::tokenizer::VocabKind;
-use crate::transform::{Rows, reshaped};
+use crate::transform::reshaped;
 
 pub(super) const ROWS: &[Architecture] = &[Architecture {
     classes: &["MambaForCausalLM", "MambaLMHeadModel", "FalconMambaForCausalLM"],
@@ -38,7 +38,7 @@ fn minus_exp(v: f32) -> f32 {
 }
 
 /// A convolution over one channel has a dimension of 1 that the file leaves out.
-fn squeezed(_: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn squeezed(_: &Config, piece: &Piece) -> Result<Outputs> {
     let name = format!("{}{}", piece.to, piece.suffix);
     let shape: Vec<u64> = piece.rows.shape().iter().copied().filter(|d| *d != 1).collect();
     let rows = if piece.suffix == ".weight" { reshaped(&piece.rows, shape)? } else { piece.rows.clone() };

@@ -27,6 +27,9 @@ use crate::config::Config;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
+/// Tensors by the names they have in the file.
+pub type Outputs = Vec<(String, Rows)>;
+
 /// One architecture.
 #[derive(Debug)]
 pub struct Architecture {
@@ -51,7 +54,7 @@ pub struct Architecture {
     /// The keys that describe the model.
     pub keys: fn(&mut Params<'_>) -> Result<()>,
     /// Tensors that are made from the configuration.
-    pub generated: fn(&Config) -> Result<Vec<(String, Rows)>>,
+    pub generated: fn(&Config) -> Result<Outputs>,
     /// Whether a stored output head that equals the token embedding is left out.
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
@@ -118,7 +121,7 @@ pub enum How {
         members: fn(&Config) -> Result<u64>,
     },
     /// The tensor becomes others.
-    Split(fn(&Config, &Piece) -> Result<Vec<(String, Rows)>>),
+    Split(fn(&Config, &Piece) -> Result<Outputs>),
     /// The first of several names for one tensor is written, the others are not.
     First,
     /// Not written where the configuration ties it to the token embedding.
@@ -159,7 +162,6 @@ pub enum Need {
 pub(crate) const fn r(from: &'static str, to: &'static str) -> Rule {
     Rule { from, to, how: How::Keep, need: Need::Always }
 }
-
 
 impl Rule {
     /// The same, where the checkpoint has it.

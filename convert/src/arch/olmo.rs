@@ -3,7 +3,9 @@
 use gguf::Result;
 
 use super::qwen::EXPERTS;
-use super::{ATTENTION, ATTENTION_ROTATED, Architecture, BASE, ENDS, GATED, HEAD_NORMS, NORMS, POST_NORMS, Params, Rule, r};
+use super::{
+    ATTENTION, ATTENTION_ROTATED, Architecture, BASE, ENDS, GATED, HEAD_NORMS, NORMS, POST_NORMS, Params, Rule, r,
+};
 
 pub(super) const ROWS: &[Architecture] = &[
     Architecture {

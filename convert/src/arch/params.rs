@@ -130,8 +130,13 @@ impl<'a> Params<'a> {
     /// # Errors
     /// Those of [`Params::common`].
     pub fn common_of(&mut self, config: &Config) -> Result<()> {
-        let mut params =
-            Params { config, folder: self.folder, architecture: self.architecture, file_type: self.file_type, out: self.out };
+        let mut params = Params {
+            config,
+            folder: self.folder,
+            architecture: self.architecture,
+            file_type: self.file_type,
+            out: self.out,
+        };
         Params::common(&mut params)
     }
 

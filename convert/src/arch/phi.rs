@@ -3,10 +3,10 @@
 use gguf::{Error, Result};
 use serde_json::Value;
 
-use super::{Architecture, BASE, ENDS, NORMS, Params, Rule, r};
+use super::{Architecture, BASE, ENDS, NORMS, Outputs, Params, Rule, r};
 use crate::config::Config;
 use crate::tokenizer::VocabKind;
-use crate::transform::{Rows, values};
+use crate::transform::values;
 
 pub(super) const ROWS: &[Architecture] = &[
     Architecture {
@@ -142,7 +142,7 @@ fn attention_factor(p: &mut Params<'_>) -> Result<()> {
     Ok(())
 }
 
-fn long_factors(config: &Config) -> Result<Vec<(String, Rows)>> {
+fn long_factors(config: &Config) -> Result<Outputs> {
     let Some(long) = factors(config, "long_factor")? else { return Ok(Vec::new()) };
     let short = factors(config, "short_factor")?
         .ok_or_else(|| Error::input("config.json has long_factor without short_factor"))?;

@@ -3,10 +3,11 @@
 use gguf::Result;
 
 use super::llama::{halves, local_experts};
-use super::{ATTENTION, Architecture, BARE, BASE, ENDS, GATED, HEAD_NORMS, How, NORMS, Params, Piece, Rule, r};
+use super::{
+    ATTENTION, Architecture, BARE, BASE, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, Params, Piece, Rule, r,
+};
 use crate::config::Config;
 use crate::tokenizer::VocabKind;
-use crate::transform::Rows;
 
 pub(super) const ROWS: &[Architecture] = &[
     Architecture {
@@ -69,7 +70,9 @@ pub(super) const EXPERTS: &[Rule] = &[
     r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK).one_of("feed-forward"),
     r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK).maybe(),
     r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK).maybe(),
-    r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps").how(How::Split(fused_down)).one_of("feed-forward"),
+    r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps")
+        .how(How::Split(fused_down))
+        .one_of("feed-forward"),
     r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_").how(How::Split(fused_halves)).maybe(),
     r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp").maybe(),
 ];
@@ -88,11 +91,11 @@ const SHARED_EXPERT: &[Rule] = &[
     r("model.layers.{}.mlp.shared_expert_gate", "blk.{}.ffn_gate_inp_shexp").maybe(),
 ];
 
-fn fused_down(_: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn fused_down(_: &Config, piece: &Piece) -> Result<Outputs> {
     Ok(vec![(format!("{}.weight", piece.to), piece.rows.clone())])
 }
 
-fn fused_halves(_: &Config, piece: &Piece) -> Result<Vec<(String, Rows)>> {
+fn fused_halves(_: &Config, piece: &Piece) -> Result<Outputs> {
     let name = |kind: &str| format!("{}{kind}_exps.weight", piece.to);
     halves(&piece.rows, name("gate"), name("up"))
 }

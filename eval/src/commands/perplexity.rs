@@ -1,16 +1,15 @@
 //! `evaluate perplexity`.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use eval::perplexity::{Chunks, Plan, Protocol, Score, perplexity};
 use eval::weights::Stored;
 use gguf::Result;
-use gguf::cli::{Common, Exit, Progress, count, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, count, parse_bytes, print, print_json};
 use serde_json::json;
 
-use super::{Opened, read_text};
+use super::{Opened, ProgressBar, read_text};
 
 /// Which tokens are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -70,12 +69,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, protocol).map_err(|e| e.at(&args.text))?;
     let plan = Plan::new(model, 1, chunks.inputs[0].tokens.len(), args.max_memory);
 
-    let bar = Progress::tokens(common.progress, common.quiet, "perplexity", chunks.tokens() as u64);
-    let shown = AtomicU64::new(0);
-    let progress = |done: u64, total: u64| {
-        let now = (u128::from(done) * chunks.tokens() as u128 / u128::from(total.max(1))) as u64;
-        bar.add(now.saturating_sub(shown.fetch_max(now, Ordering::Relaxed)));
-    };
+    let bar = ProgressBar::new(common, "perplexity", chunks.tokens() as u64);
+    let progress = |done: u64, total: u64| bar.at(done, total);
     if !common.quiet && model.context > 0 && args.ctx > model.context {
         bar.say(&format!("note: the model was made for {} tokens, the context is {}", model.context, args.ctx));
     }

@@ -11,8 +11,11 @@ use std::sync::OnceLock;
 
 use crate::lanes::{Floats, Group, Ints, Masks};
 
-/// Lists of neighbours are filled to a multiple of this many, so that any number of lanes up to it reads whole vectors.
-const PAD: usize = 16;
+/// No instance of these searches has more lanes.
+pub(super) const LANES: usize = 16;
+
+/// Lists of neighbours are filled to a multiple of this many, so that any number of lanes reads whole vectors.
+const PAD: usize = LANES;
 
 /// A grid.
 pub(super) struct Grid {
@@ -109,9 +112,9 @@ impl Map {
         self.slots[usize::from(code)].at
     }
 
-    /// Of the neighbours of a code that is no point, the one with the smallest sum of `terms`, the first among equals.
+    /// Of the neighbours of a code that is no point, the one with the smallest sum by `table`, the first among equals.
     #[inline(always)]
-    pub(super) fn nearest<F: Floats, T: Terms>(&self, code: u16, terms: &T) -> u16 {
+    pub(super) fn nearest<F: Floats, S: Shape>(&self, code: u16, table: &[f32; 32]) -> u16 {
         let slot = self.slots[usize::from(code)];
         let list = &self.neighbours[usize::from(slot.at) * PAD..];
         let list = &list[..usize::from(slot.count).next_multiple_of(PAD)];
@@ -119,7 +122,7 @@ impl Map {
         let mut best = F::splat(f32::MAX);
         let mut at = F::Int::splat(0);
         for (step, codes) in bytes.chunks_exact(2 * F::N).enumerate() {
-            let sum = terms.sum::<F>(F::Int::load_u16(codes));
+            let sum = S::sum::<F>(table, F::Int::load_u16(codes));
             let better = sum.lt(best);
             best = F::select(better, sum, best);
             at = F::Int::select(better, F::Int::splat((step * F::N) as i32), at);
@@ -154,7 +157,8 @@ pub(super) enum Unweighted {
 /// The weights of values `from` the start of their block on: importance × √(sigma2 + x²).
 #[inline(always)]
 pub(super) fn weigh<F: Floats>(group: &Group<'_>, from: usize, x: &[F], sigma2: F, without: Unweighted, w: &mut [F]) {
-    if group.importance(from, w) {
+    if group.has_importance() {
+        group.importance(from, w);
         for (w, &x) in w.iter_mut().zip(x) {
             *w = *w * (sigma2 + x * x).sqrt();
         }
@@ -166,33 +170,81 @@ pub(super) fn weigh<F: Floats>(group: &Group<'_>, from: usize, x: &[F], sigma2: 
     }
 }
 
-/// What each level of each value of a group contributes to a sum, in the order of the values.
-pub(super) trait Terms {
-    /// The sums for as many codes as there are lanes.
-    fn sum<F: Floats>(&self, codes: F::Int) -> F;
+/// How a code holds its levels, and how a table of 32 numbers says what each level of each value contributes to a sum:
+/// the values in order, each with as many numbers as its bits can tell apart.
+pub(super) trait Shape {
+    /// Values of a group.
+    const DIMS: usize;
+    /// Bits of a level.
+    const BITS: u32;
+    /// The sums for as many codes as there are lanes, added up in the order of the values.
+    fn sum<F: Floats>(table: &[f32; 32], codes: F::Int) -> F;
 }
 
-/// Eight values of up to four levels.
-impl Terms for [[f32; 4]; 8] {
+/// Eight values of three levels.
+pub(super) struct Eight;
+
+impl Shape for Eight {
+    const DIMS: usize = 8;
+    const BITS: u32 = 2;
+
     #[inline(always)]
-    fn sum<F: Floats>(&self, codes: F::Int) -> F {
-        let mut sum = F::lookup4(&self[0], codes);
+    fn sum<F: Floats>(table: &[f32; 32], codes: F::Int) -> F {
+        let table = table.as_chunks::<4>().0;
+        let mut sum = F::lookup4(&table[0], codes);
         for dim in 1..8 {
-            sum = sum + F::lookup4(&self[dim], codes.shr(2 * dim as u32));
+            sum = sum + F::lookup4(&table[dim], codes.shr(2 * dim as u32));
         }
         sum
     }
 }
 
 /// Four values of eight levels.
-impl Terms for [[f32; 8]; 4] {
+pub(super) struct Four;
+
+impl Shape for Four {
+    const DIMS: usize = 4;
+    const BITS: u32 = 3;
+
     #[inline(always)]
-    fn sum<F: Floats>(&self, codes: F::Int) -> F {
-        let mut sum = F::lookup8(&self[0], codes);
+    fn sum<F: Floats>(table: &[f32; 32], codes: F::Int) -> F {
+        let table = table.as_chunks::<8>().0;
+        let mut sum = F::lookup8(&table[0], codes);
         for dim in 1..4 {
-            sum = sum + F::lookup8(&self[dim], codes.shr(3 * dim as u32));
+            sum = sum + F::lookup8(&table[dim], codes.shr(3 * dim as u32));
         }
         sum
+    }
+}
+
+/// The values and weights of one group of one superblock, each repeated for every level.
+pub(super) struct Target {
+    x: [f32; 32],
+    w: [f32; 32],
+}
+
+impl Target {
+    /// Values and weights as lanes, and the lane to take.
+    #[inline(always)]
+    pub(super) fn new<S: Shape>(x: &[[f32; LANES]], w: &[[f32; LANES]], lane: usize) -> Target {
+        let mut target = Target { x: [0.0; 32], w: [0.0; 32] };
+        for i in 0..32 {
+            target.x[i] = x[i >> S::BITS][lane];
+            target.w[i] = w[i >> S::BITS][lane];
+        }
+        target
+    }
+
+    /// The neighbour at the smallest weighted distance; `levels` says what they stand for, as [`Shape::sum`]'s table.
+    #[inline(always)]
+    pub(super) fn nearest<F: Floats, S: Shape>(&self, map: &Map, code: u16, scale: f32, levels: &[f32; 32]) -> u16 {
+        let scale = F::splat(scale);
+        let mut table = [0.0f32; 32];
+        for at in (0..32).step_by(F::N) {
+            let difference = scale * F::load(&levels[at..]) - F::load(&self.x[at..]);
+            ((F::load(&self.w[at..]) * difference) * difference).store(&mut table[at..]);
+        }
+        map.nearest::<F, S>(code, &table)
     }
 }
 

@@ -16,11 +16,9 @@ use super::grid::{Unweighted, weigh};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Ints, Rows, Slots, half_value, nearest_int};
 
-#[allow(non_camel_case_types)]
-pub(crate) struct IQ4_NL;
+pub(crate) struct IQ4NL;
 
-#[allow(non_camel_case_types)]
-pub(crate) struct IQ4_XS;
+pub(crate) struct IQ4XS;
 
 /// Values of a scale.
 const SUB: usize = 32;
@@ -147,7 +145,7 @@ fn get_values<F: Floats>(q: &[u8], d: f32, out: &mut [f32]) {
     }
 }
 
-impl Block for IQ4_NL {
+impl Block for IQ4NL {
     const TYPE: TensorType = TensorType::IQ4_NL;
     const IMPORTANCE: Importance = Importance::Used;
 
@@ -176,7 +174,7 @@ impl Block for IQ4_NL {
     }
 }
 
-impl Block for IQ4_XS {
+impl Block for IQ4XS {
     const TYPE: TensorType = TensorType::IQ4_XS;
     const IMPORTANCE: Importance = Importance::Used;
 

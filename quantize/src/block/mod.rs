@@ -6,11 +6,15 @@
 mod bits;
 mod float;
 mod grid;
+mod iq1;
+mod iq2;
+mod iq3;
 mod iq4;
 mod fp4;
 mod q2_k;
 mod q3_k;
 mod q45;
+mod lattice;
 mod q45_k;
 mod q6_k;
 mod q8_0;
@@ -50,6 +54,15 @@ pub static FORMATS: &[Format] = &[
     row::<q6_k::Q6K>(),
     row::<iq4::IQ4_NL>(),
     row::<iq4::IQ4_XS>(),
+    row::<iq2::IQ2XXS>(),
+    row::<iq2::IQ2XS>(),
+    row::<iq3::IQ3XXS>(),
+    row::<iq1::IQ1S>(),
+    row::<iq4::IQ4NL>(),
+    row::<iq3::IQ3S>(),
+    row::<iq2::IQ2S>(),
+    row::<iq4::IQ4XS>(),
+    row::<iq1::IQ1M>(),
     row::<float::BF16>(),
     row::<ternary::TQ10>(),
     row::<ternary::TQ20>(),

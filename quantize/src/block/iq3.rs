@@ -1,0 +1,140 @@
+//! `IQ3_XXS` and `IQ3_S`: groups of four values of eight levels from grids of 256 and 512 points.
+//!
+//! Blocks of 256 values:
+//!
+//! * `IQ3_XXS`: `d` f16, `q[64]` indices, then for each 32 values a u32 with four sets of 7 signs and a scale of 4 bits;
+//!   x ≈ ± d (½ + scale)/2 × 4, 12, … 52 or 62;
+//! * `IQ3_S`: `d` f16, `q[64]` the low 8 bits of an index, `h[8]` the high bits of eight indices, `signs[32]`, `s[4]`
+//!   two scales of 4 bits, one for 32 values; x ≈ ± d (1 + 2 scale) × 1, 3, … 15.
+
+use gguf::TensorType;
+
+use super::Block;
+use super::grid::{self, Four, Grid};
+use super::iq2::{even, put_nibbles, signs_and_scale};
+use super::lattice::{self, Again, Lane, Rules};
+use crate::codec::Importance;
+use crate::lanes::{Floats, Rows, half_value};
+
+pub(crate) struct IQ3XXS;
+pub(crate) struct IQ3S;
+
+/// What the levels of `IQ3_XXS` stand for in a decoded block, and those of `IQ3_S`.
+const XXS_LEVELS: [f32; 8] = [4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
+const S_LEVELS: [f32; 8] = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
+
+/// Decodes four values, their signs in the low bits.
+#[inline(always)]
+fn four(code: u16, signs: u8, levels: &[f32; 8], d: f32, out: &mut [f32; 4]) {
+    for (i, out) in out.iter_mut().enumerate() {
+        let x = d * levels[usize::from(code >> (3 * i) & 7)];
+        *out = if signs >> i & 1 != 0 { -x } else { x };
+    }
+}
+
+impl Rules for IQ3XXS {
+    type Shape = Four;
+    const GRID: &'static Grid = &grid::IQ3_XXS;
+    const SUB: usize = 32;
+    const SIGMA: f32 = 2.0;
+    const EVEN: bool = true;
+    const TINY: f32 = 1e-8;
+    const REACH: i32 = 15;
+    const STEP: f32 = 0.2;
+    const AGAIN: Again = Again::Off;
+    const FUDGE: f32 = 1.0125;
+
+    #[inline(always)]
+    fn write(lane: &Lane, block: &mut [u8]) {
+        if lane.zero {
+            return;
+        }
+        block[..2].copy_from_slice(&lane.d.to_le_bytes());
+        for (byte, &index) in block[2..66].iter_mut().zip(&lane.index) {
+            *byte = index as u8;
+        }
+        for (ib, word) in block[66..].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *word = signs_and_scale(lane, ib);
+        }
+    }
+}
+
+impl Block for IQ3XXS {
+    const TYPE: TensorType = TensorType::IQ3_XXS;
+    const IMPORTANCE: Importance = Importance::Used;
+
+    #[inline(always)]
+    fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<98>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+            let d = half_value([block[0], block[1]]);
+            for (ib, word) in block[66..].as_chunks::<4>().0.iter().enumerate() {
+                let word = u32::from_le_bytes(*word);
+                let d = d * (0.5 + (word >> 28) as f32) * 0.5;
+                for k in 0..8 {
+                    let signs = even((word >> (7 * (k / 2)) & 127) as u8) >> (4 * (k % 2));
+                    let code = grid::IQ3_XXS.points[usize::from(block[2 + 8 * ib + k])];
+                    four(code, signs, &XXS_LEVELS, d, &mut out.as_chunks_mut().0[8 * ib + k]);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
+        lattice::encode::<F, Self>(rows, 98, out);
+    }
+}
+
+impl Rules for IQ3S {
+    type Shape = Four;
+    const GRID: &'static Grid = &grid::IQ3_S;
+    const SUB: usize = 32;
+    const SIGMA: f32 = 2.0;
+    const EVEN: bool = false;
+    const TINY: f32 = f32::from_bits(1);
+    const REACH: i32 = 9;
+    const STEP: f32 = 0.2;
+    const AGAIN: Again = Again::AllIfOff;
+    const FUDGE: f32 = 1.033;
+
+    #[inline(always)]
+    fn write(lane: &Lane, block: &mut [u8]) {
+        block[..2].copy_from_slice(&lane.d.to_le_bytes());
+        // The reference leaves no room for values that count as zero: the low bits and the signs after them move up
+        // (their high bits do not), which decodes to something else. Equal bytes are the contract.
+        let mut at = 0;
+        for ib in (0..8).filter(|ib| lane.idle >> ib & 1 == 0) {
+            for (k, &index) in lane.index[8 * ib..][..8].iter().enumerate() {
+                block[2 + 8 * at + k] = index as u8;
+                block[66 + ib] |= ((index >> 8) << k) as u8;
+            }
+            block[74 + 4 * at..][..4].copy_from_slice(&lane.signs[4 * ib..][..4]);
+            at += 1;
+        }
+        put_nibbles(&lane.scales[..8], &mut block[106..]);
+    }
+}
+
+impl Block for IQ3S {
+    const TYPE: TensorType = TensorType::IQ3_S;
+    const IMPORTANCE: Importance = Importance::Used;
+
+    #[inline(always)]
+    fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<110>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+            let d = half_value([block[0], block[1]]);
+            for (k, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+                let level = block[106 + k / 16] >> (4 * (k / 8 % 2)) & 15;
+                let d = d * (1.0 + 2.0 * f32::from(level));
+                let high = usize::from(block[66 + k / 8] >> (k % 8) & 1);
+                let code = grid::IQ3_S.points[usize::from(block[2 + k]) | high << 8];
+                four(code, block[74 + k / 2] >> (4 * (k % 2)), &S_LEVELS, d, out);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
+        lattice::encode::<F, Self>(rows, 110, out);
+    }
+}
