@@ -147,7 +147,9 @@ impl SavedBase {
         let (Some(hidden), Some(tokens), Some(KIND), &[from, to]) =
             (file.find(HIDDEN), file.find(TOKENS), meta.str("general.type"), &scored[..])
         else {
-            return Err(Error::input("is no saved base").at(path).help("`evaluate compare --save-base FILE` writes one"));
+            return Err(Error::input("is no saved base")
+                .at(path)
+                .help("`evaluate compare --save-base FILE` writes one"));
         };
         let (h, t) = (&file.tensors()[hidden], &file.tensors()[tokens]);
         let fits = h.ty() == TensorType::F16

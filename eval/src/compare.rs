@@ -99,9 +99,8 @@ pub fn compare(
                 let block = at..(at + plan.limits.logit_rows.max(1)).min(scored.end);
                 let base = match baseline {
                     Baseline::Run(_) => heads[0].logits(model, &hidden[0][of(&hidden[0], &block)])?,
-                    Baseline::Saved(saved, _) => {
-                        heads[0].logits(model, &saved.hidden(chunk, block.start - scored.start..block.end - scored.start)?)?
-                    }
+                    Baseline::Saved(saved, _) => heads[0]
+                        .logits(model, &saved.hidden(chunk, block.start - scored.start..block.end - scored.start)?)?,
                     Baseline::Kld(file) => {
                         let (mut all, mut row) = (Vec::with_capacity(block.len() * model.vocabulary), Vec::new());
                         for position in block.clone() {
@@ -141,12 +140,7 @@ pub fn compare(
 }
 
 /// The output matrices: the base's where one is needed, then those of the models.
-fn heads<'a>(
-    model: &Model,
-    baseline: Baseline<'a>,
-    models: &[&'a dyn Weights],
-    decode: bool,
-) -> Result<Vec<Head<'a>>> {
+fn heads<'a>(model: &Model, baseline: Baseline<'a>, models: &[&'a dyn Weights], decode: bool) -> Result<Vec<Head<'a>>> {
     let base = match baseline {
         Baseline::Run(base) | Baseline::Saved(_, base) => Some(base),
         Baseline::Kld(_) => None,

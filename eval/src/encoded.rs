@@ -138,7 +138,7 @@ impl<'a> Encoded<'a> {
                             info.name(),
                             info.shape().row_len()
                         ))
-                        .help(format!("write a folder with `quantize --type {code}` and compare that"))); 
+                        .help(format!("write a folder with `quantize --type {}` and compare that", code.name())));
                     }
                     *how = How::FourBit { code, nested };
                 }
@@ -217,7 +217,7 @@ impl<'a> Encoded<'a> {
             sums
         };
         let float = match base.ty() {
-            TensorType::BF16 => Some(Float::BF16),
+            TensorType::BF16 => Some(Float::Bf16),
             TensorType::F16 => Some(Float::F16),
             _ => None,
         };
@@ -234,8 +234,16 @@ impl<'a> Encoded<'a> {
                     .map(|(part, out)| {
                         let mut values = Vec::new();
                         let range = decoded(part, &mut values)?;
-                        encode_experts(*ty, &values, cols, range, per_expert, importance.as_deref().map(|v| &v[..]), out)
-                            .map_err(named)?;
+                        encode_experts(
+                            *ty,
+                            &values,
+                            cols,
+                            range,
+                            per_expert,
+                            importance.as_deref().map(|v| &v[..]),
+                            out,
+                        )
+                        .map_err(named)?;
                         let mut again = vec![0.0; values.len()];
                         quantize::decode_rows(*ty, out, &mut again).map_err(named)?;
                         Ok(measure(&values, &again))

@@ -127,7 +127,8 @@ struct Candidate<'a> {
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let begun = Instant::now();
     let limits = limits(args)?;
-    let written: Vec<&Path> = [&args.html, &args.junit, &args.save_base].into_iter().flatten().map(PathBuf::as_path).collect();
+    let written: Vec<&Path> =
+        [&args.html, &args.junit, &args.save_base].into_iter().flatten().map(PathBuf::as_path).collect();
     let mut inputs: Vec<&Path> = args.models.iter().map(PathBuf::as_path).collect();
     inputs.extend([args.base.as_path(), args.text.as_path()]);
     inputs.extend(args.base_from.iter().chain(&args.imatrix).map(PathBuf::as_path));
@@ -281,7 +282,8 @@ fn is_kld(path: &Path) -> Result<bool> {
 }
 
 fn check_kld(file: &KldFile, base: &Opened, chunks: &Chunks) -> Result<()> {
-    let wrong = |message: String| Error::input(message).help("let llama-perplexity write it again for this model and text");
+    let wrong =
+        |message: String| Error::input(message).help("let llama-perplexity write it again for this model and text");
     if file.vocabulary() != base.model.vocabulary {
         return Err(wrong(format!(
             "was written for a vocabulary of {}, the model has {}",
@@ -384,7 +386,9 @@ fn limits(args: &Args) -> Result<Vec<Limit>> {
     if args.confidence.is_some_and(|c| !(0.5..1.0).contains(&c)) {
         return Err(Error::usage("--confidence is a share from 50% to below 100%"));
     }
-    for (given, option) in [(args.confidence.is_some(), "--confidence"), (args.junit.is_some(), "--junit"), (args.github, "--github")] {
+    for (given, option) in
+        [(args.confidence.is_some(), "--confidence"), (args.junit.is_some(), "--junit"), (args.github, "--github")]
+    {
         if given && limits.is_empty() {
             return Err(Error::usage(format!("{option} needs a limit to judge by"))
                 .help("add --max-ppl-increase, --max-kld or --min-same-top"));

@@ -65,7 +65,11 @@ pub struct ProgressBar {
 impl ProgressBar {
     /// Progress over so many tokens.
     pub fn new(common: &Common, label: &str, tokens: u64) -> ProgressBar {
-        ProgressBar { bar: Progress::tokens(common.progress, common.quiet, label, tokens), tokens, shown: AtomicU64::new(0) }
+        ProgressBar {
+            bar: Progress::tokens(common.progress, common.quiet, label, tokens),
+            tokens,
+            shown: AtomicU64::new(0),
+        }
     }
 
     /// So much of all the work is done.

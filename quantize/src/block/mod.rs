@@ -5,16 +5,16 @@
 
 mod bits;
 mod float;
+mod fp4;
 mod grid;
 mod iq1;
 mod iq2;
 mod iq3;
 mod iq4;
-mod fp4;
+mod lattice;
 mod q2_k;
 mod q3_k;
 mod q45;
-mod lattice;
 mod q45_k;
 mod q6_k;
 mod q8_0;
@@ -52,8 +52,6 @@ pub static FORMATS: &[Format] = &[
     row::<q45_k::Q4K>(),
     row::<q45_k::Q5K>(),
     row::<q6_k::Q6K>(),
-    row::<iq4::IQ4_NL>(),
-    row::<iq4::IQ4_XS>(),
     row::<iq2::IQ2XXS>(),
     row::<iq2::IQ2XS>(),
     row::<iq3::IQ3XXS>(),
