@@ -107,7 +107,9 @@ impl Job<'_> {
     fn bounds(&self, values: &[f32]) -> Result<(f32, f32)> {
         if super::absmax::absmax(values).is_none() {
             let what = format!("tensor {} holds values that are not finite numbers", self.stored.name());
-            return Err(Error::input(what).at(self.stored.path()).help("name its module with --modules-to-not-convert"));
+            return Err(Error::input(what)
+                .at(self.stored.path())
+                .help("name its module with --modules-to-not-convert"));
         }
         Ok(values.iter().fold((0.0, 0.0), |(low, high): (f32, f32), v| (low.min(*v), high.max(*v))))
     }
@@ -142,7 +144,8 @@ pub fn write_affine(
         let float = Float::from_safetensors(stored.dtype().name());
         let treatment = layers.treatment(stored.name(), stored.shape());
         if treatment == Treatment::Transposed {
-            let what = format!("the layers of \"{model_type}\" are no torch.nn.Linear, which compressed-tensors replaces");
+            let what =
+                format!("the layers of \"{model_type}\" are no torch.nn.Linear, which compressed-tensors replaces");
             return Err(Error::input(what).at(input).help("choose nf4, fp4 or int8 for this model"));
         }
         if let (Treatment::Quantized, Some(float), &[rows, cols]) = (treatment, float, stored.shape()) {
