@@ -1,2 +1,229 @@
-//! Placeholder.
-fn main() {}
+//! `convert`: a checkpoint folder becomes a GGUF file.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use convert::{Checkpoint, Options, OutType, arch};
+use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
+use gguf::{Error, Result, Source};
+use serde_json::json;
+
+const EXAMPLES: &str = "\
+Examples:
+  convert models/tiny-llama                       writes tiny-llama-4.2M-BF16.gguf into the current folder
+  convert models/tiny-llama -o tiny.gguf --outtype f16
+  convert models/tiny-llama --dry-run --json      the plan: tensors, types, bytes
+  convert models/tiny-llama --check-tokenizer --text book.txt
+  convert --list                                  the architectures there are
+
+Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
+
+/// Convert a Hugging Face checkpoint folder to a GGUF file, byte for byte as llama.cpp's converter does
+#[derive(Debug, Parser)]
+#[command(name = "convert", version, after_help = EXAMPLES)]
+struct Args {
+    /// The checkpoint: a folder with config.json, safetensors files and a tokenizer
+    #[arg(required_unless_present = "list")]
+    folder: Option<PathBuf>,
+
+    /// The file to write, or a folder to write it into under its default name
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// The type of the matrices; vectors stay f32
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    outtype: OutType,
+
+    /// The model's name instead of the one that is derived
+    #[arg(long, value_name = "NAME")]
+    model_name: Option<String>,
+
+    /// A JSON file of general.* keys that override those that are derived
+    #[arg(long, value_name = "FILE")]
+    metadata: Option<PathBuf>,
+
+    /// Leave the model card (README.md) aside
+    #[arg(long)]
+    no_model_card: bool,
+
+    /// The pre-tokenizer instead of the one that is found
+    #[arg(long, value_name = "NAME")]
+    pre: Option<String>,
+
+    /// Print the plan and its sizes; write nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Replace an output that exists
+    #[arg(long, short)]
+    force: bool,
+
+    /// Do not open the finished file again to check it
+    #[arg(long)]
+    no_verify: bool,
+
+    /// Print the architectures that are known
+    #[arg(long)]
+    list: bool,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    cli::run(|| work(&args))
+}
+
+fn work(args: &Args) -> Result<Exit> {
+    let Some(folder) = args.folder.as_deref().filter(|_| !args.list) else {
+        return list(args.common.json);
+    };
+    if !folder.is_dir() {
+        let what = if folder.exists() { "is a file, not a checkpoint folder" } else { "there is no such folder" };
+        return Err(Error::input(what).at(folder).help("give the folder that holds config.json"));
+    }
+    let options = Options {
+        outtype: args.outtype,
+        model_name: args.model_name.clone(),
+        metadata: args.metadata.clone(),
+        pre: args.pre.clone(),
+        skip_model_card: args.no_model_card,
+        ..Options::default()
+    };
+    let checkpoint = Checkpoint::open(folder, &options)?;
+    let target = target(args.output.as_deref(), &checkpoint);
+    let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
+    if !args.common.quiet {
+        checkpoint.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    if args.dry_run {
+        report(args, &checkpoint, &target, plan.file_bytes(), None)?;
+        return Ok(Exit::Done);
+    }
+    let inputs = inputs(folder)?;
+    let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    let begun = std::time::Instant::now();
+    let mut output = Output::create(&target, args.force, &inputs)?;
+    write(args, &checkpoint, &mut output, plan.file_bytes())?;
+    if !args.no_verify {
+        gguf::check::verify_file(output.temporary(), true)
+            .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
+    }
+    output.commit()?;
+    report(args, &checkpoint, &target, plan.file_bytes(), Some(begun.elapsed().as_secs_f64()))?;
+    Ok(Exit::Done)
+}
+
+/// Where the file goes: a folder is given the default name.
+fn target(wanted: Option<&Path>, checkpoint: &Checkpoint) -> PathBuf {
+    match wanted {
+        Some(path) if path.is_dir() => path.join(checkpoint.file_name()),
+        Some(path) => path.to_path_buf(),
+        None => PathBuf::from(checkpoint.file_name()),
+    }
+}
+
+/// The files of the folder, none of which may be the output.
+fn inputs(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io(folder, "list", e))?.path();
+        // A file that an earlier run left in the folder is an output, not an input.
+        if path.is_file() && path.extension().is_none_or(|e| e != "gguf") {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+fn write(args: &Args, checkpoint: &Checkpoint, output: &mut Output, total: u64) -> Result<()> {
+    let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
+    let target = output.target().to_path_buf();
+    let out = BufWriter::with_capacity(1 << 20, output);
+    let written = gguf::write::copy(checkpoint, checkpoint.metadata(), out, |bytes| progress.add(bytes));
+    let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(&target, "write", e)));
+    progress.finish();
+    flushed.map_err(|e| e.at(&target))
+}
+
+/// Tensors, elements and bytes of a type.
+#[derive(Default)]
+struct Share {
+    tensors: u64,
+    elements: u64,
+    bytes: u64,
+}
+
+fn report(args: &Args, checkpoint: &Checkpoint, target: &Path, bytes: u64, seconds: Option<f64>) -> Result<()> {
+    let mut types: BTreeMap<&str, Share> = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        let share = types.entry(tensor.ty().name()).or_default();
+        share.tensors += 1;
+        share.elements += tensor.elements();
+        share.bytes += tensor.bytes();
+    }
+    if args.common.json {
+        let types: serde_json::Map<String, serde_json::Value> = types
+            .iter()
+            .map(|(name, s)| ((*name).into(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes})))
+            .collect();
+        let mut result = json!({
+            "output": target.to_string_lossy(),
+            "written": seconds.is_some(),
+            "architecture": checkpoint.architecture().name,
+            "name": checkpoint.metadata().str("general.name"),
+            "pre_tokenizer": checkpoint.metadata().str("tokenizer.ggml.pre"),
+            "tensors": checkpoint.tensors().len(),
+            "bytes": bytes,
+            "types": types,
+            "notes": checkpoint.notes(),
+        });
+        if seconds.is_none() {
+            result["plan"] = checkpoint
+                .tensors()
+                .iter()
+                .map(
+                    |t| json!({"name": t.name(), "shape": t.shape().dims(), "type": t.ty().name(), "bytes": t.bytes()}),
+                )
+                .collect();
+        }
+        return cli::print_json(&result);
+    }
+    let mut table = Table::new(&[
+        ("type", Align::Left),
+        ("tensors", Align::Right),
+        ("elements", Align::Right),
+        ("bytes", Align::Right),
+    ]);
+    for (name, share) in &types {
+        table.row([(*name).to_owned(), cli::count(share.tensors), cli::count(share.elements), cli::bytes(share.bytes)]);
+    }
+    let end = match seconds {
+        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", target.display(), cli::bytes(bytes)),
+        None => format!("{}: {} would be written\n", target.display(), cli::bytes(bytes)),
+    };
+    cli::print(&(table.render() + &end))
+}
+
+fn list(as_json: bool) -> Result<Exit> {
+    if as_json {
+        let rows: Vec<_> =
+            arch::all().map(|a| json!({"classes": a.classes, "architecture": a.name, "remark": a.remark})).collect();
+        cli::print_json(&json!(rows))?;
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(&[("architecture", Align::Left), ("class", Align::Left), ("", Align::Left)]);
+    for row in arch::all() {
+        for (i, class) in row.classes.iter().enumerate() {
+            let remark = if i == 0 { row.remark } else { "" };
+            table.row([row.name.to_owned(), (*class).to_owned(), remark.to_owned()]);
+        }
+    }
+    cli::print(&table.render())?;
+    Ok(Exit::Done)
+}

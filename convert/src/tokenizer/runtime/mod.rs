@@ -17,6 +17,7 @@ use gguf::{Error, Metadata, Result};
 use partition::{Fragment, Partition};
 use split::PreTokenizer;
 use tokens::{Attr, Specials, Tokens};
+pub(crate) use ugm::Charsmap;
 
 /// An id that stands for a token in this tokenizer's vocabulary.
 pub type Id = u32;
