@@ -6,9 +6,9 @@ use gguf::{Error, Result, Source, TensorType};
 use quantize::plan::Plan;
 use quantize::recipe::FILE_TYPES;
 
-/// Opens a checkpoint folder or a GGUF file.
+/// Opens a checkpoint folder or a GGUF file. Packed weights that are not complete by themselves are decoded.
 pub fn open(path: &Path) -> Result<Box<dyn Source + Send>> {
-    convert::open(path, &convert::Options::default())
+    convert::open(path, &convert::Options { blocks: convert::packed::Blocks::Alone, ..Default::default() })
 }
 
 /// The files that an output must not replace: the input (every file of a folder), and others that were named.
