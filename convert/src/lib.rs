@@ -1,1 +1,73 @@
-//! Placeholder.
+//! A Hugging Face checkpoint folder seen as if it were a GGUF file.
+//!
+//! [`Checkpoint`] maps names, shapes, metadata and the tokenizer; the weights change their layout as they are read,
+//! and their precision between f32, f16 and bf16 only. What it shows equals, byte for byte, what llama.cpp's
+//! `convert_hf_to_gguf.py` writes.
+
+pub mod arch;
+pub mod checkpoint;
+pub mod config;
+mod json;
+pub mod metadata;
+mod names;
+pub mod packed;
+pub mod safetensors;
+pub mod tokenizer;
+pub mod transform;
+
+use std::path::{Path, PathBuf};
+
+pub use checkpoint::Checkpoint;
+pub use gguf::{Error, Result};
+pub use transform::{Elements, RowSource, Rows};
+
+/// The type of a file's matrices; vectors and a few small matrices are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OutType {
+    /// The 16-bit type the checkpoint has; f16 where it has none
+    #[default]
+    Auto,
+    /// IEEE binary32
+    F32,
+    /// IEEE binary16
+    F16,
+    /// The upper half of a binary32
+    #[value(name = "bf16")]
+    BF16,
+}
+
+/// How a checkpoint is converted.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The type of the matrices.
+    pub outtype: OutType,
+    /// The model's name instead of the one that is derived.
+    pub model_name: Option<String>,
+    /// A JSON file of `general.*` keys that override those that are derived.
+    pub metadata: Option<PathBuf>,
+    /// The pre-tokenizer instead of the one that is found.
+    pub pre: Option<String>,
+    /// What becomes of blocks that GGUF has a type for.
+    pub blocks: packed::Blocks,
+    /// Leave the model card (`README.md`) aside.
+    pub skip_model_card: bool,
+}
+
+/// Opens a model, whatever it is stored as: a checkpoint folder, or a GGUF file.
+///
+/// # Errors
+/// What [`Checkpoint::open`] or [`gguf::File::open`] meets.
+pub fn open(path: &Path, options: &Options) -> Result<Box<dyn gguf::Source + Send>> {
+    if path.is_dir() {
+        return Ok(Box::new(Checkpoint::open(path, options)?));
+    }
+    if !path.exists() {
+        return Err(Error::input("there is no such file or folder").at(path));
+    }
+    if path.extension().is_some_and(|e| ["safetensors", "bin", "pt", "pth"].iter().any(|x| e == *x)) {
+        return Err(Error::input("is the weights alone, without configuration and tokenizer")
+            .at(path)
+            .help("give the folder that it is in"));
+    }
+    Ok(Box::new(gguf::File::open(path)?))
+}

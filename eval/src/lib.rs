@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The reference transformer, perplexity, divergence, reports, the gate.
+
+pub mod baseline;
+pub mod collect;
+pub mod compare;
+pub mod divergence;
+pub mod encoded;
+pub mod forward;
+pub mod generate;
+pub mod kld;
+pub mod layers;
+pub mod matmul;
+pub mod model;
+pub mod perplexity;
+pub mod report;
+pub mod tensors;
+pub mod weights;
+
+pub use gguf::{Error, Result};

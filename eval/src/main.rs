@@ -1,2 +1,50 @@
-//! Placeholder.
-fn main() {}
+//! `evaluate`: run a model, measure it, compare precisions.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gguf::cli::Common;
+
+/// Run a model and measure what its precision cost: a GGUF file or a checkpoint folder, one layer in memory at a time
+#[derive(Debug, Parser)]
+#[command(
+    name = "evaluate",
+    version,
+    after_help = "Examples:
+  evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt
+  evaluate compare tiny-llama --text sample.txt --html report.html
+  evaluate tensors tiny-llama --types q4_k_m,nf4
+  evaluate imatrix tiny-llama --text calibration.txt
+  evaluate generate tiny-llama --prompt 'The old man'
+
+Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed."
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Perplexity(commands::perplexity::Args),
+    Compare(commands::compare::Args),
+    Tensors(commands::tensors::Args),
+    Imatrix(commands::imatrix::Args),
+    Generate(commands::generate::Args),
+}
+
+fn main() -> ExitCode {
+    let Cli { common, command } = Cli::parse();
+    gguf::cli::run(|| match &command {
+        Command::Perplexity(args) => commands::perplexity::run(args, &common),
+        Command::Compare(args) => commands::compare::run(args, &common),
+        Command::Tensors(args) => commands::tensors::run(args, &common),
+        Command::Imatrix(args) => commands::imatrix::run(args, &common),
+        Command::Generate(args) => commands::generate::run(args, &common),
+    })
+}

@@ -8,6 +8,9 @@ use crate::value::{Array, Endian, Text, Value, ValueType};
 /// Arrays may be nested this deep; beyond it a file is refused rather than followed.
 pub(crate) const MAX_ARRAY_DEPTH: u32 = 4;
 
+/// The most elements an array may have (`GGUF_MAX_ARRAY_ELEMENTS`).
+pub(crate) const MAX_ARRAY_LEN: u64 = 1 << 30;
+
 pub(crate) struct Cursor {
     bytes: Bytes,
     at: u64,
@@ -106,7 +109,7 @@ impl Cursor {
         })?;
         let len = self.u64(key)?;
         let fits = len.checked_mul(element.smallest_bytes()).is_some_and(|n| n <= self.remaining());
-        if !fits || len > 1 << 30 {
+        if !fits || len > MAX_ARRAY_LEN {
             return Err(Error::input(format!(
                 "key {key}: an array of {len} × {element} does not fit the {} bytes that remain",
                 self.remaining()
@@ -158,7 +161,7 @@ impl Cursor {
 }
 
 /// Re-encodes validated big-endian elements as little-endian.
-fn little_endian(element: ValueType, len: u64, data: &Bytes) -> Vec<u8> {
+pub(crate) fn little_endian(element: ValueType, len: u64, data: &Bytes) -> Vec<u8> {
     let mut cursor = Cursor { bytes: data.clone(), at: 0, endian: Endian::Big };
     let mut out = Vec::with_capacity(data.len());
     for _ in 0..len {

@@ -1,7 +1,34 @@
 //! `gguf`: look at, judge and edit GGUF files.
 
+mod commands;
+
 use std::process::ExitCode;
 
+use clap::Parser;
+use gguf::cli::{Common, Exit};
+
+/// Look at, judge and edit GGUF files
+///
+/// Exit codes: 0 done, 1 the check or comparison said no, 2 wrong usage, 3 bad input, 4 the system failed.
+#[derive(Parser)]
+#[command(
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  gguf show model.gguf                 what is in a file
+  gguf check --data model.gguf         judge it by every rule
+  gguf set model.gguf general.name \"My model\""
+)]
+struct Options {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
 fn main() -> ExitCode {
-    gguf::cli::run(|| Ok(gguf::cli::Exit::Done))
+    let Options { common, command } = Options::parse();
+    gguf::cli::run(|| -> gguf::Result<Exit> { command.run(&common) })
 }

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -60,35 +59,32 @@ pub struct File {
     mapped: bool,
 }
 
-struct Map(memmap2::Mmap);
-
-impl AsRef<[u8]> for Map {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 impl File {
     /// Opens a file through a memory map.
     ///
     /// # Errors
     /// A file that cannot be read, or that breaks a rule of the format.
     pub fn open(path: impl AsRef<Path>) -> Result<File> {
+        File::open_at(path, 0)
+    }
+
+    /// Opens a GGUF that begins at this byte of a larger file. Padding counts from there; so do the offsets in errors.
+    ///
+    /// # Errors
+    /// Those of [`File::open`], and a byte beyond the end.
+    pub fn open_at(path: impl AsRef<Path>, at: u64) -> Result<File> {
         let path = path.as_ref();
-        let file = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
-        let meta = file.metadata().map_err(|e| Error::io(path, "examine", e))?;
-        if meta.is_dir() {
-            return Err(Error::input("is a folder, not a GGUF file").at(path));
+        if crate::edit::is_interrupted(path) {
+            return Err(Error::input("an edit of this file was interrupted")
+                .at(path)
+                .help(format!("`gguf recover {}` puts the old header back", path.display())));
         }
-        let (bytes, mapped) = if meta.len() == 0 {
-            (Bytes::new(), false)
-        } else {
-            // SAFETY: the map is read-only and private. Another process that shortens the file while it is read
-            // can still raise SIGBUS; that risk is shared by every reader over a map and is handled by the caller's
-            // signal handler where it matters.
-            let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
-            (Bytes::from_owner(Map(map)), true)
-        };
+        let (bytes, mapped) = crate::map::open(path)?;
+        let start = usize::try_from(at)
+            .ok()
+            .filter(|&at| at <= bytes.len())
+            .ok_or_else(|| Error::usage(format!("the file has {} bytes, none at {at}", bytes.len())).at(path))?;
+        let bytes = bytes.slice(start..);
         let mut file = File::from_bytes(bytes).map_err(|e| e.at(path))?;
         file.path = Some(path.to_path_buf());
         file.mapped = mapped;
@@ -198,6 +194,16 @@ impl File {
     /// The byte at which tensor data begins.
     pub fn data_start(&self) -> u64 {
         self.data_start
+    }
+
+    /// The bytes before the data, padding included; fewer, where the file ends inside the padding.
+    pub(crate) fn header(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len().min(self.data_start as usize)]
+    }
+
+    /// The bytes of the file, from the start of the GGUF.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Bytes of the whole file.

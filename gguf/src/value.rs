@@ -244,6 +244,38 @@ impl Value {
         }
     }
 
+    /// Bytes of the encoded value, without its type.
+    pub fn encoded_len(&self) -> u64 {
+        match self {
+            Value::String(text) => 8 + text.0.len() as u64,
+            Value::Array(array) => 12 + array.data.len() as u64,
+            other => other.value_type().fixed_bytes().unwrap_or(0),
+        }
+    }
+
+    /// Appends the encoded value, without its type, in this byte order.
+    pub(crate) fn encode_as(&self, endian: Endian, out: &mut Vec<u8>) {
+        let start = out.len();
+        match (endian, self) {
+            (Endian::Little, _) => self.encode(out),
+            (Endian::Big, Value::String(text)) => {
+                out.extend((text.0.len() as u64).to_be_bytes());
+                out.extend_from_slice(&text.0);
+            }
+            (Endian::Big, Value::Array(array)) => {
+                out.extend(array.element.id().to_be_bytes());
+                out.extend(array.len.to_be_bytes());
+                for item in array.iter() {
+                    item.encode_as(endian, out);
+                }
+            }
+            (Endian::Big, _) => {
+                self.encode(out);
+                out[start..].reverse();
+            }
+        }
+    }
+
     /// Appends the encoded value, without its type, in little-endian order.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -379,11 +411,6 @@ impl Array {
 
     fn fixed<const N: usize>(&self, element: ValueType) -> Option<impl Iterator<Item = [u8; N]> + '_> {
         (self.element == element).then(|| self.data.as_chunks::<N>().0.iter().copied())
-    }
-
-    /// The encoded elements, little-endian.
-    pub(crate) fn data(&self) -> &Bytes {
-        &self.data
     }
 }
 

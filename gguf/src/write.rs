@@ -5,19 +5,59 @@ use std::io::{self, Write};
 use crate::error::{Error, Result};
 use crate::read::{MAGIC, MAX_KEY_BYTES, MAX_NAME_BYTES, alignment};
 use crate::source::{Source, TensorInfo};
-use crate::value::Metadata;
+use crate::value::{Endian, Metadata, Value};
 
 /// The version of the format that is written.
 pub const VERSION: u32 = 3;
 
 /// A file of which everything but the data is known.
+///
+/// ```
+/// use gguf::{Metadata, Plan, Shape, TensorInfo, TensorType, Writer};
+///
+/// let metadata = Metadata::from_iter([("general.architecture", "llama")]);
+/// let tensors = [TensorInfo::new("a", Shape::new(&[4, 2])?, TensorType::F32)?];
+/// let plan = Plan::new(&metadata, &tensors)?;
+/// let total = plan.file_bytes();
+/// // Any `Write` will do; the bytes of each tensor follow in order, in pieces of any size.
+/// let mut writer = Writer::new(Vec::new(), plan)?;
+/// for value in 0..8 {
+///     writer.write(&(value as f32).to_le_bytes())?;
+/// }
+/// let file = writer.finish()?;
+/// assert_eq!(file.len() as u64, total);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
     header: Vec<u8>,
+    header_len: u64,
     tensors: Vec<TensorInfo>,
     offsets: Vec<u64>,
     alignment: u64,
     total: u64,
+    endian: Endian,
+}
+
+/// Appends integers and strings in a byte order.
+struct Encoder {
+    out: Vec<u8>,
+    endian: Endian,
+}
+
+impl Encoder {
+    fn u32(&mut self, v: u32) {
+        Value::U32(v).encode_as(self.endian, &mut self.out);
+    }
+
+    fn u64(&mut self, v: u64) {
+        Value::U64(v).encode_as(self.endian, &mut self.out);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.u64(text.len() as u64);
+        self.out.extend_from_slice(text.as_bytes());
+    }
 }
 
 impl Plan {
@@ -26,21 +66,29 @@ impl Plan {
     /// # Errors
     /// Keys or names that the format forbids, names used twice, sizes that overflow.
     pub fn new(metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Plan> {
+        Plan::with_endian(metadata, tensors, Endian::Little)
+    }
+
+    /// Lays out a file in this byte order. Data is given to the [`Writer`] in little-endian order all the same.
+    ///
+    /// # Errors
+    /// Those of [`Plan::new`], and types for which big-endian data is not specified.
+    pub fn with_endian(metadata: &Metadata, tensors: &[TensorInfo], endian: Endian) -> Result<Plan> {
         let alignment = alignment(metadata)?;
-        let mut header = Vec::new();
-        header.extend(MAGIC);
-        header.extend(VERSION.to_le_bytes());
-        header.extend((tensors.len() as u64).to_le_bytes());
-        header.extend((metadata.len() as u64).to_le_bytes());
+        let mut header = Encoder { out: Vec::new(), endian };
+        header.out.extend(MAGIC);
+        header.u32(VERSION);
+        header.u64(tensors.len() as u64);
+        header.u64(metadata.len() as u64);
         for (key, value) in metadata.iter() {
             if key.is_empty() || key.len() as u64 > MAX_KEY_BYTES || key.contains('\0') {
-                return Err(Error::usage(format!("\"{}\" cannot be a key", key.escape_debug())));
+                return Err(Error::usage(format!("\"{}\" cannot be a key", crate::check::shortened(key))));
             }
-            put_text(&mut header, key);
-            header.extend(value.value_type().id().to_le_bytes());
-            value.encode(&mut header);
+            header.text(key);
+            header.u32(value.value_type().id());
+            value.encode_as(endian, &mut header.out);
         }
-        let mut names = std::collections::HashSet::new();
+        let mut names = std::collections::HashSet::with_capacity(tensors.len());
         let mut offsets = Vec::with_capacity(tensors.len());
         let mut offset = 0_u64;
         for info in tensors {
@@ -52,13 +100,16 @@ impl Plan {
             if !names.insert(name) {
                 return Err(Error::usage(format!("two tensors are named {name}")));
             }
-            put_text(&mut header, name);
-            header.extend((info.shape().dims().len() as u32).to_le_bytes());
-            for dim in info.shape().dims() {
-                header.extend(dim.to_le_bytes());
+            if endian == Endian::Big {
+                crate::endian::swapped(info.ty(), &[])?;
             }
-            header.extend(info.ty().id().to_le_bytes());
-            header.extend(offset.to_le_bytes());
+            header.text(name);
+            header.u32(info.shape().dims().len() as u32);
+            for &dim in info.shape().dims() {
+                header.u64(dim);
+            }
+            header.u32(info.ty().id());
+            header.u64(offset);
             offsets.push(offset);
             offset = info
                 .bytes()
@@ -66,9 +117,11 @@ impl Plan {
                 .and_then(|n| offset.checked_add(n))
                 .ok_or_else(|| Error::usage(format!("tensor {name}: its offset overflows")))?;
         }
+        let mut header = header.out;
+        let header_len = header.len() as u64;
         header.resize(header.len().next_multiple_of(alignment as usize), 0);
         let total = offset.checked_add(header.len() as u64).ok_or_else(|| Error::usage("the file's size overflows"))?;
-        Ok(Plan { header, tensors: tensors.to_vec(), offsets, alignment, total })
+        Ok(Plan { header, header_len, tensors: tensors.to_vec(), offsets, alignment, total, endian })
     }
 
     /// Bytes of the whole file.
@@ -79,6 +132,16 @@ impl Plan {
     /// Bytes before the data, padding included.
     pub fn header_bytes(&self) -> u64 {
         self.header.len() as u64
+    }
+
+    /// The header with its padding.
+    pub(crate) fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Bytes of the header without its padding.
+    pub(crate) fn header_len(&self) -> u64 {
+        self.header_len
     }
 
     /// Where a tensor's data begins, from the end of the header.
@@ -92,11 +155,6 @@ impl Plan {
     }
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
-
 /// Streams the data of a [`Plan`]: the bytes of each tensor in order, in pieces of any size.
 #[derive(Debug)]
 pub struct Writer<W: Write> {
@@ -104,6 +162,8 @@ pub struct Writer<W: Write> {
     plan: Plan,
     tensor: usize,
     written: u64,
+    /// The beginning of a block whose rest has not come yet; only big-endian data waits for whole blocks.
+    partial: Vec<u8>,
 }
 
 impl<W: Write> Writer<W> {
@@ -113,7 +173,7 @@ impl<W: Write> Writer<W> {
     /// What writing meets.
     pub fn new(mut out: W, plan: Plan) -> io::Result<Writer<W>> {
         out.write_all(&plan.header)?;
-        let mut writer = Writer { out, plan, tensor: 0, written: 0 };
+        let mut writer = Writer { out, plan, tensor: 0, written: 0, partial: Vec::new() };
         writer.finish_tensors()?;
         Ok(writer)
     }
@@ -130,9 +190,21 @@ impl<W: Write> Writer<W> {
         if bytes.len() as u64 > left {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "more bytes than the plan has for this tensor"));
         }
-        self.out.write_all(bytes)?;
+        match self.plan.endian {
+            Endian::Little => self.out.write_all(bytes)?,
+            Endian::Big => self.write_swapped(bytes)?,
+        }
         self.written += bytes.len() as u64;
         self.finish_tensors()
+    }
+
+    fn write_swapped(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(info) = self.plan.tensors.get(self.tensor) else { return Ok(()) };
+        self.partial.extend_from_slice(bytes);
+        let whole = self.partial.len() / info.ty().block_bytes() as usize * info.ty().block_bytes() as usize;
+        let swapped = crate::endian::swapped(info.ty(), &self.partial[..whole]).map_err(io::Error::other)?;
+        self.partial.drain(..whole);
+        self.out.write_all(&swapped)
     }
 
     /// Steps over every tensor that is complete, padding behind it.
@@ -168,24 +240,55 @@ const COPY_BYTES: u64 = 4 << 20;
 ///
 /// # Errors
 /// What reading the source or writing meets.
-pub fn copy<W: Write>(source: &dyn Source, metadata: &Metadata, out: W, mut progress: impl FnMut(u64)) -> Result<W> {
-    let plan = Plan::new(metadata, source.tensors())?;
+pub fn copy<W: Write>(source: &dyn Source, metadata: &Metadata, out: W, progress: impl FnMut(u64)) -> Result<W> {
+    copy_part(source, 0..source.tensors().len(), metadata, Endian::Little, out, progress)
+}
+
+/// Streams some tensors of a source into a file in this byte order: a shard, for example.
+///
+/// # Errors
+/// Tensors that do not exist, and what reading the source or writing meets.
+pub fn copy_part<W: Write>(
+    source: &dyn Source,
+    part: std::ops::Range<usize>,
+    metadata: &Metadata,
+    endian: Endian,
+    out: W,
+    mut progress: impl FnMut(u64),
+) -> Result<W> {
+    let infos = source
+        .tensors()
+        .get(part.clone())
+        .ok_or_else(|| Error::usage(format!("there are {} tensors, not {part:?}", source.tensors().len())))?;
+    let plan = Plan::with_endian(metadata, infos, endian)?;
     let failed = |e| Error::new(crate::ErrorKind::System, "cannot write").caused_by(e);
     let mut writer = Writer::new(out, plan).map_err(failed)?;
-    for (i, info) in source.tensors().iter().enumerate() {
-        let step = (COPY_BYTES / info.row_bytes().max(1)).max(1);
-        let mut row = 0;
-        while row < info.rows() && info.bytes() > 0 {
-            let rows = row..(row + step).min(info.rows());
-            row = rows.end;
-            let bytes = source.rows(i, rows.clone())?;
-            writer.write(&bytes).map_err(failed)?;
+    for i in part {
+        for_each_piece(source, i, |bytes| {
+            writer.write(bytes).map_err(failed)?;
             progress(bytes.len() as u64);
-            drop(bytes);
-            source.release(i, rows);
-        }
+            Ok(())
+        })?;
     }
     writer.finish().map_err(failed)
+}
+
+/// Gives a tensor's bytes in order, a few megabytes at a time.
+///
+/// # Errors
+/// What reading the source meets, and what `work` says.
+pub fn for_each_piece(source: &dyn Source, tensor: usize, mut work: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let info =
+        source.tensors().get(tensor).ok_or_else(|| Error::usage(format!("there is no tensor number {tensor}")))?;
+    let step = (COPY_BYTES / info.row_bytes().max(1)).max(1);
+    let mut row = 0;
+    while row < info.rows() && info.bytes() > 0 {
+        let rows = row..row.saturating_add(step).min(info.rows());
+        row = rows.end;
+        work(&source.rows(tensor, rows.clone())?)?;
+        source.release(tensor, rows);
+    }
+    Ok(())
 }
 
 /// A whole small file in memory: `data` gives each tensor's bytes by its position.

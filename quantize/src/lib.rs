@@ -1,8 +1,13 @@
 //! Block codecs, the recipes that choose one for each tensor, and the pipeline that streams a model through them.
 
 pub mod block;
+pub mod bnb;
 pub mod codec;
+pub mod imatrix;
 mod lanes;
+pub mod pipeline;
+pub mod plan;
+pub mod recipe;
 mod search;
 
 pub use block::{FORMATS, Format, format};

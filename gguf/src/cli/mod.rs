@@ -1,10 +1,11 @@
 //! What the four programs share: exit codes, atomic output, progress, tables.
 
+mod fault;
 mod output;
 mod progress;
 mod text;
 
-pub use output::Output;
+pub use output::{Output, OutputFolder};
 pub use progress::{Progress, ProgressMode};
 pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
 
@@ -42,9 +43,13 @@ pub struct Common {
 pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
     // Where a handler is in place already there is nothing to add.
     let _ = ctrlc::set_handler(|| {
+        // Wait for what must not be cut in two; never give the lock back.
+        let critical = CRITICAL.lock();
+        std::mem::forget(critical);
         output::remove_unfinished();
         std::process::exit(130);
     });
+    fault::install();
     // A reader that closes the pipe early (`gguf show f | head`) is no fault.
     match work() {
         Ok(Exit::Done) => ExitCode::SUCCESS,
@@ -55,6 +60,14 @@ pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
             ExitCode::from(exit_code(error.kind()))
         }
     }
+}
+
+static CRITICAL: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Does work that Ctrl-C must wait for. Keep it short.
+pub fn uninterrupted<T>(work: impl FnOnce() -> T) -> T {
+    let _critical = CRITICAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    work()
 }
 
 /// The exit code for an error of this kind.

@@ -6,8 +6,9 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
+use super::fault;
 use crate::error::{Error, Result};
 
 static UNFINISHED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
@@ -51,6 +52,7 @@ impl Output {
             .tempfile_in(folder)
             .map_err(|e| Error::io(folder, "create a file in this folder", e).help("choose another output with -o"))?;
         unfinished(|paths| _ = paths.insert(file.path().to_path_buf()));
+        fault::remember(file.path());
         Ok(Output { target: target.to_path_buf(), force, file })
     }
 
@@ -94,10 +96,117 @@ impl Output {
         let Output { target, force, file } = self;
         let renamed = if force { file.persist(&target) } else { file.persist_noclobber(&target) };
         unfinished(|paths| _ = paths.remove(&temporary));
+        fault::forget(&temporary);
         renamed.map_err(|e| Error::io(&target, "rename the finished file", e.error))?;
         // The rename is durable once the folder is; not every file system lets a folder be synced.
         if let Ok(folder) = fs::File::open(folder_of(&target)) {
             let _ = folder.sync_all();
+        }
+        Ok(())
+    }
+}
+
+/// A folder under a temporary sibling name until [`OutputFolder::commit`].
+///
+/// Dropping it without a commit, an error or Ctrl-C remove the temporary folder and leave the name as it was.
+#[derive(Debug)]
+pub struct OutputFolder {
+    target: PathBuf,
+    force: bool,
+    folder: TempDir,
+}
+
+impl OutputFolder {
+    /// Begins a folder that will be called `target`.
+    ///
+    /// # Errors
+    /// A target that exists (without `force`), or is one of the `inputs`, holds one or lies in one, or a folder that
+    /// cannot be written.
+    pub fn create(target: &Path, force: bool, inputs: &[&Path]) -> Result<OutputFolder> {
+        OutputFolder::check(target, force, inputs)?;
+        let parent = folder_of(target);
+        let name = target.file_name().ok_or_else(|| Error::usage("the output has no name").at(target))?;
+        let folder = tempfile::Builder::new()
+            .prefix(&format!(".{}.", name.to_string_lossy()))
+            .suffix(".tmp")
+            .tempdir_in(parent)
+            .map_err(|e| Error::io(parent, "create a folder in this folder", e).help("choose another output"))?;
+        unfinished(|paths| _ = paths.insert(folder.path().to_path_buf()));
+        Ok(OutputFolder { target: target.to_path_buf(), force, folder })
+    }
+
+    /// The checks of [`OutputFolder::create`] alone, for refusing before any work.
+    ///
+    /// # Errors
+    /// A target that exists (without `force`), or is one of the `inputs`, holds one or lies in one.
+    pub fn check(target: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
+        let whole = |path: &Path| match path.canonicalize() {
+            Ok(whole) => Some(whole),
+            Err(_) => Some(folder_of(path).canonicalize().ok()?.join(path.file_name()?)),
+        };
+        let clash = |input: &&&Path| match (whole(input), whole(target)) {
+            (Some(input), Some(target)) => input.starts_with(&target) || target.starts_with(&input),
+            _ => false,
+        };
+        if let Some(input) = inputs.iter().find(clash) {
+            let what = "the output and the input are the same folder, or one lies in the other";
+            return Err(Error::usage(what).at(input).help("choose an output folder beside the input"));
+        }
+        if target.is_file() {
+            return Err(Error::usage("the output is a file").at(target).help("give the name of a folder"));
+        }
+        if !force && target.exists() {
+            return Err(Error::usage("exists already").at(target).help("--force replaces it"));
+        }
+        Ok(())
+    }
+
+    /// The name the folder will have.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Where the files are until the commit.
+    pub fn temporary(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Syncs the files and gives the folder its name. A folder replaced by force is moved aside first and removed last.
+    ///
+    /// # Errors
+    /// What syncing or renaming meets; the temporary folder is removed then, and the old one stays or comes back.
+    pub fn commit(self) -> Result<()> {
+        let failed = |e: io::Error| Error::io(&self.target, "finish writing", e);
+        let temporary = self.folder.path().to_path_buf();
+        for entry in fs::read_dir(&temporary).map_err(failed)? {
+            let file = fs::File::open(entry.map_err(failed)?.path()).map_err(failed)?;
+            file.sync_all().map_err(failed)?;
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(&temporary, fs::Permissions::from_mode(0o777 & !umask())).map_err(failed)?;
+        }
+        let rename =
+            |from: &Path, to: &Path| fs::rename(from, to).map_err(|e| Error::io(to, "rename a folder to this", e));
+        let aside = self.force && self.target.exists();
+        let old = temporary.with_extension("old");
+        if aside {
+            rename(&self.target, &old)?;
+        }
+        if let Err(error) = rename(&temporary, &self.target) {
+            if aside {
+                rename(&old, &self.target)?;
+            }
+            return Err(error);
+        }
+        unfinished(|paths| _ = paths.remove(&temporary));
+        let _ = self.folder.keep();
+        if aside {
+            fs::remove_dir_all(&old).map_err(|e| Error::io(&old, "remove the replaced folder", e))?;
+        }
+        if let Ok(parent) = fs::File::open(folder_of(&self.target)) {
+            let _ = parent.sync_all();
         }
         Ok(())
     }
@@ -141,13 +250,18 @@ fn set_usual_permissions(file: &fs::File) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        // SAFETY: umask only reads and sets a number of the process; it is set back at once.
-        let mask = unsafe {
-            let mask = libc::umask(0);
-            libc::umask(mask);
-            mask
-        };
-        file.set_permissions(fs::Permissions::from_mode(0o666 & !u32::from(mask)))?;
+        file.set_permissions(fs::Permissions::from_mode(0o666 & !umask()))?;
     }
     Ok(())
+}
+
+/// The permissions that new files do not get.
+#[cfg(unix)]
+fn umask() -> u32 {
+    // SAFETY: umask only reads and sets a number of the process; it is set back at once.
+    unsafe {
+        let mask = libc::umask(0);
+        libc::umask(mask);
+        u32::from(mask)
+    }
 }

@@ -1,0 +1,222 @@
+//! Llama and its closest relatives.
+
+use gguf::{Error, Result};
+use serde_json::Value;
+
+use super::{ATTENTION_ROTATED, Architecture, BARE, BASE, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
+use crate::config::Config;
+use crate::tokenizer::VocabKind;
+use crate::transform::{Rows, sliced, values};
+
+pub(super) const ROWS: &[Architecture] = &[
+    Architecture {
+        classes: &["LlamaForCausalLM", "LLaMAForCausalLM", "LlavaForConditionalGeneration", "IQuestCoderForCausalLM"],
+        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
+            "head_dim": "computed", "vocab_size": 32000, "intermediate_size": 11008, "hidden_size": 4096,
+            "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
+        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
+        remark: "Llama 1 to 3.x and models of its form; Llama 3 scaling as rope_freqs",
+        ..LLAMA
+    },
+    Architecture {
+        classes: &["MistralForCausalLM"],
+        defaults: r#"{"num_key_value_heads": 8, "rms_norm_eps": 1e-06, "max_position_embeddings": 131072,
+            "head_dim": "computed", "vocab_size": 32000, "intermediate_size": 14336, "hidden_size": 4096,
+            "sliding_window": 4096, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
+        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
+        remark: "Mistral 7B, Nemo, Small",
+        ..LLAMA
+    },
+    Architecture {
+        classes: &["MixtralForCausalLM"],
+        defaults: r#"{"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "max_position_embeddings": 131072,
+            "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "intermediate_size": 14336,
+            "hidden_size": 4096, "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}"#,
+        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, MIXTRAL_EXPERTS],
+        remark: "experts stacked",
+        ..LLAMA
+    },
+    Architecture {
+        classes: &["SmolLM3ForCausalLM"],
+        name: "smollm3",
+        defaults: r#"{"num_key_value_heads": 4, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768,
+            "vocab_size": 128256, "intermediate_size": 11008, "hidden_size": 2048,
+            "rope_parameters": {"rope_theta": 2000000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
+        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
+        remark: "every fourth layer without rotation",
+        ..LLAMA
+    },
+    Architecture {
+        classes: &["GraniteForCausalLM"],
+        name: "granite",
+        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
+            "vocab_size": 32000, "intermediate_size": 11008, "hidden_size": 4096,
+            "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
+            "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
+        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
+        prepare: without_head_dim,
+        keys: granite,
+        unused: GRANITE_TOWERS,
+        remark: "multipliers as scales",
+        ..LLAMA
+    },
+    Architecture {
+        classes: &["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"],
+        name: "granitemoe",
+        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
+            "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "intermediate_size": 11008,
+            "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
+            "hidden_size": 4096, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
+        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GRANITE_EXPERTS],
+        prepare: without_head_dim,
+        keys: granite_moe,
+        unused: GRANITE_TOWERS,
+        remark: "fused experts taken apart",
+        ..LLAMA
+    },
+];
+
+const LLAMA: Architecture =
+    Architecture { name: "llama", vocab: VocabKind::Llama, prefixes: BARE, keys: llama, generated: rope_freqs, ..BASE };
+
+const MIXTRAL: How = How::Stack { group: "experts", members: local_experts };
+
+const MIXTRAL_EXPERTS: &[Rule] = &[
+    r("model.layers.{}.block_sparse_moe.gate", "blk.{}.ffn_gate_inp"),
+    r("model.layers.{}.block_sparse_moe.experts.{x}.w1", "blk.{}.ffn_gate_exps").how(MIXTRAL),
+    r("model.layers.{}.block_sparse_moe.experts.{x}.w2", "blk.{}.ffn_down_exps").how(MIXTRAL),
+    r("model.layers.{}.block_sparse_moe.experts.{x}.w3", "blk.{}.ffn_up_exps").how(MIXTRAL),
+];
+
+const GRANITE_EXPERTS: &[Rule] = &[
+    r("model.layers.{}.block_sparse_moe.input_linear", "blk.{}.ffn_").how(How::Split(granite_halves)).one_of("experts"),
+    r("model.layers.{}.block_sparse_moe.output_linear", "blk.{}.ffn_down_exps").maybe(),
+    r("model.layers.{}.block_sparse_moe.router.layer", "blk.{}.ffn_gate_inp").maybe(),
+    r("model.layers.{}.shared_mlp.input_linear", "blk.{}.ffn_").how(How::Split(granite_shared)).one_of("experts"),
+    r("model.layers.{}.shared_mlp.output_linear", "blk.{}.ffn_down").how(How::Split(granite_shared_down)).maybe(),
+];
+
+const GRANITE_TOWERS: &[&str] = &["encoder.", "image_", "model.layerwise_projectors", "model.spatial_projectors"];
+
+/// The experts of a layer.
+pub(super) fn local_experts(config: &Config) -> Result<u64> {
+    config.need_u64(&["num_local_experts", "num_experts", "n_routed_experts"])
+}
+
+/// Gate and up, one after the other along the second dimension from the end, as two tensors.
+pub(super) fn halves(rows: &Rows, gate: String, up: String) -> Result<Outputs> {
+    let axis = rows.shape().len().checked_sub(2);
+    let axis = axis.ok_or_else(|| Error::input(format!("its shape {:?} has no two halves", rows.shape())))?;
+    let half = rows.shape()[axis] / 2;
+    if half * 2 != rows.shape()[axis] {
+        return Err(Error::input(format!("its shape {:?} has no two equal halves", rows.shape())));
+    }
+    Ok(vec![(gate, sliced(rows, axis, 0, half)?), (up, sliced(rows, axis, half, half)?)])
+}
+
+fn granite_halves(_: &Config, piece: &Piece) -> Result<Outputs> {
+    let name = |kind: &str| format!("{}{kind}_exps{}", piece.to, piece.suffix);
+    halves(&piece.rows, name("gate"), name("up"))
+}
+
+/// The dense feed-forward of a model without experts, else that which all experts share.
+fn shared_suffix(config: &Config) -> &'static str {
+    if config.u64("num_local_experts").unwrap_or(0) > 0 { "_shexp" } else { "" }
+}
+
+fn granite_shared(config: &Config, piece: &Piece) -> Result<Outputs> {
+    let name = |kind: &str| format!("{}{kind}{}{}", piece.to, shared_suffix(config), piece.suffix);
+    halves(&piece.rows, name("gate"), name("up"))
+}
+
+fn granite_shared_down(config: &Config, piece: &Piece) -> Result<Outputs> {
+    Ok(vec![(format!("{}{}{}", piece.to, shared_suffix(config), piece.suffix), piece.rows.clone())])
+}
+
+/// Granite's heads are the quotient, whatever the configuration says.
+fn without_head_dim(config: &mut Config) -> Result<()> {
+    config.remove("head_dim");
+    Ok(())
+}
+
+fn llama(p: &mut Params<'_>) -> Result<()> {
+    Params::common(p)?;
+    p.need_u32("vocab_size", &["vocab_size"])?;
+    let dimensions = head_dim(p.config())?;
+    p.u32("rope.dimension_count", dimensions)
+}
+
+fn granite(p: &mut Params<'_>) -> Result<()> {
+    llama(p)?;
+    for (key, name) in [
+        ("attention.scale", "attention_multiplier"),
+        ("embedding_scale", "embedding_multiplier"),
+        ("residual_scale", "residual_multiplier"),
+        ("logit_scale", "logits_scaling"),
+    ] {
+        if let Some(scale) = p.config().f64(name).filter(|s| *s != 0.0) {
+            p.f32(key, scale);
+        }
+    }
+    Ok(())
+}
+
+fn granite_moe(p: &mut Params<'_>) -> Result<()> {
+    granite(p)?;
+    match p.config().u64("shared_intermediate_size") {
+        Some(length) if length > 0 => p.u32("expert_shared_feed_forward_length", length),
+        _ => Ok(()),
+    }
+}
+
+/// Dimensions of a head: stated, or the quotient.
+pub(super) fn head_dim(config: &Config) -> Result<u64> {
+    match config.u64("head_dim") {
+        Some(dimensions) => Ok(dimensions),
+        None => Ok(config.need_u64(&["hidden_size"])? / config.heads()?),
+    }
+}
+
+/// Llama 3's scaling of long wavelengths as a factor for each frequency, in the reference's f32 arithmetic.
+pub(super) fn rope_freqs(config: &Config) -> Result<Outputs> {
+    rope_freqs_with(config, 8.0)
+}
+
+/// More rotating dimensions than any model has.
+const MAX_ROTARY: u64 = 1 << 16;
+
+/// As [`rope_freqs`] with another factor where the configuration has none.
+pub(super) fn rope_freqs_with(config: &Config, factor: f64) -> Result<Outputs> {
+    if config.rope_type() != "llama3" {
+        return Ok(Vec::new());
+    }
+    let number = |key: &str, default: f64| config.rope_full().get(key).and_then(Value::as_f64).unwrap_or(default);
+    let dimensions = head_dim(config)?;
+    if dimensions > MAX_ROTARY {
+        return Err(Error::input(format!("config.json claims heads of {dimensions} dimensions")));
+    }
+    let base = number("rope_theta", 10000.0);
+    let factor = number("factor", factor);
+    let low = number("low_freq_factor", 1.0);
+    let high = number("high_freq_factor", 4.0);
+    let original = number("original_max_position_embeddings", 8192.0);
+    let (low_wavelength, high_wavelength) = ((original / low) as f32, (original / high) as f32);
+    let factors: Vec<f32> = (0..dimensions)
+        .step_by(2)
+        .map(|i| {
+            let exponent = i as f32 / dimensions as f32;
+            let frequency = 1.0 / (base.powf(f64::from(exponent)) as f32);
+            // torch divides a number by a tensor as the product with the reciprocal.
+            let wavelength = (1.0 / frequency) * (2.0 * std::f64::consts::PI) as f32;
+            if wavelength < high_wavelength {
+                1.0
+            } else if wavelength > low_wavelength {
+                factor as f32
+            } else {
+                let smooth = ((1.0 / wavelength) * original as f32 - low as f32) / (high - low) as f32;
+                1.0 / ((1.0 - smooth) / factor as f32 + smooth)
+            }
+        })
+        .collect();
+    Ok(vec![("rope_freqs.weight".into(), values(vec![factors.len() as u64], &factors))])
+}

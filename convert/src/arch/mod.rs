@@ -1,0 +1,273 @@
+//! The architectures: one row each, one file a family.
+//!
+//! A row says which classes of the transformers library it converts, how their tensors are called in a GGUF file
+//! and which keys describe them. What is special about a member is a named value of its row.
+
+mod bert;
+mod cohere;
+mod deepseek;
+mod gemma;
+mod glm;
+mod gpt;
+mod gpt_oss;
+mod llama;
+mod mamba;
+mod nemotron;
+mod olmo;
+mod params;
+mod phi;
+mod qwen;
+mod t5;
+
+use gguf::Result;
+
+pub use params::Params;
+
+use crate::config::Config;
+use crate::tokenizer::VocabKind;
+use crate::transform::Rows;
+
+/// Tensors by the names they have in the file.
+pub type Outputs = Vec<(String, Rows)>;
+
+/// One architecture.
+#[derive(Debug)]
+pub struct Architecture {
+    /// The classes of `config.json` that this row converts.
+    pub classes: &'static [&'static str],
+    /// `general.architecture`.
+    pub name: &'static str,
+    /// What the configuration class fills in where `config.json` says nothing, as JSON.
+    pub defaults: &'static str,
+    /// How the vocabulary is read.
+    pub vocab: VocabKind,
+    /// The tensors, in tables that families share.
+    pub tensors: &'static [&'static [Rule]],
+    /// Beginnings of names that are replaced before the tables are asked.
+    pub prefixes: &'static [(&'static str, &'static str)],
+    /// Beginnings of names of tensors that the format has no use for.
+    pub unused: &'static [&'static str],
+    /// Changes the configuration before anything else reads it.
+    pub prepare: fn(&mut Config) -> Result<()>,
+    /// Keys that come before all others.
+    pub early: fn(&mut Params<'_>) -> Result<()>,
+    /// The keys that describe the model.
+    pub keys: fn(&mut Params<'_>) -> Result<()>,
+    /// Tensors that are made from the configuration.
+    pub generated: fn(&Config) -> Result<Outputs>,
+    /// Whether a stored output head that equals the token embedding is left out.
+    pub drop_equal_output: bool,
+    /// Whether token embeddings beyond the vocabulary are cut off.
+    pub cut_embedding: bool,
+    /// What is special, for `--list`.
+    pub remark: &'static str,
+}
+
+/// A row from which others are made by functional update.
+pub(crate) const BASE: Architecture = Architecture {
+    classes: &[],
+    name: "",
+    defaults: "{}",
+    vocab: VocabKind::Gpt2,
+    tensors: &[],
+    prefixes: &[],
+    unused: &[],
+    prepare: |_| Ok(()),
+    early: |_| Ok(()),
+    keys: Params::common,
+    generated: |_| Ok(Vec::new()),
+    drop_equal_output: false,
+    cut_embedding: false,
+    remark: "",
+};
+
+/// A tensor's way from the checkpoint's name to the file's.
+///
+/// `{}` stands for the block, `{x}` for the member of a stack. Names are without `.weight` and `.bias`, which are
+/// kept; a name that has neither in the checkpoint is matched whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The name in the checkpoint.
+    pub from: &'static str,
+    /// The name in the file.
+    pub to: &'static str,
+    /// What happens to the data.
+    pub how: How,
+    /// Whether the model works without.
+    pub need: Need,
+}
+
+/// What happens to a tensor's data.
+#[derive(Clone, Copy, Debug)]
+pub enum How {
+    /// Nothing.
+    Keep,
+    /// The halves of each query head are interleaved: rotation of neighbours instead of halves.
+    RotateQuery,
+    /// The same for key heads.
+    RotateKey,
+    /// Every element changes: a function of f32.
+    Map(fn(f32) -> f32),
+    /// Only weights change so, biases are kept.
+    MapWeight(fn(f32) -> f32),
+    /// The last two dimensions of weights are exchanged.
+    Transpose,
+    /// One of many tensors that become one. Tables of the same group are written together, in the table's order,
+    /// when the last of them was seen.
+    Stack {
+        /// Which tables belong together.
+        group: &'static str,
+        /// How many members each has.
+        members: fn(&Config) -> Result<u64>,
+    },
+    /// The tensor becomes others.
+    Split(fn(&Config, &Piece) -> Result<Outputs>),
+    /// The first of several names for one tensor is written, the others are not.
+    First,
+    /// Not written where the configuration ties it to the token embedding.
+    Untied,
+    /// The tensor is not written.
+    Drop,
+    /// Not written where the configuration ties it to the token embedding; an error where it does not.
+    Tied,
+    /// The tensor is not written; anything but zeros in it is an error.
+    DropZeros,
+}
+
+/// A tensor on its way through a [`How::Split`].
+#[derive(Debug)]
+pub struct Piece {
+    /// The rule's target with the block's number.
+    pub to: String,
+    /// `.weight`, `.bias` or nothing.
+    pub suffix: String,
+    /// The block.
+    pub block: u64,
+    /// The data.
+    pub rows: Rows,
+}
+
+/// Whether a model works without a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// In every block, or once where the name has no block.
+    Always,
+    /// Where the checkpoint has it.
+    Maybe,
+    /// Every block has one of the rules with this name.
+    OneOf(&'static str),
+}
+
+/// A tensor that is kept as it is and that every block has.
+pub(crate) const fn r(from: &'static str, to: &'static str) -> Rule {
+    Rule { from, to, how: How::Keep, need: Need::Always }
+}
+
+impl Rule {
+    /// The same, where the checkpoint has it.
+    pub(crate) const fn maybe(mut self) -> Rule {
+        self.need = Need::Maybe;
+        self
+    }
+
+    /// The same, as one of several that a block needs.
+    pub(crate) const fn one_of(mut self, label: &'static str) -> Rule {
+        self.need = Need::OneOf(label);
+        self
+    }
+
+    /// The same with this change of data.
+    pub(crate) const fn how(mut self, how: How) -> Rule {
+        self.how = how;
+        self
+    }
+}
+
+const FAMILIES: &[&[Architecture]] = &[
+    llama::ROWS,
+    qwen::ROWS,
+    gemma::ROWS,
+    phi::ROWS,
+    gpt::ROWS,
+    olmo::ROWS,
+    cohere::ROWS,
+    deepseek::ROWS,
+    glm::ROWS,
+    gpt_oss::ROWS,
+    nemotron::ROWS,
+    mamba::ROWS,
+    bert::ROWS,
+    t5::ROWS,
+];
+
+/// Every architecture, family by family.
+pub fn all() -> impl Iterator<Item = &'static Architecture> {
+    FAMILIES.iter().copied().flatten()
+}
+
+/// The architecture that converts this class.
+///
+/// # Errors
+/// A class that no row has; the error lists those there are.
+pub fn find(class: &str) -> Result<&'static Architecture> {
+    all().find(|a| a.classes.contains(&class)).ok_or_else(|| {
+        let mut known: Vec<&str> = all().flat_map(|a| a.classes.iter().copied()).collect();
+        known.sort_unstable();
+        gguf::Error::input(format!("the architecture {class} is not known"))
+            .help(format!("known are {}", known.join(", ")))
+    })
+}
+
+/// Token embedding, final norm and output head of most models.
+pub(crate) const ENDS: &[Rule] =
+    &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output").maybe()];
+
+/// What a checkpoint of the model without its head leaves out of the names.
+pub(crate) const BARE: &[(&str, &str)] =
+    &[("layers.", "model.layers."), ("embed_tokens.", "model.embed_tokens."), ("norm.", "model.norm.")];
+
+/// Adds 1, where the model's norms store their distance from it.
+pub(crate) fn plus_one(v: f32) -> f32 {
+    v + 1.0
+}
+
+/// Attention with separate projections, as stored.
+pub(crate) const ATTENTION: &[Rule] = &[
+    r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
+    r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
+    r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
+    r("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
+];
+
+/// Attention whose rotation is of halves in the checkpoint and of neighbours in the file.
+pub(crate) const ATTENTION_ROTATED: &[Rule] = &[
+    r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q").how(How::RotateQuery),
+    r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k").how(How::RotateKey),
+    r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
+    r("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
+];
+
+/// Norms of each head's queries and keys.
+pub(crate) const HEAD_NORMS: &[Rule] = &[
+    r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),
+    r("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"),
+];
+
+/// Norms after attention and feed-forward, beside those before.
+pub(crate) const POST_NORMS: &[Rule] = &[
+    r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
+    r("model.layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm"),
+];
+
+/// The norms before attention and feed-forward.
+pub(crate) const NORMS: &[Rule] = &[
+    r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
+    r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
+];
+
+/// A gated feed-forward.
+pub(crate) const GATED: &[Rule] = &[
+    r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
+    r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
+    r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
+];

@@ -1,0 +1,305 @@
+//! The keys that describe a model, in the reference's order.
+
+use std::path::Path;
+
+use gguf::{Array, Error, Metadata, Result, Value};
+use serde_json::Value as Json;
+
+use crate::config::{Config, as_u64};
+
+/// Collects the keys of one model.
+#[derive(Debug)]
+pub struct Params<'a> {
+    config: &'a Config,
+    folder: &'a Path,
+    architecture: &'a str,
+    file_type: u32,
+    out: &'a mut Metadata,
+}
+
+/// llama.cpp's numbers for the gates of experts.
+const GATES: &[(&str, u32)] = &[("softmax", 1), ("sigmoid", 2), ("sqrtsoftplus", 4)];
+
+impl<'a> Params<'a> {
+    /// Keys go to the end of `out`.
+    pub fn new(
+        config: &'a Config,
+        folder: &'a Path,
+        architecture: &'a str,
+        file_type: u32,
+        out: &'a mut Metadata,
+    ) -> Params<'a> {
+        Params { config, folder, architecture, file_type, out }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &'a Config {
+        self.config
+    }
+
+    /// Sets a key of the architecture, or one that begins with `general.` or `tokenizer.`.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        let own = key.starts_with("general.") || key.starts_with("tokenizer.");
+        let key = if own { key.to_owned() } else { format!("{}.{key}", self.architecture) };
+        self.out.set(key, value);
+    }
+
+    /// Sets an unsigned integer.
+    ///
+    /// # Errors
+    /// A value above 2³².
+    pub fn u32(&mut self, key: &str, value: u64) -> Result<()> {
+        let value = u32::try_from(value).map_err(|_| Error::input(format!("{key}: {value} is too large")))?;
+        self.set(key, value);
+        Ok(())
+    }
+
+    /// Sets a float.
+    pub fn f32(&mut self, key: &str, value: f64) {
+        self.set(key, value as f32);
+    }
+
+    /// Sets an unsigned integer that the configuration must have under one of these names.
+    ///
+    /// # Errors
+    /// A configuration without it.
+    pub fn need_u32(&mut self, key: &str, names: &[&str]) -> Result<()> {
+        let value = self.config.need_u64(names)?;
+        self.u32(key, value)
+    }
+
+    /// Sets a float that the configuration must have under one of these names.
+    ///
+    /// # Errors
+    /// A configuration without it.
+    pub fn need_f32(&mut self, key: &str, names: &[&str]) -> Result<()> {
+        let value = self.config.need_f64(names)?;
+        self.f32(key, value);
+        Ok(())
+    }
+
+    /// Sets an unsigned integer, or one a layer, where the configuration has it.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn maybe_u32(&mut self, key: &str, names: &[&str]) -> Result<()> {
+        let Some(value) = self.config.first(names) else { return Ok(()) };
+        if let Some(items) = value.as_array() {
+            let numbers: Option<Vec<i32>> = items.iter().map(|v| i32::try_from(as_u64(v)?).ok()).collect();
+            let numbers =
+                numbers.ok_or_else(|| Error::input(format!("config.json: {} has no whole numbers", names[0])))?;
+            if !numbers.is_empty() {
+                self.set(key, Array::from(numbers.as_slice()));
+            }
+            return Ok(());
+        }
+        self.need_u32(key, names)
+    }
+
+    /// Sets a float where the configuration has it.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn maybe_f32(&mut self, key: &str, names: &[&str]) -> Result<()> {
+        if self.config.first(names).is_none() { Ok(()) } else { self.need_f32(key, names) }
+    }
+
+    /// Sets which layers slide, from `layer_types`.
+    pub fn sliding_pattern(&mut self, pattern: &[bool]) {
+        if !pattern.is_empty() {
+            self.set("attention.sliding_window_pattern", Array::from(pattern));
+        }
+    }
+
+    /// `general.file_type`.
+    pub fn file_type(&mut self) {
+        self.set("general.file_type", self.file_type);
+    }
+
+    /// The number of blocks.
+    ///
+    /// # Errors
+    /// A configuration that does not say.
+    pub fn blocks(&mut self) -> Result<()> {
+        let blocks = self.config.blocks()?;
+        self.u32("block_count", blocks)
+    }
+
+    /// [`Params::common`] of a configuration that was changed for these keys alone.
+    ///
+    /// # Errors
+    /// Those of [`Params::common`].
+    pub fn common_of(&mut self, config: &Config) -> Result<()> {
+        let mut params = Params {
+            config,
+            folder: self.folder,
+            architecture: self.architecture,
+            file_type: self.file_type,
+            out: self.out,
+        };
+        Params::common(&mut params)
+    }
+
+    /// The dimensions that rotate: this part of a head.
+    ///
+    /// # Errors
+    /// A configuration without hidden size or heads.
+    pub fn rotary(&mut self, factor: f64) -> Result<()> {
+        let head = self.config.need_u64(&["hidden_size", "n_embd"])? / self.config.heads()?;
+        self.u32("rope.dimension_count", (factor * head as f64) as u64)
+    }
+
+    /// The kind of every layer: whether it slides.
+    pub fn sliding_layers(&self) -> Option<Vec<bool>> {
+        let types = self.config.get("layer_types")?.as_array()?;
+        Some(types.iter().map(|t| t == "sliding_attention").collect())
+    }
+
+    /// The keys that most architectures share.
+    ///
+    /// # Errors
+    /// Values of the wrong type.
+    pub fn common(params: &mut Params<'_>) -> Result<()> {
+        let p = params;
+        let config = p.config;
+        p.blocks()?;
+        p.maybe_u32(
+            "context_length",
+            &[
+                "max_position_embeddings",
+                "n_ctx",
+                "n_positions",
+                "max_length",
+                "max_sequence_length",
+                "model_max_length",
+            ],
+        )?;
+        p.maybe_u32("embedding_length", &["hidden_size", "n_embd", "dim"])?;
+        p.maybe_u32(
+            "feed_forward_length",
+            &[
+                "prefix_dense_intermediate_size",
+                "dense_intermediate_size",
+                "intermediate_size",
+                "n_inner",
+                "hidden_dim",
+            ],
+        )?;
+        p.maybe_u32("attention.head_count", &["num_attention_heads", "n_head", "n_heads"])?;
+        p.maybe_u32("attention.head_count_kv", &["num_key_value_heads", "n_kv_heads"])?;
+        if config.bool("is_causal") == Some(false) {
+            p.set("attention.causal", false);
+        }
+        p.rope()?;
+        p.maybe_f32("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps"])?;
+        p.maybe_f32("attention.layer_norm_epsilon", &["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"])?;
+        p.maybe_u32("expert_count", &["num_local_experts", "num_experts", "n_routed_experts"])?;
+        p.maybe_u32("expert_used_count", &["num_experts_per_tok", "num_experts_per_token", "top_k_experts"])?;
+        p.maybe_u32("expert_group_count", &["n_group"])?;
+        p.maybe_u32("expert_group_used_count", &["topk_group"])?;
+        p.expert_gate()?;
+        p.maybe_u32("attention.key_length", &["head_dim"])?;
+        p.maybe_u32("attention.value_length", &["head_dim"])?;
+        p.file_type();
+        Ok(())
+    }
+
+    fn expert_gate(&mut self) -> Result<()> {
+        let names = [
+            "score_function",
+            "scoring_func",
+            "score_func",
+            "moe_router_activation",
+            "moe_router_activation_func",
+            "expert_selection_fn",
+        ];
+        let Some(gate) = self.config.first(&names) else { return Ok(()) };
+        let number = GATES.iter().find(|(name, _)| gate == name).map(|g| g.1);
+        let number =
+            number.ok_or_else(|| Error::input(format!("config.json: experts chosen by {gate} are not known")))?;
+        self.set("expert_gating_func", number);
+        Ok(())
+    }
+
+    fn rope(&mut self) -> Result<()> {
+        let config = self.config;
+        let full = config.rope_full();
+        let number = |key: &str| full.get(key).and_then(Json::as_f64);
+        match (config.rope_type().as_str(), number("factor")) {
+            ("linear", Some(factor)) => {
+                self.set("rope.scaling.type", "linear");
+                self.f32("rope.scaling.factor", factor);
+            }
+            ("yarn", Some(factor)) => {
+                self.set("rope.scaling.type", "yarn");
+                self.f32("rope.scaling.factor", factor);
+                let original = full.get("original_max_position_embeddings").and_then(as_u64);
+                let original = original.ok_or_else(|| {
+                    Error::input("config.json: rope scaling by yarn needs original_max_position_embeddings")
+                })?;
+                self.u32("rope.scaling.original_context_length", original)?;
+                for (key, value) in [
+                    ("rope.scaling.yarn_ext_factor", number("extrapolation_factor")),
+                    (
+                        "rope.scaling.yarn_attn_factor",
+                        if full.contains_key("attention_factor") {
+                            number("attention_factor")
+                        } else {
+                            number("attn_factor")
+                        },
+                    ),
+                    ("rope.scaling.yarn_beta_fast", number("beta_fast")),
+                    ("rope.scaling.yarn_beta_slow", number("beta_slow")),
+                ] {
+                    if let Some(value) = value {
+                        self.f32(key, value);
+                    }
+                }
+            }
+            ("su" | "longrope", _) => self.set("rope.scaling.type", "longrope"),
+            _ => {}
+        }
+        if let Some(sections) = config.rope().get("mrope_section").and_then(Json::as_array) {
+            let mut sections: Vec<i32> = sections.iter().filter_map(|v| i32::try_from(as_u64(v)?).ok()).collect();
+            sections.resize(4, 0);
+            self.set("rope.dimension_sections", Array::from(sections.as_slice()));
+        }
+        if let Some(theta) = number("rope_theta") {
+            self.f32("rope.freq_base", theta);
+        }
+        let sliding = config.rope().get("sliding_attention").and_then(|s| s.get("rope_theta")).and_then(Json::as_f64);
+        if let Some(theta) = sliding {
+            self.f32("rope.freq_base_swa", theta);
+        }
+        Ok(())
+    }
+
+    /// The pooling of a sentence-transformers folder, where `modules.json` names one.
+    ///
+    /// # Errors
+    /// A pooling that the format has no number for, or files that cannot be read.
+    pub fn pooling(&mut self) -> Result<()> {
+        let Some(modules) = crate::json::read_optional(&self.folder.join("modules.json"))? else { return Ok(()) };
+        let path = modules.as_array().into_iter().flatten().find_map(|m| {
+            let pooling = m["type"].as_str().is_some_and(|t| t.ends_with("Pooling"));
+            pooling.then(|| m["path"].as_str().unwrap_or(""))
+        });
+        let Some(path) = path else { return Ok(()) };
+        let inside = std::path::Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+        if !inside {
+            return Err(Error::input(format!("modules.json places the pooling in \"{}\"", path.escape_debug())));
+        }
+        let file = self.folder.join(path).join("config.json");
+        let pooling = crate::json::read(&file)?;
+        let is = |key: &str| pooling[key].as_bool() == Some(true);
+        let mode = pooling["pooling_mode"].as_str().unwrap_or("");
+        let number = match () {
+            () if is("pooling_mode_mean_tokens") || mode == "mean" => 1_u32,
+            () if is("pooling_mode_cls_token") || mode == "cls" => 2,
+            () if is("pooling_mode_lasttoken") || mode == "lasttoken" => 3,
+            () => return Err(Error::input("pooling other than mean, cls and last token is not known").at(file)),
+        };
+        self.set("pooling_type", number);
+        Ok(())
+    }
+}

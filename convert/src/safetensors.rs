@@ -1,0 +1,350 @@
+//! Reading safetensors: one file, or an index with shards.
+//!
+//! Stricter than the format's own library where two readers could see different tensors: keys that stand twice,
+//! names with control characters, gaps between tensors. Nothing of a header is believed before it was held
+//! against the file's length.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gguf::{Error, Result};
+use serde_json::Value;
+
+use crate::json;
+
+/// The longest header the format allows.
+pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+macro_rules! dtypes {
+    ($($variant:ident $name:literal $bits:literal;)*) => {
+        /// The type of a tensor's elements, named as in the files.
+        #[allow(missing_docs, non_camel_case_types)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Dtype { $($variant,)* }
+
+        impl Dtype {
+            /// Every type.
+            pub const ALL: &[Dtype] = &[$(Dtype::$variant,)*];
+
+            /// The name in a header.
+            pub fn name(self) -> &'static str {
+                match self { $(Dtype::$variant => $name,)* }
+            }
+
+            /// Bits of an element.
+            pub fn bits(self) -> u64 {
+                match self { $(Dtype::$variant => $bits,)* }
+            }
+        }
+    };
+}
+
+dtypes! {
+    F64 "F64" 64;
+    F32 "F32" 32;
+    F16 "F16" 16;
+    BF16 "BF16" 16;
+    I64 "I64" 64;
+    I32 "I32" 32;
+    I16 "I16" 16;
+    I8 "I8" 8;
+    U64 "U64" 64;
+    U32 "U32" 32;
+    U16 "U16" 16;
+    U8 "U8" 8;
+    Bool "BOOL" 8;
+    C64 "C64" 64;
+    F8_E4M3 "F8_E4M3" 8;
+    F8_E5M2 "F8_E5M2" 8;
+    F8_E8M0 "F8_E8M0" 8;
+    F6_E2M3 "F6_E2M3" 6;
+    F6_E3M2 "F6_E3M2" 6;
+    F4 "F4" 4;
+}
+
+impl Dtype {
+    /// The type with this name in a header.
+    pub fn from_name(name: &str) -> Option<Dtype> {
+        Dtype::ALL.iter().copied().find(|d| d.name() == name)
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A file of tensors, mapped.
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    map: memmap2::Mmap,
+}
+
+/// A tensor of a checkpoint: known by its header, its data in the map.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<u64>,
+    part: Arc<Part>,
+    span: Range<usize>,
+}
+
+impl Stored {
+    /// The name in the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same tensor under another name.
+    #[must_use]
+    pub fn renamed(mut self, name: String) -> Stored {
+        self.name = name;
+        self
+    }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The shape, row-major: the last dimension is contiguous.
+    pub fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// The file it is in.
+    pub fn path(&self) -> &Path {
+        &self.part.path
+    }
+
+    /// All bytes of the data, little-endian.
+    pub fn bytes(&self) -> &[u8] {
+        &self.part.map[self.span.clone()]
+    }
+
+    /// Gives the mapped pages of these bytes back to the system.
+    pub fn release(&self, bytes: Range<usize>) {
+        let start = self.span.start + bytes.start.min(self.span.len());
+        let end = self.span.start + bytes.end.min(self.span.len());
+        gguf::map::release(&self.part.map, start..end);
+    }
+}
+
+/// Reads the header of one file. The tensors are sorted by name.
+///
+/// # Errors
+/// A file that cannot be read or whose header breaks a rule.
+pub fn open_file(path: &Path) -> Result<Vec<Stored>> {
+    let file = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let meta = file.metadata().map_err(|e| Error::io(path, "examine", e))?;
+    if !meta.is_file() {
+        return Err(Error::input("is not a file").at(path));
+    }
+    if meta.len() < 8 {
+        return Err(Error::input(format!("has {} bytes, too few for a safetensors header", meta.len())).at(path));
+    }
+    // SAFETY: the map is private and read-only. Another process that shortens the file meanwhile can raise SIGBUS,
+    // as with every reader over a map.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+    let part = Arc::new(Part { path: path.to_path_buf(), map });
+    parse_header(&part).map_err(|e| e.at(path))
+}
+
+fn parse_header(part: &Arc<Part>) -> Result<Vec<Stored>> {
+    let bytes: &[u8] = &part.map;
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| Error::input("is too short for a header"))?;
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER_BYTES || length > rest.len() as u64 {
+        return Err(Error::input(format!(
+            "the header claims {length} bytes; the file has {} after its length, the format allows {MAX_HEADER_BYTES}",
+            rest.len()
+        ))
+        .at_offset(0)
+        .help("the file is cut short or no safetensors file: fetch it again"));
+    }
+    let (header, data) = rest.split_at(length as usize);
+    let header =
+        json::parse(header).map_err(|e| Error::input("the header is not the JSON it should be").caused_by(e))?;
+    let Value::Object(header) = header else {
+        return Err(Error::input("the header is not a JSON object"));
+    };
+    let data_start = bytes.len() - data.len();
+    let mut tensors = Vec::with_capacity(header.len());
+    for (name, entry) in header {
+        if name == "__metadata__" {
+            let strings = entry.as_object().is_some_and(|map| map.values().all(Value::is_string));
+            // A tensor of this name would have fields that are no strings.
+            if !strings {
+                return Err(Error::input("__metadata__ of the header does not map strings to strings"));
+            }
+            continue;
+        }
+        let (dtype, shape, span) = parse_entry(&name, &entry, data.len() as u64)?;
+        tensors.push(Stored {
+            name,
+            dtype,
+            shape,
+            part: Arc::clone(part),
+            span: data_start + span.start as usize..data_start + span.end as usize,
+        });
+    }
+    tensors.sort_by_key(|t| (t.span.start, t.span.end));
+    let mut expected = data_start;
+    for tensor in &tensors {
+        if tensor.span.start != expected {
+            return Err(Error::input(format!(
+                "tensor {}: its data begins at {}, the tensors before it end at {}",
+                tensor.name,
+                tensor.span.start - data_start,
+                expected - data_start
+            )));
+        }
+        expected = tensor.span.end;
+    }
+    if expected != bytes.len() {
+        return Err(Error::input(format!("{} bytes follow the last tensor", bytes.len() - expected)));
+    }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tensors)
+}
+
+/// A tensor's entry held against the bytes of data there are.
+fn parse_entry(name: &str, entry: &Value, available: u64) -> Result<(Dtype, Vec<u64>, Range<u64>)> {
+    let fault = |what: &str| Error::input(format!("tensor \"{}\": {what}", name.escape_debug()));
+    if name.is_empty() || name.contains(char::is_control) {
+        return Err(fault("the name is empty or holds control characters"));
+    }
+    let dtype = entry["dtype"].as_str().ok_or_else(|| fault("the header gives no dtype"))?;
+    let dtype = Dtype::from_name(dtype).ok_or_else(|| fault(&format!("the dtype {dtype:?} is unknown")))?;
+    let numbers =
+        |value: &Value| value.as_array().and_then(|a| a.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
+    let shape = numbers(&entry["shape"]).ok_or_else(|| fault("the header gives no shape"))?;
+    let offsets = numbers(&entry["data_offsets"]).ok_or_else(|| fault("the header gives no data_offsets"))?;
+    let &[start, end] = offsets.as_slice() else {
+        return Err(fault("data_offsets are not two numbers"));
+    };
+    if start > end || end > available {
+        return Err(fault(&format!("its data from {start} to {end} lies outside the {available} bytes of the file"))
+            .help("the file is cut short or damaged: fetch it again"));
+    }
+    let bytes = shape
+        .iter()
+        .try_fold(1_u64, |n, &d| n.checked_mul(d))
+        .and_then(|n| n.checked_mul(dtype.bits()))
+        .filter(|bits| bits % 8 == 0)
+        .map(|bits| bits / 8);
+    if bytes != Some(end - start) {
+        return Err(fault(&format!("its shape {shape:?} of {dtype} does not make the {} bytes it has", end - start)));
+    }
+    Ok((dtype, shape, start..end))
+}
+
+/// The tensors of a checkpoint folder, in the order of its files' names and, within a file, of their own.
+///
+/// # Errors
+/// No safetensors file, an index and shards that disagree, and what [`open_file`] meets.
+pub fn open_folder(folder: &Path) -> Result<Vec<Stored>> {
+    let index_path = folder.join("model.safetensors.index.json");
+    let index = json::read_optional(&index_path)?.map(|index| parse_index(&index).map_err(|e| e.at(&index_path)));
+    let index = index.transpose()?;
+    let files: Vec<String> = match &index {
+        Some(index) => index.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+        None => files_named(folder, "model", ".safetensors")?,
+    };
+    if files.is_empty() {
+        return Err(no_weights(folder)?);
+    }
+    let mut tensors: Vec<Stored> = Vec::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    for file in &files {
+        let path = folder.join(file);
+        if !path.is_file() {
+            let count = index.iter().flatten().filter(|(_, f)| *f == file).count();
+            return Err(Error::input(format!("the shard is missing: the index places {count} tensors in it"))
+                .at(&path)
+                .help("fetch the missing file into the folder"));
+        }
+        for tensor in open_file(&path)? {
+            if let Some(other) = seen.insert(tensor.name.clone(), file.clone()) {
+                return Err(Error::input(format!("tensor {} is also in {other}", tensor.name)).at(&path));
+            }
+            tensors.push(tensor);
+        }
+    }
+    if let Some(index) = index {
+        for (name, file) in &index {
+            match seen.get(name) {
+                None => return Err(Error::input(format!("tensor {name} is missing from {file}")).at(&index_path)),
+                Some(found) if found != file => {
+                    let what = format!("tensor {name} is in {found}, the index says {file}");
+                    return Err(Error::input(what).at(&index_path));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some((name, file)) = seen.iter().find(|(name, _)| !index.contains_key(*name)) {
+            return Err(Error::input(format!("tensor {name} of {file} is not in the index")).at(&index_path));
+        }
+    }
+    Ok(tensors)
+}
+
+fn parse_index(index: &Value) -> Result<BTreeMap<String, String>> {
+    let map = index["weight_map"].as_object().ok_or_else(|| Error::input("the index has no weight_map"))?;
+    let mut files = BTreeMap::new();
+    for (name, file) in map {
+        let file = file.as_str().ok_or_else(|| Error::input(format!("weight_map gives {name} no file name")))?;
+        let bare = !file.is_empty() && !file.contains(['/', '\\', '\0', ':']) && file != "." && file != "..";
+        if !bare {
+            let what = format!("weight_map places {name} in \"{}\", not a bare file name", file.escape_debug());
+            return Err(Error::input(what).help("shards lie in the checkpoint's folder itself"));
+        }
+        files.insert(name.clone(), file.to_owned());
+    }
+    Ok(files)
+}
+
+fn files_named(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<String>> {
+    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io(folder, "list", e))?;
+        if let Some(name) = entry.file_name().to_str().filter(|n| n.starts_with(prefix) && n.ends_with(suffix)) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Why a folder without safetensors is refused, with the way out.
+fn no_weights(folder: &Path) -> Result<Error> {
+    let mut pickles = Vec::new();
+    for suffix in [".bin", ".pt", ".pth", ".ckpt"] {
+        pickles.extend(files_named(folder, "", suffix)?.into_iter().filter(|name| name != "training_args.bin"));
+    }
+    let Some(first) = pickles.first() else {
+        return Ok(Error::input("holds no safetensors file")
+            .at(folder)
+            .help("a checkpoint folder has model.safetensors, or model.safetensors.index.json with its shards"));
+    };
+    let folder_name = folder.display();
+    Ok(Error::input(format!("the weights are a pickle ({first}), which can run code when it is loaded: refused"))
+        .at(folder)
+        .help(format!(
+            "where you trust the file, rewrite it once: python -c \"from transformers import AutoModelForCausalLM as M; \
+             M.from_pretrained('{folder_name}', torch_dtype='auto').save_pretrained('{folder_name}-safetensors')\" \
+             and copy the tokenizer's files beside it"
+        )))
+}

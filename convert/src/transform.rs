@@ -1,0 +1,712 @@
+//! Tensors on their way: lazy, read by ranges of rows.
+//!
+//! A [`Rows`] knows its shape without its data. Reorderings (head permutations, splits, transposes, deinterleaving)
+//! are all one thing, a strided view; stacks of experts are concatenations; arithmetic on small tensors is a map.
+//! The reference computes in f32 (f16 checkpoints: f16) and so do we: see [`Elements`].
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use gguf::{Error, Result, TensorType};
+use half::{bf16, f16};
+
+use crate::safetensors::{Dtype, Stored};
+
+/// The element type of rows in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elements {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32.
+    BF16,
+    /// Bytes already in the form of this GGUF type; rows are whole blocks.
+    Blocks(TensorType),
+}
+
+impl Elements {
+    /// Bytes of this many elements; `None` where they are no whole number of blocks.
+    pub fn bytes(self, elements: u64) -> Option<u64> {
+        self.ty().bytes_for(elements)
+    }
+
+    /// The GGUF type with the same bytes.
+    pub fn ty(self) -> TensorType {
+        match self {
+            Elements::F32 => TensorType::F32,
+            Elements::F16 => TensorType::F16,
+            Elements::BF16 => TensorType::BF16,
+            Elements::Blocks(ty) => ty,
+        }
+    }
+
+    fn size(self) -> usize {
+        if self == Elements::F32 { 4 } else { 2 }
+    }
+}
+
+/// A tensor that gives its rows when asked: the seam between what a checkpoint stores and what the file shall hold.
+///
+/// A row is the last dimension of the row-major shape; rows are numbered over all others. Implementations may be
+/// asked from several threads at once. Decoders of packed checkpoints implement this.
+pub trait RowSource: Send + Sync + fmt::Debug {
+    /// The shape, row-major: the last dimension is contiguous.
+    fn shape(&self) -> &[u64];
+
+    /// The type of the elements that [`RowSource::rows`] gives.
+    fn elements(&self) -> Elements;
+
+    /// The bytes of these rows, little-endian.
+    ///
+    /// # Errors
+    /// What reading or decoding meets. Ranges are within bounds.
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>>;
+
+    /// Says that these rows will not be asked for soon.
+    fn release(&self, rows: Range<u64>) {
+        let _ = rows;
+    }
+}
+
+/// A shared lazy tensor.
+pub type Rows = Arc<dyn RowSource>;
+
+/// The length of a row: the last dimension, 1 for a scalar.
+pub fn row_len(shape: &[u64]) -> u64 {
+    shape.last().copied().unwrap_or(1)
+}
+
+/// The number of rows: the product of all dimensions but the last.
+pub fn row_count(shape: &[u64]) -> u64 {
+    shape.split_last().map_or(1, |(_, rest)| rest.iter().product())
+}
+
+/// A tensor of the checkpoint as it is stored.
+///
+/// # Errors
+/// A type that no float tensor is converted from.
+pub fn stored(tensor: &Stored) -> Result<Rows> {
+    let elements = match tensor.dtype() {
+        Dtype::F32 => Elements::F32,
+        Dtype::F16 => Elements::F16,
+        Dtype::BF16 => Elements::BF16,
+        Dtype::F64 | Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => {
+            return Ok(Arc::new(Widened { tensor: tensor.clone() }));
+        }
+        other => {
+            return Err(Error::input(format!("tensor {}: elements of type {other} are not weights", tensor.name()))
+                .at(tensor.path())
+                .help("a packed checkpoint names its method under quantization_config in config.json"));
+        }
+    };
+    Ok(Arc::new(Plain { tensor: tensor.clone(), elements }))
+}
+
+#[derive(Debug)]
+struct Plain {
+    tensor: Stored,
+    elements: Elements,
+}
+
+impl Plain {
+    fn span(&self, rows: &Range<u64>) -> Range<usize> {
+        let row = row_len(self.tensor.shape()) as usize * self.elements.size();
+        rows.start as usize * row..rows.end as usize * row
+    }
+}
+
+impl RowSource for Plain {
+    fn shape(&self) -> &[u64] {
+        self.tensor.shape()
+    }
+    fn elements(&self) -> Elements {
+        self.elements
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        Ok(Cow::Borrowed(&self.tensor.bytes()[self.span(&rows)]))
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.tensor.release(self.span(&rows));
+    }
+}
+
+/// Integers and doubles as f32.
+#[derive(Debug)]
+struct Widened {
+    tensor: Stored,
+}
+
+impl RowSource for Widened {
+    fn shape(&self) -> &[u64] {
+        self.tensor.shape()
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let size = (self.tensor.dtype().bits() / 8) as usize;
+        let row = row_len(self.tensor.shape()) as usize;
+        let bytes = &self.tensor.bytes()[rows.start as usize * row * size..rows.end as usize * row * size];
+        let mut out = Vec::with_capacity(bytes.len() / size * 4);
+        for item in bytes.chunks_exact(size) {
+            let mut wide = [0; 8];
+            wide[..size].copy_from_slice(item);
+            let value = match self.tensor.dtype() {
+                Dtype::F64 => f64::from_le_bytes(wide) as f32,
+                Dtype::I64 => i64::from_le_bytes(wide) as f32,
+                Dtype::I32 => i32::from_le_bytes([wide[0], wide[1], wide[2], wide[3]]) as f32,
+                Dtype::I16 => f32::from(i16::from_le_bytes([wide[0], wide[1]])),
+                Dtype::I8 => f32::from(wide[0] as i8),
+                _ => f32::from(wide[0]),
+            };
+            out.extend(value.to_le_bytes());
+        }
+        Ok(Cow::Owned(out))
+    }
+}
+
+/// Values made here.
+pub fn values(shape: Vec<u64>, values: &[f32]) -> Rows {
+    Arc::new(Values { shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() })
+}
+
+#[derive(Debug)]
+struct Values {
+    shape: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+impl RowSource for Values {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let row = row_len(&self.shape) as usize * 4;
+        Ok(Cow::Borrowed(&self.bytes[rows.start as usize * row..rows.end as usize * row]))
+    }
+}
+
+/// A view of a tensor's elements in another order.
+///
+/// Element `[i, j, …]` of the view is element `offset + i·strides[0] + j·strides[1] + …` of the tensor, counted in
+/// its memory order. `dims` may be finer than the shape that the view shows.
+#[derive(Debug)]
+struct View {
+    of: Rows,
+    shape: Vec<u64>,
+    /// Dimensions over all rows, without that of the row itself.
+    dims: Vec<u64>,
+    strides: Vec<u64>,
+    offset: u64,
+    column_stride: u64,
+}
+
+/// A view with this shape: `axes` lists length and stride (in elements of `of`) of each axis, the row's last.
+/// The product of the axes before the last is the number of rows.
+///
+/// # Errors
+/// Axes that do not make the shape, or that reach past the tensor.
+pub fn view(of: &Rows, shape: Vec<u64>, offset: u64, axes: &[(u64, u64)]) -> Result<Rows> {
+    let total: u64 = of.shape().iter().product();
+    let Some((&(columns, column_stride), outer)) = axes.split_last() else {
+        return Err(Error::input("a view needs an axis"));
+    };
+    let rows: u64 = outer.iter().map(|a| a.0).product();
+    let reach = axes.iter().try_fold(offset, |n, &(len, stride)| {
+        len.checked_sub(1).and_then(|last| last.checked_mul(stride)).and_then(|far| n.checked_add(far))
+    });
+    let fits = columns == row_len(&shape) && rows == row_count(&shape) && reach.is_some_and(|last| last < total);
+    if !fits || matches!(of.elements(), Elements::Blocks(_)) {
+        return Err(Error::input(format!(
+            "a tensor of shape {:?} does not divide as the configuration says",
+            of.shape()
+        )));
+    }
+    Ok(Arc::new(View {
+        of: Arc::clone(of),
+        shape,
+        dims: outer.iter().map(|a| a.0).collect(),
+        strides: outer.iter().map(|a| a.1).collect(),
+        offset,
+        column_stride,
+    }))
+}
+
+impl View {
+    /// Where a row of the view begins in the tensor's elements.
+    fn start(&self, mut row: u64) -> u64 {
+        let mut at = self.offset;
+        for (&dim, &stride) in self.dims.iter().zip(&self.strides).rev() {
+            at += row % dim * stride;
+            row /= dim;
+        }
+        at
+    }
+
+    /// These elements of the tensor, which need not be whole rows.
+    fn elements_of(&self, span: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let row = row_len(self.of.shape()).max(1);
+        let size = self.of.elements().size();
+        let rows = span.start / row..span.end.div_ceil(row);
+        let first = ((span.start - rows.start * row) as usize) * size;
+        let len = (span.end - span.start) as usize * size;
+        Ok(match self.of.rows(rows)? {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[first..first + len]),
+            Cow::Owned(mut bytes) => {
+                bytes.truncate(first + len);
+                bytes.drain(..first);
+                Cow::Owned(bytes)
+            }
+        })
+    }
+
+    /// The part of the tensor that these rows of the view touch.
+    fn reach(&self, rows: &Range<u64>) -> Range<u64> {
+        let (mut low, mut high) = (u64::MAX, 0);
+        let width = row_len(&self.shape).saturating_sub(1) * self.column_stride + 1;
+        for row in rows.clone() {
+            let start = self.start(row);
+            low = low.min(start);
+            high = high.max(start + width);
+        }
+        low.min(high)..high
+    }
+
+    fn copied(&self, rows: &Range<u64>) -> Result<Vec<u8>> {
+        let size = self.of.elements().size();
+        let columns = row_len(&self.shape);
+        let mut out = Vec::with_capacity(((rows.end - rows.start) * columns) as usize * size);
+        let mut row = rows.start;
+        while row < rows.end {
+            // Rows that follow each other in the tensor too are one piece.
+            let start = self.start(row);
+            let mut end = start + columns;
+            row += 1;
+            while row < rows.end && self.start(row) == end {
+                end += columns;
+                row += 1;
+            }
+            out.extend_from_slice(&self.elements_of(start..end)?);
+        }
+        Ok(out)
+    }
+
+    fn gathered(&self, rows: &Range<u64>) -> Result<Vec<u8>> {
+        let reach = self.reach(rows);
+        let bytes = self.elements_of(reach.clone())?;
+        let starts: Vec<usize> = rows.clone().map(|r| (self.start(r) - reach.start) as usize).collect();
+        let (columns, stride) = (row_len(&self.shape) as usize, self.column_stride as usize);
+        match self.of.elements().size() {
+            4 => Ok(gather::<4>(&bytes, &starts, columns, stride)),
+            _ => Ok(gather::<2>(&bytes, &starts, columns, stride)),
+        }
+    }
+}
+
+/// Tiles keep both sides of a transpose in the cache.
+const TILE: usize = 32;
+
+fn gather<const N: usize>(bytes: &[u8], starts: &[usize], columns: usize, stride: usize) -> Vec<u8> {
+    let items = bytes.as_chunks::<N>().0;
+    let mut out = vec![[0; N]; starts.len() * columns];
+    for (t, tile) in starts.chunks(TILE).enumerate() {
+        for first in (0..columns).step_by(TILE) {
+            for (r, start) in tile.iter().enumerate() {
+                let row = (t * TILE + r) * columns;
+                for column in first..columns.min(first + TILE) {
+                    out[row + column] = items[start + column * stride];
+                }
+            }
+        }
+    }
+    out.into_flattened()
+}
+
+impl RowSource for View {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        self.of.elements()
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        if rows.is_empty() || row_len(&self.shape) == 0 {
+            return Ok(Cow::Borrowed(&[]));
+        }
+        if self.column_stride != 1 {
+            return self.gathered(&rows).map(Cow::Owned);
+        }
+        let columns = row_len(&self.shape);
+        let first = self.start(rows.start);
+        let straight = rows.clone().all(|row| self.start(row) == first + (row - rows.start) * columns);
+        if straight {
+            return self.elements_of(first..first + (rows.end - rows.start) * columns);
+        }
+        self.copied(&rows).map(Cow::Owned)
+    }
+    fn release(&self, rows: Range<u64>) {
+        if rows.is_empty() || row_len(&self.shape) == 0 {
+            return;
+        }
+        // The columns of a transpose touch every page again and again: they go with its last row.
+        if self.column_stride != 1 && rows.end < row_count(&self.shape) {
+            return;
+        }
+        let rows = if self.column_stride == 1 { rows } else { 0..row_count(&self.shape) };
+        let (reach, row) = (self.reach(&rows), row_len(self.of.shape()).max(1));
+        self.of.release(reach.start / row..reach.end.div_ceil(row));
+    }
+}
+
+/// The entries of the first dimension in another order: `axes` lists length and stride, in entries, of the parts that
+/// the new first dimension is made of.
+///
+/// # Errors
+/// Axes that reach past the tensor.
+pub fn reordered(of: &Rows, first: u64, axes: &[(u64, u64)]) -> Result<Rows> {
+    let mut shape = of.shape().to_vec();
+    let entry: u64 = shape.iter().skip(1).product();
+    let count = axes.iter().map(|a| a.0).product();
+    match shape.first_mut() {
+        Some(dimension) => *dimension = count,
+        None => return Err(Error::input("a scalar has no entries to reorder")),
+    }
+    let mut all: Vec<(u64, u64)> = axes.iter().map(|&(len, stride)| (len, stride * entry)).collect();
+    if shape.len() > 1 {
+        all.extend(contiguous(&shape[1..]));
+        return view(of, shape, first * entry, &all);
+    }
+    // A vector is one row: it is taken apart into rows of one element and put together again.
+    all.push((1, 1));
+    reshaped(&view(of, vec![count, 1], first, &all)?, shape)
+}
+
+/// The same elements in another shape.
+///
+/// # Errors
+/// Shapes of different size.
+pub fn reshaped(of: &Rows, shape: Vec<u64>) -> Result<Rows> {
+    let axes: Vec<(u64, u64)> = contiguous(&shape);
+    view(of, shape, 0, &axes)
+}
+
+/// Lengths and strides of a row-major shape.
+pub fn contiguous(shape: &[u64]) -> Vec<(u64, u64)> {
+    let mut axes: Vec<(u64, u64)> = Vec::with_capacity(shape.len().max(1));
+    let mut stride = 1;
+    for &dim in shape.iter().rev() {
+        axes.push((dim, stride));
+        stride *= dim;
+    }
+    if axes.is_empty() {
+        axes.push((1, 1));
+    }
+    axes.reverse();
+    axes
+}
+
+/// The last two dimensions exchanged.
+///
+/// # Errors
+/// A tensor of fewer than two dimensions.
+pub fn transposed(of: &Rows) -> Result<Rows> {
+    let mut shape = of.shape().to_vec();
+    let mut axes = contiguous(&shape);
+    let n = shape.len();
+    if n < 2 {
+        return Err(Error::input(format!("a tensor of shape {shape:?} has nothing to transpose")));
+    }
+    shape.swap(n - 2, n - 1);
+    axes.swap(n - 2, n - 1);
+    view(of, shape, 0, &axes)
+}
+
+/// Every `step`th entry of an axis, beginning at `first`, `count` of them.
+///
+/// # Errors
+/// An axis that is not there or too short.
+pub fn strided(of: &Rows, axis: usize, first: u64, step: u64, count: u64) -> Result<Rows> {
+    let mut shape = of.shape().to_vec();
+    let mut axes = contiguous(&shape);
+    let (Some(dim), Some(entry)) = (shape.get_mut(axis), axes.get_mut(axis)) else {
+        return Err(Error::input(format!("a tensor of shape {shape:?} has no dimension {axis}")));
+    };
+    let offset = first * entry.1;
+    *dim = count;
+    *entry = (count, entry.1 * step);
+    view(of, shape, offset, &axes)
+}
+
+/// `count` entries of an axis from `first` on.
+///
+/// # Errors
+/// An axis that is not there or too short.
+pub fn sliced(of: &Rows, axis: usize, first: u64, count: u64) -> Result<Rows> {
+    strided(of, axis, first, 1, count)
+}
+
+/// Tensors one after the other along the first dimension, which is new when `stack` is set.
+#[derive(Debug)]
+struct Concatenated {
+    parts: Vec<Rows>,
+    /// Where each part's rows begin, and the end.
+    starts: Vec<u64>,
+    shape: Vec<u64>,
+    elements: Elements,
+}
+
+fn concatenated(parts: Vec<Rows>, shape: Vec<u64>) -> Rows {
+    let elements = parts.first().map_or(Elements::F32, |p| p.elements());
+    // Tensors of different types meet in f32, as they do in the reference.
+    let same = parts.iter().all(|p| p.elements() == elements);
+    let (parts, elements) =
+        if same { (parts, elements) } else { (parts.iter().map(|p| mapped(p, |v| v)).collect(), Elements::F32) };
+    let mut starts = vec![0];
+    for part in &parts {
+        starts.push(starts.last().copied().unwrap_or(0) + row_count(part.shape()));
+    }
+    Arc::new(Concatenated { parts, starts, shape, elements })
+}
+
+/// Tensors of one shape under a new first dimension.
+///
+/// # Errors
+/// No tensor, or different shapes.
+pub fn stacked(parts: Vec<Rows>) -> Result<Rows> {
+    let Some(first) = parts.first() else {
+        return Err(Error::input("there is nothing to stack"));
+    };
+    if let Some(other) = parts.iter().find(|p| p.shape() != first.shape()) {
+        return Err(Error::input(format!("shapes {:?} and {:?} do not stack", first.shape(), other.shape())));
+    }
+    let mut shape = vec![parts.len() as u64];
+    shape.extend(first.shape());
+    // Scalars and vectors become rows of their own; matrices keep theirs.
+    Ok(concatenated(parts, shape))
+}
+
+/// Tensors joined along their first dimension.
+///
+/// # Errors
+/// No tensor, or shapes that differ beyond it.
+pub fn joined(parts: Vec<Rows>) -> Result<Rows> {
+    let Some(first) = parts.first() else {
+        return Err(Error::input("there is nothing to join"));
+    };
+    let tail = first.shape().get(1..).unwrap_or(&[]).to_vec();
+    if tail.is_empty() || parts.iter().any(|p| p.shape().get(1..) != Some(&tail)) {
+        let shapes: Vec<_> = parts.iter().map(|p| p.shape()).collect();
+        return Err(Error::input(format!("shapes {shapes:?} do not join")));
+    }
+    let mut shape = vec![parts.iter().map(|p| p.shape()[0]).sum()];
+    shape.extend(tail);
+    Ok(concatenated(parts, shape))
+}
+
+impl Concatenated {
+    fn pieces(&self, rows: Range<u64>) -> impl Iterator<Item = (&Rows, Range<u64>)> {
+        let first = self.starts.partition_point(|&s| s <= rows.start).saturating_sub(1);
+        self.parts[first..].iter().zip(self.starts[first..].windows(2)).map_while(move |(part, bounds)| {
+            let (start, end) = (rows.start.max(bounds[0]), rows.end.min(bounds[1]));
+            (bounds[0] < rows.end).then(|| (part, start.min(end) - bounds[0]..end - bounds[0]))
+        })
+    }
+}
+
+impl RowSource for Concatenated {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        self.elements
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let mut pieces = self.pieces(rows.clone());
+        let Some((part, range)) = pieces.next() else {
+            return Ok(Cow::Borrowed(&[]));
+        };
+        if range.end - range.start == rows.end - rows.start {
+            return part.rows(range);
+        }
+        let mut out = part.rows(range)?.into_owned();
+        for (part, range) in pieces {
+            out.extend_from_slice(&part.rows(range)?);
+        }
+        Ok(Cow::Owned(out))
+    }
+    fn release(&self, rows: Range<u64>) {
+        for (part, range) in self.pieces(rows) {
+            part.release(range);
+        }
+    }
+}
+
+/// Arithmetic on every element: in f32, and rounded to f16 where the tensor is f16.
+pub fn mapped(of: &Rows, f: fn(f32) -> f32) -> Rows {
+    let elements = if of.elements() == Elements::F16 { Elements::F16 } else { Elements::F32 };
+    Arc::new(Mapped { of: Arc::clone(of), f, elements })
+}
+
+/// The exponential in f32.
+pub(crate) fn exp(v: f32) -> f32 {
+    v.exp()
+}
+
+struct Mapped {
+    of: Rows,
+    f: fn(f32) -> f32,
+    elements: Elements,
+}
+
+impl fmt::Debug for Mapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapped").field("of", &self.of).finish_non_exhaustive()
+    }
+}
+
+impl RowSource for Mapped {
+    fn shape(&self) -> &[u64] {
+        self.of.shape()
+    }
+    fn elements(&self) -> Elements {
+        self.elements
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let mut floats = to_f32(self.of.elements(), &self.of.rows(rows)?)?;
+        floats.iter_mut().for_each(|v| *v = (self.f)(*v));
+        Ok(Cow::Owned(from_f32(&floats, self.elements)))
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.of.release(rows);
+    }
+}
+
+/// Elements as f32.
+///
+/// # Errors
+/// Blocks, which only their codec can decode.
+pub fn to_f32(elements: Elements, bytes: &[u8]) -> Result<Vec<f32>> {
+    Ok(match elements {
+        Elements::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Elements::F16 => bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        Elements::BF16 => bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        Elements::Blocks(ty) => return Err(Error::input(format!("{ty} blocks are not decoded here"))),
+    })
+}
+
+fn from_f32(floats: &[f32], elements: Elements) -> Vec<u8> {
+    match elements {
+        Elements::F16 => floats.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        Elements::BF16 => floats.iter().flat_map(|v| bf16_bits(v.to_bits()).to_le_bytes()).collect(),
+        Elements::F32 | Elements::Blocks(_) => floats.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    }
+}
+
+/// Rounds to the nearest bfloat16, ties to even; a NaN becomes a quiet one.
+fn bf16_bits(bits: u32) -> u16 {
+    if bits & 0x7FFF_FFFF > 0x7F80_0000 {
+        return (bits >> 16) as u16 | 64;
+    }
+    (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// The bytes of these elements as another type.
+///
+/// # Errors
+/// A conversion that is no cast between f32, f16 and bf16.
+pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<'_, [u8]>> {
+    Ok(match (from, to) {
+        (Elements::F32, TensorType::F32) | (Elements::F16, TensorType::F16) => bytes,
+        (Elements::Blocks(ty), to) if ty == to => bytes,
+        (Elements::BF16, TensorType::BF16) => {
+            if has_signalling_bf16(&bytes) {
+                Cow::Owned(quieted(&bytes))
+            } else {
+                bytes
+            }
+        }
+        (Elements::BF16, TensorType::F32) => {
+            Cow::Owned(bytes.as_chunks::<2>().0.iter().flat_map(|b| [0, 0, b[0], b[1]]).collect())
+        }
+        (from, TensorType::F32) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F32)),
+        (from, TensorType::F16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F16)),
+        (from, TensorType::BF16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::BF16)),
+        (_, other) => return Err(Error::usage(format!("a checkpoint is not converted to {other}"))),
+    })
+}
+
+/// Whether there is a NaN that the reference would make quiet.
+fn has_signalling_bf16(bytes: &[u8]) -> bool {
+    bytes.as_chunks::<2>().0.iter().fold(false, |found, b| {
+        let bits = u16::from_le_bytes(*b) & 0x7FFF;
+        found | (bits > 0x7F80 && bits & 64 == 0)
+    })
+}
+
+fn quieted(bytes: &[u8]) -> Vec<u8> {
+    let quiet = |b: &[u8; 2]| bf16_bits(u32::from(u16::from_le_bytes(*b)) << 16).to_le_bytes();
+    bytes.as_chunks::<2>().0.iter().flat_map(quiet).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counting(shape: &[u64]) -> Rows {
+        let n: u64 = shape.iter().product();
+        values(shape.to_vec(), &(0..n).map(|i| i as f32).collect::<Vec<_>>())
+    }
+
+    fn all(rows: &Rows) -> Vec<f32> {
+        to_f32(rows.elements(), &rows.rows(0..row_count(rows.shape())).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_transpose_exchanges_the_last_two_dimensions_at_any_cut() {
+        let t = transposed(&counting(&[2, 3, 4])).unwrap();
+        assert_eq!(t.shape(), [2, 4, 3]);
+        assert_eq!(all(&t)[..6], [0.0, 4.0, 8.0, 1.0, 5.0, 9.0]);
+        let whole = t.rows(0..8).unwrap().into_owned();
+        let cut: Vec<u8> = (0..8).flat_map(|r| t.rows(r..r + 1).unwrap().into_owned()).collect();
+        assert_eq!(whole, cut);
+    }
+
+    #[test]
+    fn large_transposes_cross_tiles() {
+        let of = counting(&[70, 45]);
+        let t = transposed(&transposed(&of).unwrap()).unwrap();
+        assert_eq!(all(&t), all(&of));
+    }
+
+    #[test]
+    fn slices_strides_and_stacks() {
+        let of = counting(&[4, 2]);
+        assert_eq!(all(&sliced(&of, 0, 1, 2).unwrap()), [2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(all(&strided(&of, 0, 1, 2, 2).unwrap()), [2.0, 3.0, 6.0, 7.0]);
+        assert_eq!(all(&strided(&of, 1, 1, 2, 1).unwrap()), [1.0, 3.0, 5.0, 7.0]);
+        let stack = stacked(vec![of.clone(), of.clone()]).unwrap();
+        assert_eq!(stack.shape(), [2, 4, 2]);
+        assert_eq!(to_f32(Elements::F32, &stack.rows(3..6).unwrap()).unwrap(), [6.0, 7.0, 0.0, 1.0, 2.0, 3.0]);
+        assert!(sliced(&of, 0, 3, 2).is_err());
+        assert!(view(&of, vec![3, 3], 0, &[(3, 3), (3, 1)]).is_err());
+    }
+
+    #[test]
+    fn casts_round_to_even_and_quiet_nans() {
+        assert_eq!(bf16_bits(0x3F80_8000), 0x3F80);
+        assert_eq!(bf16_bits(0x3F81_8000), 0x3F82);
+        assert_eq!(bf16_bits(0x7F80_0001), 0x7FC0);
+        assert_eq!(bf16_bits(0xFFFF_FFFF), 0xFFFF);
+        let signalling = 0x7F81_u16.to_le_bytes();
+        let out = cast(Cow::Borrowed(&signalling), Elements::BF16, TensorType::BF16).unwrap();
+        assert_eq!(*out, 0x7FC1_u16.to_le_bytes());
+        let one = cast(Cow::Borrowed(&[0x80, 0x3F]), Elements::BF16, TensorType::F32).unwrap();
+        assert_eq!(*one, 1.0_f32.to_le_bytes());
+    }
+}

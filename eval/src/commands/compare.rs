@@ -1,0 +1,423 @@
+//! `evaluate compare`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use eval::baseline::{Identity, SavedBase, Saver, fingerprint, sha256};
+use eval::compare::{Baseline, Comparison, compare};
+use eval::divergence::{Divergence, Estimate};
+use eval::encoded::{Encoded, Precision};
+use eval::kld::KldFile;
+use eval::perplexity::{Chunks, Plan, Protocol};
+use eval::report::gate::{self, Limit, Measure, Verdict, parse_share};
+use eval::report::{self, Base, Model as Row, Report};
+use eval::weights::{Stored, Weights};
+use gguf::cli::{Common, Exit, Output, parse_bytes, print, print_json};
+use gguf::{Error, Result, Source, TensorInfo};
+
+use super::{Opened, ProgressBar, open_importance, read_text};
+
+/// What is compared where neither models nor types are named.
+const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
+
+/// Fewer scored positions than this say nothing with any confidence.
+const LEAST_POSITIONS: usize = 100;
+
+/// Measure how far models, or types encoded in memory, are from a base on a text
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  evaluate compare tiny-llama --text sample.txt
+  evaluate compare tiny-llama --types q8_0,q4_k_m,nf4 --text sample.txt --html report.html
+  evaluate compare tiny-llama tiny-llama-Q4_K_M.gguf --text sample.txt --json
+  evaluate compare tiny-llama --types q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
+
+Exit codes: 0 done and within the limits, 1 beyond a limit, 2 wrong usage, 3 bad input, 4 the system failed.")]
+pub struct Args {
+    /// The base: a GGUF file or a checkpoint folder
+    #[arg(value_name = "BASE")]
+    base: PathBuf,
+
+    /// Models to compare with it
+    #[arg(value_name = "MODEL")]
+    models: Vec<PathBuf>,
+
+    /// Types to encode the base's own weights to, in memory: file types of `quantize`, nf4, nf4-double, fp4, fp4-double,
+    /// int8; separated by commas [default without models: q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4]
+    #[arg(long, value_delimiter = ',', value_name = "TYPE,…")]
+    types: Vec<Precision>,
+
+    /// The text, UTF-8
+    #[arg(long, short = 'f', value_name = "FILE")]
+    text: PathBuf,
+
+    /// Tokens of a chunk
+    #[arg(long, short, default_value_t = 512, value_name = "N")]
+    ctx: usize,
+
+    /// At most so many chunks
+    #[arg(long, value_name = "N")]
+    chunks: Option<usize>,
+
+    /// An importance matrix for the types that are encoded
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+
+    /// Save the base's final hidden states, to compare with later without running it
+    #[arg(long, value_name = "FILE")]
+    save_base: Option<PathBuf>,
+
+    /// Take the base's predictions from a saved base, or from a .kld file of llama-perplexity
+    #[arg(long, value_name = "FILE", conflicts_with = "save_base")]
+    base_from: Option<PathBuf>,
+
+    /// Memory for hidden states and what a layer makes of them
+    #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
+    max_memory: u64,
+
+    /// Print every statistic as CSV
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["json", "markdown"])]
+    csv: bool,
+
+    /// Print the table as Markdown
+    #[arg(long, help_heading = "Output", conflicts_with = "json")]
+    markdown: bool,
+
+    /// Write a self-contained page
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    html: Option<PathBuf>,
+
+    /// Write the verdicts of the gate as JUnit XML
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    junit: Option<PathBuf>,
+
+    /// Print broken limits as GitHub annotations
+    #[arg(long, help_heading = "Output")]
+    github: bool,
+
+    /// Replace files that exist
+    #[arg(long, help_heading = "Output")]
+    force: bool,
+
+    /// The most that PPL(Q)/PPL(base) may exceed 1, such as 1%
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    max_ppl_increase: Option<f64>,
+
+    /// The largest mean KL divergence, in nats
+    #[arg(long, value_name = "NATS", help_heading = "Gate")]
+    max_kld: Option<f64>,
+
+    /// The least share of positions with the same top token, such as 95%
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    min_same_top: Option<f64>,
+
+    /// Ask that a limit holds with this certainty, such as 95%, given the errors of measurement
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    confidence: Option<f64>,
+}
+
+/// One model that is compared.
+struct Candidate<'a> {
+    name: String,
+    bytes: u64,
+    weights: Box<dyn Weights + 'a>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, common: &Common) -> Result<Exit> {
+    let begun = Instant::now();
+    let limits = limits(args)?;
+    let written: Vec<&Path> =
+        [&args.html, &args.junit, &args.save_base].into_iter().flatten().map(PathBuf::as_path).collect();
+    let mut inputs: Vec<&Path> = args.models.iter().map(PathBuf::as_path).collect();
+    inputs.extend([args.base.as_path(), args.text.as_path()]);
+    inputs.extend(args.base_from.iter().chain(&args.imatrix).map(PathBuf::as_path));
+    for target in written {
+        Output::check(target, args.force, &inputs)?;
+    }
+    let base = Opened::open(&args.base)?;
+    let importance = args.imatrix.as_deref().map(open_importance).transpose()?;
+    let others = args.models.iter().map(|path| open_other(&base, path)).collect::<Result<Vec<_>>>()?;
+    let precisions = if args.types.is_empty() && args.models.is_empty() {
+        DEFAULT_TYPES.split(',').map(str::parse).collect::<Result<Vec<Precision>>>()?
+    } else {
+        args.types.clone()
+    };
+    let encoded = precisions
+        .iter()
+        .map(|&precision| Encoded::new(&base.source, precision, importance.as_ref()).map_err(|e| e.at(&args.base)))
+        .collect::<Result<Vec<_>>>()?;
+
+    let text = read_text(&args.text)?;
+    let tokens = base.tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
+    let bos = base.tokenizer.bos().filter(|_| base.tokenizer.adds_bos());
+    let chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, Protocol::Halves).map_err(|e| e.at(&args.text))?;
+    let positions = chunks.scored.len() * chunks.inputs.len();
+    if args.confidence.is_some() && positions < LEAST_POSITIONS {
+        return Err(Error::input(format!(
+            "{positions} scored positions are too few to be confident of anything; at least {LEAST_POSITIONS} are needed"
+        ))
+        .at(&args.text)
+        .help("give a longer text, or leave --confidence out"));
+    }
+
+    let mut candidates: Vec<Candidate<'_>> = args
+        .models
+        .iter()
+        .zip(&others)
+        .map(|(path, opened)| Candidate {
+            name: name_of(path),
+            bytes: bytes_of(opened.source.tensors()),
+            weights: Box::new(Stored(&opened.source)),
+        })
+        .collect();
+    let types = encoded.iter().zip(&precisions).map(|(e, p)| Candidate {
+        name: p.to_string(),
+        bytes: e.bytes(),
+        weights: Box::new(Borrowed(e)),
+    });
+    candidates.extend(types);
+
+    let identity = match args.save_base.is_some() || args.base_from.is_some() {
+        true => Some(Identity { model: fingerprint(&base.source)?, text: sha256(text.as_bytes()) }),
+        false => None,
+    };
+    let bar = ProgressBar::new(common, "compare", chunks.tokens() as u64);
+    if !common.quiet {
+        for note in encoded.iter().flat_map(Encoded::notes) {
+            bar.say(&format!("note: {note}"));
+        }
+    }
+    let found = measure(args, &base, &candidates, &chunks, identity.as_ref(), &bar)?;
+    bar.finish();
+
+    let parameters: u64 = base.source.tensors().iter().map(TensorInfo::elements).sum();
+    let bits = |bytes: u64| 8.0 * bytes as f64 / parameters.max(1) as f64;
+    let mean_nll = Estimate::of(found.base_nll.iter().copied());
+    let row = |(i, candidate): (usize, &Candidate<'_>)| Row {
+        name: candidate.name.clone(),
+        bytes: candidate.bytes,
+        bits_per_weight: bits(candidate.bytes),
+        divergence: Divergence::of(&found.base_nll, &found.models[i]),
+        tensors: i.checked_sub(others.len()).map_or(Vec::new(), |e| encoded[e].errors()),
+    };
+    let base_bytes = bytes_of(base.source.tensors());
+    let report = Report {
+        schema: 1,
+        program: concat!("evaluate ", env!("CARGO_PKG_VERSION")).into(),
+        base: Base {
+            name: name_of(&args.base),
+            architecture: base.model.row.name.into(),
+            parameters,
+            bytes: base_bytes,
+            bits_per_weight: bits(base_bytes),
+            mean_nll,
+            ppl: mean_nll.exp(),
+        },
+        protocol: report::Protocol {
+            text: args.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            text_sha256: sha256(text.as_bytes()),
+            tokens: tokens.len(),
+            context: args.ctx,
+            chunks: chunks.inputs.len(),
+            first_scored: chunks.scored.start,
+            positions,
+            arithmetic: "f32 on decoded weights, statistics in f64".into(),
+            seconds: begun.elapsed().as_secs_f64(),
+        },
+        models: candidates.iter().enumerate().map(row).collect(),
+    };
+    let verdicts = gate::judge(&report, &limits, args.confidence);
+    publish(args, common, &report, &verdicts)
+}
+
+/// Runs what has to be run, saving the base where asked.
+fn measure(
+    args: &Args,
+    base: &Opened,
+    candidates: &[Candidate<'_>],
+    chunks: &Chunks,
+    identity: Option<&Identity>,
+    bar: &ProgressBar,
+) -> Result<Comparison> {
+    let stored = Stored(&base.source);
+    let weights: Vec<&dyn Weights> = candidates.iter().map(|c| &*c.weights).collect();
+    let plan = |streams: usize| Plan::new(&base.model, streams, chunks.inputs[0].tokens.len(), args.max_memory);
+    let go = |baseline: Baseline<'_>, streams: usize, keep: &mut dyn FnMut(&[f32]) -> Result<()>| {
+        compare(&base.model, baseline, &weights, chunks, plan(streams), Some(&|done, total| bar.at(done, total)), keep)
+            .map_err(|e| e.at(&args.base))
+    };
+    let nothing = &mut |_: &[f32]| Ok(());
+    match (&args.base_from, &args.save_base, identity) {
+        (Some(path), ..) if is_kld(path)? => {
+            let file = KldFile::open(path)?;
+            check_kld(&file, base, chunks).map_err(|e| e.at(path))?;
+            go(Baseline::Kld(&file), weights.len(), nothing)
+        }
+        (Some(path), _, Some(identity)) => {
+            let saved = SavedBase::open(path)?;
+            saved.check(identity, chunks, base.model.width)?;
+            go(Baseline::Saved(&saved, &stored), weights.len(), nothing)
+        }
+        (None, Some(path), Some(identity)) => {
+            let output = Output::create(path, args.force, &[&args.base, &args.text])?;
+            let mut saver = Saver::new(output, &name_of(&args.base), identity, chunks, base.model.width)?;
+            let found = go(Baseline::Run(&stored), weights.len() + 1, &mut |hidden| saver.add(hidden))?;
+            saver.finish()?.commit()?;
+            Ok(found)
+        }
+        _ => go(Baseline::Run(&stored), weights.len() + 1, nothing),
+    }
+}
+
+/// Whether a file is one of llama-perplexity rather than a saved base.
+fn is_kld(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let mut magic = [0; 4];
+    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    match file.read_exact(&mut magic) {
+        Ok(()) => Ok(magic != gguf::read::MAGIC),
+        Err(_) => Ok(true),
+    }
+}
+
+fn check_kld(file: &KldFile, base: &Opened, chunks: &Chunks) -> Result<()> {
+    let wrong =
+        |message: String| Error::input(message).help("let llama-perplexity write it again for this model and text");
+    if file.vocabulary() != base.model.vocabulary {
+        return Err(wrong(format!(
+            "was written for a vocabulary of {}, the model has {}",
+            file.vocabulary(),
+            base.model.vocabulary
+        )));
+    }
+    let context = chunks.inputs.first().map_or(0, |c| c.tokens.len());
+    if file.context() != context || file.first_scored() != chunks.scored.start {
+        return Err(wrong(format!("was written for chunks of {} tokens, not {context}", file.context()))
+            .help(format!("--ctx {}", file.context())));
+    }
+    if file.chunks() < chunks.inputs.len() {
+        return Err(wrong(format!("holds {} chunks, the text has {}", file.chunks(), chunks.inputs.len()))
+            .help(format!("--chunks {}", file.chunks())));
+    }
+    // The first token of a chunk may have become the beginning token in either.
+    let same = |(i, chunk): (usize, &eval::forward::Input)| file.tokens(i)[1..] == chunk.tokens[1..];
+    match chunks.inputs.iter().enumerate().position(|c| !same(c)) {
+        None => Ok(()),
+        Some(chunk) => Err(wrong(format!("was written for another text: chunk {chunk} has other tokens"))),
+    }
+}
+
+/// Opens a model that is compared and checks that it is the same model as the base.
+fn open_other(base: &Opened, path: &Path) -> Result<Opened> {
+    let other = Opened::open(path)?;
+    let wrong = |message: String| Error::input(message).at(path).help("compare precisions of one and the same model");
+    let (a, b) = (base.source.metadata(), other.source.metadata());
+    if a.architecture() != b.architecture() {
+        return Err(wrong(format!("is a {}, the base is a {}", other.model.row.name, base.model.row.name)));
+    }
+    if base.model.vocabulary != other.model.vocabulary {
+        let (ours, theirs) = (base.model.vocabulary, other.model.vocabulary);
+        return Err(wrong(format!("has a vocabulary of {theirs} tokens, the base {ours}")));
+    }
+    for key in ["tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
+        if a.get(key) != b.get(key) {
+            return Err(wrong(format!("has another tokenizer than the base: {key} differs")));
+        }
+    }
+    let dims = |t: &TensorInfo| -> [u64; 4] { std::array::from_fn(|i| t.shape().dim(i)) };
+    for ours in base.source.tensors() {
+        match other.source.find(ours.name()).map(|i| &other.source.tensors()[i]) {
+            Some(theirs) if dims(theirs) == dims(ours) => {}
+            Some(theirs) => {
+                let (name, theirs, ours) = (ours.name(), theirs.shape(), ours.shape());
+                return Err(wrong(format!("tensor {name} is {theirs}, in the base {ours}")));
+            }
+            None => return Err(wrong(format!("has no tensor {}, which the base has", ours.name()))),
+        }
+    }
+    Ok(other)
+}
+
+/// Prints the result, writes the files, says what the gate says.
+fn publish(args: &Args, common: &Common, report: &Report, verdicts: &[Verdict]) -> Result<Exit> {
+    for (path, text) in [(&args.html, report::html(report)), (&args.junit, gate::junit(report, verdicts))] {
+        if let Some(path) = path {
+            let mut out = Output::create(path, args.force, &[&args.base, &args.text])?;
+            out.write_all(text.as_bytes()).map_err(|e| Error::io(path, "write", e))?;
+            out.commit()?;
+        }
+    }
+    match (common.json, args.csv, args.markdown) {
+        (true, ..) => {
+            let mut json = report.json();
+            if !verdicts.is_empty() {
+                json["gate"] = verdicts
+                    .iter()
+                    .map(|v| serde_json::json!({"model": v.model, "holds": v.holds, "sentence": v.sentence}))
+                    .collect();
+            }
+            print_json(&json)?;
+        }
+        (_, true, _) => print(&report::csv(report))?,
+        (.., true) => print(&report::markdown(report))?,
+        _ => print(&report::terminal(report))?,
+    }
+    if args.github {
+        eprint!("{}", gate::github(verdicts));
+    }
+    let broken: Vec<&Verdict> = verdicts.iter().filter(|v| !v.holds).collect();
+    for verdict in &broken {
+        eprintln!("gate: {}", verdict.sentence);
+    }
+    Ok(if broken.is_empty() { Exit::Done } else { Exit::No })
+}
+
+fn limits(args: &Args) -> Result<Vec<Limit>> {
+    let of = |measure, limit: Option<f64>| limit.map(|limit| Limit { measure, limit });
+    let limits: Vec<Limit> = [
+        of(Measure::PplIncrease, args.max_ppl_increase),
+        of(Measure::Kld, args.max_kld),
+        of(Measure::SameTop, args.min_same_top),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if args.confidence.is_some_and(|c| !(0.5..1.0).contains(&c)) {
+        return Err(Error::usage("--confidence is a share from 50% to below 100%"));
+    }
+    for (given, option) in
+        [(args.confidence.is_some(), "--confidence"), (args.junit.is_some(), "--junit"), (args.github, "--github")]
+    {
+        if given && limits.is_empty() {
+            return Err(Error::usage(format!("{option} needs a limit to judge by"))
+                .help("add --max-ppl-increase, --max-kld or --min-same-top"));
+        }
+    }
+    Ok(limits)
+}
+
+fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    stem.unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn bytes_of(tensors: &[TensorInfo]) -> u64 {
+    tensors.iter().map(TensorInfo::bytes).sum()
+}
+
+/// Weights that somebody else holds.
+struct Borrowed<'a, 'b>(&'a Encoded<'b>);
+
+impl Weights for Borrowed<'_, '_> {
+    fn tensors(&self) -> &[TensorInfo] {
+        self.0.tensors()
+    }
+    fn matrix(&self, tensor: usize) -> Result<eval::weights::Matrix<'_>> {
+        self.0.matrix(tensor)
+    }
+    fn release(&self, tensor: usize) {
+        self.0.release(tensor);
+    }
+}

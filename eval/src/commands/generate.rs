@@ -1,0 +1,96 @@
+//! `evaluate generate`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use eval::generate::{Sampling, generate};
+use eval::weights::Stored;
+use gguf::Result;
+use gguf::cli::{Common, Exit, print, print_json};
+use serde_json::json;
+
+use super::Opened;
+
+/// Continue a text, to see that a model still speaks
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  evaluate generate tiny-llama --prompt 'The old man' --tokens 40
+  evaluate generate tiny-llama-Q4_K_M.gguf --prompt 'The old man' --temperature 0.8 --seed 7")]
+pub struct Args {
+    /// A GGUF file or a checkpoint folder
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+
+    /// The text to continue
+    #[arg(long, short)]
+    prompt: String,
+
+    /// At most so many tokens
+    #[arg(long, short = 'n', default_value_t = 64, value_name = "N")]
+    tokens: usize,
+
+    /// How freely tokens are chosen: 0 takes the most probable one
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f32,
+
+    /// Choose among the most probable tokens that together have this share
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f32,
+
+    /// What the random numbers begin with
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+
+    /// Compute the whole text for every token instead of keeping keys and values (for checking; slow)
+    #[arg(long)]
+    no_cache: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, common: &Common) -> Result<Exit> {
+    let opened = Opened::open(&args.model)?;
+    let tokenizer = &opened.tokenizer;
+    let prompt = tokenizer.encode(&args.prompt, true, true)?;
+    let sampling = Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed };
+    let begun = Instant::now();
+    let mut decoder = tokenizer.decoder();
+    for &token in &prompt {
+        decoder.push(token);
+    }
+    let mut text = String::new();
+    if !common.json {
+        print(&args.prompt)?;
+    }
+    let weights = Stored(&opened.source);
+    let tokens = generate(&opened.model, &weights, &prompt, args.tokens, sampling, !args.no_cache, |token| {
+        if tokenizer.is_end_of_generation(token) {
+            return Ok(false);
+        }
+        let piece = decoder.push(token);
+        if !common.json {
+            print(&piece)?;
+        }
+        text.push_str(&piece);
+        Ok(true)
+    })
+    .map_err(|e| e.at(&args.model))?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let rate = tokens.len() as f64 / seconds;
+    if common.json {
+        print_json(&json!({
+            "model": args.model.display().to_string(),
+            "prompt": args.prompt,
+            "text": text,
+            "prompt_tokens": prompt,
+            "tokens": tokens,
+            "seconds": seconds,
+            "tokens_per_second": rate,
+        }))?;
+    } else {
+        print("\n")?;
+        if !common.quiet {
+            eprintln!("{} tokens in {seconds:.1} s, {rate:.1} tokens/s", tokens.len());
+        }
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,156 @@
+//! Several precisions of a model against a base, in lockstep.
+//!
+//! All streams pass each layer together, so that their logits for the same position exist at the same time; a position
+//! is reduced to a handful of numbers ([`Position`]) and the logits are dropped. The base's logits come from running it,
+//! from its final hidden states that an earlier run saved ([`SavedBase`]), or from a file of llama-perplexity
+//! ([`KldFile`]).
+
+use gguf::{Error, Result};
+use rayon::prelude::*;
+
+use crate::baseline::SavedBase;
+use crate::divergence::{Position, RowSummary};
+use crate::forward::{Forward, Head};
+use crate::kld::KldFile;
+use crate::model::Model;
+use crate::perplexity::{Chunks, Plan};
+use crate::weights::Weights;
+
+/// Where the base's logits come from.
+#[derive(Clone, Copy)]
+pub enum Baseline<'a> {
+    /// The base is run together with the others.
+    Run(&'a dyn Weights),
+    /// Only the base's output matrix is used, on hidden states that were saved.
+    Saved(&'a SavedBase, &'a dyn Weights),
+    /// The base's log-probabilities as llama-perplexity stored them.
+    Kld(&'a KldFile),
+}
+
+impl std::fmt::Debug for Baseline<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Baseline::Run(_) => "Run",
+            Baseline::Saved(..) => "Saved",
+            Baseline::Kld(_) => "Kld",
+        })
+    }
+}
+
+/// What a comparison keeps of every scored position, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    /// −ln p of the right token under the base.
+    pub base_nll: Vec<f64>,
+    /// The positions of each compared model.
+    pub models: Vec<Vec<Position>>,
+}
+
+/// Told how far a comparison is: units done and all units.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+
+/// Compares models with a base on chunks of text. `keep` is given the base's hidden states of the scored positions of
+/// each chunk, in order, where the base is run.
+///
+/// # Errors
+/// As [`Forward::logits`], a saved base that does not fit the chunks, and whatever `keep` returns.
+pub fn compare(
+    model: &Model,
+    baseline: Baseline<'_>,
+    models: &[&dyn Weights],
+    chunks: &Chunks,
+    plan: Plan,
+    progress: Option<Progress<'_>>,
+    mut keep: impl FnMut(&[f32]) -> Result<()>,
+) -> Result<Comparison> {
+    let mut streams: Vec<&dyn Weights> = Vec::new();
+    if let Baseline::Run(base) = baseline {
+        streams.push(base);
+    }
+    streams.extend(models);
+    let heads = heads(model, baseline, models, plan.limits.decode_head)?;
+    let mut found = Comparison { base_nll: Vec::new(), models: vec![Vec::new(); models.len()] };
+    let together = plan.sequences.max(1);
+    let passes = chunks.inputs.len().div_ceil(together) as u64;
+    let scored = chunks.scored.clone();
+    let width = model.width;
+    for (pass, inputs) in chunks.inputs.chunks(together).enumerate() {
+        let told = |done: u64, total: u64| {
+            if let Some(progress) = progress {
+                progress(pass as u64 * total + done, passes * total);
+            }
+        };
+        let hidden = if streams.is_empty() {
+            Vec::new()
+        } else {
+            Forward::lockstep(model, streams.clone()).limits(plan.limits).progress(&told).hidden(inputs)?
+        };
+        let mut start = 0;
+        for (i, input) in inputs.iter().enumerate() {
+            let chunk = pass * together + i;
+            let of = |stream: &'_ [f32], block: &std::ops::Range<usize>| -> std::ops::Range<usize> {
+                debug_assert!(stream.len() >= (start + block.end) * width);
+                (start + block.start) * width..(start + block.end) * width
+            };
+            if let (Baseline::Run(_), Some(base)) = (baseline, hidden.first()) {
+                keep(&base[of(base, &scored)])?;
+            }
+            for at in scored.clone().step_by(plan.limits.logit_rows.max(1)) {
+                let block = at..(at + plan.limits.logit_rows.max(1)).min(scored.end);
+                let base = match baseline {
+                    Baseline::Run(_) => heads[0].logits(model, &hidden[0][of(&hidden[0], &block)])?,
+                    Baseline::Saved(saved, _) => heads[0]
+                        .logits(model, &saved.hidden(chunk, block.start - scored.start..block.end - scored.start)?)?,
+                    Baseline::Kld(file) => {
+                        let (mut all, mut row) = (Vec::with_capacity(block.len() * model.vocabulary), Vec::new());
+                        for position in block.clone() {
+                            file.log_probabilities(chunk, position - scored.start, &mut row)?;
+                            all.extend_from_slice(&row);
+                        }
+                        all
+                    }
+                };
+                let targets = &input.tokens[block.start + 1..block.end + 1];
+                let rows: Vec<RowSummary> = summaries(&base, model.vocabulary)?;
+                found.base_nll.extend(
+                    base.chunks(model.vocabulary).zip(&rows).zip(targets).map(|((l, r), &t)| r.nll(l, t as usize)),
+                );
+                let (first_head, first_stream) = match baseline {
+                    Baseline::Run(_) => (1, 1),
+                    Baseline::Saved(..) => (1, 0),
+                    Baseline::Kld(_) => (0, 0),
+                };
+                for (m, positions) in found.models.iter_mut().enumerate() {
+                    let hidden = &hidden[first_stream + m];
+                    let logits = heads[first_head + m].logits(model, &hidden[of(hidden, &block)])?;
+                    let others = summaries(&logits, model.vocabulary)?;
+                    positions.par_extend(
+                        base.par_chunks(model.vocabulary)
+                            .zip(&rows)
+                            .zip(logits.par_chunks(model.vocabulary).zip(&others))
+                            .zip(targets)
+                            .map(|((base, other), &target)| Position::compare(base, other, target as usize)),
+                    );
+                }
+            }
+            start += input.tokens.len();
+        }
+    }
+    Ok(found)
+}
+
+/// The output matrices: the base's where one is needed, then those of the models.
+fn heads<'a>(model: &Model, baseline: Baseline<'a>, models: &[&'a dyn Weights], decode: bool) -> Result<Vec<Head<'a>>> {
+    let base = match baseline {
+        Baseline::Run(base) | Baseline::Saved(_, base) => Some(base),
+        Baseline::Kld(_) => None,
+    };
+    base.into_iter().chain(models.iter().copied()).map(|weights| Head::load(model, weights, decode, None)).collect()
+}
+
+fn summaries(logits: &[f32], vocabulary: usize) -> Result<Vec<RowSummary>> {
+    logits
+        .par_chunks(vocabulary)
+        .map(|row| RowSummary::of(row).ok_or_else(|| Error::input("a row of logits holds a value that is no number")))
+        .collect()
+}

@@ -1,0 +1,308 @@
+//! How far one model's predictions are from another's, position by position.
+//!
+//! The statistics are those of `llama-perplexity --kl-divergence`, under its names: perplexity and its ratio to the
+//! base's, KL divergence, the change Δp of the probability of the right token, and how often both would choose the
+//! same token. Each mean comes with its standard error; the errors of a ratio take into account that both models
+//! were measured on the same text. Logits are reduced to five numbers a position as soon as they exist; percentiles
+//! are exact because those numbers, not a sketch of them, are kept (17 bytes a position and model).
+
+use serde::Serialize;
+
+/// A mean with its standard error, in the unit of the mean.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The mean, or what is derived from it.
+    pub value: f64,
+    /// One standard error.
+    pub error: f64,
+}
+
+impl Estimate {
+    /// The mean of `n` values of which the sum and the sum of squares are known; no error below 11 values.
+    pub fn from_sums(sum: f64, squares: f64, n: usize) -> Estimate {
+        if n == 0 {
+            return Estimate { value: f64::NAN, error: f64::NAN };
+        }
+        let value = sum / n as f64;
+        let variance = squares / n as f64 - value * value;
+        let error = if variance > 0.0 && n > 10 { (variance / (n - 1) as f64).sqrt() } else { 0.0 };
+        Estimate { value, error }
+    }
+
+    /// The mean of these values.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Estimate {
+        let (mut sum, mut squares, mut n) = (0.0, 0.0, 0);
+        for value in values {
+            sum += value;
+            squares += value * value;
+            n += 1;
+        }
+        Estimate::from_sums(sum, squares, n)
+    }
+
+    /// `exp` of the estimate, the error carried to first order.
+    pub fn exp(self) -> Estimate {
+        let value = self.value.exp();
+        Estimate { value, error: value * self.error }
+    }
+}
+
+/// A row of logits reduced to what comparing it needs.
+#[derive(Clone, Copy, Debug)]
+pub struct RowSummary {
+    /// ln Σ exp(logit).
+    pub log_sum: f64,
+    /// The first token with the largest logit.
+    pub top: usize,
+}
+
+impl RowSummary {
+    /// Reduces one row of logits (`[vocabulary]`); `None` where one of them is NaN or all are −∞.
+    pub fn of(logits: &[f32]) -> Option<RowSummary> {
+        let (mut top, mut max) = (0, f32::NEG_INFINITY);
+        for (token, &logit) in logits.iter().enumerate() {
+            if logit > max {
+                (top, max) = (token, logit);
+            }
+        }
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
+        let log_sum = f64::from(max) + sum.ln();
+        log_sum.is_finite().then_some(RowSummary { log_sum, top })
+    }
+
+    /// −ln p of a token under the row this was made of.
+    pub fn nll(&self, logits: &[f32], token: usize) -> f64 {
+        self.log_sum - f64::from(logits[token])
+    }
+}
+
+/// What is kept of one scored position of a model that is compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Position {
+    /// −ln p of the right token under this model.
+    pub nll: f64,
+    /// KL divergence of this model from the base, in nats.
+    pub kld: f32,
+    /// p(right token) minus the base's.
+    pub delta_p: f32,
+    /// Whether both give the same token the largest probability.
+    pub same_top: bool,
+}
+
+impl Position {
+    /// Compares two rows of logits at a position whose right next token is `target`.
+    pub fn compare(base: (&[f32], &RowSummary), other: (&[f32], &RowSummary), target: usize) -> Position {
+        let ((base, base_row), (other, other_row)) = (base, other);
+        let shift = other_row.log_sum - base_row.log_sum;
+        // Σ p_base · (ln p_base − ln p), with the logits' difference taken before the large sums are added.
+        let mut kld = 0.0;
+        for (&b, &o) in base.iter().zip(other) {
+            let log_p = f64::from(b) - base_row.log_sum;
+            if log_p > LEAST_LOG_P {
+                kld += log_p.exp() * (f64::from(b) - f64::from(o) + shift);
+            }
+        }
+        let nll = other_row.nll(other, target);
+        let base_p = (-base_row.nll(base, target)).exp();
+        Position {
+            nll,
+            kld: kld as f32,
+            delta_p: ((-nll).exp() - base_p) as f32,
+            same_top: base_row.top == other_row.top,
+        }
+    }
+}
+
+/// Tokens that the base gives less than e⁻⁴⁰ add nothing that an f64 sum would show.
+const LEAST_LOG_P: f64 = -40.0;
+
+/// The fractions at which KL divergence is reported, as llama-perplexity names them.
+pub const KLD_FRACTIONS: [(f64, &str); 11] = [
+    (1.0, "maximum"),
+    (0.999, "99.9%"),
+    (0.99, "99.0%"),
+    (0.95, "95.0%"),
+    (0.90, "90.0%"),
+    (0.50, "median"),
+    (0.10, "10.0%"),
+    (0.05, "5.0%"),
+    (0.01, "1.0%"),
+    (0.001, "0.1%"),
+    (0.0, "minimum"),
+];
+
+/// The fractions at which Δp is reported.
+pub const DELTA_P_FRACTIONS: [(f64, &str); 13] = [
+    (1.0, "maximum"),
+    (0.999, "99.9%"),
+    (0.99, "99.0%"),
+    (0.95, "95.0%"),
+    (0.90, "90.0%"),
+    (0.75, "75.0%"),
+    (0.50, "median"),
+    (0.25, "25.0%"),
+    (0.10, "10.0%"),
+    (0.05, "5.0%"),
+    (0.01, "1.0%"),
+    (0.001, "0.1%"),
+    (0.0, "minimum"),
+];
+
+/// The value at a fraction of sorted values, linear between neighbours.
+pub fn quantile(sorted: &[f32], fraction: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = fraction.clamp(0.0, 1.0) * last as f64;
+    let below = at.floor() as usize;
+    let part = at - below as f64;
+    (1.0 - part) * f64::from(sorted[below]) + part * f64::from(sorted[(below + 1).min(last)])
+}
+
+/// Everything that is reported of one compared model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Divergence {
+    /// Scored positions.
+    pub positions: usize,
+    /// Mean −ln p of the right token.
+    pub mean_nll: Estimate,
+    /// Perplexity.
+    pub ppl: Estimate,
+    /// ln(PPL(Q) / PPL(base)).
+    pub ln_ppl_ratio: Estimate,
+    /// PPL(Q) / PPL(base).
+    pub ppl_ratio: Estimate,
+    /// PPL(Q) − PPL(base).
+    pub ppl_difference: Estimate,
+    /// Correlation of ln PPL(Q) and ln PPL(base); absent where one of them does not vary.
+    pub ppl_correlation: Option<f64>,
+    /// Mean KL divergence from the base, in nats.
+    pub kld: Estimate,
+    /// KL divergence at [`KLD_FRACTIONS`].
+    pub kld_quantiles: Vec<f64>,
+    /// Mean Δp.
+    pub delta_p: Estimate,
+    /// Root of the mean square of Δp.
+    pub delta_p_rms: Estimate,
+    /// Δp at [`DELTA_P_FRACTIONS`].
+    pub delta_p_quantiles: Vec<f64>,
+    /// The share of positions at which both choose the same token.
+    pub same_top: Estimate,
+}
+
+impl Divergence {
+    /// Reduces the positions of a model against −ln p of the base at the same positions.
+    ///
+    /// # Panics
+    /// Never; positions beyond the shorter of the two are left out.
+    pub fn of(base_nll: &[f64], positions: &[Position]) -> Divergence {
+        let n = positions.len().min(base_nll.len());
+        let (base_nll, positions) = (&base_nll[..n], &positions[..n]);
+        let mean_nll = Estimate::of(positions.iter().map(|p| p.nll));
+        let base = Estimate::of(base_nll.iter().copied());
+        let product: f64 = positions.iter().zip(base_nll).map(|(p, b)| p.nll * b).sum();
+        let covariance = if n < 10 { 0.0 } else { (product / n as f64 - mean_nll.value * base.value) / (n - 1) as f64 };
+        let ln_ppl_ratio = Estimate {
+            value: mean_nll.value - base.value,
+            error: (mean_nll.error.powi(2) + base.error.powi(2) - 2.0 * covariance).max(0.0).sqrt(),
+        };
+        let (ppl, base_ppl) = (mean_nll.exp(), base.exp());
+        let difference_variance =
+            ppl.error.powi(2) + base_ppl.error.powi(2) - 2.0 * ppl.value * base_ppl.value * covariance;
+        let squares = Estimate::of(positions.iter().map(|p| f64::from(p.delta_p).powi(2)));
+        let rms = squares.value.sqrt();
+        let same = positions.iter().filter(|p| p.same_top).count() as f64 / n.max(1) as f64;
+        let quantiles = |pick: fn(&Position) -> f32, fractions: &[(f64, &str)]| {
+            let mut values: Vec<f32> = positions.iter().map(pick).collect();
+            values.sort_unstable_by(f32::total_cmp);
+            fractions.iter().map(|f| quantile(&values, f.0)).collect()
+        };
+        Divergence {
+            positions: n,
+            mean_nll,
+            ppl,
+            ln_ppl_ratio,
+            ppl_ratio: ln_ppl_ratio.exp(),
+            ppl_difference: Estimate { value: ppl.value - base_ppl.value, error: difference_variance.max(0.0).sqrt() },
+            ppl_correlation: Some(covariance / (mean_nll.error * base.error)).filter(|c| c.is_finite()),
+            kld: Estimate::of(positions.iter().map(|p| f64::from(p.kld))),
+            kld_quantiles: quantiles(|p| p.kld, &KLD_FRACTIONS),
+            delta_p: Estimate::of(positions.iter().map(|p| f64::from(p.delta_p))),
+            delta_p_rms: Estimate { value: rms, error: if rms > 0.0 { 0.5 / rms * squares.error } else { 0.0 } },
+            delta_p_quantiles: quantiles(|p| p.delta_p, &DELTA_P_FRACTIONS),
+            same_top: Estimate {
+                value: same,
+                error: if n > 1 { (same * (1.0 - same) / (n - 1) as f64).sqrt() } else { f64::NAN },
+            },
+        }
+    }
+
+    /// KL divergence at a named fraction of [`KLD_FRACTIONS`].
+    pub fn kld_at(&self, fraction: f64) -> f64 {
+        let at = KLD_FRACTIONS.iter().position(|f| f.0 == fraction);
+        at.and_then(|i| self.kld_quantiles.get(i)).copied().unwrap_or(f64::NAN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_relative_eq;
+
+    fn row(logits: &[f32]) -> RowSummary {
+        RowSummary::of(logits).expect("finite logits")
+    }
+
+    #[test]
+    fn equal_rows_do_not_diverge() {
+        let logits = [0.5, -1.0, 3.0, 2.0];
+        let p = Position::compare((&logits, &row(&logits)), (&logits, &row(&logits)), 1);
+        assert_eq!((p.kld, p.delta_p, p.same_top), (0.0, 0.0, true));
+    }
+
+    #[test]
+    fn two_tokens_follow_the_textbook() {
+        // p = (3/4, 1/4), q = (1/2, 1/2): KL = 3/4 ln(3/2) + 1/4 ln(1/2).
+        let (base, other) = ([3f32.ln(), 0.0], [0.0, 0.0]);
+        let p = Position::compare((&base, &row(&base)), (&other, &row(&other)), 0);
+        assert_relative_eq!(f64::from(p.kld), 0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln(), epsilon = 1e-7);
+        assert_relative_eq!(p.delta_p, -0.25, epsilon = 1e-6);
+        assert_relative_eq!(p.nll, 2f64.ln(), epsilon = 1e-9);
+        // The first of equal logits counts as the top.
+        assert!(p.same_top);
+    }
+
+    #[test]
+    fn a_shift_of_all_logits_changes_nothing() {
+        let base: Vec<f32> = (0..50).map(|i| (i as f32 * 0.7).sin()).collect();
+        let other: Vec<f32> = base.iter().map(|v| v + 30.0).collect();
+        let p = Position::compare((&base, &row(&base)), (&other, &row(&other)), 3);
+        assert!(p.kld.abs() < 1e-6, "{}", p.kld);
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_told() {
+        assert!(RowSummary::of(&[0.0, f32::NAN]).is_none());
+        assert!(RowSummary::of(&[f32::NEG_INFINITY; 2]).is_none());
+        assert!(RowSummary::of(&[]).is_none());
+    }
+
+    #[test]
+    fn quantiles_are_linear_between_neighbours() {
+        let sorted = [0.0, 1.0, 2.0, 10.0];
+        assert_eq!(quantile(&sorted, 0.5), 1.5);
+        assert_eq!(quantile(&sorted, 0.0), 0.0);
+        assert_eq!(quantile(&sorted, 1.0), 10.0);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn the_error_of_a_ratio_knows_that_the_text_is_the_same() {
+        let base: Vec<f64> = (0..1000).map(|i| 4.0 + f64::from(i % 17) * 0.3).collect();
+        let positions: Vec<Position> =
+            base.iter().map(|nll| Position { nll: nll + 0.01, kld: 0.0, delta_p: 0.0, same_top: true }).collect();
+        let d = Divergence::of(&base, &positions);
+        assert_relative_eq!(d.ln_ppl_ratio.value, 0.01, epsilon = 1e-9);
+        assert!(d.ln_ppl_ratio.error < 1e-6, "a constant shift is certain, not {}", d.ln_ppl_ratio.error);
+        assert!(d.mean_nll.error > 0.01);
+        assert_relative_eq!(d.ppl_correlation.expect("both vary"), 1.0, epsilon = 1e-3);
+    }
+}

@@ -1,0 +1,412 @@
+//! A model's own weights in another precision, encoded when they are asked for: no file is written.
+//!
+//! Each matrix is decoded from the source, encoded to the type that a recipe chooses for it and decoded again where it is
+//! multiplied, so its values are exactly those of the file that `quantize` would write. What the encoding did to each
+//! tensor is measured on the way.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use convert::packed::Float;
+use convert::packed::bnb::{Code, decode, decode_int8};
+use gguf::{Error, Result, Source, TensorInfo, TensorType};
+use quantize::bnb::{four_bit, int8, nested::Nested};
+use quantize::plan::{self, Importance, Plan};
+use quantize::recipe::FileType;
+use rayon::prelude::*;
+
+use crate::tensors::{ErrorSums, TensorError};
+use crate::weights::{Matrix, Weights};
+
+/// A precision that weights can be encoded to in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Precision {
+    /// A file type of GGUF: a recipe that chooses a block format for each tensor.
+    File(&'static FileType),
+    /// bitsandbytes' 4-bit form of the linear layers, in blocks of 64; the scales in 8 bits where `nested`.
+    FourBit {
+        /// The sixteen code points.
+        code: Code,
+        /// Double quantization.
+        nested: bool,
+    },
+    /// bitsandbytes' INT8 form of the linear layers, by rows.
+    Int8,
+}
+
+/// Weights that share a scale in the 4-bit forms.
+const BLOCK: usize = 64;
+
+/// Names of the precisions that are no file types.
+const BNB: [(&str, Precision); 5] = [
+    ("NF4", Precision::FourBit { code: Code::Nf4, nested: false }),
+    ("NF4-double", Precision::FourBit { code: Code::Nf4, nested: true }),
+    ("FP4", Precision::FourBit { code: Code::Fp4, nested: false }),
+    ("FP4-double", Precision::FourBit { code: Code::Fp4, nested: true }),
+    ("INT8", Precision::Int8),
+];
+
+impl std::str::FromStr for Precision {
+    type Err = Error;
+
+    /// A file type of `quantize`, or `nf4`, `nf4-double`, `fp4`, `fp4-double`, `int8`; in any case.
+    fn from_str(text: &str) -> Result<Precision> {
+        if let Some((_, precision)) = BNB.iter().find(|b| b.0.eq_ignore_ascii_case(text)) {
+            return Ok(*precision);
+        }
+        text.parse().map(Precision::File).map_err(|e: Error| {
+            let known = e.way_out().unwrap_or_default().to_owned();
+            let own = BNB.map(|b| b.0).join(", ");
+            Error::usage(format!("\"{text}\" is no precision")).help(format!("{known}, {own}"))
+        })
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Precision::File(file_type) => f.pad(file_type.name),
+            other => f.pad(BNB.iter().find(|b| b.1 == *other).map_or("", |b| b.0)),
+        }
+    }
+}
+
+/// How one tensor is encoded.
+#[derive(Clone, Debug)]
+enum How {
+    Kept,
+    Blocks(TensorType, Option<Arc<Vec<f32>>>),
+    FourBit { code: Code, nested: bool },
+    Int8,
+}
+
+/// The weights of a source in another precision.
+pub struct Encoded<'a> {
+    source: &'a dyn Source,
+    tensors: Vec<TensorInfo>,
+    how: Vec<How>,
+    measured: Mutex<BTreeMap<usize, ErrorSums>>,
+    /// Importance for the weighted error, also where a type makes no use of it.
+    importance: Option<&'a Importance>,
+    notes: Vec<String>,
+}
+
+impl fmt::Debug for Encoded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoded").field("tensors", &self.tensors.len()).finish()
+    }
+}
+
+impl<'a> Encoded<'a> {
+    /// Plans a precision for a source; nothing is read yet.
+    ///
+    /// # Errors
+    /// What planning meets: types that nothing fits, an importance that is missing or does not fit.
+    pub fn new(
+        source: &'a dyn Source,
+        precision: Precision,
+        importance: Option<&'a Importance>,
+    ) -> Result<Encoded<'a>> {
+        let mut tensors = source.tensors().to_vec();
+        let mut how = vec![How::Kept; tensors.len()];
+        let mut notes = Vec::new();
+        match precision {
+            Precision::File(file_type) => {
+                // Weights that are quantized already are compared as they are; encoding them again is what was asked.
+                let options = plan::Options { allow_requantize: true, ..plan::Options::default() };
+                let plan = Plan::new(source.metadata(), source.tensors(), file_type, &options, importance)?;
+                let (fell, _) = plan.fallbacks();
+                if fell > 0 {
+                    notes.push(format!("{precision}: {fell} tensors do not fit their type and fall back to another"));
+                }
+                notes.extend(plan.notes.iter().map(|n| format!("{precision}: {n}")));
+                for planned in plan.tensors {
+                    if planned.converts() {
+                        how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);
+                        tensors[planned.source] = planned.info;
+                    }
+                }
+            }
+            Precision::FourBit { code, nested } => {
+                for (info, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
+                    if !info.shape().row_len().is_multiple_of(BLOCK as u64) {
+                        return Err(Error::input(format!(
+                            "tensor {}: rows of {} are no whole number of blocks of {BLOCK}, so its blocks cannot be told \
+                             from a GGUF's rows",
+                            info.name(),
+                            info.shape().row_len()
+                        ))
+                        .help(format!("write a folder with `quantize --type {}` and compare that", code.name())));
+                    }
+                    *how = How::FourBit { code, nested };
+                }
+            }
+            Precision::Int8 => {
+                for (_, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
+                    *how = How::Int8;
+                }
+            }
+        }
+        Ok(Encoded { source, tensors, how, measured: Mutex::default(), importance, notes })
+    }
+
+    /// What a person should know of the precision, a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Bytes of all tensors in this precision.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().zip(&self.how).map(|(info, how)| stored_bytes(info, how)).sum()
+    }
+
+    /// The errors of the tensors that were encoded so far, in the source's order.
+    pub fn errors(&self) -> Vec<TensorError> {
+        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        measured.iter().map(|(&i, sums)| sums.finish(self.tensors[i].name(), &self.type_name(i))).collect()
+    }
+
+    /// The type of a tensor in this precision, for people.
+    pub fn type_name(&self, tensor: usize) -> String {
+        match self.how[tensor] {
+            How::Kept => self.source.tensors()[tensor].ty().to_string(),
+            How::Blocks(ty, _) => ty.to_string(),
+            How::FourBit { code, nested } => Precision::FourBit { code, nested }.to_string(),
+            How::Int8 => Precision::Int8.to_string(),
+        }
+    }
+
+    /// Encodes every tensor once to measure its error, the largest memory being one tensor.
+    ///
+    /// # Errors
+    /// Whatever reading and encoding can meet.
+    pub fn measure(&self, mut progress: impl FnMut(u64)) -> Result<()> {
+        for (i, info) in self.tensors.iter().enumerate() {
+            if !matches!(self.how[i], How::Kept) {
+                drop(self.matrix(i)?);
+                self.release(i);
+            }
+            progress(info.elements());
+        }
+        Ok(())
+    }
+
+    fn encode(&self, tensor: usize) -> Result<Matrix<'a>> {
+        let base = self.source.tensors()[tensor].clone();
+        let (rows, cols) = (base.rows() as usize, base.shape().row_len() as usize);
+        let bytes = self.source.rows(tensor, 0..base.rows())?;
+        let named = |e: Error| Error::input(format!("tensor {}: {}", base.name(), e.message()));
+        // Enough rows that encoders fill their lanes, few enough that threads share a small tensor.
+        let step = (ENCODED_VALUES / cols.max(1)).max(1);
+        let row_bytes = base.row_bytes() as usize;
+        let decoded = |part: usize, out: &mut Vec<f32>| -> Result<std::ops::Range<usize>> {
+            let range = part * step..((part + 1) * step).min(rows);
+            out.resize(range.len() * cols, 0.0);
+            let bytes = &bytes[range.start * row_bytes..range.end * row_bytes];
+            quantize::decode_rows(base.ty(), bytes, out).map_err(named)?;
+            Ok(range)
+        };
+        let parts = rows.div_ceil(step);
+        let weights = self.importance.and_then(|i| i.matrix.importance(base.name()));
+        let weights = weights.as_deref().filter(|w| w.len() == cols);
+        let measure = |base: &[f32], other: &[f32]| {
+            let mut sums = ErrorSums::default();
+            sums.add(base, other, weights);
+            sums
+        };
+        let float = match base.ty() {
+            TensorType::BF16 => Some(Float::Bf16),
+            TensorType::F16 => Some(Float::F16),
+            _ => None,
+        };
+        let (matrix, sums): (Matrix<'a>, Vec<ErrorSums>) = match &self.how[tensor] {
+            How::Kept => return Matrix::from_bytes(&base, bytes),
+            How::Blocks(ty, importance) => {
+                let info = TensorInfo::new(base.name(), *base.shape(), *ty)?;
+                let out_row = info.row_bytes() as usize;
+                let mut out = vec![0_u8; info.bytes() as usize];
+                let per_expert = (base.shape().dim(1) as usize).max(1);
+                let sums = out
+                    .par_chunks_mut((step * out_row).max(1))
+                    .enumerate()
+                    .map(|(part, out)| {
+                        let mut values = Vec::new();
+                        let range = decoded(part, &mut values)?;
+                        encode_experts(
+                            *ty,
+                            &values,
+                            cols,
+                            range,
+                            per_expert,
+                            importance.as_deref().map(|v| &v[..]),
+                            out,
+                        )
+                        .map_err(named)?;
+                        let mut again = vec![0.0; values.len()];
+                        quantize::decode_rows(*ty, out, &mut again).map_err(named)?;
+                        Ok(measure(&values, &again))
+                    })
+                    .collect::<Result<Vec<_>>>()?;
+                (Matrix::from_bytes(&info, Cow::Owned(out))?, sums)
+            }
+            How::FourBit { code, nested } => {
+                let mut values = vec![0.0; rows * cols];
+                quantize::decode_rows(base.ty(), &bytes, &mut values).map_err(named)?;
+                let (mut codes, mut scales) = (vec![0; values.len() / 2], vec![0.0; values.len() / BLOCK]);
+                if !four_bit::encode(*code, &values, BLOCK, &mut codes, &mut scales) {
+                    return Err(Error::input(format!("tensor {} holds a value that is not finite", base.name())));
+                }
+                if *nested {
+                    scales = Nested::encode(&scales).decode();
+                }
+                let mut out = vec![0.0; values.len()];
+                decode(code.points(), &codes, &scales, BLOCK, 0, &mut out);
+                round_to(float, &mut out);
+                let sums = vec![measure(&values, &out)];
+                (Matrix::from_f32(base.name(), out, cols), sums)
+            }
+            How::Int8 => {
+                let mut out = vec![0.0; rows * cols];
+                let sums = out
+                    .par_chunks_mut((step * cols).max(1))
+                    .enumerate()
+                    .map(|(part, out)| {
+                        let mut values = Vec::new();
+                        decoded(part, &mut values)?;
+                        let mut codes = vec![0; cols];
+                        for (row, out) in values.clone().chunks_mut(cols).zip(out.chunks_mut(cols)) {
+                            let scale = int8::encode_row(row, &mut codes).ok_or_else(|| {
+                                Error::input(format!("tensor {} holds a value that is not finite", base.name()))
+                            })?;
+                            decode_int8(&codes, scale, out);
+                        }
+                        Ok(measure(&values, out))
+                    })
+                    .collect::<Result<Vec<_>>>()?;
+                (Matrix::from_f32(base.name(), out, cols), sums)
+            }
+        };
+        debug_assert!(sums.len() <= parts.max(1));
+        let mut all = ErrorSums::default();
+        sums.iter().for_each(|s| all.merge(s));
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, all);
+        Ok(matrix)
+    }
+}
+
+/// Values that are encoded together by one thread.
+const ENCODED_VALUES: usize = 1 << 17;
+
+impl Weights for Encoded<'_> {
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
+        if tensor >= self.tensors.len() {
+            return Err(Error::usage(format!("there is no tensor number {tensor}")));
+        }
+        self.encode(tensor)
+    }
+
+    fn release(&self, tensor: usize) {
+        if let Some(info) = self.tensors.get(tensor) {
+            self.source.release(tensor, 0..info.rows());
+        }
+    }
+}
+
+/// Encodes rows that may belong to several experts, each with its own importance.
+fn encode_experts(
+    ty: TensorType,
+    values: &[f32],
+    cols: usize,
+    rows: std::ops::Range<usize>,
+    per_expert: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<()> {
+    let Some(importance) = importance.filter(|i| i.len() > cols) else {
+        return quantize::encode_rows(ty, values, cols, importance, out);
+    };
+    let row_bytes = out.len() / rows.len().max(1);
+    let mut row = rows.start;
+    while row < rows.end {
+        let expert = row / per_expert;
+        let end = ((expert + 1) * per_expert).min(rows.end);
+        let columns = importance
+            .get(expert * cols..(expert + 1) * cols)
+            .ok_or_else(|| Error::input("the importance does not cover every expert"))?;
+        let (from, to) = (row - rows.start, end - rows.start);
+        let part = &mut out[from * row_bytes..to * row_bytes];
+        quantize::encode_rows(ty, &values[from * cols..to * cols], cols, Some(columns), part)?;
+        row = end;
+    }
+    Ok(())
+}
+
+fn round_to(float: Option<Float>, values: &mut [f32]) {
+    if let Some(float) = float {
+        values.iter_mut().for_each(|v| *v = float.round(*v));
+    }
+}
+
+/// The matrices that bitsandbytes replaces: linear layers inside the blocks, not routers, embeddings or the head.
+fn is_linear(info: &TensorInfo) -> bool {
+    const NOT: [&str; 4] = ["norm", "ffn_gate_inp", "attn_rel_b", "ssm_conv1d"];
+    let name = info.name();
+    info.shape().dims().len() == 2
+        && name.contains("blk.")
+        && name.ends_with(".weight")
+        && !NOT.iter().any(|part| name.contains(part))
+}
+
+fn stored_bytes(info: &TensorInfo, how: &How) -> u64 {
+    match how {
+        How::Kept | How::Blocks(..) => info.bytes(),
+        How::FourBit { nested, .. } => {
+            let scales = info.elements().div_ceil(BLOCK as u64);
+            let scale_bytes = if *nested { scales + 4 * scales.div_ceil(256) + 4 } else { 4 * scales };
+            info.elements().div_ceil(2) + scale_bytes
+        }
+        How::Int8 => info.elements() + 4 * info.rows(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn precisions_have_the_names_they_are_read_by() {
+        for text in ["q4_k_m", "NF4", "nf4-double", "fp4", "int8", "IQ2_XXS"] {
+            let precision: Precision = text.parse().unwrap();
+            assert!(precision.to_string().eq_ignore_ascii_case(text), "{precision}");
+        }
+        let error = "q9".parse::<Precision>().unwrap_err();
+        assert!(error.way_out().unwrap().contains("NF4"));
+    }
+
+    #[test]
+    fn four_bits_take_half_a_byte_and_their_scales() {
+        let shape = gguf::Shape::new(&[256, 256]).unwrap();
+        let info = TensorInfo::new("blk.0.attn_q.weight", shape, TensorType::BF16).unwrap();
+        let bits = |how: How| 8.0 * stored_bytes(&info, &how) as f64 / info.elements() as f64;
+        assert_eq!(bits(How::FourBit { code: Code::Nf4, nested: false }), 4.5);
+        assert!((bits(How::FourBit { code: Code::Nf4, nested: true }) - 4.127).abs() < 1e-3);
+    }
+
+    #[test]
+    fn only_linear_layers_are_replaced() {
+        let linear = |name: &str, dims: &[u64]| {
+            is_linear(&TensorInfo::new(name, gguf::Shape::new(dims).unwrap(), TensorType::F32).unwrap())
+        };
+        assert!(linear("blk.0.attn_q.weight", &[64, 64]));
+        assert!(!linear("token_embd.weight", &[64, 64]));
+        assert!(!linear("output.weight", &[64, 64]));
+        assert!(!linear("blk.0.ffn_gate_inp.weight", &[64, 8]));
+        assert!(!linear("blk.0.attn_norm.weight", &[64]));
+    }
+}

@@ -1,0 +1,136 @@
+//! Feed-forward networks: plain, gated, and gated with both halves in one matrix.
+
+use gguf::Result;
+use rayon::prelude::*;
+
+use super::Part;
+use crate::model::{Activation, Model};
+
+/// Values that a thread takes at once.
+const PIECE: usize = 1 << 14;
+
+/// The network of the tensors `ffn_up`, `ffn_gate` and `ffn_down` with this suffix.
+///
+/// # Errors
+/// Tensors that are missing or do not fit.
+pub fn feed_forward(part: &Part<'_>, model: &Model, suffix: &str, x: &[f32]) -> Result<Vec<f32>> {
+    let name = |which: &str| format!("ffn_{which}{suffix}");
+    let mut up = part.linear(&name("up"), x)?;
+    if part.has(&format!("{}.weight", name("gate"))) {
+        let gate = part.linear(&name("gate"), x)?;
+        gated(model.row.activation, &gate, &mut up);
+    } else if model.row.fused_gate {
+        let len = part.need(&format!("{}.weight", name("up")))?.rows();
+        up = split_gate(model.row.activation, &up, len);
+    } else {
+        up.par_chunks_mut(PIECE).for_each(|x| activate(model.row.activation, x));
+    }
+    part.linear(&name("down"), &up)
+}
+
+/// `up = activation(gate) · up`.
+pub(super) fn gated(activation: Activation, gate: &[f32], up: &mut [f32]) {
+    up.par_chunks_mut(PIECE).zip(gate.par_chunks(PIECE)).for_each(|(up, gate)| {
+        if activation == Activation::SwigluOai {
+            for (u, &g) in up.iter_mut().zip(gate) {
+                let g = g.min(7.0);
+                *u = (u.clamp(-7.0, 7.0) + 1.0) * g * sigmoid(1.702 * g);
+            }
+            return;
+        }
+        let mut gate = gate.to_vec();
+        activate(activation, &mut gate);
+        for (u, g) in up.iter_mut().zip(gate) {
+            *u *= g;
+        }
+    });
+}
+
+/// Rows of a gate and what it gates, side by side.
+fn split_gate(activation: Activation, both: &[f32], len: usize) -> Vec<f32> {
+    let half = len / 2;
+    let mut up: Vec<f32> = both.chunks(len.max(1)).flat_map(|row| &row[half..2 * half]).copied().collect();
+    let gate: Vec<f32> = both.chunks(len.max(1)).flat_map(|row| &row[..half]).copied().collect();
+    gated(activation, &gate, &mut up);
+    up
+}
+
+/// Applies an activation without a gate.
+pub(super) fn activate(activation: Activation, x: &mut [f32]) {
+    let f: fn(f32) -> f32 = match activation {
+        Activation::Silu | Activation::SwigluOai => |x| x * sigmoid(x),
+        Activation::Gelu => |x| (0.5 * f64::from(x) * erfc(-f64::from(x) * std::f64::consts::FRAC_1_SQRT_2)) as f32,
+        Activation::GeluTanh => |x| {
+            // √(2/π), as in the definition of the approximation (Hendrycks and Gimpel).
+            0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044_715 * x * x * x)).tanh())
+        },
+        Activation::Relu => |x| x.max(0.0),
+        Activation::ReluSquared => |x| x.max(0.0) * x.max(0.0),
+    };
+    x.iter_mut().for_each(|x| *x = f(*x));
+}
+
+/// 1 / (1 + e⁻ˣ).
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// The complementary error function: a Chebyshev fit with a relative error below 1.2e-7 everywhere (Numerical
+/// Recipes, section 6.2).
+fn erfc(x: f64) -> f64 {
+    const FIT: [f64; 10] = [
+        -1.265_512_23,
+        1.000_023_68,
+        0.374_091_96,
+        0.096_784_18,
+        -0.186_288_06,
+        0.278_868_07,
+        -1.135_203_98,
+        1.488_515_87,
+        -0.822_152_23,
+        0.170_872_77,
+    ];
+    let t = 1.0 / (1.0 + 0.5 * x.abs());
+    let fit = FIT.iter().rev().fold(0.0, |sum, c| sum * t + c);
+    let tail = t * (fit - x * x).exp();
+    if x >= 0.0 { tail } else { 2.0 - tail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(activation: Activation, x: f32) -> f32 {
+        let mut x = [x];
+        activate(activation, &mut x);
+        x[0]
+    }
+
+    #[test]
+    fn activations_have_their_known_values() {
+        // From torch.nn.functional in f64.
+        let known = [
+            (Activation::Silu, 1.0, 0.731_058_6),
+            (Activation::Gelu, 1.0, 0.841_344_7),
+            (Activation::Gelu, -2.0, -0.045_500_264),
+            (Activation::GeluTanh, 1.0, 0.841_192),
+            (Activation::GeluTanh, -2.0, -0.045_402_3),
+            (Activation::Relu, -1.0, 0.0),
+            (Activation::ReluSquared, 3.0, 9.0),
+        ];
+        for (activation, x, want) in known {
+            let got = of(activation, x);
+            assert!((got - want).abs() < 1e-6, "{activation:?}({x}) is {got}, not {want}");
+        }
+    }
+
+    #[test]
+    fn the_clipped_gate_of_gpt_oss() {
+        let mut up = [10.0, -10.0, 0.5];
+        gated(Activation::SwigluOai, &[100.0, 1.0, 0.0], &mut up);
+        let one = sigmoid(1.702);
+        assert!((up[0] - 8.0 * 7.0 * sigmoid(1.702 * 7.0)).abs() < 1e-4);
+        assert!((up[1] + 6.0 * one).abs() < 1e-5);
+        assert_eq!(up[2], 0.0);
+    }
+}

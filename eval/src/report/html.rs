@@ -1,0 +1,323 @@
+//! One self-contained page: no script, no network, light and dark by the reader's choice.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use gguf::cli::{bytes, count};
+
+use super::gate::xml;
+use super::svg::{Point, Spread, heat, scatter, spreads};
+use super::{Model, Report};
+use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
+
+const STYLE: &str = include_str!("page.css");
+
+/// The report as a page.
+pub fn html(report: &Report) -> String {
+    let (base, protocol) = (&report.base, &report.protocol);
+    let title = format!("What the precision cost: {}", base.name);
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+         content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<a class=\"skip\" href=\"#figures\">Skip to the figures</a>\n\
+         <header>\n<h1>{0}</h1>\n<p>{1} · {2} weights · {3:.2} bits per weight · perplexity {4} on {5} positions of {6}</p>\n</header>\n<main>\n",
+        xml(&title),
+        xml(&base.architecture),
+        count(base.parameters),
+        base.bits_per_weight,
+        plus_minus(base.ppl, 1.0, 3),
+        count(protocol.positions as u64),
+        xml(&protocol.text),
+    );
+    out += &trade_off(report);
+    out += &distribution(report);
+    out += &tensors(report);
+    out += &figures(report);
+    out += &measured(report);
+    out + "</main>\n</body>\n</html>\n"
+}
+
+fn section(id: &str, heading: &str, body: &str) -> String {
+    format!("<section id=\"{id}\" aria-labelledby=\"{id}-h\">\n<h2 id=\"{id}-h\">{heading}</h2>\n{body}</section>\n")
+}
+
+fn trade_off(report: &Report) -> String {
+    let front = report.pareto_front();
+    let points = |y: fn(&Model) -> f64| -> Vec<Point> {
+        let point = |(i, m): (usize, &Model)| Point {
+            name: m.name.clone(),
+            x: m.bits_per_weight,
+            y: y(m),
+            front: front.contains(&i),
+            told: format!(
+                "{}: {:.2} bits per weight, mean KL divergence {:.6}, perplexity {:.4}{}",
+                m.name,
+                m.bits_per_weight,
+                m.divergence.kld.value,
+                m.divergence.ppl.value,
+                if front.contains(&i) { ", on the Pareto front" } else { "" }
+            ),
+        };
+        report.models.iter().enumerate().map(point).collect()
+    };
+    let bits = "bits per weight";
+    let kld = scatter(
+        "Bits per weight against mean KL divergence",
+        bits,
+        "mean KL divergence, nats (log)",
+        true,
+        &points(|m| m.divergence.kld.value),
+    );
+    let ppl =
+        scatter("Bits per weight against perplexity", bits, "perplexity", false, &points(|m| m.divergence.ppl.value));
+    let names: Vec<String> = front.iter().map(|&i| xml(&report.models[i].name)).collect();
+    let body = format!(
+        "<p>Down and left is better. Filled points, joined by the line, form the Pareto front: no other model is both smaller and \
+         closer to the base. On it: {}.</p>\n<div class=\"pair\"><figure>{kld}</figure><figure>{ppl}</figure></div>\n",
+        names.join(", ")
+    );
+    section("trade-off", "Size against divergence", &body)
+}
+
+fn distribution(report: &Report) -> String {
+    let row = |m: &Model| {
+        let d = &m.divergence;
+        Spread {
+            name: m.name.clone(),
+            at: [0.001, 0.05, 0.5, 0.95, 0.999].map(|f| d.kld_at(f)),
+            mean: d.kld.value,
+            told: format!(
+                "{}: median {:.2e}, mean {:.2e}, 5 % {:.2e}, 95 % {:.2e}, 99.9 % {:.2e}, maximum {:.2e}",
+                m.name,
+                d.kld_at(0.5),
+                d.kld.value,
+                d.kld_at(0.05),
+                d.kld_at(0.95),
+                d.kld_at(0.999),
+                d.kld_at(1.0)
+            ),
+        }
+    };
+    let rows: Vec<Spread> = report.models.iter().map(row).collect();
+    let body = format!(
+        "<p>KL divergence over the scored positions: the bar spans 5 % to 95 %, the thin line 0.1 % to 99.9 %, the stroke is the \
+         median, the diamond the mean. A long right end is a model that is mostly right and sometimes far off.</p>\n<figure>{}</figure>\n",
+        spreads("Distribution of KL divergence for each model", "KL divergence, nats (log)", &rows)
+    );
+    section("distribution", "How the divergence is spread", &body)
+}
+
+/// Splits `blk.7.attn_q.weight` into (`attn_q`, 7); tensors outside the layers have none.
+fn kind_and_layer(name: &str) -> (String, Option<usize>) {
+    let bare = name.strip_suffix(".weight").unwrap_or(name);
+    let layer = bare.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    match layer.and_then(|(n, kind)| n.parse().ok().map(|n: usize| (kind, n))) {
+        Some((kind, n)) if n < 4096 => (kind.to_owned(), Some(n)),
+        _ => (bare.to_owned(), None),
+    }
+}
+
+fn tensors(report: &Report) -> String {
+    let all = report.models.iter().flat_map(|m| &m.tensors).map(|t| t.snr_db).filter(|v| v.is_finite());
+    let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+    if low > high {
+        return String::new();
+    }
+    let mut body = format!(
+        "<p>Signal to noise of each tensor's weights, layer by layer, in dB. Strong colour is {low:.1} dB (harm), pale is {high:.1} dB; \
+         hover for the figures, or open a table.</p>\n"
+    );
+    for (i, model) in report.models.iter().filter(|m| !m.tensors.is_empty()).enumerate() {
+        let mut rows: BTreeMap<String, Vec<Option<(f64, String)>>> = BTreeMap::new();
+        let mut table = String::new();
+        for t in &model.tensors {
+            let (kind, layer) = kind_and_layer(&t.name);
+            let cells = rows.entry(kind).or_default();
+            let column = layer.unwrap_or(0);
+            cells.resize(cells.len().max(column + 1), None);
+            let fraction = if high > low { (high - t.snr_db) / (high - low) } else { 0.5 };
+            cells[column] =
+                Some((fraction, format!("{} {}: {:.2} dB, relative error {:.4}", t.name, t.ty, t.snr_db, t.relative)));
+            let _ = writeln!(
+                table,
+                "<tr><th scope=\"row\">{}</th><td>{}</td><td>{:.2}</td><td>{:.3e}</td><td>{:.4}</td><td>{:.6}</td></tr>",
+                xml(&t.name),
+                xml(&t.ty),
+                t.snr_db,
+                t.rmse,
+                t.relative,
+                t.cosine
+            );
+        }
+        let rows: Vec<_> = rows.into_iter().collect();
+        let open = if i == 0 { " open" } else { "" };
+        let name = xml(&model.name);
+        let _ = writeln!(
+            body,
+            "<details{open}><summary>{name}</summary>\n<figure class=\"wide\">{}</figure>\n<details><summary>Table for {name}</summary>\
+             <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Error of each tensor of {name}\"><table>\
+             <thead><tr><th scope=\"col\">tensor</th><th scope=\"col\">type</th><th scope=\"col\">SNR, dB</th><th scope=\"col\">RMSE</th>\
+             <th scope=\"col\">relative</th><th scope=\"col\">cosine</th></tr></thead><tbody>\n{table}</tbody></table></div></details></details>",
+            heat(&format!("Signal to noise by tensor and layer for {}", model.name), &rows)
+        );
+    }
+    section("tensors", "Where the error sits", &body)
+}
+
+fn plus_minus(e: Estimate, unit: f64, digits: usize) -> String {
+    if !e.value.is_finite() {
+        return "–".into();
+    }
+    if !e.error.is_finite() {
+        return format!("{:.digits$}", e.value * unit);
+    }
+    format!("{:.digits$} ± {:.digits$}", e.value * unit, e.error * unit)
+}
+
+/// A line of the table of figures: its head and what it shows of a model.
+type Line = (&'static str, fn(&Model) -> String);
+
+const LINES: [Line; 10] = [
+    ("Size", |m| bytes(m.bytes)),
+    ("Bits per weight", |m| format!("{:.3}", m.bits_per_weight)),
+    ("PPL", |m| plus_minus(m.divergence.ppl, 1.0, 4)),
+    ("ln PPL(Q)/PPL(base)", |m| plus_minus(m.divergence.ln_ppl_ratio, 1.0, 6)),
+    ("PPL(Q)/PPL(base)", |m| plus_minus(m.divergence.ppl_ratio, 1.0, 6)),
+    ("PPL(Q) − PPL(base)", |m| plus_minus(m.divergence.ppl_difference, 1.0, 4)),
+    ("Mean KLD", |m| plus_minus(m.divergence.kld, 1.0, 6)),
+    ("Mean Δp, %", |m| plus_minus(m.divergence.delta_p, 100.0, 3)),
+    ("RMS Δp, %", |m| plus_minus(m.divergence.delta_p_rms, 100.0, 3)),
+    ("Same top p, %", |m| plus_minus(m.divergence.same_top, 100.0, 3)),
+];
+
+fn figures(report: &Report) -> String {
+    let mut heads = String::new();
+    let mut rows = String::new();
+    for (head, _) in LINES {
+        let _ = write!(heads, "<th scope=\"col\">{}</th>", xml(head));
+    }
+    let front = report.pareto_front();
+    for (i, model) in report.models.iter().enumerate() {
+        let mark = if front.contains(&i) { " <abbr title=\"on the Pareto front\">◆</abbr>" } else { "" };
+        let _ = write!(rows, "<tr><th scope=\"row\">{}{mark}</th>", xml(&model.name));
+        for (_, show) in LINES {
+            let _ = write!(rows, "<td>{}</td>", xml(&show(model)));
+        }
+        rows += "</tr>\n";
+    }
+    let mut body = format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Figures of each model\"><table><caption>Each value with its standard \
+         error; ◆ marks the Pareto front.</caption><thead><tr><th scope=\"col\">Model</th>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>\n"
+    );
+    body +=
+        &quantile_table("KL divergence by percentile", &KLD_FRACTIONS, report, |m| &m.divergence.kld_quantiles, 1.0);
+    body +=
+        &quantile_table("Δp by percentile, %", &DELTA_P_FRACTIONS, report, |m| &m.divergence.delta_p_quantiles, 100.0);
+    section("figures", "The figures", &body)
+}
+
+fn quantile_table(
+    name: &str,
+    fractions: &[(f64, &str)],
+    report: &Report,
+    pick: fn(&Model) -> &[f64],
+    unit: f64,
+) -> String {
+    let mut out = format!(
+        "<details><summary>{0}</summary><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><thead><tr>\
+         <th scope=\"col\">Model</th>",
+        xml(name)
+    );
+    for (_, head) in fractions {
+        let _ = write!(out, "<th scope=\"col\">{head}</th>");
+    }
+    out += "</tr></thead><tbody>\n";
+    for model in &report.models {
+        let _ = write!(out, "<tr><th scope=\"row\">{}</th>", xml(&model.name));
+        for value in pick(model) {
+            let shown = if value.is_finite() { format!("{:.5}", value * unit) } else { "–".into() };
+            let _ = write!(out, "<td>{shown}</td>");
+        }
+        out += "</tr>\n";
+    }
+    out + "</tbody></table></div></details>\n"
+}
+
+fn measured(report: &Report) -> String {
+    let p = &report.protocol;
+    let body = format!(
+        "<p>The text was cut into {} chunks of {} tokens. In each chunk the first token is replaced by the beginning-of-sequence token where \
+         the vocabulary asks for one, and the positions from {} to the one before the last predict the next token: {} positions in all. \
+         Arithmetic: {}. Perplexity is the exponential of the mean negative log-likelihood; KL divergence is Σ p ln(p/q) over the whole \
+         vocabulary with p the base; Δp is the change of the right token's probability; same top p is the share of positions at which both give \
+         the same token the largest probability. Errors are standard errors over positions; those of ratios and differences include the \
+         covariance of the two models on the same text. Percentiles are exact.</p>\n\
+         <dl><dt>Text</dt><dd>{}, {} tokens, SHA-256 <code>{}</code></dd><dt>Base</dt><dd>{}, {}</dd><dt>Made by</dt><dd>{}, in {:.1} s</dd></dl>\n",
+        p.chunks,
+        p.context,
+        p.first_scored,
+        count(p.positions as u64),
+        xml(&p.arithmetic),
+        xml(&p.text),
+        count(p.tokens as u64),
+        xml(&p.text_sha256),
+        xml(&report.base.name),
+        bytes(report.base.bytes),
+        xml(&report.program),
+        p.seconds
+    );
+    section("measured", "How it was measured", &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::sample;
+    use crate::tensors::TensorError;
+
+    #[test]
+    fn the_page_is_whole_and_loads_nothing() {
+        let page = html(&sample());
+        assert!(page.starts_with("<!doctype html>"));
+        assert!(page.ends_with("</html>\n"));
+        for outside in ["http://", "https://", "<script", "@import", "url("] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+        for tag in ["section", "table", "figure", "svg", "details", "main"] {
+            let (opened, closed) =
+                (page.matches(&format!("<{tag}")).count(), page.matches(&format!("</{tag}>")).count());
+            assert_eq!(opened, closed, "{tag}");
+        }
+    }
+
+    #[test]
+    fn names_from_files_cannot_bring_markup() {
+        let mut report = sample();
+        report.models[0].name = "<img src=x onerror=alert(1)>".into();
+        report.base.name = "\"><script>".into();
+        let page = html(&report);
+        assert!(!page.contains("<img"));
+        assert!(!page.contains("<script"));
+    }
+
+    #[test]
+    fn the_heat_map_has_a_cell_for_each_tensor() {
+        let mut report = sample();
+        let error = |name: &str, snr_db| TensorError {
+            name: name.into(),
+            ty: "Q4_K".into(),
+            elements: 1024,
+            rmse: 1e-3,
+            relative: 0.05,
+            max: 0.01,
+            cosine: 0.999,
+            snr_db,
+            weighted_rmse: None,
+        };
+        report.models[1].tensors =
+            vec![error("blk.0.attn_q.weight", 20.0), error("blk.3.attn_q.weight", 30.0), error("output.weight", 40.0)];
+        let page = html(&report);
+        assert_eq!(page.matches("class=\"cell\"").count(), 3);
+        assert!(page.contains("style=\"--v:100%\""));
+    }
+}

@@ -1,0 +1,178 @@
+//! What a comparison found, in the forms that people and programs read.
+//!
+//! One [`Report`], one function a form. A number that could not be had is `null`, an empty cell or a dash, never 0.
+
+mod html;
+mod svg;
+mod text;
+
+pub mod gate;
+
+use serde::Serialize;
+
+use crate::divergence::{Divergence, Estimate};
+use crate::tensors::TensorError;
+
+pub use html::html;
+pub use text::{csv, markdown, terminal};
+
+/// What was compared, on what, and what came out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The version of this form; it grows when a field changes its meaning.
+    pub schema: u32,
+    /// The program and its version.
+    pub program: String,
+    /// The base that the others are compared with.
+    pub base: Base,
+    /// How it was measured.
+    pub protocol: Protocol,
+    /// The models that were compared, in the order they were asked for.
+    pub models: Vec<Model>,
+}
+
+/// The model that the others are compared with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Base {
+    /// Its name.
+    pub name: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Weights.
+    pub parameters: u64,
+    /// Bytes of tensor data.
+    pub bytes: u64,
+    /// Bits per weight.
+    pub bits_per_weight: f64,
+    /// Mean −ln p of the right token.
+    pub mean_nll: Estimate,
+    /// Perplexity.
+    pub ppl: Estimate,
+}
+
+/// How it was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Protocol {
+    /// The text's file name.
+    pub text: String,
+    /// SHA-256 of the text.
+    pub text_sha256: String,
+    /// Tokens of the whole text.
+    pub tokens: usize,
+    /// Tokens of a chunk.
+    pub context: usize,
+    /// Chunks that were evaluated.
+    pub chunks: usize,
+    /// Positions of a chunk before this one are context only.
+    pub first_scored: usize,
+    /// Positions that were scored.
+    pub positions: usize,
+    /// The arithmetic, in words.
+    pub arithmetic: String,
+    /// Seconds of wall time.
+    pub seconds: f64,
+}
+
+/// One model that was compared.
+#[derive(Clone, Debug, Serialize)]
+pub struct Model {
+    /// Its name: a type or a file.
+    pub name: String,
+    /// Bytes of tensor data.
+    pub bytes: u64,
+    /// Bits per weight.
+    pub bits_per_weight: f64,
+    /// The statistics.
+    pub divergence: Divergence,
+    /// The error of each tensor whose type differs from the base's, where it was measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tensors: Vec<TensorError>,
+}
+
+impl Report {
+    /// The report as a JSON document; see `docs/report.md` for its fields.
+    pub fn json(&self) -> serde_json::Value {
+        // Only maps with keys that are no strings fail to serialize, and there is none. NaN becomes null.
+        serde_json::to_value(self).unwrap_or(serde_json::Value::Null)
+    }
+
+    /// The models that no other one beats in both size and KL divergence, by position in `models`.
+    pub fn pareto_front(&self) -> Vec<usize> {
+        let cost = |m: &Model| (m.bits_per_weight, m.divergence.kld.value);
+        let beaten = |a: &Model| {
+            self.models.iter().any(|b| {
+                let ((ab, ak), (bb, bk)) = (cost(a), cost(b));
+                bb <= ab && bk <= ak && (bb < ab || bk < ak)
+            })
+        };
+        (0..self.models.len()).filter(|&i| !beaten(&self.models[i])).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::divergence::Position;
+
+    /// A report with made-up but consistent numbers.
+    pub(crate) fn sample() -> Report {
+        let base_nll: Vec<f64> = (0..400).map(|i| 3.0 + f64::from(i % 13) * 0.2).collect();
+        let model = |name: &str, bits: f64, noise: f32| {
+            let positions: Vec<Position> = base_nll
+                .iter()
+                .enumerate()
+                .map(|(i, nll)| Position {
+                    nll: nll + f64::from(noise) * ((i % 7) as f64 - 2.5),
+                    kld: noise * (1 + i % 5) as f32,
+                    delta_p: noise * ((i % 3) as f32 - 1.0),
+                    same_top: i % 50 != 0,
+                })
+                .collect();
+            Model {
+                name: name.into(),
+                bytes: (bits * 4_196_608.0 / 8.0) as u64,
+                bits_per_weight: bits,
+                divergence: Divergence::of(&base_nll, &positions),
+                tensors: Vec::new(),
+            }
+        };
+        let mean_nll = Estimate::of(base_nll.iter().copied());
+        Report {
+            schema: 1,
+            program: "evaluate 0.1.0".into(),
+            base: Base {
+                name: "tiny-llama".into(),
+                architecture: "llama".into(),
+                parameters: 4_196_608,
+                bytes: 8_393_216,
+                bits_per_weight: 16.0,
+                mean_nll,
+                ppl: mean_nll.exp(),
+            },
+            protocol: Protocol {
+                text: "sample.txt".into(),
+                text_sha256: "00".repeat(32),
+                tokens: 1024,
+                context: 512,
+                chunks: 2,
+                first_scored: 256,
+                positions: 400,
+                arithmetic: "f32 on decoded weights".into(),
+                seconds: 1.5,
+            },
+            models: vec![model("Q8_0", 8.5, 0.0001), model("Q4_K_M", 5.1, 0.01), model("Q4_0", 5.2, 0.02)],
+        }
+    }
+
+    #[test]
+    fn the_front_leaves_out_what_is_larger_and_worse() {
+        assert_eq!(sample().pareto_front(), [0, 1]);
+    }
+
+    #[test]
+    fn missing_numbers_are_null() {
+        let mut report = sample();
+        report.models[0].divergence.ppl.error = f64::NAN;
+        assert!(report.json()["models"][0]["divergence"]["ppl"]["error"].is_null());
+    }
+}

@@ -1,0 +1,196 @@
+//! Where weights come from: a precision of a model, matrix by matrix.
+//!
+//! The transformer asks a [`Weights`] for the matrices of one layer, multiplies with them and drops them. A
+//! [`Source`] (GGUF file or checkpoint folder) is one; so is anything else that can decode rows, such as a model whose
+//! matrices are encoded to another type when they are asked for.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use gguf::{Error, Result, Source, TensorInfo, TensorType};
+
+/// One precision of a model.
+pub trait Weights: Sync {
+    /// The tensors with their shapes. Names and order are those of the model's source; types may differ.
+    fn tensors(&self) -> &[TensorInfo];
+
+    /// A tensor as a matrix of rows, without decoding it yet where that can wait.
+    ///
+    /// # Errors
+    /// Whatever reading can meet.
+    fn matrix(&self, tensor: usize) -> Result<Matrix<'_>>;
+
+    /// Says that a layer's tensor will not be asked for soon.
+    fn release(&self, tensor: usize) {
+        let _ = tensor;
+    }
+}
+
+/// The weights as a source stores them.
+#[derive(Clone, Copy)]
+pub struct Stored<'a>(pub &'a dyn Source);
+
+impl fmt::Debug for Stored<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stored({} tensors)", self.0.tensors().len())
+    }
+}
+
+impl Weights for Stored<'_> {
+    fn tensors(&self) -> &[TensorInfo] {
+        self.0.tensors()
+    }
+
+    fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
+        let info =
+            self.0.tensors().get(tensor).ok_or_else(|| Error::usage(format!("there is no tensor number {tensor}")))?;
+        Matrix::from_bytes(info, self.0.rows(tensor, 0..info.rows())?)
+    }
+
+    fn release(&self, tensor: usize) {
+        if let Some(info) = self.0.tensors().get(tensor) {
+            self.0.release(tensor, 0..info.rows());
+        }
+    }
+}
+
+/// A function that decodes rows into f32.
+pub type Decode<'a> = Arc<dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + Send + Sync + 'a>;
+
+/// A stored matrix: `rows` × `cols`, decoded a few rows at a time. The rows of a stack of experts follow each other.
+#[derive(Clone)]
+pub struct Matrix<'a> {
+    name: String,
+    rows: usize,
+    cols: usize,
+    data: Data<'a>,
+}
+
+#[derive(Clone)]
+enum Data<'a> {
+    Plain(Arc<[f32]>),
+    Blocks { ty: TensorType, row_bytes: usize, bytes: Cow<'a, [u8]> },
+    Function(Decode<'a>),
+}
+
+impl fmt::Debug for Matrix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}, {}]", self.name, self.rows, self.cols)
+    }
+}
+
+impl<'a> Matrix<'a> {
+    /// A matrix over the bytes of all rows of this tensor, in its type.
+    ///
+    /// # Errors
+    /// Bytes that are not as many as the tensor's shape says.
+    pub fn from_bytes(info: &TensorInfo, bytes: Cow<'a, [u8]>) -> Result<Matrix<'a>> {
+        if bytes.len() as u64 != info.bytes() {
+            return Err(Error::input(format!("tensor {}: {} bytes, not {}", info.name(), bytes.len(), info.bytes())));
+        }
+        let row_bytes = info.row_bytes() as usize;
+        let data = Data::Blocks { ty: info.ty(), row_bytes, bytes };
+        Ok(Matrix {
+            name: info.name().to_owned(),
+            rows: info.rows() as usize,
+            cols: info.shape().row_len() as usize,
+            data,
+        })
+    }
+
+    /// A matrix of f32 in memory, row-major, `cols` a row.
+    pub fn from_f32(name: &str, data: Vec<f32>, cols: usize) -> Matrix<'a> {
+        let rows = data.len().checked_div(cols).unwrap_or(0);
+        Matrix { name: name.to_owned(), rows, cols, data: Data::Plain(data.into()) }
+    }
+
+    /// A matrix whose rows a function decodes: for forms of weights that no GGUF type describes.
+    pub fn from_fn(name: &str, rows: usize, cols: usize, decode: Decode<'a>) -> Matrix<'a> {
+        Matrix { name: name.to_owned(), rows, cols, data: Data::Function(decode) }
+    }
+
+    /// The tensor's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The number of rows, over all experts.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values in a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// These rows in f32: borrowed where they are f32 already, else decoded into `scratch`.
+    ///
+    /// # Errors
+    /// A type that cannot be decoded.
+    pub fn decoded<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Vec<f32>) -> Result<&'s [f32]> {
+        if let Data::Plain(values) = &self.data {
+            return values
+                .get(rows.start * self.cols..rows.end * self.cols)
+                .ok_or_else(|| Error::usage(format!("tensor {} has no rows {rows:?}", self.name)));
+        }
+        let len = rows.len() * self.cols;
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        self.decode(rows, &mut scratch[..len])?;
+        Ok(&scratch[..len])
+    }
+
+    /// Decodes these rows.
+    ///
+    /// # Errors
+    /// Rows that do not exist, or a type that cannot be decoded.
+    pub fn decode(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        if rows.start > rows.end || rows.end > self.rows || out.len() != rows.len() * self.cols {
+            return Err(Error::usage(format!("tensor {} has {} rows, not {rows:?}", self.name, self.rows)));
+        }
+        match &self.data {
+            Data::Plain(values) => {
+                out.copy_from_slice(&values[rows.start * self.cols..rows.end * self.cols]);
+                Ok(())
+            }
+            Data::Blocks { ty, row_bytes, bytes } => {
+                let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+                quantize::decode_rows(*ty, bytes, out)
+                    .map_err(|e| Error::input(format!("tensor {}: {}", self.name, e.message())))
+            }
+            Data::Function(decode) => decode(rows, out),
+        }
+    }
+
+    /// All values in f32.
+    ///
+    /// # Errors
+    /// A type that cannot be decoded.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; self.rows * self.cols];
+        self.decode(0..self.rows, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same matrix decoded to f32 as a whole, for one that is multiplied many times.
+    ///
+    /// # Errors
+    /// A type that cannot be decoded.
+    pub fn into_f32(self) -> Result<Matrix<'a>> {
+        use rayon::prelude::*;
+        if matches!(self.data, Data::Plain(_)) || self.cols == 0 {
+            return Ok(self);
+        }
+        const ROWS: usize = 64;
+        let mut out = vec![0.0; self.rows * self.cols];
+        out.par_chunks_mut(ROWS * self.cols).enumerate().try_for_each(|(i, part)| {
+            let start = i * ROWS;
+            self.decode(start..start + part.len() / self.cols, part)
+        })?;
+        Ok(Matrix::from_f32(&self.name, out, self.cols))
+    }
+}

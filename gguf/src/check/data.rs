@@ -1,0 +1,122 @@
+//! The values of tensors: what a program that multiplies with them cannot recover from.
+
+use super::scan::{Scan, Tensor};
+use super::{Place, Rule, Sink, shortened};
+use crate::endian;
+use crate::types::{ScaleField, TensorType};
+use crate::value::Endian;
+
+rules! { Data;
+    DATA_NONFINITE = "data-nonfinite" Error "llama.cpp (--check-tensors)"
+        "no value is NaN or infinite"
+        => "the checkpoint is damaged or overflowed in F16; convert again, with --outtype bf16 or f32";
+    BLOCK_SCALE_NONFINITE = "block-scale-nonfinite" Error "ggml (row validation)"
+        "no block's scale is NaN or infinite"
+        => "quantize again from finite weights";
+    MXFP4_SCALE_INVALID = "mxfp4-scale-invalid" Error "ggml (row validation)"
+        "no MXFP4 block has the exponent 0xFF, which is NaN"
+        => "quantize again from finite weights";
+}
+
+/// Bytes that are looked at between two releases of mapped pages.
+const STEP: usize = 4 << 20;
+
+pub(super) fn check(scan: &Scan, sink: &mut Sink<'_>) {
+    let Some(start) = scan.data_start() else { return };
+    for tensor in &scan.tensors {
+        let Some((ty, bytes)) = tensor.ty.zip(tensor.bytes) else { continue };
+        let span = start.checked_add(tensor.offset).and_then(|from| Some((from, from.checked_add(bytes)?)));
+        let Some((from, to)) = span.filter(|&(_, to)| to <= scan.bytes.len() as u64) else { continue };
+        if let Some(judge) = Judge::of(ty) {
+            judge.run(scan, tensor, from as usize..to as usize, sink);
+        }
+    }
+}
+
+/// How the blocks of a type are judged.
+struct Judge {
+    ty: TensorType,
+    rule: &'static Rule,
+    /// Whether a block, in little-endian order, breaks the rule.
+    bad: fn(TensorType, &[u8]) -> bool,
+    noun: &'static str,
+}
+
+impl Judge {
+    fn of(ty: TensorType) -> Option<Judge> {
+        let plain = |bad| Some(Judge { ty, rule: &DATA_NONFINITE, bad, noun: "value" });
+        match ty {
+            TensorType::F16 => plain(|_, b| half_bad(b, 0x7C00)),
+            TensorType::BF16 => plain(|_, b| half_bad(b, 0x7F80)),
+            TensorType::F32 => plain(|_, b| f32_bad(b)),
+            TensorType::F64 => plain(|_, b| b.first_chunk().is_some_and(|&b| !f64::from_le_bytes(b).is_finite())),
+            TensorType::MXFP4 => {
+                Some(Judge { ty, rule: &MXFP4_SCALE_INVALID, bad: |ty, b| scale_bad(ty, b), noun: "block" })
+            }
+            _ if ty.scale_fields().is_empty() => None,
+            _ => Some(Judge { ty, rule: &BLOCK_SCALE_NONFINITE, bad: |ty, b| scale_bad(ty, b), noun: "block" }),
+        }
+    }
+
+    fn run(&self, scan: &Scan, tensor: &Tensor, span: std::ops::Range<usize>, sink: &mut Sink<'_>) {
+        let block = self.ty.block_bytes() as usize;
+        let step = STEP / block * block;
+        let (mut count, mut first) = (0_u64, None);
+        let mut at = span.start;
+        while at < span.end {
+            let end = span.end.min(at + step);
+            let piece = &scan.bytes[at..end];
+            let swapped;
+            let blocks = match scan.endian {
+                Endian::Little => piece,
+                Endian::Big => match endian::swapped(self.ty, piece) {
+                    Ok(bytes) => {
+                        swapped = bytes;
+                        &swapped[..]
+                    }
+                    // The order of fields inside is not specified, so there is nothing to judge.
+                    Err(_) => return,
+                },
+            };
+            for (i, bytes) in blocks.chunks_exact(block).enumerate() {
+                if (self.bad)(self.ty, bytes) {
+                    count += 1;
+                    first.get_or_insert((at + i * block) as u64);
+                }
+            }
+            scan.release(at..end);
+            at = end;
+        }
+        if let Some(first) = first {
+            let index = (first - span.start as u64) / block as u64;
+            let (name, noun, total) = (shortened(&tensor.name), self.noun, span.len() / block);
+            let message =
+                format_args!("tensor {name}: {count} of {total} {noun}s not finite, the first is {noun} {index}");
+            sink.add(self.rule, Place::tensor(first, &tensor.name), message);
+        }
+    }
+}
+
+fn half_bad(bytes: &[u8], exponent: u16) -> bool {
+    bytes.first_chunk().is_some_and(|&b| u16::from_le_bytes(b) & exponent == exponent)
+}
+
+fn f32_bad(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_some_and(|&b| !f32::from_le_bytes(b).is_finite())
+}
+
+fn scale_bad(ty: TensorType, block: &[u8]) -> bool {
+    ty.scale_fields().iter().any(|field| match *field {
+        ScaleField::F16(at) => block.get(at as usize..).is_some_and(|b| half_bad(b, 0x7C00)),
+        ScaleField::F32(at) => block.get(at as usize..).is_some_and(f32_bad),
+        ScaleField::E8m0(at) => block.get(at as usize) == Some(&0xFF),
+        ScaleField::Iq1m(at) => {
+            // The f16 is put together from the top nibbles of four u16, the lowest first.
+            let scale = block.get(at as usize..at as usize + 8).map(|fields| {
+                let (fields, _) = fields.as_chunks::<2>();
+                fields.iter().rev().fold(0_u16, |scale, &b| scale << 4 | u16::from_le_bytes(b) >> 12)
+            });
+            scale.is_some_and(|s| s & 0x7C00 == 0x7C00)
+        }
+    })
+}

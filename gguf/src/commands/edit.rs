@@ -1,0 +1,317 @@
+//! `gguf set`, `rename`, `remove`, `recover` and `copy`.
+
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use gguf::cli::{Common, Exit, Output, Progress, print, print_json};
+use gguf::edit::{self, Change};
+use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, Value, ValueType, write};
+use serde_json::json;
+
+/// Where an edited file goes.
+#[derive(clap::Args)]
+struct Target {
+    /// Write the edited file here and leave the input as it is
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Replace the output if it exists
+    #[arg(long, requires = "output")]
+    force: bool,
+
+    /// Keep room of this size in the header, so that later edits need no copy
+    #[arg(long, value_name = "SIZE", value_parser = gguf::cli::parse_bytes)]
+    reserve: Option<u64>,
+
+    /// Do not check a copy after writing it
+    #[arg(long)]
+    no_verify: bool,
+}
+
+impl Target {
+    fn edit(&self, path: &Path, mut changes: Vec<Change>, common: &Common) -> Result<Exit> {
+        if edit::recover(path)? && !common.quiet {
+            eprintln!("{}: put the header back that an interrupted edit was replacing", path.display());
+        }
+        if let Some(reserve) = self.reserve {
+            if reserve > 1 << 30 {
+                return Err(Error::usage("more than 1 GiB cannot be reserved"));
+            }
+            changes.push(Change::Reserve(reserve));
+        }
+        let file = File::open(path)?;
+        let metadata = edit::apply(file.metadata(), &changes)?;
+        let in_place = match self.output {
+            Some(_) => None,
+            None => edit::fit(&file, &metadata)?,
+        };
+        let how = match in_place {
+            Some(header) => {
+                // Ctrl-C must wait for the header: the journal is for what cannot wait.
+                gguf::cli::uninterrupted(|| header.write(path))?;
+                "in place"
+            }
+            None => {
+                let target = self.output.as_deref().unwrap_or(path);
+                let inputs: &[&Path] = if self.output.is_some() { &[path] } else { &[] };
+                // Editing a file is what was asked for, so it needs no --force to be replaced by its new self.
+                let force = self.force || self.output.is_none();
+                copy(&file, &metadata, file.endian(), target, force, inputs, self.no_verify, common)?;
+                "copied"
+            }
+        };
+        let target = self.output.as_deref().unwrap_or(path);
+        if common.json {
+            print_json(&json!({"file": target, "how": how, "keys": metadata.len()}))?;
+        } else if !common.quiet {
+            eprintln!("{}: {how}", target.display());
+        }
+        Ok(Exit::Done)
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn copy(
+    source: &dyn Source,
+    metadata: &Metadata,
+    endian: Endian,
+    target: &Path,
+    force: bool,
+    inputs: &[&Path],
+    no_verify: bool,
+    common: &Common,
+) -> Result<()> {
+    let output = Output::create(target, force, inputs)?;
+    let total = source.tensors().iter().map(|t| t.bytes()).sum();
+    let progress = Progress::bytes(common.progress, common.quiet, "copying", total);
+    let all = 0..source.tensors().len();
+    let out = BufWriter::with_capacity(1 << 20, output);
+    let out = write::copy_part(source, all, metadata, endian, out, |n| progress.add(n)).map_err(|e| e.at(target))?;
+    let output = out.into_inner().map_err(|e| Error::io(target, "write", e.into_error()))?;
+    super::verify(&output, no_verify)?;
+    output.commit()?;
+    progress.finish();
+    Ok(())
+}
+
+/// Set keys
+///
+/// The type is that of the old value unless given; a new key takes the type that its value looks like.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  gguf set model.gguf general.name \"My model\"
+  gguf set model.gguf llama.context_length 8192 --type u32 -o longer.gguf
+  gguf set model.gguf general.tags '[\"chat\",\"tiny\"]' --reserve 4K
+  gguf set model.gguf tokenizer.chat_template --from-file template.jinja")]
+pub struct Set {
+    /// The GGUF file
+    file: PathBuf,
+
+    /// The key
+    key: String,
+
+    /// The value; arrays as JSON
+    #[arg(required_unless_present = "from_file", conflicts_with = "from_file", allow_hyphen_values = true)]
+    value: Option<String>,
+
+    /// Take the value from this text file
+    #[arg(long, value_name = "TEXT FILE")]
+    from_file: Option<PathBuf>,
+
+    /// The type: u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str, or [TYPE] for an array
+    #[arg(long = "type", value_name = "TYPE")]
+    ty: Option<String>,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Set {
+    pub fn run(self, common: &Common) -> Result<Exit> {
+        let text = match (&self.value, &self.from_file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?,
+            (None, None) => return Err(Error::usage("a value is needed")),
+        };
+        let (ty, element) = match &self.ty {
+            Some(name) => parse_type(name)?,
+            None => {
+                let file = File::open(&self.file)
+                    .or_else(|e| if edit::recover(&self.file)? { File::open(&self.file) } else { Err(e) })?;
+                match file.metadata().get(&self.key) {
+                    Some(Value::Array(array)) => (ValueType::Array, Some(array.element_type())),
+                    Some(value) => (value.value_type(), None),
+                    None => (guess(&text), None),
+                }
+            }
+        };
+        let value = edit::parse_value(&text, ty, element)?;
+        self.target.edit(&self.file, vec![Change::Set(self.key, value)], common)
+    }
+}
+
+fn parse_type(name: &str) -> Result<(ValueType, Option<ValueType>)> {
+    let named = |name: &str| {
+        ValueType::ALL.into_iter().find(|t| t.name() == name && *t != ValueType::Array).ok_or_else(|| {
+            Error::usage(format!("there is no type \"{name}\""))
+                .help("u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str, or [TYPE] for an array")
+        })
+    };
+    match name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
+        Some(element) => Ok((ValueType::Array, Some(named(element)?))),
+        None => Ok((named(name)?, None)),
+    }
+}
+
+/// The type that a new key's value looks like.
+fn guess(text: &str) -> ValueType {
+    if text == "true" || text == "false" {
+        ValueType::Bool
+    } else if text.parse::<u32>().is_ok() {
+        ValueType::U32
+    } else if text.parse::<i32>().is_ok() {
+        ValueType::I32
+    } else if text.parse::<u64>().is_ok() {
+        ValueType::U64
+    } else if text.parse::<i64>().is_ok() {
+        ValueType::I64
+    } else if text.parse::<f32>().is_ok_and(f32::is_finite) {
+        ValueType::F32
+    } else if text.starts_with('[') && serde_json::from_str::<Vec<serde_json::Value>>(text).is_ok() {
+        ValueType::Array
+    } else {
+        ValueType::String
+    }
+}
+
+/// Give a key another name
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  gguf rename model.gguf tokenizer.ggml.separator_token_id tokenizer.ggml.seperator_token_id")]
+pub struct Rename {
+    /// The GGUF file
+    file: PathBuf,
+
+    /// The key
+    old: String,
+
+    /// Its new name
+    new: String,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Rename {
+    pub fn run(self, common: &Common) -> Result<Exit> {
+        self.target.edit(&self.file, vec![Change::Rename(self.old, self.new)], common)
+    }
+}
+
+/// Remove keys
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  gguf remove model.gguf tokenizer.chat_template
+  gguf remove model.gguf general.author general.url -o anonymous.gguf")]
+pub struct Remove {
+    /// The GGUF file
+    file: PathBuf,
+
+    /// The keys
+    #[arg(required = true)]
+    keys: Vec<String>,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Remove {
+    pub fn run(self, common: &Common) -> Result<Exit> {
+        self.target.edit(&self.file, self.keys.into_iter().map(Change::Remove).collect(), common)
+    }
+}
+
+/// Put the header back that an interrupted edit was replacing
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  gguf recover model.gguf")]
+pub struct Recover {
+    /// The GGUF file
+    file: PathBuf,
+}
+
+impl Recover {
+    pub fn run(self, common: &Common) -> Result<Exit> {
+        let recovered = edit::recover(&self.file)?;
+        if common.json {
+            print_json(&json!({"file": self.file, "recovered": recovered}))?;
+        } else {
+            let what = if recovered { "the old header is back" } else { "no edit was interrupted" };
+            print(&format!("{}: {what}\n", self.file.display()))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// The byte order to write.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Order {
+    Little,
+    Big,
+}
+
+/// Write a file anew: clean padding, version 3, the byte order wanted; embedded files and split models become plain
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  gguf copy padded-badly.gguf clean.gguf
+  gguf copy --endian big model.gguf model-be.gguf
+  gguf copy --at 4096 bundle.bin model.gguf")]
+pub struct Copy {
+    /// The GGUF file, or the first shard of a split model
+    file: PathBuf,
+
+    /// The new file
+    output: PathBuf,
+
+    /// The byte order
+    #[arg(long, value_enum, default_value = "little")]
+    endian: Order,
+
+    /// Where the GGUF begins in the file
+    #[arg(long, value_name = "BYTE", default_value_t = 0)]
+    at: u64,
+
+    /// Replace the output if it exists
+    #[arg(long)]
+    force: bool,
+
+    /// Do not check the file after writing it
+    #[arg(long)]
+    no_verify: bool,
+}
+
+impl Copy {
+    pub fn run(self, common: &Common) -> Result<Exit> {
+        let source: Box<dyn Source + Send> = match self.at {
+            0 => gguf::open(&self.file)?,
+            at => Box::new(File::open_at(&self.file, at)?),
+        };
+        let endian = match self.endian {
+            Order::Little => Endian::Little,
+            Order::Big => Endian::Big,
+        };
+        let metadata = source.metadata().clone();
+        let inputs = [self.file.as_path()];
+        copy(&source, &metadata, endian, &self.output, self.force, &inputs, self.no_verify, common)
+            .map_err(|e| if e.kind() == ErrorKind::Usage { e.at(&self.output) } else { e })?;
+        if common.json {
+            print_json(&json!({"file": self.output}))?;
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,63 @@
+//! The subcommands: one file each.
+
+mod check;
+mod diff;
+mod dump;
+mod edit;
+mod hash;
+mod layout;
+mod sarif;
+mod show;
+mod split;
+
+use std::path::Path;
+
+use gguf::Result;
+use gguf::cli::{Common, Exit, Output};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    Show(show::Show),
+    Check(check::Check),
+    Explain(check::Explain),
+    Diff(diff::Diff),
+    Hash(hash::Hash),
+    Set(edit::Set),
+    Rename(edit::Rename),
+    Remove(edit::Remove),
+    Recover(edit::Recover),
+    Copy(edit::Copy),
+    Split(split::Split),
+    Merge(split::Merge),
+    Dump(dump::Dump),
+}
+
+impl Command {
+    pub fn run(self, common: &Common) -> Result<Exit> {
+        match self {
+            Command::Show(command) => command.run(common),
+            Command::Check(command) => command.run(common),
+            Command::Explain(command) => command.run(common),
+            Command::Diff(command) => command.run(common),
+            Command::Hash(command) => command.run(common),
+            Command::Set(command) => command.run(common),
+            Command::Rename(command) => command.run(common),
+            Command::Remove(command) => command.run(common),
+            Command::Recover(command) => command.run(common),
+            Command::Copy(command) => command.run(common),
+            Command::Split(command) => command.run(common),
+            Command::Merge(command) => command.run(common),
+            Command::Dump(command) => command.run(common),
+        }
+    }
+}
+
+/// Checks what was written before it gets its name.
+fn verify(output: &Output, no_verify: bool) -> Result<()> {
+    if no_verify { Ok(()) } else { gguf::check::verify_file(output.temporary(), false) }
+}
+
+/// A path as text for people.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

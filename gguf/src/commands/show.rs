@@ -1,0 +1,306 @@
+//! `gguf show`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use gguf::cli::{Align, Common, Exit, Table, bytes, count, print, print_json};
+use gguf::{Array, Error, File, Result, Source, TensorInfo, TensorType, Value, ValueType};
+use serde_json::{Value as Json, json};
+
+/// Show the metadata and tensors of a file
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  gguf show model.gguf
+  gguf show model.gguf --key tokenizer.chat_template
+  gguf show small.gguf --layout
+  gguf show model.gguf --json | jq '.tensors[].name'")]
+pub struct Show {
+    /// The GGUF file
+    file: PathBuf,
+
+    /// Print the whole value of this key alone (may be given more than once)
+    #[arg(long, value_name = "KEY")]
+    key: Vec<String>,
+
+    /// Print the bytes of the file, field by field (for small files and the curious)
+    #[arg(long, conflicts_with = "key")]
+    layout: bool,
+
+    /// Where the GGUF begins in the file
+    #[arg(long, value_name = "BYTE", default_value_t = 0)]
+    at: u64,
+}
+
+impl Show {
+    pub fn run(self, common: &Common) -> Result<Exit> {
+        let file = File::open_at(&self.file, self.at)?;
+        if !self.key.is_empty() {
+            return self.keys(&file, common);
+        }
+        if self.layout {
+            print(&super::layout::picture(&file)?)?;
+            return Ok(Exit::Done);
+        }
+        if common.json {
+            print_json(&document(&file)?)?
+        } else {
+            print(&page(&file))?
+        }
+        Ok(Exit::Done)
+    }
+
+    fn keys(&self, file: &File, common: &Common) -> Result<Exit> {
+        let mut found = serde_json::Map::new();
+        for key in &self.key {
+            let value = file.metadata().get(key).ok_or_else(|| {
+                let near: Vec<&str> =
+                    file.metadata().iter().map(|(k, _)| k).filter(|k| k.contains(key.as_str())).take(5).collect();
+                let error = Error::input(format!("there is no key {key}")).at(&self.file);
+                if near.is_empty() { error } else { error.help(format!("near ones: {}", near.join(", "))) }
+            })?;
+            if common.json {
+                found.insert(key.clone(), whole_json(value));
+            } else {
+                print(&format!("{}\n", whole(value)))?;
+            }
+        }
+        if common.json {
+            print_json(&Json::Object(found))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Totals of one tensor type.
+#[derive(Default)]
+struct Total {
+    tensors: u64,
+    elements: u64,
+    bytes: u64,
+}
+
+fn totals(tensors: &[TensorInfo]) -> (BTreeMap<TensorType, Total>, Total) {
+    let mut by_type = BTreeMap::<TensorType, Total>::new();
+    let mut all = Total::default();
+    for info in tensors {
+        for total in [by_type.entry(info.ty()).or_default(), &mut all] {
+            total.tensors += 1;
+            total.elements += info.elements();
+            total.bytes += info.bytes();
+        }
+    }
+    (by_type, all)
+}
+
+fn bits_per_weight(total: &Total) -> f64 {
+    if total.elements == 0 { 0.0 } else { 8.0 * total.bytes as f64 / total.elements as f64 }
+}
+
+fn page(file: &File) -> String {
+    let mut out = String::new();
+    let (by_type, all) = totals(file.tensors());
+    let order = match file.endian() {
+        gguf::Endian::Little => "little-endian",
+        gguf::Endian::Big => "big-endian",
+    };
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "{}: GGUF version {}, {order}, alignment {}, {}",
+        file.path().map(|p| p.display().to_string()).unwrap_or_default(),
+        file.version(),
+        file.alignment(),
+        bytes(file.file_bytes())
+    );
+    let _ = writeln!(out, "\n{} keys", count(file.metadata().len() as u64));
+    let mut table = Table::new(&[("key", Align::Left), ("type", Align::Left), ("value", Align::Left)]);
+    for (key, value) in file.metadata().iter() {
+        table.row([printable(key), type_name(value), short(value)]);
+    }
+    out.push_str(&table.render());
+
+    let _ = writeln!(out, "\n{} tensors", count(all.tensors));
+    let mut table = Table::new(&[
+        ("tensor", Align::Left),
+        ("shape", Align::Left),
+        ("type", Align::Left),
+        ("bytes", Align::Right),
+        ("offset", Align::Right),
+    ]);
+    for (i, info) in file.tensors().iter().enumerate() {
+        table.row([
+            info.name().to_owned(),
+            info.shape().to_string(),
+            info.ty().to_string(),
+            count(info.bytes()),
+            count(file.offset(i).unwrap_or(0)),
+        ]);
+    }
+    out.push_str(&table.render());
+
+    let _ = writeln!(out, "\nTotals by type");
+    let mut table = Table::new(&[
+        ("type", Align::Left),
+        ("tensors", Align::Right),
+        ("weights", Align::Right),
+        ("size", Align::Right),
+        ("bits per weight", Align::Right),
+    ]);
+    let all_label = "all".to_owned();
+    let rows = by_type.iter().map(|(ty, t)| (ty.to_string(), t)).chain([(all_label, &all)]);
+    for (label, total) in rows {
+        table.row([
+            label,
+            count(total.tensors),
+            count(total.elements),
+            bytes(total.bytes),
+            format!("{:.4}", bits_per_weight(total)),
+        ]);
+    }
+    out.push_str(&table.render());
+    out
+}
+
+fn document(file: &File) -> Result<Json> {
+    let (by_type, all) = totals(file.tensors());
+    let total_json = |t: &Total| json!({"tensors": t.tensors, "elements": t.elements, "bytes": t.bytes, "bits_per_weight": bits_per_weight(t)});
+    let metadata: serde_json::Map<String, Json> = file
+        .metadata()
+        .iter()
+        .map(|(k, v)| (k.to_owned(), json!({"type": type_name(v), "value": short_json(v)})))
+        .collect();
+    let tensors: Vec<Json> = file
+        .tensors()
+        .iter()
+        .enumerate()
+        .map(|(i, t)| {
+            json!({"name": t.name(), "shape": t.shape().dims(), "type": t.ty().name(), "elements": t.elements(),
+                "bytes": t.bytes(), "offset": file.offset(i)})
+        })
+        .collect();
+    let types: serde_json::Map<String, Json> =
+        by_type.iter().map(|(ty, t)| (ty.name().to_owned(), total_json(t))).collect();
+    Ok(json!({
+        "file": file.path(),
+        "version": file.version(),
+        "endian": match file.endian() { gguf::Endian::Little => "little", gguf::Endian::Big => "big" },
+        "alignment": file.alignment(),
+        "bytes": file.file_bytes(),
+        "data_start": file.data_start(),
+        "metadata": metadata,
+        "tensors": tensors,
+        "totals": {"by_type": types, "all": total_json(&all)},
+    }))
+}
+
+/// `str`, `u32`, `[str; 2048]`.
+pub fn type_name(value: &Value) -> String {
+    match value {
+        Value::Array(array) => format!("[{}; {}]", array.element_type(), array.len()),
+        other => other.value_type().name().to_owned(),
+    }
+}
+
+/// Elements of an array that are shown.
+const SHOWN: usize = 8;
+
+/// Characters of a string that are shown.
+const SHOWN_CHARS: usize = 80;
+
+/// A value on one short line.
+pub fn short(value: &Value) -> String {
+    match value {
+        Value::String(text) => {
+            let text = printable(&text.to_str_lossy());
+            match text.char_indices().nth(SHOWN_CHARS) {
+                None => text,
+                Some((end, _)) => format!("{}… ({} bytes)", &text[..end], count_bytes(value)),
+            }
+        }
+        Value::Array(array) => {
+            let quoted = array.element_type() == ValueType::String;
+            let items: Vec<String> = array
+                .iter()
+                .take(SHOWN)
+                .map(|v| {
+                    let text: String = short(&v).chars().take(24).collect();
+                    if quoted { format!("\"{text}\"") } else { text }
+                })
+                .collect();
+            let more = if array.len() > SHOWN as u64 { ", …" } else { "" };
+            format!("[{}{more}]", items.join(", "))
+        }
+        other => whole(other),
+    }
+}
+
+fn count_bytes(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.as_bytes().len() as u64,
+        _ => 0,
+    }
+}
+
+/// Control characters in escaped form, so that a hostile file cannot drive the terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// A value in full.
+fn whole(value: &Value) -> String {
+    match value {
+        Value::U8(v) => v.to_string(),
+        Value::I8(v) => v.to_string(),
+        Value::U16(v) => v.to_string(),
+        Value::I16(v) => v.to_string(),
+        Value::U32(v) => v.to_string(),
+        Value::I32(v) => v.to_string(),
+        Value::F32(v) => v.to_string(),
+        Value::Bool(v) => v.to_string(),
+        Value::U64(v) => v.to_string(),
+        Value::I64(v) => v.to_string(),
+        Value::F64(v) => v.to_string(),
+        Value::String(text) => text.to_str_lossy().into_owned(),
+        Value::Array(array) => {
+            let lines: Vec<String> = array.iter().map(|v| whole(&v)).collect();
+            lines.join("\n")
+        }
+    }
+}
+
+fn short_json(value: &Value) -> Json {
+    match value {
+        Value::Array(array) if array.len() > SHOWN as u64 => json!({
+            "length": array.len(),
+            "first": array.iter().take(SHOWN).map(|v| short_json(&v)).collect::<Vec<_>>(),
+        }),
+        other => whole_json(other),
+    }
+}
+
+/// A value as JSON; what JSON has no number for becomes a string.
+pub fn whole_json(value: &Value) -> Json {
+    match value {
+        Value::U8(v) => json!(v),
+        Value::I8(v) => json!(v),
+        Value::U16(v) => json!(v),
+        Value::I16(v) => json!(v),
+        Value::U32(v) => json!(v),
+        Value::I32(v) => json!(v),
+        Value::F32(v) if v.is_finite() => json!(v),
+        Value::F32(v) => json!(v.to_string()),
+        Value::Bool(v) => json!(v),
+        Value::U64(v) => json!(v),
+        Value::I64(v) => json!(v),
+        Value::F64(v) if v.is_finite() => json!(v),
+        Value::F64(v) => json!(v.to_string()),
+        Value::String(text) => json!(text.to_str_lossy()),
+        Value::Array(array) => array_json(array),
+    }
+}
+
+fn array_json(array: &Array) -> Json {
+    Json::Array(array.iter().map(|v| whole_json(&v)).collect())
+}

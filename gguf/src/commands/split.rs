@@ -1,0 +1,192 @@
+//! `gguf split` and `gguf merge`.
+
+use std::io::BufWriter;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use gguf::cli::{Common, Exit, Output, Progress, bytes, print, print_json};
+use gguf::split::{self, KeyOrder, Limit, Splits};
+use gguf::{Endian, Error, File, Result, Source, write};
+use serde_json::json;
+
+/// Split a model into several files
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  gguf split --split-max-size 2G model.gguf model
+  gguf split --split-max-tensors 128 model.gguf out/model
+  gguf split --split-max-size 500M --dry-run model.gguf model")]
+pub struct Split {
+    /// The GGUF file, or the first shard of a model that is to be split otherwise
+    file: PathBuf,
+
+    /// The shards are called PREFIX-00001-of-0000N.gguf
+    prefix: PathBuf,
+
+    /// The most tensor data of a shard, in decimal units as gguf-split counts: 500M, 2G
+    #[arg(long, value_name = "SIZE", value_parser = decimal_bytes, conflicts_with = "split_max_tensors")]
+    split_max_size: Option<u64>,
+
+    /// The most tensors of a shard (128, if neither limit is given)
+    #[arg(long, value_name = "N")]
+    split_max_tensors: Option<u64>,
+
+    /// Keep tensors out of the first shard, so that the metadata can be fetched quickly
+    #[arg(long)]
+    no_tensor_first_split: bool,
+
+    /// Say which files there would be, and write none
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Replace shards that exist
+    #[arg(long)]
+    force: bool,
+
+    /// Do not check the shards after writing them
+    #[arg(long)]
+    no_verify: bool,
+}
+
+/// gguf-split counts in powers of ten.
+fn decimal_bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit.trim_end_matches(['B', 'b']) {
+        "" => 1,
+        "K" | "k" => 1000,
+        "M" | "m" => 1_000_000,
+        "G" | "g" => 1_000_000_000,
+        _ => return Err(format!("\"{unit}\" is no unit of size; K, M and G are")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("\"{text}\" is no size such as 500M or 2G"))?;
+    number.checked_mul(unit).filter(|&n| n > 0).ok_or_else(|| format!("\"{text}\" is out of range"))
+}
+
+impl Split {
+    pub fn run(self, common: &Common) -> Result<Exit> {
+        let source = gguf::open(&self.file)?;
+        let limit = match (self.split_max_size, self.split_max_tensors) {
+            (Some(most), _) => Limit::Bytes(most),
+            (None, n) => Limit::Tensors(n.unwrap_or(128)),
+        };
+        let alignment = source.metadata().u64("general.alignment").unwrap_or(32);
+        let parts = split::parts(source.tensors(), limit, alignment, self.no_tensor_first_split)?;
+        let paths: Vec<PathBuf> = (0..parts.len()).map(|i| split::path(&self.prefix, i, parts.len())).collect();
+        if !self.dry_run {
+            self.write(&source, &parts, &paths, common)?;
+        }
+        let size = |part: &Range<usize>| source.tensors()[part.clone()].iter().map(|t| t.bytes()).sum::<u64>();
+        if common.json {
+            let shards: Vec<_> = parts
+                .iter()
+                .zip(&paths)
+                .map(|(part, path)| json!({"file": path, "tensors": part.len(), "bytes": size(part)}))
+                .collect();
+            print_json(&json!({"shards": shards, "written": !self.dry_run}))?;
+        } else if !common.quiet {
+            for (part, path) in parts.iter().zip(&paths) {
+                print(&format!("{}: {} tensors, {}\n", path.display(), part.len(), bytes(size(part))))?;
+            }
+        }
+        Ok(Exit::Done)
+    }
+
+    /// All shards appear, or none: they get their names when the last one is written.
+    fn write(&self, source: &dyn Source, parts: &[Range<usize>], paths: &[PathBuf], common: &Common) -> Result<()> {
+        let inputs = [self.file.as_path()];
+        for path in paths {
+            Output::check(path, self.force, &inputs)?;
+        }
+        let total = source.tensors().iter().map(|t| t.bytes()).sum();
+        let progress = Progress::bytes(common.progress, common.quiet, "splitting", total);
+        let mut outputs = Vec::with_capacity(parts.len());
+        for (i, (part, path)) in parts.iter().zip(paths).enumerate() {
+            let n_tensors = source.tensors().len();
+            let metadata = split::metadata(source.metadata(), i, parts.len(), n_tensors, KeyOrder::GgufSplit)?;
+            let out = BufWriter::with_capacity(1 << 20, Output::create(path, self.force, &inputs)?);
+            let count = |n| progress.add(n);
+            let out = write::copy_part(source, part.clone(), &metadata, Endian::Little, out, count)
+                .map_err(|e| e.at(path))?;
+            let output = out.into_inner().map_err(|e| Error::io(path, "write", e.into_error()))?;
+            super::verify(&output, self.no_verify)?;
+            outputs.push(output);
+        }
+        progress.finish();
+        commit_all(outputs)
+    }
+}
+
+/// Names every output; when one fails those already named go again, unless they replaced others.
+fn commit_all(outputs: Vec<Output>) -> Result<()> {
+    let mut named: Vec<PathBuf> = Vec::new();
+    for output in outputs {
+        let target = output.target().to_path_buf();
+        let fresh = !target.exists();
+        if let Err(error) = output.commit() {
+            for path in named {
+                // Best effort: the error that led here is the one to tell.
+                let _ = std::fs::remove_file(path);
+            }
+            return Err(error);
+        }
+        if fresh {
+            named.push(target);
+        }
+    }
+    Ok(())
+}
+
+/// Merge the shards of a model into one file
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  gguf merge model-00001-of-00003.gguf model.gguf")]
+pub struct Merge {
+    /// The first shard
+    first: PathBuf,
+
+    /// The merged file
+    output: PathBuf,
+
+    /// Replace the output if it exists
+    #[arg(long)]
+    force: bool,
+
+    /// Do not check the file after writing it
+    #[arg(long)]
+    no_verify: bool,
+}
+
+impl Merge {
+    pub fn run(self, common: &Common) -> Result<Exit> {
+        let first = File::open(&self.first)?;
+        if !split::is_shard(first.metadata()) {
+            return Err(Error::usage("is no shard of a split model").at(&self.first));
+        }
+        let metadata = split::merged_metadata(first.metadata());
+        let splits = Splits::new(first)?;
+        let inputs: Vec<&Path> = splits.files().iter().filter_map(File::path).collect();
+        let output = Output::create(&self.output, self.force, &inputs)?;
+        let total = splits.tensors().iter().map(|t| t.bytes()).sum();
+        let progress = Progress::bytes(common.progress, common.quiet, "merging", total);
+        let out = BufWriter::with_capacity(1 << 20, output);
+        let out = write::copy(&splits, &metadata, out, |n| progress.add(n)).map_err(|e| e.at(&self.output))?;
+        let output = out.into_inner().map_err(|e| Error::io(&self.output, "write", e.into_error()))?;
+        super::verify(&output, self.no_verify)?;
+        output.commit()?;
+        progress.finish();
+        if common.json {
+            print_json(
+                &json!({"file": self.output, "shards": splits.files().len(), "tensors": splits.tensors().len()}),
+            )?;
+        } else if !common.quiet {
+            print(&format!(
+                "{}: {} tensors of {} shards\n",
+                self.output.display(),
+                splits.tensors().len(),
+                splits.files().len()
+            ))?;
+        }
+        Ok(Exit::Done)
+    }
+}

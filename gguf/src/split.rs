@@ -1,0 +1,261 @@
+//! Models in several files: their names, their keys, reading them as one and writing them.
+//!
+//! The first shard holds the metadata and every shard three keys: `split.no` (u16, from 0), `split.count` (u16) and
+//! `split.tensors.count` (i32, over all shards). Files are called `PREFIX-00001-of-00003.gguf`, counted from 1.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::read::File;
+use crate::source::{Source, TensorInfo, row_range};
+use crate::value::{Metadata, Value};
+
+/// The key of a shard's number.
+pub const NO: &str = "split.no";
+
+/// The key of the number of shards.
+pub const COUNT: &str = "split.count";
+
+/// The key of the number of tensors in all shards.
+pub const TENSORS_COUNT: &str = "split.tensors.count";
+
+/// The file name of a shard, counted from 0: `split::path("out/model", 0, 3)` is `out/model-00001-of-00003.gguf`.
+pub fn path(prefix: impl AsRef<Path>, no: usize, count: usize) -> PathBuf {
+    let mut name = prefix.as_ref().as_os_str().to_owned();
+    name.push(format!("-{:05}-of-{count:05}.gguf", no + 1));
+    name.into()
+}
+
+/// Takes a shard's path apart into prefix, number from 0 and count; `None` where it is not called as one.
+///
+/// ```
+/// let (prefix, no, count) = gguf::split::parse("m/a-00002-of-00003.gguf").unwrap();
+/// assert_eq!((prefix.to_str(), no, count), (Some("m/a"), 1, 3));
+/// assert!(gguf::split::parse("m/a.gguf").is_none());
+/// ```
+pub fn parse(path: impl AsRef<Path>) -> Option<(PathBuf, usize, usize)> {
+    let path = path.as_ref();
+    let stem = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (prefix, no) = rest.rsplit_once('-')?;
+    let number = |text: &str| {
+        (text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse::<usize>().ok()).flatten()
+    };
+    let (no, count) = (number(no)?.checked_sub(1)?, number(count)?);
+    (!prefix.is_empty()).then(|| (path.with_file_name(prefix), no, count))
+}
+
+/// Opens a GGUF file, or all files of a split model through its first.
+///
+/// ```no_run
+/// let model = gguf::open("model-00001-of-00003.gguf")?;
+/// println!("{} tensors", model.tensors().len());
+/// # Ok::<(), gguf::Error>(())
+/// ```
+///
+/// # Errors
+/// A file that cannot be read or breaks a rule of the format, a shard that is missing or does not belong.
+pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Source + Send>> {
+    let first = File::open(path)?;
+    Ok(if is_shard(first.metadata()) { Box::new(Splits::new(first)?) } else { Box::new(first) })
+}
+
+/// Whether the keys are those of one file of several. A count of 0 or 1 means a whole model.
+pub fn is_shard(metadata: &Metadata) -> bool {
+    metadata.u64(COUNT).is_some_and(|n| n > 1)
+}
+
+/// A split model as one source. Its metadata is that of the first shard without the keys of splits.
+#[derive(Debug)]
+pub struct Splits {
+    files: Vec<File>,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    /// For each tensor its file and its number there.
+    places: Vec<(usize, usize)>,
+}
+
+impl Splits {
+    /// Opens the shards that belong to this first one.
+    ///
+    /// # Errors
+    /// A file that is not the first shard or not called like one; shards that are missing or contradict each other.
+    pub fn new(first: File) -> Result<Splits> {
+        let path = first.path().map(Path::to_path_buf).unwrap_or_default();
+        let fault = |message: String| Error::input(message).at(&path);
+        let count = first.metadata().u64(COUNT).unwrap_or(0);
+        let no = first.metadata().u64(NO).ok_or_else(|| fault(format!("{COUNT} is {count} but {NO} is missing")))?;
+        let named = parse(&path).filter(|&(_, n, c)| (n as u64, c as u64) == (no, count));
+        let Some((prefix, ..)) = named else {
+            return Err(fault(format!("shard {no} of {count} is not called like it"))
+                .help(format!("rename it to NAME-{:05}-of-{count:05}.gguf", no.saturating_add(1))));
+        };
+        let count = count as usize;
+        if no != 0 {
+            let first = self::path(&prefix, 0, count);
+            return Err(fault(format!("this is shard {no} of {count}, counted from 0"))
+                .help(format!("open the first one, {}", first.display())));
+        }
+        let total = first.metadata().u64(TENSORS_COUNT);
+        let mut metadata = first.metadata().clone();
+        for key in [NO, COUNT, TENSORS_COUNT] {
+            metadata.remove(key);
+        }
+        let mut files = vec![first];
+        for i in 1..count {
+            let path = self::path(&prefix, i, count);
+            let file = File::open(&path)?;
+            let (no, n) = (file.metadata().u64(NO), file.metadata().u64(COUNT));
+            if no != Some(i as u64) || n.is_some_and(|n| n != count as u64) {
+                return Err(Error::input(format!(
+                    "the keys say shard {no:?} of {n:?}, the name says {i} of {count}, counted from 0"
+                ))
+                .at(path));
+            }
+            files.push(file);
+        }
+        let (mut tensors, mut places) = (Vec::new(), Vec::new());
+        for (f, file) in files.iter().enumerate() {
+            tensors.extend_from_slice(file.tensors());
+            places.extend((0..file.tensors().len()).map(|t| (f, t)));
+        }
+        let mut names = HashSet::with_capacity(tensors.len());
+        if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name())) {
+            return Err(fault(format!("two shards hold the tensor {}", twice.name())));
+        }
+        if let Some(total) = total.filter(|&n| n != tensors.len() as u64) {
+            return Err(fault(format!("{TENSORS_COUNT} is {total}, the {count} shards hold {}", tensors.len())));
+        }
+        Ok(Splits { files, metadata, tensors, places })
+    }
+
+    /// The shards, in order.
+    pub fn files(&self) -> &[File] {
+        &self.files
+    }
+}
+
+impl Source for Splits {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        row_range(&self.tensors, tensor, &rows)?;
+        let (file, tensor) = self.places[tensor];
+        self.files[file].rows(tensor, rows)
+    }
+
+    fn release(&self, tensor: usize, rows: Range<u64>) {
+        if let Some(&(file, tensor)) = self.places.get(tensor) {
+            self.files[file].release(tensor, rows);
+        }
+    }
+}
+
+/// What closes a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Bytes of tensor data, padding included. A single tensor that is larger gets a shard of its own.
+    Bytes(u64),
+    /// Tensors.
+    Tensors(u64),
+}
+
+/// Which tensors go into which shard, as gguf-split divides them.
+///
+/// With `metadata_first` the first shard holds no tensor, so that it can be fetched quickly.
+///
+/// ```
+/// use gguf::split::{Limit, parts};
+/// # use gguf::{Shape, TensorInfo, TensorType};
+/// # let tensors: Vec<TensorInfo> = (0..5)
+/// #     .map(|i| TensorInfo::new(format!("t{i}"), Shape::new(&[8]).unwrap(), TensorType::F32).unwrap())
+/// #     .collect();
+/// assert_eq!(parts(&tensors, Limit::Tensors(2), 32, false)?, [0..2, 2..4, 4..5]);
+/// # Ok::<(), gguf::Error>(())
+/// ```
+///
+/// # Errors
+/// A limit of 0, or more than 65535 shards.
+pub fn parts(tensors: &[TensorInfo], limit: Limit, alignment: u64, metadata_first: bool) -> Result<Vec<Range<usize>>> {
+    if matches!(limit, Limit::Bytes(0) | Limit::Tensors(0)) {
+        return Err(Error::usage("a shard cannot be limited to nothing"));
+    }
+    let mut parts: Vec<Range<usize>> = if metadata_first { vec![0..0] } else { Vec::new() };
+    let (mut start, mut size) = (0, 0_u64);
+    for (i, info) in tensors.iter().enumerate() {
+        let bytes = info.bytes().checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+        let full = match limit {
+            Limit::Bytes(most) => size.saturating_add(bytes) > most,
+            Limit::Tensors(most) => (i - start) as u64 >= most,
+        };
+        if full && i > start {
+            parts.push(start..i);
+            (start, size) = (i, 0);
+        }
+        size = size.saturating_add(bytes);
+    }
+    if start < tensors.len() || parts.is_empty() {
+        parts.push(start..tensors.len());
+    }
+    if parts.len() > usize::from(u16::MAX) {
+        return Err(Error::usage(format!("{} shards are more than {}", parts.len(), u16::MAX))
+            .help("allow more bytes or tensors in a shard"));
+    }
+    Ok(parts)
+}
+
+/// In which order a program appends the keys of splits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyOrder {
+    /// gguf-split: number, tensors, count.
+    #[default]
+    GgufSplit,
+    /// gguf-py (`convert_hf_to_gguf.py`) and llama-quantize: number, count, tensors.
+    GgufPy,
+}
+
+/// The metadata of a shard: all keys in the first, the keys of splits in each.
+///
+/// # Errors
+/// More shards than a u16 counts or more tensors than an i32 does.
+pub fn metadata(all: &Metadata, no: usize, count: usize, n_tensors: usize, order: KeyOrder) -> Result<Metadata> {
+    let short = |n: usize| u16::try_from(n).map_err(|_| Error::usage(format!("{count} shards are too many")));
+    let tensors = i32::try_from(n_tensors).map_err(|_| Error::usage(format!("{n_tensors} tensors are too many")))?;
+    let mut out = if no == 0 { all.clone() } else { Metadata::new() };
+    if no > 0
+        && let Some(alignment) = all.get("general.alignment")
+    {
+        // gguf-split loses it, so that its shards beyond the first are laid out for 32 (and read wrongly by those
+        // who apply the first shard's): each shard says its own.
+        out.set("general.alignment", alignment.clone());
+    }
+    let (no, count) = ((NO, Value::U16(short(no)?)), (COUNT, Value::U16(short(count)?)));
+    let tensors = (TENSORS_COUNT, Value::I32(tensors));
+    let keys = match order {
+        KeyOrder::GgufSplit => [no, tensors, count],
+        KeyOrder::GgufPy => [no, count, tensors],
+    };
+    for (key, value) in keys {
+        out.remove(key);
+        out.set(key, value);
+    }
+    Ok(out)
+}
+
+/// The metadata that gguf-split gives a merged file: the first shard's, with a count of 0 at the end, so that nobody
+/// looks for further shards.
+pub fn merged_metadata(first: &Metadata) -> Metadata {
+    let mut out = first.clone();
+    out.remove(COUNT);
+    out.set(COUNT, 0_u16);
+    out
+}

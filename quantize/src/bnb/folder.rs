@@ -1,0 +1,512 @@
+//! A checkpoint folder in, a checkpoint folder in bitsandbytes' serialized form out.
+
+use std::fs;
+use std::path::Path;
+
+use convert::packed::Float;
+use convert::packed::bnb::{BLOCK_LENGTHS, Code, NESTED_BLOCK, QuantState};
+use convert::safetensors::{self, Dtype, Stored};
+use gguf::cli::OutputFolder;
+use gguf::{Error, Result};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::absmax::absmax;
+use super::layers::{Layers, Treatment};
+use super::nested::{self, Nested};
+use super::python::{Layout, dumps};
+use super::shards::{Entry, Shards};
+use super::{four_bit, int8, state};
+
+/// Weights that a thread takes at a time: a multiple of every block length and of two.
+const CHUNK: usize = 1 << 18;
+
+/// Weights decoded at a time, so that they stay in the nearest cache.
+const PIECE: usize = 4096;
+
+/// How weights are stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    /// Four bits and a scale for each block.
+    FourBit {
+        /// The code points.
+        code: Code,
+        /// Weights that share a scale.
+        block: usize,
+        /// Whether the scales are quantized again.
+        double: bool,
+        /// The type the codes are packed into.
+        storage: Storage,
+    },
+    /// Eight bits and a scale for each row.
+    Int8 {
+        /// Activations above this are multiplied in f16 (`llm_int8_threshold`).
+        threshold: f64,
+    },
+}
+
+macro_rules! storages {
+    ($($variant:ident $torch:literal $dtype:ident;)*) => {
+        /// The type that four-bit codes are packed into (`bnb_4bit_quant_storage`): the bytes are the same, the shape is not.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Storage { $($variant,)* }
+
+        impl Storage {
+            /// Every type there is.
+            pub const ALL: &[Storage] = &[$(Storage::$variant,)*];
+
+            /// The name torch gives it.
+            pub fn torch(self) -> &'static str {
+                match self { $(Storage::$variant => $torch,)* }
+            }
+
+            fn dtype(self) -> Dtype {
+                match self { $(Storage::$variant => Dtype::$dtype,)* }
+            }
+        }
+    };
+}
+
+storages! {
+    Uint8 "uint8" U8;
+    Int8 "int8" I8;
+    Float16 "float16" F16;
+    Bfloat16 "bfloat16" BF16;
+    Float32 "float32" F32;
+    Float64 "float64" F64;
+}
+
+impl std::str::FromStr for Storage {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Storage> {
+        Storage::ALL.iter().copied().find(|s| s.torch() == name).ok_or_else(|| {
+            let all: Vec<&str> = Storage::ALL.iter().map(|s| s.torch()).collect();
+            Error::usage(format!("\"{name}\" is no storage type; {} are", all.join(", ")))
+        })
+    }
+}
+
+/// What to write.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How weights are stored.
+    pub form: Form,
+    /// The type transformers computes in (`bnb_4bit_compute_dtype`).
+    pub compute: Float,
+    /// Modules that are left alone, in place of the heads that are by default.
+    pub skip: Option<Vec<String>>,
+    /// The most bytes of a shard.
+    pub shard_bytes: u64,
+    /// Whether an existing folder is replaced.
+    pub force: bool,
+}
+
+impl Options {
+    /// The library's own defaults for a form.
+    pub fn new(form: Form) -> Options {
+        Options { form, compute: Float::F32, skip: None, shard_bytes: 50_000_000_000, force: false }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Tensors that were quantized.
+    pub quantized: usize,
+    /// Tensors that were kept as they are.
+    pub kept: usize,
+    /// Bytes of all tensors before.
+    pub bytes_before: u64,
+    /// Bytes of all tensors after.
+    pub bytes_after: u64,
+}
+
+/// A tensor of the input and the entries that it becomes.
+struct Job<'a> {
+    stored: &'a Stored,
+    float: Float,
+    treatment: Treatment,
+    /// The number of the first of its entries.
+    first: usize,
+    /// The mean of its scales, with double quantization.
+    offset: Option<f32>,
+}
+
+impl Job<'_> {
+    /// The shape as it is quantized.
+    fn shape(&self) -> Vec<u64> {
+        let mut shape = self.stored.shape().to_vec();
+        if self.treatment == Treatment::Transposed {
+            shape.reverse();
+        }
+        shape
+    }
+
+    fn elements(&self) -> usize {
+        self.stored.elements() as usize
+    }
+
+    /// Decodes the elements from `from` on, in the order they are quantized in.
+    fn decode(&self, from: usize, out: &mut [f32]) {
+        let bytes = self.stored.bytes();
+        let size = self.float.size();
+        if self.treatment == Treatment::Transposed {
+            let &[rows, cols] = self.stored.shape() else { return };
+            let (rows, cols) = (rows as usize, cols as usize);
+            for (out, i) in out.iter_mut().zip(from..) {
+                let at = (i % rows * cols + i / rows) * size;
+                self.float.decode(&bytes[at..at + size], std::slice::from_mut(out));
+            }
+        } else {
+            self.float.decode(&bytes[from * size..(from + out.len()) * size], out);
+        }
+    }
+
+    fn release(&self, from: usize, len: usize) {
+        if self.treatment != Treatment::Transposed {
+            self.stored.release(from * self.float.size()..(from + len) * self.float.size());
+        }
+    }
+
+    fn not_finite(&self) -> Error {
+        Error::input(format!("tensor {} holds values that are not finite numbers", self.stored.name()))
+            .at(self.stored.path())
+            .help("name its module with --modules-to-not-convert, or repair the checkpoint")
+    }
+}
+
+/// Writes `output`, a checkpoint that transformers loads with bitsandbytes, from the checkpoint folder `input`.
+///
+/// The folder appears whole or not at all. `progress` is told of bytes of input as they are done with.
+///
+/// # Errors
+/// A folder that is no checkpoint or quantized already, options that do not fit, values that are not finite, and what
+/// reading and writing meets.
+pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
+    OutputFolder::check(output, options.force, &[input])?;
+    if let Form::FourBit { block, .. } = options.form
+        && !BLOCK_LENGTHS.contains(&block)
+    {
+        return Err(Error::usage(format!("a block length of {block} is none of {BLOCK_LENGTHS:?}")));
+    }
+    let config = read_config(input)?;
+    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let mut skip = options.skip.clone();
+    if let Some(skip) = &mut skip
+        && config.get("tie_word_embeddings").and_then(Value::as_bool) == Some(true)
+        && !skip.iter().any(|s| s == "lm_head")
+    {
+        // The head is the embedding itself, which stays in its float type.
+        skip.push("lm_head".to_owned());
+    }
+    let layers = Layers::new(model_type, skip.as_deref())?;
+    let mut tensors = safetensors::open_folder(input)?;
+    tensors.sort_by_cached_key(|t| natural_key(t.name()));
+
+    let (mut jobs, kept) = sort_out(&tensors, &layers);
+    if jobs.is_empty() {
+        return Err(Error::input("there is no linear weight to quantize")
+            .at(input)
+            .help("--modules-to-not-convert may match every layer"));
+    }
+    if let Form::FourBit { double: true, .. } = options.form {
+        for job in &mut jobs {
+            job.offset = Some(nested::mean(&scales(job, &options.form)?));
+        }
+    }
+
+    let mut entries = Vec::new();
+    let mut kept_entries = Vec::with_capacity(kept.len());
+    let mut next = jobs.iter_mut().peekable();
+    for stored in &tensors {
+        if let Some(job) = next.next_if(|job| std::ptr::eq(job.stored, stored)) {
+            job.first = entries.len();
+            entries.extend(entries_of(job, &options.form)?);
+        } else {
+            kept_entries.push(entries.len());
+            entries.push(Entry {
+                name: stored.name().to_owned(),
+                dtype: stored.dtype(),
+                shape: stored.shape().to_vec(),
+            });
+        }
+    }
+
+    let folder = OutputFolder::create(output, options.force, &[input])?;
+    let parameters = tensors.iter().map(Stored::elements).sum();
+    let shards = Shards::create(folder.temporary(), &entries, options.shard_bytes, parameters)?;
+    for (stored, &entry) in kept.iter().zip(&kept_entries) {
+        copy(stored, entry, &shards, progress)?;
+    }
+    match options.form {
+        Form::FourBit { double: true, .. } => {
+            for job in &jobs {
+                write_four_bit(job, &options.form, &shards, progress)?;
+            }
+        }
+        Form::FourBit { .. } => {
+            jobs.par_iter().try_for_each(|job| write_four_bit(job, &options.form, &shards, progress))?
+        }
+        Form::Int8 { .. } => jobs.par_iter().try_for_each(|job| write_int8(job, &shards, progress))?,
+    }
+    write_config(folder.temporary(), config, options, skip)?;
+    copy_other_files(input, folder.temporary())?;
+    folder.commit()?;
+    Ok(Report {
+        quantized: jobs.len(),
+        kept: kept.len(),
+        bytes_before: tensors.iter().map(|t| t.bytes().len() as u64).sum(),
+        bytes_after: entries.iter().map(Entry::bytes).sum(),
+    })
+}
+
+/// Tensors to quantize and tensors to keep, both in the order given.
+fn sort_out<'a>(tensors: &'a [Stored], layers: &Layers) -> (Vec<Job<'a>>, Vec<&'a Stored>) {
+    let mut jobs = Vec::new();
+    let mut kept = Vec::new();
+    for stored in tensors {
+        let float = Float::from_safetensors(stored.dtype().name());
+        let treatment = layers.treatment(stored.name(), stored.shape());
+        match float {
+            Some(float) if treatment != Treatment::Kept && stored.elements() > 0 => {
+                jobs.push(Job { stored, float, treatment, first: 0, offset: None });
+            }
+            _ => kept.push(stored),
+        }
+    }
+    (jobs, kept)
+}
+
+/// The tensors that a weight becomes, in the order of the library's state.
+fn entries_of(job: &Job<'_>, form: &Form) -> Result<Vec<Entry>> {
+    let weight = job.stored.name();
+    let shape = job.shape();
+    let elements = job.stored.elements();
+    let entry = |name: String, dtype, shape: &[u64]| Entry { name, dtype, shape: shape.to_vec() };
+    let part = |suffix: &str| format!("{weight}.{suffix}");
+    Ok(match form {
+        Form::Int8 { .. } => {
+            let module = weight.strip_suffix("weight").unwrap_or(weight);
+            vec![
+                entry(weight.to_owned(), Dtype::I8, &shape),
+                entry(format!("{module}SCB"), Dtype::F32, &shape[..1]),
+                entry(format!("{module}weight_format"), Dtype::U8, &[]),
+            ]
+        }
+        Form::FourBit { code, block, storage, .. } => {
+            let bytes = elements.div_ceil(2);
+            let size = storage.dtype().bits() / 8;
+            if bytes % size != 0 {
+                let what =
+                    format!("tensor {weight}: {bytes} bytes of codes do not fill elements of {}", storage.torch());
+                return Err(Error::usage(what).help("choose --quant-storage uint8"));
+            }
+            let blocks = elements.div_ceil(*block as u64);
+            let json = state::to_json(&state_of(job, *code, *block)).len() as u64;
+            let mut entries = vec![entry(weight.to_owned(), storage.dtype(), &[bytes / size, 1])];
+            let scales = if job.offset.is_some() { Dtype::U8 } else { Dtype::F32 };
+            entries.push(entry(part("absmax"), scales, &[blocks]));
+            entries.push(entry(part("quant_map"), Dtype::F32, &[16]));
+            if job.offset.is_some() {
+                entries.push(entry(part("nested_absmax"), Dtype::F32, &[blocks.div_ceil(NESTED_BLOCK as u64)]));
+                entries.push(entry(part("nested_quant_map"), Dtype::F32, &[256]));
+            }
+            entries.push(entry(part(&QuantState::key(*code)), Dtype::U8, &[json]));
+            entries
+        }
+    })
+}
+
+fn state_of(job: &Job<'_>, code: Code, block: usize) -> QuantState {
+    QuantState { code, block, float: job.float, shape: job.shape(), offset: job.offset, nested_block: NESTED_BLOCK }
+}
+
+/// The scales of all blocks, without the codes.
+fn scales(job: &Job<'_>, form: &Form) -> Result<Vec<f32>> {
+    let &Form::FourBit { block, .. } = form else { return Ok(Vec::new()) };
+    let mut all = vec![0.0; job.elements().div_ceil(block)];
+    all.par_chunks_mut(CHUNK / block).enumerate().try_for_each(|(chunk, scales)| {
+        let mut values = vec![0.0; block];
+        let start = chunk * CHUNK;
+        for (i, scale) in scales.iter_mut().enumerate() {
+            let from = start + i * block;
+            let values = &mut values[..block.min(job.elements() - from)];
+            job.decode(from, values);
+            let max = absmax(values).ok_or_else(|| job.not_finite())?;
+            *scale = if values.len() == block { max } else { max.max(1e-38) };
+        }
+        job.release(start, CHUNK);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+fn write_four_bit(job: &Job<'_>, form: &Form, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    let &Form::FourBit { code, block, .. } = form else { return Ok(()) };
+    let elements = job.elements();
+    let chunk = |start: usize, scales: &mut [f32]| -> Result<()> {
+        let len = CHUNK.min(elements - start);
+        let mut codes = vec![0; len.div_ceil(2)];
+        let mut values = [0.0; PIECE];
+        for from in (0..len).step_by(PIECE) {
+            let values = &mut values[..PIECE.min(len - from)];
+            job.decode(start + from, values);
+            let scales = &mut scales[from / block..(from + values.len()).div_ceil(block)];
+            if !four_bit::encode(code, values, block, &mut codes[from / 2..(from + values.len()).div_ceil(2)], scales) {
+                return Err(job.not_finite());
+            }
+        }
+        shards.write(job.first, start as u64 / 2, &codes)?;
+        job.release(start, len);
+        progress((len * job.float.size()) as u64);
+        Ok(())
+    };
+    if job.offset.is_some() {
+        let mut scales = vec![0.0; elements.div_ceil(block)];
+        scales
+            .par_chunks_mut(CHUNK / block)
+            .enumerate()
+            .try_for_each(|(number, scales)| chunk(number * CHUNK, scales))?;
+        let nested = Nested::encode(&scales);
+        shards.write(job.first + 1, 0, &nested.codes)?;
+        shards.write(job.first + 3, 0, &bytes_of(&nested.scales))?;
+        shards.write(job.first + 4, 0, &bytes_of(&*nested::POINTS))?;
+    } else {
+        (0..elements.div_ceil(CHUNK)).into_par_iter().try_for_each(|number| {
+            let start = number * CHUNK;
+            let mut scales = vec![0.0; CHUNK.min(elements - start).div_ceil(block)];
+            chunk(start, &mut scales)?;
+            shards.write(job.first + 1, (start / block * 4) as u64, &bytes_of(&scales))
+        })?;
+    }
+    shards.write(job.first + 2, 0, &bytes_of(code.points()))?;
+    let last = job.first + if job.offset.is_some() { 5 } else { 3 };
+    shards.write(last, 0, state::to_json(&state_of(job, code, block)).as_bytes())
+}
+
+fn write_int8(job: &Job<'_>, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    let shape = job.shape();
+    let (rows, cols) = (shape[0] as usize, shape[1] as usize);
+    let chunk = (CHUNK / cols).max(1);
+    (0..rows.div_ceil(chunk)).into_par_iter().try_for_each(|number| {
+        let start = number * chunk;
+        let count = chunk.min(rows - start);
+        let mut codes = vec![0; count * cols];
+        let mut scales = Vec::with_capacity(count);
+        let mut values = vec![0.0; cols];
+        for (row, codes) in (start..).zip(codes.chunks_mut(cols)) {
+            job.decode(row * cols, &mut values);
+            let scale = int8::encode_row(&mut values, codes);
+            scales.push(scale.ok_or_else(|| {
+                job.not_finite().help("INT8 goes through f16, whose largest value is 65504; nf4 does not")
+            })?);
+        }
+        shards.write(job.first, (start * cols) as u64, &codes)?;
+        job.release(start * cols, codes.len());
+        progress((codes.len() * job.float.size()) as u64);
+        shards.write(job.first + 1, start as u64 * 4, &bytes_of(&scales))
+    })?;
+    shards.write(job.first + 2, 0, &[0])
+}
+
+/// Copies a tensor that stays as it is.
+fn copy(stored: &Stored, entry: usize, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    const BYTES: usize = 4 << 20;
+    stored.bytes().par_chunks(BYTES).enumerate().try_for_each(|(number, bytes)| {
+        let at = number * BYTES;
+        shards.write(entry, at as u64, bytes)?;
+        stored.release(at..at + bytes.len());
+        progress(bytes.len() as u64);
+        Ok(())
+    })
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// A name split at its numbers, so that layer 2 comes before layer 10.
+fn natural_key(name: &str) -> Vec<(u64, String)> {
+    let part = |part: &str| match part.parse() {
+        Ok(number) => (number, String::new()),
+        Err(_) => (u64::MAX, part.to_owned()),
+    };
+    name.split('.').map(part).collect()
+}
+
+pub(super) fn read_config(folder: &Path) -> Result<Map<String, Value>> {
+    let path = folder.join("config.json");
+    let bytes = fs::read(&path)
+        .map_err(|e| Error::io(&path, "read", e).help("the input is the folder of a Hugging Face checkpoint"))?;
+    let config: Map<String, Value> =
+        serde_json::from_slice(&bytes).map_err(|e| Error::input("is no JSON object").at(&path).caused_by(e))?;
+    if let Some(quantized) = config.get("quantization_config") {
+        let method = quantized.get("quant_method").and_then(Value::as_str).unwrap_or("a form unknown");
+        return Err(Error::input(format!("the checkpoint is quantized already ({method})"))
+            .at(&path)
+            .help("start from the checkpoint in its float type"));
+    }
+    Ok(config)
+}
+
+fn write_config(
+    folder: &Path,
+    mut config: Map<String, Value>,
+    options: &Options,
+    skip: Option<Vec<String>>,
+) -> Result<()> {
+    let four = matches!(options.form, Form::FourBit { .. });
+    // INT8 leaves what concerns four bits at the library's defaults.
+    let (code, double, storage) = match options.form {
+        Form::FourBit { code, double, storage, .. } => (code, double, storage),
+        Form::Int8 { .. } => (Code::Fp4, false, Storage::Uint8),
+    };
+    let threshold = match options.form {
+        Form::Int8 { threshold } => threshold,
+        Form::FourBit { .. } => 6.0,
+    };
+    config.insert(
+        "quantization_config".into(),
+        json!({
+            "_load_in_4bit": four,
+            "_load_in_8bit": !four,
+            "bnb_4bit_compute_dtype": options.compute.torch(),
+            "bnb_4bit_quant_storage": storage.torch(),
+            "bnb_4bit_quant_type": code.name(),
+            "bnb_4bit_use_double_quant": double,
+            "llm_int8_enable_fp32_cpu_offload": false,
+            "llm_int8_has_fp16_weight": false,
+            "llm_int8_skip_modules": skip,
+            "llm_int8_threshold": threshold,
+            "load_in_4bit": four,
+            "load_in_8bit": !four,
+            "quant_method": "bitsandbytes",
+        }),
+    );
+    save_config(folder, config)
+}
+
+pub(super) fn save_config(folder: &Path, config: Map<String, Value>) -> Result<()> {
+    let path = folder.join("config.json");
+    let text = dumps(&Value::Object(config), Layout::SortedLines) + "\n";
+    fs::write(&path, text).map_err(|e| Error::io(&path, "write", e))
+}
+
+/// Copies what lies beside the weights: tokenizer, templates, model card, licence, code.
+pub(super) fn copy_other_files(input: &Path, output: &Path) -> Result<()> {
+    const WEIGHTS: &[&str] = &[".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"];
+    let failed = |e| Error::io(input, "list", e);
+    for entry in fs::read_dir(input).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        let written = text == "config.json" || text.ends_with(".index.json") || text.starts_with('.');
+        let path = entry.path();
+        if !written && !WEIGHTS.iter().any(|suffix| text.ends_with(suffix)) && path.is_file() {
+            fs::copy(&path, output.join(&name)).map_err(|e| Error::io(&path, "copy", e))?;
+        }
+    }
+    Ok(())
+}

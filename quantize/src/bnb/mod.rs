@@ -1,0 +1,13 @@
+//! Checkpoints that transformers loads: bitsandbytes' NF4, FP4 and INT8.
+
+pub mod absmax;
+pub mod folder;
+pub mod four_bit;
+pub mod int8;
+pub mod layers;
+pub mod nested;
+pub mod python;
+pub mod shards;
+pub mod state;
+
+pub use folder::{Form, Options, Report, Storage, write};

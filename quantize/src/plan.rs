@@ -1,0 +1,444 @@
+//! Plans: everything about an output file that is known before any weight is read.
+//!
+//! A [`Plan`] is the metadata, the tensors in order, each with its type, and where its importance comes from. It is
+//! what `--dry-run` prints, what `--plan` writes as TOML and reads again, and what the pipeline carries out.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use gguf::{Error, Metadata, Result, Shape, TensorInfo, TensorType, Text, Value};
+use serde::Deserialize;
+
+use crate::imatrix::Imatrix;
+use crate::recipe::{Choice, FileType, Model, Recipe, Role, Wishes, dimensions, needs_importance};
+
+/// The version of the block formats (`GGML_QNT_VERSION`).
+const QUANTIZATION_VERSION: u32 = 2;
+/// The bit of `general.file_type` that says it was guessed (`LLAMA_FTYPE_GUESSED`).
+const GUESSED: u32 = 1024;
+/// Strings that the reference stores of its options are cut to this many bytes.
+const OPTION_BYTES: usize = 127;
+
+/// What the person asks for, beside the type of file.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What concerns the choice of types.
+    pub wishes: Wishes,
+    /// Layers to leave out, ascending.
+    pub prune: Vec<u64>,
+    /// Keys to set.
+    pub override_kv: Vec<(String, Value)>,
+    /// Tensors that are quantized already may be quantized again.
+    pub allow_requantize: bool,
+    /// A type that does not fit a row is an error.
+    pub no_fallback: bool,
+    /// Only plan: a missing importance is told, not an error.
+    pub dry_run: bool,
+    /// The types of a plan that was written before, by tensor name; the recipe is not asked then.
+    pub fixed: Option<BTreeMap<String, TensorType>>,
+}
+
+/// An importance matrix with what the output file says about it.
+#[derive(Clone, Debug)]
+pub struct Importance {
+    /// The matrix, filtered.
+    pub matrix: Imatrix,
+    /// The name of its file.
+    pub file: String,
+}
+
+/// A tensor of the output file.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Its position in the source.
+    pub source: usize,
+    /// Name, shape and type in the output.
+    pub info: TensorInfo,
+    /// The type in the source.
+    pub from: TensorType,
+    /// The type that the recipe wanted but the rows do not fit.
+    pub instead_of: Option<TensorType>,
+    /// The weight of each column, expert after expert.
+    pub importance: Option<std::sync::Arc<Vec<f32>>>,
+    /// Its type is useless without an importance, and it has none.
+    pub lacks_importance: bool,
+}
+
+impl Planned {
+    /// Whether the bytes go through an encoder.
+    pub fn converts(&self) -> bool {
+        self.from != self.info.ty()
+    }
+}
+
+/// Everything about an output file but its data.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The type of file.
+    pub file_type: &'static FileType,
+    /// The keys, in order.
+    pub metadata: Metadata,
+    /// The tensors, in order.
+    pub tensors: Vec<Planned>,
+    /// What a person should know, a line each.
+    pub notes: Vec<String>,
+}
+
+/// The order of tensors in a file that `llama-quantize` writes: those outside of layers first, then layer by layer,
+/// by name within.
+pub fn order(a: &str, b: &str) -> Ordering {
+    let layer = |name: &str| crate::recipe::layer(name).map_or(-1, |l| i64::try_from(l).unwrap_or(i64::MAX));
+    layer(a).cmp(&layer(b)).then_with(|| a.cmp(b))
+}
+
+impl Plan {
+    /// Plans a file from a source's metadata and tensors.
+    ///
+    /// # Errors
+    /// Types that nothing fits, quantized tensors that would be quantized again, a missing or wrong importance.
+    pub fn new(
+        metadata: &Metadata,
+        tensors: &[TensorInfo],
+        file_type: &'static FileType,
+        options: &Options,
+        importance: Option<&Importance>,
+    ) -> Result<Plan> {
+        let matrix = importance.map(|i| &i.matrix).filter(|m| !m.entries.is_empty());
+        let mut overridden = metadata.clone();
+        for (key, value) in &options.override_kv {
+            overridden.set(key.as_str(), value.clone());
+        }
+        let model = Model::from_metadata(&overridden);
+        let mut sorted: Vec<usize> = (0..tensors.len()).collect();
+        sorted.sort_by(|&a, &b| order(tensors[a].name(), tensors[b].name()));
+        let mut layers = Renumbering::new(&options.prune);
+        let kept: Vec<(usize, String)> =
+            sorted.into_iter().filter_map(|i| Some((i, layers.rename(tensors[i].name())?))).collect();
+        let mut notes = Vec::new();
+        let names = kept.iter().map(|k| k.1.as_str());
+        let mut recipe = Recipe::new(file_type, &model, &options.wishes, matrix.is_some(), names);
+        let mut planned = Vec::with_capacity(kept.len());
+        let mut without = 0_usize;
+        for (source, name) in &kept {
+            let info = &tensors[*source];
+            let shape = Shape::new(&info.shape().dims()[..dimensions(info.shape()).min(info.shape().dims().len())])?;
+            let choice = match &options.fixed {
+                Some(types) => fixed(types, name)?,
+                None => recipe.choose(name, &shape, info.ty())?,
+            };
+            let mut tensor = Planned {
+                source: *source,
+                info: TensorInfo::new(name.as_str(), shape, choice.ty)?,
+                from: info.ty(),
+                instead_of: choice.instead_of,
+                importance: None,
+                lacks_importance: false,
+            };
+            if tensor.converts() {
+                check_source(&tensor, options)?;
+                if let Some(matrix) = matrix {
+                    tensor.importance = columns(matrix, layers.original(name), &tensor)?;
+                    without += usize::from(tensor.importance.is_none() && choice.ty.is_quantized());
+                }
+                if let (Some(wanted), true) = (choice.instead_of, options.no_fallback) {
+                    return Err(Error::input(format!(
+                        "tensor {name}: a row of {} elements is no whole number of {wanted} blocks of {}",
+                        shape.row_len(),
+                        wanted.block_len()
+                    ))
+                    .help(format!("without --no-fallback it becomes {}", choice.ty)));
+                }
+                let required = requires_importance(choice.ty) || needs_importance(name, choice.ty, file_type);
+                tensor.lacks_importance = required && tensor.importance.is_none();
+                if tensor.lacks_importance && !options.dry_run {
+                    return Err(missing_importance(&tensor, matrix.is_some()));
+                }
+            }
+            planned.push(tensor);
+        }
+        if without > 0 {
+            notes.push(format!("the importance matrix knows nothing of {without} of the quantized tensors"));
+        }
+        if !options.wishes.tensors.is_empty() && !file_type.is_quantized() {
+            notes.push(format!("--tensor-type has no effect on a file of type {file_type}"));
+        }
+        let mut out = keys(metadata, tensors, file_type, options);
+        if let Some((importance, matrix)) = importance.zip(matrix) {
+            put(&mut out, "quantize.imatrix.file", cut(&importance.file));
+            if let Some(dataset) = matrix.datasets.first() {
+                put(&mut out, "quantize.imatrix.dataset", cut(dataset));
+            }
+            put(&mut out, "quantize.imatrix.entries_count", matrix.entries.len() as u32);
+            if matrix.chunks > 0 {
+                put(&mut out, "quantize.imatrix.chunks_count", matrix.chunks);
+            }
+        }
+        if !options.prune.is_empty() {
+            let arch = metadata.architecture().unwrap_or_default();
+            put(&mut out, &format!("{arch}.block_count"), layers.left() as u32);
+        }
+        Ok(Plan { file_type, metadata: out, tensors: planned, notes })
+    }
+
+    /// The layout of the whole file.
+    ///
+    /// # Errors
+    /// Those of [`gguf::Plan::new`].
+    pub fn layout(&self) -> Result<gguf::Plan> {
+        gguf::Plan::new(&self.metadata, &self.tensors.iter().map(|t| t.info.clone()).collect::<Vec<_>>())
+    }
+
+    /// The number of weights.
+    pub fn elements(&self) -> u64 {
+        self.tensors.iter().map(|t| t.info.elements()).sum()
+    }
+
+    /// Tensors and weights whose type stands in for one that does not fit.
+    pub fn fallbacks(&self) -> (usize, u64) {
+        let fell = self.tensors.iter().filter(|t| t.instead_of.is_some());
+        fell.fold((0, 0), |(n, weights), t| (n + 1, weights + t.info.elements()))
+    }
+
+    /// The plan as TOML, which [`Written::parse`] reads again.
+    pub fn to_toml(&self) -> String {
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let mut out =
+            String::from("# A plan of quantize: the type of each tensor. Edit it and give it to --plan again.\n");
+        out.push_str(&format!("file_type = {}\n\n[tensors]\n", quoted(self.file_type.name)));
+        for tensor in &self.tensors {
+            out.push_str(&format!("{} = {}\n", quoted(tensor.info.name()), quoted(tensor.info.ty().name())));
+        }
+        out
+    }
+}
+
+/// A plan as it stands in a TOML file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    /// The type of file that the recipe was for.
+    pub file_type: String,
+    /// The type of each tensor.
+    pub tensors: BTreeMap<String, String>,
+}
+
+impl Written {
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// Text that is no TOML or no plan, types that do not exist.
+    pub fn parse(text: &str) -> Result<(&'static FileType, BTreeMap<String, TensorType>)> {
+        let written: Written =
+            toml::from_str(text).map_err(|e| Error::input("is no plan of quantize").caused_by(e.to_string()))?;
+        let types = written.tensors.iter().map(|(name, ty)| match ty.parse() {
+            Ok(ty) => Ok((name.clone(), ty)),
+            Err(e) => Err(Error::input(format!("tensor {name}: {e}"))),
+        });
+        Ok((written.file_type.parse()?, types.collect::<Result<_>>()?))
+    }
+}
+
+/// Whether an encoder refuses to work without an importance.
+fn requires_importance(ty: TensorType) -> bool {
+    crate::codec(ty).is_some_and(|c| c.importance() == crate::codec::Importance::Required)
+}
+
+fn fixed(types: &BTreeMap<String, TensorType>, name: &str) -> Result<Choice> {
+    let ty = types.get(name).ok_or_else(|| {
+        Error::input(format!("the plan says nothing of tensor {name}")).help("write the plan again from this model")
+    })?;
+    Ok(Choice { ty: *ty, instead_of: None })
+}
+
+/// Whether a tensor of the source may be decoded.
+fn check_source(tensor: &Planned, options: &Options) -> Result<()> {
+    let (name, from) = (tensor.info.name(), tensor.from);
+    if crate::codec(from).is_none() || crate::codec(tensor.info.ty()).is_none() {
+        return Err(Error::input(format!("tensor {name}: {from} cannot be turned into {}", tensor.info.ty())));
+    }
+    if from.is_quantized() && !options.allow_requantize {
+        return Err(Error::input(format!("tensor {name} is {from} already; to quantize it again loses more"))
+            .help("begin from the original checkpoint, or accept the loss with --allow-requantize"));
+    }
+    Ok(())
+}
+
+fn missing_importance(tensor: &Planned, given: bool) -> Error {
+    let (name, ty) = (tensor.info.name(), tensor.info.ty());
+    let error = if given {
+        Error::input(format!("tensor {name} would be {ty}, which needs an importance, and the matrix has none for it"))
+    } else {
+        Error::usage(format!("tensor {name} would be {ty}, which needs an importance matrix"))
+    };
+    error.help("give one with --imatrix (`evaluate imatrix` computes it), or choose a type with more bits")
+}
+
+/// The importance of a tensor's columns: one row of weights for each matrix of a stack.
+fn columns(matrix: &Imatrix, name: String, tensor: &Planned) -> Result<Option<std::sync::Arc<Vec<f32>>>> {
+    let Some(importance) = matrix.importance(&name) else { return Ok(None) };
+    let shape = tensor.info.shape();
+    let expected = shape.row_len() * shape.dim(2);
+    if importance.len() as u64 == expected {
+        return Ok(Some(std::sync::Arc::new(importance)));
+    }
+    // An embedding is looked up, not multiplied: what a matrix says of it has another size.
+    if Role::of(tensor.info.name()) == Role::Embedding {
+        return Ok(None);
+    }
+    Err(Error::input(format!(
+        "the importance matrix has {} values for {}, which has {expected} columns",
+        importance.len(),
+        tensor.info.name()
+    ))
+    .help("it was computed for another model"))
+}
+
+/// Sets a key at the end, as the reference's writer does even where the key exists.
+fn put(metadata: &mut Metadata, key: &str, value: impl Into<Value>) {
+    metadata.remove(key);
+    metadata.set(key, value);
+}
+
+/// The keys of the output, but for those about importance and pruning.
+fn keys(metadata: &Metadata, tensors: &[TensorInfo], file_type: &FileType, options: &Options) -> Metadata {
+    let mut out = metadata.clone();
+    let id = match file_type.is_copy() {
+        false => file_type.id,
+        true => metadata.u64("general.file_type").and_then(|n| u32::try_from(n).ok()).unwrap_or_else(|| guess(tensors)),
+    };
+    put(&mut out, "general.quantization_version", QUANTIZATION_VERSION);
+    put(&mut out, "general.file_type", id);
+    for key in ["split.no", "split.count", "split.tensors.count"] {
+        out.remove(key);
+    }
+    for (key, value) in &options.override_kv {
+        put(&mut out, key, value.clone());
+    }
+    out
+}
+
+/// The file type of a file that does not tell: that of its most frequent tensor type.
+fn guess(tensors: &[TensorInfo]) -> u32 {
+    let mut counts: BTreeMap<TensorType, usize> = BTreeMap::new();
+    for info in tensors {
+        *counts.entry(info.ty()).or_default() += 1;
+    }
+    let most = counts.iter().max_by_key(|(_, n)| **n).map(|(ty, _)| *ty);
+    let by_base = |row: &&FileType| Some(row.base) == most && !row.is_copy();
+    crate::recipe::FILE_TYPES.iter().find(by_base).map_or(0, |row| row.id) | GUESSED
+}
+
+/// The first bytes of an option.
+fn cut(text: &str) -> Text {
+    Text::from(bytes::Bytes::copy_from_slice(&text.as_bytes()[..text.len().min(OPTION_BYTES)]))
+}
+
+/// What pruning does to the numbers of layers.
+#[derive(Debug)]
+struct Renumbering<'a> {
+    pruned: &'a [u64],
+    mapped: BTreeMap<u64, Option<u64>>,
+    next: u64,
+}
+
+impl<'a> Renumbering<'a> {
+    fn new(pruned: &'a [u64]) -> Renumbering<'a> {
+        Renumbering { pruned, mapped: BTreeMap::new(), next: 0 }
+    }
+
+    /// The place of a layer's number in a name.
+    fn number(name: &str) -> Option<(std::ops::Range<usize>, u64)> {
+        name.match_indices("blk.").find_map(|(at, blk)| {
+            let start = at + blk.len();
+            let len = name[start..].find('.')?;
+            Some((start..start + len, name[start..start + len].parse().ok()?))
+        })
+    }
+
+    /// The name in the output; `None` for a tensor of a pruned layer. Names come in the order of the file.
+    fn rename(&mut self, name: &str) -> Option<String> {
+        let (Some(_), Some((span, layer))) = (self.pruned.first(), Renumbering::number(name)) else {
+            return Some(name.to_owned());
+        };
+        let next = &mut self.next;
+        let new = *self.mapped.entry(layer).or_insert_with(|| {
+            (!self.pruned.contains(&layer)).then(|| {
+                *next += 1;
+                *next - 1
+            })
+        });
+        new.map(|new| format!("{}{new}{}", &name[..span.start], &name[span.end..]))
+    }
+
+    /// The name in the source (and in the importance matrix) of a tensor of the output.
+    fn original(&self, name: &str) -> String {
+        let Some((span, layer)) = Renumbering::number(name) else { return name.to_owned() };
+        let old = self.mapped.iter().find(|(_, new)| **new == Some(layer)).map_or(layer, |(old, _)| *old);
+        format!("{}{old}{}", &name[..span.start], &name[span.end..])
+    }
+
+    /// The number of layers that are left.
+    fn left(&self) -> u64 {
+        self.next
+    }
+}
+
+/// Parses `KEY=TYPE:VALUE`, with the types `int`, `float`, `bool` and `str`, as `llama-quantize` takes it.
+///
+/// # Errors
+/// Text of another form.
+pub fn parse_override(text: &str) -> Result<(String, Value), String> {
+    let form = || format!("\"{text}\" is not of the form KEY=TYPE:VALUE with the types int, float, bool and str");
+    let (key, value) = text.split_once('=').ok_or_else(form)?;
+    let (ty, value) = value.split_once(':').ok_or_else(form)?;
+    let wrong = |what: &str| format!("\"{value}\" is no {what}");
+    let value = match ty {
+        // Always stored as u32, the sign dropped: what readers of these keys expect.
+        "int" => {
+            let n: i64 = value.parse().map_err(|_| wrong("whole number"))?;
+            Value::U32(u32::try_from(n.unsigned_abs()).map_err(|_| wrong("32-bit number"))?)
+        }
+        "float" => Value::F32(value.parse::<f64>().map_err(|_| wrong("number"))? as f32),
+        "bool" => Value::Bool(value.parse().map_err(|_| wrong("truth value: true or false"))?),
+        "str" => Value::from(value),
+        _ => return Err(form()),
+    };
+    if key.is_empty() { Err(form()) } else { Ok((key.to_owned(), value)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_in_order_of_their_numbers() {
+        let mut names = ["blk.10.a", "blk.2.a", "blk.2.B", "token_embd.weight", "output.weight", "enc.blk.3.a"];
+        names.sort_by(|a, b| order(a, b));
+        assert_eq!(names, ["enc.blk.3.a", "output.weight", "token_embd.weight", "blk.2.B", "blk.2.a", "blk.10.a"]);
+    }
+
+    #[test]
+    fn pruning_renumbers_and_remembers() {
+        let mut layers = Renumbering::new(&[1, 2]);
+        assert_eq!(layers.rename("token_embd.weight").as_deref(), Some("token_embd.weight"));
+        assert_eq!(layers.rename("blk.0.x").as_deref(), Some("blk.0.x"));
+        assert_eq!(layers.rename("blk.1.x"), None);
+        assert_eq!(layers.rename("blk.2.x"), None);
+        assert_eq!(layers.rename("blk.3.x").as_deref(), Some("blk.1.x"));
+        assert_eq!(layers.rename("blk.3.y").as_deref(), Some("blk.1.y"));
+        assert_eq!(layers.left(), 2);
+        assert_eq!(layers.original("blk.1.x"), "blk.3.x");
+        assert_eq!(layers.original("output.weight"), "output.weight");
+    }
+
+    #[test]
+    fn overrides_parse_as_the_reference_takes_them() {
+        assert_eq!(parse_override("a.b=int:-7").unwrap(), ("a.b".to_owned(), Value::U32(7)));
+        assert_eq!(parse_override("a=bool:true").unwrap().1, Value::Bool(true));
+        assert_eq!(parse_override("a=str:x=y:z").unwrap().1, Value::from("x=y:z"));
+        assert_eq!(parse_override("a=float:0.5").unwrap().1, Value::F32(0.5));
+        for wrong in ["a", "a=7", "a=int:x", "=int:1", "a=date:1", "a=bool:yes"] {
+            assert!(parse_override(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Whole folders against those that transformers and bitsandbytes saved.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use convert::packed::Float;
+use convert::packed::bnb::Code;
+use convert::safetensors::{Stored, open_folder};
+use quantize::bnb::layers::{Layers, Treatment};
+use quantize::bnb::{Form, Options, Storage, write};
+
+fn four_bit(code: Code, double: bool) -> Form {
+    Form::FourBit { code, block: 64, double, storage: Storage::Uint8 }
+}
+
+fn written(input: &Path, options: &Options) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write(input, &folder.path().join("out"), options, &|_| {}).unwrap();
+    folder
+}
+
+fn short_sha(bytes: &[u8]) -> String {
+    fixtures::sha256(bytes)[..16].to_owned()
+}
+
+#[test]
+fn folders_equal_those_of_save_pretrained() {
+    let golden = fixtures::json("golden/bnb/folders.json");
+    for (name, form, compute) in [
+        ("nf4", four_bit(Code::Nf4, false), Float::Bf16),
+        ("nf4-double", four_bit(Code::Nf4, true), Float::Bf16),
+        ("fp4", four_bit(Code::Fp4, false), Float::F32),
+        ("int8", Form::Int8 { threshold: 6.0 }, Float::F32),
+    ] {
+        let golden = &golden[name];
+        let input = fixtures::path("models/tiny-llama");
+        let folder = written(&input, &Options { compute, ..Options::new(form) });
+        let out = folder.path().join("out");
+
+        let tensors = open_folder(&out).unwrap();
+        let expected = golden["tensors"].as_object().unwrap();
+        let names: BTreeSet<&str> = tensors.iter().map(Stored::name).collect();
+        assert_eq!(names, expected.keys().map(String::as_str).collect(), "{name}");
+        for tensor in &tensors {
+            let found = serde_json::json!([tensor.dtype().name(), tensor.shape(), short_sha(tensor.bytes())]);
+            assert_eq!(found, expected[tensor.name()], "{name}: {}", tensor.name());
+        }
+        let file = std::fs::read(out.join("model.safetensors")).unwrap();
+        assert_eq!(fixtures::sha256(&file), golden["sha256"], "{name}: the file");
+
+        let config = std::fs::read_to_string(out.join("config.json")).unwrap();
+        assert_eq!(config, golden["config.json"].as_str().unwrap(), "{name}");
+        for copied in ["tokenizer.model", "tokenizer_config.json", "generation_config.json"] {
+            assert_eq!(std::fs::read(out.join(copied)).unwrap(), std::fs::read(input.join(copied)).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_layers_are_those_that_transformers_replaces() {
+    let golden = fixtures::json("golden/bnb/layers.json");
+    for (name, layers) in golden.as_object().unwrap() {
+        let input = fixtures::path(&format!("golden/arch/{name}/hf/{name}"));
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(input.join("config.json")).unwrap()).unwrap();
+        let layers = layers.as_object().unwrap();
+        let rules = Layers::new(config["model_type"].as_str().unwrap(), None);
+        let Ok(rules) = rules else {
+            assert!(layers.is_empty(), "{name}");
+            continue;
+        };
+        let tensors = open_folder(&input).unwrap();
+        let chosen: BTreeSet<&str> = tensors
+            .iter()
+            .filter(|t| rules.treatment(t.name(), t.shape()) != Treatment::Kept)
+            .map(Stored::name)
+            .collect();
+        assert_eq!(chosen, layers.keys().map(String::as_str).collect(), "{name}");
+
+        let folder = written(&input, &Options::new(four_bit(Code::Nf4, false)));
+        let tensors = open_folder(&folder.path().join("out")).unwrap();
+        let bytes = |name: String| tensors.iter().find(|t| t.name() == name).unwrap().bytes();
+        for (layer, hash) in layers {
+            let all = ["", ".absmax", ".quant_state.bitsandbytes__nf4"].map(|s| bytes(format!("{layer}{s}"))).concat();
+            assert_eq!(short_sha(&all), *hash, "{name}: {layer}");
+        }
+    }
+}
+
+#[test]
+fn large_models_are_split_with_an_index() {
+    let mut options = Options::new(four_bit(Code::Nf4, true));
+    options.shard_bytes = 1 << 20;
+    let whole = written(&fixtures::path("models/tiny-llama"), &Options::new(four_bit(Code::Nf4, true)));
+    let split = written(&fixtures::path("models/tiny-llama"), &options);
+    let [whole, split] = [whole, split].map(|f| (open_folder(&f.path().join("out")).unwrap(), f));
+    let files: BTreeSet<_> = split.0.iter().map(Stored::path).collect();
+    assert!(files.len() > 2);
+    assert_eq!(whole.0.len(), split.0.len());
+    for tensor in &whole.0 {
+        let other = split.0.iter().find(|t| t.name() == tensor.name()).unwrap();
+        assert!(other.bytes() == tensor.bytes() && other.shape() == tensor.shape());
+    }
+    let checkpoint = open_folder(&fixtures::path("models/tiny-llama")).unwrap();
+    let parameters: u64 = checkpoint.iter().map(Stored::elements).sum();
+    let index = std::fs::read(split.1.path().join("out/model.safetensors.index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    assert_eq!(index["weight_map"].as_object().unwrap().len(), whole.0.len());
+    assert_eq!(index["metadata"]["total_parameters"], parameters);
+}
+
+#[test]
+fn wrong_requests_write_nothing() {
+    let input = fixtures::path("models/tiny-llama");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let nf4 = Options::new(four_bit(Code::Nf4, false));
+    let fault =
+        |input: &Path, out: &Path, options: &Options| write(input, out, options, &|_| {}).unwrap_err().to_string();
+
+    let odd = Options::new(Form::FourBit { code: Code::Nf4, block: 48, double: false, storage: Storage::Uint8 });
+    assert!(fault(&input, &out, &odd).contains("48"));
+    let none = Options { skip: Some(vec![".*".into()]), ..nf4.clone() };
+    assert!(fault(&input, &out, &none).contains("no linear weight"));
+    assert!(fault(&input, &input, &nf4).contains("same folder"));
+    assert!(fault(&folder.path().join("missing"), &out, &nf4).contains("config.json"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+    write(&input, &out, &nf4, &|_| {}).unwrap();
+    assert!(fault(&input, &out, &nf4).contains("exists already"));
+    assert!(fault(&out, &folder.path().join("again"), &nf4).contains("quantized already (bitsandbytes)"));
+    let int8 = Options { force: true, ..Options::new(Form::Int8 { threshold: 6.0 }) };
+    write(&input, &out, &int8, &|_| {}).unwrap();
+    assert!(open_folder(&out).unwrap().iter().any(|t| t.name().ends_with(".SCB")));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn every_block_length_and_storage_is_written() {
+    let input = fixtures::path("models/tiny-llama");
+    for (block, storage) in [(32, "bfloat16"), (128, "float32"), (512, "float16"), (4096, "float64"), (2048, "int8")] {
+        let form = Form::FourBit { code: Code::Nf4, block, double: false, storage: storage.parse().unwrap() };
+        let folder = written(&input, &Options::new(form));
+        let tensors = open_folder(&folder.path().join("out")).unwrap();
+        let find = |name: &str| tensors.iter().find(|t| t.name() == name).unwrap();
+        let weight = find("model.layers.0.self_attn.q_proj.weight");
+        assert_eq!(weight.bytes().len(), 256 * 256 / 2);
+        assert_eq!(weight.shape()[1], 1);
+        assert_eq!(find("model.layers.0.self_attn.q_proj.weight.absmax").shape(), [(256 * 256 / block) as u64]);
+    }
+}
