@@ -445,7 +445,7 @@ mod tests {
         struct Rounding;
         impl Check for Rounding {
             fn check<F: Floats>() {
-                let value = |i: usize| (i as f32 - 7.0) * 0.25 + if i % 3 == 0 { 1e-4 } else { 0.0 };
+                let value = |i: usize| (i as f32 - 7.0) * 0.25 + if i.is_multiple_of(3) { 1e-4 } else { 0.0 };
                 let lanes = lanes_of::<F>(value);
                 let mut even = [0.0; MAX_LANES];
                 lanes.nearest().store(&mut even);
