@@ -159,19 +159,19 @@ fn settle<F: Floats>(
     let mut scales = [0.0; LANES];
     scale.store(&mut scales);
     let mut off = [0i32; LANES];
-    for k in 0..groups {
+    for (k, down) in down[..groups].iter().enumerate() {
         let mut x_lanes = [[0.0f32; LANES]; 8];
         let mut w_lanes = [[0.0f32; LANES]; 8];
         for i in 0..8 {
             x[8 * k + i].store(&mut x_lanes[i]);
             w[8 * k + i].store(&mut w_lanes[i]);
         }
-        let down_bits = down[k].bits();
+        let down = down.bits();
         for lane in 0..lanes {
             let code = &mut codes[k][lane];
             if busy >> lane & 1 != 0 && !map.has(*code) {
                 off[lane] = 1;
-                let table = &TABLES[(down_bits >> lane & 1) as usize];
+                let table = &TABLES[(down >> lane & 1) as usize];
                 let target = Target::new::<Eight>(&x_lanes, &w_lanes, lane);
                 *code = target.nearest::<F, Eight>(map, *code, scales[lane], table);
             }

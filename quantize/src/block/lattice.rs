@@ -298,8 +298,8 @@ fn search_scale<F: Floats, R: Rules>(
     // The best try.
     let mut best = zero;
     let mut best_try = int(-1);
-    for t in 0..tries {
-        let (qx, q2) = sums::<F, R>(x, w, &rounded[t]);
+    for (t, rounded) in rounded[..tries].iter().enumerate() {
+        let (qx, q2) = sums::<F, R>(x, w, rounded);
         let better = q2.gt(zero) & (qx * qx).gt(best * q2);
         scale = F::select(better, qx / q2, scale);
         best = F::select(better, scale * qx, best);
