@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use convert::lora::{self, AdapterFile};
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, arch, tokenizer};
 use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
@@ -55,6 +56,22 @@ struct Args {
     /// The pre-tokenizer instead of the one that is found
     #[arg(long, value_name = "NAME")]
     pre: Option<String>,
+
+    /// Decode blocks that GGUF has a type for (MXFP4, NVFP4) instead of keeping them
+    #[arg(long)]
+    decode: bool,
+
+    /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
+    #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
+    merge_lora: Vec<(PathBuf, f32)>,
+
+    /// The checkpoint that the adapter in FOLDER was made for; its configuration is enough
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+
+    /// Write a Modelfile for Ollama beside the output
+    #[arg(long)]
+    modelfile: bool,
 
     /// Print the plan and its sizes; write nothing
     #[arg(long)]
@@ -105,13 +122,17 @@ fn work(args: &Args) -> Result<Exit> {
         let what = if folder.exists() { "is a file, not a checkpoint folder" } else { "there is no such folder" };
         return Err(Error::input(what).at(folder).help("give the folder that holds config.json"));
     }
+    if lora::is_adapter(folder) {
+        return adapter_file(args, folder);
+    }
     let options = Options {
         outtype: args.outtype,
         model_name: args.model_name.clone(),
         metadata: args.metadata.clone(),
         pre: args.pre.clone(),
         skip_model_card: args.no_model_card,
-        ..Options::default()
+        blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
+        merge: args.merge_lora.clone(),
     };
     let checkpoint = Checkpoint::open(folder, &options)?;
     let target = target(args.output.as_deref(), &checkpoint);
@@ -146,7 +167,11 @@ fn work(args: &Args) -> Result<Exit> {
         let written = gguf::File::open(output.temporary())?;
         Some(check_tokenizer(args, folder, written.metadata())?)
     };
+    let modelfile = args.modelfile.then(|| modelfile(args, folder, &checkpoint, &target)).transpose()?;
     output.commit()?;
+    if let Some(modelfile) = modelfile {
+        modelfile.commit()?;
+    }
     let seconds = begun.elapsed().as_secs_f64();
     report(args, &checkpoint, &target, plan.file_bytes(), Some(seconds), tokenizer.as_ref())?;
     Ok(Exit::Done)
@@ -177,6 +202,64 @@ fn tokenizer_json(c: &Comparison) -> serde_json::Value {
     json!({"source": c.source, "texts": c.texts, "tokens": c.tokens, "notes": c.notes})
 }
 
+/// Parses `DIR` or `DIR=SCALE`.
+fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
+    match text.rsplit_once('=').map(|(folder, scale)| (folder, scale.parse::<f32>())) {
+        Some((folder, Ok(scale))) if scale.is_finite() => Ok((folder.into(), scale)),
+        Some(_) if !Path::new(text).exists() => Err(format!("\"{text}\" is not of the form DIR=NUMBER")),
+        _ => Ok((text.into(), 1.0)),
+    }
+}
+
+/// An adapter's folder becomes a GGUF adapter.
+fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
+    let base = args.base.as_deref().ok_or_else(|| {
+        Error::usage("the folder holds an adapter, not a checkpoint")
+            .at(folder)
+            .help("--base DIR names the checkpoint it was made for; --merge-lora merges it while that is converted")
+    })?;
+    let adapter = AdapterFile::open(folder, base)?;
+    let name = folder.canonicalize().map_err(|e| Error::io(folder, "find", e))?;
+    let name = format!("{}-F32-LoRA.gguf", name.file_name().unwrap_or_default().to_string_lossy());
+    let target = match args.output.as_deref() {
+        Some(path) if path.is_dir() => path.join(name),
+        Some(path) => path.to_path_buf(),
+        None => PathBuf::from(name),
+    };
+    let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
+    if !args.dry_run {
+        let inputs = inputs(folder)?;
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let mut output = Output::create(&target, args.force, &inputs)?;
+        write(args, &adapter, &mut output, plan.file_bytes())?;
+        if !args.no_verify {
+            gguf::check::verify_file(output.temporary(), true)
+                .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
+        }
+        output.commit()?;
+    }
+    if args.common.json {
+        let weights = adapter.tensors().len() / 2;
+        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes()});
+        cli::print_json(&result)?;
+    } else {
+        cli::print(&format!("{}: {}\n", target.display(), cli::bytes(plan.file_bytes())))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The Modelfile beside the output, finished but for its name.
+fn modelfile(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path) -> Result<Output> {
+    let license = ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().map(|name| folder.join(name)).find(|p| p.is_file());
+    let license = license.map(|p| std::fs::read_to_string(&p).map_err(|e| Error::io(&p, "read", e))).transpose()?;
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let text = convert::modelfile::write(checkpoint.metadata(), &name, license.as_deref());
+    let path = target.with_file_name("Modelfile");
+    let mut output = Output::create(&path, args.force, &[])?;
+    output.write_all(text.as_bytes()).map_err(|e| Error::io(&path, "write", e))?;
+    Ok(output)
+}
+
 /// Where the file goes: a folder is given the default name.
 fn target(wanted: Option<&Path>, checkpoint: &Checkpoint) -> PathBuf {
     match wanted {
@@ -200,7 +283,7 @@ fn inputs(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn write(args: &Args, checkpoint: &Checkpoint, output: &mut Output, total: u64) -> Result<()> {
+fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<()> {
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
     let target = output.target().to_path_buf();
     let out = BufWriter::with_capacity(1 << 20, output);

@@ -223,7 +223,12 @@ pub fn view(of: &Rows, shape: Vec<u64>, offset: u64, axes: &[(u64, u64)]) -> Res
         len.checked_sub(1).and_then(|last| last.checked_mul(stride)).and_then(|far| n.checked_add(far))
     });
     let fits = columns == row_len(&shape) && rows == row_count(&shape) && reach.is_some_and(|last| last < total);
-    if !fits || matches!(of.elements(), Elements::Blocks(_)) {
+    // Blocks move as whole rows or not at all.
+    let whole_rows = columns == row_len(of.shape())
+        && column_stride == 1
+        && offset.is_multiple_of(columns.max(1))
+        && outer.iter().all(|a| a.1.is_multiple_of(columns.max(1)));
+    if !fits || matches!(of.elements(), Elements::Blocks(_)) && !whole_rows {
         return Err(Error::input(format!(
             "a tensor of shape {:?} does not divide as the configuration says",
             of.shape()
@@ -255,6 +260,9 @@ impl View {
         let row = row_len(self.of.shape()).max(1);
         let size = self.of.elements().size();
         let rows = span.start / row..span.end.div_ceil(row);
+        if matches!(self.of.elements(), Elements::Blocks(_)) {
+            return self.of.rows(rows);
+        }
         let first = ((span.start - rows.start * row) as usize) * size;
         let len = (span.end - span.start) as usize * size;
         Ok(match self.of.rows(rows)? {

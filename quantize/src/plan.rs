@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use gguf::split::KeyOrder;
 use gguf::{Error, Metadata, Result, Shape, TensorInfo, TensorType, Text, Value};
 use serde::Deserialize;
 
@@ -34,6 +35,8 @@ pub struct Options {
     pub no_fallback: bool,
     /// Only plan: a missing importance is told, not an error.
     pub dry_run: bool,
+    /// The shard of each tensor of the source: the output gets as many.
+    pub shards: Option<Vec<usize>>,
     /// The types of a plan that was written before, by tensor name; the recipe is not asked then.
     pub fixed: Option<BTreeMap<String, TensorType>>,
 }
@@ -54,6 +57,8 @@ pub struct Planned {
     pub source: usize,
     /// Name, shape and type in the output.
     pub info: TensorInfo,
+    /// The shard it goes to, from 0.
+    pub shard: usize,
     /// The type in the source.
     pub from: TensorType,
     /// The type that the recipe wanted but the rows do not fit.
@@ -80,6 +85,8 @@ pub struct Plan {
     pub metadata: Metadata,
     /// The tensors, in order.
     pub tensors: Vec<Planned>,
+    /// The number of files it becomes.
+    pub shards: usize,
     /// What a person should know, a line each.
     pub notes: Vec<String>,
 }
@@ -112,8 +119,14 @@ impl Plan {
         let mut sorted: Vec<usize> = (0..tensors.len()).collect();
         sorted.sort_by(|&a, &b| order(tensors[a].name(), tensors[b].name()));
         let mut layers = Renumbering::new(&options.prune);
-        let kept: Vec<(usize, String)> =
+        let mut kept: Vec<(usize, String)> =
             sorted.into_iter().filter_map(|i| Some((i, layers.rename(tensors[i].name())?))).collect();
+        let shard = |source: usize| options.shards.as_ref().and_then(|s| s.get(source).copied()).unwrap_or(0);
+        if options.shards.is_some() {
+            // Within a shard tensors keep their places.
+            kept.sort_by_key(|&(source, _)| (shard(source), source));
+        }
+        let shards = options.shards.iter().flatten().max().map_or(1, |last| last + 1);
         let mut notes = Vec::new();
         let names = kept.iter().map(|k| k.1.as_str());
         let mut recipe = Recipe::new(file_type, &model, &options.wishes, matrix.is_some(), names);
@@ -129,6 +142,7 @@ impl Plan {
             let mut tensor = Planned {
                 source: *source,
                 info: TensorInfo::new(name.as_str(), shape, choice.ty)?,
+                shard: shard(*source),
                 from: info.ty(),
                 instead_of: choice.instead_of,
                 importance: None,
@@ -177,15 +191,31 @@ impl Plan {
             let arch = metadata.architecture().unwrap_or_default();
             put(&mut out, &format!("{arch}.block_count"), layers.left() as u32);
         }
-        Ok(Plan { file_type, metadata: out, tensors: planned, notes })
+        Ok(Plan { file_type, metadata: out, tensors: planned, shards, notes })
     }
 
-    /// The layout of the whole file.
+    /// The layout of each file.
     ///
     /// # Errors
     /// Those of [`gguf::Plan::new`].
-    pub fn layout(&self) -> Result<gguf::Plan> {
-        gguf::Plan::new(&self.metadata, &self.tensors.iter().map(|t| t.info.clone()).collect::<Vec<_>>())
+    pub fn layouts(&self) -> Result<Vec<gguf::Plan>> {
+        let infos = |shard: Option<usize>| -> Vec<TensorInfo> {
+            let here = self.tensors.iter().filter(|t| shard.is_none_or(|no| t.shard == no));
+            here.map(|t| t.info.clone()).collect()
+        };
+        if self.shards == 1 {
+            return Ok(vec![gguf::Plan::new(&self.metadata, &infos(None))?]);
+        }
+        let keys = |no| gguf::split::metadata(&self.metadata, no, self.shards, self.tensors.len(), KeyOrder::GgufPy);
+        (0..self.shards).map(|no| gguf::Plan::new(&keys(no)?, &infos(Some(no)))).collect()
+    }
+
+    /// Bytes of all files.
+    ///
+    /// # Errors
+    /// Those of [`gguf::Plan::new`].
+    pub fn file_bytes(&self) -> Result<u64> {
+        Ok(self.layouts()?.iter().map(gguf::Plan::file_bytes).sum())
     }
 
     /// The number of weights.

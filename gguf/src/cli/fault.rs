@@ -58,6 +58,8 @@ mod unix {
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             libc::sigemptyset(&raw mut action.sa_mask);
             libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut());
+            // A file that grows past a limit of the system shall be an error of the write, not the end.
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         }
     }
 

@@ -166,12 +166,12 @@ fn settle<F: Floats>(
             x[8 * k + i].store(&mut x_lanes[i]);
             w[8 * k + i].store(&mut w_lanes[i]);
         }
-        let down = down[k].bits();
+        let down_bits = down[k].bits();
         for lane in 0..lanes {
             let code = &mut codes[k][lane];
             if busy >> lane & 1 != 0 && !map.has(*code) {
                 off[lane] = 1;
-                let table = &TABLES[(down >> lane & 1) as usize];
+                let table = &TABLES[(down_bits >> lane & 1) as usize];
                 let target = Target::new::<Eight>(&x_lanes, &w_lanes, lane);
                 *code = target.nearest::<F, Eight>(map, *code, scales[lane], table);
             }

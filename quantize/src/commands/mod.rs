@@ -1,5 +1,6 @@
 //! The command line: options, the steps of a run, reports.
 
+pub mod folder;
 mod imatrix;
 mod inputs;
 mod report;
@@ -184,6 +185,7 @@ fn types() -> String {
     let names = FILE_TYPES.iter().map(|t| t.name).collect::<Vec<_>>();
     let lines: Vec<String> = names.chunks(12).map(|line| format!("  {}", line.join(" "))).collect();
     format!("Types (in any case; Q3_K, Q4_K and Q5_K are the M of their kind):\n{}", lines.join("\n"))
+        + "\nFolders that transformers loads (options: --type nf4 --help):\n  nf4 fp4 int8 affine8 affine4"
 }
 
 /// Does what the arguments say.
@@ -226,12 +228,13 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     let inputs = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     let mut jobs = Vec::with_capacity(plans.len());
-    for target in &targets {
+    for target in targets.iter().flatten() {
         Output::check(target, args.run.force, &inputs)?;
     }
     for (plan, target) in plans.iter().zip(&targets) {
-        let output = Output::create(target, args.run.force, &inputs)?;
-        jobs.push(Job { plan: plan.clone(), files: vec![(plan.layout()?, output)] });
+        let outputs = target.iter().map(|path| Output::create(path, args.run.force, &inputs));
+        let outputs = outputs.collect::<Result<Vec<_>>>()?;
+        jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
     }
     let total = plans[0].tensors.iter().map(|t| source.tensors()[t.source].bytes()).sum();
     let settings = Settings {
@@ -246,7 +249,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     let outputs: Vec<Output> = outputs.into_iter().flatten().collect();
     if !args.run.no_verify {
         for output in &outputs {
-            verify(output, summary.nonfinite == 0)?;
+            verify(output, !args.model.keep_split, summary.nonfinite == 0)?;
         }
     }
     for output in outputs {
@@ -263,8 +266,13 @@ fn quantize_model(args: &Args) -> Result<Exit> {
 }
 
 /// Opens the finished file again and judges it, so that nothing broken ever gets its name.
-fn verify(output: &Output, data: bool) -> Result<()> {
-    gguf::check::verify_file(output.temporary(), data).map_err(|e| {
+fn verify(output: &Output, whole: bool, data: bool) -> Result<()> {
+    // A shard's siblings still have temporary names, so it is judged alone: its layout, as any reader would.
+    let judged = match whole {
+        true => gguf::check::verify_file(output.temporary(), data),
+        false => gguf::File::open(output.temporary()).map(drop),
+    };
+    judged.map_err(|e| {
         let fault = Error::new(e.kind(), format!("the written file is not sound: {}", e.message()));
         fault
             .at(output.target())
@@ -321,9 +329,14 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
         embedding: choice.token_embedding_type,
         tensors,
     };
+    let shards = match (&args.input, args.model.keep_split) {
+        (Some(input), true) => Some(inputs::shards(input)?),
+        _ => None,
+    };
     let options = Options {
         wishes,
         prune,
+        shards,
         override_kv: args.model.override_kv.clone(),
         allow_requantize: args.model.allow_requantize,
         no_fallback: choice.no_fallback,

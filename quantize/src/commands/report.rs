@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 pub struct Done<'a> {
     pub input: &'a Path,
     pub plans: &'a [Plan],
-    pub targets: &'a [PathBuf],
+    /// The files of each plan.
+    pub targets: &'a [Vec<PathBuf>],
     /// Bytes of the source's tensors.
     pub source_bytes: u64,
     pub summary: Summary,
@@ -26,7 +27,10 @@ impl Done<'_> {
     pub fn json(&self) -> Result<Value> {
         let outputs = self.plans.iter().zip(self.targets).map(|(plan, target)| {
             let mut output = describe(plan)?;
-            output["path"] = json!(target);
+            output["path"] = json!(target[0]);
+            if target.len() > 1 {
+                output["shards"] = json!(target);
+            }
             Ok(output)
         });
         Ok(json!({
@@ -41,7 +45,10 @@ impl Done<'_> {
     pub fn text(&self) -> Result<String> {
         let mut out = String::new();
         for (plan, target) in self.plans.iter().zip(self.targets) {
-            out.push_str(&format!("{}\n{}{}", target.display(), table(plan), summary_lines(plan)?));
+            for file in target {
+                out.push_str(&format!("{}\n", file.display()));
+            }
+            out.push_str(&format!("{}{}", table(plan), summary_lines(plan)?));
         }
         if self.summary.nonfinite > 0 {
             out.push_str(&format!("  {} weights are NaN or infinite\n", count(self.summary.nonfinite)));
@@ -88,7 +95,7 @@ fn bpw(size: u64, weights: u64) -> String {
 
 /// The size of the file, and what share of the weights did not get the type the recipe wanted.
 fn summary_lines(plan: &Plan) -> Result<String> {
-    let mut out = format!("  the file has {} bytes\n", count(plan.layout()?.file_bytes()));
+    let mut out = format!("  {} bytes on disk\n", count(plan.file_bytes()?));
     let (tensors, weights) = plan.fallbacks();
     if tensors == 0 {
         out.push_str("  0 % of the weights fell back to another type\n");
@@ -127,7 +134,7 @@ fn describe(plan: &Plan) -> Result<Value> {
     );
     Ok(json!({
         "type": plan.file_type.name,
-        "file_bytes": plan.layout()?.file_bytes(),
+        "file_bytes": plan.file_bytes()?,
         "tensors": plan.tensors.len(),
         "weights": plan.elements(),
         "bits_per_weight": bits_per_weight(size, plan.elements()),

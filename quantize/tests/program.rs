@@ -1,0 +1,389 @@
+//! The program `quantize`, by its real binary: bytes against the goldens, options, bad input.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use gguf::{Metadata, Shape, Source, TensorInfo, TensorType, Value};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+/// A folder to run in, with the importance matrices under the names that the goldens saw.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        let place = Place(TempDir::new().unwrap());
+        for name in ["imatrix.gguf", "imatrix.dat"] {
+            std::fs::copy(fixtures::path(&format!("golden/tiny-llama/{name}")), place.path(name)).unwrap();
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
+        let mut command = Command::cargo_bin("quantize").unwrap();
+        command.current_dir(self.0.path()).args(args).output().unwrap()
+    }
+
+    /// Runs and wants success.
+    fn done<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
+        let output = self.run(args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    /// Runs and wants this exit code, one error, and nothing new in the folder. Returns what was said.
+    fn refused<S: AsRef<std::ffi::OsStr>>(&self, code: i32, args: impl IntoIterator<Item = S>) -> String {
+        let before = self.names();
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert_eq!(said.matches("error:").count(), 1, "{said}");
+        assert_eq!(self.names(), before);
+        said
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn sha256(&self, name: &str) -> String {
+        fixtures::sha256(&std::fs::read(self.path(name)).unwrap())
+    }
+}
+
+fn tiny() -> PathBuf {
+    fixtures::path("models/tiny-llama")
+}
+
+fn golden() -> Json {
+    fixtures::json("golden/tiny-llama/expected.json")
+}
+
+/// Every type in one run, so that the folder is read once; types that need an importance are refused.
+fn all_types(place: &Place, golden: &Json, extra: &[&str]) {
+    let mut args: Vec<String> = extra.iter().map(|s| (*s).to_owned()).collect();
+    let mut expected = Vec::new();
+    for (name, entry) in golden.as_object().unwrap() {
+        match entry["sha256"].as_str() {
+            Some(hash) => {
+                args.extend(["--type".to_owned(), name.to_lowercase()]);
+                expected.push((name, hash, entry["bytes"].as_u64().unwrap()));
+            }
+            None => {
+                let said = place.refused(2, ["--type", name, tiny().to_str().unwrap()]);
+                assert!(said.contains("importance") && said.contains("blk."), "{name}: {said}");
+            }
+        }
+    }
+    args.push(tiny().to_str().unwrap().to_owned());
+    place.done(&args);
+    for (name, hash, bytes) in expected {
+        let file = format!("tiny-llama-{name}.gguf");
+        assert_eq!(std::fs::metadata(place.path(&file)).unwrap().len(), bytes, "{name}");
+        assert_eq!(place.sha256(&file), hash, "{name}");
+    }
+}
+
+#[test]
+fn every_type_equals_the_reference() {
+    all_types(&Place::new(), &golden()["quantize"], &[]);
+}
+
+#[test]
+fn every_type_with_importance_equals_the_reference() {
+    all_types(&Place::new(), &golden()["quantize_imatrix"], &["--imatrix", "imatrix.gguf"]);
+}
+
+#[test]
+fn options_equal_the_reference() {
+    let (place, golden) = (Place::new(), golden());
+    for (option, hash) in golden["options_q4_k_m"].as_object().unwrap() {
+        let mut args: Vec<&str> = option.splitn(2, ' ').collect();
+        args.extend(["--type", "q4_k_m", "--force", "-o", "out.gguf"]);
+        place.done(args.into_iter().chain([tiny().to_str().unwrap()]));
+        assert_eq!(place.sha256("out.gguf"), hash.as_str().unwrap(), "{option}");
+    }
+}
+
+#[test]
+fn any_number_of_threads_and_any_memory_give_the_same_bytes() {
+    let (place, golden) = (Place::new(), golden());
+    let hash = golden["quantize"]["Q4_K_M"]["sha256"].as_str().unwrap().to_owned();
+    let tiny = tiny();
+    for (threads, memory) in [("1", "64MiB"), ("2", "1GiB"), ("7", "512KiB")] {
+        let args = ["-t", "q4_k_m", "--threads", threads, "--max-memory", memory, "--force"];
+        place.done(args.iter().copied().chain([tiny.to_str().unwrap()]));
+        assert_eq!(place.sha256("tiny-llama-Q4_K_M.gguf"), hash, "{threads} threads, {memory}");
+    }
+}
+
+#[test]
+fn a_gguf_gives_the_same_bytes_as_the_folder() {
+    let (place, golden) = (Place::new(), golden());
+    place.done(["-t", "bf16", "-o", "tiny-llama-bf16.gguf", tiny().to_str().unwrap()]);
+    place.done(["--type", "q5_k_m", "tiny-llama-bf16.gguf"]);
+    // The name of the output leaves the input's type out.
+    assert_eq!(place.sha256("tiny-llama-Q5_K_M.gguf"), golden["quantize"]["Q5_K_M"]["sha256"].as_str().unwrap());
+}
+
+#[test]
+fn small_models_of_many_architectures_equal_the_reference() {
+    let place = Place::new();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(fixtures::path("golden/arch")).unwrap() {
+        let folder = entry.unwrap().path();
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let golden = fixtures::json(&format!("golden/arch/{name}/expected.json"));
+        // Folders whose vocabulary has no published hash need to be told the pre-tokenizer, which is convert's part.
+        let Some(quantized) = golden["quantized"].as_object().filter(|_| golden["pre"].as_str() == Some("")) else {
+            continue;
+        };
+        let model = folder.join("hf").join(&name);
+        let mut args: Vec<String> = vec![model.to_str().unwrap().into(), "--force".into(), "-o".into(), ".".into()];
+        for ty in quantized.keys().filter(|ty| quantized[*ty].is_string()) {
+            args.extend(["-t".to_owned(), ty.clone()]);
+        }
+        let output = place.run(&args);
+        if !output.status.success() {
+            panic!("{name}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        for (ty, hash) in quantized.iter().filter(|(_, hash)| hash.is_string()) {
+            assert_eq!(place.sha256(&format!("{name}-{ty}.gguf")), hash.as_str().unwrap(), "{name} {ty}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "only {seen} files were compared");
+}
+
+#[test]
+fn a_dry_run_tells_the_exact_size_and_writes_nothing() {
+    let (place, golden) = (Place::new(), golden());
+    let before = place.names();
+    let output = place.done(["--dry-run", "--json", "-t", "q4_k_m", "-t", "iq2_xs", tiny().to_str().unwrap()]);
+    let document: Json = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["outputs"][0]["file_bytes"], golden["quantize"]["Q4_K_M"]["bytes"]);
+    assert_eq!(document["outputs"][0]["fallback"]["weights"], 0);
+    assert!(document["outputs"][1]["plan"].as_array().unwrap().iter().any(|t| t["lacks_importance"] == true));
+    let text = place.done(["--dry-run", "-t", "q4_k_m", tiny().to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("2,669,056 bytes on disk"));
+    assert_eq!(place.names(), before);
+}
+
+#[test]
+fn a_plan_is_written_and_followed() {
+    let (place, golden) = (Place::new(), golden());
+    let tiny = tiny();
+    let tiny = tiny.to_str().unwrap();
+    place.done(["-t", "q4_k_m", "--plan", "plan.toml", "-o", "a.gguf", tiny]);
+    place.done(["--plan", "plan.toml", "-o", "b.gguf", tiny]);
+    let hash = golden["quantize"]["Q4_K_M"]["sha256"].as_str().unwrap();
+    assert_eq!((place.sha256("a.gguf").as_str(), place.sha256("b.gguf").as_str()), (hash, hash));
+    let text = std::fs::read_to_string(place.path("plan.toml")).unwrap();
+    let name = "\"blk.2.ffn_up.weight\" = ";
+    assert!(text.contains(name), "{text}");
+    let edited: Vec<String> = text
+        .lines()
+        .map(|line| if line.starts_with(name) { format!("{name}\"Q8_0\"") } else { line.to_owned() })
+        .collect();
+    std::fs::write(place.path("plan.toml"), edited.join("\n")).unwrap();
+    place.done(["--plan", "plan.toml", "-o", "c.gguf", tiny]);
+    let file = gguf::File::open(place.path("c.gguf")).unwrap();
+    let at = file.find("blk.2.ffn_up.weight").unwrap();
+    assert_eq!(file.tensors()[at].ty(), TensorType::Q8_0);
+    let said = place.refused(2, ["-t", "q8_0", "--plan", "plan.toml", tiny]);
+    assert!(said.contains("Q4_K_M"), "{said}");
+    std::fs::write(place.path("plan.toml"), "file_type = \"Q4_K_M\"\n[tensors]\n\"output.weight\" = \"Q6_K\"\n")
+        .unwrap();
+    let said = place.refused(3, ["--plan", "plan.toml", tiny]);
+    assert!(said.contains("token_embd.weight") || said.contains("output_norm.weight"), "{said}");
+    std::fs::write(place.path("plan.toml"), "file_type = 7").unwrap();
+    place.refused(3, ["--plan", "plan.toml", tiny]);
+}
+
+#[test]
+fn rules_from_a_file_and_from_options_are_one() {
+    let place = Place::new();
+    std::fs::write(place.path("rules.txt"), "attn_v=q6_k\n  ffn_down=q8_0 ").unwrap();
+    let tiny = tiny();
+    place.done(["-t", "q4_k_m", "--tensor-type-file", "rules.txt", "-o", "a.gguf", tiny.to_str().unwrap()]);
+    let options = ["--tensor-type", "ATTN_V=Q6_K", "--tensor-type", "ffn_down=q8_0"];
+    place.done(["-t", "q4_k_m", "-o", "b.gguf", tiny.to_str().unwrap()].iter().chain(&options));
+    assert_eq!(place.sha256("a.gguf"), place.sha256("b.gguf"));
+    std::fs::write(place.path("rules.txt"), "attn_v").unwrap();
+    place.refused(3, ["-t", "q4_k_m", "--tensor-type-file", "rules.txt", "--dry-run", tiny.to_str().unwrap()]);
+    place.refused(2, ["-t", "q4_k_m", "--tensor-type", "(=q8_0", "--dry-run", tiny.to_str().unwrap()]);
+}
+
+#[test]
+fn an_output_that_exists_or_is_an_input_is_refused() {
+    let place = Place::new();
+    place.done(["-t", "bf16", "-o", "m.gguf", tiny().to_str().unwrap()]);
+    let said = place.refused(2, ["-t", "bf16", "-o", "m.gguf", tiny().to_str().unwrap()]);
+    assert!(said.contains("--force"), "{said}");
+    let said = place.refused(2, ["-t", "q8_0", "--force", "-o", "m.gguf", "m.gguf"]);
+    assert!(said.contains("the output is the input"), "{said}");
+    let said = place.refused(2, ["-t", "q8_0", "--force", "-o", "imatrix.gguf", "--imatrix", "imatrix.gguf", "m.gguf"]);
+    assert!(said.contains("the output is the input"), "{said}");
+    place.refused(2, ["-t", "q8_0", "-t", "q4_0", "-o", "no-folder", "m.gguf"]);
+    place.refused(2, ["-t", "q9_0", "m.gguf"]);
+    place.refused(3, ["-t", "q8_0", "missing.gguf"]);
+    place.refused(2, ["m.gguf"]);
+    // Requantizing is a loss that has to be wished.
+    place.done(["-t", "q8_0", "m.gguf"]);
+    let said = place.refused(3, ["-t", "q4_0", "m-Q8_0.gguf"]);
+    assert!(said.contains("--allow-requantize"), "{said}");
+    place.done(["-t", "q4_0", "--allow-requantize", "m-Q8_0.gguf"]);
+}
+
+/// A small model in one file; `weight` gives the values of its one matrix of 4 rows.
+fn write_model(path: &Path, row_len: u64, weight: impl Fn(usize) -> f32) {
+    let metadata = Metadata::from_iter([
+        ("general.architecture", Value::from("llama")),
+        ("llama.block_count", Value::from(1_u32)),
+        ("general.alignment", Value::from(64_u32)),
+    ]);
+    let info = |name: &str, dims: &[u64]| TensorInfo::new(name, Shape::new(dims).unwrap(), TensorType::F32).unwrap();
+    let infos = [info("blk.0.attn_q.weight", &[row_len, 4]), info("output_norm.weight", &[row_len])];
+    let bytes = gguf::write::to_bytes(&metadata, &infos, |i| {
+        Ok((0..infos[i].elements() as usize).flat_map(|n| if i == 0 { weight(n) } else { 1.0 }.to_le_bytes()).collect())
+    });
+    std::fs::write(path, bytes.unwrap()).unwrap();
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name_and_let_through_on_demand() {
+    let place = Place::new();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        write_model(&place.path("m.gguf"), 64, |i| if i == 64 * 2 + 5 { bad } else { 0.5 });
+        for ty in ["q8_0", "f16", "copy"] {
+            let said = place.refused(3, ["-t", ty, "m.gguf"]);
+            assert!(said.contains("blk.0.attn_q.weight") && said.contains("row 2, column 5"), "{said}");
+            assert!(said.contains("--allow-nonfinite"), "{said}");
+            place.done(["-t", ty, "--allow-nonfinite", "--force", "-o", "out.gguf", "m.gguf"]);
+        }
+        place.done(["-t", "q8_0", "--allow-nonfinite", "--force", "-o", "out.gguf", "m.gguf"]);
+        let file = gguf::File::open(place.path("out.gguf")).unwrap();
+        let mut values = vec![0.0; 256];
+        quantize::decode_rows(
+            TensorType::Q8_0,
+            &file.rows(file.find("blk.0.attn_q.weight").unwrap(), 0..4).unwrap(),
+            &mut values,
+        )
+        .unwrap();
+        assert!(values.iter().all(|v| v.is_finite()) && (values[0] - 0.5).abs() < 0.01);
+        std::fs::remove_file(place.path("out.gguf")).unwrap();
+    }
+    write_model(&place.path("m.gguf"), 64, |_| 1e6);
+    let said = place.refused(3, ["-t", "f16", "m.gguf"]);
+    assert!(said.contains("too large for F16") && said.contains("blk.0.attn_q.weight"), "{said}");
+}
+
+#[test]
+fn a_row_that_does_not_fit_falls_back_and_is_told() {
+    let place = Place::new();
+    write_model(&place.path("m.gguf"), 96, |i| i as f32);
+    let output = place.done(["-t", "q4_k_m", "--json", "m.gguf"]);
+    let document: Json = serde_json::from_slice(&output.stdout).unwrap();
+    let fallback = &document["outputs"][0]["fallback"];
+    assert_eq!((fallback["tensors"].as_u64(), fallback["weights"].as_u64()), (Some(1), Some(384)));
+    assert_eq!(fallback["kinds"][0]["got"], "Q5_0");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("fell back"));
+    let said = place.refused(3, ["-t", "q4_k_m", "--no-fallback", "--force", "m.gguf"]);
+    assert!(said.contains("blk.0.attn_q.weight") && said.contains("96"), "{said}");
+    let said = place.refused(3, ["-t", "q1_0", "m.gguf"]);
+    assert!(said.contains("blk.0.attn_q.weight"), "{said}");
+    let output = place.done(["-t", "q8_0", "m.gguf"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("0 % of the weights fell back"));
+}
+
+#[test]
+fn an_importance_of_another_model_is_refused() {
+    let place = Place::new();
+    write_model(&place.path("m.gguf"), 512, |i| i as f32);
+    let said = place.refused(3, ["-t", "q4_k_m", "--imatrix", "imatrix.gguf", "m.gguf"]);
+    assert!(said.contains("blk.0.attn_q.weight") && said.contains("another model"), "{said}");
+    place.done(["-t", "q4_k_m", "--imatrix", "imatrix.gguf", "--exclude-weights", "attn_q", "m.gguf"]);
+    place.refused(3, ["-t", "q4_k_m", "--imatrix", "m.gguf", "m.gguf"]);
+}
+
+#[test]
+fn the_legacy_importance_gives_the_same_weights() {
+    let (place, tiny) = (Place::new(), tiny());
+    for (matrix, out) in [("imatrix.gguf", "a.gguf"), ("imatrix.dat", "b.gguf")] {
+        place.done(["-t", "q4_k_m", "--imatrix", matrix, "-o", out, tiny.to_str().unwrap()]);
+    }
+    let (a, b) = (gguf::File::open(place.path("a.gguf")).unwrap(), gguf::File::open(place.path("b.gguf")).unwrap());
+    assert_eq!(b.metadata().str("quantize.imatrix.file"), Some("imatrix.dat"));
+    assert_eq!(a.metadata().get("quantize.imatrix.chunks_count"), b.metadata().get("quantize.imatrix.chunks_count"));
+    assert_eq!(a.tensors(), b.tensors());
+}
+
+#[test]
+fn importance_matrices_are_shown_merged_and_converted() {
+    let place = Place::new();
+    let shown = place.done(["imatrix", "show", "imatrix.gguf", "--json"]);
+    let document: Json = serde_json::from_slice(&shown.stdout).unwrap();
+    let golden = fixtures::json("golden/tiny-llama/imatrix-statistics.json");
+    let tensors = document["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), golden["tensors"].as_object().unwrap().len());
+    for tensor in tensors {
+        let expected = &golden["tensors"][tensor["tensor"].as_str().unwrap()];
+        for (key, printed) in expected.as_object().unwrap() {
+            let (got, printed) = (tensor[key].as_f64().unwrap(), printed.as_str().unwrap());
+            let digits = printed.split_once('.').map_or(0, |(_, d)| d.len());
+            let value: f64 = printed.parse().unwrap();
+            // The reference prints so many digits of sums in f32.
+            let close = (got - value).abs() <= 0.51 * 10_f64.powi(-(digits as i32)) + 2e-5 * value.abs();
+            assert!(close, "{}: {key} is {got}, not {printed}", tensor["tensor"]);
+        }
+    }
+    place.done(["imatrix", "convert", "imatrix.gguf", "copy.gguf"]);
+    assert_eq!(place.sha256("copy.gguf"), place.sha256("imatrix.gguf"));
+    place.done(["imatrix", "convert", "imatrix.gguf", "copy.dat"]);
+    assert_eq!(place.sha256("copy.dat"), place.sha256("imatrix.dat"));
+    place.done(["imatrix", "merge", "imatrix.gguf", "imatrix.gguf", "-o", "twice.gguf"]);
+    assert_eq!(place.sha256("twice.gguf"), golden["merged_with_itself"].as_str().unwrap());
+    let place_refuses = place.refused(2, ["imatrix", "merge", "imatrix.gguf", "-o", "imatrix.gguf"]);
+    assert!(place_refuses.contains("the output is the input"), "{place_refuses}");
+    place.refused(3, ["imatrix", "show", "missing.gguf"]);
+}
+
+#[test]
+fn a_split_model_becomes_one_file_or_as_many() {
+    let (place, golden) = (Place::new(), golden());
+    place.done(["-t", "bf16", "-o", "whole.gguf", tiny().to_str().unwrap()]);
+    let whole = gguf::File::open(place.path("whole.gguf")).unwrap();
+    let n = whole.tensors().len();
+    let parts = [0..n / 3, n / 3..n];
+    for (no, part) in parts.iter().enumerate() {
+        let order = gguf::split::KeyOrder::GgufSplit;
+        let metadata = gguf::split::metadata(whole.metadata(), no, parts.len(), n, order).unwrap();
+        let infos = &whole.tensors()[part.clone()];
+        let data = |i: usize| Ok(whole.rows(part.start + i, 0..infos[i].rows())?.into_owned());
+        let bytes = gguf::write::to_bytes(&metadata, infos, data).unwrap();
+        std::fs::write(gguf::split::path(place.path("m"), no, parts.len()), bytes).unwrap();
+    }
+    place.done(["-t", "q4_k_m", "m-00001-of-00002.gguf"]);
+    assert_eq!(place.sha256("m-Q4_K_M.gguf"), golden["quantize"]["Q4_K_M"]["sha256"].as_str().unwrap());
+    place.done(["-t", "q4_k_m", "--keep-split", "-o", "s.gguf", "m-00001-of-00002.gguf"]);
+    let one = gguf::File::open(place.path("m-Q4_K_M.gguf")).unwrap();
+    let split = gguf::split::open(place.path("s-00001-of-00002.gguf")).unwrap();
+    assert_eq!(split.tensors().len(), n);
+    for (i, info) in split.tensors().iter().enumerate() {
+        assert_eq!(info.name(), whole.tensors()[i].name());
+        let at = one.find(info.name()).unwrap();
+        assert_eq!(one.rows(at, 0..info.rows()).unwrap(), split.rows(i, 0..info.rows()).unwrap(), "{}", info.name());
+    }
+    let said = place.refused(2, ["-t", "q8_0", "--keep-split", "whole.gguf"]);
+    assert!(said.contains("no split"), "{said}");
+    let said = place.refused(2, ["-t", "q8_0", "--force", "-o", "m-00002-of-00002.gguf", "m-00001-of-00002.gguf"]);
+    assert!(said.contains("the output is the input"), "{said}");
+}
