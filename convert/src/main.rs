@@ -1,7 +1,9 @@
 //! `convert`: a checkpoint folder becomes a GGUF file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,7 +12,7 @@ use convert::lora::{self, AdapterFile};
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, arch, tokenizer};
 use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
-use gguf::{Error, Result, Source};
+use gguf::{Error, Result, Source, TensorInfo, TensorType};
 use serde_json::json;
 
 const EXAMPLES: &str = "\
@@ -78,6 +80,10 @@ struct Args {
     /// Replace an output that exists
     #[arg(long, short)]
     force: bool,
+
+    /// Convert weights that are NaN or infinite too
+    #[arg(long)]
+    allow_nonfinite: bool,
 
     /// Do not open the finished file again to check it
     #[arg(long)]
@@ -151,7 +157,8 @@ fn work(args: &Args) -> Result<Exit> {
     let mut output = Output::create(&target, args.force, &inputs)?;
     write(args, &checkpoint, &mut output, plan.file_bytes())?;
     if !args.no_verify {
-        gguf::check::verify_file(output.temporary(), true)
+        // The values were looked at while they were written.
+        gguf::check::verify_file(output.temporary(), false)
             .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
     }
     let tokenizer = if args.no_check_tokenizer {
@@ -280,10 +287,58 @@ fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) 
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
     let target = output.target().to_path_buf();
     let out = BufWriter::with_capacity(1 << 20, output);
-    let written = gguf::write::copy(checkpoint, checkpoint.metadata(), out, |bytes| progress.add(bytes));
+    let watched = Watched { source: checkpoint, allow: args.allow_nonfinite };
+    let written = gguf::write::copy(&watched, checkpoint.metadata(), out, |bytes| progress.add(bytes));
     let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(&target, "write", e)));
     progress.finish();
     flushed.map_err(|e| e.at(&target))
+}
+
+/// A source whose values are looked at as they pass.
+struct Watched<'a> {
+    source: &'a Checkpoint,
+    allow: bool,
+}
+
+impl Source for Watched<'_> {
+    fn metadata(&self) -> &gguf::Metadata {
+        self.source.metadata()
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        self.source.tensors()
+    }
+
+    fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let bytes = self.source.rows(tensor, rows)?;
+        let info = &self.source.tensors()[tensor];
+        if !self.allow && has_nonfinite(info.ty(), &bytes) {
+            return Err(Error::input(format!("tensor {} as {} holds NaN or infinity", info.name(), info.ty()))
+                .help("the checkpoint is damaged, or the type too narrow: try another --outtype; --allow-nonfinite converts it all the same"));
+        }
+        Ok(bytes)
+    }
+
+    fn release(&self, tensor: usize, rows: Range<u64>) {
+        self.source.release(tensor, rows);
+    }
+}
+
+/// Whether a value's exponent has all bits set.
+fn has_nonfinite(ty: TensorType, bytes: &[u8]) -> bool {
+    let halves = |exponent: u16| {
+        let found = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent == exponent;
+        bytes.as_chunks::<2>().0.iter().fold(false, |any, b| any | found(b))
+    };
+    match ty {
+        TensorType::BF16 => halves(0x7F80),
+        TensorType::F16 => halves(0x7C00),
+        TensorType::F32 => {
+            let found = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7F80_0000 == 0x7F80_0000;
+            bytes.as_chunks::<4>().0.iter().fold(false, |any, b| any | found(b))
+        }
+        _ => false,
+    }
 }
 
 /// Tensors, elements and bytes of a type.

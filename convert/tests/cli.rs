@@ -275,3 +275,15 @@ fn tokenizers_are_compared_on_demand() {
     assert!(stdout.contains("\"tokens\""), "{stdout}");
     assert_eq!(case.files(), before);
 }
+
+#[test]
+fn values_that_are_not_finite_are_refused_unless_allowed() {
+    let case = Case::new();
+    let mut bytes = fs::read(case.weights()).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[data..data + 2].copy_from_slice(&0x7FC0_u16.to_le_bytes());
+    fs::write(case.weights(), bytes).unwrap();
+    case.refuses(&[], 3, &["output.weight", "NaN", "--allow-nonfinite"]);
+    let (code, _, stderr) = case.run(&["--allow-nonfinite"]);
+    assert_eq!(code, 0, "{stderr}");
+}
