@@ -446,7 +446,7 @@ impl SentencePiece {
                     *text = words.join(" ");
                 }
                 if self.prefix && i == 0 && first && !(self.model.remove_extra_whitespaces && text.is_empty()) {
-                    text.insert(0, ' ');
+                    text.insert(if self.model.treat_whitespace_as_suffix { text.len() } else { 0 }, ' ');
                 }
                 *text = text.replace(' ', ESCAPED_SPACE);
             }
