@@ -123,7 +123,8 @@ fn tensors_are_sorted_by_harm() {
     let p = place();
     let found = json(p.folder.path(), &["tensors", &p.model, "--types", "q4_k_m,int8"]);
     for model in found["models"].as_array().unwrap() {
-        let snr: Vec<f64> = model["tensors"].as_array().unwrap().iter().map(|t| t["snr_db"].as_f64().unwrap()).collect();
+        let snr: Vec<f64> =
+            model["tensors"].as_array().unwrap().iter().map(|t| t["snr_db"].as_f64().unwrap()).collect();
         assert!(snr.len() >= 28 && snr.windows(2).all(|w| w[0] <= w[1]), "{snr:?}");
     }
     let same = json(p.folder.path(), &["tensors", &p.model, &p.model]);

@@ -198,7 +198,9 @@ fn shards_keep_another_alignment() {
     let path = folder.with("m.gguf", Model::llama().set("general.alignment", 256_u32).bytes());
     gguf(args(&["split", "--split-max-tensors", "5"], &[&path, &folder.path("s")])).code(0);
     let first = folder.path("s-00001-of-00003.gguf");
-    gguf(args(&["check", "--data", "--warnings-as-errors"], &[&first])).code(0);
+    let shards: Vec<PathBuf> = (0..3).map(|i| gguf::split::path(folder.path("s"), i, 3)).collect();
+    let shards: Vec<&Path> = shards.iter().map(PathBuf::as_path).collect();
+    gguf(args(&["check", "--data", "--warnings-as-errors"], &shards)).code(0);
     gguf(args(&["merge"], &[&first, &folder.path("whole.gguf")])).code(0);
     assert!(File::open(folder.path("whole.gguf")).is_ok_and(|f| f.alignment() == 256));
     let ignore = ["diff", "--ignore", "split.no", "--ignore", "split.count", "--ignore", "split.tensors.count"];

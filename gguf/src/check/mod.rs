@@ -27,6 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::map::Mapped;
 
 /// Makes a group's rules: a static for each and the list of all.
 macro_rules! rules {
@@ -381,9 +382,8 @@ pub fn check(path: impl AsRef<Path>, options: &Options) -> Result<Report> {
     let path = path.as_ref();
     let mut sink = Sink::new(options, path);
     let read = |path: &Path, sink: &mut Sink<'_>| -> Result<Scan> {
-        let (bytes, mapped) = crate::map::open(path)?;
-        let bytes = embedded(bytes, options.at).map_err(|e| e.at(path))?;
-        Ok(one(bytes, mapped, options, sink))
+        let mapped = crate::map::open(path)?.at(options.at).map_err(|e| e.at(path))?;
+        Ok(one(mapped, options, sink))
     };
     let first = read(path, &mut sink)?;
     let shards = splits::check(first, path, options, &mut sink, read);
@@ -396,22 +396,15 @@ pub fn check(path: impl AsRef<Path>, options: &Options) -> Result<Report> {
 pub fn check_bytes(bytes: Bytes, name: impl AsRef<Path>, options: &Options) -> Report {
     let path = name.as_ref().to_path_buf();
     let mut sink = Sink::new(options, &path);
-    let scan = one(bytes, false, options, &mut sink);
+    let scan = one(bytes.into(), options, &mut sink);
     let shards = [Shard { path: path.clone(), scan }];
     whole(&shards, None, options, &mut sink);
     sink.into_report(&path, Vec::new())
 }
 
-fn embedded(bytes: Bytes, at: u64) -> Result<Bytes> {
-    match usize::try_from(at) {
-        Ok(at) if at <= bytes.len() => Ok(bytes.slice(at..)),
-        _ => Err(Error::usage(format!("the file has {} bytes, none at {at}", bytes.len()))),
-    }
-}
-
 /// The groups that need one file only.
-fn one(bytes: Bytes, mapped: bool, options: &Options, sink: &mut Sink<'_>) -> Scan {
-    let scan = Scan::run(bytes, mapped, sink);
+fn one(mapped: Mapped, options: &Options, sink: &mut Sink<'_>) -> Scan {
+    let scan = Scan::run(mapped, sink);
     layout::check(&scan, sink);
     if options.data {
         data::check(&scan, sink);
@@ -441,9 +434,8 @@ fn whole(shards: &[Shard], path: Option<&Path>, options: &Options, sink: &mut Si
 pub fn verify_file(path: impl AsRef<Path>, data: bool) -> Result<()> {
     let path = path.as_ref();
     let options = Options { profile: Profile::Format, data, ..Options::default() };
-    let (bytes, mapped) = crate::map::open(path)?;
     let mut sink = Sink::new(&options, path);
-    one(bytes, mapped, &options, &mut sink);
+    one(crate::map::open(path)?, &options, &mut sink);
     let report = sink.into_report(path, Vec::new());
     // A warning about a key may be inherited from the input; one about the layout would be of our own making.
     let fault = report.findings.iter().find(|f| f.severity == Severity::Error || f.rule.group == Group::Layout);
