@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::arch::{self, Architecture, How, Need, Params, Piece, Rule};
 use crate::config::{self, Config};
+use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
@@ -65,8 +66,13 @@ impl Checkpoint {
         let mut notes = Vec::new();
         let stored = text_tensors(architecture, stored, &mut notes);
         let file_type = choose(options.outtype, &stored);
-        let (tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
+        let (mut tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
         notes.extend(note);
+        for (adapter, scale) in &options.merge {
+            let found = Adapter::open(adapter)?;
+            found.merge(&mut tensors, *scale)?;
+            notes.push(format!("merged: {} weights changed by {}, times {scale}", found.len(), adapter.display()));
+        }
         let request = tokenizer::Request { pre: options.pre.clone() };
         let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocab, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
@@ -317,6 +323,11 @@ impl<'a> Plan<'a> {
             }
             return Err(Error::input(format!("tensor {name} is of block {block}, config.json claims {blocks}")));
         }
+        if found.suffix.ends_with("scale") {
+            // The factor of a packed weight goes beside it, whatever order its rows have.
+            let to = names::with_block(rule.to, found.block);
+            return self.push(format!("{to}{}", found.suffix), rows);
+        }
         if found.suffix != ".bias" {
             self.seen.insert((found.index, found.block));
         }
@@ -472,7 +483,21 @@ impl<'a> Plan<'a> {
                 return Err(self.missing(first, place));
             }
         }
-        Ok(())
+        self.check_head()
+    }
+
+    /// A head that the configuration says is not the token embedding has to be there.
+    fn check_head(&self) -> Result<()> {
+        let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped();
+        let head = self.rules.iter().enumerate().find(|(_, rule)| rule.to == "output");
+        match head {
+            Some((i, rule)) if separate && !self.seen.contains(&(i, None)) => {
+                let help =
+                    "config.json says \"tie_word_embeddings\": false; set it to true if the head is the embedding";
+                Err(Error::input(format!("tensor {}.weight is missing", rule.from)).help(help))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where a rule's tensors stand: in every block, or once.
@@ -506,7 +531,7 @@ impl<'a> Plan<'a> {
 }
 
 /// Rows of each head in the order in which neighbours rotate: the two halves interleaved.
-fn rotated(rows: &Rows, heads: u64) -> Result<Rows> {
+pub(crate) fn rotated(rows: &Rows, heads: u64) -> Result<Rows> {
     let count = rows.shape().first().copied().unwrap_or(0);
     let half = count / heads / 2;
     if half == 0 || half * 2 * heads != count {

@@ -8,7 +8,9 @@ pub mod arch;
 pub mod checkpoint;
 pub mod config;
 mod json;
+pub mod lora;
 pub mod metadata;
+pub mod modelfile;
 mod names;
 pub mod packed;
 pub mod safetensors;
@@ -49,6 +51,8 @@ pub struct Options {
     pub pre: Option<String>,
     /// What becomes of blocks that GGUF has a type for.
     pub blocks: packed::Blocks,
+    /// Adapters that are merged, with a factor each, in this order.
+    pub merge: Vec<(PathBuf, f32)>,
     /// Leave the model card (`README.md`) aside.
     pub skip_model_card: bool,
 }
@@ -69,5 +73,5 @@ pub fn open(path: &Path, options: &Options) -> Result<Box<dyn gguf::Source + Sen
             .at(path)
             .help("give the folder that it is in"));
     }
-    Ok(Box::new(gguf::File::open(path)?))
+    gguf::split::open(path)
 }

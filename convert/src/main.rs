@@ -1,2 +1,427 @@
-//! Placeholder.
-fn main() {}
+//! `convert`: a checkpoint folder becomes a GGUF file.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use convert::lora::{self, AdapterFile};
+use convert::tokenizer::Report as Comparison;
+use convert::{Checkpoint, Options, OutType, arch, tokenizer};
+use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
+use gguf::{Error, Result, Source, TensorInfo, TensorType};
+use serde_json::json;
+
+const EXAMPLES: &str = "\
+Examples:
+  convert models/tiny-llama                       writes tiny-llama-4.2M-BF16.gguf into the current folder
+  convert models/tiny-llama -o tiny.gguf --outtype f16
+  convert models/tiny-llama --dry-run --json      the plan: tensors, types, bytes
+  convert models/tiny-llama --check-tokenizer --text book.txt
+  convert --list                                  the architectures there are
+
+Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
+
+/// Convert a Hugging Face checkpoint folder to a GGUF file, byte for byte as llama.cpp's converter does
+#[derive(Debug, Parser)]
+#[command(name = "convert", version, after_help = EXAMPLES)]
+struct Args {
+    /// The checkpoint: a folder with config.json, safetensors files and a tokenizer
+    #[arg(required_unless_present = "list")]
+    folder: Option<PathBuf>,
+
+    /// The file to write, or a folder to write it into under its default name
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// The type of the matrices; vectors stay f32
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    outtype: OutType,
+
+    /// The model's name instead of the one that is derived
+    #[arg(long, value_name = "NAME")]
+    model_name: Option<String>,
+
+    /// A JSON file of general.* keys that override those that are derived
+    #[arg(long, value_name = "FILE")]
+    metadata: Option<PathBuf>,
+
+    /// Leave the model card (README.md) aside
+    #[arg(long)]
+    no_model_card: bool,
+
+    /// The pre-tokenizer instead of the one that is found
+    #[arg(long, value_name = "NAME")]
+    pre: Option<String>,
+
+    /// Decode blocks that GGUF has a type for (MXFP4, NVFP4) instead of keeping them
+    #[arg(long)]
+    decode: bool,
+
+    /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
+    #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
+    merge_lora: Vec<(PathBuf, f32)>,
+
+    /// The checkpoint that the adapter in FOLDER was made for; its configuration is enough
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+
+    /// Write a Modelfile for Ollama beside the output
+    #[arg(long)]
+    modelfile: bool,
+
+    /// Print the plan and its sizes; write nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Replace an output that exists
+    #[arg(long, short)]
+    force: bool,
+
+    /// Convert weights that are NaN or infinite too
+    #[arg(long)]
+    allow_nonfinite: bool,
+
+    /// Do not open the finished file again to check it
+    #[arg(long)]
+    no_verify: bool,
+
+    /// Compare the tokenizer with the folder's own on texts of many kinds; write nothing
+    #[arg(long, conflicts_with = "dry_run")]
+    check_tokenizer: bool,
+
+    /// Another text for the comparison of tokenizers
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+
+    /// Do not compare tokenizers after the conversion
+    #[arg(long, conflicts_with = "check_tokenizer")]
+    no_check_tokenizer: bool,
+
+    /// Print the architectures that are known
+    #[arg(long)]
+    list: bool,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    cli::run(|| work(&args))
+}
+
+fn work(args: &Args) -> Result<Exit> {
+    let Some(folder) = args.folder.as_deref().filter(|_| !args.list) else {
+        return list(args.common.json);
+    };
+    if !folder.is_dir() {
+        let what = if folder.exists() { "is a file, not a checkpoint folder" } else { "there is no such folder" };
+        return Err(Error::input(what).at(folder).help("give the folder that holds config.json"));
+    }
+    if lora::is_adapter(folder) {
+        return adapter_file(args, folder);
+    }
+    let options = Options {
+        outtype: args.outtype,
+        model_name: args.model_name.clone(),
+        metadata: args.metadata.clone(),
+        pre: args.pre.clone(),
+        skip_model_card: args.no_model_card,
+        blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
+        merge: args.merge_lora.clone(),
+    };
+    let checkpoint = Checkpoint::open(folder, &options)?;
+    let target = target(args.output.as_deref(), &checkpoint);
+    let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
+    if !args.common.quiet {
+        checkpoint.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    if args.check_tokenizer {
+        let tokenizer = check_tokenizer(args, folder, checkpoint.metadata())?;
+        if args.common.json {
+            cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
+        }
+        return Ok(Exit::Done);
+    }
+    if args.dry_run {
+        report(args, &checkpoint, &target, plan.file_bytes(), None, None)?;
+        return Ok(Exit::Done);
+    }
+    let inputs = inputs(folder)?;
+    let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    let begun = std::time::Instant::now();
+    let mut output = Output::create(&target, args.force, &inputs)?;
+    write(args, &checkpoint, &mut output, plan.file_bytes())?;
+    if !args.no_verify {
+        // The values were looked at while they were written.
+        gguf::check::verify_file(output.temporary(), false)
+            .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
+    }
+    let tokenizer = if args.no_check_tokenizer {
+        None
+    } else {
+        let written = gguf::File::open(output.temporary())?;
+        Some(check_tokenizer(args, folder, written.metadata())?)
+    };
+    let modelfile = args.modelfile.then(|| modelfile(args, folder, &checkpoint, &target)).transpose()?;
+    output.commit()?;
+    if let Some(modelfile) = modelfile {
+        modelfile.commit()?;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    report(args, &checkpoint, &target, plan.file_bytes(), Some(seconds), tokenizer.as_ref())?;
+    Ok(Exit::Done)
+}
+
+/// Encodes texts with the folder's tokenizer and with the one that the keys describe.
+fn check_tokenizer(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
+    let text = match &args.text {
+        Some(path) => Some(std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?),
+        None => None,
+    };
+    let comparison = tokenizer::check_tokenizer(folder, metadata, text.as_deref()).map_err(|e| {
+        e.help("the file would encode text differently; --pre names another pre-tokenizer, --no-check-tokenizer writes it all the same")
+    })?;
+    if !args.common.quiet {
+        eprintln!(
+            "tokenizer: {} tokens of {} texts agree with {}",
+            cli::count(comparison.tokens as u64),
+            comparison.texts,
+            comparison.source
+        );
+        comparison.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    Ok(comparison)
+}
+
+fn tokenizer_json(c: &Comparison) -> serde_json::Value {
+    json!({"source": c.source, "texts": c.texts, "tokens": c.tokens, "notes": c.notes})
+}
+
+/// Parses `DIR` or `DIR=SCALE`.
+fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
+    match text.rsplit_once('=').map(|(folder, scale)| (folder, scale.parse::<f32>())) {
+        Some((folder, Ok(scale))) if scale.is_finite() => Ok((folder.into(), scale)),
+        Some(_) if !Path::new(text).exists() => Err(format!("\"{text}\" is not of the form DIR=NUMBER")),
+        _ => Ok((text.into(), 1.0)),
+    }
+}
+
+/// An adapter's folder becomes a GGUF adapter.
+fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
+    let base = args.base.as_deref().ok_or_else(|| {
+        Error::usage("the folder holds an adapter, not a checkpoint")
+            .at(folder)
+            .help("--base DIR names the checkpoint it was made for; --merge-lora merges it while that is converted")
+    })?;
+    let adapter = AdapterFile::open(folder, base)?;
+    let name = folder.canonicalize().map_err(|e| Error::io(folder, "find", e))?;
+    let name = format!("{}-F32-LoRA.gguf", name.file_name().unwrap_or_default().to_string_lossy());
+    let target = match args.output.as_deref() {
+        Some(path) if path.is_dir() => path.join(name),
+        Some(path) => path.to_path_buf(),
+        None => PathBuf::from(name),
+    };
+    let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
+    if !args.dry_run {
+        let inputs = inputs(folder)?;
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let mut output = Output::create(&target, args.force, &inputs)?;
+        write(args, &adapter, &mut output, plan.file_bytes())?;
+        if !args.no_verify {
+            gguf::check::verify_file(output.temporary(), true)
+                .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
+        }
+        output.commit()?;
+    }
+    if args.common.json {
+        let weights = adapter.tensors().len() / 2;
+        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes()});
+        cli::print_json(&result)?;
+    } else {
+        cli::print(&format!("{}: {}\n", target.display(), cli::bytes(plan.file_bytes())))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The Modelfile beside the output, finished but for its name.
+fn modelfile(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path) -> Result<Output> {
+    let license = ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().map(|name| folder.join(name)).find(|p| p.is_file());
+    let license = license.map(|p| std::fs::read_to_string(&p).map_err(|e| Error::io(&p, "read", e))).transpose()?;
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let text = convert::modelfile::write(checkpoint.metadata(), &name, license.as_deref());
+    let path = target.with_file_name("Modelfile");
+    let mut output = Output::create(&path, args.force, &[])?;
+    output.write_all(text.as_bytes()).map_err(|e| Error::io(&path, "write", e))?;
+    Ok(output)
+}
+
+/// Where the file goes: a folder is given the default name.
+fn target(wanted: Option<&Path>, checkpoint: &Checkpoint) -> PathBuf {
+    match wanted {
+        Some(path) if path.is_dir() => path.join(checkpoint.file_name()),
+        Some(path) => path.to_path_buf(),
+        None => PathBuf::from(checkpoint.file_name()),
+    }
+}
+
+/// The files of the folder, none of which may be the output.
+fn inputs(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io(folder, "list", e))?.path();
+        // A file that an earlier run left in the folder is an output, not an input.
+        if path.is_file() && path.extension().is_none_or(|e| e != "gguf") {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<()> {
+    let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
+    let target = output.target().to_path_buf();
+    let out = BufWriter::with_capacity(1 << 20, output);
+    let watched = Watched { source: checkpoint, allow: args.allow_nonfinite };
+    let written = gguf::write::copy(&watched, checkpoint.metadata(), out, |bytes| progress.add(bytes));
+    let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(&target, "write", e)));
+    progress.finish();
+    flushed.map_err(|e| e.at(&target))
+}
+
+/// A source whose values are looked at as they pass.
+struct Watched<'a> {
+    source: &'a Checkpoint,
+    allow: bool,
+}
+
+impl Source for Watched<'_> {
+    fn metadata(&self) -> &gguf::Metadata {
+        self.source.metadata()
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        self.source.tensors()
+    }
+
+    fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let bytes = self.source.rows(tensor, rows)?;
+        let info = &self.source.tensors()[tensor];
+        if !self.allow && has_nonfinite(info.ty(), &bytes) {
+            return Err(Error::input(format!("tensor {} as {} holds NaN or infinity", info.name(), info.ty()))
+                .help("the checkpoint is damaged, or the type too narrow: try another --outtype; --allow-nonfinite converts it all the same"));
+        }
+        Ok(bytes)
+    }
+
+    fn release(&self, tensor: usize, rows: Range<u64>) {
+        self.source.release(tensor, rows);
+    }
+}
+
+/// Whether a value's exponent has all bits set.
+fn has_nonfinite(ty: TensorType, bytes: &[u8]) -> bool {
+    let halves = |exponent: u16| {
+        let found = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent == exponent;
+        bytes.as_chunks::<2>().0.iter().fold(false, |any, b| any | found(b))
+    };
+    match ty {
+        TensorType::BF16 => halves(0x7F80),
+        TensorType::F16 => halves(0x7C00),
+        TensorType::F32 => {
+            let found = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7F80_0000 == 0x7F80_0000;
+            bytes.as_chunks::<4>().0.iter().fold(false, |any, b| any | found(b))
+        }
+        _ => false,
+    }
+}
+
+/// Tensors, elements and bytes of a type.
+#[derive(Default)]
+struct Share {
+    tensors: u64,
+    elements: u64,
+    bytes: u64,
+}
+
+fn report(
+    args: &Args,
+    checkpoint: &Checkpoint,
+    target: &Path,
+    bytes: u64,
+    seconds: Option<f64>,
+    tokenizer: Option<&Comparison>,
+) -> Result<()> {
+    let mut types: BTreeMap<&str, Share> = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        let share = types.entry(tensor.ty().name()).or_default();
+        share.tensors += 1;
+        share.elements += tensor.elements();
+        share.bytes += tensor.bytes();
+    }
+    if args.common.json {
+        let types: serde_json::Map<String, serde_json::Value> = types
+            .iter()
+            .map(|(name, s)| ((*name).into(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes})))
+            .collect();
+        let mut result = json!({
+            "output": target.to_string_lossy(),
+            "written": seconds.is_some(),
+            "architecture": checkpoint.architecture().name,
+            "name": checkpoint.metadata().str("general.name"),
+            "pre_tokenizer": checkpoint.metadata().str("tokenizer.ggml.pre"),
+            "tensors": checkpoint.tensors().len(),
+            "bytes": bytes,
+            "types": types,
+            "notes": checkpoint.notes(),
+            "tokenizer": tokenizer.map(tokenizer_json),
+        });
+        if seconds.is_none() {
+            result["plan"] = checkpoint
+                .tensors()
+                .iter()
+                .map(
+                    |t| json!({"name": t.name(), "shape": t.shape().dims(), "type": t.ty().name(), "bytes": t.bytes()}),
+                )
+                .collect();
+        }
+        return cli::print_json(&result);
+    }
+    let mut table = Table::new(&[
+        ("type", Align::Left),
+        ("tensors", Align::Right),
+        ("elements", Align::Right),
+        ("bytes", Align::Right),
+    ]);
+    for (name, share) in &types {
+        table.row([(*name).to_owned(), cli::count(share.tensors), cli::count(share.elements), cli::bytes(share.bytes)]);
+    }
+    let end = match seconds {
+        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", target.display(), cli::bytes(bytes)),
+        None => format!("{}: {} would be written\n", target.display(), cli::bytes(bytes)),
+    };
+    cli::print(&(table.render() + &end))
+}
+
+fn list(as_json: bool) -> Result<Exit> {
+    if as_json {
+        let rows: Vec<_> =
+            arch::all().map(|a| json!({"classes": a.classes, "architecture": a.name, "remark": a.remark})).collect();
+        cli::print_json(&json!(rows))?;
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(&[("architecture", Align::Left), ("class", Align::Left), ("", Align::Left)]);
+    for row in arch::all() {
+        for (i, class) in row.classes.iter().enumerate() {
+            let remark = if i == 0 { row.remark } else { "" };
+            table.row([row.name.to_owned(), (*class).to_owned(), remark.to_owned()]);
+        }
+    }
+    cli::print(&table.render())?;
+    Ok(Exit::Done)
+}

@@ -11,7 +11,7 @@ pub(crate) struct Match<'a> {
     pub(crate) block: Option<u64>,
     /// The member of a stack, where the pattern has one.
     pub(crate) member: Option<u64>,
-    /// `.weight`, `.bias` or nothing.
+    /// `.weight`, `.bias`, a factor beside packed weights, or nothing.
     pub(crate) suffix: &'a str,
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn rules(architecture: &Architecture) -> impl Iterator<Item = &'stati
 
 /// The rule that a name falls under.
 pub(crate) fn find<'a>(architecture: &Architecture, name: &'a str) -> Option<Match<'a>> {
-    ["", ".weight", ".bias"].iter().find_map(|suffix| {
+    ["", ".weight", ".bias", ".scale", ".input_scale"].iter().find_map(|suffix| {
         let stem = name.strip_suffix(suffix)?;
         rules(architecture).enumerate().find_map(|(index, rule)| {
             let (block, member) = matches(rule.from, stem)?;

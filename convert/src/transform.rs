@@ -10,7 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use gguf::{Error, Result, TensorType};
-use half::{bf16, f16};
+use half::f16;
+use half::slice::HalfFloatSliceExt as _;
 
 use crate::safetensors::{Dtype, Stored};
 
@@ -222,7 +223,12 @@ pub fn view(of: &Rows, shape: Vec<u64>, offset: u64, axes: &[(u64, u64)]) -> Res
         len.checked_sub(1).and_then(|last| last.checked_mul(stride)).and_then(|far| n.checked_add(far))
     });
     let fits = columns == row_len(&shape) && rows == row_count(&shape) && reach.is_some_and(|last| last < total);
-    if !fits || matches!(of.elements(), Elements::Blocks(_)) {
+    // Blocks move as whole rows or not at all.
+    let whole_rows = columns == row_len(of.shape())
+        && column_stride == 1
+        && offset.is_multiple_of(columns.max(1))
+        && outer.iter().all(|a| a.1.is_multiple_of(columns.max(1)));
+    if !fits || matches!(of.elements(), Elements::Blocks(_)) && !whole_rows {
         return Err(Error::input(format!(
             "a tensor of shape {:?} does not divide as the configuration says",
             of.shape()
@@ -254,6 +260,9 @@ impl View {
         let row = row_len(self.of.shape()).max(1);
         let size = self.of.elements().size();
         let rows = span.start / row..span.end.div_ceil(row);
+        if matches!(self.of.elements(), Elements::Blocks(_)) {
+            return self.of.rows(rows);
+        }
         let first = ((span.start - rows.start * row) as usize) * size;
         let len = (span.end - span.start) as usize * size;
         Ok(match self.of.rows(rows)? {
@@ -594,17 +603,35 @@ impl RowSource for Mapped {
 pub fn to_f32(elements: Elements, bytes: &[u8]) -> Result<Vec<f32>> {
     Ok(match elements {
         Elements::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Elements::F16 => bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        Elements::BF16 => bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        Elements::F16 => {
+            let halves: Vec<f16> = bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
+            let mut floats = vec![0.0; halves.len()];
+            halves.convert_to_f32_slice(&mut floats);
+            floats
+        }
+        Elements::BF16 => bytes.as_chunks::<2>().0.iter().map(|b| f32::from_le_bytes([0, 0, b[0], b[1]])).collect(),
         Elements::Blocks(ty) => return Err(Error::input(format!("{ty} blocks are not decoded here"))),
     })
 }
 
+/// Fixed-size pieces, written in place: loops that a compiler turns into vector code.
+fn packed<T: Copy, const N: usize>(items: &[T], f: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    let mut out = vec![0; items.len() * N];
+    for (to, from) in out.as_chunks_mut::<N>().0.iter_mut().zip(items) {
+        *to = f(*from);
+    }
+    out
+}
+
 fn from_f32(floats: &[f32], elements: Elements) -> Vec<u8> {
     match elements {
-        Elements::F16 => floats.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-        Elements::BF16 => floats.iter().flat_map(|v| bf16_bits(v.to_bits()).to_le_bytes()).collect(),
-        Elements::F32 | Elements::Blocks(_) => floats.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Elements::F16 => {
+            let mut halves = vec![f16::ZERO; floats.len()];
+            halves.convert_from_f32_slice(floats);
+            packed(&halves, f16::to_le_bytes)
+        }
+        Elements::BF16 => packed(floats, |v| bf16_bits(v.to_bits()).to_le_bytes()),
+        Elements::F32 | Elements::Blocks(_) => packed(floats, f32::to_le_bytes),
     }
 }
 
@@ -631,9 +658,7 @@ pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<
                 bytes
             }
         }
-        (Elements::BF16, TensorType::F32) => {
-            Cow::Owned(bytes.as_chunks::<2>().0.iter().flat_map(|b| [0, 0, b[0], b[1]]).collect())
-        }
+        (Elements::BF16, TensorType::F32) => Cow::Owned(packed(bytes.as_chunks::<2>().0, |b| [0, 0, b[0], b[1]])),
         (from, TensorType::F32) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F32)),
         (from, TensorType::F16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F16)),
         (from, TensorType::BF16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::BF16)),
@@ -651,7 +676,7 @@ fn has_signalling_bf16(bytes: &[u8]) -> bool {
 
 fn quieted(bytes: &[u8]) -> Vec<u8> {
     let quiet = |b: &[u8; 2]| bf16_bits(u32::from(u16::from_le_bytes(*b)) << 16).to_le_bytes();
-    bytes.as_chunks::<2>().0.iter().flat_map(quiet).collect()
+    packed(bytes.as_chunks::<2>().0, |b| quiet(&b))
 }
 
 #[cfg(test)]

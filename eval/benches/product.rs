@@ -1,35 +1,61 @@
-//! GFLOP/s of the matrix product: `cargo bench -p eval`.
+//! Speed of the matrix product, and of a Llama of 1.1 B parameters: `cargo bench -p eval`.
+//!
+//! Each line gives operations per second of elapsed time and per second of processor time; the latter is the speed of
+//! one core whatever else the machine does.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eval::matmul::product;
 use eval::weights::Matrix;
+use gguf::{Shape, TensorInfo, TensorType};
+
+/// Processor time that all threads of this process have used.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call only writes the structure it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Bytes that decode to small numbers in every type.
+fn weights(ty: TensorType, rows: usize, cols: usize) -> Matrix<'static> {
+    let info = TensorInfo::new("w", Shape::new(&[cols as u64, rows as u64]).unwrap(), ty).unwrap();
+    let values: Vec<f32> = (0..cols).map(|i| (i % 17) as f32 / 16.0 - 0.5).collect();
+    let mut row = vec![0; info.row_bytes() as usize];
+    quantize::encode_rows(ty, &values, cols, None, &mut row).unwrap();
+    Matrix::from_bytes(&info, row.repeat(rows).into()).unwrap()
+}
+
+/// The layers' matrices of a Llama of 1.1 B parameters, with how many of each a token meets.
+const LLAMA_1B: [(usize, usize, usize); 4] =
+    [(2048, 2048, 2 * 22), (256, 2048, 2 * 22), (5632, 2048, 2 * 22), (2048, 5632, 22)];
 
 fn main() {
-    for (tokens, rows, cols) in [
-        (512, 2048, 2048),
-        (2048, 2048, 2048),
-        (2048, 5632, 2048),
-        (2048, 2048, 5632),
-        (256, 32000, 2048),
-        (1, 5632, 2048),
-    ] {
-        let x = vec![0.5_f32; tokens * cols];
-        let bytes = vec![0x3f_u8; rows * cols * 2];
-        let info =
-            gguf::TensorInfo::new("w", gguf::Shape::new(&[cols as u64, rows as u64]).unwrap(), gguf::TensorType::BF16)
-                .unwrap();
-        let w = Matrix::from_bytes(&info, bytes.into()).unwrap();
-        let mut y = vec![0.0; tokens * rows];
-        let mut best = f64::INFINITY;
-        for _ in 0..6 {
-            let begun = Instant::now();
-            product(&x, &w, 0..rows, &mut y).unwrap();
-            best = best.min(begun.elapsed().as_secs_f64());
+    println!("{:8} {:>6} {:>6} {:>6} {:>10} {:>14}", "type", "tokens", "rows", "cols", "GFLOP/s", "GFLOP/s·core");
+    for ty in [TensorType::BF16, TensorType::Q8_0, TensorType::Q4_K] {
+        for tokens in [1, 512, 2048] {
+            let (mut elapsed, mut used) = (0.0, 0.0);
+            for (rows, cols, count) in LLAMA_1B {
+                let w = weights(ty, rows, cols);
+                let x = vec![0.5; tokens * cols];
+                let mut y = vec![0.0; tokens * rows];
+                let mut best = (f64::INFINITY, f64::INFINITY);
+                for _ in 0..5 {
+                    let (begun, before) = (Instant::now(), processor_time());
+                    product(&x, &w, 0..rows, &mut y).unwrap();
+                    best.1 = best.1.min((processor_time() - before).as_secs_f64());
+                    best.0 = best.0.min(begun.elapsed().as_secs_f64());
+                }
+                let work = 2.0 * (tokens * rows * cols) as f64 / 1e9;
+                println!("{ty:8} {tokens:6} {rows:6} {cols:6} {:10.1} {:14.1}", work / best.0, work / best.1);
+                elapsed += best.0 * count as f64;
+                used += best.1 * count as f64;
+            }
+            println!(
+                "{ty:8} {tokens:6} products of a 1.1 B Llama: {:.1} tokens/s, {:.1} tokens per core and second",
+                tokens as f64 / elapsed,
+                tokens as f64 / used
+            );
         }
-        println!(
-            "{tokens:5} tokens × {rows} × {cols}: {:.1} GFLOP/s",
-            2.0 * (tokens * rows * cols) as f64 / best / 1e9
-        );
     }
 }

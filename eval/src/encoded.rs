@@ -119,9 +119,9 @@ impl<'a> Encoded<'a> {
                 let plan = Plan::new(source.metadata(), source.tensors(), file_type, &options, importance)?;
                 let (fell, _) = plan.fallbacks();
                 if fell > 0 {
-                    notes.push(format!("{precision}: {fell} tensors do not fit their type and fall back to another"));
+                    notes.push(format!("{fell} tensors do not fit their type and fall back to another"));
                 }
-                notes.extend(plan.notes.iter().map(|n| format!("{precision}: {n}")));
+                notes.extend(plan.notes.iter().cloned());
                 for planned in plan.tensors {
                     if planned.converts() {
                         how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);

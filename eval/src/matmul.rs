@@ -1,10 +1,11 @@
 //! Every matrix product of the crate, behind two functions.
 //!
 //! [`product`] multiplies activations with a stored matrix: a panel of its rows is decoded to f32 and multiplied with
-//! all the activations, then the next panel. Decoding is paid once for all the tokens, and never more than a panel a
-//! thread is decoded. [`dense`] multiplies two f32 matrices already in memory (attention).
+//! all the activations, then the next panel. Decoding is paid once for all the tokens, and never more than a panel is
+//! decoded. [`dense`] multiplies two f32 matrices already in memory (attention).
 //!
-//! Panels have a fixed size, whatever the number of threads, so the sums and with them the results are the same for any.
+//! Panels have a size of their own, whatever the number of threads, and a sum is never divided between threads: the
+//! results are the same for any number.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -15,13 +16,14 @@ use rayon::prelude::*;
 
 use crate::weights::Matrix;
 
-/// Rows of a panel: enough to amortize what the kernel packs of the activations, few enough for the cache.
-const PANEL_ROWS: usize = 512;
+/// Bytes of a decoded panel: the kernel packs the activations anew for each, which wants large ones.
+const PANEL_BYTES: usize = 32 << 20;
 
-/// With few tokens the product is bound by decoding, and small panels share it evenly between threads.
-const NARROW_PANEL_ROWS: usize = 64;
+/// Rows that a thread decodes at a time.
+const DECODED_ROWS: usize = 64;
 
-/// Activations of fewer tokens than this are narrow.
+/// Activations of fewer tokens than this are narrow: the product is bound by decoding, and each thread decodes and
+/// multiplies small panels of its own.
 const NARROW: usize = 16;
 
 thread_local! {
@@ -56,23 +58,31 @@ pub fn product(x: &[f32], w: &Matrix<'_>, rows: Range<usize>, y: &mut [f32]) -> 
     if tokens == 0 || out == 0 {
         return Ok(());
     }
-    let panel = if tokens < NARROW { NARROW_PANEL_ROWS } else { PANEL_ROWS.min(out.div_ceil(2).next_multiple_of(64)) };
     let target = Target(y.as_mut_ptr());
-    (0..out.div_ceil(panel)).into_par_iter().try_for_each(|i| {
-        let part = i * panel..((i + 1) * panel).min(out);
-        let wanted = rows.start + part.start..rows.start + part.end;
-        PANEL.with_borrow_mut(|scratch| {
-            let decoded = w.decoded(wanted, scratch)?;
-            let size = Size { m: part.len(), n: tokens, k: cols };
-            // SAFETY: `y` holds `tokens` rows of `out` values, checked above, and each task writes the columns of its
-            // own part alone; `decoded` holds `m` rows of `cols` and `x` holds `n` rows of `cols`.
-            unsafe {
-                let dst = target.get().add(part.start);
-                kernel(size, dst, out, Into::Store, decoded.as_ptr(), (cols, 1), x.as_ptr(), (1, cols), 1.0);
-            }
-            Ok(())
-        })
-    })
+    // SAFETY: `y` holds `tokens` rows of `out` values, checked above, and no column is written from two places;
+    // `panel` holds rows of `cols` values and `x` holds `tokens` of them.
+    let multiply = |part: Range<usize>, panel: &[f32], threads: Parallelism| unsafe {
+        let size = Size { m: part.len(), n: tokens, k: cols };
+        let dst = target.get().add(part.start);
+        kernel(size, dst, out, Into::Store, panel.as_ptr(), (cols, 1), x.as_ptr(), (1, cols), 1.0, threads);
+    };
+    let stored = |part: &Range<usize>| rows.start + part.start..rows.start + part.end;
+    let panel = if tokens < NARROW { DECODED_ROWS } else { (PANEL_BYTES / size_of::<f32>() / cols).max(DECODED_ROWS) };
+    let part = |i: usize| i * panel..((i + 1) * panel).min(out);
+    if tokens < NARROW {
+        return (0..out.div_ceil(panel)).into_par_iter().try_for_each(|i| {
+            PANEL.with_borrow_mut(|scratch| {
+                multiply(part(i), w.decoded(stored(&part(i)), scratch)?, Parallelism::None);
+                Ok(())
+            })
+        });
+    }
+    let mut scratch = PANEL.take();
+    for i in 0..out.div_ceil(panel) {
+        multiply(part(i), w.decoded_by_all(stored(&part(i)), DECODED_ROWS, &mut scratch)?, Parallelism::Rayon(0));
+    }
+    PANEL.set(scratch);
+    Ok(())
 }
 
 /// A matrix in memory: its first element, and the distance between rows and between columns.
@@ -113,6 +123,7 @@ pub fn dense(n: usize, m: usize, k: usize, scale: f32, a: View<'_>, b: View<'_>,
             a.data.as_ptr(),
             (a.col, a.row),
             scale,
+            Parallelism::None,
         );
     }
 }
@@ -140,6 +151,7 @@ unsafe fn kernel(
     rhs: *const f32,
     rhs_steps: (usize, usize),
     scale: f32,
+    threads: Parallelism,
 ) {
     let (read, alpha) = match into {
         Into::Store => (false, 0.0),
@@ -167,7 +179,7 @@ unsafe fn kernel(
             false,
             false,
             false,
-            Parallelism::None,
+            threads,
         );
     }
 }

@@ -10,6 +10,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use gguf::{Error, Result, Source, TensorInfo, TensorType};
+use rayon::prelude::*;
+
+/// Rows that a thread decodes at a time.
+const DECODED_ROWS: usize = 64;
 
 /// One precision of a model.
 pub trait Weights: Sync {
@@ -131,6 +135,20 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// A type that cannot be decoded.
     pub fn decoded<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Vec<f32>) -> Result<&'s [f32]> {
+        let count = rows.len().max(1);
+        self.decoded_by_all(rows, count, scratch)
+    }
+
+    /// The same by all threads, each taking so many rows at a time.
+    ///
+    /// # Errors
+    /// A type that cannot be decoded.
+    pub fn decoded_by_all<'s>(
+        &'s self,
+        rows: Range<usize>,
+        each: usize,
+        scratch: &'s mut Vec<f32>,
+    ) -> Result<&'s [f32]> {
         if let Data::Plain(values) = &self.data {
             return values
                 .get(rows.start * self.cols..rows.end * self.cols)
@@ -140,7 +158,15 @@ impl<'a> Matrix<'a> {
         if scratch.len() < len {
             scratch.resize(len, 0.0);
         }
-        self.decode(rows, &mut scratch[..len])?;
+        let piece = (each * self.cols).max(1);
+        if len <= piece {
+            self.decode(rows, &mut scratch[..len])?;
+        } else {
+            scratch[..len].par_chunks_mut(piece).enumerate().try_for_each(|(i, out)| {
+                let start = rows.start + i * each;
+                self.decode(start..start + out.len() / self.cols, out)
+            })?;
+        }
         Ok(&scratch[..len])
     }
 
@@ -181,16 +207,11 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// A type that cannot be decoded.
     pub fn into_f32(self) -> Result<Matrix<'a>> {
-        use rayon::prelude::*;
         if matches!(self.data, Data::Plain(_)) || self.cols == 0 {
             return Ok(self);
         }
-        const ROWS: usize = 64;
-        let mut out = vec![0.0; self.rows * self.cols];
-        out.par_chunks_mut(ROWS * self.cols).enumerate().try_for_each(|(i, part)| {
-            let start = i * ROWS;
-            self.decode(start..start + part.len() / self.cols, part)
-        })?;
+        let mut out = Vec::new();
+        self.decoded_by_all(0..self.rows, DECODED_ROWS, &mut out)?;
         Ok(Matrix::from_f32(&self.name, out, self.cols))
     }
 }

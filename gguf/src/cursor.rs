@@ -35,18 +35,22 @@ impl Cursor {
 
     pub(crate) fn take(&mut self, len: u64, what: &str) -> Result<Bytes> {
         if len > self.remaining() {
-            return Err(
-                Error::input(format!("{what} needs {len} bytes, {} remain", self.remaining())).at_offset(self.at)
-            );
+            return Err(self.too_short(len, what));
         }
         let start = self.at as usize;
         self.at += len;
         Ok(self.bytes.slice(start..start + len as usize))
     }
 
+    fn too_short(&self, len: u64, what: &str) -> Error {
+        Error::input(format!("{what} needs {len} bytes, {} remain", self.remaining())).at_offset(self.at)
+    }
+
     fn fixed<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        let bytes = self.take(N as u64, what)?;
-        let mut out: [u8; N] = bytes[..].try_into().expect("take gives what was asked");
+        let Some(&(mut out)) = self.bytes.get(self.at as usize..).and_then(<[u8]>::first_chunk::<N>) else {
+            return Err(self.too_short(N as u64, what));
+        };
+        self.at += N as u64;
         if self.endian == Endian::Big {
             out.reverse();
         }

@@ -116,6 +116,11 @@ pub fn fit(file: &File, metadata: &Metadata) -> Result<Option<InPlace>> {
 }
 
 impl InPlace {
+    /// The header that will take the old one's place, padding included.
+    pub fn header(&self) -> &[u8] {
+        &self.new
+    }
+
     /// Writes the header into the file, over a journal.
     ///
     /// # Errors

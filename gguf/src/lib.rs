@@ -2,6 +2,49 @@
 //!
 //! This crate knows no model and does no arithmetic on weights. Its seam to the rest of the pipeline is [`Source`]:
 //! a model seen as a GGUF file, whatever it is stored as.
+//!
+//! | to | use |
+//! |---|---|
+//! | read a file, whole or split | [`open`], [`File`], [`split::Splits`] |
+//! | read a GGUF inside a larger file | [`File::open_at`] |
+//! | write one, in either byte order | [`Plan`] and [`Writer`], [`write::copy`] |
+//! | write several | [`split::parts`], [`split::metadata`], [`write::copy_part`] |
+//! | learn everything that is wrong with one | [`check::check`], [`check::rules`] |
+//! | be sure of what was just written | [`check::verify_file`] |
+//! | change its keys | [`edit::apply`], [`edit::fit`] |
+//!
+//! # Reading
+//!
+//! ```
+//! # fn main() -> gguf::Result<()> {
+//! # let path = std::env::temp_dir().join(format!("gguf-doc-lib-{}.gguf", std::process::id()));
+//! # let meta = gguf::Metadata::from_iter([("general.architecture", "llama")]);
+//! # let info = gguf::TensorInfo::new("a", gguf::Shape::new(&[4, 2])?, gguf::TensorType::F32)?;
+//! # std::fs::write(&path, gguf::write::to_bytes(&meta, &[info], |_| Ok(vec![0; 32]))?).unwrap();
+//! use gguf::{Source, TensorType};
+//!
+//! let model = gguf::open(&path)?;
+//! let a = model.find("a").expect("there is such a tensor");
+//! let info = &model.tensors()[a];
+//! assert_eq!((info.shape().dims(), info.ty()), (&[4, 2][..], TensorType::F32));
+//! // The second row, as bytes of the map: nothing is copied.
+//! assert_eq!(model.rows(a, 1..2)?.len(), 16);
+//! # std::fs::remove_file(&path).ok();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Trust
+//!
+//! Nothing in a file is believed before it was compared with the bytes that are there: counts, lengths and offsets
+//! are bounded first, sums and products are checked, nesting is limited. [`File`] refuses what the specification
+//! forbids and what would let two readers see different things; the [module on checking](check) tells it all. No
+//! input makes this crate panic or read outside its map. What it cannot guard against is another process that
+//! shortens a file while it is mapped: the system then ends the program (SIGBUS), as it does every reader over a map.
+//!
+//! # Features
+//!
+//! `cli` (default) adds what command-line programs share and the binary `gguf`; a library needs none of it.
 
 pub mod check;
 mod cursor;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::map::Mapped;
 use crate::source::{MAX_DIMS, Shape, Source, TensorInfo, row_range};
 use crate::types::{REMOVED_IDS, TensorType};
 use crate::value::{Endian, Metadata, ValueType};
@@ -48,7 +49,7 @@ pub const MAX_NAME_BYTES: u64 = 64;
 #[derive(Debug)]
 pub struct File {
     path: Option<PathBuf>,
-    bytes: Bytes,
+    mapped: Mapped,
     version: u32,
     endian: Endian,
     metadata: Metadata,
@@ -56,7 +57,6 @@ pub struct File {
     offsets: Vec<u64>,
     alignment: u64,
     data_start: u64,
-    mapped: bool,
 }
 
 impl File {
@@ -79,15 +79,9 @@ impl File {
                 .at(path)
                 .help(format!("`gguf recover {}` puts the old header back", path.display())));
         }
-        let (bytes, mapped) = crate::map::open(path)?;
-        let start = usize::try_from(at)
-            .ok()
-            .filter(|&at| at <= bytes.len())
-            .ok_or_else(|| Error::usage(format!("the file has {} bytes, none at {at}", bytes.len())).at(path))?;
-        let bytes = bytes.slice(start..);
-        let mut file = File::from_bytes(bytes).map_err(|e| e.at(path))?;
+        let mapped = crate::map::open(path)?.at(at).map_err(|e| e.at(path))?;
+        let mut file = File::from_mapped(mapped).map_err(|e| e.at(path))?;
         file.path = Some(path.to_path_buf());
-        file.mapped = mapped;
         Ok(file)
     }
 
@@ -96,6 +90,11 @@ impl File {
     /// # Errors
     /// Bytes that break a rule of the format.
     pub fn from_bytes(bytes: Bytes) -> Result<File> {
+        File::from_mapped(bytes.into())
+    }
+
+    fn from_mapped(mapped: Mapped) -> Result<File> {
+        let bytes = &mapped.bytes;
         let mut cursor = Cursor::new(bytes.clone());
         let magic = cursor.take(4, "the header")?;
         if magic[..] != MAGIC {
@@ -157,18 +156,7 @@ impl File {
             }
         }
         let endian = cursor.endian;
-        Ok(File {
-            path: None,
-            bytes,
-            version,
-            endian,
-            metadata,
-            tensors,
-            offsets,
-            alignment,
-            data_start,
-            mapped: false,
-        })
+        Ok(File { path: None, mapped, version, endian, metadata, tensors, offsets, alignment, data_start })
     }
 
     /// The file's path, if it was opened by one.
@@ -198,17 +186,17 @@ impl File {
 
     /// The bytes before the data, padding included; fewer, where the file ends inside the padding.
     pub(crate) fn header(&self) -> &[u8] {
-        &self.bytes[..self.bytes.len().min(self.data_start as usize)]
+        &self.mapped.bytes[..self.mapped.bytes.len().min(self.data_start as usize)]
     }
 
     /// The bytes of the file, from the start of the GGUF.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.mapped.bytes
     }
 
     /// Bytes of the whole file.
     pub fn file_bytes(&self) -> u64 {
-        self.bytes.len() as u64
+        self.mapped.bytes.len() as u64
     }
 
     /// Where a tensor's data begins, in bytes from [`File::data_start`].
@@ -233,7 +221,7 @@ impl Source for File {
     }
 
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        let bytes = &self.bytes[self.span(tensor, &rows)?];
+        let bytes = &self.mapped.bytes[self.span(tensor, &rows)?];
         if self.endian == Endian::Little {
             return Ok(Cow::Borrowed(bytes));
         }
@@ -241,8 +229,8 @@ impl Source for File {
     }
 
     fn release(&self, tensor: usize, rows: Range<u64>) {
-        if let (true, Ok(span)) = (self.mapped, self.span(tensor, &rows)) {
-            crate::map::release(&self.bytes, span);
+        if let Ok(span) = self.span(tensor, &rows) {
+            self.mapped.release(span);
         }
     }
 }

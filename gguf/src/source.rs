@@ -29,7 +29,8 @@ impl Shape {
             return Err(Error::input(format!("a tensor has {} dimensions, the most is {MAX_DIMS}", dims.len())));
         }
         dims.iter()
-            .try_fold(1_u64, |n, &d| n.checked_mul(d))
+            // A dimension of zero does not excuse the others: their product is the number of rows.
+            .try_fold(1_u64, |n, &d| n.checked_mul(d.max(1)))
             .filter(|&n| i64::try_from(n).is_ok())
             .filter(|_| dims.iter().all(|&d| i64::try_from(d).is_ok()))
             .ok_or_else(|| Error::input(format!("the number of elements of {dims:?} overflows")))?;

@@ -189,7 +189,7 @@ pub fn parts(tensors: &[TensorInfo], limit: Limit, alignment: u64, metadata_firs
     if matches!(limit, Limit::Bytes(0) | Limit::Tensors(0)) {
         return Err(Error::usage("a shard cannot be limited to nothing"));
     }
-    let mut parts: Vec<Range<usize>> = if metadata_first { vec![0..0] } else { Vec::new() };
+    let mut parts: Vec<Range<usize>> = metadata_first.then_some(0..0).into_iter().collect();
     let (mut start, mut size) = (0, 0_u64);
     for (i, info) in tensors.iter().enumerate() {
         let bytes = info.bytes().checked_next_multiple_of(alignment).unwrap_or(u64::MAX);

@@ -7,5 +7,9 @@ use clap::Parser;
 mod commands;
 
 fn main() -> ExitCode {
-    gguf::cli::run(|| commands::run(commands::Args::parse()))
+    let args: Vec<_> = std::env::args_os().collect();
+    gguf::cli::run(|| match commands::folder::requested(&args) {
+        Some(folder) => commands::folder::run(&folder),
+        None => commands::run(commands::Args::parse()),
+    })
 }

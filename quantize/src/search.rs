@@ -165,24 +165,25 @@ fn affine_level<F: Floats, const EXACT: bool>(value: F, levels: F) -> F {
 
 /// x ≈ scale × (level − half), with levels from 0 to 2 half − 1.
 #[derive(Clone, Copy)]
-pub(crate) struct Symmetric<F> {
+pub(crate) struct Symmetric<F: Floats> {
     pub(crate) scale: F,
-    /// 0 where the block counts as zero, and only there.
     factor: F,
+    is_zero: F::Mask,
 }
 
 impl<F: Floats> Symmetric<F> {
     /// A value to fill arrays with.
     #[inline(always)]
     pub(crate) fn zero() -> Self {
-        Symmetric { scale: F::splat(0.0), factor: F::splat(0.0) }
+        let zero = F::splat(0.0);
+        Symmetric { scale: zero, factor: zero, is_zero: zero.eq(zero) }
     }
 
     /// The level that the search gave to a value; 0 in blocks that count as zero.
     #[inline(always)]
     pub(crate) fn level(&self, x: F, half: i32) -> F::Int {
         let level = clamp(nearest_int(self.factor * x), -half, half - 1) + F::Int::splat(half);
-        F::Int::select(self.factor.eq(F::splat(0.0)), F::Int::splat(0), level)
+        F::Int::select(self.is_zero, F::Int::splat(0), level)
     }
 }
 
@@ -215,7 +216,7 @@ fn symmetric_tries<F: Floats, const N: usize, const EXACT: bool>(half: f32, x: &
     let (mut sum_lx, mut sum_l2) = symmetric_sums::<F, N, EXACT>(factor, half, x, w);
     let mut scale = F::select(sum_l2.eq(zero), zero, sum_lx / sum_l2);
     let mut best = scale * sum_lx;
-    let mut found = Symmetric { scale, factor };
+    let mut found = Symmetric { scale, factor, is_zero };
     for step in -9..=9 {
         if step == 0 {
             continue;
@@ -231,7 +232,6 @@ fn symmetric_tries<F: Floats, const N: usize, const EXACT: bool>(half: f32, x: &
         }
     }
     found.scale = F::select(is_zero, zero, found.scale);
-    found.factor = F::select(is_zero, zero, found.factor);
     found
 }
 
@@ -297,7 +297,8 @@ fn refined_tries<F: Floats, const N: usize>(half: f32, x: &[F; N]) -> (F, [F; N]
         sum_lx = sum_lx + (w * x[i]) * level;
         sum_l2 = sum_l2 + (w * level) * level;
     }
-    for _ in 0..5 {
+    let (few, many, tiny) = (F::splat(0.499), F::splat(1e6), F::splat(1e-30));
+    for attempt in 0..5 {
         let mut changed = false;
         for i in 0..N {
             let w = x[i] * x[i];
@@ -305,18 +306,32 @@ fn refined_tries<F: Floats, const N: usize>(half: f32, x: &[F; N]) -> (F, [F; N]
             let old = levels[i];
             let rest_lx = sum_lx - wx * old;
             let rest_l2 = sum_l2 - (w * old) * old;
-            let new = F::from_int(nearest_int((x[i] * rest_l2) / rest_lx)).min(high).max(low);
-            let differs = zero.lt(rest_lx) & new.eq(old).not();
-            if differs.any() {
-                let lx = rest_lx + wx * new;
-                let l2 = rest_l2 + (w * new) * new;
-                let better = zero.lt(l2) & ((sum_lx * sum_lx) * l2).lt((lx * lx) * sum_l2);
-                let take = differs & better;
-                levels[i] = F::select(take, new, old);
-                sum_lx = F::select(take, lx, sum_lx);
-                sum_l2 = F::select(take, l2, sum_l2);
-                changed |= take.any();
+            let product = x[i] * rest_l2;
+            let positive = zero.lt(rest_lx);
+            if attempt > 0 {
+                // Few levels still move. Without a division: does the quotient, in units of `rest_lx`, clearly round to
+                // the old level, or lie beyond the limit that the level is at?
+                let off = product - old * rest_lx;
+                let near = few * rest_lx;
+                let stays = (off.lt(near) | old.eq(high)) & ((-near).lt(off) | old.eq(low));
+                let clear = stays & off.abs().lt(many * rest_lx) & tiny.lt(rest_lx);
+                if !(positive & clear.not()).any() {
+                    continue;
+                }
             }
+            let new = F::from_int(nearest_int(product / rest_lx)).min(high).max(low);
+            let differs = positive & new.eq(old).not();
+            if !differs.any() {
+                continue;
+            }
+            let lx = rest_lx + wx * new;
+            let l2 = rest_l2 + (w * new) * new;
+            let better = zero.lt(l2) & ((sum_lx * sum_lx) * l2).lt((lx * lx) * sum_l2);
+            let take = differs & better;
+            levels[i] = F::select(take, new, old);
+            sum_lx = F::select(take, lx, sum_lx);
+            sum_l2 = F::select(take, l2, sum_l2);
+            changed |= take.any();
         }
         if !changed {
             break;

@@ -96,6 +96,15 @@ fn rows_and_groups_do_not_change_the_bytes() {
 }
 
 #[test]
+fn the_table_covers_every_type_of_the_goldens() {
+    let golden = Golden::open();
+    let types = golden.manifest["types"].as_object().unwrap();
+    let missing: Vec<_> = types.keys().filter(|name| quantize::codec(name.parse().unwrap()).is_none()).collect();
+    assert!(missing.is_empty(), "no codec for {missing:?}");
+    assert_eq!(types.len(), FORMATS.len());
+}
+
+#[test]
 fn entry_points_refuse_what_does_not_fit() {
     let ty = TensorType::Q8_0;
     let mut out = [0; 34];

@@ -25,9 +25,18 @@ const GPT_OSS: &[Rule] = &[
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
     r("model.layers.{}.self_attn.sinks", "blk.{}.attn_sinks.weight"),
     r("model.layers.{}.mlp.router", "blk.{}.ffn_gate_inp"),
-    r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps.weight").how(How::Split(down)),
+    r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps.weight")
+        .how(How::Split(down))
+        .one_of("down projection of the experts"),
+    r("model.layers.{}.mlp.experts.down_proj_blocks", "blk.{}.ffn_down_exps.weight")
+        .one_of("down projection of the experts"),
     r("model.layers.{}.mlp.experts.down_proj_bias", "blk.{}.ffn_down_exps.bias"),
-    r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_").how(How::Split(gate_up)),
+    r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_")
+        .how(How::Split(gate_up))
+        .one_of("gate and up projection of the experts"),
+    r("model.layers.{}.mlp.experts.gate_up_proj_blocks", "blk.{}.ffn_")
+        .how(How::Split(gate_up_blocks))
+        .one_of("gate and up projection of the experts"),
     r("model.layers.{}.mlp.experts.gate_up_proj_bias", "blk.{}.ffn_").how(How::Split(gate_up_bias)),
 ];
 
@@ -44,6 +53,15 @@ fn gate_up(_: &Config, piece: &Piece) -> Result<Outputs> {
         let axes = [(experts, input * columns), (columns / 2, 2), (input, columns)];
         let rows = view(&piece.rows, vec![experts, columns / 2, input], first, &axes)?;
         Ok((format!("{}{kind}_exps.weight", piece.to), rows))
+    };
+    Ok(vec![half("gate", 0)?, half("up", 1)?])
+}
+
+/// In MXFP4 stored output-major, with rows gate, up, gate, up.
+fn gate_up_blocks(_: &Config, piece: &Piece) -> Result<Outputs> {
+    let rows = piece.rows.shape().get(1).copied().unwrap_or(0);
+    let half = |kind: &str, first: u64| {
+        Ok((format!("{}{kind}_exps.weight", piece.to), strided(&piece.rows, 1, first, 2, rows / 2)?))
     };
     Ok(vec![half("gate", 0)?, half("up", 1)?])
 }

@@ -154,7 +154,7 @@ pub(super) fn open_mxfp4_rows(parts: &mut Parts<'_>) -> Result<()> {
 fn mxfp4(parts: &mut Parts<'_>, codes: &Stored, scales: &Stored, shape: Vec<u64>) -> Rows {
     let (codes, scales) = (codes.clone(), scales.clone());
     match parts.blocks {
-        Blocks::Keep => {
+        Blocks::Keep | Blocks::Alone => {
             parts.count("MXFP4, kept bit for bit");
             Arc::new(Repacked { shape, codes, scales, ty: TensorType::MXFP4 })
         }

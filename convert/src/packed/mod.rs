@@ -31,6 +31,8 @@ pub enum Blocks {
     /// They stay, bit for bit.
     #[default]
     Keep,
+    /// MXFP4, which is complete by itself, stays; NVFP4, which has a factor beside it, is decoded.
+    Alone,
     /// They are decoded, for another type.
     Decode,
 }

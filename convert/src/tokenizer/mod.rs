@@ -3,6 +3,7 @@
 //!
 //! What is written equals what the reference converter writes. What is encoded equals what llama.cpp encodes.
 
+mod check;
 mod folder;
 mod pre;
 mod runtime;
@@ -17,7 +18,8 @@ use serde_json::Value;
 
 use gguf::{Error, Metadata, Result};
 
-pub use runtime::{Decoder, Tokenizer};
+pub use check::{Report, check_chat_template, check_tokenizer};
+pub use runtime::{Decoder, Id, Tokenizer};
 
 use sentencepiece::{Model, ModelType};
 use source::Source;

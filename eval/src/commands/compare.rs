@@ -184,8 +184,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     };
     let bar = ProgressBar::new(common, "compare", chunks.tokens() as u64);
     if !common.quiet {
-        for note in encoded.iter().flat_map(Encoded::notes) {
-            bar.say(&format!("note: {note}"));
+        for (note, names) in notes(&encoded, &precisions) {
+            bar.say(&format!("note: {}: {note}", names.join(", ")));
         }
     }
     let found = measure(args, &base, &candidates, &chunks, identity.as_ref(), &bar)?;
@@ -229,6 +229,20 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     };
     let verdicts = gate::judge(&report, &limits, args.confidence);
     publish(args, common, &report, &verdicts)
+}
+
+/// What a person should know of the precisions: each note once, with the names it is about.
+fn notes<'a>(encoded: &'a [Encoded<'_>], precisions: &[Precision]) -> Vec<(&'a str, Vec<String>)> {
+    let mut notes: Vec<(&str, Vec<String>)> = Vec::new();
+    for (encoded, precision) in encoded.iter().zip(precisions) {
+        for note in encoded.notes() {
+            match notes.iter_mut().find(|n| n.0 == note) {
+                Some((_, names)) => names.push(precision.to_string()),
+                None => notes.push((note, vec![precision.to_string()])),
+            }
+        }
+    }
+    notes
 }
 
 /// Runs what has to be run, saving the base where asked.

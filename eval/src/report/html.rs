@@ -124,8 +124,8 @@ fn tensors(report: &Report) -> String {
         return String::new();
     }
     let mut body = format!(
-        "<p>Signal to noise of each tensor's weights, layer by layer, in dB. Strong colour is {low:.1} dB (harm), pale is {high:.1} dB; \
-         hover for the figures, or open a table.</p>\n"
+        "<p>Signal to noise of each tensor's weights, layer by layer, in dB: {high:.1} dB <span class=\"legend\" role=\"img\" \
+         aria-label=\"from pale to strong\"></span> {low:.1} dB (most harm). Hover for the figures, or open a table.</p>\n"
     );
     for (i, model) in report.models.iter().filter(|m| !m.tensors.is_empty()).enumerate() {
         let mut rows: BTreeMap<String, Vec<Option<(f64, String)>>> = BTreeMap::new();

@@ -133,7 +133,8 @@ pub(super) fn scatter(title: &str, x_name: &str, y_name: &str, log_y: bool, poin
 
 /// A place for a label beside a point where it covers nothing, if there is one.
 fn room_for(name: &str, x: f64, y: f64, taken: &mut Vec<[f64; 4]>) -> Option<(f64, f64, &'static str)> {
-    let width = 6.6 * name.chars().count() as f64;
+    // Bold letters of the labels are about this wide.
+    let width = 7.4 * name.chars().count() as f64;
     let places = [
         (x + 9.0, y + 4.0, "start"),
         (x - 9.0, y + 4.0, "end"),
@@ -246,7 +247,7 @@ pub(super) fn heat(title: &str, rows: &[(String, Vec<Option<(f64, String)>>)]) -
     let columns = rows.iter().map(|r| r.1.len()).max().unwrap_or(0);
     let left = 7.2 * rows.iter().map(|r| r.0.chars().count()).max().unwrap_or(0) as f64 + 12.0;
     let (width, height) = (left + CELL * columns as f64 + 8.0, CELL * rows.len() as f64 + 26.0);
-    let mut out = open(title, width, height);
+    let mut out = open(title, width, height).replacen("max-width:", "width:", 1);
     for (i, (name, cells)) in rows.iter().enumerate() {
         let y = CELL * i as f64;
         put(

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::map::Mapped;
 
 /// Makes a group's rules: a static for each and the list of all.
 macro_rules! rules {
@@ -43,15 +44,25 @@ macro_rules! rules {
     };
 }
 
+mod archs;
 mod data;
 mod general;
 mod header;
+mod hparams;
 mod keys;
+mod known;
 mod layout;
+mod lora;
+mod model;
 mod scan;
+mod splits;
+mod template;
 mod tensors;
+mod tokenizer;
 
-pub(crate) use scan::Scan;
+use model::Model;
+use scan::Scan;
+use splits::Shard;
 
 /// How grave a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,10 +156,19 @@ pub struct Rule {
 
 /// Every rule, group by group.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {
-    [header::RULES, keys::RULES, tensors::RULES, layout::RULES, general::RULES, data::RULES]
-        .into_iter()
-        .flatten()
-        .copied()
+    const GROUPS: [&[&Rule]; 10] = [
+        header::RULES,
+        keys::RULES,
+        tensors::RULES,
+        layout::RULES,
+        splits::RULES,
+        general::RULES,
+        hparams::RULES,
+        tokenizer::RULES,
+        data::RULES,
+        lora::RULES,
+    ];
+    GROUPS.into_iter().flatten().copied()
 }
 
 /// The rule of this name.
@@ -295,6 +315,13 @@ impl<'o> Sink<'o> {
         Sink { options, file: path.into(), findings: Vec::new(), counts: HashMap::new() }
     }
 
+    /// The file that findings from here on lie in.
+    fn enter(&mut self, path: &Path) {
+        if *self.file != *path {
+            self.file = path.into();
+        }
+    }
+
     pub(crate) fn add(&mut self, rule: &'static Rule, place: Place<'_>, message: fmt::Arguments<'_>) {
         self.add_as(rule, rule.severity, place, message);
     }
@@ -353,49 +380,63 @@ pub(crate) fn shortened(name: &str) -> String {
 /// Only a file that cannot be read; everything that is wrong inside is a finding.
 pub fn check(path: impl AsRef<Path>, options: &Options) -> Result<Report> {
     let path = path.as_ref();
-    let (bytes, mapped) = crate::map::open(path)?;
-    let bytes = embedded(bytes, options.at).map_err(|e| e.at(path))?;
     let mut sink = Sink::new(options, path);
-    one(bytes, mapped, options, &mut sink);
-    Ok(sink.into_report(path, vec![path.to_path_buf()]))
+    let read = |path: &Path, sink: &mut Sink<'_>| -> Result<Scan> {
+        let mapped = crate::map::open(path)?.at(options.at).map_err(|e| e.at(path))?;
+        Ok(one(mapped, options, sink))
+    };
+    let first = read(path, &mut sink)?;
+    let shards = splits::check(first, path, options, &mut sink, read);
+    whole(&shards, Some(path), options, &mut sink);
+    let files = shards.into_iter().map(|s| s.path).collect();
+    Ok(sink.into_report(path, files))
 }
 
-/// Looks at bytes that are in memory; `name` stands for the file in findings. Splits are not followed.
+/// Looks at bytes that are in memory; `name` stands for the file in findings. Other shards are not looked for.
 pub fn check_bytes(bytes: Bytes, name: impl AsRef<Path>, options: &Options) -> Report {
-    let name = name.as_ref();
-    let mut sink = Sink::new(options, name);
-    one(bytes, false, options, &mut sink);
-    sink.into_report(name, Vec::new())
-}
-
-fn embedded(bytes: Bytes, at: u64) -> Result<Bytes> {
-    match usize::try_from(at) {
-        Ok(at) if at <= bytes.len() => Ok(bytes.slice(at..)),
-        _ => Err(Error::usage(format!("the file has {} bytes, none at {at}", bytes.len()))),
-    }
+    let path = name.as_ref().to_path_buf();
+    let mut sink = Sink::new(options, &path);
+    let scan = one(bytes.into(), options, &mut sink);
+    let shards = [Shard { path: path.clone(), scan }];
+    whole(&shards, None, options, &mut sink);
+    sink.into_report(&path, Vec::new())
 }
 
 /// The groups that need one file only.
-fn one(bytes: Bytes, mapped: bool, options: &Options, sink: &mut Sink<'_>) -> Scan {
-    let scan = Scan::run(bytes, mapped, sink);
+fn one(mapped: Mapped, options: &Options, sink: &mut Sink<'_>) -> Scan {
+    let scan = Scan::run(mapped, sink);
     layout::check(&scan, sink);
-    // Where the keys could not all be read, what is missing says nothing.
-    if options.profile == Profile::Model && scan.infos_end.is_some() {
-        general::check(&scan, sink);
-    }
     if options.data {
         data::check(&scan, sink);
     }
     scan
 }
 
+/// The groups that need the whole model. The file's name is judged where there is one.
+fn whole(shards: &[Shard], path: Option<&Path>, options: &Options, sink: &mut Sink<'_>) {
+    // Where the keys or tensors could not all be read, what is missing says nothing.
+    if options.profile != Profile::Model || shards.iter().any(|s| s.scan.infos_end.is_none()) {
+        return;
+    }
+    let model = Model::new(shards);
+    general::check(&model, path.filter(|_| options.at == 0), sink);
+    hparams::check(&model, sink);
+    tokenizer::check(&model, sink);
+    lora::check(&model, sink);
+}
+
 /// Opens a file that was just written and judges its layout and, with `data`, its values.
+///
+/// A shard is judged alone: it may still have a temporary name, and the others may not be there yet.
 ///
 /// # Errors
 /// The first rule that the file breaks, with the key or tensor.
 pub fn verify_file(path: impl AsRef<Path>, data: bool) -> Result<()> {
     let path = path.as_ref();
-    let report = check(path, &Options { profile: Profile::Format, data, ..Options::default() })?;
+    let options = Options { profile: Profile::Format, data, ..Options::default() };
+    let mut sink = Sink::new(&options, path);
+    one(crate::map::open(path)?, &options, &mut sink);
+    let report = sink.into_report(path, Vec::new());
     // A warning about a key may be inherited from the input; one about the layout would be of our own making.
     let fault = report.findings.iter().find(|f| f.severity == Severity::Error || f.rule.group == Group::Layout);
     match fault {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::{Sink, header, keys, tensors};
+use crate::map::Mapped;
 use crate::types::TensorType;
 use crate::value::{Endian, Value};
 
@@ -12,7 +13,7 @@ use crate::value::{Endian, Value};
 #[derive(Default)]
 pub(crate) struct Scan {
     pub(crate) bytes: Bytes,
-    mapped: bool,
+    mapped: Mapped,
     pub(crate) endian: Endian,
     pub(crate) version: u32,
     pub(crate) keys: Vec<Key>,
@@ -41,7 +42,8 @@ pub(crate) struct Tensor {
 }
 
 impl Scan {
-    pub(super) fn run(bytes: Bytes, mapped: bool, sink: &mut Sink<'_>) -> Scan {
+    pub(super) fn run(mapped: Mapped, sink: &mut Sink<'_>) -> Scan {
+        let bytes = mapped.bytes.clone();
         let mut reader = Reader { bytes: bytes.clone(), at: 0, endian: Endian::Little };
         let mut scan = Scan { bytes, mapped, ..Scan::default() };
         let Some(header) = header::read(&mut reader, sink) else { return scan };
@@ -62,9 +64,7 @@ impl Scan {
 
     /// Says that these bytes will not be needed soon.
     pub(super) fn release(&self, span: std::ops::Range<usize>) {
-        if self.mapped {
-            crate::map::release(&self.bytes, span);
-        }
+        self.mapped.release(span);
     }
 
     /// The byte at which a key stands.

@@ -150,8 +150,9 @@ fn judge_dims(dims: &[u64], place: Place<'_>, shown: &str, sink: &mut Sink<'_>) 
     if dims.contains(&0) {
         sink.add(&TENSOR_DIM_ZERO, place, format_args!("tensor {shown} has the shape {dims:?}"));
     }
-    // As ggml does it, a zero does not excuse a product that overflows before it.
-    let elements = dims.iter().try_fold(1_u64, |n, &d| n.checked_mul(d)).filter(|&n| i64::try_from(n).is_ok());
+    // A zero does not excuse the others: their product is the number of rows.
+    let most = dims.iter().try_fold(1_u64, |n, &d| n.checked_mul(d.max(1))).filter(|&n| i64::try_from(n).is_ok());
+    let elements = most.map(|n| if dims.contains(&0) { 0 } else { n });
     if elements.is_none() {
         let message = format_args!("tensor {shown}: the number of elements of {dims:?} overflows");
         sink.add(&TENSOR_ELEMENTS_OVERFLOW, place, message);

@@ -68,7 +68,13 @@ impl Check {
             allow: named(&self.allow)?,
             warnings_as_errors: self.warnings_as_errors,
         };
-        let reports = self.files.iter().map(|f| check::check(f, &options)).collect::<Result<Vec<_>>>()?;
+        let mut reports: Vec<Report> = Vec::new();
+        for file in &self.files {
+            // `*.gguf` names every shard; those of a model that was judged whole were judged with it.
+            if !reports.iter().any(|r| r.files.iter().skip(1).any(|shard| shard == file)) {
+                reports.push(check::check(file, &options)?);
+            }
+        }
         if self.sarif {
             print_json(&super::sarif::log(&reports))?;
         } else if common.json {

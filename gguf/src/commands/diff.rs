@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use gguf::cli::{Common, Exit, print, print_json};
-use gguf::{Metadata, Result, Source};
+use gguf::{Metadata, Result, Source, Value};
 use serde_json::{Value as Json, json};
 
 use super::hash::xxh64;
@@ -79,9 +79,9 @@ impl Diff {
             .filter_map(|key| {
                 let (va, vb) = (a.get(key), b.get(key));
                 // NaN equals itself here: the question is whether the files say the same.
-                let same = va
-                    .zip(vb)
-                    .is_some_and(|(x, y)| x == y || (x != x && y != y && format!("{x:?}") == format!("{y:?}")));
+                let nan = |v: &Value| v.as_f64().is_some_and(f64::is_nan);
+                let same =
+                    va.zip(vb).is_some_and(|(x, y)| x == y || (nan(x) && nan(y) && x.value_type() == y.value_type()));
                 (!same).then(|| Difference {
                     name: printable(key),
                     a: va.map(|v| format!("{} {}", type_name(v), short(v))),

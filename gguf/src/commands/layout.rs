@@ -6,8 +6,11 @@ use gguf::{Endian, Error, File, Result, Source, Value};
 
 use super::show::{printable, short, type_name};
 
-/// Bytes of a field that are shown.
-const SHOWN: usize = 16;
+/// A field of more bytes than this is shown by its first ones.
+const WHOLE: usize = 16;
+
+/// How many are shown then.
+const FIRST: usize = 8;
 
 struct Picture<'a> {
     bytes: &'a [u8],
@@ -21,8 +24,9 @@ impl Picture<'_> {
     fn field(&mut self, len: u64, meaning: &str) -> Result<()> {
         let end = usize::try_from(len).ok().and_then(|n| self.at.checked_add(n)).filter(|&e| e <= self.bytes.len());
         let field = end.map(|end| &self.bytes[self.at..end]).ok_or_else(|| Error::input("the file ends early"))?;
-        let hex: Vec<String> = field.iter().take(SHOWN).map(|b| format!("{b:02x}")).collect();
-        let more = if field.len() > SHOWN { format!(" … {} bytes", field.len()) } else { String::new() };
+        let shown = if field.len() > WHOLE { FIRST } else { field.len() };
+        let hex: Vec<String> = field[..shown].iter().map(|b| format!("{b:02x}")).collect();
+        let more = if field.len() > shown { format!(" … {} bytes", field.len()) } else { String::new() };
         // Writing to a string cannot fail.
         let _ = writeln!(self.out, "{:08x}  {:<48} {meaning}", self.at, hex.join(" ") + &more);
         self.at += field.len();
@@ -47,8 +51,10 @@ impl Picture<'_> {
     }
 
     fn array(&mut self, value: &Value, end: usize) -> Result<()> {
-        self.field(4, "element type")?;
-        self.field(8, "length")?;
+        let Value::Array(array) = value else { return Ok(()) };
+        let element = array.element_type();
+        self.field(4, &format!("elements of type {} ({element})", element.id()))?;
+        self.field(8, &format!("{} elements", array.len()))?;
         self.field((end - self.at) as u64, &short(value))
     }
 }
@@ -77,7 +83,7 @@ pub fn picture(file: &File) -> Result<String> {
     for (i, info) in file.tensors().iter().enumerate() {
         p.heading(&format!("tensor {}", printable(info.name())));
         p.text("name")?;
-        p.field(4, &format!("{} dimensions", info.shape().dims().len()))?;
+        p.field(4, &format!("number of dimensions: {}", info.shape().dims().len()))?;
         for (d, dim) in info.shape().dims().iter().enumerate() {
             let role = if d == 0 { " (length of a row)" } else { "" };
             p.field(8, &format!("dimension {d}: {dim}{role}"))?;

@@ -177,6 +177,8 @@ pub(super) trait Shape {
     const DIMS: usize;
     /// Bits of a level.
     const BITS: u32;
+    /// Levels of a value.
+    const LEVELS: usize;
     /// The sums for as many codes as there are lanes, added up in the order of the values.
     fn sum<F: Floats>(table: &[f32; 32], codes: F::Int) -> F;
 }
@@ -187,13 +189,14 @@ pub(super) struct Eight;
 impl Shape for Eight {
     const DIMS: usize = 8;
     const BITS: u32 = 2;
+    const LEVELS: usize = 3;
 
     #[inline(always)]
     fn sum<F: Floats>(table: &[f32; 32], codes: F::Int) -> F {
         let table = table.as_chunks::<4>().0;
         let mut sum = F::lookup4(&table[0], codes);
-        for dim in 1..8 {
-            sum = sum + F::lookup4(&table[dim], codes.shr(2 * dim as u32));
+        for (dim, table) in table.iter().enumerate().skip(1) {
+            sum = sum + F::lookup4(table, codes.shr(2 * dim as u32));
         }
         sum
     }
@@ -205,13 +208,14 @@ pub(super) struct Four;
 impl Shape for Four {
     const DIMS: usize = 4;
     const BITS: u32 = 3;
+    const LEVELS: usize = 8;
 
     #[inline(always)]
     fn sum<F: Floats>(table: &[f32; 32], codes: F::Int) -> F {
         let table = table.as_chunks::<8>().0;
         let mut sum = F::lookup8(&table[0], codes);
-        for dim in 1..4 {
-            sum = sum + F::lookup8(&table[dim], codes.shr(3 * dim as u32));
+        for (dim, table) in table.iter().enumerate().skip(1) {
+            sum = sum + F::lookup8(table, codes.shr(3 * dim as u32));
         }
         sum
     }
@@ -245,6 +249,57 @@ impl Target {
             ((F::load(&self.w[at..]) * difference) * difference).store(&mut table[at..]);
         }
         map.nearest::<F, S>(code, &table)
+    }
+}
+
+/// What each level of each value of one group contributes to a weighted distance, for a different scale in each lane.
+pub(super) struct Tables<F>([F; 32]);
+
+impl<F: Floats> Tables<F> {
+    /// A table to fill.
+    #[inline(always)]
+    pub(super) fn empty() -> Self {
+        Tables([F::splat(0.0); 32])
+    }
+
+    /// Values and weights as lanes, and the lane to take of them; a scale for each lane of the table.
+    #[inline(always)]
+    pub(super) fn fill<S: Shape>(&mut self, x: &[[f32; LANES]], w: &[[f32; LANES]], lane: usize, scales: F) {
+        let mut scaled = [F::splat(0.0); 8];
+        for (level, scaled) in scaled[..S::LEVELS].iter_mut().enumerate() {
+            *scaled = scales * F::splat((2 * level + 1) as f32);
+        }
+        for dim in 0..S::DIMS {
+            let (x, w) = (F::splat(x[dim][lane]), F::splat(w[dim][lane]));
+            for (level, &scaled) in scaled[..S::LEVELS].iter().enumerate() {
+                let difference = scaled - x;
+                self.0[(dim << S::BITS) + level] = (w * difference) * difference;
+            }
+        }
+    }
+
+    /// For each lane the code of the neighbour at the smallest distance, the first among equals.
+    #[inline(always)]
+    pub(super) fn nearest<S: Shape>(&self, map: &Map, code: u16) -> F::Int {
+        let slot = map.slots[usize::from(code)];
+        // In fours: what fills up the list repeats its first.
+        let list = &map.neighbours[usize::from(slot.at) * PAD..][..usize::from(slot.count).next_multiple_of(4)];
+        let mut best = F::splat(f32::MAX);
+        let mut found = F::Int::splat(i32::from(u16::from_le_bytes(list[0])));
+        for four in list.as_chunks::<4>().0 {
+            for &code in four {
+                let code = usize::from(u16::from_le_bytes(code));
+                let mut sum = self.0[code & ((1 << S::BITS) - 1)];
+                for dim in 1..S::DIMS {
+                    let level = code >> (S::BITS as usize * dim) & ((1 << S::BITS) - 1);
+                    sum = sum + self.0[(dim << S::BITS) + level];
+                }
+                let better = sum.lt(best);
+                best = sum.min(best);
+                found = F::Int::select(better, F::Int::splat(code as i32), found);
+            }
+        }
+        found
     }
 }
 

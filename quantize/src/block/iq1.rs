@@ -159,14 +159,14 @@ fn settle<F: Floats>(
     let mut scales = [0.0; LANES];
     scale.store(&mut scales);
     let mut off = [0i32; LANES];
-    for k in 0..groups {
+    for (k, down) in down[..groups].iter().enumerate() {
         let mut x_lanes = [[0.0f32; LANES]; 8];
         let mut w_lanes = [[0.0f32; LANES]; 8];
         for i in 0..8 {
             x[8 * k + i].store(&mut x_lanes[i]);
             w[8 * k + i].store(&mut w_lanes[i]);
         }
-        let down = down[k].bits();
+        let down = down.bits();
         for lane in 0..lanes {
             let code = &mut codes[k][lane];
             if busy >> lane & 1 != 0 && !map.has(*code) {

@@ -64,8 +64,8 @@ impl Rules for IQ2XXS {
         }
         block[..2].copy_from_slice(&lane.d.to_le_bytes());
         for (ib, words) in block[2..].as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            for k in 0..4 {
-                words[k] = lane.index[4 * ib + k] as u8;
+            for (byte, &index) in words.iter_mut().zip(&lane.index[4 * ib..][..4]) {
+                *byte = index as u8;
             }
             words[4..].copy_from_slice(&signs_and_scale(lane, ib));
         }
@@ -172,6 +172,7 @@ impl Rules for IQ2S {
     const TINY: f32 = 1e-8;
     const REACH: i32 = 9;
     const STEP: f32 = 0.1;
+    const SHORT: bool = true;
     const AGAIN: Again = Again::Off;
     const FUDGE: f32 = 0.9875;
 

@@ -41,6 +41,7 @@ impl Rules for IQ3XXS {
     const TINY: f32 = 1e-8;
     const REACH: i32 = 15;
     const STEP: f32 = 0.2;
+    const SHORT: bool = true;
     const AGAIN: Again = Again::Off;
     const FUDGE: f32 = 1.0125;
 
@@ -94,6 +95,7 @@ impl Rules for IQ3S {
     const TINY: f32 = f32::from_bits(1);
     const REACH: i32 = 9;
     const STEP: f32 = 0.2;
+    const SHORT: bool = true;
     const AGAIN: Again = Again::AllIfOff;
     const FUDGE: f32 = 1.033;
 
@@ -102,14 +104,12 @@ impl Rules for IQ3S {
         block[..2].copy_from_slice(&lane.d.to_le_bytes());
         // The reference leaves no room for values that count as zero: the low bits and the signs after them move up
         // (their high bits do not), which decodes to something else. Equal bytes are the contract.
-        let mut at = 0;
-        for ib in (0..8).filter(|ib| lane.idle >> ib & 1 == 0) {
+        for (at, ib) in (0..8).filter(|ib| lane.idle >> ib & 1 == 0).enumerate() {
             for (k, &index) in lane.index[8 * ib..][..8].iter().enumerate() {
                 block[2 + 8 * at + k] = index as u8;
                 block[66 + ib] |= ((index >> 8) << k) as u8;
             }
             block[74 + 4 * at..][..4].copy_from_slice(&lane.signs[4 * ib..][..4]);
-            at += 1;
         }
         put_nibbles(&lane.scales[..8], &mut block[106..]);
     }

@@ -6,9 +6,9 @@
 //! so far. The winner is rounded once more with its own scale.
 //!
 //! Everything but the choice of a neighbour has one lane per superblock. There the superblocks take turns, because each
-//! has a list of its own: its candidates fill the lanes.
+//! has a list of its own: its candidates fill the lanes, or if they are few, the tries that share the list.
 
-use super::grid::{Grid, LANES, Map, Shape, Target, Unweighted, weigh};
+use super::grid::{Grid, LANES, Map, Shape, Tables, Target, Unweighted, weigh};
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, nearest_int};
 use crate::search;
 
@@ -37,6 +37,8 @@ pub(super) trait Rules {
     const STEP: f32;
     /// The factors are around the scale of a fit to evenly spaced levels, not around the largest value.
     const FITTED: bool = false;
+    /// The lists of neighbours are so short that they leave most lanes without a candidate: the tries fill the lanes.
+    const SHORT: bool = false;
     /// What the last rounding takes up again.
     const AGAIN: Again;
     /// What the f16 scale is multiplied by.
@@ -195,7 +197,7 @@ fn search_scale<F: Floats, R: Rules>(
     let one = F::splat(1.0);
     let int = F::Int::splat;
     let dims = R::Shape::DIMS;
-    let top = (1 << R::Shape::BITS) - if R::Shape::BITS == 2 { 2 } else { 1 }; // the highest level
+    let top = R::Shape::LEVELS as i32 - 1;
     let tries = (2 * R::REACH + 1) as usize;
 
     let mut weights = [zero; 32];
@@ -247,15 +249,47 @@ fn search_scale<F: Floats, R: Rules>(
         w[i].sqrt().store(&mut roots[i]);
     }
     let busy = idle.not().bits();
-    let mut off = [[0i32; LANES]; 31];
+    let mut off = [[0u32; 8]; LANES]; // for each group, the tries that left the grid
+    let mut table = Tables::<F>::empty();
     for lane in (0..lanes).filter(|lane| busy >> lane & 1 != 0) {
+        let mut scales = [0.0f32; 32];
+        for (scale, factors) in scales.iter_mut().zip(&factors) {
+            *scale = factors[lane];
+        }
         for k in 0..R::SUB / dims {
-            let target = Target::new::<R::Shape>(&natural[k * dims..], &roots[k * dims..], lane);
-            for t in 0..tries {
-                let code = &mut rounded[t][k][lane];
-                if !map.has(*code) {
-                    off[t][lane] |= 1 << k;
-                    *code = target.nearest::<F, R::Shape>(map, *code, factors[t][lane], levels::<R>());
+            let (natural, roots) = (&natural[k * dims..], &roots[k * dims..]);
+            if R::SHORT {
+                let mut codes = [0i32; 32];
+                for (code, rounded) in codes.iter_mut().zip(&rounded[..tries]) {
+                    *code = i32::from(rounded[k][lane]);
+                }
+                for from in (0..tries).step_by(F::N) {
+                    table.fill::<R::Shape>(natural, roots, lane, F::load(&scales[from..]));
+                    let own = F::Int::load(&codes[from..]);
+                    let mut best = own;
+                    let mut left = u64::MAX >> (64 - F::N.min(tries - from));
+                    while left != 0 {
+                        let code = codes[from + left.trailing_zeros() as usize % LANES];
+                        let same = own.eq(int(code));
+                        left &= !same.bits();
+                        if !map.has(code as u16) {
+                            off[lane][k] |= (same.bits() << from) as u32;
+                            best = F::Int::select(same, table.nearest::<R::Shape>(map, code as u16), best);
+                        }
+                    }
+                    best.store(&mut codes[from..]);
+                }
+                for (rounded, code) in rounded[..tries].iter_mut().zip(codes) {
+                    rounded[k][lane] = code as u16;
+                }
+            } else {
+                let target = Target::new::<R::Shape>(natural, roots, lane);
+                for t in 0..tries {
+                    let code = &mut rounded[t][k][lane];
+                    if !map.has(*code) {
+                        off[lane][k] |= 1 << t;
+                        *code = target.nearest::<F, R::Shape>(map, *code, scales[t], levels::<R>());
+                    }
                 }
             }
         }
@@ -264,22 +298,25 @@ fn search_scale<F: Floats, R: Rules>(
     // The best try.
     let mut best = zero;
     let mut best_try = int(-1);
-    let mut best_off = int(if R::AGAIN == Again::AllIfOff { -1 } else { 0 });
-    for t in 0..tries {
-        let (qx, q2) = sums::<F, R>(x, w, &rounded[t]);
+    for (t, rounded) in rounded[..tries].iter().enumerate() {
+        let (qx, q2) = sums::<F, R>(x, w, rounded);
         let better = q2.gt(zero) & (qx * qx).gt(best * q2);
         scale = F::select(better, qx / q2, scale);
         best = F::select(better, scale * qx, best);
         best_try = F::Int::select(better, int(t as i32), best_try);
-        best_off = F::Int::select(better, F::Int::load(&off[t]), best_off);
     }
     let mut best_tries = [0i32; LANES];
     best_try.store(&mut best_tries);
     let mut chosen = [[0u16; LANES]; 8];
+    let mut best_off = [if R::AGAIN == Again::AllIfOff { -1 } else { 0 }; LANES]; // a bit for each group
     for lane in (0..lanes).filter(|lane| busy >> lane & 1 != 0) {
         if let Some(rounded) = rounded.get(best_tries[lane] as usize) {
             for (chosen, rounded) in chosen.iter_mut().zip(rounded) {
                 chosen[lane] = rounded[lane];
+            }
+            best_off[lane] = 0;
+            for (k, off) in off[lane].iter().enumerate() {
+                best_off[lane] |= ((off >> best_tries[lane] & 1) << k) as i32;
             }
         }
     }
@@ -287,20 +324,18 @@ fn search_scale<F: Floats, R: Rules>(
     // Once more with the best scale.
     let mut again = idle.not() & scale.gt(zero);
     if R::AGAIN != Again::All {
-        again = again & best_off.eq(int(0)).not();
+        again = again & F::Int::load(&best_off).eq(int(0)).not();
     }
     let again_bits = again.bits();
     if again_bits != 0 {
         let id = one / scale;
         let mut scales = [0.0f32; LANES];
         scale.store(&mut scales);
-        let mut offs = [0i32; LANES];
-        best_off.store(&mut offs);
         for (k, x) in x.chunks_exact(dims).enumerate() {
             let mut fresh = [0u16; LANES];
             put_codes::<F>(round::<F, R, true>(x, id), &mut fresh);
             for lane in (0..lanes).filter(|lane| again_bits >> lane & 1 != 0) {
-                if R::AGAIN == Again::Off && offs[lane] >> k & 1 == 0 {
+                if R::AGAIN == Again::Off && best_off[lane] >> k & 1 == 0 {
                     continue;
                 }
                 let mut code = fresh[lane];
@@ -339,7 +374,7 @@ fn round<F: Floats, R: Rules, const EXACT: bool>(x: &[F], id: F) -> F::Int {
         let shift = bits * i as u32;
         let level = if EXACT {
             let level = nearest_int(F::splat(0.5) * (at - F::splat(1.0)));
-            search::clamp(level, 0, if bits == 2 { 2 } else { 7 }).shl(shift)
+            search::clamp(level, 0, R::Shape::LEVELS as i32 - 1).shl(shift)
         } else if bits == 2 {
             // Half of a number is exact, and so is one less near the bounds: 2 is still level 0, and 4 is level 2.
             let unit = int(1 << shift);

@@ -72,8 +72,8 @@ impl Block for TQ10 {
                 }
             }
             for (i, out) in out[LEN - 16..].iter_mut().enumerate() {
-                let digits = u32::from(block[TAIL + i % 4]) * POWERS[i / 4] as u32 & 255;
-                *out = ((digits * 3 >> 8) as f32 - 1.0) * scale;
+                let digits = (u32::from(block[TAIL + i % 4]) * POWERS[i / 4] as u32) & 255;
+                *out = (((digits * 3) >> 8) as f32 - 1.0) * scale;
             }
         }
     }

@@ -19,7 +19,7 @@ use super::shards::{Entry, Shards};
 use super::{four_bit, int8, state};
 
 /// Weights that a thread takes at a time: a multiple of every block length and of two.
-const CHUNK: usize = 1 << 18;
+pub(super) const CHUNK: usize = 1 << 18;
 
 /// Weights decoded at a time, so that they stay in the nearest cache.
 const PIECE: usize = 4096;
@@ -253,6 +253,8 @@ pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(
     }
     write_config(folder.temporary(), config, options, skip)?;
     copy_other_files(input, folder.temporary())?;
+    drop(shards);
+    check_written(folder.temporary())?;
     folder.commit()?;
     Ok(Report {
         quantized: jobs.len(),
@@ -412,7 +414,7 @@ fn write_int8(job: &Job<'_>, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -
 }
 
 /// Copies a tensor that stays as it is.
-fn copy(stored: &Stored, entry: usize, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+pub(super) fn copy(stored: &Stored, entry: usize, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
     const BYTES: usize = 4 << 20;
     stored.bytes().par_chunks(BYTES).enumerate().try_for_each(|(number, bytes)| {
         let at = number * BYTES;
@@ -428,12 +430,23 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 }
 
 /// A name split at its numbers, so that layer 2 comes before layer 10.
-fn natural_key(name: &str) -> Vec<(u64, String)> {
+pub(super) fn natural_key(name: &str) -> Vec<(u64, String)> {
     let part = |part: &str| match part.parse() {
         Ok(number) => (number, String::new()),
         Err(_) => (u64::MAX, part.to_owned()),
     };
     name.split('.').map(part).collect()
+}
+
+/// Opens what was written and holds every part against the others, so that nothing broken ever gets its name.
+pub(super) fn check_written(folder: &Path) -> Result<()> {
+    let fault = |e: Error| Error::new(e.kind(), format!("the written folder is not sound: {e}"));
+    let bytes = fs::read(folder.join("config.json")).map_err(|e| Error::io(folder, "read", e))?;
+    let config: Map<String, Value> =
+        serde_json::from_slice(&bytes).map_err(|e| Error::input("config.json is no JSON").caused_by(e))?;
+    let tensors = safetensors::open_folder(folder).map_err(fault)?;
+    convert::packed::unpack(&config, &tensors, convert::packed::Blocks::Decode).map_err(fault)?;
+    Ok(())
 }
 
 pub(super) fn read_config(folder: &Path) -> Result<Map<String, Value>> {

@@ -4,8 +4,8 @@
 //! modules of the class `torch.nn.Linear` or `Conv1D`. Names alone decide here; where a family keeps linear weights in
 //! a class of its own, that is a row of a table.
 
+use fancy_regex::Regex;
 use gguf::{Error, Result};
-use regex::Regex;
 
 /// Parts of a name that belong to embeddings, routers, expert stacks, convolutions and poolers, never to a plain linear layer.
 const NOT_LINEAR: &[&str] = &[
@@ -95,7 +95,8 @@ impl Layers {
         }
         if let Some(skip) = skip {
             let compiled = skip.iter().map(|pattern| {
-                let regex = Regex::new(&format!(r"^(?:{pattern})")).map_err(|e| {
+                // The boundary is the library's: the match ends at a dot or at the end of the name.
+                let regex = Regex::new(&format!(r"^(?:{pattern})(?:(?<=\.)|(?=\.|$))")).map_err(|e| {
                     Error::usage(format!("--modules-to-not-convert {pattern} is no regular expression")).caused_by(e)
                 })?;
                 Ok((regex, pattern.clone()))
@@ -114,7 +115,7 @@ impl Layers {
         let skipped = match &self.skip {
             None => parts.any(|p| HEADS.contains(&p)),
             Some(skip) => {
-                skip.iter().any(|(regex, ending)| module.ends_with(ending) || reaches_a_boundary(regex, module))
+                skip.iter().any(|(regex, ending)| module.ends_with(ending) || regex.is_match(module).unwrap_or(false))
             }
         };
         if !plain || skipped || self.keeps.iter().any(|keep| module.ends_with(keep)) {
@@ -125,16 +126,6 @@ impl Layers {
             Treatment::Quantized
         }
     }
-}
-
-/// Whether the pattern matches from the start and ends where a part of the name does.
-fn reaches_a_boundary(regex: &Regex, module: &str) -> bool {
-    // Of a pattern's possible matches the engine shows one; a boundary behind it counts as Python's look-around does
-    // for the plain names and `.*` that people write.
-    regex.find(module).is_some_and(|found| {
-        let end = found.end();
-        end == module.len() || module[end..].starts_with('.') || module[..end].ends_with('.')
-    })
 }
 
 #[cfg(test)]

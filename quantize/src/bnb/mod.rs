@@ -1,6 +1,7 @@
-//! Checkpoints that transformers loads: bitsandbytes' NF4, FP4 and INT8.
+//! Checkpoints that transformers loads: bitsandbytes' NF4, FP4 and INT8, and affine integers in compressed-tensors' form.
 
 pub mod absmax;
+pub mod affine;
 pub mod folder;
 pub mod four_bit;
 pub mod int8;
@@ -10,4 +11,5 @@ pub mod python;
 pub mod shards;
 pub mod state;
 
+pub use affine::{AffineOptions, Granularity, write_affine};
 pub use folder::{Form, Options, Report, Storage, write};

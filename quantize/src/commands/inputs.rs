@@ -6,12 +6,12 @@ use gguf::{Error, Result, Source, TensorType};
 use quantize::plan::Plan;
 use quantize::recipe::FILE_TYPES;
 
-/// Opens a checkpoint folder or a GGUF file.
+/// Opens a checkpoint folder or a GGUF file. Packed weights that are not complete by themselves are decoded.
 pub fn open(path: &Path) -> Result<Box<dyn Source + Send>> {
     if gguf::split::parse(path).is_some() {
         return gguf::split::open(path);
     }
-    convert::open(path, &convert::Options::default())
+    convert::open(path, &convert::Options { blocks: convert::packed::Blocks::Alone, ..Default::default() })
 }
 
 /// The shard of each tensor of a split model, in the order of the source.

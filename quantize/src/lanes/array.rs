@@ -5,13 +5,16 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 use super::{Floats, Ints, Masks, Routine};
 
-/// `N` lanes of `T`.
+/// `N` lanes of `T`; a search takes `WIDE` of them.
+///
+/// Compilers turn a loop over neighbours into vector instructions themselves, so there one lane does best; a search that
+/// is to run in several lanes must be told so.
 #[derive(Clone, Copy)]
-pub(crate) struct Lanes<const N: usize, T = f32>(pub(crate) [T; N]);
+pub(crate) struct Lanes<const N: usize, T = f32, const WIDE: usize = N>(pub(crate) [T; N]);
 
 macro_rules! operator {
     ($trait:ident $name:ident $type:ty, |$a:ident, $b:ident| $value:expr) => {
-        impl<const N: usize> $trait for Lanes<N, $type> {
+        impl<const N: usize, const WIDE: usize> $trait for Lanes<N, $type, WIDE> {
             type Output = Self;
             #[inline(always)]
             fn $name(self, other: Self) -> Self {
@@ -36,7 +39,7 @@ operator!(BitOr bitor i32, |a, b| a | b);
 operator!(BitAnd bitand bool, |a, b| a & b);
 operator!(BitOr bitor bool, |a, b| a | b);
 
-impl<const N: usize> Neg for Lanes<N> {
+impl<const N: usize, const WIDE: usize> Neg for Lanes<N, f32, WIDE> {
     type Output = Self;
     #[inline(always)]
     fn neg(self) -> Self {
@@ -44,11 +47,11 @@ impl<const N: usize> Neg for Lanes<N> {
     }
 }
 
-impl<const N: usize> Floats for Lanes<N> {
+impl<const N: usize, const WIDE: usize> Floats for Lanes<N, f32, WIDE> {
     const N: usize = N;
-    type Int = Lanes<N, i32>;
-    type Mask = Lanes<N, bool>;
-    type Wide = Self;
+    type Int = Lanes<N, i32, WIDE>;
+    type Mask = Lanes<N, bool, WIDE>;
+    type Wide = Lanes<WIDE, f32, WIDE>;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -124,9 +127,9 @@ impl<const N: usize> Floats for Lanes<N> {
     }
 }
 
-impl<const N: usize> Ints for Lanes<N, i32> {
+impl<const N: usize, const WIDE: usize> Ints for Lanes<N, i32, WIDE> {
     const N: usize = N;
-    type Mask = Lanes<N, bool>;
+    type Mask = Lanes<N, bool, WIDE>;
 
     #[inline(always)]
     fn splat(value: i32) -> Self {
@@ -192,7 +195,7 @@ impl<const N: usize> Ints for Lanes<N, i32> {
     }
 }
 
-impl<const N: usize> Masks for Lanes<N, bool> {
+impl<const N: usize, const WIDE: usize> Masks for Lanes<N, bool, WIDE> {
     const N: usize = N;
 
     #[inline(always)]

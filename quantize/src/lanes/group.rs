@@ -1,6 +1,6 @@
 //! Blocks of rows as lanes: in as a struct of arrays, out as bytes.
 
-use super::{Floats, Ints, MAX_LANES};
+use super::{Floats, Ints, MAX_LANES, Routine};
 
 /// Rows to encode: whole rows of `row_len` values, the importance (one value a column) shared by all of them.
 #[derive(Clone, Copy)]
@@ -41,7 +41,7 @@ impl Rows<'_> {
             let mut x = [sum; STEP];
             // Formats that need this have blocks of 32.
             for column in (0..self.row_len).step_by(STEP) {
-                F::transpose(&self.values[column..], &starts, &mut x);
+                transpose(&self.values[column..], &starts, &mut x);
                 for x in x {
                     sum = sum + x * x;
                 }
@@ -50,6 +50,20 @@ impl Rows<'_> {
         }
         means
     }
+}
+
+/// [`Floats::transpose`] as a routine, since every search begins with it.
+#[inline(always)]
+fn transpose<F: Floats>(from: &[f32], starts: &[usize], out: &mut [F]) {
+    struct Transpose<'a, F>(&'a [f32], &'a [usize], &'a mut [F]);
+    impl<F: Floats> Routine for Transpose<'_, F> {
+        type Output = ();
+        #[inline(always)]
+        fn run(self) {
+            F::transpose(self.0, self.1, self.2);
+        }
+    }
+    F::call(Transpose(from, starts, out));
 }
 
 /// As many neighbouring blocks as there are lanes. Where the rows end earlier, the last block fills the rest.
@@ -79,7 +93,7 @@ impl<'a> Group<'a> {
     /// The values from `from` of each block on, as many as `out` takes.
     #[inline(always)]
     pub(crate) fn values<F: Floats>(&self, from: usize, out: &mut [F]) {
-        F::transpose(&self.values[from..], &self.starts, out);
+        transpose(&self.values[from..], &self.starts, out);
     }
 
     /// Whether these rows have an importance.
@@ -88,12 +102,12 @@ impl<'a> Group<'a> {
         self.importance.is_some()
     }
 
-    /// The importance of the values from `from` of each block on; false, and `out` stays as it is, where there is none.
+    /// The importance of the values from `from` of each block on; `out` stays as it is where there is none.
     #[inline(always)]
-    pub(crate) fn importance<F: Floats>(&self, from: usize, out: &mut [F]) -> bool {
-        let Some(importance) = self.importance else { return false };
-        F::transpose(&importance[from..], &self.columns, out);
-        true
+    pub(crate) fn importance<F: Floats>(&self, from: usize, out: &mut [F]) {
+        if let Some(importance) = self.importance {
+            transpose(&importance[from..], &self.columns, out);
+        }
     }
 
     /// The value of each lane's row out of one value for every row.
@@ -127,16 +141,6 @@ impl Slots<'_> {
         word.store(&mut lanes);
         for (block, lane) in self.blocks().zip(lanes) {
             block[at..at + 2].copy_from_slice(&(lane as u16).to_le_bytes());
-        }
-    }
-
-    /// Writes the low byte of each lane, `at` bytes into its block.
-    #[inline(always)]
-    pub(crate) fn put_u8<I: Ints>(&mut self, at: usize, byte: I) {
-        let mut lanes = [0i32; MAX_LANES];
-        byte.store(&mut lanes);
-        for (block, lane) in self.blocks().zip(lanes) {
-            block[at] = lane as u8;
         }
     }
 

@@ -17,6 +17,7 @@
 
 mod array;
 mod group;
+#[cfg(target_arch = "x86_64")]
 mod pair;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -72,14 +73,21 @@ pub(crate) trait Floats:
     /// `table[index & 3]`
     fn lookup4(table: &[f32; 4], index: Self::Int) -> Self;
     /// `out[k]` lane `l` = `from[starts[l] + k]`: blocks become a struct of arrays. `starts` holds `N` of them.
+    #[inline(always)]
     fn transpose(from: &[f32], starts: &[usize], out: &mut [Self]) {
         for (k, out) in out.iter_mut().enumerate() {
-            let mut column = [0.0f32; MAX_LANES];
-            for (lane, start) in column[..Self::N].iter_mut().zip(starts) {
-                *lane = from[start + k];
-            }
-            *out = Self::load(&column);
+            *out = Self::column(from, starts, k);
         }
+    }
+
+    /// Lane `l` is `from[starts[l] + at]`.
+    #[inline(always)]
+    fn column(from: &[f32], starts: &[usize], at: usize) -> Self {
+        let mut column = [0.0f32; MAX_LANES];
+        for (lane, start) in column[..Self::N].iter_mut().zip(starts) {
+            *lane = from[start + at];
+        }
+        Self::load(&column)
     }
 
     /// Runs a routine as a function of its own, compiled for the machine that these lanes stand for: a search that
@@ -219,7 +227,7 @@ pub(crate) fn nearest_int<F: Floats>(value: F) -> F::Int {
 /// One lane: the f16 bits of a value.
 #[inline(always)]
 pub(crate) fn half_bits(value: f32) -> u16 {
-    Lanes([value]).to_half().0[0] as u16
+    Lanes::<1>([value]).to_half().0[0] as u16
 }
 
 /// One lane: the value of f16 bits.
@@ -311,7 +319,7 @@ impl Path {
                 unsafe { run_avx2(task) }
             }
             Path::OneLane => task.run::<Lanes<1>>(),
-            _ => task.run::<Lanes<4>>(),
+            _ => task.run::<Lanes<1, f32, 4>>(),
         }
     }
 }
@@ -347,4 +355,147 @@ fn run_avx512<T: Task>(task: T) {
 #[target_feature(enable = "avx2,f16c")]
 fn run_avx2<T: Task>(task: T) {
     task.run::<x86::F256>();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A check that is run for the narrow and the wide lanes of every path of this machine.
+    trait Check {
+        fn check<F: Floats>();
+    }
+
+    struct Both<C>(std::marker::PhantomData<C>);
+
+    impl<C: Check> Task for Both<C> {
+        #[inline(always)]
+        fn run<F: Floats>(self) {
+            C::check::<F>();
+            C::check::<F::Wide>();
+        }
+    }
+
+    fn on_all_paths<C: Check>() {
+        for path in Path::ALL {
+            if path.is_available() {
+                path.run(Both::<C>(std::marker::PhantomData));
+            } else {
+                eprintln!("skipped: this machine has no {path}");
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn lanes_of<F: Floats>(of: impl Fn(usize) -> f32) -> F {
+        let mut lanes = [0.0; MAX_LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane = of(i);
+        }
+        F::load(&lanes)
+    }
+
+    #[inline(always)]
+    fn stored<I: Ints>(int: I) -> Vec<i32> {
+        let mut lanes = vec![0; MAX_LANES];
+        int.store(&mut lanes);
+        lanes.truncate(I::N);
+        lanes
+    }
+
+    #[test]
+    fn halves_equal_those_of_the_crate_half() {
+        struct Halves;
+        impl Check for Halves {
+            fn check<F: Floats>() {
+                for first in (0..=0xffffu32).step_by(F::N) {
+                    let mut words = [0; MAX_LANES];
+                    for (i, word) in words.iter_mut().enumerate() {
+                        *word = ((first + i as u32) & 0xffff) as i32;
+                    }
+                    let values = F::from_half(F::Int::load(&words));
+                    let mut bits = [0.0; MAX_LANES];
+                    values.store(&mut bits);
+                    let back = stored(values.to_half());
+                    // Ties and their neighbours: the half, plus half a unit of its last place.
+                    let above = F::from_bits(values.bits() + F::Int::splat(0x1000));
+                    let rounded = stored(above.to_half());
+                    let mut ties = [0.0; MAX_LANES];
+                    above.store(&mut ties);
+                    for i in 0..F::N {
+                        let half = half::f16::from_bits(words[i] as u16);
+                        if half.is_nan() {
+                            assert!(bits[i].is_nan());
+                            continue;
+                        }
+                        assert_eq!(bits[i].to_bits(), half.to_f32_const().to_bits(), "{half:?}");
+                        assert_eq!(back[i], words[i], "{half:?}");
+                        if !ties[i].is_nan() {
+                            assert_eq!(rounded[i], i32::from(half::f16::from_f32_const(ties[i]).to_bits()), "{half:?}");
+                        }
+                    }
+                }
+            }
+        }
+        on_all_paths::<Halves>();
+    }
+
+    #[test]
+    fn rounding_goes_where_it_should() {
+        struct Rounding;
+        impl Check for Rounding {
+            fn check<F: Floats>() {
+                let value = |i: usize| (i as f32 - 7.0) * 0.25 + if i.is_multiple_of(3) { 1e-4 } else { 0.0 };
+                let lanes = lanes_of::<F>(value);
+                let mut even = [0.0; MAX_LANES];
+                lanes.nearest().store(&mut even);
+                let (ints, away) = (stored(nearest_int(lanes)), stored(lanes.round()));
+                for i in 0..F::N {
+                    assert_eq!(even[i], value(i).round_ties_even());
+                    assert_eq!(ints[i] as f32, even[i]);
+                    assert_eq!(away[i] as f32, value(i).round());
+                }
+                for odd in [f32::NAN, f32::INFINITY, -f32::INFINITY, 3e9, -3e9] {
+                    assert_eq!(stored(F::splat(odd).truncate())[F::N - 1], i32::MIN, "{odd}");
+                }
+                assert_eq!(stored(nearest_int(F::splat(f32::NAN)))[0], 0);
+                assert_eq!(stored(nearest_int(F::splat(f32::INFINITY)))[0], -0x0040_0000);
+            }
+        }
+        on_all_paths::<Rounding>();
+    }
+
+    #[test]
+    fn blocks_become_a_struct_of_arrays() {
+        struct Transposing;
+        impl Check for Transposing {
+            fn check<F: Floats>() {
+                const LEN: usize = 37;
+                let from: Vec<f32> = (0..MAX_LANES * 41 + LEN).map(|i| i as f32).collect();
+                let mut starts = [0; MAX_LANES];
+                for (lane, start) in starts.iter_mut().enumerate() {
+                    *start = lane * 41 + lane % 3;
+                }
+                let mut out = [F::splat(-1.0); LEN];
+                F::transpose(&from, &starts, &mut out);
+                for (k, out) in out.iter().enumerate() {
+                    let mut lanes = [0.0; MAX_LANES];
+                    out.store(&mut lanes);
+                    for lane in 0..F::N {
+                        assert_eq!(lanes[lane], (starts[lane] + k) as f32);
+                    }
+                }
+            }
+        }
+        on_all_paths::<Transposing>();
+    }
+
+    #[test]
+    fn names_of_paths_are_read_back() {
+        for path in Path::ALL {
+            assert_eq!(path.name().to_uppercase().parse::<Path>().ok(), Some(path));
+        }
+        assert!("sse".parse::<Path>().is_err());
+        assert!(Path::current().is_available());
+    }
 }

@@ -99,16 +99,16 @@ impl<F: Floats> Floats for Pair<F> {
         Pair(F::lookup16(table, index.0), F::lookup16(table, index.1))
     }
     #[inline(always)]
+    fn call<R: Routine>(routine: R) -> R::Output {
+        F::call(routine)
+    }
+    #[inline(always)]
     fn lookup8(table: &[f32; 8], index: Self::Int) -> Self {
         Pair(F::lookup8(table, index.0), F::lookup8(table, index.1))
     }
     #[inline(always)]
     fn lookup4(table: &[f32; 4], index: Self::Int) -> Self {
         Pair(F::lookup4(table, index.0), F::lookup4(table, index.1))
-    }
-    #[inline(always)]
-    fn call<R: Routine>(routine: R) -> R::Output {
-        F::call(routine)
     }
     #[inline(always)]
     fn to_half(self) -> Self::Int {

@@ -153,6 +153,21 @@ impl Floats for F512 {
         op!(shell(routine))
     }
     #[inline(always)]
+    fn transpose(from: &[f32], starts: &[usize], out: &mut [Self]) {
+        let (squares, rest) = out.as_chunks_mut::<16>();
+        for (i, out) in squares.iter_mut().enumerate() {
+            let mut rows = [Self::splat(0.0); 16];
+            for (row, start) in rows.iter_mut().zip(starts) {
+                *row = Self::load(&from[start + 16 * i..]);
+            }
+            transpose16(&rows, out);
+        }
+        let done = 16 * squares.len();
+        for (k, out) in rest.iter_mut().enumerate() {
+            *out = Self::column(from, starts, done + k);
+        }
+    }
+    #[inline(always)]
     fn bits(self) -> I512 {
         I512(op!(_mm512_castps_si512(self.0)))
     }
@@ -364,6 +379,21 @@ impl Floats for F256 {
         op!(shell(routine))
     }
     #[inline(always)]
+    fn transpose(from: &[f32], starts: &[usize], out: &mut [Self]) {
+        let (squares, rest) = out.as_chunks_mut::<8>();
+        for (i, out) in squares.iter_mut().enumerate() {
+            let mut rows = [Self::splat(0.0); 8];
+            for (row, start) in rows.iter_mut().zip(starts) {
+                *row = Self::load(&from[start + 8 * i..]);
+            }
+            transpose8(&rows, out);
+        }
+        let done = 8 * squares.len();
+        for (k, out) in rest.iter_mut().enumerate() {
+            *out = Self::column(from, starts, done + k);
+        }
+    }
+    #[inline(always)]
     fn bits(self) -> I256 {
         I256(op!(_mm256_castps_si256(self.0)))
     }
@@ -470,4 +500,55 @@ fn narrow16(lanes: __m256i) -> __m128i {
         let packed = _mm256_packus_epi32(words, words);
         _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(packed))
     })
+}
+
+/// A square of 16 rows becomes its columns: four rows at a time within quarters of a register, then the quarters.
+#[inline(always)]
+fn transpose16(rows: &[F512; 16], columns: &mut [F512; 16]) {
+    let mut fours = [rows[0].0; 16];
+    for i in (0..16).step_by(4) {
+        op!({
+            let (a, b) = (_mm512_unpacklo_ps(rows[i].0, rows[i + 1].0), _mm512_unpackhi_ps(rows[i].0, rows[i + 1].0));
+            let (c, d) =
+                (_mm512_unpacklo_ps(rows[i + 2].0, rows[i + 3].0), _mm512_unpackhi_ps(rows[i + 2].0, rows[i + 3].0));
+            fours[i] = _mm512_shuffle_ps::<0x44>(a, c);
+            fours[i + 1] = _mm512_shuffle_ps::<0xee>(a, c);
+            fours[i + 2] = _mm512_shuffle_ps::<0x44>(b, d);
+            fours[i + 3] = _mm512_shuffle_ps::<0xee>(b, d);
+        });
+    }
+    // Quarter q of fours[i + k] is column 4 q + k of rows i to i + 3.
+    for k in 0..4 {
+        op!({
+            let even_ab = _mm512_shuffle_f32x4::<0x88>(fours[k], fours[4 + k]);
+            let odd_ab = _mm512_shuffle_f32x4::<0xdd>(fours[k], fours[4 + k]);
+            let even_cd = _mm512_shuffle_f32x4::<0x88>(fours[8 + k], fours[12 + k]);
+            let odd_cd = _mm512_shuffle_f32x4::<0xdd>(fours[8 + k], fours[12 + k]);
+            columns[k].0 = _mm512_shuffle_f32x4::<0x88>(even_ab, even_cd);
+            columns[4 + k].0 = _mm512_shuffle_f32x4::<0x88>(odd_ab, odd_cd);
+            columns[8 + k].0 = _mm512_shuffle_f32x4::<0xdd>(even_ab, even_cd);
+            columns[12 + k].0 = _mm512_shuffle_f32x4::<0xdd>(odd_ab, odd_cd);
+        });
+    }
+}
+
+/// A square of 8 rows becomes its columns, in the same way.
+#[inline(always)]
+fn transpose8(rows: &[F256; 8], columns: &mut [F256; 8]) {
+    let mut fours = [rows[0].0; 8];
+    for i in (0..8).step_by(4) {
+        op!({
+            let (a, b) = (_mm256_unpacklo_ps(rows[i].0, rows[i + 1].0), _mm256_unpackhi_ps(rows[i].0, rows[i + 1].0));
+            let (c, d) =
+                (_mm256_unpacklo_ps(rows[i + 2].0, rows[i + 3].0), _mm256_unpackhi_ps(rows[i + 2].0, rows[i + 3].0));
+            fours[i] = _mm256_shuffle_ps::<0x44>(a, c);
+            fours[i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
+            fours[i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
+            fours[i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
+        });
+    }
+    for k in 0..4 {
+        columns[k].0 = op!(_mm256_permute2f128_ps::<0x20>(fours[k], fours[4 + k]));
+        columns[4 + k].0 = op!(_mm256_permute2f128_ps::<0x31>(fours[k], fours[4 + k]));
+    }
 }

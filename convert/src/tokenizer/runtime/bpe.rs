@@ -4,6 +4,7 @@
 //! remembered. Short words search their pairs in line, long ones keep them in a queue: both join the lowest rank, and
 //! of equal ones the leftmost.
 
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use ahash::AHashMap;
@@ -12,7 +13,7 @@ use gguf::{Error, Metadata, Result};
 
 use super::split::{PreTokenizer, Splitter};
 use super::tokens::Tokens;
-use super::{ESCAPED_SPACE, Id};
+use super::{ESCAPED_SPACE, Id, spm};
 
 /// Words of more symbols than this keep their pairs in a queue.
 const SHORT: usize = 48;
@@ -62,6 +63,8 @@ pub(crate) struct Bpe {
     splitter: Splitter,
     /// Words are byte-level, not plain UTF-8.
     encoded: bool,
+    /// No merge makes a text with an escaped space inside: words are independent within what is cut.
+    words: bool,
     ignore_merges: bool,
     whole_lines: bool,
     tokens: u32,
@@ -86,6 +89,7 @@ impl Bpe {
             bytes: [UNKNOWN; 256],
             splitter: pre.splitter(exact)?,
             encoded: !pre.plain,
+            words: pre.plain,
             ignore_merges: pre.ignore_merges,
             whole_lines: pre.whole_lines,
             tokens: tokens.len() as u32,
@@ -102,6 +106,7 @@ impl Bpe {
                 joined.clear();
                 joined.extend_from_slice(first);
                 joined.extend_from_slice(second);
+                bpe.words &= !spm::space_inside(&joined);
                 let both = bpe.number(&joined, tokens);
                 bpe.merges.entry(pair).or_insert((rank as u32, both));
             }
@@ -155,10 +160,13 @@ pub(crate) struct Session<'t> {
     work: Work,
 }
 
+/// A pair's rank, the places of both, their texts, and what they join to.
+type Pair = (u32, usize, usize, Text, Text, Text);
+
 #[derive(Default)]
 struct Work {
     symbols: Vec<Symbol>,
-    queue: BinaryHeap<std::cmp::Reverse<(u32, usize, usize, Text, Text, Text)>>,
+    queue: BinaryHeap<Reverse<Pair>>,
 }
 
 #[derive(Clone, Copy)]
@@ -181,7 +189,11 @@ impl<'t> Session<'t> {
     pub fn encode(&mut self, text: &'t str, out: &mut Vec<Id>) -> Result<()> {
         let bpe = self.bpe;
         bpe.splitter.split(text, &mut |word| {
-            self.word(word, out);
+            if bpe.words && !bpe.ignore_merges {
+                spm::words(word).for_each(|word| self.word(word, out));
+            } else {
+                self.word(word, out);
+            }
             Ok(())
         })
     }
@@ -295,14 +307,14 @@ impl<'t> Session<'t> {
             if left != NONE && right != NONE {
                 let (a, b) = (symbols[left].text, symbols[right].text);
                 if let Some((rank, joined)) = self.pair(a, b) {
-                    queue.push(std::cmp::Reverse((rank, left, right, a, b, joined)));
+                    queue.push(Reverse((rank, left, right, a, b, joined)));
                 }
             }
         };
         for right in 1..symbols.len() {
             consider(symbols, right - 1, right, &mut queue);
         }
-        while let Some(std::cmp::Reverse((_, left, right, a, b, joined))) = queue.pop() {
+        while let Some(Reverse((_, left, right, a, b, joined))) = queue.pop() {
             // A pair that has changed since it was noted is no pair any more.
             if symbols[left].text != a || symbols[right].text != b {
                 continue;

@@ -17,6 +17,7 @@ use gguf::{Error, Metadata, Result};
 use partition::{Fragment, Partition};
 use split::PreTokenizer;
 use tokens::{Attr, Specials, Tokens};
+pub(crate) use ugm::Charsmap;
 
 /// An id that stands for a token in this tokenizer's vocabulary.
 pub type Id = u32;
@@ -48,7 +49,7 @@ enum Model {
     Spm(spm::Spm),
     Bpe(Box<bpe::Bpe>),
     Wpm(wpm::Wpm),
-    Ugm(ugm::Ugm),
+    Ugm(Box<ugm::Ugm>),
 }
 
 /// The bytes that each token stands for, one after the other.
@@ -155,7 +156,7 @@ impl Tokenizer {
                 let strip_accents = metadata.bool("tokenizer.ggml.normalizer.strip_accents").unwrap_or(lowercase);
                 Model::Wpm(wpm::Wpm { lowercase, strip_accents, unknown: unknown()? })
             }
-            (Kind::Ugm, _) => Model::Ugm(ugm::Ugm::new(metadata, &tokens, unknown()?)?),
+            (Kind::Ugm, _) => Model::Ugm(Box::new(ugm::Ugm::new(metadata, &tokens, unknown()?)?)),
             (Kind::Bpe, None) => return Err(Error::input("a BPE vocabulary needs a pre-tokenizer")),
         };
         let departs = pre.is_some_and(PreTokenizer::departs);

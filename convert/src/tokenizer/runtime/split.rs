@@ -5,7 +5,10 @@
 //! no letter case outside ASCII: where that makes an expression coarser than the one of the published tokenizer, the
 //! row has both.
 
-use fancy_regex::{Regex, RegexBuilder};
+use std::ops::Range;
+
+use fancy_regex::RegexBuilder;
+use regex::Regex;
 
 use gguf::{Error, Result};
 
@@ -313,11 +316,7 @@ impl PreTokenizer {
         let ready = |cut: &Cut| {
             Ok(match *cut {
                 Cut::Words(words) => Ready::Words(words),
-                Cut::Regex(regex) => {
-                    Ready::Regex(Box::new(RegexBuilder::new(regex).backtrack_limit(BACKTRACKS).build().map_err(
-                        |e| Error::input(format!("the expression /{regex}/ is not understood")).caused_by(e),
-                    )?))
-                }
+                Cut::Regex(expression) => Ready::regex(expression)?,
                 Cut::Lines => Ready::Lines,
                 Cut::Thousands => Ready::Thousands,
                 Cut::Kimi => Ready::Kimi,
@@ -333,10 +332,18 @@ pub(crate) struct Splitter {
     cuts: Vec<Ready>,
 }
 
+/// An expression's end where the last character of white space is left to the word after it.
+const LEAVES_SPACE: &str = r"|\s+(?!\S)|\s+";
+
 #[derive(Debug)]
 enum Ready {
     Words(Words),
-    Regex(Box<Regex>),
+    /// An expression that needs no looking ahead.
+    Regex(Regex),
+    /// One that ends in [`LEAVES_SPACE`], without it but for all white space; and whether line ends are words in it.
+    Spaced(Regex, bool),
+    /// Any other, by a slower engine.
+    Looking(Box<fancy_regex::Regex>),
     Lines,
     Thousands,
     Kimi,
@@ -360,30 +367,79 @@ fn cut_all<'t>(cuts: &[Ready], text: &'t str, word: &mut dyn FnMut(&'t str) -> R
     }
 }
 
+/// The matches and what lies between them, in order.
+fn pieces<'t>(
+    text: &'t str,
+    matches: impl Iterator<Item = Result<Range<usize>>>,
+    piece: &mut dyn FnMut(&'t str) -> Result<()>,
+) -> Result<()> {
+    let mut at = 0;
+    for found in matches {
+        let found = found?;
+        if found.start > at {
+            piece(&text[at..found.start])?;
+        }
+        if found.end > found.start {
+            piece(&text[found.clone()])?;
+        }
+        at = found.end;
+    }
+    if at < text.len() {
+        piece(&text[at..])?;
+    }
+    Ok(())
+}
+
 impl Ready {
+    fn regex(expression: &str) -> Result<Ready> {
+        if let Some(rest) = expression.strip_suffix(LEAVES_SPACE)
+            && let Ok(regex) = Regex::new(&format!(r"{rest}|\s+"))
+        {
+            return Ok(Ready::Spaced(regex, rest.contains(r"|\s*[\r\n]")));
+        }
+        if let Ok(regex) = Regex::new(expression) {
+            return Ok(Ready::Regex(regex));
+        }
+        let looking = RegexBuilder::new(expression).backtrack_limit(BACKTRACKS).build();
+        let looking = looking
+            .map_err(|e| Error::input(format!("the expression /{expression}/ is not understood")).caused_by(e))?;
+        Ok(Ready::Looking(Box::new(looking)))
+    }
+
     fn apply<'t>(&self, text: &'t str, piece: &mut dyn FnMut(&'t str) -> Result<()>) -> Result<()> {
         match self {
             Ready::Words(words) => words.apply(text, piece),
             Ready::Regex(regex) => {
+                let matches = regex.find_iter(text).map(|found| Ok(found.range()));
+                pieces(text, matches, piece)
+            }
+            Ready::Spaced(regex, lines) => {
                 let mut at = 0;
-                for found in regex.find_iter(text) {
-                    let found = found.map_err(|e| {
+                let matches = std::iter::from_fn(|| {
+                    let found = regex.find_at(text, at)?;
+                    let mut range = found.range();
+                    // White space before a word leaves it the last character, unless that is a line end of its own.
+                    if range.end < text.len() && found.as_str().chars().all(char::is_whitespace) {
+                        let last = found.as_str().chars().next_back().unwrap_or(' ');
+                        let rest = range.end - last.len_utf8();
+                        if rest > range.start && !(*lines && matches!(last, '\r' | '\n')) {
+                            range.end = rest;
+                        }
+                    }
+                    at = range.end;
+                    Some(Ok(range))
+                });
+                pieces(text, matches, piece)
+            }
+            Ready::Looking(regex) => {
+                let matches = regex.find_iter(text).map(|found| {
+                    found.map(|found| found.range()).map_err(|e| {
                         Error::input("a pre-tokenizer's expression gave up on the text")
                             .help("the text has a very long run without a word's end")
                             .caused_by(e)
-                    })?;
-                    if found.start() > at {
-                        piece(&text[at..found.start()])?;
-                    }
-                    if found.end() > found.start() {
-                        piece(&text[found.start()..found.end()])?;
-                    }
-                    at = found.end();
-                }
-                if at < text.len() {
-                    piece(&text[at..])?;
-                }
-                Ok(())
+                    })
+                });
+                pieces(text, matches, piece)
             }
             Ready::Lines => runs(text, |c| c == '\n').try_for_each(piece),
             Ready::Thousands => thousands(text, piece),
@@ -393,7 +449,7 @@ impl Ready {
 }
 
 /// The runs of characters for which `class` says the same.
-fn runs<'t>(text: &'t str, class: impl Fn(char) -> bool) -> impl Iterator<Item = &'t str> {
+fn runs(text: &str, class: impl Fn(char) -> bool) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let first = class(rest.chars().next()?);
@@ -662,8 +718,18 @@ mod tests {
         ),
     ];
 
-    static REGEXES: LazyLock<Vec<Regex>> =
-        LazyLock::new(|| EXPRESSIONS.iter().map(|(_, expression)| Regex::new(expression).unwrap()).collect());
+    static REGEXES: LazyLock<Vec<fancy_regex::Regex>> = LazyLock::new(|| {
+        EXPRESSIONS.iter().map(|(_, expression)| fancy_regex::Regex::new(expression).unwrap()).collect()
+    });
+
+    /// Every expression of the table with the engine that was chosen for it, and with the one that knows them all.
+    static ENGINES: LazyLock<Vec<(Ready, fancy_regex::Regex)>> = LazyLock::new(|| {
+        let cuts = PRE_TOKENIZERS.iter().flat_map(|row| row.cuts.iter().chain(row.exact.into_iter().flatten()));
+        let expressions: std::collections::BTreeSet<&str> =
+            cuts.filter_map(|cut| if let Cut::Regex(regex) = cut { Some(*regex) } else { None }).collect();
+        let both = |regex: &str| (Ready::regex(regex).unwrap(), fancy_regex::Regex::new(regex).unwrap());
+        expressions.into_iter().map(both).collect()
+    });
 
     proptest! {
         #[test]
@@ -671,6 +737,26 @@ mod tests {
             for ((name, _), regex) in EXPRESSIONS.iter().zip(&*REGEXES) {
                 let expected: Vec<String> = regex.find_iter(&text).map(|m| m.unwrap().as_str().to_owned()).collect();
                 prop_assert_eq!(words(name, &text), expected, "{}", name);
+            }
+        }
+
+        #[test]
+        fn engines_agree(text in "([a-zA-Z0-9' \\r\\n\\t.,!?/(é\u{301}Жж中か\u{3000}७🦙\u{200d}$+|]|'(s|LL|Ve)){0,40}") {
+            for (ready, regex) in &*ENGINES {
+                let mut ours = Vec::new();
+                ready.apply(&text, &mut |piece| {
+                    ours.push(piece);
+                    Ok(())
+                })
+                .unwrap();
+                let mut theirs = Vec::new();
+                let matches = regex.find_iter(&text).map(|m| Ok(m.unwrap().range()));
+                pieces(&text, matches, &mut |piece| {
+                    theirs.push(piece);
+                    Ok(())
+                })
+                .unwrap();
+                prop_assert_eq!(ours, theirs, "{}", regex.as_str());
             }
         }
 

@@ -27,13 +27,7 @@ pub(crate) struct Spm {
 
 impl Spm {
     pub fn new(tokens: &Tokens) -> Spm {
-        let space = ESCAPED_SPACE.as_bytes();
-        let inside = |text: &[u8]| {
-            text.windows(space.len())
-                .enumerate()
-                .any(|(at, window)| window == space && at > 0 && !text[..at].ends_with(space))
-        };
-        Spm { words: !tokens.texts().any(inside) }
+        Spm { words: !tokens.texts().any(space_inside) }
     }
 
     pub fn session<'t>(&self, tokens: &'t Tokens) -> Session<'t> {
@@ -198,7 +192,7 @@ impl Session<'_> {
 }
 
 /// The words of a text: each begins with the escaped spaces in front of it.
-fn words(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -210,4 +204,10 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
         rest = tail;
         Some(word)
     })
+}
+
+/// Whether an escaped space stands behind another character in a text.
+pub(super) fn space_inside(text: &[u8]) -> bool {
+    let space = ESCAPED_SPACE.as_bytes();
+    text.windows(space.len()).enumerate().any(|(at, window)| window == space && at > 0 && !text[..at].ends_with(space))
 }

@@ -1,7 +1,6 @@
 //! Unigram: of all ways to write a text with tokens, the one with the greatest sum of scores, found by Viterbi's
 //! algorithm over the normalized text.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 
 use gguf::{Error, Metadata, Result, Value};
@@ -14,10 +13,10 @@ const UNKNOWN_PENALTY: f32 = 10.0;
 
 #[derive(Debug)]
 pub(crate) struct Ugm {
-    /// The ids of the tokens that a text can be written with, by text.
-    matcher: Sorted,
+    /// The tokens that a text can be written with.
+    matcher: Trie,
     /// Those of user-defined tokens, which normalization leaves alone.
-    user_defined: Sorted,
+    user_defined: Trie,
     charsmap: Option<Charsmap>,
     unknown: Id,
     unknown_score: f32,
@@ -30,8 +29,8 @@ impl Ugm {
             .map(|id| tokens.score(id))
             .fold(f32::MAX, |low, score| if score < low { score } else { low });
         Ok(Ugm {
-            matcher: Sorted::new(ids(Attr::NORMAL | Attr::USER_DEFINED | Attr::UNUSED), tokens),
-            user_defined: Sorted::new(ids(Attr::USER_DEFINED), tokens),
+            matcher: Trie::new(ids(Attr::NORMAL | Attr::USER_DEFINED | Attr::UNUSED), tokens),
+            user_defined: Trie::new(ids(Attr::USER_DEFINED), tokens),
             charsmap: Charsmap::load(metadata)?,
             unknown,
             unknown_score: lowest - UNKNOWN_PENALTY,
@@ -40,7 +39,7 @@ impl Ugm {
 
     /// Appends the ids of a text.
     pub fn encode(&self, text: &str, tokens: &Tokens, settings: &Settings, out: &mut Vec<Id>) -> Result<()> {
-        let text = self.normalize(text, tokens, settings)?;
+        let text = self.normalize(text, settings)?;
         // The best way to each place: its last token, where that began, and its score.
         let mut best: Vec<(Id, usize, f64)> = vec![(self.unknown, 0, f64::MIN); text.len() + 1];
         best[0].2 = 0.0;
@@ -54,18 +53,11 @@ impl Ugm {
             let score = best[at].2;
             let len = utf8_len(text[at]).min(text.len() - at);
             let mut single = false;
-            let mut range = self.matcher.all();
-            for (depth, &byte) in text[at..].iter().enumerate() {
-                range = self.matcher.narrow(range, depth, byte, tokens);
-                if range.is_empty() {
-                    break;
-                }
-                if let Some(id) = self.matcher.exact(&range, depth + 1, tokens) {
-                    single |= depth + 1 == len;
-                    let user_defined = tokens.attr(id).any(Attr::USER_DEFINED);
-                    let token = if user_defined { 0.0 } else { f64::from(tokens.score(id)) };
-                    improve(&mut best[at + depth + 1], id, at, score + token);
-                }
+            for (depth, id) in self.matcher.prefixes(&text[at..]) {
+                single |= depth == len;
+                let user_defined = tokens.attr(id).any(Attr::USER_DEFINED);
+                let token = if user_defined { 0.0 } else { f64::from(tokens.score(id)) };
+                improve(&mut best[at + depth], id, at, score + token);
             }
             if !single {
                 improve(&mut best[at + len], self.unknown, at, score + f64::from(self.unknown_score));
@@ -89,14 +81,14 @@ impl Ugm {
         Ok(())
     }
 
-    fn normalize(&self, text: &str, tokens: &Tokens, settings: &Settings) -> Result<Vec<u8>> {
+    fn normalize(&self, text: &str, settings: &Settings) -> Result<Vec<u8>> {
         let space: &[u8] = if settings.escape_whitespaces { ESCAPED_SPACE.as_bytes() } else { b" " };
         let bytes = text.as_bytes();
         let mut out = Vec::with_capacity(bytes.len() * 2);
         let (mut prepended, mut in_word) = (false, false);
         let mut at = 0;
         while at < bytes.len() {
-            let (piece, consumed) = self.normalize_prefix(text, at, tokens)?;
+            let (piece, consumed) = self.normalize_prefix(text, at)?;
             for &byte in piece {
                 if byte != b' ' {
                     if !in_word {
@@ -120,10 +112,9 @@ impl Ugm {
     }
 
     /// What the text at a place becomes, and how many of its bytes that takes.
-    fn normalize_prefix<'t>(&'t self, text: &'t str, at: usize, tokens: &Tokens) -> Result<(&'t [u8], usize)> {
+    fn normalize_prefix<'t>(&'t self, text: &'t str, at: usize) -> Result<(&'t [u8], usize)> {
         let rest = &text.as_bytes()[at..];
-        let longest = self.user_defined.longest_prefix(rest, tokens);
-        if longest > 0 {
+        if let Some((longest, _)) = self.user_defined.prefixes(rest).last() {
             return Ok((&rest[..longest], longest));
         }
         if let Some(charsmap) = &self.charsmap
@@ -149,50 +140,103 @@ fn utf8_len(lead: u8) -> usize {
     }
 }
 
-/// Ids sorted by their texts, to walk along them byte by byte.
+/// Texts as a tree of their bytes.
 #[derive(Debug)]
-struct Sorted(Vec<Id>);
+struct Trie {
+    /// By the first byte: the texts that begin with it are below this node.
+    roots: Box<[u32; 256]>,
+    nodes: Vec<Node>,
+    /// The bytes that lead on from each node and where they lead, a stretch for each.
+    bytes: Vec<u8>,
+    targets: Vec<u32>,
+}
 
-impl Sorted {
-    fn new(ids: impl Iterator<Item = Id>, tokens: &Tokens) -> Sorted {
-        let mut ids: Vec<Id> = ids.collect();
-        ids.sort_by(|&a, &b| tokens.text(a).cmp(&tokens.text(b)));
-        Sorted(ids)
-    }
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    edges: u32,
+    count: u16,
+    id: Option<Id>,
+}
 
-    fn all(&self) -> Range<usize> {
-        0..self.0.len()
-    }
+/// No node.
+const NOWHERE: u32 = u32::MAX;
 
-    /// Of texts that share their first `depth` bytes, those that go on with `byte`.
-    fn narrow(&self, range: Range<usize>, depth: usize, byte: u8, tokens: &Tokens) -> Range<usize> {
-        let ids = &self.0[range.clone()];
-        let order =
-            |&id: &Id| tokens.text(id).and_then(|text| text.get(depth)).map_or(Ordering::Less, |b| b.cmp(&byte));
-        let start = ids.partition_point(|id| order(id) == Ordering::Less);
-        let len = ids[start..].partition_point(|id| order(id) == Ordering::Equal);
-        range.start + start..range.start + start + len
-    }
-
-    /// The id whose text is no longer than what its range shares.
-    fn exact(&self, range: &Range<usize>, len: usize, tokens: &Tokens) -> Option<Id> {
-        let id = *self.0.get(range.start)?;
-        (tokens.text(id)?.len() == len).then_some(id)
-    }
-
-    fn longest_prefix(&self, text: &[u8], tokens: &Tokens) -> usize {
-        let (mut range, mut longest) = (self.all(), 0);
-        for (depth, &byte) in text.iter().enumerate() {
-            range = self.narrow(range, depth, byte, tokens);
-            if range.is_empty() {
-                break;
-            }
-            if self.exact(&range, depth + 1, tokens).is_some() {
-                longest = depth + 1;
-            }
+impl Trie {
+    fn new(ids: impl Iterator<Item = Id>, tokens: &Tokens) -> Trie {
+        let text = |id: Id| tokens.text(id).unwrap_or_default();
+        let mut ids: Vec<Id> = ids.filter(|&id| !text(id).is_empty()).collect();
+        ids.sort_by(|&a, &b| text(a).cmp(text(b)));
+        let mut trie =
+            Trie { roots: Box::new([NOWHERE; 256]), nodes: Vec::new(), bytes: Vec::new(), targets: Vec::new() };
+        // Stretches of ids that share their first bytes wait with the node that those lead to.
+        let mut waiting: Vec<(u32, usize, Range<usize>)> = Vec::new();
+        for range in groups(&ids, 0, tokens) {
+            let node = trie.node();
+            trie.roots[usize::from(text(ids[range.start])[0])] = node;
+            waiting.push((node, 1, range));
         }
-        longest
+        while let Some((node, depth, range)) = waiting.pop() {
+            let own = text(ids[range.start]).len() == depth;
+            let rest = range.start + usize::from(own)..range.end;
+            let edges = trie.bytes.len() as u32;
+            let mut count = 0;
+            for group in groups(&ids[rest.clone()], depth, tokens) {
+                let group = rest.start + group.start..rest.start + group.end;
+                let target = trie.node();
+                trie.bytes.push(text(ids[group.start])[depth]);
+                trie.targets.push(target);
+                waiting.push((target, depth + 1, group));
+                count += 1;
+            }
+            trie.nodes[node as usize] = Node { edges, count, id: own.then(|| ids[range.start]) };
+        }
+        trie
     }
+
+    fn node(&mut self) -> u32 {
+        self.nodes.push(Node { edges: 0, count: 0, id: None });
+        self.nodes.len() as u32 - 1
+    }
+
+    /// The ids of all texts that this one begins with, with their lengths, the shortest first.
+    fn prefixes<'t>(&'t self, text: &'t [u8]) -> impl Iterator<Item = (usize, Id)> + 't {
+        let mut at = match text.first() {
+            Some(&byte) => self.roots[usize::from(byte)],
+            None => NOWHERE,
+        };
+        let mut depth = 0;
+        std::iter::from_fn(move || {
+            while at != NOWHERE {
+                let node = self.nodes[at as usize];
+                depth += 1;
+                let edges = node.edges as usize..node.edges as usize + usize::from(node.count);
+                at = match text.get(depth) {
+                    Some(byte) => match self.bytes[edges.clone()].binary_search(byte) {
+                        Ok(i) => self.targets[edges.start + i],
+                        Err(_) => NOWHERE,
+                    },
+                    None => NOWHERE,
+                };
+                if let Some(id) = node.id {
+                    return Some((depth, id));
+                }
+            }
+            None
+        })
+    }
+}
+
+/// The stretches of sorted ids whose texts have the same byte at a place; all are longer than that.
+fn groups(ids: &[Id], depth: usize, tokens: &Tokens) -> Vec<Range<usize>> {
+    let byte = |id: Id| tokens.text(id).and_then(|text| text.get(depth));
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for (i, &id) in ids.iter().enumerate() {
+        match groups.last_mut() {
+            Some(last) if byte(ids[last.start]) == byte(id) => last.end = i + 1,
+            _ => groups.push(i..i + 1),
+        }
+    }
+    groups
 }
 
 /// SentencePiece's character map: a double array of prefixes that leads to their replacements.

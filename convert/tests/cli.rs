@@ -1,0 +1,289 @@
+//! The program: what it writes, what it refuses and with which exit code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+
+const TINY: &str = "golden/arch/Tiny-Llama-2-7B-Chat/hf/Tiny-Llama-2-7B-Chat";
+
+struct Case {
+    temporary: tempfile::TempDir,
+    folder: PathBuf,
+}
+
+impl Case {
+    /// A copy of a tiny checkpoint in a folder of its own.
+    fn new() -> Case {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("Tiny-Llama-2-7B-Chat");
+        fs::create_dir(&folder).unwrap();
+        for entry in fs::read_dir(fixtures::path(TINY)).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+        Case { temporary, folder }
+    }
+
+    fn run(&self, args: &[&str]) -> (i32, String, String) {
+        run(self.temporary.path(), &[&[self.folder.to_str().unwrap()], args].concat())
+    }
+
+    /// Runs and wants this exit code, all of these words on standard error, and no file left.
+    fn refuses(&self, args: &[&str], code: i32, words: &[&str]) {
+        let before = self.files();
+        let (got, _, stderr) = self.run(args);
+        assert_eq!(got, code, "{stderr}");
+        for word in words {
+            assert!(stderr.contains(word), "no {word:?} in: {stderr}");
+        }
+        assert_eq!(self.files(), before, "something was left behind");
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.temporary.path()).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn config(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let path = self.folder.join("config.json");
+        let mut config = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut config);
+        fs::write(path, config.to_string()).unwrap();
+    }
+
+    fn weights(&self) -> PathBuf {
+        self.folder.join("model.safetensors")
+    }
+
+    /// Rewrites the header of the weights; the data stay.
+    fn header(&self, change: impl FnOnce(String) -> String) {
+        let bytes = fs::read(self.weights()).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header = change(String::from_utf8(bytes[8..8 + length].to_vec()).unwrap());
+        let mut out = (header.len() as u64).to_le_bytes().to_vec();
+        out.extend(header.as_bytes());
+        out.extend(&bytes[8 + length..]);
+        fs::write(self.weights(), out).unwrap();
+    }
+}
+
+fn run(current: &Path, args: &[&str]) -> (i32, String, String) {
+    let output = Command::cargo_bin("convert").unwrap().args(args).current_dir(current).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_folder_becomes_the_golden_file_under_its_default_name() {
+    let case = Case::new();
+    let (code, stdout, stderr) = case.run(&["--json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let result: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let file = case.temporary.path().join(result["output"].as_str().unwrap());
+    let golden = fixtures::json("golden/arch/Tiny-Llama-2-7B-Chat/expected.json");
+    assert_eq!(fixtures::sha256(&fs::read(file).unwrap()), golden["files"]["bf16"].as_str().unwrap());
+    assert!(result["tokenizer"]["tokens"].as_u64().unwrap() > 100);
+    // A second run does not replace it unless told to.
+    case.refuses(&[], 2, &["exists already", "--force"]);
+    assert_eq!(case.run(&["--force", "-q"]).0, 0);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let case = Case::new();
+    let before = case.files();
+    let (code, stdout, _) = case.run(&["--dry-run", "--json", "--outtype", "f16"]);
+    assert_eq!(code, 0);
+    let plan: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(plan["written"], false);
+    assert_eq!(plan["plan"].as_array().unwrap().len(), 21);
+    assert_eq!(plan["types"]["F16"]["tensors"], 16);
+    assert_eq!(case.files(), before);
+}
+
+#[test]
+fn the_list_names_every_class_once() {
+    let (code, stdout, _) = run(Path::new("."), &["--list", "--json"]);
+    assert_eq!(code, 0);
+    let rows: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let mut classes: Vec<&str> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|r| r["classes"].as_array().unwrap())
+        .map(|c| c.as_str().unwrap())
+        .collect();
+    let count = classes.len();
+    classes.sort_unstable();
+    classes.dedup();
+    assert_eq!(classes.len(), count);
+    assert!(count >= 40);
+}
+
+#[test]
+fn what_is_no_checkpoint_folder_is_refused() {
+    let case = Case::new();
+    let (code, _, stderr) = run(case.temporary.path(), &["nowhere"]);
+    assert_eq!((code, stderr.contains("there is no such folder")), (3, true), "{stderr}");
+    assert_eq!(run(case.temporary.path(), &[]).0, 2);
+    assert_eq!(run(case.temporary.path(), &[case.weights().to_str().unwrap()]).0, 3);
+    fs::remove_file(case.folder.join("config.json")).unwrap();
+    case.refuses(&[], 3, &["config.json"]);
+}
+
+#[test]
+fn an_unknown_architecture_lists_the_known_ones() {
+    let case = Case::new();
+    case.config(|c| c["architectures"] = serde_json::json!(["FooForCausalLM"]));
+    case.refuses(&[], 3, &["FooForCausalLM", "LlamaForCausalLM", "T5ForConditionalGeneration"]);
+}
+
+#[test]
+fn tensors_without_a_place_and_missing_ones_are_named_with_their_nearest() {
+    let case = Case::new();
+    case.header(|h| h.replace("model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.upp_proj.weight"));
+    case.refuses(&[], 3, &["model.layers.1.mlp.upp_proj.weight", "model.layers.1.mlp.up_proj.weight"]);
+    let case = Case::new();
+    case.config(|c| c["num_hidden_layers"] = 3.into());
+    case.refuses(&[], 3, &["model.layers.2.", "is missing"]);
+    let case = Case::new();
+    case.config(|c| c["num_hidden_layers"] = 1.into());
+    case.refuses(&[], 3, &["of block 1", "claims 1"]);
+    let case = Case::new();
+    case.header(|h| h.replace("lm_head.weight", "model.layers.1.self_attn.rotary_emb.inv_freq"));
+    case.refuses(&[], 3, &["lm_head.weight is missing", "tie_word_embeddings"]);
+}
+
+#[test]
+fn headers_that_lie_are_refused() {
+    let lies: [(&str, &str, &str); 8] = [
+        ("\"dtype\":\"BF16\",\"shape\":[512,64]", "\"dtype\":\"F32\",\"shape\":[512,64]", "does not make"),
+        ("\"shape\":[512,64]", "\"shape\":[9223372036854775807,64]", "does not make"),
+        ("\"data_offsets\":[0,65536]", "\"data_offsets\":[0,99999999999]", "outside"),
+        ("\"data_offsets\":[0,65536]", "\"data_offsets\":[65536,0]", "outside"),
+        ("\"lm_head.weight\"", "\"model.norm.weight\"", "stands twice"),
+        ("\"dtype\":\"BF16\",\"shape\":[512,64]", "\"dtype\":\"XX\",\"shape\":[512,64]", "unknown"),
+        ("\"lm_head.weight\"", "\"lm_head\\u0000\"", "control"),
+        ("{\"format\":\"pt\"}", "{\"format\":7}", "__metadata__"),
+    ];
+    for (from, to, words) in lies {
+        let case = Case::new();
+        case.header(|h| {
+            let changed = h.replacen(from, to, 1);
+            assert_ne!(changed, h, "{from} is not in {h}");
+            changed
+        });
+        case.refuses(&[], 3, &["model.safetensors", words]);
+    }
+    let case = Case::new();
+    let mut bytes = fs::read(case.weights()).unwrap();
+    bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    fs::write(case.weights(), &bytes).unwrap();
+    case.refuses(&[], 3, &["header claims"]);
+    fs::write(case.weights(), b"abc").unwrap();
+    case.refuses(&[], 3, &["too few"]);
+    let case = Case::new();
+    let bytes = fs::read(case.weights()).unwrap();
+    fs::write(case.weights(), &bytes[..bytes.len() - 10]).unwrap();
+    case.refuses(&[], 3, &["outside"]);
+}
+
+#[test]
+fn an_index_is_held_against_its_shards() {
+    let case = Case::new();
+    fs::rename(case.weights(), case.folder.join("model-00001-of-00001.safetensors")).unwrap();
+    let index = case.folder.join("model.safetensors.index.json");
+    let header = fs::read(case.folder.join("model-00001-of-00001.safetensors")).unwrap();
+    let length = u64::from_le_bytes(header[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&header[8..8 + length]).unwrap();
+    let map = |file: &str| -> serde_json::Map<String, serde_json::Value> {
+        let names = header.as_object().unwrap().keys().filter(|k| *k != "__metadata__");
+        names.map(|name| (name.clone(), file.into())).collect()
+    };
+    let write = |map: serde_json::Map<String, serde_json::Value>| {
+        fs::write(&index, serde_json::json!({ "weight_map": map }).to_string()).unwrap();
+    };
+    write(map("model-00001-of-00001.safetensors"));
+    assert_eq!(case.run(&["--dry-run", "-q"]).0, 0);
+    let mut more = map("model-00001-of-00001.safetensors");
+    more.insert("extra".into(), "model-00001-of-00001.safetensors".into());
+    write(more);
+    case.refuses(&[], 3, &["extra is missing"]);
+    let mut fewer = map("model-00001-of-00001.safetensors");
+    fewer.remove("lm_head.weight");
+    write(fewer);
+    case.refuses(&[], 3, &["lm_head.weight", "not in the index"]);
+    let mut shard = map("model-00001-of-00001.safetensors");
+    shard.insert("lm_head.weight".into(), "model-00002-of-00002.safetensors".into());
+    write(shard);
+    case.refuses(&[], 3, &["model-00002-of-00002.safetensors", "shard is missing"]);
+    for outside in ["../model.safetensors", "/etc/passwd", "..", ""] {
+        write(map(outside));
+        case.refuses(&[], 3, &["not a bare file name"]);
+    }
+}
+
+#[test]
+fn pickles_and_unknown_packings_are_refused_by_name() {
+    let case = Case::new();
+    fs::rename(case.weights(), case.folder.join("pytorch_model.bin")).unwrap();
+    case.refuses(&[], 3, &["pickle", "save_pretrained"]);
+    fs::remove_file(case.folder.join("pytorch_model.bin")).unwrap();
+    case.refuses(&[], 3, &["no safetensors"]);
+    let case = Case::new();
+    case.config(|c| c["quantization_config"] = serde_json::json!({"quant_method": "squeezer"}));
+    case.refuses(&[], 3, &["squeezer"]);
+}
+
+#[test]
+fn an_input_is_never_the_output() {
+    let case = Case::new();
+    let weights = case.weights();
+    let before = fs::read(&weights).unwrap();
+    case.refuses(&["--force", "-o", weights.to_str().unwrap()], 2, &["the output is the input"]);
+    assert!(fs::read(&weights).unwrap() == before);
+    case.refuses(&["-o", "no/such/folder/x.gguf"], 3, &["no/such/folder"]);
+}
+
+#[test]
+fn configurations_that_make_no_sense_are_refused_without_a_panic() {
+    let changes: [fn(&mut serde_json::Value); 7] = [
+        |c| c["num_attention_heads"] = 0.into(),
+        |c| c["num_attention_heads"] = 7.into(),
+        |c| c["num_hidden_layers"] = serde_json::json!(1e18),
+        |c| c["num_key_value_heads"] = (-1).into(),
+        |c| c["hidden_size"] = "wide".into(),
+        |c| c["vocab_size"] = serde_json::json!(null),
+        |c| *c = serde_json::json!([]),
+    ];
+    for change in changes {
+        let case = Case::new();
+        case.config(change);
+        case.refuses(&[], 3, &["error:"]);
+    }
+}
+
+#[test]
+fn tokenizers_are_compared_on_demand() {
+    let case = Case::new();
+    let before = case.files();
+    let (code, stdout, stderr) = case.run(&["--check-tokenizer", "--json"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("\"tokens\""), "{stdout}");
+    assert_eq!(case.files(), before);
+}
+
+#[test]
+fn values_that_are_not_finite_are_refused_unless_allowed() {
+    let case = Case::new();
+    let mut bytes = fs::read(case.weights()).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[data..data + 2].copy_from_slice(&0x7FC0_u16.to_le_bytes());
+    fs::write(case.weights(), bytes).unwrap();
+    case.refuses(&[], 3, &["output.weight", "NaN", "--allow-nonfinite"]);
+    let (code, _, stderr) = case.run(&["--allow-nonfinite"]);
+    assert_eq!(code, 0, "{stderr}");
+}

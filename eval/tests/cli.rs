@@ -1,0 +1,163 @@
+//! The program as people call it.
+
+use std::path::Path;
+
+use assert_cmd::Command;
+
+fn evaluate() -> Command {
+    Command::cargo_bin("evaluate").unwrap()
+}
+
+fn tiny() -> std::path::PathBuf {
+    fixtures::path("models/tiny-llama")
+}
+
+fn json(command: &mut Command) -> serde_json::Value {
+    let output = command.arg("--json").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Standard error of a command that must end with this code.
+fn fails(command: &mut Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(output.stdout.is_empty());
+    text
+}
+
+#[test]
+fn perplexity_prints_one_document_or_a_summary() {
+    let text = tiny().join("sample.txt");
+    let mut command = evaluate();
+    command.arg("perplexity").arg(tiny()).arg("--text").arg(&text).args(["--ctx", "64", "--chunks", "3"]);
+    let found = json(&mut command);
+    assert_eq!((found["chunks"].as_u64(), found["scored"].as_u64()), (Some(3), Some(3 * 31)));
+    assert_eq!(found["running_ppl"].as_array().unwrap().len(), 3);
+    assert_eq!(found["running_ppl"][2], found["ppl"]);
+
+    let output = evaluate()
+        .arg("perplexity")
+        .arg(tiny())
+        .arg("--text")
+        .arg(&text)
+        .args(["--ctx", "64", "--chunks", "3", "--quiet"])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.starts_with(&format!("perplexity  {:.4}", found["ppl"].as_f64().unwrap())), "{shown}");
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn other_protocols_score_other_tokens() {
+    let run = |more: &[&str]| {
+        let mut command = evaluate();
+        command.arg("perplexity").arg(tiny()).arg("--text").arg(tiny().join("sample.txt"));
+        json(command.args(["--ctx", "64", "--chunks", "2"]).args(more))
+    };
+    let plain = run(&["--protocol", "plain"]);
+    assert_eq!((plain["protocol"].as_str(), plain["scored"].as_u64()), (Some("plain"), Some(2 * 63)));
+    let strided = run(&["--stride", "16"]);
+    assert_eq!((strided["protocol"].as_str(), strided["scored"].as_u64()), (Some("stride"), Some(2 * 16)));
+}
+
+#[test]
+fn generation_is_the_same_with_and_without_the_cache_and_for_the_same_seed() {
+    let run = |more: &[&str]| {
+        let mut command = evaluate();
+        command.arg("generate").arg(tiny()).args(["--prompt", "The old man", "--tokens", "12"]).args(more);
+        json(&mut command)
+    };
+    let greedy = run(&[]);
+    assert_eq!(greedy["tokens"], run(&["--no-cache"])["tokens"]);
+    assert!(!greedy["text"].as_str().unwrap().is_empty());
+    let sampled = run(&["--temperature", "1", "--seed", "3"]);
+    assert_eq!(sampled["tokens"], run(&["--temperature", "1", "--seed", "3", "--no-cache"])["tokens"]);
+    assert_ne!(sampled["tokens"], run(&["--temperature", "1", "--seed", "4"])["tokens"]);
+
+    let streamed = evaluate().arg("generate").arg(tiny()).args(["--prompt", "The old man", "--tokens", "12"]).output();
+    let streamed = String::from_utf8(streamed.unwrap().stdout).unwrap();
+    assert_eq!(streamed.trim_end_matches('\n'), format!("The old man{}", greedy["text"].as_str().unwrap()));
+}
+
+#[test]
+fn each_bad_input_has_its_own_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let perplexity = |model: &Path, text: &Path| {
+        let mut command = evaluate();
+        command.arg("perplexity").arg(model).arg("--text").arg(text);
+        command
+    };
+    let short = file("short.txt", b"Too short.");
+    let message = fails(&mut perplexity(&tiny(), &short), 3);
+    assert!(message.contains("short.txt: the text has") && message.contains("one chunk needs 512"), "{message}");
+
+    let broken = file("broken.txt", b"caf\xe9");
+    let message = fails(&mut perplexity(&tiny(), &broken), 3);
+    assert!(message.contains("not UTF-8 (at byte 3)"), "{message}");
+
+    let message = fails(&mut perplexity(&tiny(), &folder.path().join("none.txt")), 3);
+    assert!(message.contains("none.txt"), "{message}");
+
+    let meta = gguf::Metadata::from_iter([("general.architecture", "rwkv7")]);
+    let unknown = file("rwkv.gguf", &gguf::write::to_bytes(&meta, &[], |_| Ok(Vec::new())).unwrap());
+    let message = fails(&mut perplexity(&unknown, &short), 3);
+    assert!(message.contains("rwkv7 can be converted and quantized, but not run yet"), "{message}");
+    assert!(message.contains("those that can be run: llama, "), "{message}");
+
+    let small = fails(perplexity(&tiny(), &short).args(["--ctx", "1"]), 2);
+    assert!(small.contains("leaves nothing to score"), "{small}");
+    fails(evaluate().arg("perplexity"), 2);
+    let nothing = fails(evaluate().arg("generate").arg(tiny()).args(["--prompt", "a", "--temperature", "-1"]), 2);
+    assert!(nothing.contains("temperature -1"), "{nothing}");
+}
+
+/// The tiny model in memory, with changes to its metadata and to the bytes of its tensors.
+fn changed(metadata: impl Fn(&mut gguf::Metadata), bytes: impl Fn(&str, &mut Vec<u8>)) -> Vec<u8> {
+    let source = convert::open(&tiny(), &convert::Options::default()).unwrap();
+    let mut meta = source.metadata().clone();
+    metadata(&mut meta);
+    let tensors = source.tensors().to_vec();
+    gguf::write::to_bytes(&meta, &tensors, |i| {
+        let mut data = source.rows(i, 0..tensors[i].rows())?.into_owned();
+        bytes(tensors[i].name(), &mut data);
+        Ok(data)
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_value_that_is_no_number_is_traced_to_its_block_and_a_missing_tokenizer_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = tiny().join("sample.txt");
+    let run = |bytes: Vec<u8>| {
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        fails(evaluate().arg("perplexity").arg(&path).arg("--text").arg(&text).args(["--chunks", "1"]), 3)
+    };
+    let nan = run(changed(
+        |_| {},
+        |name, data| {
+            if name == "blk.1.ffn_down.weight" {
+                data[0..2].copy_from_slice(&[0xC0, 0x7F]);
+            }
+        },
+    ));
+    assert!(nan.contains("block blk.1 is the first that makes a value of NaN"), "{nan}");
+
+    let silent = run(changed(|meta| drop(meta.remove("tokenizer.ggml.model")), |_, _| {}));
+    assert!(silent.contains("tokenizer.ggml.model"), "{silent}");
+
+    let heads = run(changed(|meta| drop(meta.set("llama.attention.head_count_kv", 3_u32)), |_, _| {}));
+    assert!(heads.contains("no multiple of 3 key-value heads"), "{heads}");
+
+    let eps = run(changed(|meta| drop(meta.remove("llama.attention.layer_norm_rms_epsilon")), |_, _| {}));
+    assert!(eps.contains("llama.attention.layer_norm_rms_epsilon is missing"), "{eps}");
+}

@@ -1,0 +1,106 @@
+//! The comparison against what torch computed in f32 on the weights that the reference programs decoded.
+
+use eval::compare::{Baseline, compare};
+use eval::divergence::Divergence;
+use eval::encoded::Encoded;
+use eval::model::Model;
+use eval::perplexity::{Chunks, Plan, Protocol};
+use eval::weights::{Stored, Weights};
+use gguf::Source;
+use quantize::imatrix::Imatrix;
+use quantize::plan::Importance;
+use serde_json::Value;
+
+struct Fixture {
+    source: Box<dyn Source + Send>,
+    model: Model,
+    chunks: Chunks,
+    importance: Importance,
+    golden: Value,
+}
+
+fn fixture() -> Fixture {
+    let source = convert::open(&fixtures::path("models/tiny-llama"), &convert::Options::default()).unwrap();
+    let model = Model::new(source.metadata(), &Stored(&source)).unwrap();
+    let tokenizer = convert::tokenizer::Tokenizer::from_metadata(source.metadata()).unwrap();
+    let text = String::from_utf8(fixtures::bytes("models/tiny-llama/sample.txt")).unwrap();
+    let tokens = tokenizer.encode(&text, true, false).unwrap();
+    let golden = fixtures::json("golden/tiny-llama/expected.json");
+    let count = golden["protocol"]["chunks"].as_u64().unwrap() as usize;
+    let chunks = Chunks::new(&tokens, tokenizer.bos(), 512, Some(count), Protocol::Halves).unwrap();
+    let matrix = Imatrix::open(fixtures::path("golden/tiny-llama/imatrix.gguf")).unwrap();
+    let importance = Importance { matrix, file: "imatrix.gguf".into() };
+    Fixture { source, model, chunks, importance, golden }
+}
+
+/// The name of a precision for a row of the golden, and whether it was made with importance.
+fn precision(row: &str) -> (String, bool) {
+    match row.strip_prefix("bnb-") {
+        Some(name) => (name.to_owned(), false),
+        None => (row.trim_end_matches(".im").to_owned(), row.ends_with(".im")),
+    }
+}
+
+/// Every figure of some rows of the golden, in lockstep.
+fn check(rows: &[&str]) {
+    let f = fixture();
+    let encoded: Vec<Encoded<'_>> = rows
+        .iter()
+        .map(|row| {
+            let (name, importance) = precision(row);
+            Encoded::new(&f.source, name.parse().unwrap(), importance.then_some(&f.importance)).unwrap()
+        })
+        .collect();
+    let streams: Vec<&dyn Weights> = encoded.iter().map(|e| e as &dyn Weights).collect();
+    let base = Stored(&f.source);
+    let plan = Plan::new(&f.model, streams.len() + 1, 512, 1 << 30);
+    let found = compare(&f.model, Baseline::Run(&base), &streams, &f.chunks, plan, None, |_| Ok(())).unwrap();
+    let mut wrong = Vec::new();
+    for (row, positions) in rows.iter().zip(&found.models) {
+        let golden = &f.golden["perplexity"][row];
+        let d = Divergence::of(&found.base_nll, positions);
+        // f32 logits carry rounding errors of some 1e-6, which move a KL divergence by about their square and a
+        // probability by as much: below that a relative bound means nothing.
+        let figures = [
+            ("ppl", d.ppl.value, 2e-4, 0.0),
+            ("mean_nll", d.mean_nll.value, 2e-4, 0.0),
+            ("kld_mean", d.kld.value, 1e-3, 2e-9),
+            ("kld_median", d.kld_at(0.5), 1e-3, 2e-9),
+            ("kld_p99", d.kld_at(0.99), 1e-3, 3e-7),
+            ("kld_max", d.kld_at(1.0), 1e-3, 6e-7),
+            ("rms_dp", d.delta_p_rms.value, 1e-3, 1e-6),
+            ("mean_dp", d.delta_p.value, 1e-3, 1e-7),
+            ("same_top", d.same_top.value, 1e-3, 0.0),
+        ];
+        for (name, got, relative, absolute) in figures {
+            let want = golden[name].as_f64().unwrap_or_else(|| panic!("{row} has no {name}"));
+            if (got - want).abs() > relative * want.abs() + absolute {
+                wrong.push(format!("{row} {name}: {got} instead of {want}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_statistics_are_those_of_exact_computation() {
+    check(&["Q8_0", "Q4_K_M", "IQ4_XS.im", "Q2_K", "bnb-nf4"]);
+}
+
+/// All rows: a minute and a half. `cargo test -p eval --test compare -- --ignored`
+#[test]
+#[ignore = "takes minutes; the rows above stand for it"]
+fn the_statistics_of_every_type() {
+    let golden = fixtures::json("golden/tiny-llama/expected.json");
+    let rows: Vec<&str> = golden["perplexity"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, row)| row["ppl"].is_number() && *name != "base")
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert!(rows.len() > 60, "{}", rows.len());
+    for some in rows.chunks(12) {
+        check(some);
+    }
+}

@@ -1,0 +1,159 @@
+//! `evaluate compare`, `tensors` and `imatrix` through the real binary.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+fn evaluate(folder: &Path, args: &[&str]) -> Output {
+    Command::cargo_bin("evaluate").unwrap().current_dir(folder).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command that must succeed and gives its JSON.
+fn json(folder: &Path, args: &[&str]) -> Value {
+    let output = evaluate(folder, &[args, &["--json", "--quiet"]].concat());
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs a command that must fail with this code and gives what it says.
+fn refused(folder: &Path, code: i32, args: &[&str]) -> String {
+    let output = evaluate(folder, args);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output.stderr));
+    text(&output.stderr)
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+    model: String,
+    sample: String,
+}
+
+fn place() -> Place {
+    let model = fixtures::path("models/tiny-llama");
+    let sample = model.join("sample.txt");
+    let owned = |p: PathBuf| p.to_string_lossy().into_owned();
+    Place { folder: tempfile::tempdir().unwrap(), model: owned(model), sample: owned(sample) }
+}
+
+#[test]
+fn the_report_comes_in_every_form() {
+    let p = place();
+    let args = ["compare", &p.model, "--types", "q8_0,nf4", "--text", &p.sample, "--chunks", "2"];
+    let report = json(p.folder.path(), &[&args[..], &["--html", "page.html"]].concat());
+    assert_eq!(report["protocol"]["positions"], 510);
+    assert_eq!(report["models"][1]["name"], "NF4");
+    let kld = |i: usize| report["models"][i]["divergence"]["kld"]["value"].as_f64().unwrap();
+    assert!(kld(0) > 0.0 && kld(0) < kld(1), "{} {}", kld(0), kld(1));
+    assert_eq!(report["models"][0]["tensors"].as_array().unwrap().len(), 30);
+    let page = std::fs::read_to_string(p.folder.path().join("page.html")).unwrap();
+    assert!(page.contains("NF4") && page.ends_with("</html>\n"));
+    let csv = evaluate(p.folder.path(), &[&args[..], &["--csv", "--quiet"]].concat());
+    assert_eq!(text(&csv.stdout).lines().count(), 3);
+    let markdown = evaluate(p.folder.path(), &[&args[..], &["--markdown", "--quiet"]].concat());
+    assert!(text(&markdown.stdout).starts_with("| model |"));
+    let exists = refused(p.folder.path(), 2, &[&args[..], &["--html", "page.html"]].concat());
+    assert!(exists.contains("--force"), "{exists}");
+}
+
+#[test]
+fn the_gate_says_no_with_a_sentence_and_a_file() {
+    let p = place();
+    let args = ["compare", &p.model, "--types", "q2_k", "--text", &p.sample, "--chunks", "1", "--quiet"];
+    let limits = ["--max-kld", "0.01", "--min-same-top", "10%", "--junit", "gate.xml", "--github"];
+    let output = evaluate(p.folder.path(), &[&args[..], &limits].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("gate: Q2_K: mean KL divergence is"), "{said}");
+    assert!(said.contains("::error title=evaluate max-kld::"), "{said}");
+    assert!(!said.contains("same top token"), "what holds needs no word: {said}");
+    let junit = std::fs::read_to_string(p.folder.path().join("gate.xml")).unwrap();
+    assert!(junit.contains("tests=\"2\" failures=\"1\""), "{junit}");
+    let output = evaluate(p.folder.path(), &[&args[..], &["--max-kld", "10", "--confidence", "99%"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_saved_base_stands_for_the_base_and_for_nothing_else() {
+    let p = place();
+    let args = ["compare", &p.model, "--types", "q4_k_m", "--text", &p.sample, "--chunks", "2"];
+    let run = json(p.folder.path(), &[&args[..], &["--save-base", "base.gguf"]].concat());
+    let saved = json(p.folder.path(), &[&args[..], &["--base-from", "base.gguf"]].concat());
+    let kld = |report: &Value| report["models"][0]["divergence"]["kld"]["value"].as_f64().unwrap();
+    approx::assert_relative_eq!(kld(&run), kld(&saved), max_relative = 1e-3);
+    let other = p.folder.path().join("other.txt");
+    std::fs::write(&other, fixtures::bytes("models/tiny-llama/calibration.txt")).unwrap();
+    let other = other.to_string_lossy();
+    let said = refused(
+        p.folder.path(),
+        3,
+        &["compare", &p.model, "--types", "q4_k_m", "--text", &other, "--chunks", "2", "--base-from", "base.gguf"],
+    );
+    assert!(said.contains("another text"), "{said}");
+    let said = refused(p.folder.path(), 3, &[&args[..], &["--ctx", "256", "--base-from", "base.gguf"]].concat());
+    assert!(said.contains("another cut"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let p = place();
+    let stranger = fixtures::path("golden/arch/Mistral-Tiny-v0.1/hf/Mistral-Tiny-v0.1");
+    let stranger = stranger.to_string_lossy();
+    let said = refused(p.folder.path(), 3, &["compare", &p.model, &stranger, "--text", &p.sample]);
+    assert!(said.contains("vocabulary of 512"), "{said}");
+    std::fs::write(p.folder.path().join("short.txt"), "A few words.").unwrap();
+    let said = refused(p.folder.path(), 3, &["compare", &p.model, "--text", "short.txt"]);
+    assert!(said.contains("short.txt") && said.contains("512"), "{said}");
+    let few = ["--ctx", "64", "--chunks", "1", "--max-kld", "1", "--confidence", "95%"];
+    let said = refused(p.folder.path(), 3, &[&["compare", &p.model, "--text", &p.sample][..], &few].concat());
+    assert!(said.contains("too few"), "{said}");
+    let said = refused(p.folder.path(), 2, &["compare", &p.model, "--text", &p.sample, "--confidence", "95%"]);
+    assert!(said.contains("--max-kld"), "{said}");
+    let said = refused(p.folder.path(), 3, &["compare", &p.model, "--types", "iq1_s", "--text", &p.sample]);
+    assert!(said.contains("importance"), "{said}");
+}
+
+#[test]
+fn tensors_are_sorted_by_harm() {
+    let p = place();
+    let found = json(p.folder.path(), &["tensors", &p.model, "--types", "q4_k_m,int8"]);
+    for model in found["models"].as_array().unwrap() {
+        let snr: Vec<f64> =
+            model["tensors"].as_array().unwrap().iter().map(|t| t["snr_db"].as_f64().unwrap()).collect();
+        assert!(snr.len() >= 28 && snr.windows(2).all(|w| w[0] <= w[1]), "{snr:?}");
+    }
+    let same = json(p.folder.path(), &["tensors", &p.model, &p.model]);
+    assert_eq!(same["models"][0]["tensors"], serde_json::json!([]));
+}
+
+#[test]
+fn the_importance_matrix_is_that_of_the_reference() {
+    let p = place();
+    let calibration = fixtures::path("models/tiny-llama/calibration.txt");
+    let calibration = calibration.to_string_lossy();
+    let args = ["imatrix", &p.model, "--text", &calibration, "--chunks", "24"];
+    let told = json(p.folder.path(), &[&args[..], &["-o", "ours.gguf"]].concat());
+    assert_eq!(told["entries"], 28);
+    let open = |path: &Path| quantize::imatrix::Imatrix::open(path).unwrap();
+    let ours = open(&p.folder.path().join("ours.gguf"));
+    let golden = open(&fixtures::path("golden/tiny-llama/imatrix.gguf"));
+    assert_eq!((ours.chunks, ours.chunk_size, &ours.datasets), (24, 512, &golden.datasets));
+    assert!(ours.entries.keys().eq(golden.entries.keys()));
+    for (name, golden) in &golden.entries {
+        let ours = &ours.entries[name];
+        assert_eq!(ours.counts, golden.counts, "{name}");
+        let sum = |v: &[f32]| v.iter().map(|&x| f64::from(x)).sum::<f64>();
+        // The reference multiplies with activations rounded to bf16, so single columns of little weight differ more
+        // than the bound; as a whole each tensor keeps it.
+        let difference: f64 = ours.sums.iter().zip(&golden.sums).map(|(a, b)| f64::from((a - b).abs())).sum();
+        assert!(difference <= 1e-3 * sum(&golden.sums), "{name}: {difference} of {}", sum(&golden.sums));
+    }
+    let told = json(p.folder.path(), &[&args[..], &["-o", "ours.dat", "--format", "dat"]].concat());
+    assert_eq!(told["entries"], 28);
+    assert_eq!(open(&p.folder.path().join("ours.dat")).entries.len(), 28);
+}

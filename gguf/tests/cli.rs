@@ -1,0 +1,363 @@
+//! The program itself: results, exit codes, and files that change whole or not at all.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use common::{Model, Raw};
+use gguf::{File, Metadata, Source, Value, check};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+fn gguf<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> assert_cmd::assert::Assert {
+    Command::new(env!("CARGO_BIN_EXE_gguf")).args(args).assert()
+}
+
+fn stdout(run: &assert_cmd::assert::Assert) -> String {
+    String::from_utf8(run.get_output().stdout.clone()).expect("text")
+}
+
+fn stderr(run: &assert_cmd::assert::Assert) -> String {
+    String::from_utf8(run.get_output().stderr.clone()).expect("text")
+}
+
+fn json(run: &assert_cmd::assert::Assert) -> Json {
+    serde_json::from_slice(&run.get_output().stdout).expect("one JSON document")
+}
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn with(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, bytes).expect("written");
+        path
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.0.path())
+            .expect("the folder")
+            .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn args<'a>(words: &[&'a str], paths: &[&'a Path]) -> Vec<&'a std::ffi::OsStr> {
+    words.iter().copied().map(std::ffi::OsStr::new).chain(paths.iter().map(|p| p.as_os_str())).collect()
+}
+
+fn imatrix() -> PathBuf {
+    fixtures::path("golden/tiny-llama/imatrix.gguf")
+}
+
+#[test]
+fn show_gives_metadata_tensors_and_totals() {
+    let folder = Folder::new();
+    let path = folder.with("m.gguf", Model::llama().bytes());
+    let text = stdout(&gguf(args(&["show"], &[&path])).code(0));
+    for part in ["general.architecture", "blk.0.ffn_down.weight", "16 × 8", "Totals by type", "32.0000"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let shown = json(&gguf(args(&["show", "--json"], &[&path])).code(0));
+    assert_eq!(shown["tensors"].as_array().map(Vec::len), Some(12));
+    assert_eq!(shown["totals"]["all"]["bits_per_weight"], 32.0);
+    assert_eq!(shown["metadata"]["llama.block_count"], serde_json::json!({"type": "u32", "value": 1}));
+    let one = stdout(&gguf(args(&["show", "--key", "general.name"], &[&path])).code(0));
+    assert_eq!(one, "Tiny\n");
+    let missing = gguf(args(&["show", "--key", "nam"], &[&path])).code(3);
+    assert!(stderr(&missing).contains("general.name"));
+    // A hostile name cannot drive the terminal.
+    let evil = folder.with("e.gguf", Raw::default().key(b"a.b", 8, &common::text(b"\x1b[2J")).bytes());
+    assert!(!stdout(&gguf(args(&["show"], &[&evil])).code(0)).contains('\x1b'));
+}
+
+#[test]
+fn the_layout_covers_every_byte_once() {
+    let folder = Folder::new();
+    let bytes = Raw::default().bytes();
+    let path = folder.with("m.gguf", &bytes);
+    let text = stdout(&gguf(args(&["show", "--layout"], &[&path])).code(0));
+    let mut next = 0;
+    for line in text.lines().skip(1).filter(|l| l.len() > 58 && l.as_bytes()[8] == b' ') {
+        let at = usize::from_str_radix(&line[..8], 16).expect("an offset");
+        assert_eq!(at, next, "{line}");
+        let field: String = line.chars().skip(10).take(48).collect();
+        let field = field.trim();
+        let shown = field.split(" … ").next().unwrap_or("").split_whitespace().count();
+        let len = field.split(" … ").nth(1).map_or(shown, |n| n.split(' ').next().unwrap().parse().expect("a count"));
+        next += len;
+    }
+    assert_eq!(next, bytes.len());
+}
+
+#[test]
+fn check_reports_rules_places_and_sarif() {
+    let folder = Folder::new();
+    let path = folder.with("m.gguf", Raw::default().key(b"a.b", 7, &[2]).only(b"a", &[16], 0, 0).bytes());
+    let report = json(&gguf(args(&["check", "--profile", "format", "--json"], &[&path])).code(1));
+    let findings = report["reports"][0]["findings"].as_array().expect("findings").clone();
+    let of = |rule: &str| findings.iter().find(|f| f["rule"] == rule).expect(rule).clone();
+    assert_eq!(of("bool-invalid")["key"], "a.b");
+    assert_eq!(of("tensor-out-of-file")["tensor"], "a");
+    assert!(of("bool-invalid")["offset"].as_u64().is_some_and(|at| at > 24));
+    let sarif = json(&gguf(args(&["check", "--profile", "format", "--sarif"], &[&path])).code(1));
+    assert_eq!(sarif["version"], "2.1.0");
+    let run = &sarif["runs"][0];
+    for result in run["results"].as_array().expect("results") {
+        let index = result["ruleIndex"].as_u64().expect("an index") as usize;
+        assert_eq!(run["tool"]["driver"]["rules"][index]["id"], result["ruleId"]);
+        assert!(["error", "warning"].contains(&result["level"].as_str().expect("a level")));
+        assert!(result["message"]["text"].is_string());
+        let uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"].as_str().expect("a URI");
+        assert!(uri.starts_with("file:///"), "{uri}");
+    }
+    let allowed = ["check", "--profile", "format", "--allow", "bool-invalid", "--allow", "tensor-out-of-file"];
+    gguf(args(&allowed, &[&path])).code(0);
+    assert!(stderr(&gguf(args(&["check", "--deny", "no-such-rule"], &[&path])).code(2)).contains("near ones"));
+    let rules = json(&gguf(["check", "--list-rules", "--json"]).code(0));
+    assert_eq!(rules.as_array().map(Vec::len), Some(check::rules().count()));
+    for rule in check::rules() {
+        assert!(stdout(&gguf(["explain", rule.name]).code(0)).contains(rule.mend));
+    }
+}
+
+#[test]
+fn a_file_inside_a_larger_one_is_read_checked_and_taken_out() {
+    let folder = Folder::new();
+    let plain = Model::llama().bytes();
+    let path = folder.with("bundle.bin", [&[7; 100][..], &plain].concat());
+    assert!(stdout(&gguf(args(&["show", "--at", "100"], &[&path])).code(0)).contains("general.name"));
+    gguf(args(&["check", "--at", "100", "--warnings-as-errors"], &[&path])).code(0);
+    gguf(args(&["check", "--at", "99"], &[&path])).code(1);
+    gguf(args(&["show", "--at", "9999999"], &[&path])).code(2);
+    let out = folder.path("m.gguf");
+    gguf(args(&["copy", "--at", "100"], &[&path, &out])).code(0);
+    assert_eq!(fs::read(&out).expect("written"), plain);
+}
+
+#[test]
+fn files_of_others_are_copied_to_the_same_bytes_and_back_from_the_other_order() {
+    let folder = Folder::new();
+    for path in [imatrix(), fixtures::path("golden/hostile/ok.gguf"), fixtures::path("golden/hostile/align-4096.gguf")]
+    {
+        let (big, little) = (folder.path("big.gguf"), folder.path("little.gguf"));
+        gguf(args(&["copy", "--force", "--endian", "big"], &[&path, &big])).code(0);
+        assert!(File::open(&big).is_ok_and(|f| f.endian() == gguf::Endian::Big));
+        gguf(args(&["copy", "--force"], &[&big, &little])).code(0);
+        assert_eq!(fs::read(&little).expect("written"), fs::read(&path).expect("readable"), "{}", path.display());
+    }
+    gguf(args(&["copy"], &[&imatrix(), &folder.path("big.gguf")])).code(2);
+    gguf(args(&["copy", "--force"], &[&folder.path("big.gguf"), &folder.path("big.gguf")])).code(2);
+}
+
+/// Shards of `golden/tiny-llama/imatrix.gguf` as llama-gguf-split wrote them (`--split-max-tensors 20`;
+/// `--no-tensor-first-split --split-max-size 1M`; and the first set merged).
+#[test]
+fn split_and_merge_write_the_bytes_of_gguf_split() {
+    let folder = Folder::new();
+    let sum = |name: &str| fixtures::sha256(&fs::read(folder.path(name)).expect(name));
+    gguf(args(&["split", "--split-max-tensors", "20"], &[&imatrix(), &folder.path("a")])).code(0);
+    assert_eq!(sum("a-00001-of-00003.gguf"), "185e5fb8298676f1c7bc57266e697754ba94d30d6ba84a1359dd0e7bbc0b041c");
+    assert_eq!(sum("a-00002-of-00003.gguf"), "e334108df8052f23a417556b90982ac7502e9867dc43e319120d9bcda8bf6871");
+    assert_eq!(sum("a-00003-of-00003.gguf"), "da559e592da7b33001de75a885a957d68d34c88a9e6055403b3678e6deaca7ac");
+    let first = ["split", "--no-tensor-first-split", "--split-max-size", "1M"];
+    gguf(args(&first, &[&imatrix(), &folder.path("b")])).code(0);
+    assert_eq!(sum("b-00001-of-00002.gguf"), "07d8f3070f5021929eba9c196d818f359dc9f37e11a9bf8a780a6b7c39ddff21");
+    assert_eq!(sum("b-00002-of-00002.gguf"), "484c6d4bddd1cdc503d816d7453b8dd94b7a76b8c249ec9bacfb02c79a3b290c");
+    gguf(args(&["merge"], &[&folder.path("a-00001-of-00003.gguf"), &folder.path("m.gguf")])).code(0);
+    assert_eq!(sum("m.gguf"), "5b210c3e29db7080d8688eae3a49fdeaa51241c08ed22580367d60a922105d4a");
+    // The shards as one source are the whole.
+    gguf(args(&["diff"], &[&folder.path("a-00001-of-00003.gguf"), &imatrix()])).code(0);
+    // Nothing is replaced unasked, and nothing is written when one shard cannot be.
+    let before = folder.names();
+    gguf(args(&["split", "--split-max-tensors", "20"], &[&imatrix(), &folder.path("a")])).code(2);
+    gguf(args(&["split", "--split-max-tensors", "20", "--dry-run"], &[&imatrix(), &folder.path("new")])).code(0);
+    assert_eq!(folder.names(), before);
+    fs::remove_file(folder.path("a-00002-of-00003.gguf")).expect("removed");
+    let missing = gguf(args(&["merge", "--force"], &[&folder.path("a-00001-of-00003.gguf"), &folder.path("m.gguf")]));
+    assert!(stderr(&missing.code(3)).contains("a-00002-of-00003.gguf"));
+    let second = gguf(args(&["hash"], &[&folder.path("a-00003-of-00003.gguf")])).code(3);
+    assert!(stderr(&second).contains("a-00001-of-00003.gguf"));
+}
+
+#[test]
+fn shards_keep_another_alignment() {
+    let folder = Folder::new();
+    let path = folder.with("m.gguf", Model::llama().set("general.alignment", 256_u32).bytes());
+    gguf(args(&["split", "--split-max-tensors", "5"], &[&path, &folder.path("s")])).code(0);
+    let first = folder.path("s-00001-of-00003.gguf");
+    let shards: Vec<PathBuf> = (0..3).map(|i| gguf::split::path(folder.path("s"), i, 3)).collect();
+    let shards: Vec<&Path> = shards.iter().map(PathBuf::as_path).collect();
+    gguf(args(&["check", "--data", "--warnings-as-errors"], &shards)).code(0);
+    gguf(args(&["merge"], &[&first, &folder.path("whole.gguf")])).code(0);
+    assert!(File::open(folder.path("whole.gguf")).is_ok_and(|f| f.alignment() == 256));
+    let ignore = ["diff", "--ignore", "split.no", "--ignore", "split.count", "--ignore", "split.tensors.count"];
+    gguf(args(&ignore, &[&path, &folder.path("whole.gguf")])).code(0);
+}
+
+/// Hashes as llama-gguf-hash prints them for this file.
+#[test]
+fn hashes_are_those_of_gguf_hash() {
+    let path = imatrix();
+    let text = stdout(&gguf(args(&["hash", "--all", "--no-layer"], &[&path])).code(0));
+    let name = path.display();
+    assert_eq!(
+        text,
+        format!(
+            "xxh64     f5e9bcb0422c3d44  {name}\nsha256    9e99a9e16c0686477b7ec0496e0b2f175ee699d7e528dba0b03ac681fcf4618e  {name}\n"
+        )
+    );
+    let listed = stdout(&gguf(args(&["hash"], &[&path])).code(0));
+    assert_eq!(listed.lines().count(), 57);
+    assert!(listed.contains(&format!("{name}:blk.0.attn_k.weight.counts\n")));
+}
+
+#[test]
+fn diff_tells_keys_and_tensors_apart() {
+    let folder = Folder::new();
+    let a = folder.with("a.gguf", Model::llama().bytes());
+    let b =
+        folder.with("b.gguf", Model::llama().set("general.name", "Other").without_tensor("output.weight").filled(1));
+    gguf(args(&["diff"], &[&a, &a])).code(0);
+    let found = json(&gguf(args(&["diff", "--json"], &[&a, &b])).code(1));
+    assert_eq!(found["metadata"].as_array().map(Vec::len), Some(1));
+    assert_eq!(found["tensors"].as_array().map(Vec::len), Some(12));
+    gguf(args(&["diff", "--metadata-only", "--ignore", "general.name"], &[&a, &b])).code(0);
+}
+
+fn metadata(path: &Path) -> Metadata {
+    File::open(path).expect("readable").metadata().clone()
+}
+
+#[test]
+fn keys_are_edited_in_place_where_they_fit_and_by_a_copy_where_not() {
+    let folder = Folder::new();
+    let path = folder.with("m.gguf", Model::llama().filled(3));
+    let data = |path: &Path| common::bodies::data_of(&File::open(path).expect("readable")).expect("data");
+    let before = data(&path);
+    let edit = |words: &[&str]| {
+        let mut all = vec!["--json"];
+        all.extend_from_slice(&words[..1]);
+        let mut list = args(&all, &[&path]);
+        list.extend(words[1..].iter().map(std::ffi::OsStr::new));
+        json(&gguf(list).code(0))["how"].as_str().expect("how").to_owned()
+    };
+    assert_eq!(edit(&["set", "general.name", "Tony"]), "in place");
+    assert_eq!(metadata(&path).str("general.name"), Some("Tony"));
+    assert_eq!(edit(&["set", "general.description", &"x".repeat(300)]), "copied");
+    assert_eq!(edit(&["set", "general.author", "me", "--reserve", "4K"]), "copied");
+    // The reserved room takes what comes and gives it back.
+    assert_eq!(edit(&["set", "general.organization", &"y".repeat(2000)]), "in place");
+    assert_eq!(edit(&["remove", "general.organization", "general.author"]), "in place");
+    assert_eq!(edit(&["rename", "general.description", "general.summary"]), "in place");
+    assert_eq!(edit(&["set", "general.tags", "[\"a\",\"b\"]"]), "in place");
+    let keys = metadata(&path);
+    assert_eq!(keys.str("general.summary").map(str::len), Some(300));
+    assert_eq!(keys.get("general.description"), None);
+    assert_eq!(keys.array("general.tags").map(|a| a.len()), Some(2));
+    // A key that exists keeps its type, which the value must fit.
+    gguf(args(&["set"], &[&path, Path::new("llama.block_count"), Path::new("many")])).code(2);
+    gguf(args(&["remove"], &[&path, Path::new("no.such_key")])).code(2);
+    assert_eq!(edit(&["set", "llama.context_length", "128"]), "in place");
+    assert_eq!(metadata(&path).get("llama.context_length"), Some(&Value::U32(128)));
+    // Another alignment moves the tensors.
+    assert_eq!(edit(&["set", "general.alignment", "64"]), "copied");
+    assert_eq!(before, data(&path));
+    gguf(args(&["check", "--warnings-as-errors", "--data"], &[&path])).code(0);
+    assert_eq!(folder.names(), ["m.gguf"]);
+    // With an output the input stays.
+    let bytes = fs::read(&path).expect("readable");
+    let out = folder.path("new.gguf");
+    gguf(args(&["remove", "--output"], &[&out, &path, Path::new("general.name")])).code(0);
+    assert_eq!(fs::read(&path).expect("readable"), bytes);
+    assert_eq!(metadata(&out).str("general.name"), None);
+}
+
+#[test]
+fn an_interrupted_edit_is_refused_and_undone() {
+    let folder = Folder::new();
+    let bytes = Model::llama().filled(3);
+    let path = folder.with("m.gguf", &bytes);
+    let file = File::open(&path).expect("readable");
+    let mut keys = file.metadata().clone();
+    keys.set("general.name", "Tony");
+    let fitting = gguf::edit::fit(&file, &keys).expect("possible").expect("fits");
+    // A crash in the middle: the journal is whole, the header is half the new one. The journal of a finished edit
+    // tells what it holds: take it from one that cannot remove it.
+    let start = file.data_start() as usize;
+    let journal = {
+        use sha2::Digest;
+        let old = &bytes[..start];
+        [&b"GGUFEDIT"[..], &sha2::Sha256::digest(old), old].concat()
+    };
+    let half =
+        [&fitting.header()[..start / 2], &bytes[start / 2..start / 2 + 9], &[0xAA; 40], &bytes[start / 2 + 49..]]
+            .concat();
+    fs::write(&path, &half).expect("written");
+    folder.with(".m.gguf.edit-journal", &journal);
+    let refused = gguf(args(&["show"], &[&path])).code(3);
+    assert!(stderr(&refused).contains("gguf recover"));
+    gguf(args(&["recover"], &[&path])).code(0);
+    assert_eq!(fs::read(&path).expect("readable"), bytes);
+    assert_eq!(folder.names(), ["m.gguf"]);
+    // An edit recovers by itself before it begins.
+    fs::write(&path, &half).expect("written");
+    folder.with(".m.gguf.edit-journal", &journal);
+    gguf(args(&["set"], &[&path, Path::new("general.name"), Path::new("Tina")])).code(0);
+    assert_eq!(metadata(&path).str("general.name"), Some("Tina"));
+    // A journal that was cut short was written before the file was touched.
+    folder.with(".m.gguf.edit-journal", &journal[..50]);
+    assert!(stderr(&gguf(args(&["recover"], &[&path])).code(3)).contains("delete it"));
+}
+
+#[test]
+fn a_tensor_is_dumped_as_npy() {
+    let folder = Folder::new();
+    let path = folder.with("m.gguf", Model::llama().tensor("q", &[64, 3], gguf::TensorType::Q8_0).filled(5));
+    let out = folder.path("t.npy");
+    let dump = |tensor: &str| {
+        gguf(args(&["dump", "--force", "-o"], &[&out, &path, Path::new(tensor)])).code(0);
+        fs::read(&out).expect("written")
+    };
+    let plain = dump("blk.0.ffn_down.weight");
+    let text = String::from_utf8_lossy(&plain[..128]).into_owned();
+    assert!(plain.starts_with(b"\x93NUMPY\x01\x00") && text.contains("'descr': '<f4'") && text.contains("(8,16,)"));
+    assert_eq!(plain.len(), 128 + 8 * 16 * 4);
+    let blocks = dump("q");
+    assert!(String::from_utf8_lossy(&blocks[..128]).contains("'shape': (3,68,)"));
+    assert_eq!(blocks.len(), 128 + 3 * 68);
+    gguf(args(&["dump"], &[&path, Path::new("no.such.tensor")])).code(2);
+}
+
+#[test]
+fn every_help_has_an_example_and_wrong_usage_is_2() {
+    let top = stdout(&gguf(["--help"]).code(0));
+    let commands: Vec<&str> = top
+        .lines()
+        .skip_while(|l| !l.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|l| l.starts_with("  "))
+        .filter_map(|l| l.split_whitespace().next())
+        .filter(|c| *c != "help")
+        .collect();
+    assert!(commands.len() >= 13, "{commands:?}");
+    for command in commands {
+        let help = stdout(&gguf([command, "--help"]).code(0));
+        assert!(help.contains("Examples:") && help.contains(&format!("  gguf {command}")), "{command}: {help}");
+    }
+    gguf(["show"]).code(2);
+    gguf(["shwo"]).code(2);
+    gguf(["show", "/"]).code(3);
+}

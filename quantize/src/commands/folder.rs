@@ -1,0 +1,183 @@
+//! `quantize --type nf4 INPUT_DIR OUTPUT_DIR`: a checkpoint folder out of a checkpoint folder.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use convert::packed::Float;
+use convert::packed::bnb::Code;
+use gguf::cli::{Common, Exit, Progress, bytes, parse_bytes, print_json};
+use gguf::{Error, Result};
+use quantize::bnb::{self, AffineOptions, Form, Granularity, Options, Storage};
+use serde_json::json;
+
+/// The types that make folders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Type {
+    /// bitsandbytes, 4 bits: quantiles of the normal distribution
+    Nf4,
+    /// bitsandbytes, 4 bits: a small float
+    Fp4,
+    /// bitsandbytes, LLM.int8: a scale for each row
+    Int8,
+    /// compressed-tensors, 8 bits: r = s(q - z)
+    Affine8,
+    /// compressed-tensors, 4 bits: r = s(q - z)
+    Affine4,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Per {
+    Tensor,
+    Row,
+    Group,
+}
+
+/// Quantize a checkpoint folder to one that transformers loads.
+#[derive(Debug, Parser)]
+#[command(name = "quantize", version, max_term_width = 110)]
+pub struct Args {
+    /// A checkpoint folder
+    input: PathBuf,
+
+    /// The folder to write
+    output: PathBuf,
+
+    /// The type of linear weights
+    #[arg(short, long = "type", value_enum, ignore_case = true)]
+    ty: Type,
+
+    /// Weights that share a scale (nf4, fp4)
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    block_size: usize,
+
+    /// Quantize the scales as well, in blocks of 256 (nf4, fp4)
+    #[arg(long)]
+    double_quant: bool,
+
+    /// The type that codes are packed into: uint8, int8, float16, bfloat16, float32 or float64 (nf4, fp4)
+    #[arg(long, value_name = "TYPE", default_value = "uint8")]
+    quant_storage: String,
+
+    /// The type transformers computes in: float32, float16 or bfloat16 (nf4, fp4)
+    #[arg(long, value_name = "TYPE", default_value = "float32")]
+    compute_dtype: String,
+
+    /// Activations above this are multiplied in f16 (int8)
+    #[arg(long, value_name = "X", default_value_t = 6.0)]
+    int8_threshold: f64,
+
+    /// Which weights share a scale (affine8, affine4)
+    #[arg(long, value_enum, default_value = "group")]
+    per: Per,
+
+    /// Weights of a group (affine8, affine4)
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    group_size: usize,
+
+    /// Use zero points instead of a symmetric range (affine8, affine4)
+    #[arg(long)]
+    zero_point: bool,
+
+    /// Modules to leave alone instead of the output head: regular expressions from the start, or endings
+    #[arg(long, value_name = "MODULE,...", value_delimiter = ',')]
+    modules_to_not_convert: Option<Vec<String>>,
+
+    /// The most bytes of a file of weights
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "50000000000")]
+    max_shard_size: u64,
+
+    /// Threads that encode [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Replace an output folder that exists
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// The arguments, where they ask for one of these types.
+pub fn requested(args: &[OsString]) -> Option<Args> {
+    let text: Vec<&str> = args.iter().filter_map(|a| a.to_str()).collect();
+    let is_folder = |name: &str| Type::from_str(name, true).is_ok();
+    let asked = text.windows(2).any(|w| ["--type", "-t"].contains(&w[0]) && is_folder(w[1]))
+        || text.iter().any(|a| a.strip_prefix("--type=").or(a.strip_prefix("-t")).is_some_and(is_folder));
+    asked.then(|| Args::parse_from(args))
+}
+
+/// Does what the arguments say.
+pub fn run(args: &Args) -> Result<Exit> {
+    let begun = Instant::now();
+    if let Some(threads) = args.threads {
+        let built = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
+        built.map_err(|e| Error::usage("cannot start the threads").caused_by(e))?;
+    }
+    let input = &args.input;
+    if !input.is_dir() {
+        return Err(Error::input("is not a checkpoint folder").at(input).help("these types are made from a folder"));
+    }
+    let total = convert::safetensors::open_folder(input)?.iter().map(|t| t.bytes().len() as u64).sum();
+    let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
+    let skip = args.modules_to_not_convert.clone();
+    let (shard_bytes, force) = (args.max_shard_size, args.force);
+    let done = |bytes: u64| progress.add(bytes);
+    let four_bit = |code| -> Result<Form> {
+        let (block, double) = (args.block_size, args.double_quant);
+        Ok(Form::FourBit { code, block, double, storage: args.quant_storage.parse::<Storage>()? })
+    };
+    let affine = |bits| AffineOptions {
+        bits,
+        granularity: match args.per {
+            Per::Tensor => Granularity::Tensor,
+            Per::Row => Granularity::Row,
+            Per::Group => Granularity::Group(args.group_size),
+        },
+        symmetric: !args.zero_point,
+        skip: skip.clone(),
+        shard_bytes,
+        force,
+    };
+    let form = match args.ty {
+        Type::Nf4 => Some(four_bit(Code::Nf4)?),
+        Type::Fp4 => Some(four_bit(Code::Fp4)?),
+        Type::Int8 => Some(Form::Int8 { threshold: args.int8_threshold }),
+        Type::Affine8 | Type::Affine4 => None,
+    };
+    let report = if let Some(form) = form {
+        let compute = Float::from_torch(&args.compute_dtype).ok_or_else(|| {
+            Error::usage(format!("\"{}\" is none of float32, float16 and bfloat16", args.compute_dtype))
+        })?;
+        bnb::write(input, &args.output, &Options { form, compute, skip, shard_bytes, force }, &done)?
+    } else {
+        let bits = if args.ty == Type::Affine8 { 8 } else { 4 };
+        bnb::write_affine(input, &args.output, &affine(bits), &done)?
+    };
+    progress.finish();
+    let seconds = begun.elapsed().as_secs_f64();
+    if args.common.json {
+        print_json(&json!({
+            "input": input,
+            "output": args.output,
+            "quantized": report.quantized,
+            "kept": report.kept,
+            "bytes_before": report.bytes_before,
+            "bytes_after": report.bytes_after,
+            "seconds": seconds,
+        }))?;
+    }
+    if !args.common.quiet {
+        eprintln!(
+            "{}: {} weights quantized, {} tensors kept, {} from {} in {seconds:.1} s",
+            args.output.display(),
+            report.quantized,
+            report.kept,
+            bytes(report.bytes_after),
+            bytes(report.bytes_before),
+        );
+    }
+    Ok(Exit::Done)
+}
