@@ -55,7 +55,8 @@ mod unix {
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = handler as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            // On the stack of the thread: the alternate ones are too small for a frame of AVX-512 and the buffers below.
+            action.sa_flags = libc::SA_SIGINFO;
             libc::sigemptyset(&raw mut action.sa_mask);
             libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut());
             // A file that grows past a limit of the system shall be an error of the write, not the end.
