@@ -7,8 +7,8 @@ use eval::weights::Stored;
 use gguf::Source;
 
 /// The reference had its rotations' frequencies rounded to bf16 with the weights (`model.to(bfloat16)`, then f32 again).
-/// With the same rounding we agree to a few units of the last place.
-const ROUNDED: f32 = 1e-5;
+/// With the same rounding only the order of f32 sums is left: 1.7e-5 was seen for T5, whose scores are not scaled.
+const ROUNDED: f32 = 5e-5;
 
 /// With the exact frequencies that files mean, the reference's rounding is what remains.
 const EXACT: f32 = 2e-3;
