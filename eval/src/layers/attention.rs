@@ -7,8 +7,8 @@
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
-use super::Part;
 use super::rope::Table;
+use super::{Part, numeric};
 use crate::matmul::{Into, View, dense};
 use crate::model::{Latent, Model};
 
@@ -422,19 +422,15 @@ fn head(spec: &Heads<'_>, h: usize, q: &[f32], past: Past<'_>, first: usize, tok
             dense(n, m, spec.key_len, spec.scale, queries, keys, Into::Store, scores, m);
             for (i, row) in scores.chunks_mut(m).enumerate() {
                 bend(spec, h, row, top + i, at);
-                let peak = row.iter().fold(peaks[i], |a, &b| a.max(b));
+                let peak = numeric::max(row).max(peaks[i]);
                 if peak == f32::NEG_INFINITY {
                     row.fill(0.0);
                     continue;
                 }
                 let keep = (peaks[i] - peak).exp();
-                let mut sum = 0.0;
-                for s in row.iter_mut() {
-                    *s = (*s - peak).exp();
-                    sum += *s;
-                }
+                let sum = numeric::exp_and_sum(row, peak);
                 if keep != 1.0 {
-                    out[i * spec.value_len..(i + 1) * spec.value_len].iter_mut().for_each(|o| *o *= keep);
+                    numeric::scale(&mut out[i * spec.value_len..(i + 1) * spec.value_len], keep);
                 }
                 sums[i] = sums[i] * keep + sum;
                 peaks[i] = peak;
@@ -448,7 +444,7 @@ fn head(spec: &Heads<'_>, h: usize, q: &[f32], past: Past<'_>, first: usize, tok
             let peak = peaks[i].max(sink);
             let keep = (peaks[i] - peak).exp();
             let scale = keep / (sums[i] * keep + (sink - peak).exp());
-            row.iter_mut().for_each(|o| *o *= scale);
+            numeric::scale(row, scale);
         }
     }
     out

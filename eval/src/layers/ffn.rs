@@ -1,9 +1,12 @@
 //! Feed-forward networks: plain, gated, and gated with both halves in one matrix.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 use gguf::Result;
 use rayon::prelude::*;
 
 use super::Part;
+use super::numeric::exp;
 use crate::model::{Activation, Model};
 
 /// Values that a thread takes at once.
@@ -57,22 +60,26 @@ fn split_gate(activation: Activation, both: &[f32], len: usize) -> Vec<f32> {
 
 /// Applies an activation without a gate.
 pub(super) fn activate(activation: Activation, x: &mut [f32]) {
-    let f: fn(f32) -> f32 = match activation {
-        Activation::Silu | Activation::SwigluOai => |x| x * sigmoid(x),
-        Activation::Gelu => |x| (0.5 * f64::from(x) * erfc(-f64::from(x) * std::f64::consts::FRAC_1_SQRT_2)) as f32,
-        Activation::GeluTanh => |x| {
-            // √(2/π), as in the definition of the approximation (Hendrycks and Gimpel).
-            0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044_715 * x * x * x)).tanh())
-        },
-        Activation::Relu => |x| x.max(0.0),
-        Activation::ReluSquared => |x| x.max(0.0) * x.max(0.0),
-    };
+    // A loop for each, so that each is compiled with its function inside.
+    match activation {
+        Activation::Silu | Activation::SwigluOai => each(x, |x| x * sigmoid(x)),
+        Activation::Gelu => each(x, |x| (0.5 * f64::from(x) * erfc(-f64::from(x) * FRAC_1_SQRT_2)) as f32),
+        // 0.5 (1 + tanh y) is σ(2y), with y = √(2/π) (x + 0.044715 x³) (Hendrycks and Gimpel).
+        Activation::GeluTanh => each(x, |x| x * sigmoid(1.595_769_1 * (x + 0.044_715 * x * x * x))),
+        Activation::Relu => each(x, |x| x.max(0.0)),
+        Activation::ReluSquared => each(x, |x| x.max(0.0) * x.max(0.0)),
+    }
+}
+
+#[inline(always)]
+fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
     x.iter_mut().for_each(|x| *x = f(*x));
 }
 
 /// 1 / (1 + e⁻ˣ).
+#[inline(always)]
 pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+    1.0 / (1.0 + exp(-x))
 }
 
 /// The complementary error function: a Chebyshev fit with a relative error below 1.2e-7 everywhere (Numerical

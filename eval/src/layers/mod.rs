@@ -4,6 +4,7 @@ pub mod attention;
 pub mod ffn;
 pub mod moe;
 pub mod norm;
+pub(crate) mod numeric;
 pub mod rope;
 pub mod ssm;
 
