@@ -82,6 +82,9 @@ impl fmt::Debug for Forward<'_> {
     }
 }
 
+/// What an encoder made, of each stream, and the sequences it read.
+type Encoded<'e> = (&'e [Vec<f32>], &'e [&'e [u32]]);
+
 /// One stack of blocks.
 #[derive(Clone, Copy)]
 struct Stack {
@@ -216,7 +219,7 @@ impl<'a> Forward<'a> {
         &self,
         stack: Stack,
         sequences: &[&[u32]],
-        encoded: Option<(&[Vec<f32>], &[&[u32]])>,
+        encoded: Option<Encoded<'_>>,
         (done, total): (&mut u64, u64),
     ) -> Result<Vec<Vec<f32>>> {
         let model = self.model;
@@ -319,7 +322,7 @@ fn block(
     let input = second.as_ref().unwrap_or(&before);
     let mut mixed = match model.state_space {
         Some(sizes) => state_space(part, site, sizes, input, memory.as_deref_mut())?,
-        None => attention(part, site, input, memory.as_deref_mut())?,
+        None => attention(part, site, input, memory)?,
     };
     if ffn_norm != "post_attention_norm" && part.has("post_attention_norm.weight") {
         part.norm_in_place(model, "post_attention_norm", &mut mixed, model.width)?;

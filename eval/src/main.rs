@@ -32,7 +32,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Perplexity(commands::perplexity::Args),
-    Compare(commands::compare::Args),
+    Compare(Box<commands::compare::Args>),
     Tensors(commands::tensors::Args),
     Imatrix(commands::imatrix::Args),
     Generate(commands::generate::Args),

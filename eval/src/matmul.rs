@@ -103,6 +103,7 @@ impl<'a> View<'a> {
 ///
 /// # Panics
 /// When a view is smaller than its part in the product: the caller is wrong.
+#[allow(clippy::too_many_arguments)]
 pub fn dense(n: usize, m: usize, k: usize, scale: f32, a: View<'_>, b: View<'_>, into: Into, c: &mut [f32], ld: usize) {
     assert!(a.holds(n, k) && b.holds(k, m) && ld >= m && (n == 0 || (n - 1) * ld + m <= c.len()));
     // SAFETY: the assertion above keeps every access within its slice.

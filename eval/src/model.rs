@@ -622,7 +622,7 @@ impl Model {
             Rotated::All => true,
             // Without windows at all, every layer rotates (EXAONE 4.0 1.2B).
             Rotated::Windowed => windowed || self.window_len.is_none(),
-            Rotated::AllButEvery(n) => (layer + 1) % n != 0,
+            Rotated::AllButEvery(n) => !(layer + 1).is_multiple_of(n),
         };
         rotates.then_some(windowed && self.windowed_rope.is_some())
     }

@@ -65,7 +65,7 @@ pub(super) fn activate(activation: Activation, x: &mut [f32]) {
         Activation::Silu | Activation::SwigluOai => each(x, |x| x * sigmoid(x)),
         Activation::Gelu => each(x, |x| (0.5 * f64::from(x) * erfc(-f64::from(x) * FRAC_1_SQRT_2)) as f32),
         // 0.5 (1 + tanh y) is σ(2y), with y = √(2/π) (x + 0.044715 x³) (Hendrycks and Gimpel).
-        Activation::GeluTanh => each(x, |x| x * sigmoid(1.595_769_1 * (x + 0.044_715 * x * x * x))),
+        Activation::GeluTanh => each(x, |x| x * sigmoid(1.595_769 * (x + 0.044_715 * x * x * x))),
         Activation::Relu => each(x, |x| x.max(0.0)),
         Activation::ReluSquared => each(x, |x| x.max(0.0) * x.max(0.0)),
     }

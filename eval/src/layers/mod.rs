@@ -185,7 +185,7 @@ impl<'a> Part<'a> {
         };
         if weight.len() % len != 0
             || bias.as_ref().is_some_and(|b| b.len() != weight.len())
-            || x.len() % weight.len() != 0
+            || !x.len().is_multiple_of(weight.len())
         {
             return Err(Error::input(format!(
                 "tensor {}{name}.weight has {} values, which do not fit groups of {len}",

@@ -100,7 +100,7 @@ impl Rope {
         weights: &dyn Weights,
         latent: bool,
     ) -> Result<Rope> {
-        if len == 0 || len % 2 != 0 || len > head_len || base.is_nan() || base <= 0.0 {
+        if len == 0 || !len.is_multiple_of(2) || len > head_len || base.is_nan() || base <= 0.0 {
             return Err(Error::input(format!("{len} of a head's {head_len} values cannot rotate with base {base}")));
         }
         let factors = |name: &str| -> Result<Option<Vec<f32>>> {

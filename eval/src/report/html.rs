@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use gguf::cli::{bytes, count};
 
 use super::gate::xml;
-use super::svg::{Point, Spread, heat, scatter, spreads};
+use super::svg::{Cell, Point, Spread, heat, scatter, spreads};
 use super::{Model, Report};
 use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
 
@@ -128,7 +128,7 @@ fn tensors(report: &Report) -> String {
          aria-label=\"from pale to strong\"></span> {low:.1} dB (most harm). Hover for the figures, or open a table.</p>\n"
     );
     for (i, model) in report.models.iter().filter(|m| !m.tensors.is_empty()).enumerate() {
-        let mut rows: BTreeMap<String, Vec<Option<(f64, String)>>> = BTreeMap::new();
+        let mut rows: BTreeMap<String, Vec<Cell>> = BTreeMap::new();
         let mut table = String::new();
         for t in &model.tensors {
             let (kind, layer) = kind_and_layer(&t.name);

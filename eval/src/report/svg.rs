@@ -241,8 +241,11 @@ pub(super) fn spreads(title: &str, x_name: &str, rows: &[Spread]) -> String {
     out + "</svg>"
 }
 
-/// A heat map: a row a kind of tensor, a column a layer. A cell holds a fraction of the colour scale and its tooltip.
-pub(super) fn heat(title: &str, rows: &[(String, Vec<Option<(f64, String)>>)]) -> String {
+/// A cell of a heat map: its fraction of the colour scale and its tooltip; none where there is no tensor.
+pub(super) type Cell = Option<(f64, String)>;
+
+/// A heat map: a row a kind of tensor, a column a layer.
+pub(super) fn heat(title: &str, rows: &[(String, Vec<Cell>)]) -> String {
     const CELL: f64 = 22.0;
     let columns = rows.iter().map(|r| r.1.len()).max().unwrap_or(0);
     let left = 7.2 * rows.iter().map(|r| r.0.chars().count()).max().unwrap_or(0) as f64 + 12.0;

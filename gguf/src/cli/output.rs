@@ -257,6 +257,8 @@ fn set_usual_permissions(file: &fs::File) -> io::Result<()> {
 
 /// The permissions that new files do not get.
 #[cfg(unix)]
+// The mask has 16 bits on some systems and 32 on others.
+#[allow(clippy::useless_conversion)]
 fn umask() -> u32 {
     // SAFETY: umask only reads and sets a number of the process; it is set back at once.
     unsafe {

@@ -191,8 +191,8 @@ fn settle<F: Floats>(
         scale = F::select(off & qx.gt(zero) & q2.gt(zero), qx / q2, scale);
     }
     let mut found = Found { scale: F::select(idle, zero, scale), codes, down: [int(0); 4] };
-    for k in 0..groups {
-        found.down[k] = F::Int::select(down[k] & idle.not(), int(-1), int(0));
+    for (found, &down) in found.down.iter_mut().zip(&down).take(groups) {
+        *found = F::Int::select(down & idle.not(), int(-1), int(0));
     }
     found
 }

@@ -300,7 +300,7 @@ fn entries_of(job: &Job<'_>, form: &Form) -> Result<Vec<Entry>> {
         Form::FourBit { code, block, storage, .. } => {
             let bytes = elements.div_ceil(2);
             let size = storage.dtype().bits() / 8;
-            if bytes % size != 0 {
+            if !bytes.is_multiple_of(size) {
                 let what =
                     format!("tensor {weight}: {bytes} bytes of codes do not fill elements of {}", storage.torch());
                 return Err(Error::usage(what).help("choose --quant-storage uint8"));
