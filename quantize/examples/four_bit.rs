@@ -38,11 +38,14 @@ impl Random {
     }
 }
 
+/// Weights there and back.
+type Trip = Box<dyn Fn(&[f32]) -> Vec<f32>>;
+
 /// A way to store weights: its name, bits per weight, and the weights after the trip.
 struct Way {
     name: String,
     bits: f64,
-    trip: Box<dyn Fn(&[f32]) -> Vec<f32>>,
+    trip: Trip,
 }
 
 fn bnb(code: Code, block: usize, double: bool) -> Way {
