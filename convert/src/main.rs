@@ -296,7 +296,7 @@ fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) 
 
 /// A source whose values are looked at as they pass.
 struct Watched<'a> {
-    source: &'a Checkpoint,
+    source: &'a dyn Source,
     allow: bool,
 }
 
