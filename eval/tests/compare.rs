@@ -84,7 +84,7 @@ fn check(rows: &[&str]) {
 
 #[test]
 fn the_statistics_are_those_of_exact_computation() {
-    check(&["Q8_0", "Q4_K_M", "IQ4_XS.im", "Q2_K", "bnb-nf4"]);
+    check(&["Q8_0", "Q4_K_M", "IQ4_XS.im", "bnb-nf4"]);
 }
 
 /// All rows: a minute and a half. `cargo test -p eval --test compare -- --ignored`

@@ -114,7 +114,7 @@ fn what_cannot_be_compared_is_refused() {
     assert!(said.contains("too few"), "{said}");
     let said = refused(p.folder.path(), 2, &["compare", &p.model, "--text", &p.sample, "--confidence", "95%"]);
     assert!(said.contains("--max-kld"), "{said}");
-    let said = refused(p.folder.path(), 3, &["compare", &p.model, "--types", "iq1_s", "--text", &p.sample]);
+    let said = refused(p.folder.path(), 2, &["compare", &p.model, "--types", "iq1_s", "--text", &p.sample]);
     assert!(said.contains("importance"), "{said}");
 }
 

@@ -30,7 +30,7 @@ pub struct Args {
     tokens: usize,
 
     /// How freely tokens are chosen: 0 takes the most probable one
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    #[arg(allow_negative_numbers = true, long, default_value_t = 0.0, value_name = "T")]
     temperature: f32,
 
     /// Choose among the most probable tokens that together have this share
