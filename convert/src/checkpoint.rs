@@ -45,6 +45,7 @@ pub struct Checkpoint {
     infos: Vec<TensorInfo>,
     rows: Vec<Rows>,
     notes: Vec<String>,
+    packed: Option<String>,
     file_name: String,
     architecture: &'static Architecture,
 }
@@ -67,6 +68,7 @@ impl Checkpoint {
         let stored = text_tensors(architecture, stored, &mut notes);
         let file_type = choose(options.outtype, &stored);
         let (mut tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
+        let packed = note.is_some().then(|| packed_by(&root));
         notes.extend(note);
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;
@@ -107,7 +109,7 @@ impl Checkpoint {
         }
         let (infos, rows) = plan.out.into_iter().unzip();
         let file_name = general.file_name(file_type.name());
-        Ok(Checkpoint { metadata, infos, rows, notes, file_name, architecture })
+        Ok(Checkpoint { metadata, infos, rows, notes, packed, file_name, architecture })
     }
 
     /// The default name of a converted file, by the naming convention of the specification.
@@ -146,9 +148,20 @@ impl Source for Checkpoint {
         }
     }
 
+    fn packed(&self) -> Option<&str> {
+        self.packed.as_deref()
+    }
+
     fn notes(&self) -> &[String] {
         &self.notes
     }
+}
+
+/// The method that a configuration says its weights were packed by.
+fn packed_by(root: &serde_json::Map<String, serde_json::Value>) -> String {
+    let configuration = crate::packed::configuration(root);
+    let method = configuration.and_then(|c| c.get("quant_method")).and_then(serde_json::Value::as_str);
+    method.unwrap_or("an unnamed method").to_owned()
 }
 
 /// The type of a file's matrices.

@@ -169,6 +169,12 @@ pub trait Source: Sync {
         self.tensors().iter().position(|t| t.name() == name)
     }
 
+    /// What packed the weights before they were decoded for this source, if something did: their precision is that
+    /// form's, whatever type they are declared in.
+    fn packed(&self) -> Option<&str> {
+        None
+    }
+
     /// What a person should know of how this source was made: decoded forms, parts left out. One line each.
     fn notes(&self) -> &[String] {
         &[]
@@ -190,6 +196,9 @@ impl<S: Source + Send + ?Sized> Source for Box<S> {
     }
     fn find(&self, name: &str) -> Option<usize> {
         (**self).find(name)
+    }
+    fn packed(&self) -> Option<&str> {
+        (**self).packed()
     }
     fn notes(&self) -> &[String] {
         (**self).notes()

@@ -43,12 +43,24 @@ struct Table {
     order: [u8; 16],
     /// Half way between neighbouring values.
     bounds: [f32; 15],
+    /// What is added to a code where a value lies beyond each bound, modulo 256.
+    steps: [u8; 15],
+}
+
+const fn steps(order: &[u8; 16]) -> [u8; 15] {
+    let mut steps = [0; 15];
+    let mut i = 0;
+    while i < 15 {
+        steps[i] = order[i + 1].wrapping_sub(order[i]);
+        i += 1;
+    }
+    steps
 }
 
 impl Table {
     const fn new(code: Code) -> Table {
         let order = ascending(code.points());
-        Table { order, bounds: bounds(code.points(), &order) }
+        Table { order, bounds: bounds(code.points(), &order), steps: steps(&order) }
     }
 }
 
@@ -64,10 +76,21 @@ const LANES: usize = 32;
 pub fn encode(code: Code, values: &[f32], block: usize, codes: &mut [u8], scales: &mut [f32]) -> bool {
     let table = &TABLES[code as usize];
     #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw") {
+        // SAFETY: the machine has just said that it has both.
+        return unsafe { encode_avx512(table, values, block, codes, scales) };
+    }
+    #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the machine has just said that it has AVX2.
         return unsafe { encode_avx2(table, values, block, codes, scales) };
     }
+    encode_blocks(table, values, block, codes, scales)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn encode_avx512(table: &Table, values: &[f32], block: usize, codes: &mut [u8], scales: &mut [f32]) -> bool {
     encode_blocks(table, values, block, codes, scales)
 }
 
@@ -102,20 +125,20 @@ fn encode_blocks(table: &Table, values: &[f32], block: usize, codes: &mut [u8], 
 
 #[inline(always)]
 fn encode_group(table: &Table, group: &[f32; LANES], factor: f32, divisor: f32) -> [u8; LANES / 2] {
-    let mut rank = [0_i32; LANES];
     let mut scaled = [0.0_f32; LANES];
     for (scaled, &value) in scaled.iter_mut().zip(group) {
         *scaled = if divisor == 1.0 { value * factor } else { value / divisor };
     }
-    for bound in &table.bounds {
-        for (rank, &scaled) in rank.iter_mut().zip(&scaled) {
-            *rank += i32::from(scaled > *bound);
+    // Sums of steps instead of a look-up by rank: comparisons and additions are all that lanes need.
+    let mut lanes = [u32::from(table.order[0]); LANES];
+    for (bound, &step) in table.bounds.iter().zip(&table.steps) {
+        for (code, &scaled) in lanes.iter_mut().zip(&scaled) {
+            *code = code.wrapping_add(if scaled > *bound { u32::from(step) } else { 0 });
         }
     }
     let mut bytes = [0; LANES / 2];
-    for (byte, pair) in bytes.iter_mut().zip(rank.as_chunks::<2>().0) {
-        let [high, low] = pair.map(|rank| table.order[rank as usize & 15]);
-        *byte = high << 4 | low;
+    for (byte, &[high, low]) in bytes.iter_mut().zip(lanes.as_chunks::<2>().0) {
+        *byte = (high << 4) as u8 | (low as u8 & 15);
     }
     bytes
 }

@@ -214,6 +214,13 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         for note in source.notes().iter().chain(plans.iter().flat_map(|p| &p.notes)) {
             eprintln!("note: {note}");
         }
+        let again = plans.iter().any(|p| p.file_type.is_quantized());
+        if let Some(method) = source.packed().filter(|_| again) {
+            eprintln!(
+                "warning: the weights were quantized by {method} before, and what that lost stays lost under the new type; \
+                 start from the original checkpoint where there is one"
+            );
+        }
     }
     if args.run.dry_run {
         let document = report::dry_run(input, &plans)?;
