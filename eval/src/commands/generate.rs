@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use eval::generate::{Sampling, generate};
+use eval::generate::{Sampler, Sampling, generate};
 use eval::weights::Stored;
 use gguf::Result;
 use gguf::cli::{Common, Exit, print, print_json};
@@ -52,6 +52,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let tokenizer = &opened.tokenizer;
     let prompt = tokenizer.encode(&args.prompt, true, true)?;
     let sampling = Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed };
+    // What cannot be sampled is refused before anything is printed.
+    Sampler::new(sampling)?;
     let begun = Instant::now();
     let mut decoder = tokenizer.decoder();
     for &token in &prompt {
