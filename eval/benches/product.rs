@@ -1,4 +1,5 @@
-//! Speed of the matrix product, and of a Llama of 1.1 B parameters: `cargo bench -p eval`.
+//! Speed of the matrix product, and of a Llama of 1.1 B parameters: `cargo bench -p eval`. `DOWNCAST_SIMD=avx2` (or
+//! `plain`) measures another kernel; types and numbers of tokens can be named: `cargo bench -p eval -- BF16 512`.
 //!
 //! Each line gives operations per second of elapsed time and per second of processor time; the latter is the speed of
 //! one core whatever else the machine does.
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use eval::matmul::product;
 use eval::weights::Matrix;
 use gguf::{Shape, TensorInfo, TensorType};
+use quantize::SimdPath;
 
 /// Processor time that all threads of this process have used.
 fn processor_time() -> Duration {
@@ -31,18 +33,23 @@ const LLAMA_1B: [(usize, usize, usize); 4] =
     [(2048, 2048, 2 * 22), (256, 2048, 2 * 22), (5632, 2048, 2 * 22), (2048, 5632, 22)];
 
 fn main() {
+    let named: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let of = |all: &[String]| all.iter().any(|a| named.contains(a));
+    let types = [TensorType::BF16, TensorType::Q8_0, TensorType::Q4_K];
+    let tokens = [1, 512, 2048];
+    let (types_named, tokens_named) = (of(&types.map(|t| t.to_string())), of(&tokens.map(|t| t.to_string())));
+    println!("kernel: {}", SimdPath::current());
     println!("{:8} {:>6} {:>6} {:>6} {:>10} {:>14}", "type", "tokens", "rows", "cols", "GFLOP/s", "GFLOP/s·core");
-    for ty in [TensorType::BF16, TensorType::Q8_0, TensorType::Q4_K] {
-        for tokens in [1, 512, 2048] {
+    for ty in types.into_iter().filter(|t| !types_named || named.contains(&t.to_string())) {
+        for tokens in tokens.into_iter().filter(|t| !tokens_named || named.contains(&t.to_string())) {
             let (mut elapsed, mut used) = (0.0, 0.0);
             for (rows, cols, count) in LLAMA_1B {
                 let w = weights(ty, rows, cols);
                 let x = vec![0.5; tokens * cols];
-                let mut y = vec![0.0; tokens * rows];
                 let mut best = (f64::INFINITY, f64::INFINITY);
                 for _ in 0..5 {
                     let (begun, before) = (Instant::now(), processor_time());
-                    product(&x, &w, 0..rows, &mut y).unwrap();
+                    std::hint::black_box(product(&x, &w, 0..rows).unwrap());
                     best.1 = best.1.min((processor_time() - before).as_secs_f64());
                     best.0 = best.0.min(begun.elapsed().as_secs_f64());
                 }

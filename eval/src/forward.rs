@@ -15,7 +15,7 @@ use crate::layers::attention::{Buckets, Memory, Site, Span, attention, cross_att
 use crate::layers::ffn::feed_forward;
 use crate::layers::moe::mixture;
 use crate::layers::ssm::state_space;
-use crate::layers::{Observe, Part, add, add_scaled};
+use crate::layers::{Observe, Part, add, add_scaled, copied};
 use crate::model::{Mixer, Model, Norm, Residual, Row, Shape, Tables};
 use crate::weights::{Matrix, Weights};
 
@@ -349,7 +349,7 @@ fn block(
         return normalize(part, model, "layer_output_norm", x);
     }
     if let Some(encoded) = encoded {
-        let mut query = x.to_vec();
+        let mut query = copied(x);
         normalize(part, model, "cross_attn_norm", &mut query)?;
         add(x, &cross_attention(part, site, &query, encoded)?);
     }
@@ -374,7 +374,7 @@ fn input_norm(part: &Part<'_>, model: &Model, name: &str, x: &[f32]) -> Result<V
     match part.norm(model, name, x)? {
         Some(x) => Ok(x),
         None if model.row.input_norms => Err(part.missing(&format!("{name}.weight"))),
-        None => Ok(x.to_vec()),
+        None => Ok(copied(x)),
     }
 }
 
@@ -521,8 +521,7 @@ impl<'a> Head<'a> {
         if let Some(observer) = self.observer {
             observer.input(self.output.name(), None, hidden, model.width);
         }
-        let mut logits = vec![0.0; hidden.len() / model.width * model.vocabulary];
-        crate::matmul::product(hidden, &self.output, 0..model.vocabulary, &mut logits)?;
+        let mut logits = crate::matmul::product(hidden, &self.output, 0..model.vocabulary)?;
         let scale = model.logit_scale;
         logits.par_chunks_mut(model.vocabulary).try_for_each(|row| {
             if let Some(bias) = &self.bias {

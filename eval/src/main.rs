@@ -40,6 +40,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
+    keep_freed_memory();
     gguf::cli::run(|| match &command {
         Command::Perplexity(args) => commands::perplexity::run(args, &common),
         Command::Compare(args) => commands::compare::run(args, &common),
@@ -47,4 +48,15 @@ fn main() -> ExitCode {
         Command::Imatrix(args) => commands::imatrix::run(args, &common),
         Command::Generate(args) => commands::generate::run(args, &common),
     })
+}
+
+/// Keeps large buffers that were freed for the next of their size: every layer makes the same ones again, and pages
+/// fresh from the system cost up to a tenth of the run.
+fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: the calls only set limits of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
+    }
 }

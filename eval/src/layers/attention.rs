@@ -322,28 +322,24 @@ fn with_memory(
 ) -> Vec<f32> {
     let (wide, width) = (heads.heads * heads.key_len, heads.heads * heads.value_len);
     let mut out = vec![0.0; q.len() / wide * width];
-    let cut = |x: &[f32], span: &Span, step: usize| -> Vec<f32> {
-        x.get(span.start * step..(span.start + span.len) * step).unwrap_or_default().to_vec()
-    };
+    fn rows<'x>(x: &'x [f32], span: &Span, step: usize) -> &'x [f32] {
+        x.get(span.start * step..(span.start + span.len) * step).unwrap_or_default()
+    }
     let memory = memory.map(|memory| {
         for (span, memory) in site.spans.iter().zip(memory.iter_mut()) {
-            memory.keys.extend(cut(&k, span, key_step));
-            memory.values.extend(cut(&v, span, value_step));
+            memory.keys.extend_from_slice(rows(&k, span, key_step));
+            memory.values.extend_from_slice(rows(&v, span, value_step));
         }
         &*memory
     });
     let mut jobs = Vec::new();
     for (i, span) in site.spans.iter().enumerate() {
-        let rows = |x, step: usize| -> &[f32] {
-            let x: &[f32] = x;
-            x.get(span.start * step..(span.start + span.len) * step).unwrap_or_default()
-        };
         let (keys, values): (&[f32], &[f32]) = match memory {
             Some(memory) => (&memory[i].keys, &memory[i].values),
-            None => (rows(&k, key_step), rows(&v, value_step)),
+            None => (rows(&k, span, key_step), rows(&v, span, value_step)),
         };
         let values = if values.is_empty() { keys } else { values };
-        jobs.push((rows(q, wide), Past { keys, values, key_step, value_step }, span.past));
+        jobs.push((rows(q, span, wide), Past { keys, values, key_step, value_step }, span.past));
     }
     attend(heads, &jobs, &mut out);
     out
@@ -386,16 +382,15 @@ fn attend(spec: &Heads<'_>, jobs: &[(&[f32], Past<'_>, usize)], out: &mut [f32])
         })
         .collect();
     let width = spec.heads * spec.value_len;
-    let mut start = 0;
-    for (j, (q, ..)) in jobs.iter().enumerate() {
-        let tokens = q.len() / wide;
-        let rows = &mut out[start * width..(start + tokens) * width];
-        for (t, row) in rows.chunks_mut(width).enumerate() {
-            for (h, part) in row.chunks_mut(spec.value_len).enumerate() {
-                part.copy_from_slice(&found[j * spec.heads + h][t * spec.value_len..][..spec.value_len]);
+    let mut rest = out;
+    for ((q, ..), found) in jobs.iter().zip(found.chunks(spec.heads)) {
+        let (rows, behind) = rest.split_at_mut(q.len() / wide * width);
+        rows.par_chunks_mut(width).with_min_len(16).enumerate().for_each(|(t, row)| {
+            for (part, found) in row.chunks_mut(spec.value_len).zip(found) {
+                part.copy_from_slice(&found[t * spec.value_len..][..spec.value_len]);
             }
-        }
-        start += tokens;
+        });
+        rest = behind;
     }
 }
 

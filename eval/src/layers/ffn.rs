@@ -5,12 +5,9 @@ use std::f64::consts::FRAC_1_SQRT_2;
 use gguf::Result;
 use rayon::prelude::*;
 
-use super::Part;
 use super::numeric::exp;
+use super::{PIECE, Part};
 use crate::model::{Activation, Model};
-
-/// Values that a thread takes at once.
-const PIECE: usize = 1 << 14;
 
 /// The network of the tensors `ffn_up`, `ffn_gate` and `ffn_down` with this suffix.
 ///
@@ -20,8 +17,8 @@ pub fn feed_forward(part: &Part<'_>, model: &Model, suffix: &str, x: &[f32]) -> 
     let name = |which: &str| format!("ffn_{which}{suffix}");
     let mut up = part.linear(&name("up"), x)?;
     if part.has(&format!("{}.weight", name("gate"))) {
-        let gate = part.linear(&name("gate"), x)?;
-        gated(model.row.activation, &gate, &mut up);
+        let mut gate = part.linear(&name("gate"), x)?;
+        gated(model.row.activation, &mut gate, &mut up);
     } else if model.row.fused_gate {
         let len = part.need(&format!("{}.weight", name("up")))?.rows();
         up = split_gate(model.row.activation, &up, len);
@@ -31,20 +28,19 @@ pub fn feed_forward(part: &Part<'_>, model: &Model, suffix: &str, x: &[f32]) -> 
     part.linear(&name("down"), &up)
 }
 
-/// `up = activation(gate) · up`.
-pub(super) fn gated(activation: Activation, gate: &[f32], up: &mut [f32]) {
-    up.par_chunks_mut(PIECE).zip(gate.par_chunks(PIECE)).for_each(|(up, gate)| {
+/// `up = activation(gate) · up`. What `gate` holds afterwards is of no use.
+pub(super) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
+    up.par_chunks_mut(PIECE).zip(gate.par_chunks_mut(PIECE)).for_each(|(up, gate)| {
         if activation == Activation::SwigluOai {
-            for (u, &g) in up.iter_mut().zip(gate) {
+            for (u, g) in up.iter_mut().zip(gate) {
                 let g = g.min(7.0);
                 *u = (u.clamp(-7.0, 7.0) + 1.0) * g * sigmoid(1.702 * g);
             }
             return;
         }
-        let mut gate = gate.to_vec();
-        activate(activation, &mut gate);
+        activate(activation, gate);
         for (u, g) in up.iter_mut().zip(gate) {
-            *u *= g;
+            *u *= *g;
         }
     });
 }
@@ -53,8 +49,8 @@ pub(super) fn gated(activation: Activation, gate: &[f32], up: &mut [f32]) {
 fn split_gate(activation: Activation, both: &[f32], len: usize) -> Vec<f32> {
     let half = len / 2;
     let mut up: Vec<f32> = both.chunks(len.max(1)).flat_map(|row| &row[half..2 * half]).copied().collect();
-    let gate: Vec<f32> = both.chunks(len.max(1)).flat_map(|row| &row[..half]).copied().collect();
-    gated(activation, &gate, &mut up);
+    let mut gate: Vec<f32> = both.chunks(len.max(1)).flat_map(|row| &row[..half]).copied().collect();
+    gated(activation, &mut gate, &mut up);
     up
 }
 
@@ -134,7 +130,7 @@ mod tests {
     #[test]
     fn the_clipped_gate_of_gpt_oss() {
         let mut up = [10.0, -10.0, 0.5];
-        gated(Activation::SwigluOai, &[100.0, 1.0, 0.0], &mut up);
+        gated(Activation::SwigluOai, &mut [100.0, 1.0, 0.0], &mut up);
         let one = sigmoid(1.702);
         assert!((up[0] - 8.0 * 7.0 * sigmoid(1.702 * 7.0)).abs() < 1e-4);
         assert!((up[1] + 6.0 * one).abs() < 1e-5);

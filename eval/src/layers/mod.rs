@@ -152,8 +152,7 @@ impl<'a> Part<'a> {
         if let Some(observer) = self.observer {
             observer.input(w.name(), expert, x, w.cols());
         }
-        let mut y = vec![0.0; x.len().checked_div(w.cols()).unwrap_or(0) * out];
-        product(x, w, rows, &mut y)?;
+        let mut y = product(x, w, rows)?;
         if let Some(bias) = bias.filter(|b| !b.is_empty()) {
             y.par_chunks_mut(out).with_min_len(16).for_each(|row| add(row, bias));
         }
@@ -165,7 +164,7 @@ impl<'a> Part<'a> {
     /// # Errors
     /// Weights of another length.
     pub fn norm(&self, model: &Model, name: &str, x: &[f32]) -> Result<Option<Vec<f32>>> {
-        let mut x = x.to_vec();
+        let mut x = copied(x);
         Ok(self.norm_in_place(model, name, &mut x, model.width)?.then_some(x))
     }
 
@@ -198,16 +197,26 @@ impl<'a> Part<'a> {
     }
 }
 
+/// Values that a thread takes at once where the work is a pass over memory.
+const PIECE: usize = 1 << 14;
+
+/// A copy, made by all threads.
+pub(crate) fn copied(x: &[f32]) -> Vec<f32> {
+    let mut copy = Vec::with_capacity(x.len());
+    copy.par_extend(x.par_iter().with_min_len(PIECE).copied());
+    copy
+}
+
 /// `x += y`.
 pub(crate) fn add(x: &mut [f32], y: &[f32]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
-    }
+    add_scaled(x, y, 1.0);
 }
 
 /// `x += scale · y`.
 pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += scale * y;
-    }
+    x.par_chunks_mut(PIECE).zip(y.par_chunks(PIECE)).for_each(|(x, y)| {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x += scale * y;
+        }
+    });
 }

@@ -36,8 +36,8 @@ pub fn mixture(part: &Part<'_>, model: &Model, experts: &Experts, x: &[f32]) -> 
             chosen.iter().flat_map(|&(t, _)| &x[t * model.width..(t + 1) * model.width]).copied().collect();
         let mut up = part.expert("ffn_up_exps", e, experts.count, &rows)?;
         if part.has("ffn_gate_exps.weight") {
-            let gate = part.expert("ffn_gate_exps", e, experts.count, &rows)?;
-            ffn::gated(model.row.activation, &gate, &mut up);
+            let mut gate = part.expert("ffn_gate_exps", e, experts.count, &rows)?;
+            ffn::gated(model.row.activation, &mut gate, &mut up);
         } else {
             ffn::activate(model.row.activation, &mut up);
         }
