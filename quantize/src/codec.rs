@@ -3,6 +3,7 @@
 use gguf::{Error, Result, TensorType};
 
 use crate::block;
+use crate::lanes::{Floats, Ints, Masks, Path as SimdPath, Task};
 
 /// Whether a format makes use of an importance for each column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,17 +99,30 @@ pub fn encode_rows(
 }
 
 /// The index of the first NaN or infinity.
-fn first_not_finite(values: &[f32]) -> Option<usize> {
-    const EXPONENT: u32 = 0x7f80_0000;
-    // Without an early exit inside a chunk, its loop becomes vector instructions.
-    const CHUNK: usize = 1024;
-    values.chunks(CHUNK).enumerate().find_map(|(i, chunk)| {
-        let mut bad = false;
-        for value in chunk {
-            bad |= value.to_bits() & EXPONENT == EXPONENT;
+pub(crate) fn first_not_finite(values: &[f32]) -> Option<usize> {
+    let mut any = false;
+    SimdPath::current().run(AnyNotFinite { values, any: &mut any });
+    if any { values.iter().position(|value| !value.is_finite()) } else { None }
+}
+
+struct AnyNotFinite<'a> {
+    values: &'a [f32],
+    any: &'a mut bool,
+}
+
+impl Task for AnyNotFinite<'_> {
+    #[inline(always)]
+    fn run<F: Floats>(self) {
+        // No exponent is larger than that of what is not finite.
+        let exponent = F::Int::splat(0x7f80_0000);
+        let mut most = F::Int::splat(0);
+        let chunks = self.values.chunks_exact(F::N);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            most = most.max(F::load(chunk).bits() & exponent);
         }
-        if bad { chunk.iter().position(|value| !value.is_finite()).map(|at| i * CHUNK + at) } else { None }
-    })
+        *self.any = most.eq(exponent).any() || rest.iter().any(|value| !value.is_finite());
+    }
 }
 
 fn known(ty: TensorType) -> Result<&'static dyn Codec> {

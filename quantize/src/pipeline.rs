@@ -11,13 +11,29 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use gguf::{Error, ErrorKind, Result, Source, TensorType, Writer};
 
-use crate::codec::{Codec, codec};
+use crate::codec::{Codec, codec, first_not_finite};
 use crate::plan::{Plan, Planned};
 
 /// The most weights of a chunk: enough that handing it over costs nothing, few enough that a window is small.
 const CHUNK_WEIGHTS: u64 = 512 * 1024;
-/// Weights that are decoded at a time: they stay in the second-level cache until they are encoded.
-const PIECE_WEIGHTS: u64 = 32 * 1024;
+/// Weights that are decoded at a time, at least: they stay in the first-level cache until they are encoded.
+const PIECE_WEIGHTS: u64 = 8 * 1024;
+/// As many at most where more rows fill the lanes better (and one row in any case).
+const LARGE_PIECE_WEIGHTS: u64 = 4 * PIECE_WEIGHTS;
+
+/// Rows that are decoded and encoded at a time: as few as fill the lanes of a search, which has a lane for each block
+/// of 256 weights, as well as any number in the bounds does.
+fn piece_rows(row_len: u64) -> u64 {
+    const LANES: u64 = 32;
+    const BLOCK: u64 = 256;
+    let (least, most) = ((PIECE_WEIGHTS / row_len).max(1), (LARGE_PIECE_WEIGHTS / row_len).max(1));
+    let idle = |rows: u64| {
+        let blocks = (rows * row_len).div_ceil(BLOCK);
+        let groups = blocks.div_ceil(LANES);
+        (groups * LANES - blocks) as f64 / groups as f64
+    };
+    (least..=most).min_by(|&a, &b| idle(a).total_cmp(&idle(b))).unwrap_or(least)
+}
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -191,7 +207,7 @@ fn chunk_weights(targets: &[TensorType], settings: &Settings) -> u64 {
     let window = (settings.threads * 2 + 2) as f64;
     let out: f64 = targets.iter().map(|t| t.bits_per_weight() / 8.0).sum();
     let per_weight = window * out + settings.threads as f64 * 8.0;
-    let scratch = settings.threads as u64 * PIECE_WEIGHTS * 4;
+    let scratch = settings.threads as u64 * LARGE_PIECE_WEIGHTS * 4;
     let weights = settings.max_memory.saturating_sub(scratch) as f64 / per_weight;
     (weights as u64).clamp(1, CHUNK_WEIGHTS)
 }
@@ -300,7 +316,7 @@ impl Worker<'_> {
         let decoder = known(step.from, &step.name)?;
         let row_len = step.row_len as usize;
         let row_bytes = bytes.len() / (chunk.rows.end - chunk.rows.start) as usize;
-        let piece_rows = (PIECE_WEIGHTS / step.row_len).max(1);
+        let piece_rows = piece_rows(step.row_len);
         let mut nonfinite = 0;
         let mut row = chunk.rows.start;
         while row < chunk.rows.end {
@@ -315,7 +331,7 @@ impl Worker<'_> {
             let weights = &mut self.scratch[..n * row_len];
             decoder.decode(piece, weights);
             let mut blocks_only = false;
-            if let Some(at) = first_nonfinite(weights) {
+            if let Some(at) = first_not_finite(weights) {
                 let at = row * step.row_len + at as u64;
                 if !self.settings.allow_nonfinite {
                     return Err(not_finite(step, at));
@@ -378,10 +394,6 @@ fn replaced(value: f32) -> f32 {
 
 /// Positions are looked for only in chunks that hold one, so that the usual pass is vector instructions.
 const SCAN: usize = 4096;
-
-fn first_nonfinite(values: &[f32]) -> Option<usize> {
-    scan(values, |v| v.to_bits() & 0x7F80_0000 == 0x7F80_0000)
-}
 
 fn scan<T: Copy>(values: &[T], bad: impl Fn(T) -> bool) -> Option<usize> {
     values.chunks(SCAN).enumerate().find_map(|(i, chunk)| {
@@ -549,5 +561,20 @@ impl<W: Write> Sink<W> {
     fn finish(mut self) -> Result<Vec<W>> {
         self.advance()?;
         Ok(self.finished)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_fill_the_lanes_with_few_rows() {
+        for (row_len, rows) in
+            [(2048, 4), (4096, 2), (5632, 4), (8192, 1), (14336, 1), (11008, 2), (256, 32), (100_000, 1)]
+        {
+            assert_eq!(piece_rows(row_len), rows, "{row_len}");
+        }
+        assert!((1..=1024).contains(&piece_rows(32)));
     }
 }

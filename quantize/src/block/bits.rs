@@ -5,7 +5,7 @@
 
 use gguf::TensorType;
 
-use super::Block;
+use super::{Block, largest};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_bits, half_value};
 
@@ -83,11 +83,7 @@ impl Block for Q20 {
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
         for (x, block) in rows.values.as_chunks::<LEN_2>().0.iter().zip(out.as_chunks_mut::<BYTES>().0) {
-            let mut largest = F::splat(0.0);
-            for at in (0..LEN_2).step_by(F::N) {
-                largest = largest.max(F::load(&x[at..]).abs());
-            }
-            let d = largest.reduce_max();
+            let d = largest::<F>(x);
             let inverse = F::splat(if d > 0.0 { 1.0 / d } else { 0.0 });
             block[..2].copy_from_slice(&half_bits(d).to_le_bytes());
             let mut levels = [0u8; LEN_2];

@@ -8,7 +8,7 @@
 
 use gguf::TensorType;
 
-use super::Block;
+use super::{Block, largest};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Ints, Rows};
 
@@ -17,16 +17,6 @@ pub(crate) struct Nvfp4;
 
 /// Twice the values of E2M1.
 const VALUES: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
-
-/// The largest magnitude.
-#[inline(always)]
-fn largest<F: Floats>(x: &[f32]) -> f32 {
-    let mut largest = F::splat(0.0);
-    for at in (0..x.len()).step_by(F::N) {
-        largest = largest.max(F::load(&x[at..]).abs());
-    }
-    largest.reduce_max()
-}
 
 /// Fills nibbles with the indexes of the nearest values: the first half of `x` in the lower ones.
 #[inline(always)]

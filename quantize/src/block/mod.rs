@@ -23,7 +23,7 @@ mod ternary;
 use gguf::TensorType;
 
 use crate::codec::{Codec, Importance};
-use crate::lanes::{Floats, Path, Rows, Task};
+use crate::lanes::{Floats, Ints, MAX_LANES, Path, Rows, Task};
 
 /// A format: its type, and its codec over any number of lanes.
 pub(crate) trait Block {
@@ -113,6 +113,41 @@ impl Codec for Format {
     fn encode(&self, rows: &[f32], row_len: usize, importance: Option<&[f32]>, out: &mut [u8]) {
         self.encode_on(Path::current(), rows, row_len, importance, out);
     }
+}
+
+/// The largest magnitude of some values, as many as fill the lanes.
+#[inline(always)]
+pub(crate) fn largest<F: Floats>(x: &[f32]) -> f32 {
+    let mut largest = F::splat(0.0);
+    for at in (0..x.len()).step_by(F::N) {
+        largest = largest.max(F::load(&x[at..]).abs());
+    }
+    largest.reduce_max()
+}
+
+/// A number for each of some neighbouring blocks: what a format does once a block is done for all of them at once.
+type OfBlocks<T> = [T; MAX_LANES];
+
+/// The bits of each as binary16, little-endian.
+#[inline(always)]
+fn halves<F: Floats>(values: &OfBlocks<f32>) -> OfBlocks<[u8; 2]> {
+    let mut halves = [[0; 2]; MAX_LANES];
+    for at in (0..MAX_LANES).step_by(F::N) {
+        F::load(&values[at..]).to_half().store_u16(halves[at..].as_flattened_mut());
+    }
+    halves
+}
+
+/// The inverse of each, 0 of 0.
+#[inline(always)]
+fn inverses<F: Floats>(values: &OfBlocks<f32>) -> OfBlocks<f32> {
+    let mut inverses = [0.0; MAX_LANES];
+    let zero = F::splat(0.0);
+    for at in (0..MAX_LANES).step_by(F::N) {
+        let value = F::load(&values[at..]);
+        F::select(value.eq(zero), zero, F::splat(1.0) / value).store(&mut inverses[at..]);
+    }
+    inverses
 }
 
 const fn row<B: Block>() -> Format {

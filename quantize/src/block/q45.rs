@@ -7,9 +7,9 @@ use std::marker::PhantomData;
 
 use gguf::TensorType;
 
-use super::Block;
+use super::{Block, halves, inverses, largest};
 use crate::codec::Importance;
-use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_bits, half_value};
+use crate::lanes::{Floats, Group, Ints, MAX_LANES, Masks, Rows, Slots, half_value};
 use crate::search::{AffineTries, affine, symmetric};
 
 /// The format of these bits.
@@ -108,27 +108,40 @@ impl<B: Bits> Block for Small<B> {
                 encode_group::<B, F::Wide>(group, slots, &means);
             }
         } else {
-            for (x, block) in rows.values.as_chunks::<LEN>().0.iter().zip(out.chunks_exact_mut(B::BYTES)) {
-                encode_block::<B, F>(x, block);
+            for (x, blocks) in rows.values.chunks(LEN * MAX_LANES).zip(out.chunks_mut(B::BYTES * MAX_LANES)) {
+                encode_blocks::<B, F>(x.as_chunks::<LEN>().0, blocks);
             }
         }
     }
 }
 
-/// Without an importance there is no search.
+/// Without an importance there is no search. At most [`MAX_LANES`] blocks.
 #[inline(always)]
-fn encode_block<B: Bits, F: Floats>(x: &[f32; LEN], block: &mut [u8]) {
-    let (d, offset, rounding) = if B::MIN {
-        let (min, max) = extremes::<F>(x);
-        block[2..4].copy_from_slice(&half_bits(min).to_le_bytes());
-        ((max - min) / B::LEVELS as f32, min, 0.5)
-    } else {
-        (signed_largest::<F>(x) / -B::HALF as f32, 0.0, B::HALF as f32 + 0.5)
-    };
-    block[..2].copy_from_slice(&half_bits(d).to_le_bytes());
-    let inverse = F::splat(if d != 0.0 { 1.0 / d } else { 0.0 });
-    let (offset, rounding) = (F::splat(offset), F::splat(rounding));
+fn encode_blocks<B: Bits, F: Floats>(x: &[[f32; LEN]], blocks: &mut [u8]) {
+    let (mut d, mut offset) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+    for ((d, offset), x) in d.iter_mut().zip(&mut offset).zip(x) {
+        if B::MIN {
+            let (min, max) = extremes::<F>(x);
+            (*d, *offset) = ((max - min) / B::LEVELS as f32, min);
+        } else {
+            *d = signed_largest::<F>(x) / -B::HALF as f32;
+        }
+    }
+    let (scales, minima, inverses) = (halves::<F>(&d), halves::<F>(&offset), inverses::<F>(&d));
+    for (i, (x, block)) in x.iter().zip(blocks.chunks_exact_mut(B::BYTES)).enumerate() {
+        block[..2].copy_from_slice(&scales[i]);
+        if B::MIN {
+            block[2..4].copy_from_slice(&minima[i]);
+        }
+        encode_levels::<B, F>(x, inverses[i], offset[i], block);
+    }
+}
 
+/// The levels of a block with this inverse of the scale, above this offset.
+#[inline(always)]
+fn encode_levels<B: Bits, F: Floats>(x: &[f32; LEN], inverse: f32, offset: f32, block: &mut [u8]) {
+    let rounding = F::splat(if B::MIN { 0.5 } else { B::HALF as f32 + 0.5 });
+    let (inverse, offset) = (F::splat(inverse), F::splat(offset));
     let mut high = 0;
     for at in (0..LEN / 2).step_by(F::N) {
         let mut low = F::Int::splat(0);
@@ -153,21 +166,16 @@ fn encode_block<B: Bits, F: Floats>(x: &[f32; LEN], block: &mut [u8]) {
 /// The first value of the largest magnitude; +0 if there is none but zeros.
 #[inline(always)]
 fn signed_largest<F: Floats>(x: &[f32; LEN]) -> f32 {
-    let mut largest = F::splat(0.0);
-    for at in (0..LEN).step_by(F::N) {
-        largest = largest.max(F::load(&x[at..]).abs());
-    }
-    let largest = largest.reduce_max();
+    let largest = largest::<F>(x);
     if largest == 0.0 {
         return 0.0;
     }
+    let mut places = 0u32;
     for at in (0..LEN).step_by(F::N) {
-        let here = F::load(&x[at..]).abs().eq(F::splat(largest)).bits();
-        if here != 0 {
-            return x[at + here.trailing_zeros() as usize];
-        }
+        places |= (F::load(&x[at..]).abs().eq(F::splat(largest)).bits() as u32) << at;
     }
-    largest
+    // There is one unless a value is no number.
+    x.get(places.trailing_zeros() as usize).copied().unwrap_or(largest)
 }
 
 /// The smallest and the largest value. Of zeros, which differ by sign, the first one counts.

@@ -4,9 +4,9 @@
 
 use gguf::TensorType;
 
-use super::Block;
+use super::{Block, halves, inverses, largest};
 use crate::codec::Importance;
-use crate::lanes::{Floats, Ints, Rows, half_bits, half_value};
+use crate::lanes::{Floats, Ints, MAX_LANES, Rows, half_value};
 
 pub(crate) struct Q80;
 
@@ -29,16 +29,19 @@ impl Block for Q80 {
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
-        for (x, block) in rows.values.as_chunks::<LEN>().0.iter().zip(out.as_chunks_mut::<BYTES>().0) {
-            let mut largest = F::splat(0.0);
-            for at in (0..LEN).step_by(F::N) {
-                largest = largest.max(F::load(&x[at..]).abs());
+        for (x, blocks) in rows.values.chunks(LEN * MAX_LANES).zip(out.chunks_mut(BYTES * MAX_LANES)) {
+            let (x, blocks) = (x.as_chunks::<LEN>().0, blocks.as_chunks_mut::<BYTES>().0);
+            let mut d = [0.0; MAX_LANES];
+            for (d, x) in d.iter_mut().zip(x) {
+                *d = largest::<F>(x) / 127.0;
             }
-            let d = largest.reduce_max() / 127.0;
-            let inverse = F::splat(if d != 0.0 { 1.0 / d } else { 0.0 });
-            block[..2].copy_from_slice(&half_bits(d).to_le_bytes());
-            for at in (0..LEN).step_by(F::N) {
-                (F::load(&x[at..]) * inverse).round().store_u8(&mut block[2 + at..]);
+            let (halves, inverses) = (halves::<F>(&d), inverses::<F>(&d));
+            for (((x, block), half), inverse) in x.iter().zip(blocks).zip(halves).zip(inverses) {
+                block[..2].copy_from_slice(&half);
+                let inverse = F::splat(inverse);
+                for at in (0..LEN).step_by(F::N) {
+                    (F::load(&x[at..]) * inverse).round().store_u8(&mut block[2 + at..]);
+                }
             }
         }
     }

@@ -7,7 +7,7 @@
 
 use gguf::TensorType;
 
-use super::Block;
+use super::{Block, largest};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Ints, Rows, half_bits, half_value};
 
@@ -29,11 +29,7 @@ const POWERS: [i32; 5] = [1, 3, 9, 27, 81];
 /// The scale of a block, and its inverse.
 #[inline(always)]
 fn scale<F: Floats>(x: &[f32; LEN]) -> (f32, F) {
-    let mut largest = F::splat(0.0);
-    for at in (0..LEN).step_by(F::N) {
-        largest = largest.max(F::load(&x[at..]).abs());
-    }
-    let d = largest.reduce_max();
+    let d = largest::<F>(x);
     (d, F::splat(if d != 0.0 { 1.0 / d } else { 0.0 }))
 }
 
