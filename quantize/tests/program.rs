@@ -219,7 +219,15 @@ fn rules_from_a_file_and_from_options_are_one() {
     assert_eq!(place.sha256("a.gguf"), place.sha256("b.gguf"));
     std::fs::write(place.path("rules.txt"), "attn_v").unwrap();
     place.refused(3, ["-t", "q4_k_m", "--tensor-type-file", "rules.txt", "--dry-run", tiny.to_str().unwrap()]);
-    place.refused(2, ["-t", "q4_k_m", "--tensor-type", "(=q8_0", "--dry-run", tiny.to_str().unwrap()]);
+    let said = place.refused(2, ["-t", "q4_k_m", "--tensor-type", "(=q8_0", "--dry-run", tiny.to_str().unwrap()]);
+    assert!(said.contains("--tensor-type: \"(\" is no regular expression"), "{said}");
+    std::fs::write(place.path("rules.txt"), "(=q8_0").unwrap();
+    let said =
+        place.refused(2, ["-t", "q4_k_m", "--tensor-type-file", "rules.txt", "--dry-run", tiny.to_str().unwrap()]);
+    assert!(
+        said.contains("--tensor-type-file: \"(\" is no regular expression") && said.contains("rules.txt"),
+        "{said}"
+    );
 }
 
 #[test]

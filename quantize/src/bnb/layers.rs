@@ -4,8 +4,9 @@
 //! modules of the class `torch.nn.Linear` or `Conv1D`. Names alone decide here; where a family keeps linear weights in
 //! a class of its own, that is a row of a table.
 
-use fancy_regex::Regex;
 use gguf::{Error, Result};
+
+use crate::pattern::Pattern;
 
 /// Parts of a name that belong to embeddings, routers, expert stacks, convolutions and poolers, never to a plain linear layer.
 const NOT_LINEAR: &[&str] = &[
@@ -70,8 +71,8 @@ pub enum Treatment {
 pub struct Layers {
     transposed: bool,
     keeps: &'static [&'static str],
-    /// The caller's modules: as a pattern from the start of the name, and as an ending.
-    skip: Option<Vec<(Regex, String)>>,
+    /// The caller's modules.
+    skip: Option<Vec<Pattern>>,
 }
 
 impl Layers {
@@ -94,14 +95,8 @@ impl Layers {
             None => {}
         }
         if let Some(skip) = skip {
-            let compiled = skip.iter().map(|pattern| {
-                // The boundary is the library's: the match ends at a dot or at the end of the name.
-                let regex = Regex::new(&format!(r"^(?:{pattern})(?:(?<=\.)|(?=\.|$))")).map_err(|e| {
-                    Error::usage(format!("--modules-to-not-convert {pattern} is no regular expression")).caused_by(e)
-                })?;
-                Ok((regex, pattern.clone()))
-            });
-            layers.skip = Some(compiled.collect::<Result<_>>()?);
+            let patterns = skip.iter().map(|text| Pattern::module("--modules-to-not-convert", text));
+            layers.skip = Some(patterns.collect::<Result<_>>()?);
         }
         Ok(layers)
     }
@@ -114,9 +109,7 @@ impl Layers {
         let plain = shape.len() == 2 && !parts.clone().any(|p| NOT_LINEAR.contains(&p)) && last != "gate";
         let skipped = match &self.skip {
             None => parts.any(|p| HEADS.contains(&p)),
-            Some(skip) => {
-                skip.iter().any(|(regex, ending)| module.ends_with(ending) || regex.is_match(module).unwrap_or(false))
-            }
+            Some(skip) => skip.iter().any(|pattern| pattern.matches(module)),
         };
         if !plain || skipped || self.keeps.iter().any(|keep| module.ends_with(keep)) {
             Treatment::Kept
@@ -140,10 +133,8 @@ mod tests {
 
     #[test]
     fn modules_are_skipped_as_transformers_skips_them() {
-        assert!(kept(&["layer.1"], "layer.1.attn"));
-        assert!(!kept(&["layer.1"], "layer.11.attn"));
-        assert!(kept(&["layer.*"], "layer.11.attn"));
-        assert!(!kept(&["mlp.up"], "mlp.up_proj"));
+        assert!(kept(&["model.layers.1"], "model.layers.1.mlp.up_proj"));
+        assert!(!kept(&["model.layers.1"], "model.layers.11.mlp.up_proj"));
         assert!(kept(&["fc1"], "model.decoder.layers.23.fc1"));
         assert!(!kept(&["fc1"], "lm_head"), "a list of one's own replaces the default");
         assert!(Layers::new("llama", Some(&["(".to_owned()])).is_err());
