@@ -16,8 +16,9 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::folder::{CHUNK, Report, check_written, copy, copy_other_files, natural_key, read_config, save_config};
-use super::layers::{Layers, Treatment};
+use super::layers::{Layers, Treatment, Why};
 use super::shards::{Entry, Shards};
+use super::stayed;
 
 /// Which weights share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct AffineOptions {
     pub symmetric: bool,
     /// Modules that are left alone, in place of the heads that are by default.
     pub skip: Option<Vec<String>>,
+    /// A linear weight that would stay in its float type is an error.
+    pub no_fallback: bool,
     /// The most bytes of a shard.
     pub shard_bytes: u64,
     /// Whether an existing folder is replaced.
@@ -139,7 +142,8 @@ pub fn write_affine(
     let mut tensors = safetensors::open_folder(input)?;
     tensors.sort_by_cached_key(|t| natural_key(t.name()));
 
-    let (mut jobs, mut kept, mut entries, mut ignore) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut jobs, mut kept, mut kept_entries) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut entries, mut ignore) = (Vec::new(), Vec::new());
     for stored in &tensors {
         let float = Float::from_safetensors(stored.dtype().name());
         let treatment = layers.treatment(stored.name(), stored.shape());
@@ -156,7 +160,9 @@ pub fn write_affine(
             if let (Some(module), 2) = (stored.name().strip_suffix(".weight"), stored.shape().len()) {
                 ignore.push(module.to_owned());
             }
-            kept.push((stored, entries.len()));
+            let why = if let Treatment::Kept(why) = treatment { why } else { Why::Type };
+            kept.push((stored, why));
+            kept_entries.push(entries.len());
             let (name, dtype, shape) = (stored.name().to_owned(), stored.dtype(), stored.shape().to_vec());
             entries.push(Entry { name, dtype, shape });
         }
@@ -164,15 +170,18 @@ pub fn write_affine(
     if jobs.is_empty() {
         return Err(Error::input("there is no linear weight to quantize").at(input));
     }
+    if options.no_fallback {
+        stayed::refuse_fallback(&kept)?;
+    }
     if !tensors.iter().any(|t| t.name() == "lm_head.weight") {
         ignore.push("lm_head".to_owned());
     }
 
     let folder = OutputFolder::create(output, options.force, &[input])?;
-    let parameters = tensors.iter().map(Stored::elements).sum();
-    let shards = Shards::create(folder.temporary(), &entries, options.shard_bytes, parameters)?;
-    for (stored, entry) in &kept {
-        copy(stored, *entry, &shards, progress)?;
+    let weights = tensors.iter().map(Stored::elements).sum();
+    let shards = Shards::create(folder.temporary(), &entries, options.shard_bytes, weights)?;
+    for ((stored, _), &entry) in kept.iter().zip(&kept_entries) {
+        copy(stored, entry, &shards, progress)?;
     }
     jobs.par_iter().try_for_each(|job| write_job(job, options, &shards, progress))?;
     config.insert("quantization_config".into(), Value::Object(quantization(options, &ignore)));
@@ -184,6 +193,8 @@ pub fn write_affine(
     Ok(Report {
         quantized: jobs.len(),
         kept: kept.len(),
+        weights,
+        stayed: stayed::gather(&kept),
         bytes_before: tensors.iter().map(|t| t.bytes().len() as u64).sum(),
         bytes_after: entries.iter().map(Entry::bytes).sum(),
     })
