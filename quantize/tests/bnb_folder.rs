@@ -7,7 +7,7 @@ use convert::packed::Float;
 use convert::packed::bnb::Code;
 use convert::safetensors::{Stored, open_folder};
 use quantize::bnb::layers::{Layers, Treatment};
-use quantize::bnb::{Form, Options, Storage, Why, write};
+use quantize::bnb::{AffineOptions, Form, Granularity, Options, Storage, Why, write, write_affine};
 
 fn four_bit(code: Code, double: bool) -> Form {
     Form::FourBit { code, block: 64, double, storage: Storage::Uint8 }
@@ -126,6 +126,37 @@ fn what_stays_is_told_and_refused_on_demand() {
             written.iter().filter(|t| t.dtype().name() == "U8" && t.shape().len() == 2).map(|t| t.elements() * 2).sum();
         assert_eq!(packed + report.stayed.iter().map(|kind| kind.weights).sum::<u64>(), report.weights, "{name}");
         assert_eq!(report.stayed.iter().map(|kind| kind.tensors).sum::<usize>(), report.kept, "{name}");
+    }
+}
+
+#[test]
+fn experts_of_affine_folders_are_quantized_or_refused() {
+    let input = fixtures::path("golden/arch/Qwen3-MoE-Tiny-A1B/hf/Qwen3-MoE-Tiny-A1B");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    for bits in [4, 8] {
+        let options = AffineOptions {
+            bits,
+            granularity: Granularity::Group(32),
+            symmetric: true,
+            skip: None,
+            no_fallback: true,
+            shard_bytes: u64::MAX,
+            force: true,
+        };
+        write_affine(&input, &out, &options, &|_| {}).unwrap();
+        let tensors = open_folder(&out).unwrap();
+        let packed = |t: &&Stored| t.name().contains(".experts.") && t.name().ends_with(".weight_packed");
+        assert_eq!(tensors.iter().filter(packed).count(), 24);
+
+        // transformers would lose float experts and cannot read zero points of experts.
+        let zero_points = AffineOptions { symmetric: false, ..options.clone() };
+        let left = AffineOptions { skip: Some(vec![".*experts".into(), "lm_head".into()]), ..options.clone() };
+        for options in [zero_points, left] {
+            let fault = write_affine(&input, &folder.path().join("no"), &options, &|_| {}).unwrap_err();
+            assert!(fault.message().contains("model.layers.0.mlp.experts.0.down_proj.weight"), "{fault}");
+            assert!(!folder.path().join("no").exists());
+        }
     }
 }
 

@@ -181,6 +181,13 @@ impl Layers {
     }
 }
 
+/// Whether a tensor of this name and shape is the matrix of one expert, which transformers stacks with its like as it
+/// loads them.
+pub fn is_single_expert(name: &str, shape: &[u64]) -> bool {
+    let after = name.split('.').skip_while(|part| *part != "experts").nth(1);
+    shape.len() == 2 && name.ends_with(".weight") && after.is_some_and(|part| part.parse::<u64>().is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +243,9 @@ mod tests {
         );
         let asked = "model.layers.1.mlp.experts.7.up_proj.weight";
         assert_eq!(why("llama", Some(&skip), asked, &[8, 8]), Some(Why::Asked));
+        assert!(is_single_expert(asked, &[8, 8]));
+        assert!(!is_single_expert("model.layers.0.mlp.experts.gate_up_proj", &[4, 8, 8]));
+        assert!(!is_single_expert("model.layers.0.mlp.shared_experts.up_proj.weight", &[8, 8]));
     }
 
     #[test]

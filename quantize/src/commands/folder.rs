@@ -76,7 +76,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 128)]
     group_size: usize,
 
-    /// Use zero points instead of a symmetric range (affine8, affine4)
+    /// Use zero points instead of a symmetric range (affine8, affine4); transformers decodes affine4 as it loads it then
     #[arg(long)]
     zero_point: bool,
 
