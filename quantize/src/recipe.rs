@@ -14,6 +14,8 @@ use std::str::FromStr;
 use gguf::TensorType::{self, *};
 use gguf::{Error, Metadata, Result, Shape};
 
+use crate::pattern::Pattern;
+
 /// What a tensor is for, as far as recipes care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
@@ -463,36 +465,6 @@ pub struct Wishes {
     pub tensors: Vec<(Pattern, TensorType)>,
 }
 
-/// A regular expression that is searched for in tensor names, in any case.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    regex: fancy_regex::Regex,
-    text: String,
-}
-
-impl Pattern {
-    /// Compiles a pattern.
-    ///
-    /// # Errors
-    /// Text that is no regular expression.
-    pub fn new(text: &str) -> Result<Pattern> {
-        // The builder's own switch does not reach the parts of a pattern that look around.
-        fancy_regex::Regex::new(&format!("(?i){text}"))
-            .map(|regex| Pattern { regex, text: text.to_owned() })
-            .map_err(|e| Error::usage(format!("\"{text}\" is no regular expression")).caused_by(e))
-    }
-
-    /// Whether the pattern occurs in a name. One that gives up (endless backtracking) does not.
-    pub fn matches(&self, name: &str) -> bool {
-        self.regex.is_match(name).unwrap_or(false)
-    }
-
-    /// The text of the pattern.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
 /// The type that a recipe chose for a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -693,16 +665,15 @@ mod tests {
     }
 
     #[test]
-    fn patterns_search_in_any_case_and_look_ahead() {
+    fn a_tensor_that_a_pattern_matches_gets_the_type_of_the_pattern() {
         let shape = Shape::new(&[256, 256]).unwrap();
         let model = Model::from_metadata(&Metadata::from_iter([("general.architecture", "llama")]));
-        let wishes =
-            Wishes { tensors: vec![(Pattern::new(r"BLK\.(?!0)\d+\.attn_v").unwrap(), Q8_0)], ..Wishes::default() };
+        let pattern = Pattern::anywhere("--tensor-type", r"BLK\.(?!0)\d+\.attn_v").unwrap();
+        let wishes = Wishes { tensors: vec![(pattern, Q8_0)], ..Wishes::default() };
         let names = ["blk.0.attn_v.weight", "blk.1.attn_v.weight"];
         let mut recipe = Recipe::new("q4_0".parse().unwrap(), &model, &wishes, false, names);
         assert_eq!(recipe.choose(names[0], &shape, F32).unwrap().ty, Q4_0);
         assert_eq!(recipe.choose(names[1], &shape, F32).unwrap().ty, Q8_0);
-        assert!(Pattern::new("(").is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use convert::packed::Float;
 use convert::packed::bnb::Code;
 use convert::safetensors::{Stored, open_folder};
 use quantize::bnb::layers::{Layers, Treatment};
-use quantize::bnb::{Form, Options, Storage, write};
+use quantize::bnb::{AffineOptions, Form, Granularity, Options, Storage, Why, write, write_affine};
 
 fn four_bit(code: Code, double: bool) -> Form {
     Form::FourBit { code, block: 64, double, storage: Storage::Uint8 }
@@ -72,7 +72,7 @@ fn the_layers_are_those_that_transformers_replaces() {
         let tensors = open_folder(&input).unwrap();
         let chosen: BTreeSet<&str> = tensors
             .iter()
-            .filter(|t| rules.treatment(t.name(), t.shape()) != Treatment::Kept)
+            .filter(|t| !matches!(rules.treatment(t.name(), t.shape()), Treatment::Kept(_)))
             .map(Stored::name)
             .collect();
         assert_eq!(chosen, layers.keys().map(String::as_str).collect(), "{name}");
@@ -83,6 +83,79 @@ fn the_layers_are_those_that_transformers_replaces() {
         for (layer, hash) in layers {
             let all = ["", ".absmax", ".quant_state.bitsandbytes__nf4"].map(|s| bytes(format!("{layer}{s}"))).concat();
             assert_eq!(short_sha(&all), *hash, "{name}: {layer}");
+        }
+    }
+}
+
+/// Families some of whose linear weights stay in their float type: which, and how many tensors that are.
+const FALL_BACK: &[(&str, Why, usize)] = &[
+    ("DeepSeek-V2-Tiny-Lite", Why::Experts, 12),
+    ("DeepSeek-V3-Tiny-R1", Why::Experts, 12),
+    ("GPT-OSS-Tiny-20B", Why::Experts, 4),
+    ("Granite-MoE-Tiny", Why::Experts, 4),
+    ("Mixtral-Tiny-4x1B", Why::Experts, 24),
+    ("OLMoE-Tiny", Why::Experts, 24),
+    ("Qwen2-MoE-Tiny", Why::Experts, 24),
+    ("Qwen3-MoE-Tiny-A1B", Why::Experts, 24),
+    ("T5-Tiny-small", Why::FullPrecision, 4),
+];
+
+#[test]
+fn what_stays_is_told_and_refused_on_demand() {
+    for name in fixtures::json("golden/bnb/layers.json").as_object().unwrap().keys().filter(|n| *n != "Falcon-Tiny-7B")
+    {
+        let input = fixtures::path(&format!("golden/arch/{name}/hf/{name}"));
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let options = Options { no_fallback: true, ..Options::new(four_bit(Code::Nf4, false)) };
+        let expected = FALL_BACK.iter().find(|row| row.0 == name);
+        if expected.is_some() {
+            let fault = write(&input, &out, &options, &|_| {}).unwrap_err();
+            assert!(fault.message().contains("would stay BF16"), "{name}: {fault}");
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{name}");
+        }
+        let options = Options { no_fallback: expected.is_none(), ..options };
+        let report = write(&input, &out, &options, &|_| {}).unwrap();
+        let fell: Vec<_> = report.stayed.iter().filter(|kind| kind.why.fallback().is_some()).collect();
+        assert_eq!(fell.first().map(|kind| (kind.why, kind.tensors)), expected.map(|row| (row.1, row.2)), "{name}");
+        assert!(fell.len() < 2, "{name}");
+
+        // Every weight of the model is either quantized or accounted for.
+        let written = open_folder(&out).unwrap();
+        let packed: u64 =
+            written.iter().filter(|t| t.dtype().name() == "U8" && t.shape().len() == 2).map(|t| t.elements() * 2).sum();
+        assert_eq!(packed + report.stayed.iter().map(|kind| kind.weights).sum::<u64>(), report.weights, "{name}");
+        assert_eq!(report.stayed.iter().map(|kind| kind.tensors).sum::<usize>(), report.kept, "{name}");
+    }
+}
+
+#[test]
+fn experts_of_affine_folders_are_quantized_or_refused() {
+    let input = fixtures::path("golden/arch/Qwen3-MoE-Tiny-A1B/hf/Qwen3-MoE-Tiny-A1B");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    for bits in [4, 8] {
+        let options = AffineOptions {
+            bits,
+            granularity: Granularity::Group(32),
+            symmetric: true,
+            skip: None,
+            no_fallback: true,
+            shard_bytes: u64::MAX,
+            force: true,
+        };
+        write_affine(&input, &out, &options, &|_| {}).unwrap();
+        let tensors = open_folder(&out).unwrap();
+        let packed = |t: &&Stored| t.name().contains(".experts.") && t.name().ends_with(".weight_packed");
+        assert_eq!(tensors.iter().filter(packed).count(), 24);
+
+        // transformers would lose float experts and cannot read zero points of experts.
+        let zero_points = AffineOptions { symmetric: false, ..options.clone() };
+        let left = AffineOptions { skip: Some(vec![".*experts".into(), "lm_head".into()]), ..options.clone() };
+        for options in [zero_points, left] {
+            let fault = write_affine(&input, &folder.path().join("no"), &options, &|_| {}).unwrap_err();
+            assert!(fault.message().contains("model.layers.0.mlp.experts.0.down_proj.weight"), "{fault}");
+            assert!(!folder.path().join("no").exists());
         }
     }
 }

@@ -219,7 +219,15 @@ fn rules_from_a_file_and_from_options_are_one() {
     assert_eq!(place.sha256("a.gguf"), place.sha256("b.gguf"));
     std::fs::write(place.path("rules.txt"), "attn_v").unwrap();
     place.refused(3, ["-t", "q4_k_m", "--tensor-type-file", "rules.txt", "--dry-run", tiny.to_str().unwrap()]);
-    place.refused(2, ["-t", "q4_k_m", "--tensor-type", "(=q8_0", "--dry-run", tiny.to_str().unwrap()]);
+    let said = place.refused(2, ["-t", "q4_k_m", "--tensor-type", "(=q8_0", "--dry-run", tiny.to_str().unwrap()]);
+    assert!(said.contains("--tensor-type: \"(\" is no regular expression"), "{said}");
+    std::fs::write(place.path("rules.txt"), "(=q8_0").unwrap();
+    let said =
+        place.refused(2, ["-t", "q4_k_m", "--tensor-type-file", "rules.txt", "--dry-run", tiny.to_str().unwrap()]);
+    assert!(
+        said.contains("--tensor-type-file: \"(\" is no regular expression") && said.contains("rules.txt"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -302,6 +310,31 @@ fn a_row_that_does_not_fit_falls_back_and_is_told() {
     assert!(said.contains("blk.0.attn_q.weight"), "{said}");
     let output = place.done(["-t", "q8_0", "m.gguf"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("0 % of the weights fell back"));
+}
+
+#[test]
+fn a_folder_tells_what_stays_in_its_float_type() {
+    let place = Place::new();
+    let experts = fixtures::path("golden/arch/Qwen3-MoE-Tiny-A1B/hf/Qwen3-MoE-Tiny-A1B");
+    let experts = experts.to_str().unwrap();
+    let said = place.refused(3, ["-t", "nf4", "--no-fallback", experts, "out"]);
+    assert!(said.contains("model.layers.0.mlp.experts.0.down_proj.weight would stay BF16"), "{said}");
+    let output = place.done(["-t", "nf4", "--json", experts, "out"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = "77.0 % of the weights (37 tensors) stay BF16: 24 × experts (model.layers.*.mlp.experts.*.down_proj.weight, …), \
+                1 × output head (lm_head.weight), 1 × embeddings (model.embed_tokens.weight)";
+    assert!(
+        said.contains(line) && said.contains("45.9 % of the weights (24 tensors) fell back to another type"),
+        "{said}"
+    );
+    let document: Json = serde_json::from_slice(&output.stdout).unwrap();
+    let fallback = &document["fallback"];
+    assert_eq!((fallback["tensors"].as_u64(), fallback["weights"].as_u64()), (Some(24), Some(24 * 64 * 64)));
+    assert_eq!((&fallback["kinds"][0]["wanted"], &fallback["kinds"][0]["got"]), (&"nf4".into(), &"BF16".into()));
+    assert_eq!(document["stayed"]["kinds"][0]["what"], "experts");
+
+    let output = place.done(["-t", "nf4", "--no-fallback", tiny().to_str().unwrap(), "tiny"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("0 % of the weights fell back to another type"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Affine quantization, r = s (q − z), in compressed-tensors' form, which vLLM and transformers read.
+//! Affine quantization, r = s (q − z), in compressed-tensors' forms.
 //!
 //! A real number r is an integer q, less a zero point z, times a scale s. With zero points, s = (max − min) ÷ (qmax −
 //! qmin) over a range that includes zero, and z = qmin − min ÷ s, rounded and clamped, so that zero is exact; without,
@@ -16,8 +16,9 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::folder::{CHUNK, Report, check_written, copy, copy_other_files, natural_key, read_config, save_config};
-use super::layers::{Layers, Treatment};
+use super::layers::{self, Layers, Treatment, Why};
 use super::shards::{Entry, Shards};
+use super::stayed;
 
 /// Which weights share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct AffineOptions {
     pub symmetric: bool,
     /// Modules that are left alone, in place of the heads that are by default.
     pub skip: Option<Vec<String>>,
+    /// A linear weight that would stay in its float type is an error.
+    pub no_fallback: bool,
     /// The most bytes of a shard.
     pub shard_bytes: u64,
     /// Whether an existing folder is replaced.
@@ -54,6 +57,15 @@ pub struct Affine {
     pub scale: f32,
     /// The zero point z.
     pub zero: i32,
+}
+
+impl AffineOptions {
+    /// Whether weights lie packed in words (`pack-quantized`), the form in which vLLM's source takes integer weights
+    /// beside float activations. It has no zero point for a whole tensor, and eight bits with zero points load in transformers
+    /// without further ado where they lie plain (`int-quantized`).
+    fn packed(&self) -> bool {
+        self.bits == 4 || (self.symmetric && self.granularity != Granularity::Tensor)
+    }
 }
 
 /// The smallest and largest integer of so many bits.
@@ -139,10 +151,25 @@ pub fn write_affine(
     let mut tensors = safetensors::open_folder(input)?;
     tensors.sort_by_cached_key(|t| natural_key(t.name()));
 
-    let (mut jobs, mut kept, mut entries, mut ignore) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut jobs, mut kept, mut kept_entries) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut entries, mut ignore) = (Vec::new(), Vec::new());
     for stored in &tensors {
         let float = Float::from_safetensors(stored.dtype().name());
-        let treatment = layers.treatment(stored.name(), stored.shape());
+        let expert = layers::is_single_expert(stored.name(), stored.shape());
+        let treatment = match layers.treatment(stored.name(), stored.shape()) {
+            Treatment::Kept(Why::Experts) if expert && options.packed() && options.symmetric => Treatment::Quantized,
+            Treatment::Kept(_) if expert => {
+                return Err(Error::input(format!(
+                    "tensor {} would stay {}: transformers (5.23) reads the experts of a compressed-tensors folder only \
+                     where they are quantized, without zero points, by rows or groups",
+                    stored.name(),
+                    stored.dtype().name()
+                ))
+                .at(stored.path())
+                .help("leave --zero-point, --per tensor and patterns that match experts out, or choose nf4, int8 or a GGUF type"));
+            }
+            other => other,
+        };
         if treatment == Treatment::Transposed {
             let what =
                 format!("the layers of \"{model_type}\" are no torch.nn.Linear, which compressed-tensors replaces");
@@ -156,7 +183,9 @@ pub fn write_affine(
             if let (Some(module), 2) = (stored.name().strip_suffix(".weight"), stored.shape().len()) {
                 ignore.push(module.to_owned());
             }
-            kept.push((stored, entries.len()));
+            let why = if let Treatment::Kept(why) = treatment { why } else { Why::Type };
+            kept.push((stored, why));
+            kept_entries.push(entries.len());
             let (name, dtype, shape) = (stored.name().to_owned(), stored.dtype(), stored.shape().to_vec());
             entries.push(Entry { name, dtype, shape });
         }
@@ -164,15 +193,18 @@ pub fn write_affine(
     if jobs.is_empty() {
         return Err(Error::input("there is no linear weight to quantize").at(input));
     }
+    if options.no_fallback {
+        stayed::refuse_fallback(&kept)?;
+    }
     if !tensors.iter().any(|t| t.name() == "lm_head.weight") {
         ignore.push("lm_head".to_owned());
     }
 
     let folder = OutputFolder::create(output, options.force, &[input])?;
-    let parameters = tensors.iter().map(Stored::elements).sum();
-    let shards = Shards::create(folder.temporary(), &entries, options.shard_bytes, parameters)?;
-    for (stored, entry) in &kept {
-        copy(stored, *entry, &shards, progress)?;
+    let weights = tensors.iter().map(Stored::elements).sum();
+    let shards = Shards::create(folder.temporary(), &entries, options.shard_bytes, weights)?;
+    for ((stored, _), &entry) in kept.iter().zip(&kept_entries) {
+        copy(stored, entry, &shards, progress)?;
     }
     jobs.par_iter().try_for_each(|job| write_job(job, options, &shards, progress))?;
     config.insert("quantization_config".into(), Value::Object(quantization(options, &ignore)));
@@ -184,6 +216,8 @@ pub fn write_affine(
     Ok(Report {
         quantized: jobs.len(),
         kept: kept.len(),
+        weights,
+        stayed: stayed::gather(&kept),
         bytes_before: tensors.iter().map(|t| t.bytes().len() as u64).sum(),
         bytes_after: entries.iter().map(Entry::bytes).sum(),
     })
@@ -213,33 +247,37 @@ fn entries_of(job: &Job<'_>, options: &AffineOptions) -> Result<Vec<Entry>> {
         shape: shape.to_vec(),
     };
     let scale_shape: &[u64] = if groups == 0 { &[1] } else { &[rows, groups] };
-    let mut entries = match options.bits {
-        8 => vec![entry("", Dtype::I8, &[rows, cols])],
-        _ => vec![entry("_packed", Dtype::I32, &[rows, cols.div_ceil(8)])],
+    let per_word = u64::from(32 / options.bits);
+    let mut entries = match options.packed() {
+        true => vec![entry("_packed", Dtype::I32, &[rows, cols.div_ceil(per_word)])],
+        false => vec![entry("", Dtype::I8, &[rows, cols])],
     };
     entries.push(entry("_scale", job.stored.dtype(), scale_shape));
-    if options.bits == 4 {
+    if options.packed() {
         entries.push(entry("_shape", Dtype::I64, &[2]));
     }
     if !options.symmetric {
-        entries.push(match options.bits {
-            8 => entry("_zero_point", Dtype::I8, scale_shape),
-            _ => entry("_zero_point", Dtype::I32, &[rows.div_ceil(8), groups]),
+        entries.push(match options.packed() {
+            true => entry("_zero_point", Dtype::I32, &[rows.div_ceil(per_word), groups]),
+            false => entry("_zero_point", Dtype::I8, scale_shape),
         });
     }
     Ok(entries)
 }
 
-/// Signed numbers of four bits, eight in a word, less their smallest value.
-fn packed(numbers: impl Iterator<Item = i32>) -> u32 {
-    numbers.enumerate().fold(0, |word, (i, q)| word | ((q + 8) as u32 & 15) << (4 * i))
+/// A word of signed numbers of so many bits, less their smallest value.
+fn word(numbers: impl Iterator<Item = i32>, bits: u32) -> u32 {
+    let (low, high) = range(bits);
+    let mask = (high - low) as u32;
+    numbers.zip((0..32).step_by(bits as usize)).fold(0, |word, (q, at)| word | ((q - low) as u32 & mask) << at)
 }
 
 fn write_job(job: &Job<'_>, options: &AffineOptions, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
-    let bits = options.bits;
+    let (bits, packed) = (options.bits, options.packed());
+    let per_word = 32 / bits as usize;
     let affine = |(low, high)| Affine::new(low, high, bits, options.symmetric, job.float);
-    // Zero points of eight rows share a word.
-    let chunk = (CHUNK / job.cols.max(1)).next_multiple_of(8).max(8);
+    // Zero points of as many rows share a word.
+    let chunk = (CHUNK / job.cols.max(1)).next_multiple_of(per_word).max(per_word);
     let chunks = job.rows.div_ceil(chunk);
     let groups = groups(job, options.granularity);
     let whole = if groups > 0 {
@@ -254,7 +292,7 @@ fn write_job(job: &Job<'_>, options: &AffineOptions, shards: &Shards, progress: 
         let bounds = bounds.try_reduce(|| (0.0, 0.0), |a, b| Ok((a.0.min(b.0), a.1.max(b.1))))?;
         Some(affine(bounds))
     };
-    let zeros_at = job.first + if bits == 4 { 3 } else { 2 };
+    let zeros_at = job.first + if packed { 3 } else { 2 };
     (0..chunks).into_par_iter().try_for_each(|number| {
         let start = number * chunk;
         let rows = chunk.min(job.rows - start);
@@ -278,30 +316,30 @@ fn write_job(job: &Job<'_>, options: &AffineOptions, shards: &Shards, progress: 
                     *code = affine.quantize(*value, bits);
                 }
             }
-            if bits == 8 {
-                codes.extend(row_codes.iter().map(|q| *q as i8 as u8));
+            if packed {
+                codes.extend(row_codes.chunks(per_word).flat_map(|q| word(q.iter().copied(), bits).to_le_bytes()));
             } else {
-                codes.extend(row_codes.chunks(8).flat_map(|q| packed(q.iter().copied()).to_le_bytes()));
+                codes.extend(row_codes.iter().map(|q| *q as i8 as u8));
             }
         }
-        let row_bytes = if bits == 8 { job.cols } else { job.cols.div_ceil(8) * 4 };
+        let row_bytes = if packed { job.cols.div_ceil(per_word) * 4 } else { job.cols };
         shards.write(job.first, (start * row_bytes) as u64, &codes)?;
         let mut scales = Vec::new();
         affines.iter().for_each(|a| job.float.push(a.scale, &mut scales));
         shards.write(job.first + 1, (start * groups * job.float.size()) as u64, &scales)?;
         if !options.symmetric && whole.is_none() {
-            if bits == 8 {
-                let zeros: Vec<u8> = affines.iter().map(|a| a.zero as i8 as u8).collect();
-                shards.write(zeros_at, (start * groups) as u64, &zeros)?;
-            } else {
+            if packed {
                 let mut zeros = Vec::new();
-                for rows in affines.chunks(8 * groups) {
+                for rows in affines.chunks(per_word * groups) {
                     for group in 0..groups {
                         let column = rows.iter().skip(group).step_by(groups).map(|a| a.zero);
-                        zeros.extend(packed(column).to_le_bytes());
+                        zeros.extend(word(column, bits).to_le_bytes());
                     }
                 }
-                shards.write(zeros_at, (start / 8 * groups * 4) as u64, &zeros)?;
+                shards.write(zeros_at, (start / per_word * groups * 4) as u64, &zeros)?;
+            } else {
+                let zeros: Vec<u8> = affines.iter().map(|a| a.zero as i8 as u8).collect();
+                shards.write(zeros_at, (start * groups) as u64, &zeros)?;
             }
         }
         job.stored.release(start * job.cols * job.float.size()..(start + rows) * job.cols * job.float.size());
@@ -316,7 +354,7 @@ fn write_job(job: &Job<'_>, options: &AffineOptions, shards: &Shards, progress: 
             shards.write(zeros_at, 0, &[whole.zero as i8 as u8])?;
         }
     }
-    if bits == 4 {
+    if packed {
         let shape: Vec<u8> = [job.rows, job.cols].iter().flat_map(|d| (*d as i64).to_le_bytes()).collect();
         shards.write(job.first + 2, 0, &shape)?;
     }
@@ -329,8 +367,8 @@ fn quantization(options: &AffineOptions, ignore: &[String]) -> Map<String, Value
         Granularity::Row => ("channel", None),
         Granularity::Group(size) => ("group", Some(size)),
     };
-    let format = if options.bits == 8 { "int-quantized" } else { "pack-quantized" };
-    let config = json!({
+    let format = if options.packed() { "pack-quantized" } else { "int-quantized" };
+    let mut config = json!({
         "config_groups": {"group_0": {
             "format": format,
             "input_activations": null,
@@ -355,12 +393,24 @@ fn quantization(options: &AffineOptions, ignore: &[String]) -> Map<String, Value
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
     });
+    if options.packed() && !options.symmetric {
+        // The model that transformers (5.23) lays out before it reads a file has zero points of the unpacked shape,
+        // because compressed-tensors (0.20) packs them only where there is data. Weights that are decoded as they are
+        // read need no such model. Other readers pass over the entry.
+        config["dequantize"] = true.into();
+    }
     config.as_object().cloned().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_hold_numbers_from_the_lowest_bits_on() {
+        assert_eq!(word([-8, -7, 7].into_iter(), 4), 0xf10);
+        assert_eq!(word([-128, 127, 0].into_iter(), 8), 0x0080_ff00);
+    }
 
     #[test]
     fn zero_is_exact_and_the_ends_are_near() {

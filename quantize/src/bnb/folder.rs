@@ -12,10 +12,11 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::absmax::absmax;
-use super::layers::{Layers, Treatment};
+use super::layers::{Layers, Treatment, Why};
 use super::nested::{self, Nested};
 use super::python::{Layout, dumps};
 use super::shards::{Entry, Shards};
+use super::stayed::{self, Stayed};
 use super::{four_bit, int8, state};
 
 /// Weights that a thread takes at a time: a multiple of every block length and of two.
@@ -97,6 +98,8 @@ pub struct Options {
     pub compute: Float,
     /// Modules that are left alone, in place of the heads that are by default.
     pub skip: Option<Vec<String>>,
+    /// A linear weight that would stay in its float type is an error.
+    pub no_fallback: bool,
     /// The most bytes of a shard.
     pub shard_bytes: u64,
     /// Whether an existing folder is replaced.
@@ -106,17 +109,21 @@ pub struct Options {
 impl Options {
     /// The library's own defaults for a form.
     pub fn new(form: Form) -> Options {
-        Options { form, compute: Float::F32, skip: None, shard_bytes: 50_000_000_000, force: false }
+        Options { form, compute: Float::F32, skip: None, no_fallback: false, shard_bytes: 50_000_000_000, force: false }
     }
 }
 
 /// What was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Tensors that were quantized.
     pub quantized: usize,
     /// Tensors that were kept as they are.
     pub kept: usize,
+    /// Weights of all tensors.
+    pub weights: u64,
+    /// The tensors that were kept, by reason and type, those with most weights first.
+    pub stayed: Vec<Stayed>,
     /// Bytes of all tensors before.
     pub bytes_before: u64,
     /// Bytes of all tensors after.
@@ -211,6 +218,9 @@ pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(
             .at(input)
             .help("--modules-to-not-convert may match every layer"));
     }
+    if options.no_fallback {
+        stayed::refuse_fallback(&kept)?;
+    }
     if let Form::FourBit { double: true, .. } = options.form {
         for job in &mut jobs {
             job.offset = Some(nested::mean(&scales(job, &options.form)?));
@@ -235,9 +245,9 @@ pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(
     }
 
     let folder = OutputFolder::create(output, options.force, &[input])?;
-    let parameters = tensors.iter().map(Stored::elements).sum();
-    let shards = Shards::create(folder.temporary(), &entries, options.shard_bytes, parameters)?;
-    for (stored, &entry) in kept.iter().zip(&kept_entries) {
+    let weights = tensors.iter().map(Stored::elements).sum();
+    let shards = Shards::create(folder.temporary(), &entries, options.shard_bytes, weights)?;
+    for ((stored, _), &entry) in kept.iter().zip(&kept_entries) {
         copy(stored, entry, &shards, progress)?;
     }
     match options.form {
@@ -259,23 +269,27 @@ pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(
     Ok(Report {
         quantized: jobs.len(),
         kept: kept.len(),
+        weights,
+        stayed: stayed::gather(&kept),
         bytes_before: tensors.iter().map(|t| t.bytes().len() as u64).sum(),
         bytes_after: entries.iter().map(Entry::bytes).sum(),
     })
 }
 
 /// Tensors to quantize and tensors to keep, both in the order given.
-fn sort_out<'a>(tensors: &'a [Stored], layers: &Layers) -> (Vec<Job<'a>>, Vec<&'a Stored>) {
+fn sort_out<'a>(tensors: &'a [Stored], layers: &Layers) -> (Vec<Job<'a>>, Vec<(&'a Stored, Why)>) {
     let mut jobs = Vec::new();
     let mut kept = Vec::new();
     for stored in tensors {
         let float = Float::from_safetensors(stored.dtype().name());
         let treatment = layers.treatment(stored.name(), stored.shape());
-        match float {
-            Some(float) if treatment != Treatment::Kept && stored.elements() > 0 => {
+        match (treatment, float) {
+            (Treatment::Kept(why), _) => kept.push((stored, why)),
+            (_, Some(float)) if stored.elements() > 0 => {
                 jobs.push(Job { stored, float, treatment, first: 0, offset: None });
             }
-            _ => kept.push(stored),
+            (_, Some(_)) => kept.push((stored, Why::Small)),
+            (_, None) => kept.push((stored, Why::Type)),
         }
     }
     (jobs, kept)

@@ -10,6 +10,9 @@ pub mod nested;
 pub mod python;
 pub mod shards;
 pub mod state;
+pub mod stayed;
 
 pub use affine::{AffineOptions, Granularity, write_affine};
 pub use folder::{Form, Options, Report, Storage, write};
+pub use layers::Why;
+pub use stayed::Stayed;

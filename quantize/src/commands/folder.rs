@@ -9,8 +9,8 @@ use convert::packed::Float;
 use convert::packed::bnb::Code;
 use gguf::cli::{Common, Exit, Progress, bytes, parse_bytes, print_json};
 use gguf::{Error, Result};
-use quantize::bnb::{self, AffineOptions, Form, Granularity, Options, Storage};
-use serde_json::json;
+use quantize::bnb::{self, AffineOptions, Form, Granularity, Options, Report, Stayed, Storage, Why};
+use serde_json::{Value, json};
 
 /// The types that make folders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,13 +76,17 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 128)]
     group_size: usize,
 
-    /// Use zero points instead of a symmetric range (affine8, affine4)
+    /// Use zero points instead of a symmetric range (affine8, affine4); transformers decodes affine4 as it loads it then
     #[arg(long)]
     zero_point: bool,
 
     /// Modules to leave alone instead of the output head: regular expressions from the start, or endings
     #[arg(long, value_name = "MODULE,...", value_delimiter = ',')]
     modules_to_not_convert: Option<Vec<String>>,
+
+    /// Refuse a model whose experts, or other linear weights, would stay in their float type
+    #[arg(long)]
+    no_fallback: bool,
 
     /// The most bytes of a file of weights
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "50000000000")]
@@ -123,7 +127,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let total = convert::safetensors::open_folder(input)?.iter().map(|t| t.bytes().len() as u64).sum();
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
     let skip = args.modules_to_not_convert.clone();
-    let (shard_bytes, force) = (args.max_shard_size, args.force);
+    let (no_fallback, shard_bytes, force) = (args.no_fallback, args.max_shard_size, args.force);
     let done = |bytes: u64| progress.add(bytes);
     let four_bit = |code| -> Result<Form> {
         let (block, double) = (args.block_size, args.double_quant);
@@ -138,6 +142,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         },
         symmetric: !args.zero_point,
         skip: skip.clone(),
+        no_fallback,
         shard_bytes,
         force,
     };
@@ -151,7 +156,8 @@ pub fn run(args: &Args) -> Result<Exit> {
         let compute = Float::from_torch(&args.compute_dtype).ok_or_else(|| {
             Error::usage(format!("\"{}\" is none of float32, float16 and bfloat16", args.compute_dtype))
         })?;
-        bnb::write(input, &args.output, &Options { form, compute, skip, shard_bytes, force }, &done)?
+        let options = Options { form, compute, skip, no_fallback, shard_bytes, force };
+        bnb::write(input, &args.output, &options, &done)?
     } else {
         let bits = if args.ty == Type::Affine8 { 8 } else { 4 };
         bnb::write_affine(input, &args.output, &affine(bits), &done)?
@@ -164,6 +170,9 @@ pub fn run(args: &Args) -> Result<Exit> {
             "output": args.output,
             "quantized": report.quantized,
             "kept": report.kept,
+            "weights": report.weights,
+            "stayed": stayed_json(&report),
+            "fallback": fallback_json(&report, args.ty),
             "bytes_before": report.bytes_before,
             "bytes_after": report.bytes_after,
             "seconds": seconds,
@@ -178,6 +187,85 @@ pub fn run(args: &Args) -> Result<Exit> {
             bytes(report.bytes_after),
             bytes(report.bytes_before),
         );
+        eprint!("{}{}", stayed_line(&report), fallback_lines(&report, args.ty));
     }
     Ok(Exit::Done)
+}
+
+impl Type {
+    /// The name as it is given.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// Tensors, weights and their share of the model.
+fn sums<'a>(kinds: impl Iterator<Item = &'a Stayed>, report: &Report) -> (usize, u64, f64) {
+    let (tensors, weights) = kinds.fold((0, 0), |sum, kind| (sum.0 + kind.tensors, sum.1 + kind.weights));
+    (tensors, weights, weights as f64 / report.weights.max(1) as f64)
+}
+
+/// What was to be quantized and is not.
+fn fallbacks(report: &Report) -> impl Iterator<Item = (&Stayed, &'static str)> {
+    report.stayed.iter().filter_map(|kind| Some((kind, kind.why.fallback()?)))
+}
+
+/// What share of the weights stays in which types, and what that is.
+fn stayed_line(report: &Report) -> String {
+    let (tensors, _, share) = sums(report.stayed.iter(), report);
+    if tensors == 0 {
+        return String::new();
+    }
+    let mut types: Vec<&str> = report.stayed.iter().map(|kind| kind.dtype.name()).collect();
+    types.sort_unstable();
+    types.dedup();
+    let kinds: Vec<String> = report
+        .stayed
+        .iter()
+        .map(|kind| {
+            let what = format!("{} × {}", kind.tensors, kind.why.what());
+            match kind.names.as_slice() {
+                _ if kind.why == Why::Small => what,
+                [] => what,
+                [name] => format!("{what} ({name})"),
+                [name, ..] => format!("{what} ({name}, …)"),
+            }
+        })
+        .collect();
+    format!(
+        "  {:.1} % of the weights ({tensors} tensors) stay {}: {}\n",
+        100.0 * share,
+        types.join(" and "),
+        kinds.join(", ")
+    )
+}
+
+/// What share of the weights did not get the type that was asked for.
+fn fallback_lines(report: &Report, wanted: Type) -> String {
+    let (tensors, _, share) = sums(fallbacks(report).map(|f| f.0), report);
+    if tensors == 0 {
+        return "  0 % of the weights fell back to another type\n".to_owned();
+    }
+    let mut out = format!("  {:.1} % of the weights ({tensors} tensors) fell back to another type:\n", 100.0 * share);
+    for (kind, reason) in fallbacks(report) {
+        out.push_str(&format!("    {} × {reason} ({}): {}\n", kind.tensors, wanted.name(), kind.dtype.name()));
+    }
+    out
+}
+
+fn stayed_json(report: &Report) -> Value {
+    let (tensors, weights, share) = sums(report.stayed.iter(), report);
+    let kinds = report.stayed.iter().map(|kind| {
+        json!({"what": kind.why.what(), "type": kind.dtype.name(), "tensors": kind.tensors, "weights": kind.weights,
+            "names": kind.names})
+    });
+    json!({"tensors": tensors, "weights": weights, "share": share, "kinds": kinds.collect::<Vec<_>>()})
+}
+
+fn fallback_json(report: &Report, wanted: Type) -> Value {
+    let (tensors, weights, share) = sums(fallbacks(report).map(|f| f.0), report);
+    let kinds = fallbacks(report).map(|(kind, reason)| {
+        json!({"wanted": wanted.name(), "got": kind.dtype.name(), "reason": reason, "tensors": kind.tensors})
+    });
+    json!({"tensors": tensors, "weights": weights, "share": share, "kinds": kinds.collect::<Vec<_>>()})
 }

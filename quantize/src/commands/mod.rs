@@ -11,9 +11,10 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 use gguf::cli::{Common, Exit, Output, Progress, parse_bytes, print, print_json};
 use gguf::{Error, Result, Source, TensorType, Value};
+use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
 use quantize::plan::{self, Importance, Options, Plan, Written};
-use quantize::recipe::{FILE_TYPES, FileType, Pattern, Wishes};
+use quantize::recipe::{FILE_TYPES, FileType, Wishes};
 
 /// Quantize a model: a checkpoint folder or a GGUF file becomes one GGUF file for each type.
 ///
@@ -298,14 +299,17 @@ fn importance(path: &Path, args: &ImportanceArgs) -> Result<Importance> {
 /// The types of file and what else concerns the plan.
 fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
     let choice = &args.choice;
-    let mut rules = choice.tensor_type.clone();
+    let mut tensors = Vec::with_capacity(choice.tensor_type.len());
+    for (pattern, ty) in &choice.tensor_type {
+        tensors.push((Pattern::anywhere("--tensor-type", pattern)?, *ty));
+    }
     if let Some(path) = &choice.tensor_type_file {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
         for rule in text.split_whitespace() {
-            rules.push(tensor_rule(rule).map_err(|e| Error::input(e).at(path))?);
+            let (pattern, ty) = tensor_rule(rule).map_err(|e| Error::input(e).at(path))?;
+            tensors.push((Pattern::anywhere("--tensor-type-file", &pattern).map_err(|e| e.at(path))?, ty));
         }
     }
-    let tensors = rules.iter().map(|(pattern, ty)| Ok((Pattern::new(pattern)?, *ty))).collect::<Result<_>>()?;
     let mut prune = args.model.prune_layers.clone();
     prune.sort_unstable();
     prune.dedup();
