@@ -15,7 +15,9 @@ use gguf::{Error, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::folder::{CHUNK, Report, check_written, copy, copy_other_files, natural_key, read_config, save_config};
+use super::folder::{
+    CHUNK, Report, check_written, copy, copy_other_files, decode, natural_key, read_config, save_config,
+};
 use super::layers::{self, Layers, Treatment, Why};
 use super::shards::{Entry, Shards};
 use super::stayed;
@@ -112,7 +114,7 @@ impl Job<'_> {
     fn decode(&self, row: usize, out: &mut [f32]) {
         let size = self.float.size();
         let from = row * self.cols * size;
-        self.float.decode(&self.stored.bytes()[from..from + out.len() * size], out);
+        decode(self.float, &self.stored.bytes()[from..from + out.len() * size], out);
     }
 
     /// The smallest and the largest, or an error where one is not finite.

@@ -7,17 +7,17 @@ use convert::packed::Float;
 use convert::packed::bnb::{BLOCK_LENGTHS, Code, NESTED_BLOCK, QuantState};
 use convert::safetensors::{self, Dtype, Stored};
 use gguf::cli::OutputFolder;
-use gguf::{Error, Result};
+use gguf::{Error, Result, TensorType};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::absmax::absmax;
 use super::layers::{Layers, Treatment, Why};
 use super::nested::{self, Nested};
 use super::python::{Layout, dumps};
 use super::shards::{Entry, Shards};
 use super::stayed::{self, Stayed};
 use super::{four_bit, int8, state};
+use crate::codec;
 
 /// Weights that a thread takes at a time: a multiple of every block length and of two.
 pub(super) const CHUNK: usize = 1 << 18;
@@ -167,7 +167,7 @@ impl Job<'_> {
                 self.float.decode(&bytes[at..at + size], std::slice::from_mut(out));
             }
         } else {
-            self.float.decode(&bytes[from * size..(from + out.len()) * size], out);
+            decode(self.float, &bytes[from * size..(from + out.len()) * size], out);
         }
     }
 
@@ -181,6 +181,19 @@ impl Job<'_> {
         Error::input(format!("tensor {} holds values that are not finite numbers", self.stored.name()))
             .at(self.stored.path())
             .help("name its module with --modules-to-not-convert, or repair the checkpoint")
+    }
+}
+
+/// Decodes little-endian floats, with the lanes of the machine.
+pub(super) fn decode(float: Float, bytes: &[u8], out: &mut [f32]) {
+    let ty = match float {
+        Float::F32 => TensorType::F32,
+        Float::F16 => TensorType::F16,
+        Float::Bf16 => TensorType::BF16,
+    };
+    match codec(ty) {
+        Some(codec) => codec.decode(bytes, out),
+        None => float.decode(bytes, out),
     }
 }
 
@@ -344,14 +357,15 @@ fn scales(job: &Job<'_>, form: &Form) -> Result<Vec<f32>> {
     let &Form::FourBit { block, .. } = form else { return Ok(Vec::new()) };
     let mut all = vec![0.0; job.elements().div_ceil(block)];
     all.par_chunks_mut(CHUNK / block).enumerate().try_for_each(|(chunk, scales)| {
-        let mut values = vec![0.0; block];
         let start = chunk * CHUNK;
-        for (i, scale) in scales.iter_mut().enumerate() {
-            let from = start + i * block;
-            let values = &mut values[..block.min(job.elements() - from)];
+        let end = (start + CHUNK).min(job.elements());
+        let mut values = [0.0; PIECE];
+        for (from, scales) in (start..end).step_by(PIECE).zip(scales.chunks_mut(PIECE / block)) {
+            let values = &mut values[..PIECE.min(end - from)];
             job.decode(from, values);
-            let max = absmax(values).ok_or_else(|| job.not_finite())?;
-            *scale = if values.len() == block { max } else { max.max(1e-38) };
+            if !four_bit::scales(values, block, scales) {
+                return Err(job.not_finite());
+            }
         }
         job.release(start, CHUNK);
         Ok(())

@@ -10,7 +10,10 @@
 
 pub use convert::packed::bnb::{BLOCK_LENGTHS, Code};
 
-use super::absmax::absmax;
+use crate::SimdPath;
+use crate::block::largest;
+use crate::codec::first_not_finite;
+use crate::lanes::{Floats, Ints, Task};
 
 /// The code points in ascending order, equal ones in the order of their codes.
 const fn ascending(points: &[f32; 16]) -> [u8; 16] {
@@ -28,8 +31,8 @@ const fn ascending(points: &[f32; 16]) -> [u8; 16] {
     order
 }
 
-const fn bounds(points: &[f32; 16], order: &[u8; 16]) -> [f32; 15] {
-    let mut bounds = [0.0; 15];
+const fn bounds(points: &[f32; 16], order: &[u8; 16]) -> [f32; 16] {
+    let mut bounds = [f32::INFINITY; 16];
     let mut i = 0;
     while i < 15 {
         bounds[i] = (points[order[i] as usize] + points[order[i + 1] as usize]) / 2.0;
@@ -39,108 +42,140 @@ const fn bounds(points: &[f32; 16], order: &[u8; 16]) -> [f32; 15] {
 }
 
 struct Table {
-    /// Codes by ascending value.
-    order: [u8; 16],
-    /// Half way between neighbouring values.
-    bounds: [f32; 15],
-    /// What is added to a code where a value lies beyond each bound, modulo 256.
-    steps: [u8; 15],
-}
-
-const fn steps(order: &[u8; 16]) -> [u8; 15] {
-    let mut steps = [0; 15];
-    let mut i = 0;
-    while i < 15 {
-        steps[i] = order[i + 1].wrapping_sub(order[i]);
-        i += 1;
-    }
-    steps
+    /// The code of each rank among the ascending points, as the bits of a float: what lanes look up.
+    codes: [f32; 16],
+    /// Half way between neighbouring points; beyond the last there is none.
+    bounds: [f32; 16],
 }
 
 impl Table {
     const fn new(code: Code) -> Table {
         let order = ascending(code.points());
-        Table { order, bounds: bounds(code.points(), &order), steps: steps(&order) }
+        let mut codes = [0.0; 16];
+        let mut rank = 0;
+        while rank < 16 {
+            codes[rank] = f32::from_bits(order[rank] as u32);
+            rank += 1;
+        }
+        Table { codes, bounds: bounds(code.points(), &order) }
     }
 }
 
 static TABLES: [Table; 2] = [Table::new(Code::Nf4), Table::new(Code::Fp4)];
 
-/// Values looked at together; a power of two not above the smallest block.
-const LANES: usize = 32;
+/// Values encoded together; a power of two not above the smallest block, and no less than the lanes of any path.
+const GROUP: usize = 32;
 
 /// Encodes values in blocks of `block`, the last of which may be short: two codes a byte in `codes`
 /// (`values.len()` halved and rounded up), a scale for each block in `scales`.
 ///
 /// Gives false, with unspecified output, where a value is not finite.
 pub fn encode(code: Code, values: &[f32], block: usize, codes: &mut [u8], scales: &mut [f32]) -> bool {
-    let table = &TABLES[code as usize];
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw") {
-        // SAFETY: the machine has just said that it has both.
-        return unsafe { encode_avx512(table, values, block, codes, scales) };
-    }
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the machine has just said that it has AVX2.
-        return unsafe { encode_avx2(table, values, block, codes, scales) };
-    }
-    encode_blocks(table, values, block, codes, scales)
+    encode_on(SimdPath::current(), code, values, block, codes, scales)
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn encode_avx512(table: &Table, values: &[f32], block: usize, codes: &mut [u8], scales: &mut [f32]) -> bool {
-    encode_blocks(table, values, block, codes, scales)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn encode_avx2(table: &Table, values: &[f32], block: usize, codes: &mut [u8], scales: &mut [f32]) -> bool {
-    encode_blocks(table, values, block, codes, scales)
-}
-
-#[inline(always)]
-fn encode_blocks(table: &Table, values: &[f32], block: usize, codes: &mut [u8], scales: &mut [f32]) -> bool {
-    for ((values, codes), scale) in values.chunks(block).zip(codes.chunks_mut(block / 2)).zip(scales) {
-        let Some(max) = absmax(values) else { return false };
-        let whole = values.len() == block;
-        // A whole block is multiplied by the reciprocal, a short one divided: the library does so.
-        *scale = if whole { max } else { max.max(1e-38) };
-        let (factor, divisor) = if whole { (1.0 / max.max(1e-38), 1.0) } else { (1.0, *scale) };
-        let (groups, rest) = values.as_chunks::<LANES>();
-        let (bytes, last) = codes.split_at_mut(groups.len() * LANES / 2);
-        for (group, bytes) in groups.iter().zip(bytes.as_chunks_mut::<{ LANES / 2 }>().0) {
-            *bytes = encode_group(table, group, factor, divisor);
-        }
-        if !rest.is_empty() {
-            // What is missing counts as zero: the last code of an odd number of values is that of zero.
-            let mut group = [0.0; LANES];
-            group[..rest.len()].copy_from_slice(rest);
-            last.copy_from_slice(&encode_group(table, &group, factor, divisor)[..last.len()]);
-        }
+fn encode_on(path: SimdPath, code: Code, values: &[f32], block: usize, codes: &mut [u8], scales: &mut [f32]) -> bool {
+    if first_not_finite(values).is_some() {
+        return false;
     }
+    path.run(Encode { table: &TABLES[code as usize], values, block, codes, scales });
     true
 }
 
-#[inline(always)]
-fn encode_group(table: &Table, group: &[f32; LANES], factor: f32, divisor: f32) -> [u8; LANES / 2] {
-    let mut scaled = [0.0_f32; LANES];
-    for (scaled, &value) in scaled.iter_mut().zip(group) {
-        *scaled = if divisor == 1.0 { value * factor } else { value / divisor };
+/// The scales alone, one for each block. Gives false, with unspecified output, where a value is not finite.
+pub fn scales(values: &[f32], block: usize, scales: &mut [f32]) -> bool {
+    if first_not_finite(values).is_some() {
+        return false;
     }
-    // Sums of steps instead of a look-up by rank: comparisons and additions are all that lanes need.
-    let mut lanes = [u32::from(table.order[0]); LANES];
-    for (bound, &step) in table.bounds.iter().zip(&table.steps) {
-        for (code, &scaled) in lanes.iter_mut().zip(&scaled) {
-            *code = code.wrapping_add(if scaled > *bound { u32::from(step) } else { 0 });
+    SimdPath::current().run(Scales { values, block, scales });
+    true
+}
+
+struct Scales<'a> {
+    values: &'a [f32],
+    block: usize,
+    scales: &'a mut [f32],
+}
+
+impl Task for Scales<'_> {
+    #[inline(always)]
+    fn run<F: Floats>(self) {
+        for (values, scale) in self.values.chunks(self.block).zip(self.scales) {
+            *scale = match values.len() == self.block {
+                true => largest::<F>(values),
+                false => values.iter().fold(SMALLEST, |max, x| max.max(x.abs())),
+            };
         }
     }
-    let mut bytes = [0; LANES / 2];
-    for (byte, &[high, low]) in bytes.iter_mut().zip(lanes.as_chunks::<2>().0) {
-        *byte = (high << 4) as u8 | (low as u8 & 15);
+}
+
+struct Encode<'a> {
+    table: &'a Table,
+    values: &'a [f32],
+    block: usize,
+    codes: &'a mut [u8],
+    scales: &'a mut [f32],
+}
+
+impl Task for Encode<'_> {
+    #[inline(always)]
+    fn run<F: Floats>(self) {
+        let Encode { table, values, block, codes, scales } = self;
+        Scales { values, block, scales }.run::<F>();
+        for ((values, codes), &scale) in values.chunks(block).zip(codes.chunks_mut(block / 2)).zip(&*scales) {
+            // A whole block is multiplied by the reciprocal, a short one divided: the library does so.
+            let scale = match values.len() == block {
+                true => Scale::Factor(F::splat(1.0 / scale.max(SMALLEST))),
+                false => Scale::Divisor(F::splat(scale)),
+            };
+            let (groups, rest) = values.as_chunks::<GROUP>();
+            let (codes, last) = codes.split_at_mut(groups.len() * GROUP / 2);
+            for (group, codes) in groups.iter().zip(codes.as_chunks_mut().0) {
+                encode_group::<F>(table, group, scale, codes);
+            }
+            if !rest.is_empty() {
+                // What is missing counts as zero: the last code of an odd number of values is that of zero.
+                let (mut group, mut codes) = ([0.0; GROUP], [0; GROUP / 2]);
+                group[..rest.len()].copy_from_slice(rest);
+                encode_group::<F>(table, &group, scale, &mut codes);
+                last.copy_from_slice(&codes[..last.len()]);
+            }
+        }
     }
-    bytes
+}
+
+/// No scale is smaller where it divides.
+const SMALLEST: f32 = 1e-38;
+
+/// What brings values into −1 … 1.
+#[derive(Clone, Copy)]
+enum Scale<F> {
+    Factor(F),
+    Divisor(F),
+}
+
+/// The codes of a group.
+#[inline(always)]
+fn encode_group<F: Floats>(table: &Table, group: &[f32; GROUP], scale: Scale<F>, bytes: &mut [u8; GROUP / 2]) {
+    let int = F::Int::splat;
+    let mut codes = [0; GROUP];
+    for at in (0..GROUP).step_by(F::N) {
+        let x = F::load(&group[at..]);
+        let x = match scale {
+            Scale::Factor(factor) => x * factor,
+            Scale::Divisor(divisor) => x / divisor,
+        };
+        // The number of bounds below the value, by halves.
+        let mut rank = int(0);
+        for step in [8, 4, 2, 1] {
+            let beyond = x.gt(F::lookup16(&table.bounds, rank + int(step - 1)));
+            rank = rank + F::Int::select(beyond, int(step), int(0));
+        }
+        F::lookup16(&table.codes, rank).bits().store_u8(&mut codes[at..]);
+    }
+    for (byte, &[high, low]) in bytes.iter_mut().zip(codes.as_chunks::<2>().0) {
+        *byte = high << 4 | low;
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +187,7 @@ mod tests {
     fn tables_are_ascending_and_hold_both_ends() {
         for code in Code::ALL {
             let table = &TABLES[code as usize];
-            let point = |rank: usize| code.points()[usize::from(table.order[rank])];
+            let point = |rank: usize| code.points()[table.codes[rank].to_bits() as usize];
             assert!((1..16).all(|rank| point(rank - 1) <= point(rank)));
             assert!(table.bounds.is_sorted());
             assert_eq!([point(0), point(15)], [-1.0, 1.0]);
@@ -174,6 +209,33 @@ mod tests {
             let mut some = [0.0; 5];
             decode(code.points(), &codes, &scales, 32, 3, &mut some);
             assert_eq!(some, values[3..8]);
+        }
+    }
+
+    #[test]
+    fn every_path_gives_the_same_codes() {
+        // Bounds and their neighbours, both signs of zero, a block of zeros, subnormals, a short last block.
+        let near = TABLES.iter().flat_map(|t| t.bounds).filter(|b| b.is_finite());
+        let near = near.flat_map(|b| [b, b.next_up(), b.next_down(), -b, 0.0, -0.0, 1.0]);
+        let mut values: Vec<f32> = near.cycle().take(1024).collect();
+        values.extend([0.0; 64]);
+        values.extend((0..101).map(|i| (i as f32 - 50.0) * 1e-41));
+        for code in Code::ALL {
+            for block in [32, 64, 4096] {
+                let run = |path| {
+                    let (mut codes, mut scales) =
+                        (vec![0; values.len().div_ceil(2)], vec![0.0; values.len().div_ceil(block)]);
+                    assert!(encode_on(path, code, &values, block, &mut codes, &mut scales));
+                    (codes, scales.iter().map(|s| s.to_bits()).collect::<Vec<_>>())
+                };
+                let want = run(SimdPath::OneLane);
+                for path in SimdPath::ALL {
+                    match path.is_available() {
+                        true => assert_eq!(run(path), want, "{path}, {code:?} in blocks of {block}"),
+                        false => eprintln!("skipped: this machine has no {path}"),
+                    }
+                }
+            }
         }
     }
 
