@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::baseline::SavedBase;
 use crate::divergence::{Position, RowSummary};
-use crate::forward::{Forward, Head};
+use crate::forward::{Forward, Head, Progress};
 use crate::kld::KldFile;
 use crate::model::Model;
 use crate::perplexity::{Chunks, Plan};
@@ -45,9 +45,6 @@ pub struct Comparison {
     /// The positions of each compared model.
     pub models: Vec<Vec<Position>>,
 }
-
-/// Told how far a comparison is: units done and all units.
-pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
 /// Compares models with a base on chunks of text. `keep` is given the base's hidden states of the scored positions of
 /// each chunk, in order, where the base is run.

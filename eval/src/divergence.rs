@@ -8,6 +8,8 @@
 
 use serde::Serialize;
 
+use crate::layers::numeric;
+
 /// A mean with its standard error, in the unit of the mean.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
@@ -59,14 +61,9 @@ pub struct RowSummary {
 impl RowSummary {
     /// Reduces one row of logits (`[vocabulary]`); `None` where one of them is NaN or all are −∞.
     pub fn of(logits: &[f32]) -> Option<RowSummary> {
-        let (mut top, mut max) = (0, f32::NEG_INFINITY);
-        for (token, &logit) in logits.iter().enumerate() {
-            if logit > max {
-                (top, max) = (token, logit);
-            }
-        }
-        let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
-        let log_sum = f64::from(max) + sum.ln();
+        let log_sum = numeric::log_sum(logits);
+        let max = numeric::max(logits);
+        let top = logits.iter().position(|&logit| logit == max)?;
         log_sum.is_finite().then_some(RowSummary { log_sum, top })
     }
 
@@ -94,14 +91,7 @@ impl Position {
     pub fn compare(base: (&[f32], &RowSummary), other: (&[f32], &RowSummary), target: usize) -> Position {
         let ((base, base_row), (other, other_row)) = (base, other);
         let shift = other_row.log_sum - base_row.log_sum;
-        // Σ p_base · (ln p_base − ln p), with the logits' difference taken before the large sums are added.
-        let mut kld = 0.0;
-        for (&b, &o) in base.iter().zip(other) {
-            let log_p = f64::from(b) - base_row.log_sum;
-            if log_p > LEAST_LOG_P {
-                kld += log_p.exp() * (f64::from(b) - f64::from(o) + shift);
-            }
-        }
+        let kld = numeric::divergence(base, other, base_row.log_sum, shift);
         let nll = other_row.nll(other, target);
         let base_p = (-base_row.nll(base, target)).exp();
         Position {
@@ -112,9 +102,6 @@ impl Position {
         }
     }
 }
-
-/// Tokens that the base gives less than e⁻⁴⁰ add nothing that an f64 sum would show.
-const LEAST_LOG_P: f64 = -40.0;
 
 /// The fractions at which KL divergence is reported, as llama-perplexity names them.
 pub const KLD_FRACTIONS: [(f64, &str); 11] = [

@@ -15,7 +15,7 @@ use crate::layers::attention::{Buckets, Memory, Site, Span, attention, cross_att
 use crate::layers::ffn::feed_forward;
 use crate::layers::moe::mixture;
 use crate::layers::ssm::state_space;
-use crate::layers::{Observe, Part, add, add_scaled, copied};
+use crate::layers::{Observe, PIECE, Part, add, add_scaled, copied, numeric};
 use crate::model::{Mixer, Model, Norm, Residual, Row, Shape, Tables};
 use crate::weights::{Matrix, Weights};
 
@@ -386,7 +386,8 @@ fn normalize(part: &Part<'_>, model: &Model, name: &str, x: &mut [f32]) -> Resul
 
 /// Names the first layer that made something that is no number.
 fn check(x: &[f32], stack: Stack, layer: usize) -> Result<()> {
-    match x.par_iter().find_any(|x| !x.is_finite()) {
+    let broken = x.par_chunks(PIECE).find_first(|x| !numeric::all_finite(x));
+    match broken.and_then(|x| x.iter().find(|x| !x.is_finite())) {
         None => Ok(()),
         Some(x) => Err(Error::input(format!("block {}{layer} is the first that makes a value of {x}", stack.prefix))
             .help("a weight of this block is broken or out of range: `gguf check --data FILE` and `evaluate tensors` find it")),
@@ -533,7 +534,7 @@ impl<'a> Head<'a> {
             if let Some(cap) = model.logit_cap {
                 row.iter_mut().for_each(|x| *x = (*x / cap).tanh() * cap);
             }
-            match row.iter().all(|x| x.is_finite()) {
+            match numeric::all_finite(row) {
                 true => Ok(()),
                 false => Err(Error::input(format!("tensor {} makes a logit that is no number", self.output.name()))),
             }

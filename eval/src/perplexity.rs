@@ -10,6 +10,7 @@ use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use crate::forward::{Forward, Input, Limits, Logits, Progress};
+use crate::layers::numeric;
 use crate::model::Model;
 use crate::weights::Weights;
 
@@ -96,23 +97,8 @@ pub fn surprise(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Vec<f64> 
     logits
         .par_chunks(vocabulary)
         .zip(targets)
-        .map(|(row, &target)| log_sum(row) - f64::from(row[target as usize]))
+        .map(|(row, &target)| numeric::log_sum(row) - f64::from(row[target as usize]))
         .collect()
-}
-
-/// The logarithm of the sum of the exponentials of a row.
-pub fn log_sum(row: &[f32]) -> f64 {
-    let peak = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // Eight lanes, so that the additions do not wait for each other.
-    let mut lanes = [0.0_f64; 8];
-    let (chunks, rest) = row.as_chunks::<8>();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from((x - peak).exp());
-        }
-    }
-    let sum: f64 = lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from((x - peak).exp())).sum::<f64>();
-    f64::from(peak) + sum.ln()
 }
 
 /// What was measured: a mean with its standard error.

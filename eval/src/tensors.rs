@@ -1,6 +1,24 @@
 //! The error of each tensor's weights: what a type did to them before any token was seen.
 
+use gguf::{Error, Result, Source, TensorInfo};
 use serde::Serialize;
+
+/// The place in another precision of a model of the tensor that corresponds to `ours`.
+///
+/// # Errors
+/// There is none, or it has another shape: it is another model.
+pub fn counterpart(ours: &TensorInfo, other: &dyn Source) -> Result<usize> {
+    let help = "compare precisions of one and the same model";
+    let Some(at) = other.find(ours.name()) else {
+        return Err(Error::input(format!("has no tensor {}, which the base has", ours.name())).help(help));
+    };
+    let (base, theirs) = (ours.shape(), other.tensors()[at].shape());
+    // Trailing dimensions of 1 may be written or not.
+    if (0..4).any(|i| base.dim(i) != theirs.dim(i)) {
+        return Err(Error::input(format!("tensor {} is {theirs}, in the base {base}", ours.name())).help(help));
+    }
+    Ok(at)
+}
 
 /// How far a tensor's decoded weights are from the base's.
 #[derive(Clone, Debug, PartialEq, Serialize)]

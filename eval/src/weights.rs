@@ -32,6 +32,20 @@ pub trait Weights: Sync {
     }
 }
 
+impl<W: Weights + ?Sized> Weights for &W {
+    fn tensors(&self) -> &[TensorInfo] {
+        (**self).tensors()
+    }
+
+    fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
+        (**self).matrix(tensor)
+    }
+
+    fn release(&self, tensor: usize) {
+        (**self).release(tensor);
+    }
+}
+
 /// The weights as a source stores them.
 #[derive(Clone, Copy)]
 pub struct Stored<'a>(pub &'a dyn Source);

@@ -12,6 +12,7 @@ use eval::kld::KldFile;
 use eval::perplexity::{Chunks, Plan, Protocol};
 use eval::report::gate::{self, Limit, Measure, Verdict, parse_share};
 use eval::report::{self, Base, Model as Row, Report};
+use eval::tensors::counterpart;
 use eval::weights::{Stored, Weights};
 use gguf::cli::{Common, Exit, Output, parse_bytes, print, print_json};
 use gguf::{Error, Result, Source, TensorInfo};
@@ -174,7 +175,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let types = encoded.iter().zip(&precisions).map(|(e, p)| Candidate {
         name: p.to_string(),
         bytes: e.bytes(),
-        weights: Box::new(Borrowed(e)),
+        weights: Box::new(e),
     });
     candidates.extend(types);
 
@@ -339,16 +340,8 @@ fn open_other(base: &Opened, path: &Path) -> Result<Opened> {
             return Err(wrong(format!("has another tokenizer than the base: {key} differs")));
         }
     }
-    let dims = |t: &TensorInfo| -> [u64; 4] { std::array::from_fn(|i| t.shape().dim(i)) };
     for ours in base.source.tensors() {
-        match other.source.find(ours.name()).map(|i| &other.source.tensors()[i]) {
-            Some(theirs) if dims(theirs) == dims(ours) => {}
-            Some(theirs) => {
-                let (name, theirs, ours) = (ours.name(), theirs.shape(), ours.shape());
-                return Err(wrong(format!("tensor {name} is {theirs}, in the base {ours}")));
-            }
-            None => return Err(wrong(format!("has no tensor {}, which the base has", ours.name()))),
-        }
+        counterpart(ours, other.source.as_ref()).map_err(|e| e.at(path))?;
     }
     Ok(other)
 }
@@ -419,19 +412,4 @@ fn name_of(path: &Path) -> String {
 
 fn bytes_of(tensors: &[TensorInfo]) -> u64 {
     tensors.iter().map(TensorInfo::bytes).sum()
-}
-
-/// Weights that somebody else holds.
-struct Borrowed<'a, 'b>(&'a Encoded<'b>);
-
-impl Weights for Borrowed<'_, '_> {
-    fn tensors(&self) -> &[TensorInfo] {
-        self.0.tensors()
-    }
-    fn matrix(&self, tensor: usize) -> Result<eval::weights::Matrix<'_>> {
-        self.0.matrix(tensor)
-    }
-    fn release(&self, tensor: usize) {
-        self.0.release(tensor);
-    }
 }

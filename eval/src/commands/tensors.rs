@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use eval::encoded::{Encoded, Precision};
-use eval::tensors::{ErrorSums, TensorError};
+use eval::tensors::{ErrorSums, TensorError, counterpart};
 use gguf::cli::{Align, Common, Exit, Progress, Table, print, print_json};
 use gguf::{Error, Result, Source, TensorInfo};
 use quantize::plan::Importance;
@@ -117,20 +117,8 @@ fn between(
 ) -> Result<Vec<TensorError>> {
     let mut errors = Vec::new();
     for (i, ours) in base.tensors().iter().enumerate() {
-        let j = other
-            .find(ours.name())
-            .ok_or_else(|| Error::input(format!("has no tensor {}, which the base has", ours.name())))?;
+        let j = counterpart(ours, other)?;
         let theirs = &other.tensors()[j];
-        let dims = |t: &TensorInfo| -> [u64; 4] { std::array::from_fn(|d| t.shape().dim(d)) };
-        if dims(ours) != dims(theirs) {
-            return Err(Error::input(format!(
-                "tensor {} is {}, in the base {}",
-                ours.name(),
-                theirs.shape(),
-                ours.shape()
-            ))
-            .help("compare precisions of one and the same model"));
-        }
         let cols = ours.shape().row_len();
         let weights = importance.and_then(|m| m.matrix.importance(ours.name())).filter(|w| w.len() as u64 == cols);
         let step = ((1 << 17) / cols.max(1)).max(1);

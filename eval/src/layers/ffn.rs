@@ -5,7 +5,7 @@ use std::f64::consts::FRAC_1_SQRT_2;
 use gguf::Result;
 use rayon::prelude::*;
 
-use super::numeric::exp;
+use super::numeric::{self, exp, exp_f64, widest};
 use super::{PIECE, Part};
 use crate::model::{Activation, Model};
 
@@ -39,9 +39,7 @@ pub(super) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
             return;
         }
         activate(activation, gate);
-        for (u, g) in up.iter_mut().zip(gate) {
-            *u *= *g;
-        }
+        numeric::multiply(up, gate);
     });
 }
 
@@ -56,20 +54,36 @@ fn split_gate(activation: Activation, both: &[f32], len: usize) -> Vec<f32> {
 
 /// Applies an activation without a gate.
 pub(super) fn activate(activation: Activation, x: &mut [f32]) {
-    // A loop for each, so that each is compiled with its function inside.
     match activation {
-        Activation::Silu | Activation::SwigluOai => each(x, |x| x * sigmoid(x)),
-        Activation::Gelu => each(x, |x| (0.5 * f64::from(x) * erfc(-f64::from(x) * FRAC_1_SQRT_2)) as f32),
-        // 0.5 (1 + tanh y) is σ(2y), with y = √(2/π) (x + 0.044715 x³) (Hendrycks and Gimpel).
-        Activation::GeluTanh => each(x, |x| x * sigmoid(1.595_769 * (x + 0.044_715 * x * x * x))),
-        Activation::Relu => each(x, |x| x.max(0.0)),
-        Activation::ReluSquared => each(x, |x| x.max(0.0) * x.max(0.0)),
+        Activation::Silu | Activation::SwigluOai => silu(x),
+        Activation::Gelu => gelu(x),
+        Activation::GeluTanh => gelu_tanh(x),
+        Activation::Relu => relu(x),
+        Activation::ReluSquared => relu_squared(x),
     }
 }
 
-#[inline(always)]
-fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
-    x.iter_mut().for_each(|x| *x = f(*x));
+widest! {
+    fn silu(x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x *= sigmoid(*x));
+    }
+
+    fn gelu(x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = (0.5 * f64::from(*x) * erfc(-f64::from(*x) * FRAC_1_SQRT_2)) as f32);
+    }
+
+    fn gelu_tanh(x: &mut [f32]) {
+        // 0.5 (1 + tanh y) is σ(2y), with y = √(2/π) (x + 0.044715 x³) (Hendrycks and Gimpel).
+        x.iter_mut().for_each(|x| *x *= sigmoid(1.595_769 * (*x + 0.044_715 * *x * *x * *x)));
+    }
+
+    fn relu(x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = x.max(0.0));
+    }
+
+    fn relu_squared(x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = x.max(0.0) * x.max(0.0));
+    }
 }
 
 /// 1 / (1 + e⁻ˣ).
@@ -80,6 +94,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 
 /// The complementary error function: a Chebyshev fit with a relative error below 1.2e-7 everywhere (Numerical
 /// Recipes, section 6.2).
+#[inline(always)]
 fn erfc(x: f64) -> f64 {
     const FIT: [f64; 10] = [
         -1.265_512_23,
@@ -95,7 +110,7 @@ fn erfc(x: f64) -> f64 {
     ];
     let t = 1.0 / (1.0 + 0.5 * x.abs());
     let fit = FIT.iter().rev().fold(0.0, |sum, c| sum * t + c);
-    let tail = t * (fit - x * x).exp();
+    let tail = t * exp_f64(fit - x * x);
     if x >= 0.0 { tail } else { 2.0 - tail }
 }
 

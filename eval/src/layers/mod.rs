@@ -198,7 +198,7 @@ impl<'a> Part<'a> {
 }
 
 /// Values that a thread takes at once where the work is a pass over memory.
-const PIECE: usize = 1 << 14;
+pub(crate) const PIECE: usize = 1 << 14;
 
 /// A copy, made by all threads.
 pub(crate) fn copied(x: &[f32]) -> Vec<f32> {
@@ -214,9 +214,5 @@ pub(crate) fn add(x: &mut [f32], y: &[f32]) {
 
 /// `x += scale · y`.
 pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
-    x.par_chunks_mut(PIECE).zip(y.par_chunks(PIECE)).for_each(|(x, y)| {
-        for (x, y) in x.iter_mut().zip(y) {
-            *x += scale * y;
-        }
-    });
+    x.par_chunks_mut(PIECE).zip(y.par_chunks(PIECE)).for_each(|(x, y)| numeric::add_scaled(x, y, scale));
 }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::numeric::{self, widest};
 use crate::model::Norm;
 
 /// Normalizes groups of `len` values in place, multiplied with `weight` and shifted by `bias` where there are any.
@@ -17,9 +18,7 @@ pub fn normalize(kind: Norm, epsilon: f32, x: &mut [f32], len: usize, weight: Op
         for (g, group) in row.chunks_mut(len).enumerate() {
             one(kind, epsilon, group);
             if let Some(weight) = weight {
-                for (x, w) in group.iter_mut().zip(&weight[g * len..]) {
-                    *x *= w;
-                }
+                numeric::multiply(group, &weight[g * len..]);
             }
             if let Some(bias) = bias {
                 for (x, b) in group.iter_mut().zip(&bias[g * len % bias.len().max(1)..]) {
@@ -30,31 +29,34 @@ pub fn normalize(kind: Norm, epsilon: f32, x: &mut [f32], len: usize, weight: Op
     });
 }
 
-/// Sums run in f64: a norm is cheap, and its error reaches every value behind it.
-fn one(kind: Norm, epsilon: f32, x: &mut [f32]) {
-    let n = x.len() as f64;
-    let mean = match kind {
-        Norm::Rms => 0.0,
-        Norm::Layer | Norm::LayerWithoutWeights => sum(x, f64::from) / n,
-    };
-    let mean_of_squares = sum(x, |v| (f64::from(v) - mean) * (f64::from(v) - mean)) / n;
-    let scale = (1.0 / (mean_of_squares + f64::from(epsilon)).sqrt()) as f32;
-    let mean = mean as f32;
-    for v in x {
-        *v = (*v - mean) * scale;
+widest! {
+    /// Sums run in f64: a norm is cheap, and its error reaches every value behind it.
+    fn one(kind: Norm, epsilon: f32, x: &mut [f32]) {
+        let n = x.len() as f64;
+        let mean = match kind {
+            Norm::Rms => 0.0,
+            Norm::Layer | Norm::LayerWithoutWeights => sum(x, |v| v) / n,
+        };
+        let mean_of_squares = sum(x, |v| (v - mean) * (v - mean)) / n;
+        let scale = (1.0 / (mean_of_squares + f64::from(epsilon)).sqrt()) as f32;
+        let mean = mean as f32;
+        for v in x {
+            *v = (*v - mean) * scale;
+        }
     }
 }
 
 /// A sum in eight lanes, so that it can be vectorized.
-fn sum(x: &[f32], f: impl Fn(f32) -> f64) -> f64 {
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
     let mut lanes = [0.0_f64; 8];
     let (chunks, rest) = x.as_chunks::<8>();
     for chunk in chunks {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += f(v);
+            *lane += f(f64::from(v));
         }
     }
-    lanes.iter().sum::<f64>() + rest.iter().map(|&v| f(v)).sum::<f64>()
+    lanes.iter().sum::<f64>() + rest.iter().map(|&v| f(f64::from(v))).sum::<f64>()
 }
 
 #[cfg(test)]

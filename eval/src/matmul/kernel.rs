@@ -260,7 +260,6 @@ const WIDE: usize = 2;
 #[inline(always)]
 unsafe fn sized<V: Lanes, const T: usize>(tile: Tile) {
     let Tile { cols, mut x, mut w, y, ld, rows, add, .. } = tile;
-    let full = rows == WIDE * V::N;
     let mut sums = [[V::zero(); WIDE]; T];
     // SAFETY: `x` holds `cols` times `T` values, `w` `cols` times a tile's rows, `y` `T` rows of `rows` values `ld`
     // apart: the caller's promise. What is not a full row of `y` goes through a buffer of a full row.
@@ -282,19 +281,32 @@ unsafe fn sized<V: Lanes, const T: usize>(tile: Tile) {
             w = w.add(WIDE * V::N);
         }
         for (t, sums) in sums.iter().enumerate() {
-            let mut row = [0.0; MOST_ROWS];
             let y = y.add(t * ld);
-            let to = if full { y } else { row.as_mut_ptr() };
-            if add && !full {
-                to.copy_from_nonoverlapping(y, rows);
-            }
-            for (i, &sum) in sums.iter().enumerate() {
-                let to = to.add(i * V::N);
-                (if add { V::load(to).add(sum) } else { sum }).store(to);
-            }
-            if !full {
+            if rows == WIDE * V::N {
+                store(sums, y, add);
+            } else {
+                let mut row = [0.0; MOST_ROWS];
+                if add {
+                    row.as_mut_ptr().copy_from_nonoverlapping(y, rows);
+                }
+                store(sums, row.as_mut_ptr(), add);
                 y.copy_from_nonoverlapping(row.as_ptr(), rows);
             }
+        }
+    }
+}
+
+/// Stores a full row of sums, or adds them to what is there.
+///
+/// # Safety
+/// There is room for it.
+#[inline(always)]
+unsafe fn store<V: Lanes>(sums: &[V; WIDE], to: *mut f32, add: bool) {
+    for (i, &sum) in sums.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let to = to.add(i * V::N);
+            (if add { V::load(to).add(sum) } else { sum }).store(to);
         }
     }
 }
