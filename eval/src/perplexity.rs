@@ -173,7 +173,8 @@ impl Plan {
     }
 }
 
-/// Scores all chunks, in passes as planned; `scored` sees each chunk's score, in order.
+/// Scores all chunks, in passes as planned; `scored` sees each chunk's score and that of all so far, in
+/// order.
 ///
 /// # Errors
 /// As [`Forward::logits`].
@@ -183,7 +184,7 @@ pub fn perplexity(
     chunks: &Chunks,
     plan: Plan,
     progress: Option<Progress<'_>>,
-    mut scored: impl FnMut(&Score),
+    mut scored: impl FnMut(&Score, &Score),
 ) -> Result<Score> {
     let mut all = Score::default();
     let passes = chunks.inputs.chunks(plan.sequences.max(1));
@@ -208,7 +209,7 @@ pub fn perplexity(
                     all.add(nll);
                 }
                 if logits.positions.end == chunks.scored.end {
-                    scored(&one);
+                    scored(&one, &all);
                     one = Score::default();
                 }
                 Ok(())

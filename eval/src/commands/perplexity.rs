@@ -77,11 +77,9 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let begun = Instant::now();
     let mut each = Vec::new();
     let mut running = Vec::new();
-    let mut sum = (0.0, 0);
-    let score = perplexity(model, &Stored(&opened.source), &chunks, plan, Some(&progress), |chunk| {
-        sum = (sum.0 + chunk.nll() * chunk.count as f64, sum.1 + chunk.count);
+    let score = perplexity(model, &Stored(&opened.source), &chunks, plan, Some(&progress), |chunk, so_far| {
         each.push(chunk.nll());
-        running.push((sum.0 / sum.1 as f64).exp());
+        running.push(so_far.ppl());
     })
     .map_err(|e| e.at(&args.model))?;
     bar.finish();

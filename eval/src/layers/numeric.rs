@@ -114,16 +114,16 @@ widest! {
 
     /// ln Σ eˣ in f64; no number where a value is none or all are `-∞`.
     pub(crate) fn log_sum(x: &[f32]) -> f64 {
-        let peak = max(x);
+        let peak = f64::from(max(x));
         let (chunks, rest) = x.as_chunks::<8>();
         let mut lanes = [0.0_f64; 8];
         for chunk in chunks {
             for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                *lane += exp_f64(f64::from(x - peak));
+                *lane += exp_f64(f64::from(x) - peak);
             }
         }
-        let sum: f64 = lanes.iter().sum::<f64>() + rest.iter().map(|&x| exp_f64(f64::from(x - peak))).sum::<f64>();
-        f64::from(peak) + sum.ln()
+        let sum: f64 = lanes.iter().sum::<f64>() + rest.iter().map(|&x| exp_f64(f64::from(x) - peak)).sum::<f64>();
+        peak + sum.ln()
     }
 
     /// Σ p (ln p − ln q) of the distributions that two rows of logits stand for, in nats. `log_sum` is that of `p`,
