@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use gguf::cli::Common;
+use quantize::SimdPath;
 
 /// Run a model and measure what its precision cost: a GGUF file or a checkpoint folder, one layer in memory at a time
 #[derive(Debug, Parser)]
@@ -41,12 +42,16 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
     keep_freed_memory();
-    gguf::cli::run(|| match &command {
-        Command::Perplexity(args) => commands::perplexity::run(args, &common),
-        Command::Compare(args) => commands::compare::run(args, &common),
-        Command::Tensors(args) => commands::tensors::run(args, &common),
-        Command::Imatrix(args) => commands::imatrix::run(args, &common),
-        Command::Generate(args) => commands::generate::run(args, &common),
+    gguf::cli::run(|| {
+        // What cannot be forced is told before any work, not passed over.
+        SimdPath::forced()?;
+        match &command {
+            Command::Perplexity(args) => commands::perplexity::run(args, &common),
+            Command::Compare(args) => commands::compare::run(args, &common),
+            Command::Tensors(args) => commands::tensors::run(args, &common),
+            Command::Imatrix(args) => commands::imatrix::run(args, &common),
+            Command::Generate(args) => commands::generate::run(args, &common),
+        }
     })
 }
 

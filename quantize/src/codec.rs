@@ -126,9 +126,8 @@ impl Task for AnyNotFinite<'_> {
 }
 
 fn known(ty: TensorType) -> Result<&'static dyn Codec> {
-    codec(ty).ok_or_else(|| {
-        Error::input(format!("{ty} is no format of weights")).help("the formats are listed by `quantize --list`")
-    })
+    codec(ty)
+        .ok_or_else(|| Error::input(format!("{ty} is no format of weights")).help("`quantize --help` lists the types"))
 }
 
 fn expect_bytes(ty: TensorType, values: usize, bytes: usize) -> Result<()> {

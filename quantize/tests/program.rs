@@ -420,3 +420,14 @@ fn a_split_model_becomes_one_file_or_as_many() {
     let said = place.refused(2, ["-t", "q8_0", "--force", "-o", "m-00002-of-00002.gguf", "m-00001-of-00002.gguf"]);
     assert!(said.contains("the output is the input"), "{said}");
 }
+
+#[test]
+fn instructions_that_the_machine_lacks_or_nobody_knows_are_refused_before_any_work() {
+    let place = Place::new();
+    let mut command = Command::cargo_bin("quantize").unwrap();
+    let output = command.current_dir(place.0.path()).env("DOWNCAST_SIMD", "mmx").args(["-t", "q8_0", "m"]).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("mmx") && said.contains("avx2") && said.contains("DOWNCAST_SIMD"), "{said}");
+}
