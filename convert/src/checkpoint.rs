@@ -8,8 +8,8 @@ use std::path::Path;
 use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_range};
 use serde_json::{Map, Value};
 
-use crate::arch::{self, Architecture, How, Need, Params, Piece, Rule};
 use crate::config::{self, Config};
+use crate::hf::{self, Class, How, Params, Piece, Rule};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
 use crate::packed::{self, Unpacked};
@@ -47,7 +47,7 @@ pub struct Checkpoint {
     notes: Vec<String>,
     packed: Option<String>,
     file_name: String,
-    architecture: &'static Architecture,
+    architecture: &'static Class,
 }
 
 impl Checkpoint {
@@ -60,7 +60,7 @@ impl Checkpoint {
         let root = config::read(folder)?;
         let config_path = folder.join("config.json");
         let class = config::class(&root).map_err(|e| e.at(&config_path))?;
-        let architecture = arch::find(&class).map_err(|e| e.at(&config_path))?;
+        let architecture = hf::find(&class).map_err(|e| e.at(&config_path))?;
         let stored = safetensors::open_folder(folder)?;
         let mut config = Config::new(&root, &class, architecture.defaults).map_err(|e| e.at(&config_path))?;
         (architecture.prepare)(&mut config).map_err(|e| e.at(&config_path))?;
@@ -76,7 +76,7 @@ impl Checkpoint {
             notes.push(format!("merged: {} weights changed by {}, times {scale}", found.len(), adapter.display()));
         }
         let request = tokenizer::Request { pre: options.pre.clone() };
-        let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocab, &request)?;
+        let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocabulary, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, file_type, size)?;
         for (name, rows) in (architecture.generated)(&config).map_err(|e| e.at(&config_path))? {
@@ -89,8 +89,8 @@ impl Checkpoint {
         notes.append(&mut plan.notes);
 
         let mut metadata = Metadata::new();
-        metadata.set("general.architecture", architecture.name);
-        let mut params = Params::new(&config, folder, architecture.name, file_type.file_type(), &mut metadata);
+        metadata.set("general.architecture", architecture.arch);
+        let mut params = Params::new(&config, folder, architecture.arch, file_type.file_type(), &mut metadata);
         (architecture.early)(&mut params).map_err(|e| e.at(&config_path))?;
         metadata.set("general.type", "model");
         let shapes = plan.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
@@ -101,7 +101,7 @@ impl Checkpoint {
         };
         let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
         general.write(&mut metadata)?;
-        let mut params = Params::new(&config, folder, architecture.name, file_type.file_type(), &mut metadata);
+        let mut params = Params::new(&config, folder, architecture.arch, file_type.file_type(), &mut metadata);
         (architecture.keys)(&mut params).map_err(|e| e.at(&config_path))?;
         metadata.set("general.quantization_version", 2_u32);
         for (key, value) in vocabulary.iter() {
@@ -118,7 +118,7 @@ impl Checkpoint {
     }
 
     /// The row of the table that converts this checkpoint.
-    pub fn architecture(&self) -> &'static Architecture {
+    pub fn architecture(&self) -> &'static Class {
         self.architecture
     }
 }
@@ -200,7 +200,7 @@ fn choose(wanted: OutType, tensors: &[Stored]) -> FileType {
 }
 
 /// The tensors of the text model, their names without what wrappers put in front.
-fn text_tensors(architecture: &Architecture, stored: Vec<Stored>, notes: &mut Vec<String>) -> Vec<Stored> {
+fn text_tensors(architecture: &Class, stored: Vec<Stored>, notes: &mut Vec<String>) -> Vec<Stored> {
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
     let mut kept = Vec::with_capacity(stored.len());
     for tensor in stored {
@@ -263,7 +263,7 @@ type Members = BTreeMap<usize, BTreeMap<u64, Rows>>;
 
 /// Maps tensors one after the other and remembers what is still missing.
 struct Plan<'a> {
-    architecture: &'static Architecture,
+    architecture: &'static Class,
     config: &'a Config,
     rules: Vec<&'static Rule>,
     file_type: FileType,
@@ -281,7 +281,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(
-        architecture: &'static Architecture,
+        architecture: &'static Class,
         config: &'a Config,
         file_type: FileType,
         vocabulary: Option<u64>,
@@ -325,7 +325,7 @@ impl<'a> Plan<'a> {
         let fault = |e: Error| Error::input(format!("tensor {name}: {}", e.message()));
         let Some(found) = names::find(self.architecture, &name) else {
             let near = names::nearest(self.architecture, &name).unwrap_or_default();
-            return Err(Error::input(format!("tensor {name} has no place in a {} file", self.architecture.name))
+            return Err(Error::input(format!("tensor {name} has no place in a {} file", self.architecture.arch))
                 .help(format!("the nearest name that has is {near}")));
         };
         let rule = self.rules[found.index];
@@ -357,7 +357,7 @@ impl<'a> Plan<'a> {
                 } else {
                     Err(Error::input(format!(
                         "tensor {name} is not zero, and {} has no place for it",
-                        self.architecture.name
+                        self.architecture.arch
                     )))
                 };
             }
@@ -381,7 +381,7 @@ impl<'a> Plan<'a> {
             How::Tied => {
                 return Err(Error::input(format!(
                     "tensor {name} has no place in a {} file, whose output is its token embedding",
-                    self.architecture.name
+                    self.architecture.arch
                 )));
             }
             How::Keep | How::First | How::Untied => rows,
@@ -478,24 +478,6 @@ impl<'a> Plan<'a> {
         if let Some(((_, block), members)) = self.stacks.iter().next() {
             return Err(self.missing_member(*block, members));
         }
-        let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (i, rule) in self.rules.iter().enumerate() {
-            if let Need::OneOf(label) = rule.need {
-                groups.entry(label).or_default().push(i);
-            }
-            if !names::is_needed(rule) {
-                continue;
-            }
-            if let Some(place) = self.places(rule).find(|place| !self.seen.contains(&(i, *place))) {
-                return Err(self.missing(rule, place));
-            }
-        }
-        for rules in groups.values() {
-            let first = self.rules[rules[0]];
-            if let Some(place) = self.places(first).find(|p| !rules.iter().any(|i| self.seen.contains(&(*i, *p)))) {
-                return Err(self.missing(first, place));
-            }
-        }
         self.check_head()
     }
 
@@ -513,13 +495,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Where a rule's tensors stand: in every block, or once.
-    fn places(&self, rule: &Rule) -> impl Iterator<Item = Option<u64>> {
-        let blocks = if rule.from.contains("{}") { self.blocks_of(rule) } else { 0 };
-        let once = if rule.from.contains("{}") { None } else { Some(None) };
-        (0..blocks).map(Some).chain(once)
-    }
-
+    #[allow(dead_code)]
     fn missing(&self, rule: &Rule, block: Option<u64>) -> Error {
         let name = names::with_block(rule.from, block).replace("{x}", "0") + ".weight";
         let error = Error::input(format!("tensor {name} is missing"));

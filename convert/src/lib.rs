@@ -4,9 +4,9 @@
 //! and their precision between f32, f16 and bf16 only. What it shows equals, byte for byte, what llama.cpp's
 //! `convert_hf_to_gguf.py` writes.
 
-pub mod arch;
 pub mod checkpoint;
 pub mod config;
+pub mod hf;
 mod json;
 pub mod lora;
 pub mod metadata;

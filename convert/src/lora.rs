@@ -13,9 +13,9 @@ use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_r
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use crate::arch::{self, Architecture, How, Piece};
 use crate::checkpoint::{Tensor, rotated};
 use crate::config::{self, Config};
+use crate::hf::{self, Class, How, Piece};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::safetensors::{self, Stored};
 use crate::transform::{self, Elements, RowSource, Rows, row_count, row_len};
@@ -296,12 +296,12 @@ impl AdapterFile {
         let root = config::read(base)?;
         let path = base.join("config.json");
         let class = config::class(&root).map_err(|e| e.at(&path))?;
-        let architecture = arch::find(&class).map_err(|e| e.at(&path))?;
+        let architecture = hf::find(&class).map_err(|e| e.at(&path))?;
         let mut config = Config::new(&root, &class, architecture.defaults).map_err(|e| e.at(&path))?;
         (architecture.prepare)(&mut config).map_err(|e| e.at(&path))?;
 
         let mut metadata = Metadata::new();
-        metadata.set("general.architecture", architecture.name);
+        metadata.set("general.architecture", architecture.arch);
         metadata.set("general.type", "adapter");
         metadata.set("adapter.type", "lora");
         let overrides = Overrides { file: None, name: None, skip_card: false };
@@ -328,12 +328,7 @@ impl AdapterFile {
 }
 
 /// The GGUF names of a changed weight with its A and B. What reorders rows of the weight reorders those of B.
-fn placed(
-    architecture: &'static Architecture,
-    config: &Config,
-    name: &str,
-    pair: &Pair,
-) -> Result<Vec<(String, Rows, Rows)>> {
+fn placed(architecture: &'static Class, config: &Config, name: &str, pair: &Pair) -> Result<Vec<(String, Rows, Rows)>> {
     let fault = |what: &str| Error::input(format!("the adapter changes {name}: {what}"));
     let found = names::find(architecture, name).ok_or_else(|| fault("no tensor of this architecture has the name"))?;
     let rule = names::rules(architecture).nth(found.index).ok_or_else(|| fault("no rule is known"))?;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use convert::lora::{self, AdapterFile};
 use convert::tokenizer::Report as Comparison;
-use convert::{Checkpoint, Options, OutType, arch, tokenizer};
+use convert::{Checkpoint, Options, OutType, hf, tokenizer};
 use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType};
 use serde_json::json;
@@ -372,7 +372,7 @@ fn report(
         let mut result = json!({
             "output": target.to_string_lossy(),
             "written": seconds.is_some(),
-            "architecture": checkpoint.architecture().name,
+            "architecture": checkpoint.architecture().arch,
             "name": checkpoint.metadata().str("general.name"),
             "pre_tokenizer": checkpoint.metadata().str("tokenizer.ggml.pre"),
             "tensors": checkpoint.tensors().len(),
@@ -411,15 +411,15 @@ fn report(
 fn list(as_json: bool) -> Result<Exit> {
     if as_json {
         let rows: Vec<_> =
-            arch::all().map(|a| json!({"classes": a.classes, "architecture": a.name, "remark": a.remark})).collect();
+            hf::all().map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark})).collect();
         cli::print_json(&json!(rows))?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&[("architecture", Align::Left), ("class", Align::Left), ("", Align::Left)]);
-    for row in arch::all() {
-        for (i, class) in row.classes.iter().enumerate() {
+    for row in hf::all() {
+        for (i, class) in row.names.iter().enumerate() {
             let remark = if i == 0 { row.remark } else { "" };
-            table.row([row.name.to_owned(), (*class).to_owned(), remark.to_owned()]);
+            table.row([row.arch.to_owned(), (*class).to_owned(), remark.to_owned()]);
         }
     }
     cli::print(&table.render())?;

@@ -1,6 +1,6 @@
 //! Names of tensors: matching the tables' patterns, and what a name says of its type.
 
-use crate::arch::{Architecture, Need, Rule};
+use crate::hf::{Class, Rule};
 
 /// A name that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,16 +15,16 @@ pub(crate) struct Match<'a> {
     pub(crate) suffix: &'a str,
 }
 
-/// All rules of an architecture, in order.
-pub(crate) fn rules(architecture: &Architecture) -> impl Iterator<Item = &'static Rule> {
-    architecture.tensors.iter().flat_map(|table| table.iter())
+/// All rules of a class, in order.
+pub(crate) fn rules(class: &Class) -> impl Iterator<Item = &'static Rule> {
+    class.spelling.iter().flat_map(|table| table.iter())
 }
 
 /// The rule that a name falls under.
-pub(crate) fn find<'a>(architecture: &Architecture, name: &'a str) -> Option<Match<'a>> {
+pub(crate) fn find<'a>(class: &Class, name: &'a str) -> Option<Match<'a>> {
     ["", ".weight", ".bias", ".scale", ".input_scale"].iter().find_map(|suffix| {
         let stem = name.strip_suffix(suffix)?;
-        rules(architecture).enumerate().find_map(|(index, rule)| {
+        rules(class).enumerate().find_map(|(index, rule)| {
             let (block, member) = matches(rule.from, stem)?;
             Some(Match { index, block, member, suffix: &name[stem.len()..] })
         })
@@ -69,12 +69,12 @@ pub(crate) fn is_always_f32(name: &str, dimensions: usize) -> bool {
 }
 
 /// The known name that is most like this one.
-pub(crate) fn nearest(architecture: &Architecture, name: &str) -> Option<String> {
+pub(crate) fn nearest(class: &Class, name: &str) -> Option<String> {
     let block = name.split('.').find_map(|part| part.parse::<u64>().ok());
     let numbers: Vec<u64> = name.split('.').filter_map(|part| part.parse().ok()).collect();
     let member = numbers.get(1).copied().unwrap_or(0).to_string();
     let suffix = [".weight", ".bias"].iter().find(|s| name.ends_with(*s)).unwrap_or(&"");
-    rules(architecture)
+    rules(class)
         .map(|rule| with_block(rule.from, block.or(Some(0))).replace("{x}", &member) + suffix)
         .min_by_key(|known| distance(known, name))
 }
@@ -100,11 +100,6 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// Whether every block needs this rule.
-pub(crate) fn is_needed(rule: &Rule) -> bool {
-    rule.need == Need::Always
 }
 
 /// Beginnings of names that belong to towers of other senses or to what stands between them and the text model.
@@ -176,8 +171,8 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found() {
-        let architecture = crate::arch::find("LlamaForCausalLM").unwrap();
-        let near = nearest(architecture, "model.layers.3.self_attn.query.weight").unwrap();
+        let class = crate::hf::find("LlamaForCausalLM").unwrap();
+        let near = nearest(class, "model.layers.3.self_attn.query.weight").unwrap();
         assert!(near.starts_with("model.layers.3.self_attn."), "{near}");
     }
 }

@@ -2,22 +2,22 @@
 
 use gguf::Result;
 
-use super::{Architecture, BASE, How, Params, Rule, r};
+use crate::hf::{BASE, Class, How, Params, Rule, r};
 use crate::tokenizer::VocabKind;
 
-pub(super) const ROWS: &[Architecture] = &[Architecture {
-    classes: &[
+pub(in crate::hf) const ROWS: &[Class] = &[Class {
+    names: &[
         "T5ForConditionalGeneration",
         "T5WithLMHeadModel",
         "MT5ForConditionalGeneration",
         "UMT5ForConditionalGeneration",
     ],
-    name: "t5",
+    arch: "t5",
     defaults: r#"{"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
         "relative_attention_num_buckets": 32, "layer_norm_epsilon": 1e-06, "vocab_size": 32128,
         "decoder_start_token_id": 0}"#,
-    vocab: VocabKind::T5,
-    tensors: &[T5_ENDS, ENCODER, DECODER],
+    vocabulary: VocabKind::T5,
+    spelling: &[T5_ENDS, ENCODER, DECODER],
     prepare: |config| {
         // A decoder is as deep as the encoder where nothing else is said.
         if config.u64("num_decoder_layers").is_none() {
@@ -32,10 +32,10 @@ pub(super) const ROWS: &[Architecture] = &[Architecture {
 }];
 
 const T5_ENDS: &[Rule] = &[
-    r("decoder.embed_tokens", "token_embd").how(How::First).one_of("embedding"),
-    r("encoder.embed_tokens", "token_embd").how(How::First).one_of("embedding"),
-    r("shared", "token_embd").how(How::First).one_of("embedding"),
-    r("lm_head", "output").maybe(),
+    r("decoder.embed_tokens", "token_embd").how(How::First),
+    r("encoder.embed_tokens", "token_embd").how(How::First),
+    r("shared", "token_embd").how(How::First),
+    r("lm_head", "output"),
     r("encoder.final_layer_norm", "enc.output_norm"),
     r("decoder.final_layer_norm", "dec.output_norm"),
 ];
@@ -45,11 +45,11 @@ const ENCODER: &[Rule] = &[
     r("encoder.block.{}.layer.0.SelfAttention.k", "enc.blk.{}.attn_k"),
     r("encoder.block.{}.layer.0.SelfAttention.v", "enc.blk.{}.attn_v"),
     r("encoder.block.{}.layer.0.SelfAttention.o", "enc.blk.{}.attn_o"),
-    r("encoder.block.{}.layer.0.SelfAttention.relative_attention_bias", "enc.blk.{}.attn_rel_b").maybe(),
+    r("encoder.block.{}.layer.0.SelfAttention.relative_attention_bias", "enc.blk.{}.attn_rel_b"),
     r("encoder.block.{}.layer.0.layer_norm", "enc.blk.{}.attn_norm"),
-    r("encoder.block.{}.layer.1.DenseReluDense.wi_0", "enc.blk.{}.ffn_gate").maybe(),
-    r("encoder.block.{}.layer.1.DenseReluDense.wi_1", "enc.blk.{}.ffn_up").one_of("encoder's feed-forward"),
-    r("encoder.block.{}.layer.1.DenseReluDense.wi", "enc.blk.{}.ffn_up").one_of("encoder's feed-forward"),
+    r("encoder.block.{}.layer.1.DenseReluDense.wi_0", "enc.blk.{}.ffn_gate"),
+    r("encoder.block.{}.layer.1.DenseReluDense.wi_1", "enc.blk.{}.ffn_up"),
+    r("encoder.block.{}.layer.1.DenseReluDense.wi", "enc.blk.{}.ffn_up"),
     r("encoder.block.{}.layer.1.DenseReluDense.wo", "enc.blk.{}.ffn_down"),
     r("encoder.block.{}.layer.1.layer_norm", "enc.blk.{}.ffn_norm"),
 ];
@@ -59,17 +59,17 @@ const DECODER: &[Rule] = &[
     r("decoder.block.{}.layer.0.SelfAttention.k", "dec.blk.{}.attn_k"),
     r("decoder.block.{}.layer.0.SelfAttention.v", "dec.blk.{}.attn_v"),
     r("decoder.block.{}.layer.0.SelfAttention.o", "dec.blk.{}.attn_o"),
-    r("decoder.block.{}.layer.0.SelfAttention.relative_attention_bias", "dec.blk.{}.attn_rel_b").maybe(),
+    r("decoder.block.{}.layer.0.SelfAttention.relative_attention_bias", "dec.blk.{}.attn_rel_b"),
     r("decoder.block.{}.layer.0.layer_norm", "dec.blk.{}.attn_norm"),
     r("decoder.block.{}.layer.1.EncDecAttention.q", "dec.blk.{}.cross_attn_q"),
     r("decoder.block.{}.layer.1.EncDecAttention.k", "dec.blk.{}.cross_attn_k"),
     r("decoder.block.{}.layer.1.EncDecAttention.v", "dec.blk.{}.cross_attn_v"),
     r("decoder.block.{}.layer.1.EncDecAttention.o", "dec.blk.{}.cross_attn_o"),
-    r("decoder.block.{}.layer.1.EncDecAttention.relative_attention_bias", "dec.blk.{}.cross_attn_rel_b").maybe(),
+    r("decoder.block.{}.layer.1.EncDecAttention.relative_attention_bias", "dec.blk.{}.cross_attn_rel_b"),
     r("decoder.block.{}.layer.1.layer_norm", "dec.blk.{}.cross_attn_norm"),
-    r("decoder.block.{}.layer.2.DenseReluDense.wi_0", "dec.blk.{}.ffn_gate").maybe(),
-    r("decoder.block.{}.layer.2.DenseReluDense.wi_1", "dec.blk.{}.ffn_up").one_of("decoder's feed-forward"),
-    r("decoder.block.{}.layer.2.DenseReluDense.wi", "dec.blk.{}.ffn_up").one_of("decoder's feed-forward"),
+    r("decoder.block.{}.layer.2.DenseReluDense.wi_0", "dec.blk.{}.ffn_gate"),
+    r("decoder.block.{}.layer.2.DenseReluDense.wi_1", "dec.blk.{}.ffn_up"),
+    r("decoder.block.{}.layer.2.DenseReluDense.wi", "dec.blk.{}.ffn_up"),
     r("decoder.block.{}.layer.2.DenseReluDense.wo", "dec.blk.{}.ffn_down"),
     r("decoder.block.{}.layer.2.layer_norm", "dec.blk.{}.ffn_norm"),
 ];

@@ -2,46 +2,46 @@
 
 use gguf::{Error, Result};
 
-use super::llama::{halves, head_dim, rope_freqs_with};
-use super::{
-    ATTENTION, Architecture, BASE, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, POST_NORMS, Params, Piece, Rule, r,
-};
 use crate::config::Config;
+use crate::hf::rows::llama::{halves, head_dim, rope_freqs_with};
+use crate::hf::{
+    ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, POST_NORMS, Params, Piece, Rule, r,
+};
 use crate::tokenizer::VocabKind;
 use crate::transform::sliced;
 
-pub(super) const ROWS: &[Architecture] = &[
-    Architecture {
-        classes: &["Glm4ForCausalLM"],
-        name: "glm4",
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["Glm4ForCausalLM"],
+        arch: "glm4",
         defaults: r#"{"num_key_value_heads": 2, "rms_norm_eps": 1.5625e-07, "max_position_embeddings": 131072,
             "head_dim": 128, "hidden_size": 4096, "intermediate_size": 13696, "vocab_size": 151552,
             "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_type": "default"}}"#,
-        vocab: VocabKind::Glm4,
-        tensors: &[ENDS, ATTENTION, NORMS, GLM4],
+        vocabulary: VocabKind::Glm4,
+        spelling: &[ENDS, ATTENTION, NORMS, GLM4],
         keys: glm4,
         remark: "GLM-4-0414, GLM-Z1",
         ..BASE
     },
-    Architecture {
-        classes: &["Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"],
-        name: "ernie4_5",
+    Class {
+        names: &["Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"],
+        arch: "ernie4_5",
         defaults: r#"{"num_key_value_heads": 2, "rms_norm_eps": 1e-05, "max_position_embeddings": 131072,
             "head_dim": "computed", "hidden_size": 1024, "intermediate_size": 3072, "vocab_size": 103424,
             "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
-        vocab: VocabKind::Ernie,
-        tensors: &[ENDS, ERNIE],
+        vocabulary: VocabKind::Ernie,
+        spelling: &[ENDS, ERNIE],
         prefixes: &[("ernie.", "model.")],
         remark: "fused projections taken apart",
         ..BASE
     },
-    Architecture {
-        classes: &["Exaone4ForCausalLM"],
-        name: "exaone4",
+    Class {
+        names: &["Exaone4ForCausalLM"],
+        arch: "exaone4",
         defaults: r#"{"num_key_value_heads": 32, "rms_norm_eps": 1e-05, "max_position_embeddings": 2048,
             "hidden_size": 4096, "intermediate_size": 16384, "vocab_size": 102400, "sliding_window": 4096,
             "sliding_window_pattern": 4, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION, HEAD_NORMS, POST_NORMS, GATED],
+        spelling: &[ENDS, ATTENTION, HEAD_NORMS, POST_NORMS, GATED],
         keys: exaone4,
         generated: |config| rope_freqs_with(config, 16.0),
         remark: "norms after attention and feed-forward; layers that slide",
@@ -59,14 +59,14 @@ const GLM4: &[Rule] = &[
 const ERNIE: &[Rule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
-    r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q").one_of("query"),
-    r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k").maybe(),
-    r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v").maybe(),
-    r("model.layers.{}.self_attn.qkv_proj", "blk.{}.attn_").how(How::Split(ernie_qkv)).one_of("query"),
+    r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
+    r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
+    r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
+    r("model.layers.{}.self_attn.qkv_proj", "blk.{}.attn_").how(How::Split(ernie_qkv)),
     r("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
-    r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate").one_of("feed-forward"),
-    r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up").maybe(),
-    r("model.layers.{}.mlp.up_gate_proj", "blk.{}.ffn_").how(How::Split(ernie_halves)).one_of("feed-forward"),
+    r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
+    r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
+    r("model.layers.{}.mlp.up_gate_proj", "blk.{}.ffn_").how(How::Split(ernie_halves)),
     r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 ];
 

@@ -2,61 +2,59 @@
 
 use gguf::Result;
 
-use super::llama::{halves, local_experts};
-use super::{
-    ATTENTION, Architecture, BARE, BASE, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, Params, Piece, Rule, r,
-};
 use crate::config::Config;
+use crate::hf::rows::llama::{halves, local_experts};
+use crate::hf::{ATTENTION, BARE, BASE, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::tokenizer::VocabKind;
 
-pub(super) const ROWS: &[Architecture] = &[
-    Architecture {
-        classes: &["Qwen2ForCausalLM", "Qwen2Model", "KORMoForCausalLM"],
-        name: "qwen2",
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["Qwen2ForCausalLM", "Qwen2Model", "KORMoForCausalLM"],
+        arch: "qwen2",
         defaults: r#"{"num_key_value_heads": 32, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768,
             "vocab_size": 151936, "intermediate_size": 22016, "hidden_size": 4096,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        vocab: VocabKind::SentencePieceOrGpt2,
-        tensors: &[ENDS, ATTENTION, NORMS, GATED],
+        vocabulary: VocabKind::SentencePieceOrGpt2,
+        spelling: &[ENDS, ATTENTION, NORMS, GATED],
         prefixes: BARE,
         keys: qwen,
         remark: "Qwen 1.5, 2, 2.5; biases of query, key and value",
         ..BASE
     },
-    Architecture {
-        classes: &["Qwen3ForCausalLM", "Qwen3Model"],
-        name: "qwen3",
+    Class {
+        names: &["Qwen3ForCausalLM", "Qwen3Model"],
+        arch: "qwen3",
         defaults: r#"{"num_key_value_heads": 32, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768, "head_dim": 128,
             "vocab_size": 151936, "intermediate_size": 22016, "hidden_size": 4096,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        vocab: VocabKind::SentencePieceOrGpt2,
-        tensors: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, GATED],
+        vocabulary: VocabKind::SentencePieceOrGpt2,
+        spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, GATED],
         prefixes: BARE,
         keys: qwen,
         remark: "norms of each head",
         ..BASE
     },
-    Architecture {
-        classes: &["Qwen2MoeForCausalLM"],
-        name: "qwen2moe",
+    Class {
+        names: &["Qwen2MoeForCausalLM"],
+        arch: "qwen2moe",
         defaults: r#"{"num_key_value_heads": 16, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768,
             "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
             "shared_expert_intermediate_size": 5632, "vocab_size": 151936, "intermediate_size": 5632, "hidden_size": 2048,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION, NORMS, DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT],
+        spelling: &[ENDS, ATTENTION, NORMS, DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT],
         keys: qwen_moe,
         remark: "Qwen 1.5 and 2 with experts and one that all tokens share",
         ..BASE
     },
-    Architecture {
-        classes: &["Qwen3MoeForCausalLM"],
-        name: "qwen3moe",
+    Class {
+        names: &["Qwen3MoeForCausalLM"],
+        arch: "qwen3moe",
         defaults: r#"{"num_key_value_heads": 4, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768, "head_dim": "computed",
             "num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
             "vocab_size": 151936, "intermediate_size": 6144, "hidden_size": 2048,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
         prepare: one_number_of_experts,
-        tensors: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, DENSE_OR_EXPERTS, EXPERTS],
+        spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, DENSE_OR_EXPERTS, EXPERTS],
         keys: qwen_moe,
         remark: "experts stacked, or fused ones taken apart",
         ..BASE
@@ -67,28 +65,26 @@ const STACK: How = How::Stack { group: "experts", members: local_experts };
 
 /// Experts, each with its own tensors or all in one.
 pub(super) const EXPERTS: &[Rule] = &[
-    r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK).one_of("feed-forward"),
-    r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK).maybe(),
-    r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK).maybe(),
-    r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps")
-        .how(How::Split(fused_down))
-        .one_of("feed-forward"),
-    r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_").how(How::Split(fused_halves)).maybe(),
-    r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp").maybe(),
+    r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK),
+    r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK),
+    r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK),
+    r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps").how(How::Split(fused_down)),
+    r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_").how(How::Split(fused_halves)),
+    r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),
 ];
 
 /// The feed-forward of a layer without experts.
 pub(super) const DENSE_OR_EXPERTS: &[Rule] = &[
-    r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down").one_of("feed-forward"),
-    r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate").maybe(),
-    r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up").maybe(),
+    r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
+    r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
+    r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
 ];
 
 const SHARED_EXPERT: &[Rule] = &[
-    r("model.layers.{}.mlp.shared_expert.down_proj", "blk.{}.ffn_down_shexp").maybe(),
-    r("model.layers.{}.mlp.shared_expert.gate_proj", "blk.{}.ffn_gate_shexp").maybe(),
-    r("model.layers.{}.mlp.shared_expert.up_proj", "blk.{}.ffn_up_shexp").maybe(),
-    r("model.layers.{}.mlp.shared_expert_gate", "blk.{}.ffn_gate_inp_shexp").maybe(),
+    r("model.layers.{}.mlp.shared_expert.down_proj", "blk.{}.ffn_down_shexp"),
+    r("model.layers.{}.mlp.shared_expert.gate_proj", "blk.{}.ffn_gate_shexp"),
+    r("model.layers.{}.mlp.shared_expert.up_proj", "blk.{}.ffn_up_shexp"),
+    r("model.layers.{}.mlp.shared_expert_gate", "blk.{}.ffn_gate_inp_shexp"),
 ];
 
 fn fused_down(_: &Config, piece: &Piece) -> Result<Outputs> {

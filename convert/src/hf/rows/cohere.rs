@@ -2,30 +2,30 @@
 
 use gguf::Result;
 
-use super::{ATTENTION, Architecture, BASE, GATED, How, Params, Rule, r};
 use crate::config::Config;
+use crate::hf::{ATTENTION, BASE, Class, GATED, How, Params, Rule, r};
 
-pub(super) const ROWS: &[Architecture] = &[
-    Architecture {
-        classes: &["CohereForCausalLM"],
-        name: "command-r",
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["CohereForCausalLM"],
+        arch: "command-r",
         defaults: r#"{"num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 8192,
             "hidden_size": 8192, "intermediate_size": 22528, "logit_scale": 0.0625, "vocab_size": 256000,
             "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
-        tensors: &[COHERE, COHERE_NORMS, ATTENTION, GATED],
+        spelling: &[COHERE, COHERE_NORMS, ATTENTION, GATED],
         prepare: trained_context,
         keys: command_r,
         remark: "Command R, Command R+, Aya",
         ..BASE
     },
-    Architecture {
-        classes: &["Cohere2ForCausalLM"],
-        name: "cohere2",
+    Class {
+        names: &["Cohere2ForCausalLM"],
+        arch: "cohere2",
         defaults: r#"{"num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 8192,
             "hidden_size": 8192, "intermediate_size": 22528, "logit_scale": 0.0625, "vocab_size": 256000,
             "head_dim": "computed", "sliding_window": 4096,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
-        tensors: &[COHERE, ATTENTION, GATED],
+        spelling: &[COHERE, ATTENTION, GATED],
         keys: cohere2,
         remark: "Command R7B, Command A; zero biases left out",
         ..BASE
@@ -35,13 +35,13 @@ pub(super) const ROWS: &[Architecture] = &[
 const COHERE: &[Rule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm"),
-    r("lm_head", "").how(How::Tied).maybe(),
+    r("lm_head", "").how(How::Tied),
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
 ];
 
 const COHERE_NORMS: &[Rule] = &[
-    r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm").maybe(),
-    r("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm").maybe(),
+    r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),
+    r("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"),
 ];
 
 /// These models were trained on longer texts than `max_position_embeddings` says.

@@ -2,18 +2,18 @@
 
 use gguf::{Error, Result};
 
-use super::{ATTENTION, Architecture, BASE, How, Params, Rule, plus_one, r};
+use crate::hf::{ATTENTION, BASE, Class, How, Params, Rule, plus_one, r};
 use crate::tokenizer::VocabKind;
 
-pub(super) const ROWS: &[Architecture] = &[Architecture {
-    classes: &["NemotronForCausalLM"],
-    name: "nemotron",
+pub(in crate::hf) const ROWS: &[Class] = &[Class {
+    names: &["NemotronForCausalLM"],
+    arch: "nemotron",
     defaults: r#"{"num_key_value_heads": null, "norm_eps": 1e-05, "max_position_embeddings": 4096, "head_dim": "computed",
         "hidden_size": 6144, "intermediate_size": 24576, "num_hidden_layers": 32, "num_attention_heads": 48,
         "vocab_size": 256000,
         "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_type": "default"}}"#,
-    vocab: VocabKind::Nemotron,
-    tensors: &[ATTENTION, NEMOTRON],
+    vocabulary: VocabKind::Nemotron,
+    spelling: &[ATTENTION, NEMOTRON],
     keys: nemotron,
     remark: "norms plus 1",
     ..BASE
@@ -22,7 +22,7 @@ pub(super) const ROWS: &[Architecture] = &[Architecture {
 const NEMOTRON: &[Rule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm").how(How::MapWeight(plus_one)),
-    r("lm_head", "output").maybe(),
+    r("lm_head", "output"),
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm").how(How::MapWeight(plus_one)),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm").how(How::MapWeight(plus_one)),
     r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),

@@ -1,23 +1,12 @@
-//! The architectures: one row each, one file a family.
+//! The Hugging Face side of an architecture: one row a class family, one file a family of rows.
 //!
-//! A row says which classes of the transformers library it converts, how their tensors are called in a GGUF file
-//! and which keys describe them. What is special about a member is a named value of its row.
+//! A row says which classes of the transformers library it converts, which GGUF architecture they are, how their
+//! tensors are spelled, what happens to the data and which keys describe them. Which tensors and shapes make a complete
+//! model is not said here: that is `gguf::arch`, and every conversion is held against it. What is special about a member
+//! is a named value of its row.
 
-mod bert;
-mod cohere;
-mod deepseek;
-mod gemma;
-mod glm;
-mod gpt;
-mod gpt_oss;
-mod llama;
-mod mamba;
-mod nemotron;
-mod olmo;
 mod params;
-mod phi;
-mod qwen;
-mod t5;
+mod rows;
 
 use gguf::Result;
 
@@ -30,19 +19,19 @@ use crate::transform::Rows;
 /// Tensors by the names they have in the file.
 pub type Outputs = Vec<(String, Rows)>;
 
-/// One architecture.
+/// One family of classes.
 #[derive(Debug)]
-pub struct Architecture {
+pub struct Class {
     /// The classes of `config.json` that this row converts.
-    pub classes: &'static [&'static str],
+    pub names: &'static [&'static str],
     /// `general.architecture`.
-    pub name: &'static str,
+    pub arch: &'static str,
     /// What the configuration class fills in where `config.json` says nothing, as JSON.
     pub defaults: &'static str,
     /// How the vocabulary is read.
-    pub vocab: VocabKind,
+    pub vocabulary: VocabKind,
     /// The tensors, in tables that families share.
-    pub tensors: &'static [&'static [Rule]],
+    pub spelling: &'static [&'static [Rule]],
     /// Beginnings of names that are replaced before the tables are asked.
     pub prefixes: &'static [(&'static str, &'static str)],
     /// Beginnings of names of tensors that the format has no use for.
@@ -64,12 +53,12 @@ pub struct Architecture {
 }
 
 /// A row from which others are made by functional update.
-pub(crate) const BASE: Architecture = Architecture {
-    classes: &[],
-    name: "",
+pub(crate) const BASE: Class = Class {
+    names: &[],
+    arch: "",
     defaults: "{}",
-    vocab: VocabKind::Gpt2,
-    tensors: &[],
+    vocabulary: VocabKind::Gpt2,
+    spelling: &[],
     prefixes: &[],
     unused: &[],
     prepare: |_| Ok(()),
@@ -93,8 +82,6 @@ pub struct Rule {
     pub to: &'static str,
     /// What happens to the data.
     pub how: How,
-    /// Whether the model works without.
-    pub need: Need,
 }
 
 /// What happens to a tensor's data.
@@ -147,35 +134,12 @@ pub struct Piece {
     pub rows: Rows,
 }
 
-/// Whether a model works without a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// In every block, or once where the name has no block.
-    Always,
-    /// Where the checkpoint has it.
-    Maybe,
-    /// Every block has one of the rules with this name.
-    OneOf(&'static str),
-}
-
-/// A tensor that is kept as it is and that every block has.
+/// A tensor that is kept as it is.
 pub(crate) const fn r(from: &'static str, to: &'static str) -> Rule {
-    Rule { from, to, how: How::Keep, need: Need::Always }
+    Rule { from, to, how: How::Keep }
 }
 
 impl Rule {
-    /// The same, where the checkpoint has it.
-    pub(crate) const fn maybe(mut self) -> Rule {
-        self.need = Need::Maybe;
-        self
-    }
-
-    /// The same, as one of several that a block needs.
-    pub(crate) const fn one_of(mut self, label: &'static str) -> Rule {
-        self.need = Need::OneOf(label);
-        self
-    }
-
     /// The same with this change of data.
     pub(crate) const fn how(mut self, how: How) -> Rule {
         self.how = how;
@@ -183,35 +147,18 @@ impl Rule {
     }
 }
 
-const FAMILIES: &[&[Architecture]] = &[
-    llama::ROWS,
-    qwen::ROWS,
-    gemma::ROWS,
-    phi::ROWS,
-    gpt::ROWS,
-    olmo::ROWS,
-    cohere::ROWS,
-    deepseek::ROWS,
-    glm::ROWS,
-    gpt_oss::ROWS,
-    nemotron::ROWS,
-    mamba::ROWS,
-    bert::ROWS,
-    t5::ROWS,
-];
-
-/// Every architecture, family by family.
-pub fn all() -> impl Iterator<Item = &'static Architecture> {
-    FAMILIES.iter().copied().flatten()
+/// Every row, family by family.
+pub fn all() -> impl Iterator<Item = &'static Class> {
+    rows::FAMILIES.iter().copied().flatten()
 }
 
-/// The architecture that converts this class.
+/// The row that converts this class.
 ///
 /// # Errors
 /// A class that no row has; the error lists those there are.
-pub fn find(class: &str) -> Result<&'static Architecture> {
-    all().find(|a| a.classes.contains(&class)).ok_or_else(|| {
-        let mut known: Vec<&str> = all().flat_map(|a| a.classes.iter().copied()).collect();
+pub fn find(class: &str) -> Result<&'static Class> {
+    all().find(|a| a.names.contains(&class)).ok_or_else(|| {
+        let mut known: Vec<&str> = all().flat_map(|a| a.names.iter().copied()).collect();
         known.sort_unstable();
         gguf::Error::input(format!("the architecture {class} is not known"))
             .help(format!("known are {}", known.join(", ")))
@@ -220,7 +167,7 @@ pub fn find(class: &str) -> Result<&'static Architecture> {
 
 /// Token embedding, final norm and output head of most models.
 pub(crate) const ENDS: &[Rule] =
-    &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output").maybe()];
+    &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output")];
 
 /// What a checkpoint of the model without its head leaves out of the names.
 pub(crate) const BARE: &[(&str, &str)] =

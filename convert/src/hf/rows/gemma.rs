@@ -2,44 +2,44 @@
 
 use gguf::Result;
 
-use super::{ATTENTION, Architecture, BASE, GATED, How, Params, Rule, plus_one, r};
+use crate::hf::{ATTENTION, BASE, Class, GATED, How, Params, Rule, plus_one, r};
 use crate::tokenizer::VocabKind;
 
-pub(super) const ROWS: &[Architecture] = &[
-    Architecture {
-        classes: &["GemmaForCausalLM"],
-        name: "gemma",
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["GemmaForCausalLM"],
+        arch: "gemma",
         defaults: r#"{"num_key_value_heads": 16, "rms_norm_eps": 1e-06, "max_position_embeddings": 8192, "head_dim": 256,
             "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28, "num_attention_heads": 16,
             "vocab_size": 256000}"#,
-        vocab: VocabKind::Gemma,
-        tensors: &[GEMMA_ENDS, ATTENTION, GEMMA_NORMS, GATED],
+        vocabulary: VocabKind::Gemma,
+        spelling: &[GEMMA_ENDS, ATTENTION, GEMMA_NORMS, GATED],
         keys: gemma,
         remark: "norms plus 1",
         ..BASE
     },
-    Architecture {
-        classes: &["Gemma2ForCausalLM"],
-        name: "gemma2",
+    Class {
+        names: &["Gemma2ForCausalLM"],
+        arch: "gemma2",
         defaults: r#"{"num_key_value_heads": 4, "rms_norm_eps": 1e-06, "max_position_embeddings": 8192, "head_dim": 256,
             "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
             "vocab_size": 256000, "sliding_window": 4096, "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0}"#,
-        vocab: VocabKind::Gemma2,
-        tensors: &[GEMMA_ENDS, ATTENTION, FOUR_NORMS, GATED],
+        vocabulary: VocabKind::Gemma2,
+        spelling: &[GEMMA_ENDS, ATTENTION, FOUR_NORMS, GATED],
         keys: gemma2,
         remark: "norms plus 1; capped logits; every other layer slides",
         ..BASE
     },
-    Architecture {
-        classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
-        name: "gemma3",
+    Class {
+        names: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
+        arch: "gemma3",
         defaults: r#"{"num_key_value_heads": 4, "rms_norm_eps": 1e-06, "max_position_embeddings": 131072, "head_dim": 256,
             "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
             "vocab_size": 262208, "sliding_window": 4096, "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "default", "rope_theta": 1000000.0}}}"#,
-        vocab: VocabKind::Gemma3,
-        tensors: &[GEMMA3_ENDS, ATTENTION, FOUR_NORMS, GEMMA_HEAD_NORMS, GATED],
+        vocabulary: VocabKind::Gemma3,
+        spelling: &[GEMMA3_ENDS, ATTENTION, FOUR_NORMS, GEMMA_HEAD_NORMS, GATED],
         keys: gemma3,
         cut_embedding: true,
         remark: "norms plus 1; two rotations; the text model of the multi-modal ones",
@@ -50,13 +50,13 @@ pub(super) const ROWS: &[Architecture] = &[
 const GEMMA_ENDS: &[Rule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm").how(How::MapWeight(plus_one)),
-    r("lm_head", "").how(How::Drop).maybe(),
+    r("lm_head", "").how(How::Drop),
 ];
 
 const GEMMA3_ENDS: &[Rule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm").how(How::MapWeight(plus_one)),
-    r("lm_head", "output").maybe(),
+    r("lm_head", "output"),
 ];
 
 const GEMMA_NORMS: &[Rule] = &[

@@ -3,71 +3,71 @@
 use gguf::{Error, Result};
 use serde_json::Value;
 
-use super::{ATTENTION_ROTATED, Architecture, BARE, BASE, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
+use crate::hf::{ATTENTION_ROTATED, BARE, BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, sliced, values};
 
-pub(super) const ROWS: &[Architecture] = &[
-    Architecture {
-        classes: &["LlamaForCausalLM", "LLaMAForCausalLM", "LlavaForConditionalGeneration", "IQuestCoderForCausalLM"],
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["LlamaForCausalLM", "LLaMAForCausalLM", "LlavaForConditionalGeneration", "IQuestCoderForCausalLM"],
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
             "head_dim": "computed", "vocab_size": 32000, "intermediate_size": 11008, "hidden_size": 4096,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
+        spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
         remark: "Llama 1 to 3.x and models of its form; Llama 3 scaling as rope_freqs",
         ..LLAMA
     },
-    Architecture {
-        classes: &["MistralForCausalLM"],
+    Class {
+        names: &["MistralForCausalLM"],
         defaults: r#"{"num_key_value_heads": 8, "rms_norm_eps": 1e-06, "max_position_embeddings": 131072,
             "head_dim": "computed", "vocab_size": 32000, "intermediate_size": 14336, "hidden_size": 4096,
             "sliding_window": 4096, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
+        spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
         remark: "Mistral 7B, Nemo, Small",
         ..LLAMA
     },
-    Architecture {
-        classes: &["MixtralForCausalLM"],
+    Class {
+        names: &["MixtralForCausalLM"],
         defaults: r#"{"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "max_position_embeddings": 131072,
             "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "intermediate_size": 14336,
             "hidden_size": 4096, "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, MIXTRAL_EXPERTS],
+        spelling: &[ENDS, ATTENTION_ROTATED, NORMS, MIXTRAL_EXPERTS],
         remark: "experts stacked",
         ..LLAMA
     },
-    Architecture {
-        classes: &["SmolLM3ForCausalLM"],
-        name: "smollm3",
+    Class {
+        names: &["SmolLM3ForCausalLM"],
+        arch: "smollm3",
         defaults: r#"{"num_key_value_heads": 4, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768,
             "vocab_size": 128256, "intermediate_size": 11008, "hidden_size": 2048,
             "rope_parameters": {"rope_theta": 2000000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
-        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
+        spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
         remark: "every fourth layer without rotation",
         ..LLAMA
     },
-    Architecture {
-        classes: &["GraniteForCausalLM"],
-        name: "granite",
+    Class {
+        names: &["GraniteForCausalLM"],
+        arch: "granite",
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
             "vocab_size": 32000, "intermediate_size": 11008, "hidden_size": 4096,
             "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
+        spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
         prepare: without_head_dim,
         keys: granite,
         unused: GRANITE_TOWERS,
         remark: "multipliers as scales",
         ..LLAMA
     },
-    Architecture {
-        classes: &["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"],
-        name: "granitemoe",
+    Class {
+        names: &["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"],
+        arch: "granitemoe",
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
             "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "intermediate_size": 11008,
             "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
             "hidden_size": 4096, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION_ROTATED, NORMS, GRANITE_EXPERTS],
+        spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GRANITE_EXPERTS],
         prepare: without_head_dim,
         keys: granite_moe,
         unused: GRANITE_TOWERS,
@@ -76,8 +76,8 @@ pub(super) const ROWS: &[Architecture] = &[
     },
 ];
 
-const LLAMA: Architecture =
-    Architecture { name: "llama", vocab: VocabKind::Llama, prefixes: BARE, keys: llama, generated: rope_freqs, ..BASE };
+const LLAMA: Class =
+    Class { arch: "llama", vocabulary: VocabKind::Llama, prefixes: BARE, keys: llama, generated: rope_freqs, ..BASE };
 
 const MIXTRAL: How = How::Stack { group: "experts", members: local_experts };
 
@@ -89,11 +89,11 @@ const MIXTRAL_EXPERTS: &[Rule] = &[
 ];
 
 const GRANITE_EXPERTS: &[Rule] = &[
-    r("model.layers.{}.block_sparse_moe.input_linear", "blk.{}.ffn_").how(How::Split(granite_halves)).one_of("experts"),
-    r("model.layers.{}.block_sparse_moe.output_linear", "blk.{}.ffn_down_exps").maybe(),
-    r("model.layers.{}.block_sparse_moe.router.layer", "blk.{}.ffn_gate_inp").maybe(),
-    r("model.layers.{}.shared_mlp.input_linear", "blk.{}.ffn_").how(How::Split(granite_shared)).one_of("experts"),
-    r("model.layers.{}.shared_mlp.output_linear", "blk.{}.ffn_down").how(How::Split(granite_shared_down)).maybe(),
+    r("model.layers.{}.block_sparse_moe.input_linear", "blk.{}.ffn_").how(How::Split(granite_halves)),
+    r("model.layers.{}.block_sparse_moe.output_linear", "blk.{}.ffn_down_exps"),
+    r("model.layers.{}.block_sparse_moe.router.layer", "blk.{}.ffn_gate_inp"),
+    r("model.layers.{}.shared_mlp.input_linear", "blk.{}.ffn_").how(How::Split(granite_shared)),
+    r("model.layers.{}.shared_mlp.output_linear", "blk.{}.ffn_down").how(How::Split(granite_shared_down)),
 ];
 
 const GRANITE_TOWERS: &[&str] = &["encoder.", "image_", "model.layerwise_projectors", "model.spatial_projectors"];

@@ -2,48 +2,48 @@
 
 use gguf::Result;
 
-use super::qwen::EXPERTS;
-use super::{
-    ATTENTION, ATTENTION_ROTATED, Architecture, BASE, ENDS, GATED, HEAD_NORMS, NORMS, POST_NORMS, Params, Rule, r,
+use crate::hf::rows::qwen::EXPERTS;
+use crate::hf::{
+    ATTENTION, ATTENTION_ROTATED, BASE, Class, ENDS, GATED, HEAD_NORMS, NORMS, POST_NORMS, Params, Rule, r,
 };
 
-pub(super) const ROWS: &[Architecture] = &[
-    Architecture {
-        classes: &["OlmoForCausalLM", "OLMoForCausalLM"],
-        name: "olmo",
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["OlmoForCausalLM", "OLMoForCausalLM"],
+        arch: "olmo",
         defaults: r#"{"num_key_value_heads": null, "max_position_embeddings": 2048, "hidden_size": 4096,
             "intermediate_size": 11008, "vocab_size": 50304,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: &[OLMO_ENDS, ATTENTION_ROTATED, GATED],
+        spelling: &[OLMO_ENDS, ATTENTION_ROTATED, GATED],
         keys: olmo,
         remark: "norms without weights",
         ..BASE
     },
-    Architecture {
-        classes: &["Olmo2ForCausalLM", "Olmo3ForCausalLM"],
-        name: "olmo2",
+    Class {
+        names: &["Olmo2ForCausalLM", "Olmo3ForCausalLM"],
+        arch: "olmo2",
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-05, "max_position_embeddings": 2048,
             "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 50304,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION, HEAD_NORMS, POST_NORMS, GATED],
+        spelling: &[ENDS, ATTENTION, HEAD_NORMS, POST_NORMS, GATED],
         keys: olmo2,
         remark: "norms after attention and feed-forward; OLMo 3 slides",
         ..BASE
     },
-    Architecture {
-        classes: &["OlmoeForCausalLM"],
-        name: "olmoe",
+    Class {
+        names: &["OlmoeForCausalLM"],
+        arch: "olmoe",
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-05, "max_position_embeddings": 4096,
             "hidden_size": 2048, "intermediate_size": 2048, "num_experts": 64, "num_experts_per_tok": 8,
             "vocab_size": 50304, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, EXPERTS],
+        spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, EXPERTS],
         keys: olmoe,
         remark: "experts stacked",
         ..BASE
     },
 ];
 
-const OLMO_ENDS: &[Rule] = &[r("model.embed_tokens", "token_embd"), r("lm_head", "output").maybe()];
+const OLMO_ENDS: &[Rule] = &[r("model.embed_tokens", "token_embd"), r("lm_head", "output")];
 
 fn olmo(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;

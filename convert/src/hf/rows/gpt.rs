@@ -2,86 +2,86 @@
 
 use gguf::{Error, Result};
 
-use super::{ATTENTION, Architecture, BASE, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
+use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, joined, reordered};
 
-pub(super) const ROWS: &[Architecture] = &[
-    Architecture {
-        classes: &["GPT2LMHeadModel"],
-        name: "gpt2",
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["GPT2LMHeadModel"],
+        arch: "gpt2",
         defaults: r#"{"n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": 1e-05,
             "vocab_size": 50257}"#,
-        tensors: &[GPT2],
+        spelling: &[GPT2],
         prefixes: &[("transformer.", "")],
         keys: gpt2,
         remark: "weights transposed",
         ..BASE
     },
-    Architecture {
-        classes: &["GPTNeoXForCausalLM"],
-        name: "gptneox",
+    Class {
+        names: &["GPTNeoXForCausalLM"],
+        arch: "gptneox",
         defaults: r#"{"max_position_embeddings": 2048, "hidden_size": 6144, "num_hidden_layers": 44,
             "num_attention_heads": 64, "intermediate_size": 24576, "layer_norm_eps": 1e-05, "use_parallel_residual": true,
             "vocab_size": 50432,
             "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_type": "default"}}"#,
-        tensors: &[NEOX],
+        spelling: &[NEOX],
         keys: neox,
         remark: "Pythia, GPT-NeoX; heads of query, key and value taken apart",
         ..BASE
     },
-    Architecture {
-        classes: &["BloomForCausalLM", "BloomModel"],
-        name: "bloom",
+    Class {
+        names: &["BloomForCausalLM", "BloomModel"],
+        arch: "bloom",
         defaults: r#"{"hidden_size": 64, "n_layer": 2, "n_head": 8, "layer_norm_epsilon": 1e-05, "vocab_size": 250880}"#,
-        tensors: &[BLOOM],
+        spelling: &[BLOOM],
         prefixes: &[("transformer.", "")],
         keys: bloom,
         remark: "heads of query, key and value taken apart",
         ..BASE
     },
-    Architecture {
-        classes: &["FalconForCausalLM", "RWForCausalLM"],
-        name: "falcon",
+    Class {
+        names: &["FalconForCausalLM", "RWForCausalLM"],
+        arch: "falcon",
         defaults: r#"{"hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71, "layer_norm_epsilon": 1e-05,
             "vocab_size": 65024}"#,
-        tensors: &[FALCON],
+        spelling: &[FALCON],
         prefixes: &[("transformer.", "")],
         keys: falcon,
         remark: "7B and 40B; groups of query, key and value taken apart",
         ..BASE
     },
-    Architecture {
-        classes: &["MPTForCausalLM", "MptForCausalLM"],
-        name: "mpt",
+    Class {
+        names: &["MPTForCausalLM", "MptForCausalLM"],
+        arch: "mpt",
         defaults: r#"{"d_model": 2048, "n_heads": 16, "n_layers": 24, "max_seq_len": 2048, "vocab_size": 50368,
             "attn_config": {"clip_qkv": null, "alibi": true, "alibi_bias_max": 8}}"#,
-        vocab: VocabKind::Mpt,
-        tensors: &[MPT],
+        vocabulary: VocabKind::Mpt,
+        spelling: &[MPT],
         prefixes: &[("transformer.", "")],
         keys: mpt,
         remark: "ALiBi",
         ..BASE
     },
-    Architecture {
-        classes: &["Starcoder2ForCausalLM"],
-        name: "starcoder2",
+    Class {
+        names: &["Starcoder2ForCausalLM"],
+        arch: "starcoder2",
         defaults: r#"{"num_key_value_heads": 2, "norm_epsilon": 1e-05, "max_position_embeddings": 4096,
             "hidden_size": 3072, "intermediate_size": 12288, "vocab_size": 49152,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
-        tensors: &[ENDS, ATTENTION, NORMS, STARCODER2],
+        spelling: &[ENDS, ATTENTION, NORMS, STARCODER2],
         remark: "biases everywhere",
         ..BASE
     },
-    Architecture {
-        classes: &["StableLmForCausalLM", "StableLMEpochForCausalLM"],
-        name: "stablelm",
+    Class {
+        names: &["StableLmForCausalLM", "StableLMEpochForCausalLM"],
+        arch: "stablelm",
         defaults: r#"{"num_key_value_heads": 32, "layer_norm_eps": 1e-05, "max_position_embeddings": 4096,
             "hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 32,
             "vocab_size": 50304, "use_parallel_residual": false,
             "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_type": "default"}}"#,
-        tensors: &[ENDS, ATTENTION, STABLELM, GATED],
+        spelling: &[ENDS, ATTENTION, STABLELM, GATED],
         keys: stablelm,
         remark: "norms of each head stacked",
         ..BASE
@@ -92,21 +92,21 @@ const GPT2: &[Rule] = &[
     r("wte", "token_embd"),
     r("wpe", "position_embd"),
     r("ln_f", "output_norm"),
-    r("lm_head", "output").maybe(),
+    r("lm_head", "output"),
     r("h.{}.ln_1", "blk.{}.attn_norm"),
     r("h.{}.ln_2", "blk.{}.ffn_norm"),
     r("h.{}.attn.c_attn", "blk.{}.attn_qkv").how(How::Transpose),
     r("h.{}.attn.c_proj", "blk.{}.attn_output").how(How::Transpose),
     r("h.{}.mlp.c_fc", "blk.{}.ffn_up").how(How::Transpose),
     r("h.{}.mlp.c_proj", "blk.{}.ffn_down").how(How::Transpose),
-    r("h.{}.attn.bias", "").how(How::Drop).maybe(),
-    r("h.{}.attn.masked_bias", "").how(How::Drop).maybe(),
+    r("h.{}.attn.bias", "").how(How::Drop),
+    r("h.{}.attn.masked_bias", "").how(How::Drop),
 ];
 
 const NEOX: &[Rule] = &[
     r("gpt_neox.embed_in", "token_embd"),
     r("gpt_neox.final_layer_norm", "output_norm"),
-    r("embed_out", "output").maybe(),
+    r("embed_out", "output"),
     r("gpt_neox.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("gpt_neox.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
     r("gpt_neox.layers.{}.attention.query_key_value", "blk.{}.attn_qkv").how(How::Split(heads_apart)),
@@ -119,7 +119,7 @@ const BLOOM: &[Rule] = &[
     r("word_embeddings", "token_embd"),
     r("word_embeddings_layernorm", "token_embd_norm"),
     r("ln_f", "output_norm"),
-    r("lm_head", "output").maybe(),
+    r("lm_head", "output"),
     r("h.{}.input_layernorm", "blk.{}.attn_norm"),
     r("h.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
     r("h.{}.self_attention.query_key_value", "blk.{}.attn_qkv").how(How::Split(heads_apart)),
@@ -131,10 +131,10 @@ const BLOOM: &[Rule] = &[
 const FALCON: &[Rule] = &[
     r("word_embeddings", "token_embd"),
     r("ln_f", "output_norm"),
-    r("lm_head", "output").maybe(),
-    r("h.{}.input_layernorm", "blk.{}.attn_norm").one_of("norm"),
-    r("h.{}.ln_mlp", "blk.{}.attn_norm").one_of("norm"),
-    r("h.{}.ln_attn", "blk.{}.attn_norm_2").maybe(),
+    r("lm_head", "output"),
+    r("h.{}.input_layernorm", "blk.{}.attn_norm"),
+    r("h.{}.ln_mlp", "blk.{}.attn_norm"),
+    r("h.{}.ln_attn", "blk.{}.attn_norm_2"),
     r("h.{}.self_attention.query_key_value", "blk.{}.attn_qkv").how(How::Split(groups_apart)),
     r("h.{}.self_attention.dense", "blk.{}.attn_output"),
     r("h.{}.mlp.dense_h_to_4h", "blk.{}.ffn_up"),
@@ -143,18 +143,18 @@ const FALCON: &[Rule] = &[
 
 const MPT: &[Rule] = &[
     r("wte", "token_embd"),
-    r("wpe", "position_embd").maybe(),
+    r("wpe", "position_embd"),
     r("norm_f", "output_norm"),
-    r("lm_head", "output").maybe(),
+    r("lm_head", "output"),
     r("blocks.{}.norm_1", "blk.{}.attn_norm"),
     r("blocks.{}.norm_2", "blk.{}.ffn_norm"),
     r("blocks.{}.attn.Wqkv", "blk.{}.attn_qkv"),
     r("blocks.{}.attn.out_proj", "blk.{}.attn_output"),
-    r("blocks.{}.attn.q_ln", "blk.{}.attn_q_norm").maybe(),
-    r("blocks.{}.attn.k_ln", "blk.{}.attn_k_norm").maybe(),
+    r("blocks.{}.attn.q_ln", "blk.{}.attn_q_norm"),
+    r("blocks.{}.attn.k_ln", "blk.{}.attn_k_norm"),
     r("blocks.{}.ffn.up_proj", "blk.{}.ffn_up"),
     r("blocks.{}.ffn.down_proj", "blk.{}.ffn_down"),
-    r("blocks.{}.ffn.act.scales", "blk.{}.ffn.act.scales").maybe(),
+    r("blocks.{}.ffn.act.scales", "blk.{}.ffn.act.scales"),
 ];
 
 const STARCODER2: &[Rule] =
@@ -162,13 +162,11 @@ const STARCODER2: &[Rule] =
 
 const STABLELM: &[Rule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
-    r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm").maybe(),
+    r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
     r("model.layers.{}.self_attn.q_layernorm.norms.{x}", "blk.{}.attn_q_norm")
-        .how(How::Stack { group: "query norms", members: Config::heads })
-        .maybe(),
+        .how(How::Stack { group: "query norms", members: Config::heads }),
     r("model.layers.{}.self_attn.k_layernorm.norms.{x}", "blk.{}.attn_k_norm")
-        .how(How::Stack { group: "key norms", members: Config::kv_heads })
-        .maybe(),
+        .how(How::Stack { group: "key norms", members: Config::kv_heads }),
 ];
 
 /// Head by head query, key and value: all queries first, then all keys, then all values.

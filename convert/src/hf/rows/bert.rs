@@ -2,17 +2,17 @@
 
 use gguf::{Array, Result};
 
-use super::{Architecture, BASE, How, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
+use crate::hf::{BASE, Class, How, Outputs, Params, Piece, Rule, r};
 use crate::tokenizer::VocabKind;
 
-pub(super) const ROWS: &[Architecture] = &[Architecture {
-    classes: &["BertModel", "BertForMaskedLM", "BertForSequenceClassification", "CamembertModel"],
-    name: "bert",
+pub(in crate::hf) const ROWS: &[Class] = &[Class {
+    names: &["BertModel", "BertForMaskedLM", "BertForSequenceClassification", "CamembertModel"],
+    arch: "bert",
     defaults: r#"{"layer_norm_eps": 1e-12, "max_position_embeddings": 512, "hidden_size": 768, "num_hidden_layers": 12,
         "num_attention_heads": 12, "intermediate_size": 3072, "type_vocab_size": 2, "vocab_size": 30522}"#,
-    vocab: VocabKind::Bert,
-    tensors: &[BERT],
+    vocabulary: VocabKind::Bert,
+    spelling: &[BERT],
     prefixes: &[("bert.", "")],
     unused: &["embeddings.position_ids", "pooler.dense.", "cls.predictions", "cls.seq_relationship"],
     keys: bert,
@@ -33,9 +33,9 @@ const BERT: &[Rule] = &[
     r("encoder.layer.{}.intermediate.dense", "blk.{}.ffn_up"),
     r("encoder.layer.{}.output.dense", "blk.{}.ffn_down"),
     r("encoder.layer.{}.output.LayerNorm", "blk.{}.layer_output_norm"),
-    r("classifier", "cls").how(How::Split(classifier)).maybe(),
-    r("classifier.dense", "cls").maybe(),
-    r("classifier.out_proj", "cls.output").maybe(),
+    r("classifier", "cls").how(How::Split(classifier)),
+    r("classifier.dense", "cls"),
+    r("classifier.out_proj", "cls.output"),
 ];
 
 /// The names of a classifier's outputs in order, but for the two that the library makes up.

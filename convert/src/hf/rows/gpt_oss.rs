@@ -2,19 +2,19 @@
 
 use gguf::{Error, Result};
 
-use super::{ATTENTION, Architecture, BASE, ENDS, How, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
+use crate::hf::{ATTENTION, BASE, Class, ENDS, How, Outputs, Params, Piece, Rule, r};
 use crate::transform::{strided, transposed, view};
 
-pub(super) const ROWS: &[Architecture] = &[Architecture {
-    classes: &["GptOssForCausalLM"],
-    name: "gpt-oss",
+pub(in crate::hf) const ROWS: &[Class] = &[Class {
+    names: &["GptOssForCausalLM"],
+    arch: "gpt-oss",
     defaults: r#"{"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "max_position_embeddings": 131072, "head_dim": 64,
         "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 36, "num_attention_heads": 64,
         "num_local_experts": 128, "num_experts_per_tok": 4, "sliding_window": 128, "vocab_size": 201088,
         "rope_parameters": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
         "original_max_position_embeddings": 4096, "rope_theta": 150000.0}}"#,
-    tensors: &[ENDS, ATTENTION, GPT_OSS],
+    spelling: &[ENDS, ATTENTION, GPT_OSS],
     keys: gpt_oss,
     remark: "20B and 120B; gate and up disentangled",
     ..BASE
@@ -25,18 +25,11 @@ const GPT_OSS: &[Rule] = &[
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
     r("model.layers.{}.self_attn.sinks", "blk.{}.attn_sinks.weight"),
     r("model.layers.{}.mlp.router", "blk.{}.ffn_gate_inp"),
-    r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps.weight")
-        .how(How::Split(down))
-        .one_of("down projection of the experts"),
-    r("model.layers.{}.mlp.experts.down_proj_blocks", "blk.{}.ffn_down_exps.weight")
-        .one_of("down projection of the experts"),
+    r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps.weight").how(How::Split(down)),
+    r("model.layers.{}.mlp.experts.down_proj_blocks", "blk.{}.ffn_down_exps.weight"),
     r("model.layers.{}.mlp.experts.down_proj_bias", "blk.{}.ffn_down_exps.bias"),
-    r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_")
-        .how(How::Split(gate_up))
-        .one_of("gate and up projection of the experts"),
-    r("model.layers.{}.mlp.experts.gate_up_proj_blocks", "blk.{}.ffn_")
-        .how(How::Split(gate_up_blocks))
-        .one_of("gate and up projection of the experts"),
+    r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_").how(How::Split(gate_up)),
+    r("model.layers.{}.mlp.experts.gate_up_proj_blocks", "blk.{}.ffn_").how(How::Split(gate_up_blocks)),
     r("model.layers.{}.mlp.experts.gate_up_proj_bias", "blk.{}.ffn_").how(How::Split(gate_up_bias)),
 ];
 

@@ -2,16 +2,16 @@
 
 use gguf::{Error, Result};
 
-use super::{Architecture, BASE, How, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
+use crate::hf::{BASE, Class, How, Outputs, Params, Piece, Rule, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::reshaped;
 
-pub(super) const ROWS: &[Architecture] = &[Architecture {
-    classes: &["MambaForCausalLM", "MambaLMHeadModel", "FalconMambaForCausalLM"],
-    name: "mamba",
-    vocab: VocabKind::Mamba,
-    tensors: &[MAMBA],
+pub(in crate::hf) const ROWS: &[Class] = &[Class {
+    names: &["MambaForCausalLM", "MambaLMHeadModel", "FalconMambaForCausalLM"],
+    arch: "mamba",
+    vocabulary: VocabKind::Mamba,
+    spelling: &[MAMBA],
     keys: mamba,
     drop_equal_output: true,
     remark: "Mamba 1, Falcon Mamba",
@@ -19,10 +19,10 @@ pub(super) const ROWS: &[Architecture] = &[Architecture {
 }];
 
 const MAMBA: &[Rule] = &[
-    r("backbone.embeddings", "token_embd").one_of("embedding"),
-    r("backbone.embedding", "token_embd").one_of("embedding"),
+    r("backbone.embeddings", "token_embd"),
+    r("backbone.embedding", "token_embd"),
     r("backbone.norm_f", "output_norm"),
-    r("lm_head", "output").maybe(),
+    r("lm_head", "output"),
     r("backbone.layers.{}.norm", "blk.{}.attn_norm"),
     r("backbone.layers.{}.mixer.in_proj", "blk.{}.ssm_in"),
     r("backbone.layers.{}.mixer.conv1d", "blk.{}.ssm_conv1d").how(How::Split(squeezed)),

@@ -2,37 +2,37 @@
 
 use gguf::{Error, Result};
 
-use super::llama::local_experts;
-use super::qwen::DENSE_OR_EXPERTS;
-use super::{Architecture, BASE, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::config::Config;
+use crate::hf::rows::llama::local_experts;
+use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
+use crate::hf::{BASE, Class, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::transform::view;
 
-pub(super) const ROWS: &[Architecture] = &[
-    Architecture {
-        classes: &["DeepseekV2ForCausalLM"],
-        name: "deepseek2",
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["DeepseekV2ForCausalLM"],
+        arch: "deepseek2",
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
             "head_dim": "computed", "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 102400,
             "first_k_dense_replace": 0, "kv_lora_rank": 512, "q_lora_rank": 1536, "n_routed_experts": 64,
             "n_shared_experts": 2, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "routed_scaling_factor": 1.0,
             "norm_topk_prob": false, "v_head_dim": 128, "moe_intermediate_size": 1407,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: DEEPSEEK,
+        spelling: DEEPSEEK,
         keys: deepseek2,
         remark: "V2, V2-Lite; latent keys and values split for absorption",
         ..BASE
     },
-    Architecture {
-        classes: &["DeepseekV3ForCausalLM"],
-        name: "deepseek2",
+    Class {
+        names: &["DeepseekV3ForCausalLM"],
+        arch: "deepseek2",
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 4096,
             "head_dim": "computed", "hidden_size": 7168, "intermediate_size": 18432, "vocab_size": 129280,
             "first_k_dense_replace": 3, "kv_lora_rank": 512, "q_lora_rank": 1536, "n_routed_experts": 256,
             "n_shared_experts": 1, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "routed_scaling_factor": 2.5,
             "norm_topk_prob": true, "v_head_dim": 128, "moe_intermediate_size": 2048, "n_group": 8, "topk_group": 4,
             "num_experts_per_tok": 8, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        tensors: DEEPSEEK,
+        spelling: DEEPSEEK,
         keys: deepseek2,
         remark: "V3, R1; the layers of multi-token prediction are left out",
         ..BASE
@@ -41,17 +41,14 @@ pub(super) const ROWS: &[Architecture] = &[
 
 const DEEPSEEK: &[&[Rule]] = &[ENDS, LATENT, NORMS, DENSE_OR_EXPERTS, EXPERTS];
 
-const ENDS: &[Rule] = &[
-    r("model.embed_tokens", "token_embd"),
-    r("model.norm", "output_norm"),
-    r("lm_head", "output").how(How::Untied).maybe(),
-];
+const ENDS: &[Rule] =
+    &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output").how(How::Untied)];
 
 const LATENT: &[Rule] = &[
-    r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q").one_of("query"),
-    r("model.layers.{}.self_attn.q_a_proj", "blk.{}.attn_q_a").one_of("query"),
-    r("model.layers.{}.self_attn.q_a_layernorm", "blk.{}.attn_q_a_norm").maybe(),
-    r("model.layers.{}.self_attn.q_b_proj", "blk.{}.attn_q_b").maybe(),
+    r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
+    r("model.layers.{}.self_attn.q_a_proj", "blk.{}.attn_q_a"),
+    r("model.layers.{}.self_attn.q_a_layernorm", "blk.{}.attn_q_a_norm"),
+    r("model.layers.{}.self_attn.q_b_proj", "blk.{}.attn_q_b"),
     r("model.layers.{}.self_attn.kv_a_proj_with_mqa", "blk.{}.attn_kv_a_mqa"),
     r("model.layers.{}.self_attn.kv_a_layernorm", "blk.{}.attn_kv_a_norm"),
     r("model.layers.{}.self_attn.kv_b_proj", "blk.{}.attn_").how(How::Split(absorbed)),
@@ -61,14 +58,14 @@ const LATENT: &[Rule] = &[
 const STACK: How = How::Stack { group: "experts", members: local_experts };
 
 const EXPERTS: &[Rule] = &[
-    r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK).one_of("feed-forward"),
-    r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK).maybe(),
-    r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK).maybe(),
-    r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp").maybe(),
-    r("model.layers.{}.mlp.gate.e_score_correction", "blk.{}.exp_probs_b").maybe(),
-    r("model.layers.{}.mlp.shared_experts.down_proj", "blk.{}.ffn_down_shexp").maybe(),
-    r("model.layers.{}.mlp.shared_experts.gate_proj", "blk.{}.ffn_gate_shexp").maybe(),
-    r("model.layers.{}.mlp.shared_experts.up_proj", "blk.{}.ffn_up_shexp").maybe(),
+    r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK),
+    r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK),
+    r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK),
+    r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),
+    r("model.layers.{}.mlp.gate.e_score_correction", "blk.{}.exp_probs_b"),
+    r("model.layers.{}.mlp.shared_experts.down_proj", "blk.{}.ffn_down_shexp"),
+    r("model.layers.{}.mlp.shared_experts.gate_proj", "blk.{}.ffn_gate_shexp"),
+    r("model.layers.{}.mlp.shared_experts.up_proj", "blk.{}.ffn_up_shexp"),
 ];
 
 /// The second projection of keys and values: a head's keys transposed, its values as they are.

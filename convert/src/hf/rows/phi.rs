@@ -3,32 +3,32 @@
 use gguf::{Error, Result};
 use serde_json::Value;
 
-use super::{Architecture, BASE, ENDS, NORMS, Outputs, Params, Rule, r};
 use crate::config::Config;
+use crate::hf::{BASE, Class, ENDS, NORMS, Outputs, Params, Rule, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::values;
 
-pub(super) const ROWS: &[Architecture] = &[
-    Architecture {
-        classes: &["PhiForCausalLM"],
-        name: "phi2",
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["PhiForCausalLM"],
+        arch: "phi2",
         defaults: r#"{"num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
             "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "vocab_size": 51200,
             "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_type": "default"}}"#,
-        tensors: &[PHI2],
+        spelling: &[PHI2],
         keys: phi2,
         remark: "attention and feed-forward side by side",
         ..BASE
     },
-    Architecture {
-        classes: &["Phi3ForCausalLM", "Phi4ForCausalLMV"],
-        name: "phi3",
+    Class {
+        names: &["Phi3ForCausalLM", "Phi4ForCausalLMV"],
+        arch: "phi3",
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-05, "max_position_embeddings": 4096,
             "original_max_position_embeddings": 4096, "hidden_size": 3072, "intermediate_size": 8192,
             "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32064,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        vocab: VocabKind::Phi3,
-        tensors: &[ENDS, NORMS, PHI3],
+        vocabulary: VocabKind::Phi3,
+        spelling: &[ENDS, NORMS, PHI3],
         early: attention_factor,
         keys: phi3,
         generated: long_factors,
@@ -40,7 +40,7 @@ pub(super) const ROWS: &[Architecture] = &[
 const PHI2: &[Rule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.final_layernorm", "output_norm"),
-    r("lm_head", "output").maybe(),
+    r("lm_head", "output"),
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
     r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),

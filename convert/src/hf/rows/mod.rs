@@ -1,0 +1,36 @@
+//! The rows, one file a family.
+
+mod bert;
+mod cohere;
+mod deepseek;
+mod gemma;
+mod glm;
+mod gpt;
+mod gpt_oss;
+mod llama;
+mod mamba;
+mod nemotron;
+mod olmo;
+mod phi;
+mod qwen;
+mod t5;
+
+use super::Class;
+
+/// Every row, family by family.
+pub(super) const FAMILIES: &[&[Class]] = &[
+    llama::ROWS,
+    qwen::ROWS,
+    gemma::ROWS,
+    phi::ROWS,
+    gpt::ROWS,
+    olmo::ROWS,
+    cohere::ROWS,
+    deepseek::ROWS,
+    glm::ROWS,
+    gpt_oss::ROWS,
+    nemotron::ROWS,
+    mamba::ROWS,
+    bert::ROWS,
+    t5::ROWS,
+];
