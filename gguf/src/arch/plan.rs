@@ -1,0 +1,128 @@
+//! A model's plan: what its layers do and which tensors they hold, held against the tensors that are there.
+
+use std::collections::{HashMap, HashSet};
+
+use super::dims::Dims;
+use super::ends::Ends;
+use super::slot::{Need, Slot, factor, resolve};
+use super::step::Layer;
+use super::{Arch, Fault, FaultKind};
+
+/// What a model is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The row.
+    pub arch: &'static Arch,
+    /// Before and behind the layers.
+    pub ends: Ends,
+    /// The stacks, in order.
+    pub stacks: Vec<StackPlan>,
+}
+
+/// A stack of layers.
+#[derive(Clone, Debug)]
+pub struct StackPlan {
+    /// What its tensors' names begin with: `blk.`.
+    pub prefix: &'static str,
+    /// Its layers.
+    pub layers: Vec<Layer>,
+}
+
+impl Plan {
+    pub(super) fn new(arch: &'static Arch, d: &Dims) -> Plan {
+        let stacks = arch
+            .stacks
+            .iter()
+            .map(|stack| StackPlan {
+                prefix: stack.prefix,
+                layers: (0..(stack.count)(d).min(super::MAX_LAYERS)).map(|l| (stack.layer)(d, l)).collect(),
+            })
+            .collect();
+        Plan { arch, ends: (arch.ends)(d), stacks }
+    }
+
+    /// The slots that hold for a file with these tensors, by their full names.
+    pub fn slots(&self, d: &Dims) -> Vec<(String, Slot)> {
+        let present = |name: &str| d.present(name);
+        let mut slots: Vec<(String, Slot)> =
+            resolve(&self.ends.items(), &present).into_iter().map(|s| (s.name.clone(), s)).collect();
+        let trunk = !self.arch.mtp.without_trunk || d.nextn == 0 || d.has(0, "attn_norm.weight");
+        let prediction = !self.arch.mtp.without_layers || d.nextn == 0 || d.has(d.layers(), "nextn.eh_proj.weight");
+        for stack in &self.stacks {
+            for (l, layer) in stack.layers.iter().enumerate() {
+                let full = |name: &str| format!("{}{l}.{name}", stack.prefix);
+                let there = if l < d.layers() { trunk } else { prediction };
+                for mut slot in resolve(&layer.items(), &|name| d.present(&full(name))) {
+                    if !there {
+                        slot.need = Need::Optional;
+                    }
+                    slots.push((full(&slot.name), slot));
+                }
+            }
+        }
+        slots
+    }
+
+    /// What is wrong with the tensors that are there: missing, unexpected, or of another shape.
+    pub fn faults(&self, d: &Dims) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut known: HashMap<String, Slot> = HashMap::new();
+        let mut names: Vec<String> = Vec::new();
+        for (name, slot) in self.slots(d) {
+            if !known.contains_key(&name) {
+                names.push(name.clone());
+                known.insert(name, slot);
+            }
+        }
+        for name in &names {
+            let slot = &known[name];
+            match d.shape(name) {
+                None if slot.need == Need::Required => faults.push(Fault {
+                    kind: FaultKind::TensorMissing,
+                    subject: name.clone(),
+                    message: format!("tensor {name} is missing"),
+                }),
+                Some(shape) if !slot.fits(shape) => {
+                    let want: Vec<String> = slot.shape.iter().map(ToString::to_string).collect();
+                    faults.push(Fault {
+                        kind: FaultKind::TensorShape,
+                        subject: name.clone(),
+                        message: format!(
+                            "tensor {name} has the shape {shape:?}, the keys of {} ask for [{}]",
+                            self.arch.name,
+                            want.join(", ")
+                        ),
+                    });
+                }
+                _ => {}
+            }
+        }
+        let mut others: Vec<&String> =
+            d.shapes.keys().filter(|n| !known.contains_key(*n) && !self.is_factor(n, d)).collect();
+        others.sort_unstable();
+        for name in others {
+            faults.push(Fault {
+                kind: FaultKind::TensorUnexpected,
+                subject: name.clone(),
+                message: format!("tensor {name} is not one that {} has there", self.arch.name),
+            });
+        }
+        if let Some(rule) = (self.arch.demand)(d) {
+            faults.push(Fault { kind: FaultKind::Range, subject: format!("{}.block_count", d.arch), message: rule });
+        }
+        faults
+    }
+
+    /// Whether a tensor is a factor beside packed weights, of the shape that it must have.
+    fn is_factor(&self, name: &str, d: &Dims) -> bool {
+        let Some((layer, own)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else { return false };
+        let in_range = layer.parse::<usize>().is_ok_and(|l| l < d.layers_all && layer == l.to_string());
+        in_range && factor(own, d.experts).is_some_and(|slot| d.shape(name).is_some_and(|s| slot.fits(s)))
+    }
+
+    /// Names that the plan has more than once: a fault of the table.
+    pub fn repeated(&self, d: &Dims) -> Vec<String> {
+        let mut seen = HashSet::new();
+        self.slots(d).into_iter().map(|s| s.0).filter(|n| !seen.insert(n.clone())).collect()
+    }
+}

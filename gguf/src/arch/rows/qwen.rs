@@ -1,0 +1,89 @@
+//! Qwen 1 to 3.5.
+
+use crate::arch::{
+    Arch, Attention, BASE, Bias, DeltaInputs, DeltaNet, Dense, Dims, Ends, Experts, Gate, Item, Keys, Layer, Mtp, Norm,
+    Rotary, Slot, blocks, linear, optional, step,
+};
+
+pub(super) const ROWS: &[Arch] = &[
+    Arch {
+        name: "qwen2",
+        ends: |d| Ends::tied(d).output_bias(d, Bias::Optional),
+        stacks: &[blocks(qwen2)],
+        remark: "",
+        ..BASE
+    },
+    Arch {
+        name: "qwen3",
+        ends: |d| Ends::tied(d).with(optional(linear("cls.output", d.embd, d.classes(), Bias::Never))),
+        stacks: &[blocks(qwen3)],
+        remark: "norms of each head's queries and keys",
+        ..BASE
+    },
+    Arch {
+        name: "qwen3next",
+        keys: qwen3next_keys,
+        stacks: &[blocks(qwen3next)],
+        mtp: Mtp { without_trunk: true, without_layers: false },
+        demand: |d| (d.experts == 0).then(|| "qwen3next has experts".to_owned()),
+        remark: "gated delta nets, gated attention every fourth layer, a shared expert with a gate",
+        ..BASE
+    },
+];
+
+fn qwen2(d: &Dims, l: usize) -> Layer {
+    let attention = Attention::square(d, 0).rotary(d, Rotary::Halves, l);
+    Layer::new([step(Norm::rms(d, "attn_norm"), attention), step(Norm::rms(d, "ffn_norm"), Dense::gated(d, d.ff(0)))])
+}
+
+fn qwen3(d: &Dims, l: usize) -> Layer {
+    let attention = Attention::new(d, 0).rotary(d, Rotary::Halves, l).head_norms(d);
+    Layer::new([step(Norm::rms(d, "attn_norm"), attention), step(Norm::rms(d, "ffn_norm"), Dense::gated(d, d.ff(0)))])
+}
+
+fn qwen3next_keys(k: &mut Keys<'_>) {
+    k.expert_ff();
+    k.d.shared_ff = k.u32_or("expert_shared_feed_forward_length", 0);
+    k.rms();
+    k.state_space(true);
+    recurrent_layers(k);
+}
+
+/// Which layers are recurrent: a list, or all but every n-th of the trunk.
+fn recurrent_layers(k: &mut Keys<'_>) {
+    let all = k.d.layers_all;
+    k.d.recurrent = match k.u32s("attention.recurrent_layers", all) {
+        Some(list) => list.iter().map(|n| *n != 0).collect(),
+        None => {
+            let interval = k.u32_or("full_attention_interval", 4).len();
+            let trunk = k.d.layers();
+            (0..all).map(|i| i < trunk && !(i + 1).is_multiple_of(interval)).collect()
+        }
+    };
+}
+
+fn qwen3next(d: &Dims, l: usize) -> Layer {
+    let before = Norm::rms(d, "attn_norm");
+    let mixer = if d.recurrent(l) {
+        step(before, DeltaNet { input: d.embd, sizes: d.ssm, inputs: DeltaInputs::Interleaved, eps: d.rms_eps })
+    } else {
+        step(before, Attention::new(d, 0).rotary(d, Rotary::Halves, l).head_norms(d).gate(Gate::DoubledQuery))
+    };
+    let len = d.expert_ff(0).or(d.ff(0) / d.experts_used(0));
+    let mut experts = Experts::new(d, l, len).fused_or_apart().shared(Dense::gated(d, d.shared_ff.or(d.ff(l))));
+    experts.shared_gate = true;
+    let layer = Layer::new([mixer, step(Norm::rms(d, "post_attention_norm"), experts)]);
+    if l < d.layers() { layer } else { layer.with(prediction(d)) }
+}
+
+/// What a layer of multi-token prediction has besides a layer of the trunk.
+fn prediction(d: &Dims) -> Vec<Item> {
+    let mut items = linear("nextn.eh_proj", 2 * d.embd, d.embd, Bias::Never);
+    items.extend(["enorm", "hnorm"].map(|n| Slot::new(format!("nextn.{n}.weight"), [d.embd]).into()));
+    items.extend(
+        ["embed_tokens", "shared_head_head"]
+            .map(|n| Slot::new(format!("nextn.{n}.weight"), [d.embd, d.vocab]).optional().into()),
+    );
+    items.push(Slot::new("nextn.shared_head_norm.weight", [d.embd]).optional().into());
+    items
+}
