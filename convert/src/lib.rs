@@ -49,6 +49,8 @@ pub struct Options {
     pub metadata: Option<PathBuf>,
     /// The pre-tokenizer instead of the one that is found.
     pub pre: Option<String>,
+    /// Take the plainest pre-tokenizer where none is found: for work on token ids alone.
+    pub any_pre: bool,
     /// What becomes of blocks that GGUF has a type for.
     pub blocks: packed::Blocks,
     /// Adapters that are merged, with a factor each, in this order.

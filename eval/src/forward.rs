@@ -5,18 +5,18 @@
 //! that their logits for the same positions arrive together; logits are handed to a visitor block by block and never
 //! kept. Within a layer, sequences go in groups of whole sequences, to bound what a block needs for itself.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
+use gguf::arch::{Layer, Reads, StackPlan, Step};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
-use crate::layers::attention::{Buckets, Memory, Site, Span, attention, cross_attention};
-use crate::layers::ffn::feed_forward;
-use crate::layers::moe::mixture;
-use crate::layers::ssm::state_space;
-use crate::layers::{Observe, PIECE, Part, add, add_scaled, copied, numeric};
-use crate::model::{Mixer, Model, Norm, Residual, Row, Shape, Tables};
+use crate::layers::attention::Buckets;
+use crate::layers::{KeptKv, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, branch, copied, numeric};
+use crate::model::{Model, Shape, Tables};
 use crate::weights::{Matrix, Weights};
 
 /// One sequence.
@@ -85,36 +85,11 @@ impl fmt::Debug for Forward<'_> {
 /// What an encoder made, of each stream, and the sequences it read.
 type Encoded<'e> = (&'e [Vec<f32>], &'e [&'e [u32]]);
 
-/// One stack of blocks.
-#[derive(Clone, Copy)]
-struct Stack {
-    prefix: &'static str,
-    layers: usize,
-    causal: bool,
-    cross: bool,
-}
-
-impl Stack {
-    const ENCODER: &str = "enc.blk.";
-
-    fn end(self) -> &'static str {
-        match self.prefix {
-            Stack::ENCODER => "enc.",
-            "dec.blk." => "dec.",
-            _ => "",
-        }
-    }
-}
-
 /// The stack that reads the tokens, and the one whose output it attends to.
-fn stacks(model: &Model) -> (Option<Stack>, Stack) {
-    match model.row.shape {
-        Shape::Decoder => (None, Stack { prefix: "blk.", layers: model.layers, causal: true, cross: false }),
-        Shape::Encoder => (None, Stack { prefix: "blk.", layers: model.layers, causal: false, cross: false }),
-        Shape::EncoderDecoder => (
-            Some(Stack { prefix: Stack::ENCODER, layers: model.layers, causal: false, cross: false }),
-            Stack { prefix: "dec.blk.", layers: model.decoder_layers, causal: true, cross: true },
-        ),
+fn stacks(model: &Model) -> (Option<&StackPlan>, &StackPlan) {
+    match model.plan.stacks.as_slice() {
+        [encoder, decoder] => (Some(encoder), decoder),
+        stacks => (None, &stacks[0]),
     }
 }
 
@@ -161,8 +136,8 @@ impl<'a> Forward<'a> {
         positions: impl Fn(usize) -> Range<usize>,
         mut visit: impl FnMut(&Logits<'_>) -> Result<()>,
     ) -> Result<()> {
-        if self.model.row.shape == Shape::Encoder {
-            return Err(Error::input(format!("{} is an encoder: it gives no logits", self.model.row.name))
+        if self.model.shape == Shape::Encoder {
+            return Err(Error::input(format!("{} is an encoder: it gives no logits", self.model.name()))
                 .help("a decoder is needed to score or to continue text"));
         }
         let hidden = self.hidden(inputs)?;
@@ -199,15 +174,15 @@ impl<'a> Forward<'a> {
         let (encoder, stack) = stacks(self.model);
         let tokens: Vec<&[u32]> = inputs.iter().map(|i| i.tokens.as_slice()).collect();
         let read: Vec<&[u32]> = inputs.iter().map(|i| i.encoder.as_slice()).collect();
-        let count = |stack: Stack, tokens: &[&[u32]]| {
-            (stack.layers * tokens.iter().map(|t| t.len()).sum::<usize>() * self.streams.len()) as u64
+        let count = |stack: &StackPlan, tokens: &[&[u32]]| {
+            (self.model.layers(stack).len() * tokens.iter().map(|t| t.len()).sum::<usize>() * self.streams.len()) as u64
         };
         let total = count(stack, &tokens) + encoder.map_or(0, |s| count(s, &read));
         let mut done = 0;
         let encoded = match encoder {
             None => None,
             Some(_) if read.iter().any(|r| r.is_empty()) => {
-                return Err(Error::input(format!("{} needs a text for its encoder", self.model.row.name)));
+                return Err(Error::input(format!("{} needs a text for its encoder", self.model.name())));
             }
             Some(encoder) => Some(self.stack(encoder, &read, None, (&mut done, total))?),
         };
@@ -217,7 +192,7 @@ impl<'a> Forward<'a> {
     /// Pushes all sequences through one stack.
     fn stack(
         &self,
-        stack: Stack,
+        stack: &StackPlan,
         sequences: &[&[u32]],
         encoded: Option<Encoded<'_>>,
         (done, total): (&mut u64, u64),
@@ -230,25 +205,27 @@ impl<'a> Forward<'a> {
             .iter()
             .map(|&weights| embed(model, weights, sequences, &vec![0; sequences.len()]))
             .collect::<Result<Vec<_>>>()?;
-        let buckets = self.streams.iter().map(|&w| relative_bias(model, w, stack)).collect::<Result<Vec<_>>>()?;
+        let buckets = self.streams.iter().map(|&w| relative_bias(w, stack)).collect::<Result<Vec<_>>>()?;
         let groups = groups(sequences, self.limits.group_tokens);
-        for layer in 0..stack.layers {
+        let kept: Vec<Vec<KeptKv>> =
+            self.streams.iter().map(|_| groups.iter().map(|_| KeptKv::default()).collect()).collect();
+        for (l, layer) in model.layers(stack).iter().enumerate() {
             for (s, (&weights, hidden)) in self.streams.iter().zip(&mut hidden).enumerate() {
-                let part = Part::load(weights, &format!("{}{layer}.", stack.prefix), self.observer)?;
-                for group in &groups {
+                let part = Part::load(weights, &format!("{}{l}.", stack.prefix), self.observer)?;
+                for (g, group) in groups.iter().enumerate() {
+                    let cross = encoded.map(|(states, read)| rows_of(&states[s], read, model.width));
                     let site = Site {
                         model,
-                        layer,
+                        layer: l,
                         spans: &group.spans,
-                        table: tables.layer(model, layer),
-                        causal: stack.causal,
+                        tables: &tables,
                         buckets: buckets[s].as_ref(),
+                        encoded: cross.as_ref().map(|c| &c[group.sequences.clone()]),
+                        kept: &kept[s][g],
                     };
                     let x = &mut hidden[group.rows.start * model.width..group.rows.end * model.width];
-                    let cross = encoded.map(|(states, read)| rows_of(&states[s], read, model.width));
-                    let cross = cross.as_ref().map(|c| &c[group.sequences.clone()]);
-                    block(&part, &site, x, None, if stack.cross { cross } else { None })?;
-                    check(x, stack, layer)?;
+                    run(layer, &part, &site, x, None)?;
+                    check(x, stack.prefix, l)?;
                     *done += group.rows.len() as u64;
                     if let Some(progress) = self.progress {
                         progress(*done, total);
@@ -306,91 +283,73 @@ fn groups(sequences: &[&[u32]], most: usize) -> Vec<Group> {
     groups
 }
 
-/// One block on a group's hidden states, in place.
-fn block(
+/// One layer on a group's hidden states, in place: its steps, whose branches join the stream.
+fn run(
+    layer: &Layer,
     part: &Part<'_>,
     site: &Site<'_>,
     x: &mut [f32],
-    mut memory: Option<&mut [Memory]>,
-    encoded: Option<&[&[f32]]>,
+    mut state: Option<&mut [LayerState]>,
 ) -> Result<()> {
-    let model = site.model;
-    let Row { residual, ffn_norm, .. } = *model.row;
-    let scale = model.residual_scale;
-    let before = input_norm(part, model, "attn_norm", x)?;
-    let second = if part.has("attn_norm_2.weight") { part.norm(model, "attn_norm_2", x)? } else { None };
-    let input = second.as_ref().unwrap_or(&before);
-    let mut mixed = match model.state_space {
-        Some(sizes) => state_space(part, site, sizes, input, memory.as_deref_mut())?,
-        None => attention(part, site, input, memory)?,
-    };
-    if ffn_norm != "post_attention_norm" && part.has("post_attention_norm.weight") {
-        part.norm_in_place(model, "post_attention_norm", &mut mixed, model.width)?;
+    let reads_start = |step: &Step| step.branches.iter().any(|b| b.reads == Reads::LayerInput);
+    let start = layer.steps.iter().any(reads_start).then(|| copied(x));
+    for step in &layer.steps {
+        let keeps_input = step.branches.iter().any(|b| b.reads == Reads::FirstInput);
+        let mut first: Option<Vec<f32>> = None;
+        let mut sum: Option<Vec<f32>> = None;
+        for b in &step.branches {
+            let from: &[f32] = match b.reads {
+                Reads::Stream => x,
+                Reads::LayerInput => start.as_deref().unwrap_or(x),
+                Reads::FirstInput => first.as_deref().unwrap_or(x),
+            };
+            let input = match &b.before {
+                Some(norm) => part.norm(norm, from)?,
+                None => copied(from),
+            };
+            let mut made = branch(&b.kind, part, site, &input, state.as_deref_mut())?;
+            if keeps_input && first.is_none() {
+                first = Some(input);
+            }
+            if let Some(norm) = &b.after {
+                part.norm_in_place(norm, &mut made)?;
+            }
+            if b.scale != 1.0 {
+                made.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, b.scale));
+            }
+            match &mut sum {
+                Some(sum) => add(sum, &made),
+                None => sum = Some(made),
+            }
+        }
+        let Some(mut sum) = sum else { continue };
+        if let Some(norm) = &step.after {
+            part.norm_in_place(norm, &mut sum)?;
+        }
+        if step.replaces {
+            x.copy_from_slice(&sum);
+        } else {
+            add_scaled(x, &sum, step.scale);
+        }
+        if let Some(norm) = &step.sum_norm {
+            part.norm_in_place(norm, x)?;
+        }
     }
-    if model.row.mixer == Mixer::StateSpace {
-        add(x, &mixed);
-        return Ok(());
+    if let Some(name) = layer.out_scale.filter(|n| part.has(n)) {
+        let scale = part.values_of(name, 1)?[0];
+        x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, scale));
     }
-    let own_norm = part.has(&format!("{ffn_norm}.weight"));
-    if model.parallel.unwrap_or(!own_norm) {
-        let input = if own_norm { part.norm(model, ffn_norm, x)?.unwrap_or(before) } else { before };
-        let forward = forward_network(part, model, &input)?;
-        add_scaled(x, &mixed, scale);
-        add_scaled(x, &forward, scale);
-        return Ok(());
-    }
-    drop(before);
-    add_scaled(x, &mixed, scale);
-    drop(mixed);
-    if residual == Residual::Normalized {
-        normalize(part, model, "attn_output_norm", x)?;
-        let forward = forward_network(part, model, x)?;
-        add(x, &forward);
-        return normalize(part, model, "layer_output_norm", x);
-    }
-    if let Some(encoded) = encoded {
-        let mut query = copied(x);
-        normalize(part, model, "cross_attn_norm", &mut query)?;
-        add(x, &cross_attention(part, site, &query, encoded)?);
-    }
-    let input = input_norm(part, model, ffn_norm, x)?;
-    let mut forward = forward_network(part, model, &input)?;
-    if part.has("post_ffw_norm.weight") {
-        part.norm_in_place(model, "post_ffw_norm", &mut forward, model.width)?;
-    }
-    add_scaled(x, &forward, scale);
     Ok(())
 }
 
-fn forward_network(part: &Part<'_>, model: &Model, x: &[f32]) -> Result<Vec<f32>> {
-    match &model.experts {
-        Some(experts) if part.has("ffn_gate_inp.weight") => mixture(part, model, experts, x),
-        _ => feed_forward(part, model, "", x),
-    }
-}
-
-/// What a branch reads: the hidden states through its norm, if the architecture has one there.
-fn input_norm(part: &Part<'_>, model: &Model, name: &str, x: &[f32]) -> Result<Vec<f32>> {
-    match part.norm(model, name, x)? {
-        Some(x) => Ok(x),
-        None if model.row.input_norms => Err(part.missing(&format!("{name}.weight"))),
-        None => Ok(copied(x)),
-    }
-}
-
-/// A norm that must be there, in place.
-fn normalize(part: &Part<'_>, model: &Model, name: &str, x: &mut [f32]) -> Result<()> {
-    part.need(&format!("{name}.weight"))?;
-    part.norm_in_place(model, name, x, model.width).map(|_| ())
-}
-
 /// Names the first layer that made something that is no number.
-fn check(x: &[f32], stack: Stack, layer: usize) -> Result<()> {
+fn check(x: &[f32], prefix: &str, layer: usize) -> Result<()> {
     let broken = x.par_chunks(PIECE).find_first(|x| !numeric::all_finite(x));
     match broken.and_then(|x| x.iter().find(|x| !x.is_finite())) {
         None => Ok(()),
-        Some(x) => Err(Error::input(format!("block {}{layer} is the first that makes a value of {x}", stack.prefix))
-            .help("a weight of this block is broken or out of range: `gguf check --data FILE` and `evaluate tensors` find it")),
+        Some(x) => Err(Error::input(format!("layer {prefix}{layer} is the first that makes a value of {x}")).help(
+            "a weight of this layer is broken or out of range: `gguf check --data FILE` and `evaluate tensors` find it",
+        )),
     }
 }
 
@@ -404,11 +363,12 @@ fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usi
         return Err(Error::input(format!("token {token} is outside the vocabulary of {}", table.rows()))
             .help("the tokenizer and the weights do not belong together"));
     }
+    let scale = model.ends().embedding_scale;
     let mut x = vec![0.0; tokens.len() * width];
     x.par_chunks_mut(width).zip(&tokens).with_min_len(16).try_for_each(|(row, &token)| {
         table.decode(token as usize..token as usize + 1, row)?;
-        if model.embedding_scale != 1.0 {
-            row.iter_mut().for_each(|x| *x *= model.embedding_scale);
+        if scale != 1.0 {
+            row.iter_mut().for_each(|x| *x *= scale);
         }
         Ok::<(), Error>(())
     })?;
@@ -436,8 +396,8 @@ fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usi
         kinds.decode(0..1, &mut first)?;
         x.par_chunks_mut(width).for_each(|x| add(x, &first));
     }
-    if ends.has("token_embd_norm.weight") {
-        ends.norm_in_place(model, "token_embd_norm", &mut x, width)?;
+    if let Some(norm) = &model.ends().embedding_norm {
+        ends.norm_in_place(norm, &mut x)?;
     }
     Ok(x)
 }
@@ -452,26 +412,22 @@ const EMBEDDINGS: &[&str] = &[
 ];
 
 /// The norm behind a stack, where it has one.
-fn last_norm(model: &Model, weights: &dyn Weights, stack: Stack, x: &mut [f32]) -> Result<()> {
-    let ends = Part::pick(weights, stack.end(), &["output_norm.weight", "output_norm.bias"])?;
-    let optional = model.row.residual == Residual::Normalized || model.row.norm == Norm::LayerWithoutWeights;
-    if !optional {
-        ends.need("output_norm.weight")?;
-    }
-    if model.row.residual != Residual::Normalized {
-        ends.norm_in_place(model, "output_norm", x, model.width)?;
-    }
-    Ok(())
+fn last_norm(model: &Model, weights: &dyn Weights, stack: &StackPlan, x: &mut [f32]) -> Result<()> {
+    let Some(norm) = stack.norm.as_ref().or(model.ends().norm.as_ref()) else { return Ok(()) };
+    let names = [norm.weight(), format!("{}.bias", norm.name)];
+    let ends = Part::pick(weights, "", &[&names[0], &names[1]])?;
+    ends.norm_in_place(norm, x)
 }
 
 /// The biases that all layers of a stack share; the first holds them.
-fn relative_bias(model: &Model, weights: &dyn Weights, stack: Stack) -> Result<Option<Buckets>> {
+fn relative_bias(weights: &dyn Weights, stack: &StackPlan) -> Result<Option<Buckets>> {
     let part = Part::pick(weights, &format!("{}0.", stack.prefix), &["attn_rel_b.weight"])?;
     let Some(bias) = part.get("attn_rel_b.weight") else { return Ok(None) };
-    if bias.cols() != model.heads || bias.rows() < 2 {
-        return Err(Error::input(format!("tensor {} does not fit {} heads", bias.name(), model.heads)));
+    let causal = !stack.prefix.starts_with("enc.");
+    if bias.rows() < 2 {
+        return Err(Error::input(format!("tensor {} has no buckets", bias.name())));
     }
-    Ok(Some(Buckets::new(bias.to_f32()?, model.heads, !stack.causal)))
+    Ok(Some(Buckets::new(bias.to_f32()?, bias.cols(), !causal)))
 }
 
 /// The output matrix and what belongs to it.
@@ -523,7 +479,7 @@ impl<'a> Head<'a> {
             observer.input(self.output.name(), None, hidden, model.width);
         }
         let mut logits = crate::matmul::product(hidden, &self.output, 0..model.vocabulary)?;
-        let scale = model.logit_scale;
+        let (scale, cap) = (model.ends().logit_scale, model.ends().logit_cap);
         logits.par_chunks_mut(model.vocabulary).try_for_each(|row| {
             if let Some(bias) = &self.bias {
                 add(row, bias);
@@ -531,7 +487,7 @@ impl<'a> Head<'a> {
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
             }
-            if let Some(cap) = model.logit_cap {
+            if cap > 0.0 {
                 row.iter_mut().for_each(|x| *x = (*x / cap).tanh() * cap);
             }
             match numeric::all_finite(row) {
@@ -549,14 +505,14 @@ impl fmt::Debug for Head<'_> {
     }
 }
 
-/// One sequence that grows: keys and values of its past are kept, so that a new token costs one token.
+/// One sequence that grows: what the layers know of its past is kept, so that a new token costs one token.
 pub struct Session<'a> {
     model: &'a Model,
     weights: &'a dyn Weights,
-    stack: Stack,
+    stack: &'a StackPlan,
     tables: Tables,
     capacity: usize,
-    memory: Vec<Memory>,
+    states: Vec<LayerState>,
     len: usize,
 }
 
@@ -572,19 +528,12 @@ impl<'a> Session<'a> {
     /// # Errors
     /// A model that is no decoder.
     pub fn new(model: &'a Model, weights: &'a dyn Weights, capacity: usize) -> Result<Session<'a>> {
-        if model.row.shape != Shape::Decoder {
-            return Err(Error::input(format!("{} is no decoder: it cannot continue a text", model.row.name)));
+        if model.shape != Shape::Decoder {
+            return Err(Error::input(format!("{} is no decoder: it cannot continue a text", model.name())));
         }
         let (_, stack) = stacks(model);
-        Ok(Session {
-            model,
-            weights,
-            stack,
-            tables: model.tables(capacity),
-            capacity,
-            memory: vec![Memory::default(); stack.layers],
-            len: 0,
-        })
+        let states = vec![LayerState::default(); model.layers(stack).len()];
+        Ok(Session { model, weights, stack, tables: model.tables(capacity), capacity, states, len: 0 })
     }
 
     /// Appends tokens and gives the logits behind the last one.
@@ -598,12 +547,20 @@ impl<'a> Session<'a> {
         }
         let mut x = embed(model, self.weights, &[tokens], &[self.len])?;
         let spans = [Span { start: 0, len: tokens.len(), past: self.len }];
-        for (layer, memory) in self.memory.iter_mut().enumerate() {
-            let part = Part::load(self.weights, &format!("{}{layer}.", self.stack.prefix), None)?;
-            let table = self.tables.layer(model, layer);
-            let site = Site { model, layer, spans: &spans, table, causal: true, buckets: None };
-            block(&part, &site, &mut x, Some(std::slice::from_mut(memory)), None)?;
-            check(&x, self.stack, layer)?;
+        let kept: KeptKv = RefCell::new(HashMap::new());
+        for (l, (layer, state)) in model.layers(self.stack).iter().zip(&mut self.states).enumerate() {
+            let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?;
+            let site = Site {
+                model,
+                layer: l,
+                spans: &spans,
+                tables: &self.tables,
+                buckets: None,
+                encoded: None,
+                kept: &kept,
+            };
+            run(layer, &part, &site, &mut x, Some(std::slice::from_mut(state)))?;
+            check(&x, self.stack.prefix, l)?;
         }
         self.len += tokens.len();
         let mut last = x.split_off((tokens.len() - 1) * model.width);

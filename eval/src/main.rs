@@ -19,6 +19,7 @@ use quantize::SimdPath;
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
+  evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
 
 Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed."
 )]
@@ -37,6 +38,7 @@ enum Command {
     Tensors(commands::tensors::Args),
     Imatrix(commands::imatrix::Args),
     Generate(commands::generate::Args),
+    Logits(commands::logits::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
             Command::Tensors(args) => commands::tensors::run(args, &common),
             Command::Imatrix(args) => commands::imatrix::run(args, &common),
             Command::Generate(args) => commands::generate::run(args, &common),
+            Command::Logits(args) => commands::logits::run(args, &common),
         }
     })
 }

@@ -164,8 +164,8 @@ impl Plan {
         let logit_rows = (memory / 8 / row.max(1)).clamp(16, 512);
         // Input, its norm, a branch and its sum; queries, keys and values with their results; the feed-forward halves,
         // and one of them once more in the order in which the product reads it.
-        let attention = 2 * (model.heads * model.key_len + model.keys_len() + model.values_len());
-        let token = (4 * model.width + attention + 4 * model.feed_forward) * float;
+        let (attention, feed) = model.widest();
+        let token = (4 * model.width + 2 * attention + 4 * feed) * float;
         let group_tokens = (memory / 4 / token.max(1)).clamp(len, 4096.max(len));
         let rest =
             memory.saturating_sub((group_tokens * token).max(if decode_head { head } else { 0 } + logit_rows * row));

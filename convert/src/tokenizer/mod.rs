@@ -74,6 +74,8 @@ pub enum VocabKind {
 pub struct Request {
     /// The pre-tokenizer to write instead of the one that is found (`--pre`).
     pub pre: Option<String>,
+    /// Take the plainest pre-tokenizer where none is found: for work on token ids alone.
+    pub any: bool,
 }
 
 /// The `tokenizer.*` keys of a checkpoint folder, in the converter's order.
@@ -211,7 +213,10 @@ impl Setting<'_> {
     }
 
     fn pre(&self, source: &Source) -> Result<String> {
-        pre::find(source, self.request.pre.as_deref()).map_err(|e| e.at(self.dir.join("tokenizer.json")))
+        match pre::find(source, self.request.pre.as_deref()) {
+            Err(_) if self.request.any => Ok("default".into()),
+            found => found.map_err(|e| e.at(self.dir.join("tokenizer.json"))),
+        }
     }
 
     /// The tokens of a source tokenizer with their types.

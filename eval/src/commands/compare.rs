@@ -208,7 +208,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         program: concat!("evaluate ", env!("CARGO_PKG_VERSION")).into(),
         base: Base {
             name: name_of(&args.base),
-            architecture: base.model.row.name.into(),
+            architecture: base.model.name().into(),
             parameters,
             bytes: base_bytes,
             bits_per_weight: bits(base_bytes),
@@ -329,7 +329,7 @@ fn open_other(base: &Opened, path: &Path) -> Result<Opened> {
     let wrong = |message: String| Error::input(message).at(path).help("compare precisions of one and the same model");
     let (a, b) = (base.source.metadata(), other.source.metadata());
     if a.architecture() != b.architecture() {
-        return Err(wrong(format!("is a {}, the base is a {}", other.model.row.name, base.model.row.name)));
+        return Err(wrong(format!("is a {}, the base is a {}", other.model.name(), base.model.name())));
     }
     if base.model.vocabulary != other.model.vocabulary {
         let (ours, theirs) = (base.model.vocabulary, other.model.vocabulary);

@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod generate;
 pub mod imatrix;
+pub mod logits;
 pub mod perplexity;
 pub mod tensors;
 

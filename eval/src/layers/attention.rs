@@ -1,59 +1,20 @@
-//! Attention: multi-head, grouped-query, multi-query and latent, block by block with an online softmax.
+//! Attention over heads: multi-head, grouped-query, multi-query, block by block with an online softmax.
 //!
 //! A head's scores are never held as a whole: a block of queries meets the keys a block at a time, and its running
 //! maximum, sum and weighted values are corrected when a greater score appears (FlashAttention). Memory is one block
 //! of scores a thread, whatever the context.
 
+use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, WindowKind};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use super::rope::Table;
-use super::{Part, numeric};
+use super::{LayerState, Part, Site, Span, ffn, norm, numeric};
 use crate::matmul::{Into, View, dense};
-use crate::model::{Latent, Model};
+use crate::model::RopeKey;
 
 const QUERIES: usize = 64;
 const KEYS: usize = 128;
-
-/// The tokens of one sequence within a group.
-#[derive(Clone, Copy, Debug)]
-pub struct Span {
-    /// The first token's row in the group.
-    pub start: usize,
-    /// How many tokens.
-    pub len: usize,
-    /// How many tokens of the sequence came before.
-    pub past: usize,
-}
-
-/// What a block remembers of one sequence.
-#[derive(Clone, Debug, Default)]
-pub struct Memory {
-    /// Keys of all tokens so far.
-    pub keys: Vec<f32>,
-    /// Values of all tokens so far.
-    pub values: Vec<f32>,
-    /// Last inputs of the convolution of a state space.
-    pub inputs: Vec<f32>,
-    /// State of a state space.
-    pub state: Vec<f32>,
-}
-
-/// Where a block stands and what it may look at.
-pub struct Site<'a> {
-    /// The model.
-    pub model: &'a Model,
-    /// The block's number within its stack.
-    pub layer: usize,
-    /// The sequences of the group.
-    pub spans: &'a [Span],
-    /// Rotations, where the block has them.
-    pub table: Option<&'a Table>,
-    /// Whether tokens see only their past.
-    pub causal: bool,
-    /// Learned biases of distances.
-    pub buckets: Option<&'a Buckets>,
-}
 
 /// Learned biases for buckets of distances (T5).
 #[derive(Clone, Debug)]
@@ -89,128 +50,213 @@ impl Buckets {
     }
 }
 
-/// Self-attention of a block: from normalized activations to what the output matrix gives.
+/// Self-attention of a layer: from normalized activations to what the output matrix gives.
 ///
 /// # Errors
 /// Tensors that are missing or do not fit.
-pub fn attention(part: &Part<'_>, site: &Site<'_>, x: &[f32], memory: Option<&mut [Memory]>) -> Result<Vec<f32>> {
-    if let Some(latent) = site.model.latent {
-        return latent_attention(part, site, latent, x, memory);
+pub fn attention(
+    a: &Attention,
+    part: &Part<'_>,
+    site: &Site<'_>,
+    x: &[f32],
+    state: Option<&mut [LayerState]>,
+) -> Result<Vec<f32>> {
+    let tokens = site.tokens();
+    let (heads, kv_heads) = (a.heads.len(), a.kv_heads.len());
+    let (key_len, value_len) = (a.key_len.len(), a.value_len.len());
+    let Projected { mut q, gate, mut k, mut v } = projections(a, part, x, tokens)?;
+    head_norms(a, part, "attn_q_norm", &mut q, heads, false)?;
+    head_norms(a, part, "attn_k_norm", &mut k, kv_heads, false)?;
+    if let Some(kind) = a.value_norm {
+        norm::normalize(kind, &mut v, value_len, None, None);
     }
-    let model = site.model;
-    let (mut q, mut k, v) = projections(part, model, x)?;
-    head_norms(part, model, "attn_q_norm", &mut q, model.heads)?;
-    head_norms(part, model, "attn_k_norm", &mut k, model.kv_heads)?;
-    if let Some(table) = site.table {
-        rotate(table, site.spans, &mut q, model.heads, model.key_len, 0);
-        rotate(table, site.spans, &mut k, model.kv_heads, model.key_len, 0);
+    if let Some(table) = site.tables.get(RopeKey::of(a)) {
+        rotate(table, site.spans, &mut q, heads, key_len, 0);
+        rotate(table, site.spans, &mut k, kv_heads, key_len, 0);
     }
-    let sinks = part.values("attn_sinks.weight")?;
-    if sinks.as_ref().is_some_and(|s| s.len() != model.heads) {
-        return Err(Error::input("attn_sinks has not one value a head"));
-    }
-    let heads = Heads {
-        heads: model.heads,
-        kv_heads: model.kv_heads,
-        key_len: model.key_len,
-        value_len: model.value_len,
-        scale: model.score_scale,
-        cap: model.score_cap,
-        window: model.window(site.layer),
-        causal: site.causal,
-        slopes: model.alibi.map(|exponent| slopes(model.heads, exponent)),
+    head_norms(a, part, "attn_q_norm", &mut q, heads, true)?;
+    head_norms(a, part, "attn_k_norm", &mut k, kv_heads, true)?;
+    let sinks = match a.sinks.filter(|_| part.has("attn_sinks.weight")) {
+        Some(_) => Some(part.values_of("attn_sinks.weight", heads)?),
+        None => None,
+    };
+    let spec = Heads {
+        heads,
+        kv_heads,
+        key_len,
+        value_len,
+        scale: a.scale,
+        cap: Some(a.softcap).filter(|c| *c > 0.0),
+        sight: Sight::new(a.window, a.causal),
+        slopes: (a.alibi > 0.0).then(|| slopes(heads, a.alibi)),
         sinks,
         buckets: site.buckets,
     };
-    let out = with_memory(&heads, site, &q, k, v, memory, model.keys_len(), model.values_len());
-    output(part, &out)
+    let steps = (kv_heads * key_len, kv_heads * value_len);
+    let mut out = match site.model.kv_from.get(&site.layer).filter(|_| !a.own_kv) {
+        Some(source) => {
+            let kept = site.kept.borrow();
+            let [keys, values] = kept
+                .get(source)
+                .ok_or_else(|| Error::input(format!("layer {source} keeps no keys for layer {}", site.layer)))?;
+            over_kept(&spec, site, &q, keys, values, steps)
+        }
+        None => {
+            let kept = site.model.kv_from.values().any(|&l| l == site.layer).then_some(site.layer);
+            with_state(&spec, site, &q, k, v, state, steps, kept)
+        }
+    };
+    if let Some(norm) = &a.sub_norm {
+        part.norm_in_place(norm, &mut out)?;
+    }
+    let width = heads * value_len;
+    match a.gate {
+        Gate::None => {}
+        Gate::DoubledQuery => out.iter_mut().zip(&gate).for_each(|(o, &g)| *o *= ffn::sigmoid(g)),
+        Gate::Element => {
+            let gate = part.linear_to("attn_gate", x, tokens, width)?;
+            out.iter_mut().zip(&gate).for_each(|(o, &g)| *o *= ffn::sigmoid(g));
+        }
+        Gate::Head => {
+            let gate = part.linear_to("attn_gate", x, tokens, heads)?;
+            for (head, &g) in out.chunks_mut(value_len).zip(&gate) {
+                numeric::scale(head, ffn::sigmoid(g));
+            }
+        }
+    }
+    part.linear(a.out_name, &out)
 }
 
-/// Attention of a decoder's tokens to the output of the encoder, `[.., width]` for each span.
+/// Attention of a decoder's tokens to the output of the encoder.
 ///
 /// # Errors
-/// Tensors that are missing or do not fit.
-pub fn cross_attention(part: &Part<'_>, site: &Site<'_>, x: &[f32], encoded: &[&[f32]]) -> Result<Vec<f32>> {
-    let model = site.model;
-    let q = part.linear("cross_attn_q", x)?;
-    check_len(&q, x.len() / model.width, model.heads * model.key_len, "cross_attn_q")?;
-    let heads = Heads {
-        heads: model.heads,
-        kv_heads: model.kv_heads,
-        key_len: model.key_len,
-        value_len: model.value_len,
-        scale: model.score_scale,
+/// Tensors that are missing or do not fit, or no encoder.
+pub fn cross_attention(a: &Attention, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -> Result<Vec<f32>> {
+    let encoded = site.encoded.ok_or_else(|| Error::usage("cross attention needs what an encoder made"))?;
+    let tokens = site.tokens();
+    let input = a.input.len();
+    let (heads, kv_heads) = (a.heads.len(), a.kv_heads.len());
+    let (key_len, value_len) = (a.key_len.len(), a.value_len.len());
+    let q = part.linear_to("cross_attn_q", x, tokens, heads * key_len)?;
+    let spec = Heads {
+        heads,
+        kv_heads,
+        key_len,
+        value_len,
+        scale: a.scale,
         cap: None,
-        window: None,
-        causal: false,
+        sight: Sight { causal: false, window: None },
         slopes: None,
         sinks: None,
         buckets: None,
     };
-    let width = heads.heads * heads.value_len;
-    let mut out = vec![0.0; x.len() / model.width * width];
+    let width = heads * value_len;
+    let (key_step, value_step) = (kv_heads * key_len, kv_heads * value_len);
+    let mut out = vec![0.0; tokens * width];
     for (span, encoded) in site.spans.iter().zip(encoded) {
-        let (k, v) = (part.linear("cross_attn_k", encoded)?, part.linear("cross_attn_v", encoded)?);
-        check_len(&k, encoded.len() / model.width, model.keys_len(), "cross_attn_k")?;
-        check_len(&v, encoded.len() / model.width, model.values_len(), "cross_attn_v")?;
-        let one = Past { keys: &k, values: &v, key_step: model.keys_len(), value_step: model.values_len() };
-        let q = &q[span.start * heads.heads * heads.key_len..(span.start + span.len) * heads.heads * heads.key_len];
-        attend(&heads, &[(q, one, 0)], &mut out[span.start * width..(span.start + span.len) * width]);
+        let read = encoded.len() / input;
+        let k = part.linear_to("cross_attn_k", encoded, read, key_step)?;
+        let v = part.linear_to("cross_attn_v", encoded, read, value_step)?;
+        let one = Past { keys: &k, values: &v, key_step, value_step };
+        let q = &q[span.start * heads * key_len..(span.start + span.len) * heads * key_len];
+        attend(&spec, &[(q, one, 0)], &mut out[span.start * width..(span.start + span.len) * width]);
     }
-    part.linear("cross_attn_o", &out)
+    part.linear(&format!("cross_{}", a.out_name), &out)
 }
 
-fn output(part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
-    // T5 has its own name for it.
-    part.linear(if part.has("attn_o.weight") { "attn_o" } else { "attn_output" }, x)
+/// What the projections give.
+struct Projected {
+    q: Vec<f32>,
+    /// The half of doubled queries that gates the output; empty elsewhere.
+    gate: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
 }
 
-type Projections = (Vec<f32>, Vec<f32>, Vec<f32>);
-
-fn projections(part: &Part<'_>, model: &Model, x: &[f32]) -> Result<Projections> {
-    let tokens = x.len() / model.width;
-    let (query, key, value) = (model.heads * model.key_len, model.keys_len(), model.values_len());
+fn projections(a: &Attention, part: &Part<'_>, x: &[f32], tokens: usize) -> Result<Projected> {
+    let (heads, key_len) = (a.heads.len(), a.key_len.len());
+    let doubled = if a.gate == Gate::DoubledQuery { 2 } else { 1 };
+    let query = heads * key_len * doubled;
+    let (key, value) = (a.kv_heads.len() * key_len, a.kv_heads.len() * a.value_len.len());
     let (mut q, mut k, mut v) = if part.has("attn_qkv.weight") {
-        let all = part.linear("attn_qkv", x)?;
-        check_len(&all, tokens, query + key + value, "attn_qkv")?;
-        let columns = |from: usize, len: usize| {
-            all.chunks(query + key + value).flat_map(|row| &row[from..from + len]).copied().collect::<Vec<f32>>()
-        };
-        (columns(0, query), columns(query, key), columns(query + key, value))
+        let all = part.linear_to("attn_qkv", x, tokens, query + key + value)?;
+        let columns = |from: usize, len: usize| columns(&all, query + key + value, from, len);
+        let mut three = [columns(0, query), columns(query, key), columns(query + key, value)];
+        for (name, y) in ["attn_q", "attn_k", "attn_v"].iter().zip(&mut three) {
+            // A fused weight may go with separate biases.
+            if let Some(bias) = part.values(&format!("{name}.bias"))?.filter(|b| !b.is_empty()) {
+                y.chunks_mut(bias.len()).for_each(|row| super::add(row, &bias));
+            }
+        }
+        let [q, k, v] = three;
+        (q, k, v)
     } else {
-        (part.linear("attn_q", x)?, part.linear("attn_k", x)?, part.linear("attn_v", x)?)
+        let q = part.linear_to("attn_q", x, tokens, query)?;
+        if a.own_kv {
+            let k = part.linear_to("attn_k", x, tokens, key)?;
+            let v = if a.value_optional && !part.has("attn_v.weight") {
+                k.clone()
+            } else {
+                part.linear_to("attn_v", x, tokens, value)?
+            };
+            (q, k, v)
+        } else {
+            (q, Vec::new(), Vec::new())
+        }
     };
-    check_len(&q, tokens, query, "attn_q")?;
-    check_len(&k, tokens, key, "attn_k")?;
-    check_len(&v, tokens, value, "attn_v")?;
-    if let Some(limit) = model.clamp {
+    if a.clamp > 0.0 {
         for x in [&mut q, &mut k, &mut v] {
-            x.iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
+            x.iter_mut().for_each(|x| *x = x.clamp(-a.clamp, a.clamp));
         }
     }
-    Ok((q, k, v))
+    let gate = if doubled == 2 {
+        let gate = columns(&q, 2 * key_len, key_len, key_len);
+        q = columns(&q, 2 * key_len, 0, key_len);
+        gate
+    } else {
+        Vec::new()
+    };
+    Ok(Projected { q, gate, k, v })
 }
 
-fn check_len(x: &[f32], tokens: usize, len: usize, name: &str) -> Result<()> {
-    if x.len() == tokens * len {
+/// `len` columns of rows of `width`, from one on.
+pub(super) fn columns(x: &[f32], width: usize, from: usize, len: usize) -> Vec<f32> {
+    x.chunks(width.max(1)).flat_map(|row| &row[from..from + len]).copied().collect()
+}
+
+/// Norms of queries or keys: over all heads together, or each head with shared weights, weights of its own or none.
+fn head_norms(
+    a: &Attention,
+    part: &Part<'_>,
+    name: &str,
+    x: &mut [f32],
+    heads: usize,
+    after_rotation: bool,
+) -> Result<()> {
+    let Some(HeadNorms { kind, query, .. }) = a.norms.filter(|n| n.after_rotation == after_rotation) else {
+        return Ok(());
+    };
+    let key_len = a.key_len.len();
+    if query == HeadNorm::Plain {
+        norm::normalize(kind, x, key_len, None, None);
         return Ok(());
     }
-    Err(Error::input(format!(
-        "{name} gives {} values a token, the metadata asks for {len}",
-        x.len().checked_div(tokens).unwrap_or(0)
-    )))
-}
-
-/// Norms of queries or keys: over all heads together, or each head with shared weights or weights of its own.
-fn head_norms(part: &Part<'_>, model: &Model, name: &str, x: &mut [f32], heads: usize) -> Result<()> {
-    let Some(weight) = part.get(&format!("{name}.weight")) else { return Ok(()) };
-    let together = weight.rows() == 1 && weight.cols() == heads * model.key_len;
-    let len = if together { weight.cols() } else { model.key_len };
-    part.norm_in_place(model, name, x, len).map(|_| ())
+    if !part.has(&format!("{name}.weight")) {
+        return Ok(());
+    }
+    let (len, weights) = match query {
+        HeadNorm::Whole => (heads * key_len, heads * key_len),
+        HeadNorm::PerHead => (key_len, heads * key_len),
+        _ => (key_len, key_len),
+    };
+    let weight = part.values_of(&format!("{name}.weight"), weights)?;
+    let bias = part.values(&format!("{name}.bias"))?.filter(|b| b.len() == weights);
+    norm::normalize(kind, x, len, Some(&weight), bias.as_deref());
+    Ok(())
 }
 
 /// Rotates heads of `len` values from the value `from` on.
-fn rotate(table: &Table, spans: &[Span], x: &mut [f32], heads: usize, len: usize, from: usize) {
+pub(super) fn rotate(table: &Table, spans: &[Span], x: &mut [f32], heads: usize, len: usize, from: usize) {
     let mut positions = vec![0; x.len() / (heads * len)];
     for span in spans {
         for (i, p) in positions[span.start..span.start + span.len].iter_mut().enumerate() {
@@ -234,130 +280,115 @@ fn slopes(heads: usize, exponent: f32) -> Vec<f32> {
     (0..heads).map(slope).collect()
 }
 
-/// Latent attention: queries are brought into the space of the compressed vectors, so that all heads share one key and
-/// one value, and the result is brought back (the absorbed form of DeepSeek-V2).
-fn latent_attention(
-    part: &Part<'_>,
-    site: &Site<'_>,
-    latent: Latent,
-    x: &[f32],
-    memory: Option<&mut [Memory]>,
-) -> Result<Vec<f32>> {
-    let model = site.model;
-    let tokens = x.len() / model.width;
-    let (heads, rank, plain) = (model.heads, latent.rank, latent.plain);
-    let rotated = model.key_len - plain;
-    let mut q = if part.has("attn_q_a.weight") {
-        let mut low = part.linear("attn_q_a", x)?;
-        let len = part.need("attn_q_a.weight")?.rows();
-        part.norm_in_place(model, "attn_q_a_norm", &mut low, len)?;
-        part.linear("attn_q_b", &low)?
-    } else {
-        part.linear("attn_q", x)?
-    };
-    check_len(&q, tokens, heads * model.key_len, "attn_q")?;
-    let mut k = part.linear("attn_kv_a_mqa", x)?;
-    check_len(&k, tokens, rank + rotated, "attn_kv_a_mqa")?;
-    let mut compressed: Vec<f32> = k.chunks(rank + rotated).flat_map(|k| &k[..rank]).copied().collect();
-    part.norm_in_place(model, "attn_kv_a_norm", &mut compressed, rank)?;
-    for (k, c) in k.chunks_mut(rank + rotated).zip(compressed.chunks(rank)) {
-        k[..rank].copy_from_slice(c);
-    }
-    if let Some(table) = site.table {
-        rotate(table, site.spans, &mut q, heads, model.key_len, plain);
-        rotate(table, site.spans, &mut k, 1, rank + rotated, rank);
-    }
-    let columns = |from: usize, len: usize, h: usize| -> Vec<f32> {
-        q.chunks(heads * model.key_len).flat_map(|q| &q[h * model.key_len + from..][..len]).copied().collect()
-    };
-    let mut wide = vec![0.0; tokens * heads * (rank + rotated)];
-    for h in 0..heads {
-        let absorbed = part.expert("attn_k_b", h, heads, &columns(0, plain, h))?;
-        check_len(&absorbed, tokens, rank, "attn_k_b")?;
-        let turned = columns(plain, rotated, h);
-        for (t, row) in wide.chunks_mut(heads * (rank + rotated)).enumerate() {
-            let row = &mut row[h * (rank + rotated)..][..rank + rotated];
-            row[..rank].copy_from_slice(&absorbed[t * rank..(t + 1) * rank]);
-            row[rank..].copy_from_slice(&turned[t * rotated..(t + 1) * rotated]);
-        }
-    }
-    let spec = Heads {
-        heads,
-        kv_heads: 1,
-        key_len: rank + rotated,
-        value_len: rank,
-        scale: model.score_scale,
-        cap: model.score_cap,
-        window: model.window(site.layer),
-        causal: site.causal,
-        slopes: None,
-        sinks: None,
-        buckets: None,
-    };
-    // The value is the compressed part of the key.
-    let found = with_memory(&spec, site, &wide, k, Vec::new(), memory, rank + rotated, rank + rotated);
-    let mut out = vec![0.0; tokens * heads * model.value_len];
-    for h in 0..heads {
-        let part_of: Vec<f32> = found.chunks(heads * rank).flat_map(|f| &f[h * rank..][..rank]).copied().collect();
-        let value = part.expert("attn_v_b", h, heads, &part_of)?;
-        check_len(&value, tokens, model.value_len, "attn_v_b")?;
-        for (row, v) in out.chunks_mut(heads * model.value_len).zip(value.chunks(model.value_len)) {
-            row[h * model.value_len..][..model.value_len].copy_from_slice(v);
-        }
-    }
-    output(part, &out)
-}
-
-/// Attends over what the tokens bring and, where there is a memory, what came before. Empty values are the keys.
+/// Attends over what the tokens bring and, where there is a state, what came before. Empty values are the keys. Keys and
+/// values are kept for later layers under the number `kept`.
 #[allow(clippy::too_many_arguments)]
-fn with_memory(
+pub(super) fn with_state(
     heads: &Heads<'_>,
     site: &Site<'_>,
     q: &[f32],
     k: Vec<f32>,
     v: Vec<f32>,
-    memory: Option<&mut [Memory]>,
-    key_step: usize,
-    value_step: usize,
+    state: Option<&mut [LayerState]>,
+    (key_step, value_step): (usize, usize),
+    kept: Option<usize>,
 ) -> Vec<f32> {
-    let (wide, width) = (heads.heads * heads.key_len, heads.heads * heads.value_len);
-    let mut out = vec![0.0; q.len() / wide * width];
-    fn rows<'x>(x: &'x [f32], span: &Span, step: usize) -> &'x [f32] {
-        x.get(span.start * step..(span.start + span.len) * step).unwrap_or_default()
-    }
-    let memory = memory.map(|memory| {
-        for (span, memory) in site.spans.iter().zip(memory.iter_mut()) {
-            memory.keys.extend_from_slice(rows(&k, span, key_step));
-            memory.values.extend_from_slice(rows(&v, span, value_step));
+    let wide = heads.heads * heads.key_len;
+    let mut out = vec![0.0; q.len() / wide * heads.heads * heads.value_len];
+    let state = state.map(|state| {
+        for (span, state) in site.spans.iter().zip(state.iter_mut()) {
+            state.keys.extend_from_slice(rows(&k, span, key_step));
+            state.values.extend_from_slice(rows(&v, span, value_step));
         }
-        &*memory
+        &*state
     });
     let mut jobs = Vec::new();
     for (i, span) in site.spans.iter().enumerate() {
-        let (keys, values): (&[f32], &[f32]) = match memory {
-            Some(memory) => (&memory[i].keys, &memory[i].values),
+        let (keys, values): (&[f32], &[f32]) = match state {
+            Some(state) => (&state[i].keys, &state[i].values),
             None => (rows(&k, span, key_step), rows(&v, span, value_step)),
         };
         let values = if values.is_empty() { keys } else { values };
         jobs.push((rows(q, span, wide), Past { keys, values, key_step, value_step }, span.past));
     }
     attend(heads, &jobs, &mut out);
+    if let Some(layer) = kept {
+        let both = match state.and_then(<[LayerState]>::first) {
+            Some(state) => [state.keys.clone(), state.values.clone()],
+            None => [k, v],
+        };
+        site.kept.borrow_mut().insert(layer, both);
+    }
     out
 }
 
-/// What attention needs to know of the heads.
-struct Heads<'a> {
-    heads: usize,
-    kv_heads: usize,
-    key_len: usize,
-    value_len: usize,
-    scale: f32,
-    cap: Option<f32>,
-    window: Option<usize>,
+/// Attends over keys and values that an earlier layer made.
+fn over_kept(
+    heads: &Heads<'_>,
+    site: &Site<'_>,
+    q: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    (key_step, value_step): (usize, usize),
+) -> Vec<f32> {
+    let wide = heads.heads * heads.key_len;
+    let mut out = vec![0.0; q.len() / wide * heads.heads * heads.value_len];
+    let jobs: Vec<_> = site
+        .spans
+        .iter()
+        .map(|span| {
+            // A growing sequence keeps its whole past, a group the rows of its own tokens.
+            let all = Span { start: if span.past > 0 { 0 } else { span.start }, len: span.past + span.len, past: 0 };
+            let past =
+                Past { keys: rows(keys, &all, key_step), values: rows(values, &all, value_step), key_step, value_step };
+            (rows(q, span, wide), past, span.past)
+        })
+        .collect();
+    attend(heads, &jobs, &mut out);
+    out
+}
+
+fn rows<'x>(x: &'x [f32], span: &Span, step: usize) -> &'x [f32] {
+    x.get(span.start * step..(span.start + span.len) * step).unwrap_or_default()
+}
+
+/// Which keys a query sees.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight {
     causal: bool,
-    slopes: Option<Vec<f32>>,
-    sinks: Option<Vec<f32>>,
-    buckets: Option<&'a Buckets>,
+    window: Option<(WindowKind, usize)>,
+}
+
+impl Sight {
+    /// What a layer's window and its direction say.
+    pub(super) fn new((kind, len): (WindowKind, gguf::arch::Dim), causal: bool) -> Sight {
+        Sight { causal, window: (kind != WindowKind::None && len > 0).then(|| (kind, len.len())) }
+    }
+
+    /// The keys that a query at `position` sees, of `all`.
+    fn of(self, position: usize, all: usize) -> (usize, usize) {
+        let end = if self.causal { all.min(position + 1) } else { all };
+        match self.window {
+            None | Some((WindowKind::None, _)) => (0, end),
+            Some((WindowKind::Sliding, n)) => ((position + 1).saturating_sub(n), end),
+            Some((WindowKind::Chunked, n)) => (position / n * n, end),
+            Some((WindowKind::Symmetric, n)) => (position.saturating_sub(n / 2), end.min(position + n / 2 + 1)),
+        }
+    }
+}
+
+/// What attention needs to know of the heads.
+pub(super) struct Heads<'a> {
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) key_len: usize,
+    pub(super) value_len: usize,
+    pub(super) scale: f32,
+    pub(super) cap: Option<f32>,
+    pub(super) sight: Sight,
+    pub(super) slopes: Option<Vec<f32>>,
+    pub(super) sinks: Option<Vec<f32>>,
+    pub(super) buckets: Option<&'a Buckets>,
 }
 
 /// Keys and values to attend to, rows `*_step` apart.
@@ -405,8 +436,7 @@ fn head(spec: &Heads<'_>, h: usize, q: &[f32], past: Past<'_>, first: usize, tok
         let n = out.len() / spec.value_len;
         let start = block * QUERIES;
         let (top, bottom) = (first + start, first + start + n - 1);
-        let end = if spec.causal { seen.min(bottom + 1) } else { seen };
-        let begin = spec.window.filter(|_| spec.causal).map_or(0, |w| (top + 1).saturating_sub(w));
+        let (begin, end) = (spec.sight.of(top, seen).0, spec.sight.of(bottom, seen).1);
         let mut peaks = [f32::NEG_INFINITY; QUERIES];
         let mut sums = [0.0_f32; QUERIES];
         for at in (begin..end).step_by(KEYS) {
@@ -416,7 +446,7 @@ fn head(spec: &Heads<'_>, h: usize, q: &[f32], past: Past<'_>, first: usize, tok
             let keys = View::new(&past.keys[at * past.key_step + shared * spec.key_len..], 1, past.key_step);
             dense(n, m, spec.key_len, spec.scale, queries, keys, Into::Store, scores, m);
             for (i, row) in scores.chunks_mut(m).enumerate() {
-                bend(spec, h, row, top + i, at);
+                apply_bias_and_mask(spec, h, row, top + i, at);
                 let peak = numeric::max(row).max(peaks[i]);
                 if peak == f32::NEG_INFINITY {
                     row.fill(0.0);
@@ -446,14 +476,14 @@ fn head(spec: &Heads<'_>, h: usize, q: &[f32], past: Past<'_>, first: usize, tok
 }
 
 /// Caps, biases and masks the scores of the query at `position` for the keys from `at` on.
-fn bend(spec: &Heads<'_>, h: usize, row: &mut [f32], position: usize, at: usize) {
+fn apply_bias_and_mask(spec: &Heads<'_>, h: usize, row: &mut [f32], position: usize, at: usize) {
     if let Some(cap) = spec.cap {
         row.iter_mut().for_each(|s| *s = (*s / cap).tanh() * cap);
     }
     if let Some(slopes) = &spec.slopes {
         for (j, s) in row.iter_mut().enumerate() {
             let distance = (at + j) as f32 - position as f32;
-            *s += slopes[h] * if spec.causal { distance } else { -distance.abs() };
+            *s += slopes[h] * if spec.sight.causal { distance } else { -distance.abs() };
         }
     }
     if let Some(buckets) = spec.buckets {
@@ -461,12 +491,8 @@ fn bend(spec: &Heads<'_>, h: usize, row: &mut [f32], position: usize, at: usize)
             *s += buckets.bias(h, (at + j) as i64 - position as i64);
         }
     }
-    if spec.causal {
-        let seen = (position + 1).saturating_sub(at).min(row.len());
-        row[seen..].fill(f32::NEG_INFINITY);
-        if let Some(window) = spec.window {
-            let gone = (position + 1).saturating_sub(window).saturating_sub(at).min(row.len());
-            row[..gone].fill(f32::NEG_INFINITY);
-        }
-    }
+    let (first, last) = spec.sight.of(position, usize::MAX);
+    let (first, last) = (first.saturating_sub(at).min(row.len()), last.saturating_sub(at).min(row.len()));
+    row[last..].fill(f32::NEG_INFINITY);
+    row[..first].fill(f32::NEG_INFINITY);
 }

@@ -3,27 +3,39 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use gguf::Result;
+use gguf::arch::{Activation, Dense, FeedGate};
 use rayon::prelude::*;
 
 use super::numeric::{self, exp, exp_f64, widest};
 use super::{PIECE, Part};
-use crate::model::{Activation, Model};
 
-/// The network of the tensors `ffn_up`, `ffn_gate` and `ffn_down` with this suffix.
+/// A dense feed-forward network.
 ///
 /// # Errors
 /// Tensors that are missing or do not fit.
-pub fn feed_forward(part: &Part<'_>, model: &Model, suffix: &str, x: &[f32]) -> Result<Vec<f32>> {
-    let name = |which: &str| format!("ffn_{which}{suffix}");
+pub fn feed_forward(f: &Dense, part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
+    let name = |which: &str| format!("ffn_{which}{}", f.suffix);
     let mut up = part.linear(&name("up"), x)?;
-    if part.has(&format!("{}.weight", name("gate"))) {
+    let apart = match f.gate {
+        FeedGate::Apart => true,
+        FeedGate::Optional => part.has(&format!("{}.weight", name("gate"))),
+        FeedGate::None | FeedGate::Fused => false,
+    };
+    if apart {
         let mut gate = part.linear(&name("gate"), x)?;
-        gated(model.row.activation, &mut gate, &mut up);
-    } else if model.row.fused_gate {
-        let len = part.need(&format!("{}.weight", name("up")))?.rows();
-        up = split_gate(model.row.activation, &up, len);
+        gated(f.activation, &mut gate, &mut up);
+    } else if f.gate == FeedGate::Fused {
+        up = split_gate(f.activation, &up, 2 * f.len.len());
     } else {
-        up.par_chunks_mut(PIECE).for_each(|x| activate(model.row.activation, x));
+        let activation = if f.gate == FeedGate::Optional { f.ungated } else { f.activation };
+        up.par_chunks_mut(PIECE).for_each(|x| activate(activation, x));
+    }
+    if f.act_scales && part.has("ffn.act.scales") {
+        let scales = part.values_of("ffn.act.scales", f.len.len())?;
+        up.chunks_mut(scales.len()).for_each(|row| row.iter_mut().zip(&scales).for_each(|(x, s)| *x /= s));
+    }
+    if let Some(norm) = &f.sub_norm {
+        part.norm_in_place(norm, &mut up)?;
     }
     part.linear(&name("down"), &up)
 }
@@ -35,6 +47,13 @@ pub(super) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
             for (u, g) in up.iter_mut().zip(gate) {
                 let g = g.min(7.0);
                 *u = (u.clamp(-7.0, 7.0) + 1.0) * g * sigmoid(1.702 * g);
+            }
+            return;
+        }
+        if let Activation::SiluClamped(limit) = activation {
+            for (u, g) in up.iter_mut().zip(gate) {
+                let g = g.min(limit);
+                *u = u.clamp(-limit, limit) * g * sigmoid(g);
             }
             return;
         }
@@ -55,11 +74,12 @@ fn split_gate(activation: Activation, both: &[f32], len: usize) -> Vec<f32> {
 /// Applies an activation without a gate.
 pub(super) fn activate(activation: Activation, x: &mut [f32]) {
     match activation {
-        Activation::Silu | Activation::SwigluOai => silu(x),
+        Activation::Silu | Activation::SwigluOai | Activation::SiluClamped(_) => silu(x),
         Activation::Gelu => gelu(x),
         Activation::GeluTanh => gelu_tanh(x),
         Activation::Relu => relu(x),
         Activation::ReluSquared => relu_squared(x),
+        Activation::Xielu(parameters) => x.iter_mut().for_each(|x| *x = xielu(*x, parameters)),
     }
 }
 
@@ -84,6 +104,11 @@ widest! {
     fn relu_squared(x: &mut [f32]) {
         x.iter_mut().for_each(|x| *x = x.max(0.0) * x.max(0.0));
     }
+}
+
+/// xIELU (Huang and Schlag): a parabola above zero, a scaled exponential below, both with a linear part.
+fn xielu(x: f32, [negative, positive, beta, epsilon]: [f32; 4]) -> f32 {
+    if x > 0.0 { positive * x * x + beta * x } else { (x.min(epsilon).exp_m1() - x) * negative + beta * x }
 }
 
 /// 1 / (1 + e⁻ˣ).

@@ -1,21 +1,105 @@
 //! The parts that blocks are composed of, one copy of each for all architectures.
 
 pub mod attention;
+pub mod conv;
+pub mod delta;
 pub mod ffn;
+pub mod latent;
+pub mod mamba;
+pub mod mamba2;
 pub mod moe;
 pub mod norm;
 pub(crate) mod numeric;
 pub mod rope;
-pub mod ssm;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
+use gguf::arch::{Kind, Need, Norm};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
+use self::attention::Buckets;
 use crate::matmul::product;
-use crate::model::{Model, Norm};
+use crate::model::{Model, Tables};
 use crate::weights::{Matrix, Weights};
+
+/// The tokens of one sequence within a group.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// The first token's row in the group.
+    pub start: usize,
+    /// How many tokens.
+    pub len: usize,
+    /// How many tokens of the sequence came before.
+    pub past: usize,
+}
+
+/// What a layer keeps of one sequence between calls.
+#[derive(Clone, Debug, Default)]
+pub struct LayerState {
+    /// Keys of all tokens so far.
+    pub keys: Vec<f32>,
+    /// Values of all tokens so far.
+    pub values: Vec<f32>,
+    /// Last inputs of a causal convolution.
+    pub inputs: Vec<f32>,
+    /// State of a recurrent mixer.
+    pub state: Vec<f32>,
+}
+
+/// Keys and values of layers that later layers take too, by layer.
+pub type KeptKv = RefCell<HashMap<usize, [Vec<f32>; 2]>>;
+
+/// Where a layer stands and what it may look at.
+pub struct Site<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The layer's number within its stack.
+    pub layer: usize,
+    /// The sequences of the group.
+    pub spans: &'a [Span],
+    /// Rotations.
+    pub tables: &'a Tables,
+    /// Learned biases of distances.
+    pub buckets: Option<&'a Buckets>,
+    /// What the encoder made, of each sequence.
+    pub encoded: Option<&'a [&'a [f32]]>,
+    /// Keys and values that layers share.
+    pub kept: &'a KeptKv,
+}
+
+impl Site<'_> {
+    /// Tokens of the group.
+    pub fn tokens(&self) -> usize {
+        self.spans.iter().map(|s| s.len).sum()
+    }
+}
+
+/// What a branch makes of its input `[tokens, width]`.
+///
+/// # Errors
+/// Tensors that are missing or do not fit.
+pub fn branch(
+    kind: &Kind,
+    part: &Part<'_>,
+    site: &Site<'_>,
+    x: &[f32],
+    state: Option<&mut [LayerState]>,
+) -> Result<Vec<f32>> {
+    match kind {
+        Kind::Attention(a) => attention::attention(a, part, site, x, state),
+        Kind::Cross(a) => attention::cross_attention(a, part, site, x),
+        Kind::Latent(l) => latent::latent_attention(l, part, site, x, state),
+        Kind::Mamba(m) => mamba::mamba(m, part, site, x, state),
+        Kind::Mamba2(m) => mamba2::mamba2(m, part, site, x, state),
+        Kind::DeltaNet(n) => delta::delta_net(n, part, site, x, state),
+        Kind::ShortConv(c) => conv::short_conv(c, part, site, x, state),
+        Kind::Dense(f) => ffn::feed_forward(f, part, x),
+        Kind::Experts(e) => moe::mixture(e, part, x),
+        other => Err(Error::input(format!("{} cannot be evaluated yet", other.name()))),
+    }
+}
 
 /// Sees what each matrix is multiplied with: what an importance matrix is made from.
 pub trait Observe: Sync {
@@ -113,13 +197,31 @@ impl<'a> Part<'a> {
         Err(Error::input(format!("tensor {}{name} has {} values, not {len}", self.prefix, values.len())))
     }
 
-    /// `x · wᵀ + b` for the tensors `name.weight` and, where it exists, `name.bias`.
+    /// `x · wᵀ · s + b` for the tensors `name.weight` and, where they exist, `name.scale` (the factor of packed weights)
+    /// and `name.bias`.
     ///
     /// # Errors
     /// A missing tensor, or sizes that do not fit.
     pub fn linear(&self, name: &str, x: &[f32]) -> Result<Vec<f32>> {
         let w = self.need(&format!("{name}.weight"))?;
-        self.multiply(w, 0..w.rows(), None, x, self.values(&format!("{name}.bias"))?.as_deref())
+        let scale = self.values(&format!("{name}.scale"))?.and_then(|s| s.first().copied());
+        self.multiply(w, 0..w.rows(), None, x, scale, self.values(&format!("{name}.bias"))?.as_deref())
+    }
+
+    /// The same as [`Part::linear`], for `tokens` rows of which each must give `rows` values.
+    ///
+    /// # Errors
+    /// As [`Part::linear`], and another number of values.
+    pub fn linear_to(&self, name: &str, x: &[f32], tokens: usize, rows: usize) -> Result<Vec<f32>> {
+        let y = self.linear(name, x)?;
+        if y.len() == tokens * rows {
+            return Ok(y);
+        }
+        Err(Error::input(format!(
+            "tensor {}{name}.weight gives {} values a token, the keys ask for {rows}",
+            self.prefix,
+            y.len().checked_div(tokens).unwrap_or(0)
+        )))
     }
 
     /// The same for one expert of a stack of `count`.
@@ -134,7 +236,8 @@ impl<'a> Part<'a> {
         let rows = w.rows() / count;
         let bias = self.values(&format!("{name}.bias"))?;
         let bias = bias.as_deref().map(|b| b.get(expert * rows..(expert + 1) * rows).unwrap_or(b));
-        self.multiply(w, expert * rows..(expert + 1) * rows, Some(expert), x, bias)
+        let scale = self.values(&format!("{name}.scale"))?.and_then(|s| s.get(expert).copied());
+        self.multiply(w, expert * rows..(expert + 1) * rows, Some(expert), x, scale, bias)
     }
 
     fn multiply(
@@ -143,9 +246,17 @@ impl<'a> Part<'a> {
         rows: std::ops::Range<usize>,
         expert: Option<usize>,
         x: &[f32],
+        scale: Option<f32>,
         bias: Option<&[f32]>,
     ) -> Result<Vec<f32>> {
         let out = rows.len();
+        if x.len() % w.cols().max(1) != 0 {
+            return Err(Error::input(format!(
+                "tensor {} has rows of {}, which do not fit its input",
+                w.name(),
+                w.cols()
+            )));
+        }
         if let Some(bias) = bias.filter(|b| b.len() != out) {
             return Err(Error::input(format!("tensor {}: {} biases for {out} rows", w.name(), bias.len())));
         }
@@ -153,47 +264,45 @@ impl<'a> Part<'a> {
             observer.input(w.name(), expert, x, w.cols());
         }
         let mut y = product(x, w, rows)?;
+        if let Some(scale) = scale.filter(|s| *s != 1.0) {
+            y.par_chunks_mut(PIECE).for_each(|y| numeric::scale(y, scale));
+        }
         if let Some(bias) = bias.filter(|b| !b.is_empty()) {
             y.par_chunks_mut(out).with_min_len(16).for_each(|row| add(row, bias));
         }
         Ok(y)
     }
 
-    /// `x` through the norm of this name; `None` where the model has none there.
+    /// `x` through a norm, in a copy; a norm that may be missing and is changes nothing.
     ///
     /// # Errors
-    /// Weights of another length.
-    pub fn norm(&self, model: &Model, name: &str, x: &[f32]) -> Result<Option<Vec<f32>>> {
+    /// A missing tensor, or weights of another length.
+    pub fn norm(&self, norm: &Norm, x: &[f32]) -> Result<Vec<f32>> {
         let mut x = copied(x);
-        Ok(self.norm_in_place(model, name, &mut x, model.width)?.then_some(x))
+        self.norm_in_place(norm, &mut x)?;
+        Ok(x)
     }
 
-    /// Normalizes groups of `len` values; `false` where the model has no such norm.
+    /// Normalizes groups of the norm's length in place.
     ///
     /// # Errors
-    /// Weights of another length.
-    pub fn norm_in_place(&self, model: &Model, name: &str, x: &mut [f32], len: usize) -> Result<bool> {
-        let weight = self.values(&format!("{name}.weight"))?;
-        let bias = self.values(&format!("{name}.bias"))?;
-        let Some(weight) = weight else {
-            let plain = model.row.norm == Norm::LayerWithoutWeights;
-            if plain {
-                norm::normalize(model.row.norm, model.epsilon, x, len, None, None);
-            }
-            return Ok(plain);
-        };
-        if weight.len() % len != 0
-            || bias.as_ref().is_some_and(|b| b.len() != weight.len())
-            || !x.len().is_multiple_of(weight.len())
-        {
-            return Err(Error::input(format!(
-                "tensor {}{name}.weight has {} values, which do not fit groups of {len}",
-                self.prefix,
-                weight.len()
-            )));
+    /// A missing tensor, or weights of another length.
+    pub fn norm_in_place(&self, norm: &Norm, x: &mut [f32]) -> Result<()> {
+        let len = norm.len.len();
+        if norm.name.is_empty() {
+            norm::normalize(norm.kind, x, len, None, None);
+            return Ok(());
         }
-        norm::normalize(model.row.norm, model.epsilon, x, len, Some(&weight), bias.as_deref());
-        Ok(true)
+        if norm.need == Need::Optional && !self.has(&norm.weight()) {
+            return Ok(());
+        }
+        let weight = self.values_of(&norm.weight(), len)?;
+        let bias = self.values(&format!("{}.bias", norm.name))?;
+        if bias.as_ref().is_some_and(|b| b.len() != len) || x.len() % len.max(1) != 0 {
+            return Err(Error::input(format!("tensor {}{}.bias does not fit its weights", self.prefix, norm.name)));
+        }
+        norm::normalize(norm.kind, x, len, Some(&weight), bias.as_deref());
+        Ok(())
     }
 }
 

@@ -1,61 +1,71 @@
 //! Mixtures of experts.
 
-use gguf::{Error, Result};
+use gguf::Result;
+use gguf::arch::{Experts, Gating};
 
+use super::attention::columns;
 use super::{Part, add, add_scaled, ffn};
-use crate::model::{Experts, Gating, Model};
 
-/// The experts of a block, and its shared experts where it has them.
+/// The experts of a layer, and its shared experts where it has them.
 ///
 /// # Errors
 /// Tensors that are missing or do not fit.
-pub fn mixture(part: &Part<'_>, model: &Model, experts: &Experts, x: &[f32]) -> Result<Vec<f32>> {
-    let tokens = x.len() / model.width;
-    let scores = part.linear("ffn_gate_inp", x)?;
-    if scores.len() != tokens * experts.count {
-        return Err(Error::input(format!(
-            "ffn_gate_inp scores {} experts, the metadata has {}",
-            scores.len().checked_div(tokens).unwrap_or(0),
-            experts.count
-        )));
-    }
+pub fn mixture(experts: &Experts, part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
+    let (width, count) = (experts.input.len(), experts.count.len());
+    let tokens = x.len() / width.max(1);
+    let scores = part.linear_to("ffn_gate_inp", x, tokens, count)?;
     let bias = match part.has("exp_probs_b.bias") {
-        true => Some(part.values_of("exp_probs_b.bias", experts.count)?),
+        true => Some(part.values_of("exp_probs_b.bias", count)?),
         false => None,
     };
     // Tokens of each expert, with their weights.
-    let mut chosen: Vec<Vec<(usize, f32)>> = vec![Vec::new(); experts.count];
-    for (t, scores) in scores.chunks(experts.count).enumerate() {
+    let mut chosen: Vec<Vec<(usize, f32)>> = vec![Vec::new(); count];
+    for (t, scores) in scores.chunks(count).enumerate() {
         for (expert, weight) in choose(experts, scores, bias.as_deref()) {
             chosen[expert].push((t, weight));
         }
     }
+    let fused = part.has("ffn_gate_up_exps.weight");
+    let len = experts.len.len();
     let mut out = vec![0.0; x.len()];
     for (e, chosen) in chosen.iter().enumerate().filter(|(_, c)| !c.is_empty()) {
-        let rows: Vec<f32> =
-            chosen.iter().flat_map(|&(t, _)| &x[t * model.width..(t + 1) * model.width]).copied().collect();
-        let mut up = part.expert("ffn_up_exps", e, experts.count, &rows)?;
-        if part.has("ffn_gate_exps.weight") {
-            let mut gate = part.expert("ffn_gate_exps", e, experts.count, &rows)?;
-            ffn::gated(model.row.activation, &mut gate, &mut up);
-        } else {
-            ffn::activate(model.row.activation, &mut up);
+        let mut rows: Vec<f32> = chosen.iter().flat_map(|&(t, _)| &x[t * width..(t + 1) * width]).copied().collect();
+        if experts.weigh_input {
+            for (row, &(_, weight)) in rows.chunks_mut(width).zip(chosen) {
+                row.iter_mut().for_each(|x| *x *= weight);
+            }
         }
-        let down = part.expert("ffn_down_exps", e, experts.count, &up)?;
-        for (&(t, weight), down) in chosen.iter().zip(down.chunks(model.width)) {
-            add_scaled(&mut out[t * model.width..(t + 1) * model.width], down, weight);
+        let mut up;
+        if fused {
+            let both = part.expert("ffn_gate_up_exps", e, count, &rows)?;
+            let mut gate = columns(&both, 2 * len, 0, len);
+            up = columns(&both, 2 * len, len, len);
+            ffn::gated(experts.activation, &mut gate, &mut up);
+        } else {
+            up = part.expert("ffn_up_exps", e, count, &rows)?;
+            if part.has("ffn_gate_exps.weight") {
+                let mut gate = part.expert("ffn_gate_exps", e, count, &rows)?;
+                ffn::gated(experts.activation, &mut gate, &mut up);
+            } else {
+                ffn::activate(experts.activation, &mut up);
+            }
+        }
+        let down = part.expert("ffn_down_exps", e, count, &up)?;
+        for (&(t, weight), down) in chosen.iter().zip(down.chunks(width)) {
+            let weight = if experts.weigh_input { 1.0 } else { weight };
+            add_scaled(&mut out[t * width..(t + 1) * width], down, weight);
         }
     }
-    if part.has("ffn_up_shexp.weight") {
-        let mut shared = ffn::feed_forward(part, model, "_shexp", x)?;
-        if part.has("ffn_gate_inp_shexp.weight") {
-            let gate = part.linear("ffn_gate_inp_shexp", x)?;
-            for (row, gate) in shared.chunks_mut(model.width).zip(gate) {
+    if let Some(shared) = &experts.shared {
+        let mut made = ffn::feed_forward(shared, part, x)?;
+        if experts.shared_gate {
+            let gate = part.linear_to("ffn_gate_inp_shexp", x, tokens, 1)?;
+            for (row, gate) in made.chunks_mut(width).zip(gate) {
                 let gate = ffn::sigmoid(gate);
                 row.iter_mut().for_each(|x| *x *= gate);
             }
         }
-        add(&mut out, &shared);
+        add(&mut out, &made);
     }
     Ok(out)
 }
@@ -66,16 +76,17 @@ fn choose(experts: &Experts, scores: &[f32], bias: Option<&[f32]>) -> Vec<(usize
         Gating::Softmax => softmax(scores),
         Gating::SoftmaxOfBest => scores.to_vec(),
         Gating::Sigmoid => scores.iter().map(|&s| ffn::sigmoid(s)).collect(),
+        Gating::SqrtSoftplus => scores.iter().map(|&s| super::mamba::softplus(s).sqrt()).collect(),
     };
     // The bias decides who is chosen, not with what weight.
     let mut ranks = probabilities.clone();
     if let Some(bias) = bias {
         add(&mut ranks, bias);
     }
-    if experts.groups > 1 {
+    if experts.groups > 1 && experts.groups_used < experts.groups {
         keep_best_groups(&mut ranks, experts);
     }
-    let best = largest(&ranks, experts.used);
+    let best = largest(&ranks, experts.used.len());
     let mut weights: Vec<f32> = best.iter().map(|&e| probabilities[e]).collect();
     if experts.gating == Gating::SoftmaxOfBest {
         weights = softmax(&weights);
@@ -85,15 +96,16 @@ fn choose(experts: &Experts, scores: &[f32], bias: Option<&[f32]>) -> Vec<(usize
         let sum = weights.iter().sum::<f32>().max(6.103_515_6e-5);
         weights.iter_mut().for_each(|w| *w /= sum);
     }
-    best.into_iter().zip(weights).map(|(e, w)| (e, w * experts.scale)).collect()
+    let scale = if experts.scale == 0.0 { 1.0 } else { experts.scale };
+    best.into_iter().zip(weights).map(|(e, w)| (e, w * scale)).collect()
 }
 
 /// Groups are ranked by the sum of their two best experts.
 fn keep_best_groups(ranks: &mut [f32], experts: &Experts) {
-    let len = experts.count / experts.groups;
+    let len = (experts.count / experts.groups).len().max(1);
     let groups: Vec<f32> =
         ranks.chunks(len).map(|group| largest(group, 2.min(len)).iter().map(|&i| group[i]).sum()).collect();
-    let kept = largest(&groups, experts.groups_used);
+    let kept = largest(&groups, experts.groups_used.len());
     for (g, group) in ranks.chunks_mut(len).enumerate() {
         if !kept.contains(&g) {
             group.fill(f32::NEG_INFINITY);
@@ -119,15 +131,37 @@ fn softmax(x: &[f32]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gguf::arch::Dim;
 
-    const FOUR: Experts =
-        Experts { count: 4, used: 2, groups: 1, groups_used: 1, scale: 1.0, normalize: true, gating: Gating::Softmax };
+    fn four() -> Experts {
+        Experts {
+            input: Dim(4),
+            inner: Dim(4),
+            count: Dim(4),
+            used: Dim(2),
+            len: Dim(4),
+            gate: gguf::arch::ExpertGate::Apart,
+            activation: gguf::arch::Activation::Silu,
+            bias: gguf::arch::Bias::Never,
+            choice_bias: None,
+            gating: Gating::Softmax,
+            normalize: true,
+            scale: 1.0,
+            groups: Dim(1),
+            groups_used: Dim(1),
+            weigh_input: false,
+            shared: None,
+            shared_gate: false,
+            need: gguf::arch::Need::Required,
+            extra: Vec::new(),
+        }
+    }
 
     #[test]
     fn normalized_softmax_is_softmax_of_the_best() {
         let scores = [0.1, 2.0, -1.0, 1.5];
-        let a = choose(&FOUR, &scores, None);
-        let b = choose(&Experts { gating: Gating::SoftmaxOfBest, normalize: false, ..FOUR }, &scores, None);
+        let a = choose(&four(), &scores, None);
+        let b = choose(&Experts { gating: Gating::SoftmaxOfBest, normalize: false, ..four() }, &scores, None);
         for ((e, w), (f, v)) in a.iter().zip(&b) {
             assert_eq!(e, f);
             assert!((w - v).abs() < 1e-6);
@@ -137,14 +171,14 @@ mod tests {
 
     #[test]
     fn a_bias_changes_the_choice_and_not_the_weight() {
-        let sigmoid = Experts { gating: Gating::Sigmoid, normalize: false, scale: 2.0, ..FOUR };
+        let sigmoid = Experts { gating: Gating::Sigmoid, normalize: false, scale: 2.0, ..four() };
         let chosen = choose(&sigmoid, &[0.0, 0.0, 0.0, 0.0], Some(&[0.0, 0.0, 1.0, 2.0]));
         assert_eq!(chosen, [(3, 1.0), (2, 1.0)]);
     }
 
     #[test]
     fn only_the_best_groups_are_searched() {
-        let grouped = Experts { groups: 2, groups_used: 1, ..FOUR };
+        let grouped = Experts { groups: Dim(2), groups_used: Dim(1), ..four() };
         // The single best expert stands in the group whose two best are worse together.
         let chosen = choose(&grouped, &[3.0, -9.0, 2.5, 2.5], None);
         assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [2, 3]);

@@ -2,7 +2,8 @@
 
 use std::f64::consts::PI;
 
-use gguf::{Error, Metadata, Result};
+use gguf::arch::{self, Arch, Dims};
+use gguf::{Error, Result};
 
 use crate::weights::Weights;
 
@@ -29,35 +30,32 @@ impl Scaling {
         Scaling { kind: Kind::None, attention_factor: 1.0, original: 0 }
     }
 
-    /// What the keys `ARCH.rope.scaling.*` say. Factors of single frequencies (Llama 3, longrope) are tensors.
+    /// What a model's keys say of the rotation of its windowed or its other layers. Factors of single frequencies
+    /// (Llama 3, longrope) are tensors.
     ///
     /// # Errors
-    /// A kind of scaling that is unknown, or a factor that is not positive.
-    pub fn from_metadata(metadata: &Metadata, arch: &str, whole_limits: bool) -> Result<Scaling> {
-        let float = |name: &str| metadata.f64(&format!("{arch}.rope.scaling.{name}"));
-        let size = |name: &str| metadata.u64(&format!("{arch}.{name}"));
-        let factor = float("factor").or_else(|| metadata.f64(&format!("{arch}.rope.scale_linear"))).unwrap_or(1.0);
-        let factor = if factor == 0.0 { 1.0 } else { factor };
+    /// A factor that is not positive.
+    pub fn of(dims: &Dims, windowed: bool, arch: &Arch) -> Result<Scaling> {
+        let scale = if windowed { dims.rope_scale_windowed } else { dims.rope_scale };
+        let factor = 1.0 / f64::from(scale);
         if !(factor > 0.0 && factor.is_finite()) {
-            return Err(Error::input(format!("the key {arch}.rope.scaling.factor is {factor}")));
+            return Err(Error::input(format!("the key {}.rope.scaling.factor is {factor}", arch.name)));
         }
         // A factor without a kind is linear, as in files before the key existed.
-        let kind = match metadata.str(&format!("{arch}.rope.scaling.type")) {
-            Some("none" | "longrope") => Kind::None,
-            None | Some("linear") if factor == 1.0 => Kind::None,
-            None | Some("linear") => Kind::Linear(factor),
-            Some("yarn") => Kind::Yarn {
+        let kind = match dims.rope_scaling {
+            arch::Scaling::None | arch::Scaling::LongRope => Kind::None,
+            arch::Scaling::Linear if factor == 1.0 => Kind::None,
+            arch::Scaling::Linear => Kind::Linear(factor),
+            arch::Scaling::Yarn => Kind::Yarn {
                 factor,
-                beta_fast: float("yarn_beta_fast").unwrap_or(32.0),
-                beta_slow: float("yarn_beta_slow").unwrap_or(1.0),
-                log_multiplier: float("yarn_log_multiplier").unwrap_or(0.0),
-                whole_limits,
+                beta_fast: dims.yarn_beta_fast.into(),
+                beta_slow: dims.yarn_beta_slow.into(),
+                log_multiplier: f64::from(dims.yarn_log_mul) * 0.1,
+                whole_limits: !arch.fractional_yarn,
             },
-            Some(other) => return Err(Error::input(format!("the rotary scaling {other} is unknown"))),
         };
-        let original = size("rope.scaling.original_context_length").or_else(|| size("context_length")).unwrap_or(0);
-        let attention_factor = float("attn_factor").unwrap_or(1.0);
-        Ok(Scaling { kind, attention_factor, original: original as usize })
+        let attention_factor = dims.rope_attn_factor.into();
+        Ok(Scaling { kind, attention_factor, original: dims.original_context.len() })
     }
 
     /// What latent attention multiplies its scores with in place of its cosines: YaRN's factor, squared.
@@ -87,7 +85,8 @@ pub struct Rope {
 
 impl Rope {
     /// The rotation of the first `len` values of heads of `head_len`. `pairs`: of neighbours, else of values half of
-    /// `len` apart. Factors of single frequencies are read from `rope_freqs`, `rope_factors_long` and `_short`.
+    /// `len` apart. Factors of single frequencies are read from `rope_freqs`, `rope_factors_long` and `_short` of
+    /// `weights`, where they are given.
     ///
     /// # Errors
     /// A length that is odd or longer than the head, a base that is not positive, or factors of the wrong number.
@@ -97,13 +96,14 @@ impl Rope {
         pairs: bool,
         base: f32,
         scaling: &Scaling,
-        weights: &dyn Weights,
+        weights: Option<&dyn Weights>,
         latent: bool,
     ) -> Result<Rope> {
         if len == 0 || !len.is_multiple_of(2) || len > head_len || base.is_nan() || base <= 0.0 {
             return Err(Error::input(format!("{len} of a head's {head_len} values cannot rotate with base {base}")));
         }
         let factors = |name: &str| -> Result<Option<Vec<f32>>> {
+            let Some(weights) = weights else { return Ok(None) };
             let named = |t: &gguf::TensorInfo| {
                 t.name().strip_suffix(".weight").is_some_and(|t| t == name || t == format!("blk.0.{name}"))
             };

@@ -49,6 +49,8 @@ pub struct Arch {
     pub rotates_whole_heads: bool,
     /// Whether one expert means none.
     pub one_expert_is_none: bool,
+    /// Whether YaRN's limits between dimensions are taken as they are, not rounded to whole dimensions (gpt-oss).
+    pub fractional_yarn: bool,
     /// Layers of multi-token prediction, where the architecture has such.
     pub mtp: Mtp,
     /// Rules between keys and tensors beyond types and shapes: names the rule that does not hold.
@@ -75,11 +77,13 @@ pub struct Stack {
     pub count: fn(&Dims) -> usize,
     /// A layer.
     pub layer: fn(&Dims, usize) -> Layer,
+    /// The norm behind the stack where it is not that of the model's ends (encoder-decoders).
+    pub norm: fn(&Dims) -> Option<Norm>,
 }
 
 /// The one stack of most models: all layers, those of multi-token prediction included.
 pub(crate) const fn blocks(layer: fn(&Dims, usize) -> Layer) -> Stack {
-    Stack { prefix: "blk.", count: |d| d.layers_all, layer }
+    Stack { prefix: "blk.", count: |d| d.layers_all, layer, norm: |_| None }
 }
 
 /// A row from which others are made by functional update.
@@ -92,6 +96,7 @@ pub(crate) const BASE: Arch = Arch {
     recurrent: false,
     rotates_whole_heads: false,
     one_expert_is_none: false,
+    fractional_yarn: false,
     mtp: Mtp { without_trunk: false, without_layers: false },
     demand: |_| None,
     remark: "",

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::dims::Dims;
 use super::ends::Ends;
-use super::slot::{Need, Slot, factor, resolve};
-use super::step::Layer;
+use super::slot::{Item, Need, Slot, factor, resolve};
+use super::step::{Layer, Norm};
 use super::{Arch, Fault, FaultKind};
 
 /// What a model is made of.
@@ -26,6 +26,8 @@ pub struct StackPlan {
     pub prefix: &'static str,
     /// Its layers.
     pub layers: Vec<Layer>,
+    /// The norm behind it where it is not that of the model's ends.
+    pub norm: Option<Norm>,
 }
 
 impl Plan {
@@ -36,6 +38,7 @@ impl Plan {
             .map(|stack| StackPlan {
                 prefix: stack.prefix,
                 layers: (0..(stack.count)(d).min(super::MAX_LAYERS)).map(|l| (stack.layer)(d, l)).collect(),
+                norm: (stack.norm)(d),
             })
             .collect();
         Plan { arch, ends: (arch.ends)(d), stacks }
@@ -49,6 +52,8 @@ impl Plan {
         let trunk = !self.arch.mtp.without_trunk || d.nextn == 0 || d.has(0, "attn_norm.weight");
         let prediction = !self.arch.mtp.without_layers || d.nextn == 0 || d.has(d.layers(), "nextn.eh_proj.weight");
         for stack in &self.stacks {
+            let norm: Vec<Item> = stack.norm.iter().flat_map(Norm::items).collect();
+            slots.extend(resolve(&norm, &present).into_iter().map(|s| (s.name.clone(), s)));
             for (l, layer) in stack.layers.iter().enumerate() {
                 let full = |name: &str| format!("{}{l}.{name}", stack.prefix);
                 let there = if l < d.layers() { trunk } else { prediction };

@@ -483,6 +483,8 @@ pub struct Attention {
     pub rot: Dim,
     /// Whether this layer's rotation is that of windowed layers.
     pub windowed_rope: bool,
+    /// Whether the tensors with a factor a frequency are for this layer.
+    pub rope_factors: bool,
     /// What a token may see, and how far.
     pub window: (WindowKind, Dim),
     /// What scores are multiplied with.
@@ -528,6 +530,7 @@ impl Attention {
             rotary: Rotary::None,
             rot: d.rot(layer),
             windowed_rope: d.windowed(layer) && d.window_kind != WindowKind::None,
+            rope_factors: true,
             window: if windowed { (d.window_kind, d.window) } else { (WindowKind::None, Dim(0)) },
             scale,
             softcap: d.attn_softcap,

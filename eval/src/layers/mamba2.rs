@@ -1,0 +1,84 @@
+//! State spaces of heads (Mamba 2).
+
+use gguf::Result;
+use gguf::arch::{Activation, Mamba2, NormKind, StateSpace};
+use rayon::prelude::*;
+
+use super::attention::columns;
+use super::conv::causal_conv;
+use super::mamba::softplus;
+use super::{LayerState, Part, Site, ffn, norm};
+
+/// The mixer of a Mamba 2 layer: projection, causal convolution, scan over heads, gated norm, projection.
+///
+/// # Errors
+/// Tensors that are missing or do not fit.
+pub fn mamba2(
+    m: &Mamba2,
+    part: &Part<'_>,
+    site: &Site<'_>,
+    x: &[f32],
+    mut states: Option<&mut [LayerState]>,
+) -> Result<Vec<f32>> {
+    let StateSpace { kernel, inner, state, rank, groups } = m.sizes;
+    let (inner, state, heads, groups) = (inner.len(), state.len(), rank.len(), groups.len().max(1));
+    let tokens = site.tokens();
+    let convolved = inner + 2 * groups * state;
+    let all = part.linear_to("ssm_in", x, tokens, inner + convolved + heads)?;
+    let row = inner + convolved + heads;
+    let mixed = columns(&all, row, inner, convolved);
+    let filter = part.values_of("ssm_conv1d.weight", convolved * kernel.len())?;
+    let bias = part.values("ssm_conv1d.bias")?.filter(|b| b.len() == convolved);
+    let mut u = causal_conv(site, &mixed, convolved, &filter, bias.as_deref(), states.as_deref_mut());
+    ffn::activate(Activation::Silu, &mut u);
+    let step_bias = part.values_of("ssm_dt.bias", heads)?;
+    let decay = part.values_of("ssm_a", heads)?;
+    let skip = part.values_of("ssm_d", heads)?;
+    let len = inner / heads.max(1);
+    let mut out = vec![0.0; tokens * inner];
+    for (i, span) in site.spans.iter().enumerate() {
+        let mut held = match states.as_deref_mut() {
+            Some(states) if !states[i].state.is_empty() => std::mem::take(&mut states[i].state),
+            _ => vec![0.0; inner * state],
+        };
+        let found: Vec<Vec<f32>> = held
+            .par_chunks_mut(len * state)
+            .enumerate()
+            .map(|(h, held)| {
+                let group = h / (heads / groups).max(1);
+                let mut y = Vec::with_capacity(span.len * len);
+                for t in span.start..span.start + span.len {
+                    let dt = softplus(all[t * row + inner + convolved + h] + step_bias[h]);
+                    let keep = (dt * decay[h]).exp();
+                    let u = &u[t * convolved..(t + 1) * convolved];
+                    let b = &u[inner + group * state..][..state];
+                    let c = &u[inner + (groups + group) * state..][..state];
+                    for (x, held) in u[h * len..][..len].iter().zip(held.chunks_mut(state)) {
+                        let mut sum = skip[h] * x;
+                        for ((s, b), c) in held.iter_mut().zip(b).zip(c) {
+                            *s = *s * keep + dt * b * x;
+                            sum += *s * c;
+                        }
+                        y.push(sum);
+                    }
+                }
+                y
+            })
+            .collect();
+        for (h, y) in found.iter().enumerate() {
+            for (t, y) in y.chunks(len).enumerate() {
+                out[(span.start + t) * inner + h * len..][..len].copy_from_slice(y);
+            }
+        }
+        if let Some(states) = states.as_deref_mut() {
+            states[i].state = held;
+        }
+    }
+    let gate = columns(&all, row, 0, inner);
+    out.iter_mut().zip(&gate).for_each(|(o, &z)| *o *= z * ffn::sigmoid(z));
+    if part.has("ssm_norm.weight") {
+        let weight = part.values_of("ssm_norm.weight", inner)?;
+        norm::normalize(NormKind::Rms(m.eps), &mut out, inner / groups, Some(&weight), None);
+    }
+    part.linear("ssm_out", &out)
+}
