@@ -1,8 +1,7 @@
 //! Falcon-H1: attention and Mamba 2 side by side in every layer.
 
 use crate::arch::{
-    Arch, Attention, BASE, Bias, Branch, Dense, Dims, Ends, Layer, Mamba2, Need, Norm, Reads, Rotary, Step, blocks,
-    step,
+    Arch, Attention, BASE, Bias, Branch, Dense, Dims, Ends, Layer, Mamba2, Need, Norm, Reads, Rotary, Step, step, trunk,
 };
 
 pub(super) const ROWS: &[Arch] = &[Arch {
@@ -12,7 +11,7 @@ pub(super) const ROWS: &[Arch] = &[Arch {
         k.state_space(true);
     },
     ends: |d| Ends::tied(d).rope_freqs(d.rot(0) / 2),
-    stacks: &[blocks(layer)],
+    stacks: &[trunk(layer)],
     recurrent: true,
     remark: "attention and Mamba 2 side by side in every layer",
     ..BASE

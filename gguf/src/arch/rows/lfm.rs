@@ -2,7 +2,7 @@
 
 use crate::arch::{
     Arch, Attention, BASE, Bias, Dense, Dims, Ends, Experts, Gating, Keys, Kind, Layer, Need, Norm, Rotary, ShortConv,
-    WindowKind, blocks, linear, optional, step,
+    WindowKind, linear, optional, step, trunk,
 };
 
 pub(super) const ROWS: &[Arch] = &[
@@ -41,7 +41,7 @@ const LFM2: Arch = Arch {
         let projection = optional(linear("dense_2", d.embd, out, Bias::Optional));
         Ends::tied(d).norm(norm).with(projection)
     },
-    stacks: &[blocks(layer)],
+    stacks: &[trunk(layer)],
     demand: |d| {
         let experts = (d.dense_lead..d.layers()).is_empty() || d.experts > 0 && d.experts_used(0) > 0;
         if !experts {

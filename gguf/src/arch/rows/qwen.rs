@@ -44,7 +44,7 @@ fn qwen3(d: &Dims, l: usize) -> Layer {
 
 fn qwen3next_keys(k: &mut Keys<'_>) {
     k.expert_ff();
-    k.d.shared_ff = k.u32_or("expert_shared_feed_forward_length", 0);
+    k.shared_ff();
     k.rms();
     k.state_space(true);
     recurrent_layers(k);

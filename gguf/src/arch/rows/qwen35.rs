@@ -18,7 +18,7 @@ pub(super) const ROWS: &[Arch] = &[
         name: "qwen35moe",
         keys: |k| {
             k.expert_ff();
-            k.d.shared_ff = k.u32_or("expert_shared_feed_forward_length", 0);
+            k.shared_ff();
             keys(k);
         },
         stacks: &[blocks(|d, l| layer(d, l, experts(d, l).into()))],
