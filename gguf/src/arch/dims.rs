@@ -302,6 +302,14 @@ impl Dims {
         }
     }
 
+    /// The list of such a key; empty where it was not read.
+    pub fn counts(&self, key: &str) -> &[u64] {
+        match self.own.get(key) {
+            Some(Own::Counts(all)) => all,
+            _ => &[],
+        }
+    }
+
     /// A count a layer of such a key; 0 where it was not read.
     pub fn count_at(&self, key: &str, layer: usize) -> Dim {
         match self.own.get(key) {

@@ -229,6 +229,12 @@ impl<'a> Keys<'a> {
         self.numbers(name, value)
     }
 
+    /// The same, which must be there.
+    pub fn need_array(&mut self, name: &str) -> Vec<u64> {
+        let value = self.array(name);
+        self.required(name, value).unwrap_or_default()
+    }
+
     /// An array of 64-bit numbers; a single number reads as absent.
     pub fn u64_array(&mut self, name: &str) -> Option<Vec<u64>> {
         let value = self.value(name)?;
@@ -348,6 +354,17 @@ impl<'a> Keys<'a> {
     pub fn windowed_rope_as_others(&mut self) {
         self.d.rope_scale_windowed = self.d.rope_scale;
         self.d.rope_base_windowed = self.f32("rope.freq_base_swa").unwrap_or(self.d.rope_base);
+    }
+
+    /// Layers rotate unless `rope.scaling.finetuned` is false.
+    pub fn rotates_by_finetuned(&mut self) {
+        self.d.rope_finetuned = self.bool("rope.scaling.finetuned").unwrap_or(true);
+        self.d.rotates = vec![self.d.rope_finetuned; self.d.layers_all];
+    }
+
+    /// The length of experts that all tokens share.
+    pub fn shared_ff(&mut self) {
+        self.d.shared_ff = self.u32_or("expert_shared_feed_forward_length", 0);
     }
 
     /// Rotation by sections of the dimensions.

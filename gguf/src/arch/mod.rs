@@ -86,6 +86,11 @@ pub(crate) const fn blocks(layer: fn(&Dims, usize) -> Layer) -> Stack {
     Stack { prefix: "blk.", count: |d| d.layers_all, layer, norm: |_| None }
 }
 
+/// The one stack of models without multi-token prediction: layers that a file says are of it do not belong to the model.
+pub(crate) const fn trunk(layer: fn(&Dims, usize) -> Layer) -> Stack {
+    Stack { prefix: "blk.", count: Dims::layers, layer }
+}
+
 /// A row from which others are made by functional update.
 pub(crate) const BASE: Arch = Arch {
     name: "",

@@ -548,6 +548,19 @@ impl Attention {
         a
     }
 
+    /// Attention of a layer in a model whose loader takes every layer's heads and lengths from the first one.
+    pub fn uniform(d: &Dims, layer: usize) -> Attention {
+        let Attention { heads, kv_heads, key_len, value_len, rows, scale, .. } = Attention::new(d, 0);
+        Attention { heads, kv_heads, key_len, value_len, rows, scale, ..Attention::new(d, layer) }
+    }
+
+    /// The same, rotating as full layers do even where it sees a window only.
+    #[must_use]
+    pub fn global_rope(mut self) -> Attention {
+        self.windowed_rope = false;
+        self
+    }
+
     /// The same, rotating so (where the layer rotates).
     #[must_use]
     pub fn rotary(mut self, d: &Dims, rotary: Rotary, layer: usize) -> Attention {
@@ -843,7 +856,8 @@ pub enum DeltaInputs {
     /// `ssm_ba` holds beta and alpha of each key head one after the other; queries, keys, values and gate are in
     /// `attn_qkv` and `attn_gate`, or in old files in one `ssm_in` (Qwen3-Next).
     Interleaved,
-    /// `ssm_beta` and `ssm_alpha`, `attn_qkv` and `attn_gate` (Qwen3.5).
+    /// `ssm_beta` and `ssm_alpha`, `attn_qkv` and `attn_gate` (Qwen3.5). Value heads stand so that the key heads repeat
+    /// as a whole: value head v goes with key head v mod key heads, where it is v / (value heads / key heads) otherwise.
     Apart,
 }
 
@@ -894,9 +908,16 @@ pub struct ShortConv {
     pub input: Dim,
     /// Width of the convolution.
     pub kernel: Dim,
+    /// Whether the window ends with the token itself; otherwise the token is in its middle.
+    pub causal: bool,
 }
 
 impl ShortConv {
+    /// The convolution of a model.
+    pub fn new(d: &Dims) -> ShortConv {
+        ShortConv { input: d.embd, kernel: d.shortconv, causal: d.causal }
+    }
+
     fn items(&self) -> Vec<Item> {
         vec![
             Slot::new("shortconv.conv.weight", [self.kernel, self.input]).into(),
@@ -1061,6 +1082,12 @@ impl Gating {
             4 => Some(Gating::SqrtSoftplus),
             _ => None,
         }
+    }
+
+    /// What a file says, or this where it says nothing. A number that is none of these is not refused by the loader:
+    /// [`Dims::expert_gating`] still has it.
+    pub fn said(d: &Dims, otherwise: Gating) -> Gating {
+        Gating::of(d.expert_gating, otherwise).unwrap_or(otherwise)
     }
 }
 

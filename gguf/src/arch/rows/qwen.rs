@@ -1,8 +1,9 @@
-//! Qwen 1 to 3.5.
+//! Qwen 1 to 3.
 
+use super::mtp::prediction;
 use crate::arch::{
-    Arch, Attention, BASE, Bias, DeltaInputs, DeltaNet, Dense, Dims, Ends, Experts, Gate, Item, Keys, Layer, Mtp, Norm,
-    Rotary, Slot, blocks, linear, optional, step,
+    Arch, Attention, BASE, Bias, DeltaInputs, DeltaNet, Dense, Dims, Ends, Experts, Gate, Keys, Layer, Mtp, Norm,
+    Rotary, blocks, linear, optional, step,
 };
 
 pub(super) const ROWS: &[Arch] = &[
@@ -43,14 +44,14 @@ fn qwen3(d: &Dims, l: usize) -> Layer {
 
 fn qwen3next_keys(k: &mut Keys<'_>) {
     k.expert_ff();
-    k.d.shared_ff = k.u32_or("expert_shared_feed_forward_length", 0);
+    k.shared_ff();
     k.rms();
     k.state_space(true);
     recurrent_layers(k);
 }
 
 /// Which layers are recurrent: a list, or all but every n-th of the trunk.
-fn recurrent_layers(k: &mut Keys<'_>) {
+pub(super) fn recurrent_layers(k: &mut Keys<'_>) {
     let all = k.d.layers_all;
     k.d.recurrent = match k.u32s("attention.recurrent_layers", all) {
         Some(list) => list.iter().map(|n| *n != 0).collect(),
@@ -74,16 +75,4 @@ fn qwen3next(d: &Dims, l: usize) -> Layer {
     experts.shared_gate = true;
     let layer = Layer::new([mixer, step(Norm::rms(d, "post_attention_norm"), experts)]);
     if l < d.layers() { layer } else { layer.with(prediction(d)) }
-}
-
-/// What a layer of multi-token prediction has besides a layer of the trunk.
-fn prediction(d: &Dims) -> Vec<Item> {
-    let mut items = linear("nextn.eh_proj", 2 * d.embd, d.embd, Bias::Never);
-    items.extend(["enorm", "hnorm"].map(|n| Slot::new(format!("nextn.{n}.weight"), [d.embd]).into()));
-    items.extend(
-        ["embed_tokens", "shared_head_head"]
-            .map(|n| Slot::new(format!("nextn.{n}.weight"), [d.embd, d.vocab]).optional().into()),
-    );
-    items.push(Slot::new("nextn.shared_head_norm.weight", [d.embd]).optional().into());
-    items
 }
