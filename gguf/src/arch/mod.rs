@@ -88,7 +88,7 @@ pub(crate) const fn blocks(layer: fn(&Dims, usize) -> Layer) -> Stack {
 
 /// The one stack of models without multi-token prediction: layers that a file says are of it do not belong to the model.
 pub(crate) const fn trunk(layer: fn(&Dims, usize) -> Layer) -> Stack {
-    Stack { prefix: "blk.", count: Dims::layers, layer }
+    Stack { prefix: "blk.", count: Dims::layers, layer, norm: |_| None }
 }
 
 /// A row from which others are made by functional update.
