@@ -16,6 +16,7 @@ mod keys;
 mod plan;
 mod role;
 mod rows;
+mod sample;
 mod slot;
 mod step;
 
@@ -27,6 +28,7 @@ pub use ends::Ends;
 pub use keys::{Keys, MAX_LAYERS};
 pub use plan::{Plan, StackPlan};
 pub use role::{Role, quantizes};
+pub use sample::{sample, sample_with};
 pub use slot::{Bias, Item, Need, Slot, bias, either, factor, linear, optional, resolve};
 pub use step::*;
 
