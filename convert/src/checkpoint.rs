@@ -66,9 +66,10 @@ impl Checkpoint {
         (architecture.prepare)(&mut config).map_err(|e| e.at(&config_path))?;
         let mut notes = Vec::new();
         let stored = text_tensors(architecture, stored, &mut notes);
-        let file_type = choose(options.outtype, &stored);
         let (mut tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
         let packed = note.is_some().then(|| packed_by(&root));
+        let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
+        let file_type = choose(if exact { OutType::F32 } else { options.outtype }, &stored);
         notes.extend(note);
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;

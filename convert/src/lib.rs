@@ -50,6 +50,8 @@ pub struct Options {
     pub metadata: Option<PathBuf>,
     /// The pre-tokenizer instead of the one that is found.
     pub pre: Option<String>,
+    /// Under `auto`, weights that a folder packs are unpacked to f32, which holds them exactly.
+    pub exact: bool,
     /// Take the plainest pre-tokenizer where none is found: for work on token ids alone.
     pub any_pre: bool,
     /// What becomes of blocks that GGUF has a type for.

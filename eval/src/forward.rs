@@ -67,10 +67,24 @@ pub struct Logits<'a> {
 /// Told how far a run is: units done and all units. A unit is a token through a layer of a stream.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
+/// One precision of a model, with the hyperparameters that go with it.
+#[derive(Clone, Copy)]
+pub struct Stream<'a> {
+    /// What the model does.
+    pub model: &'a Model,
+    /// Its weights.
+    pub weights: &'a dyn Weights,
+}
+
+impl fmt::Debug for Stream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("model", &self.model.name()).finish_non_exhaustive()
+    }
+}
+
 /// One pass of sequences through one or several precisions of a model.
 pub struct Forward<'a> {
-    model: &'a Model,
-    streams: Vec<&'a dyn Weights>,
+    streams: Vec<Stream<'a>>,
     limits: Limits,
     observer: Option<&'a dyn Observe>,
     progress: Option<Progress<'a>>,
@@ -96,12 +110,36 @@ fn stacks(model: &Model) -> (Option<&StackPlan>, &StackPlan) {
 impl<'a> Forward<'a> {
     /// A pass through one precision.
     pub fn new(model: &'a Model, weights: &'a dyn Weights) -> Forward<'a> {
-        Forward::lockstep(model, vec![weights])
+        Forward::of(vec![Stream { model, weights }])
     }
 
-    /// A pass through several precisions of the same model, layer by layer.
-    pub fn lockstep(model: &'a Model, streams: Vec<&'a dyn Weights>) -> Forward<'a> {
-        Forward { model, streams, limits: Limits::default(), observer: None, progress: None }
+    /// A pass through several precisions, layer by layer, each with its own hyperparameters.
+    ///
+    /// # Errors
+    /// No stream, or models that differ in stacks, layers, width or vocabulary.
+    pub fn lockstep(streams: Vec<Stream<'a>>) -> Result<Forward<'a>> {
+        let form = |m: &Model| {
+            let layers: Vec<usize> = m.plan.stacks.iter().map(|s| m.layers(s).len()).collect();
+            (m.shape, layers, m.width, m.vocabulary)
+        };
+        let Some(first) = streams.first() else { return Err(Error::usage("there is no model to run")) };
+        if let Some(other) = streams.iter().find(|s| form(s.model) != form(first.model)) {
+            return Err(Error::input(format!(
+                "{} and {} differ in layers, width or vocabulary, so they cannot be run side by side",
+                first.model.name(),
+                other.model.name()
+            )));
+        }
+        Ok(Forward::of(streams))
+    }
+
+    fn of(streams: Vec<Stream<'a>>) -> Forward<'a> {
+        Forward { streams, limits: Limits::default(), observer: None, progress: None }
+    }
+
+    /// The first stream's model: stacks, layers, width and vocabulary are those of all.
+    fn model(&self) -> &'a Model {
+        self.streams[0].model
     }
 
     /// Sets how much is in memory at once.
@@ -136,17 +174,17 @@ impl<'a> Forward<'a> {
         positions: impl Fn(usize) -> Range<usize>,
         mut visit: impl FnMut(&Logits<'_>) -> Result<()>,
     ) -> Result<()> {
-        if self.model.shape == Shape::Encoder {
-            return Err(Error::input(format!("{} is an encoder: it gives no logits", self.model.name()))
+        if self.model().shape == Shape::Encoder {
+            return Err(Error::input(format!("{} is an encoder: it gives no logits", self.model().name()))
                 .help("a decoder is needed to score or to continue text"));
         }
         let hidden = self.hidden(inputs)?;
         let heads = self
             .streams
             .iter()
-            .map(|&weights| Head::load(self.model, weights, self.limits.decode_head, self.observer))
+            .map(|s| Head::load(s.model, s.weights, self.limits.decode_head, self.observer))
             .collect::<Result<Vec<_>>>()?;
-        let width = self.model.width;
+        let width = self.model().width;
         let mut start = 0;
         for (sequence, input) in inputs.iter().enumerate() {
             let wanted = positions(sequence);
@@ -157,9 +195,10 @@ impl<'a> Forward<'a> {
                 let streams = heads
                     .iter()
                     .zip(&hidden)
-                    .map(|(head, hidden)| head.logits(self.model, &hidden[rows.clone()]))
+                    .zip(&self.streams)
+                    .map(|((head, hidden), stream)| head.logits(stream.model, &hidden[rows.clone()]))
                     .collect::<Result<Vec<_>>>()?;
-                visit(&Logits { sequence, positions: block, vocabulary: self.model.vocabulary, streams: &streams })?;
+                visit(&Logits { sequence, positions: block, vocabulary: self.model().vocabulary, streams: &streams })?;
             }
             start += input.tokens.len();
         }
@@ -171,46 +210,53 @@ impl<'a> Forward<'a> {
     /// # Errors
     /// As [`Forward::logits`].
     pub fn hidden(&self, inputs: &[Input]) -> Result<Vec<Vec<f32>>> {
-        let (encoder, stack) = stacks(self.model);
+        let (encoder, stack) = stacks(self.model());
         let tokens: Vec<&[u32]> = inputs.iter().map(|i| i.tokens.as_slice()).collect();
         let read: Vec<&[u32]> = inputs.iter().map(|i| i.encoder.as_slice()).collect();
         let count = |stack: &StackPlan, tokens: &[&[u32]]| {
-            (self.model.layers(stack).len() * tokens.iter().map(|t| t.len()).sum::<usize>() * self.streams.len()) as u64
+            (self.model().layers(stack).len() * tokens.iter().map(|t| t.len()).sum::<usize>() * self.streams.len())
+                as u64
         };
         let total = count(stack, &tokens) + encoder.map_or(0, |s| count(s, &read));
         let mut done = 0;
         let encoded = match encoder {
             None => None,
             Some(_) if read.iter().any(|r| r.is_empty()) => {
-                return Err(Error::input(format!("{} needs a text for its encoder", self.model.name())));
+                return Err(Error::input(format!("{} needs a text for its encoder", self.model().name())));
             }
-            Some(encoder) => Some(self.stack(encoder, &read, None, (&mut done, total))?),
+            Some(_) => Some(self.stack(0, &read, None, (&mut done, total))?),
         };
-        self.stack(stack, &tokens, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
+        let last = self.model().plan.stacks.len() - 1;
+        self.stack(last, &tokens, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
     }
 
     /// Pushes all sequences through one stack.
     fn stack(
         &self,
-        stack: &StackPlan,
+        number: usize,
         sequences: &[&[u32]],
         encoded: Option<Encoded<'_>>,
         (done, total): (&mut u64, u64),
     ) -> Result<Vec<Vec<f32>>> {
-        let model = self.model;
+        let model = self.model();
         let longest = sequences.iter().map(|s| s.len()).max().unwrap_or(0);
-        let tables = model.tables(longest);
+        let tables: Vec<Tables> = self.streams.iter().map(|s| s.model.tables(longest)).collect();
         let mut hidden = self
             .streams
             .iter()
-            .map(|&weights| embed(model, weights, sequences, &vec![0; sequences.len()]))
+            .map(|s| embed(s.model, s.weights, sequences, &vec![0; sequences.len()]))
             .collect::<Result<Vec<_>>>()?;
-        let buckets = self.streams.iter().map(|&w| relative_bias(w, stack)).collect::<Result<Vec<_>>>()?;
+        let buckets = self
+            .streams
+            .iter()
+            .map(|s| relative_bias(s.weights, &s.model.plan.stacks[number]))
+            .collect::<Result<Vec<_>>>()?;
         let groups = groups(sequences, self.limits.group_tokens);
         let kept: Vec<Vec<KeptKv>> =
             self.streams.iter().map(|_| groups.iter().map(|_| KeptKv::default()).collect()).collect();
-        for (l, layer) in model.layers(stack).iter().enumerate() {
-            for (s, (&weights, hidden)) in self.streams.iter().zip(&mut hidden).enumerate() {
+        for l in 0..model.layers(&model.plan.stacks[number]).len() {
+            for (s, (&Stream { model, weights }, hidden)) in self.streams.iter().zip(&mut hidden).enumerate() {
+                let stack = &model.plan.stacks[number];
                 let part = Part::load(weights, &format!("{}{l}.", stack.prefix), self.observer)?;
                 for (g, group) in groups.iter().enumerate() {
                     let cross = encoded.map(|(states, read)| rows_of(&states[s], read, model.width));
@@ -218,13 +264,13 @@ impl<'a> Forward<'a> {
                         model,
                         layer: l,
                         spans: &group.spans,
-                        tables: &tables,
+                        tables: &tables[s],
                         buckets: buckets[s].as_ref(),
                         encoded: cross.as_ref().map(|c| &c[group.sequences.clone()]),
                         kept: &kept[s][g],
                     };
                     let x = &mut hidden[group.rows.start * model.width..group.rows.end * model.width];
-                    run(layer, &part, &site, x, None)?;
+                    run(&stack.layers[l], &part, &site, x, None)?;
                     check(x, stack.prefix, l)?;
                     *done += group.rows.len() as u64;
                     if let Some(progress) = self.progress {
@@ -234,8 +280,8 @@ impl<'a> Forward<'a> {
                 part.release(weights);
             }
         }
-        for (&weights, hidden) in self.streams.iter().zip(&mut hidden) {
-            last_norm(model, weights, stack, hidden)?;
+        for (stream, hidden) in self.streams.iter().zip(&mut hidden) {
+            last_norm(stream.model, stream.weights, &stream.model.plan.stacks[number], hidden)?;
         }
         Ok(hidden)
     }
