@@ -379,12 +379,15 @@ fn differences(base: &Opened, other: &Opened) -> Option<String> {
 
 /// A value as a person reads it.
 fn value_text(value: &gguf::Value) -> String {
-    match (value.as_str(), value.as_f64(), value.as_bool(), value.as_array()) {
-        (Some(text), ..) => format!("\"{}\"", text.escape_debug()),
-        (_, Some(number), ..) => number.to_string(),
-        (_, _, Some(flag), _) => flag.to_string(),
-        (.., Some(array)) => format!("a list of {}", array.len()),
-        _ => value.value_type().to_string(),
+    match value {
+        gguf::Value::F32(number) => number.to_string(),
+        gguf::Value::Bool(flag) => flag.to_string(),
+        gguf::Value::Array(array) => format!("a list of {}", array.len()),
+        _ => match (value.as_str(), value.as_f64()) {
+            (Some(text), _) => format!("\"{}\"", text.escape_debug()),
+            (None, Some(number)) => number.to_string(),
+            (None, None) => value.value_type().to_string(),
+        },
     }
 }
 
