@@ -52,7 +52,7 @@ fn check(rows: &[&str]) {
             Encoded::new(&f.source, name.parse().unwrap(), importance.then_some(&f.importance)).unwrap()
         })
         .collect();
-    let streams: Vec<Stream<'_'>> = encoded.iter().map(|e| Stream { model: &f.model, weights: e }).collect();
+    let streams: Vec<Stream<'_>> = encoded.iter().map(|e| Stream { model: &f.model, weights: e }).collect();
     let base = Stored(&f.source);
     let plan = Plan::new(&f.model, streams.len() + 1, 512, 1 << 30);
     let found =
