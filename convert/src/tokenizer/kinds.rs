@@ -224,10 +224,9 @@ impl Setting<'_> {
             VocabKind::Rwkv => rwkv::write(self.dir, self.config, out),
             VocabKind::SentencePiece => self.sentencepiece(out),
             VocabKind::SentencePieceOrGpt2 => self.sentencepiece_or_gpt2(out),
-            VocabKind::SolarOpen => self.gpt2_with_roles(
-                &[("eos", END), ("eot", END), ("unk", "<unk>"), ("bos", "<|startoftext|>")],
-                out,
-            ),
+            VocabKind::SolarOpen => {
+                self.gpt2_with_roles(&[("eos", END), ("eot", END), ("unk", "<unk>"), ("bos", "<|startoftext|>")], out)
+            }
             VocabKind::StableLm if self.has_ranks() => self.ranks(Some("<|endoftext|>"), out),
             VocabKind::StableLm => self.gpt2(None, out),
             VocabKind::T5 => self.t5(out),
@@ -482,7 +481,9 @@ impl Setting<'_> {
     fn llama_hf_alone(&self, scores: Scores, out: &mut Metadata) -> Result<()> {
         let source = self.source()?;
         if !byte_fallback(&source.json) {
-            return Err(Error::input("this holds no SentencePiece BPE with byte fallback").at(self.dir.join(source.file)));
+            return Err(
+                Error::input("this holds no SentencePiece BPE with byte fallback").at(self.dir.join(source.file))
+            );
         }
         self.write_llama_hf(&source, scores, out)
     }
@@ -548,7 +549,9 @@ impl Setting<'_> {
         ];
         let source = self.source()?;
         if !byte_fallback(&source.json) {
-            return Err(Error::input("this holds no SentencePiece BPE with byte fallback").at(self.dir.join(source.file)));
+            return Err(
+                Error::input("this holds no SentencePiece BPE with byte fallback").at(self.dir.join(source.file))
+            );
         }
         let mut vocab = self.llama_hf(&source, Scores::Same)?;
         for (text, kind) in vocab.texts.iter().zip(&mut vocab.types) {
@@ -635,7 +638,8 @@ impl Setting<'_> {
         let config = self.tokenizer_config()?;
         for (id, token) in config["added_tokens_decoder"].as_object().into_iter().flatten() {
             let Ok(id) = id.parse::<u32>() else { continue };
-            if token["content"] == "<|im_end|>" && folder::truthy(&token["special"]) && special.ids.contains_key("eos") {
+            if token["content"] == "<|im_end|>" && folder::truthy(&token["special"]) && special.ids.contains_key("eos")
+            {
                 special.ids.insert("eos".to_owned(), id);
             }
         }
@@ -711,7 +715,8 @@ impl Setting<'_> {
             Some(types) => types.iter().any(|kind| kind != "attention"),
             None => {
                 let layers = vocab::hparam(self.config, "num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
-                let listed = vocab::hparam(self.config, "attn_layer_indices").and_then(Value::as_array).map_or(0, Vec::len);
+                let listed =
+                    vocab::hparam(self.config, "attn_layer_indices").and_then(Value::as_array).map_or(0, Vec::len);
                 let period = vocab::hparam(self.config, "attn_layer_period").and_then(Value::as_u64);
                 if listed > 0 { (listed as u64) < layers } else { period != Some(1) }
             }
@@ -767,8 +772,10 @@ impl Setting<'_> {
             Some("BertTokenizer") => return self.bert(out),
             Some("RobertaTokenizer") => {}
             _ => {
-                return Err(Error::input(format!("tokenizer_class is {class}, neither BertTokenizer nor RobertaTokenizer"))
-                    .at(self.dir.join("tokenizer_config.json")));
+                return Err(Error::input(format!(
+                    "tokenizer_class is {class}, neither BertTokenizer nor RobertaTokenizer"
+                ))
+                .at(self.dir.join("tokenizer_config.json")));
             }
         }
         let source = self.source()?;
@@ -934,7 +941,9 @@ impl Setting<'_> {
     fn ranks(&self, end: Option<&str>, out: &mut Metadata) -> Result<()> {
         let ranks = self.open_ranks()?.ok_or_else(|| self.missing("file of tiktoken's ranks"))?;
         let at = |e: Error| e.at(self.dir.join(ranks.file));
-        let size = self.size()?.ok_or_else(|| Error::input("config.json has no vocab_size").at(self.dir.join("config.json")))?;
+        let size = self
+            .size()?
+            .ok_or_else(|| Error::input("config.json has no vocab_size").at(self.dir.join("config.json")))?;
         let special = ranks.special.iter().map(|(text, id)| (*id, text.clone(), TokenType::Control));
         let tokens = ranks.tokens.iter().map(|(token, id)| (*id, Ranks::text(token), TokenType::Normal));
         let by_id: AHashMap<u32, (String, TokenType)> =
@@ -1040,14 +1049,16 @@ impl Setting<'_> {
             self.tekken(&tekken, out).map_err(|e| e.at(self.dir.join("tekken.json")))?;
             (tekken.version, false)
         } else {
-            let (name, version) = mistral_model(self.dir)?.ok_or_else(|| self.missing("tekken.json, nor tokenizer.model"))?;
+            let (name, version) =
+                mistral_model(self.dir)?.ok_or_else(|| self.missing("tekken.json, nor tokenizer.model"))?;
             self.mistral_sentencepiece(&self.model(&[&name])?, out)?;
             (version, true)
         };
         out.set("tokenizer.ggml.add_bos_token", true);
         out.set("tokenizer.ggml.add_eos_token", false);
         let own = folder::text(&self.dir.join("chat_template.jinja"))?;
-        let community = || match (version, spm) {
+        let community = || {
+            match (version, spm) {
             (1, _) => Ok("mistral-v1"),
             (3, true) => Ok("mistral-v3"),
             (3, false) => Ok("mistral-v3-tekken"),
@@ -1058,6 +1069,7 @@ impl Setting<'_> {
             _ => Err(Error::input(format!("no chat template is known for version v{version} of Mistral's tokenizers"))
                 .at(self.dir)
                 .help("put one into the folder as chat_template.jinja, or leave it out with --disable-mistral-community-chat-template")),
+        }
         };
         let known = matches!(version, 1 | 3 | 7 | 11 | 13);
         let template = match own {
@@ -1153,7 +1165,7 @@ fn byte_fallback(json: &Value) -> bool {
 }
 
 /// Whether a `tokenizer.json` puts an escaped space in front of a text.
-fn puts_space(json: &Value) -> bool {
+pub(super) fn puts_space(json: &Value) -> bool {
     fn any(step: &Value, list: &str, puts: &dyn Fn(&Value) -> bool) -> bool {
         puts(step) || step[list].as_array().is_some_and(|steps| steps.iter().any(|step| any(step, list, puts)))
     }
@@ -1182,6 +1194,14 @@ fn merge_ranks(json: &Value) -> (AHashMap<String, usize>, usize) {
         }
     }
     (ranks, merges.len())
+}
+
+/// The scores that the tokens of a vocabulary have by the ranks of a source's merges.
+pub(super) fn ranked_scores(source: &Source, metadata: &Metadata) -> Vec<f32> {
+    let (ranks, worst) = merge_ranks(&source.json);
+    let texts = metadata.array("tokenizer.ggml.tokens").and_then(Array::iter_bytes);
+    let score = |text: &[u8]| std::str::from_utf8(text).ok().and_then(|text| ranks.get(text).copied()).unwrap_or(worst);
+    texts.into_iter().flatten().map(|text| -(score(text) as f32)).collect()
 }
 
 /// Whether a token is of the form `<0x0A>`.

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use gguf::{Error, Metadata, Result};
 
-use super::vocab::{self, TokenType, Vocab};
 use super::folder;
+use super::vocab::{self, TokenType, Vocab};
 
 /// The file's name.
 pub(super) const FILE: &str = "tokenizer.jsonl";

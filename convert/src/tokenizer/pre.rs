@@ -165,7 +165,14 @@ const STRUCTURES: &[Structure] = &[
     row(&[("superbpe", When::Else)], &[S(NUMBERS), S(THREES_FROM_THE_RIGHT), Bytes]),
     row(
         &[("chameleon", When::Else)],
-        &[S("<sentinel:[0-9]+>"), S("(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z"), S(r"([\t\n]|    |  )"), Each, EachPunct, Words],
+        &[
+            S("<sentinel:[0-9]+>"),
+            S("(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z"),
+            S(r"([\t\n]|    |  )"),
+            Each,
+            EachPunct,
+            Words,
+        ],
     ),
     row(&[("bloom", When::Else)], &[S(BLOOM), Bytes]),
     row(&[("viking", When::Else)], &[S(BLOOM), Each, Bytes]),
@@ -277,14 +284,16 @@ fn by_structure(file: &File<'_>) -> Result<Found, String> {
             row.steps.len() == steps.len()
                 && row.steps.iter().zip(&steps).all(|(pattern, step)| pattern.matches(step, spelling))
         };
-        let found = STRUCTURES.iter().find(|row| fits(row, plain)).or_else(|| STRUCTURES.iter().find(|row| fits(row, loose)));
+        let found =
+            STRUCTURES.iter().find(|row| fits(row, plain)).or_else(|| STRUCTURES.iter().find(|row| fits(row, loose)));
         // llama.cpp normalizes a text for WordPiece alone; composing characters is the one step that is safe to leave
         // out.
         let known = normalizers.iter().all(|n| n == "NFC" || bert && n == "BertNormalizer");
         found.filter(|_| known).ok_or_else(describe)?.names
     };
     let meant: Vec<&(&str, When)> = names.iter().filter(|(_, when)| file.holds(*when)).collect();
-    let family: Vec<&str> = meant.iter().filter(|(_, when)| matches!(when, When::Has(_))).map(|(name, _)| *name).collect();
+    let family: Vec<&str> =
+        meant.iter().filter(|(_, when)| matches!(when, When::Has(_))).map(|(name, _)| *name).collect();
     let alike = family.iter().position(|name| file.merges_alike(name)).unwrap_or(0);
     let name = match family.get(alike) {
         Some(name) => *name,
@@ -302,7 +311,9 @@ fn by_structure(file: &File<'_>) -> Result<Found, String> {
 /// Whether the file's normalizer escapes spaces in a vocabulary that falls back to bytes, with nothing else that cuts.
 pub(super) fn escapes_spaces(json: &Value) -> bool {
     let is = |step: &Value| {
-        step["type"] == "Replace" && step["pattern"]["String"] == " " && step["content"] == super::runtime::ESCAPED_SPACE
+        step["type"] == "Replace"
+            && step["pattern"]["String"] == " "
+            && step["content"] == super::runtime::ESCAPED_SPACE
     };
     let cuts = &json["pre_tokenizer"];
     let at_spaces = cuts["type"] == "Split" && cuts["pattern"]["String"] == " ";
@@ -360,7 +371,9 @@ fn plain(regex: &str) -> String {
 /// stand in what follows them, and one line end for all behind any white space.
 fn loose(regex: &str) -> String {
     let mut loose = plain(regex);
-    for (spelled, same) in [("?+", "?"), ("++", "+"), ("*+", "*"), (r"|\s*[\r\n]|", r"|\s*[\r\n]+|"), (r"\p{N}{1}|", r"\p{N}|")] {
+    for (spelled, same) in
+        [("?+", "?"), ("++", "+"), ("*+", "*"), (r"|\s*[\r\n]|", r"|\s*[\r\n]+|"), (r"\p{N}{1}|", r"\p{N}|")]
+    {
         loose = loose.replace(spelled, same);
     }
     loose

@@ -77,7 +77,8 @@ impl Model {
                 .caused_by(e)
         };
         // The reader believes the lengths inside a message, so they are looked at first.
-        check_lengths(bytes, true).map_err(|at| damaged(format!("a length or number at byte {at} leads out of its message")))?;
+        check_lengths(bytes, true)
+            .map_err(|at| damaged(format!("a length or number at byte {at} leads out of its message")))?;
         let mut reader = BytesReader::from_bytes(bytes);
         let proto = ModelProto::from_reader(&mut reader, bytes).map_err(|e| damaged(e.to_string()))?;
         if proto.pieces.is_empty() {

@@ -72,7 +72,8 @@ impl Source {
     /// The ids of a text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encode = || self.tokenizer.encode_fast(text, add_special).map_err(|e| e.to_string());
-        let encoding = guard(encode).map_err(|e| Error::input("the source tokenizer cannot encode a text").caused_by(e))?;
+        let encoding =
+            guard(encode).map_err(|e| Error::input("the source tokenizer cannot encode a text").caused_by(e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -107,9 +108,18 @@ impl Source {
 
     /// Whether the byte-level step puts a space in front of a text that has none.
     pub fn prefixes_space(&self) -> bool {
-        let puts = |step: &Value| step["type"] == "ByteLevel" && step["add_prefix_space"] == true;
+        self.has_step(|step| step["type"] == "ByteLevel" && step["add_prefix_space"] == true)
+    }
+
+    /// Whether words are split at every kind of white space.
+    pub fn splits_white_space(&self) -> bool {
+        self.has_step(|step| step["type"] == "WhitespaceSplit" || step["type"] == "Whitespace")
+    }
+
+    /// Whether a step of the pre-tokenizer is so.
+    fn has_step(&self, is: impl Fn(&Value) -> bool) -> bool {
         let pre = &self.json["pre_tokenizer"];
-        puts(pre) || pre["pretokenizers"].as_array().is_some_and(|steps| steps.iter().any(puts))
+        is(pre) || pre["pretokenizers"].as_array().is_some_and(|steps| steps.iter().any(is))
     }
 }
 
@@ -163,7 +173,8 @@ mod tests {
     #[test]
     fn merges_that_do_not_reach_a_token_are_seen() {
         let model = |merges: Value| json!({"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}, "merges": merges}});
-        let reach = |merges: Value| Source::from_json(model(merges), "tokenizer.json").unwrap().merges_reach_all_tokens();
+        let reach =
+            |merges: Value| Source::from_json(model(merges), "tokenizer.json").unwrap().merges_reach_all_tokens();
         assert!(reach(json!([["a", "b"], ["ab", "c"]])));
         assert!(!reach(json!([["a", "b"]])));
     }

@@ -63,18 +63,25 @@ impl Tekken {
         let config = &file["config"];
         let number = |key: &str| {
             let value = config[key].as_u64().filter(|&n| n <= LARGEST);
-            value.ok_or_else(|| Error::input(format!("config.{key} is {}, which is no size of a vocabulary", config[key])))
+            value.ok_or_else(|| {
+                Error::input(format!("config.{key} is {}, which is no size of a vocabulary", config[key]))
+            })
         };
-        let (size, special_size) = (number("default_vocab_size")? as usize, number("default_num_special_tokens")? as usize);
+        let (size, special_size) =
+            (number("default_vocab_size")? as usize, number("default_num_special_tokens")? as usize);
         let version = config["version"].as_str().unwrap_or_default();
-        let version = version.strip_prefix('v').and_then(|v| v.parse().ok()).ok_or_else(|| {
-            Error::input(format!("config.version is {}, not v and a number", config["version"]))
-        })?;
+        let version = version
+            .strip_prefix('v')
+            .and_then(|v| v.parse().ok())
+            .ok_or_else(|| Error::input(format!("config.version is {}, not v and a number", config["version"])))?;
         let pattern = config["pattern"].as_str().ok_or_else(|| Error::input("config.pattern is no expression"))?;
         let mut special: Vec<String> = match file["special_tokens"].as_array() {
             Some(list) => {
                 let text = |token: &Value| token["token_str"].as_str().map(str::to_owned);
-                list.iter().map(text).collect::<Option<_>>().ok_or_else(|| Error::input("a special token has no token_str"))?
+                list.iter()
+                    .map(text)
+                    .collect::<Option<_>>()
+                    .ok_or_else(|| Error::input("a special token has no token_str"))?
             }
             None if version <= LAST_WITHOUT_LIST => SPECIAL.iter().map(|t| (*t).to_owned()).collect(),
             None => return Err(Error::input("the file lists no special tokens").help("take a newer copy of the file")),
@@ -84,17 +91,19 @@ impl Tekken {
         }
         special.extend((special.len()..special_size).map(|i| format!("<SPECIAL_{i}>")));
         let vocab = file["vocab"].as_array().map_or(&[][..], Vec::as_slice);
-        let own = size.checked_sub(special_size).filter(|&own| (256..=vocab.len()).contains(&own)).ok_or_else(|| {
-            Error::input(format!(
-                "config says {size} tokens, {special_size} of them special, but the file has {} others",
-                vocab.len()
-            ))
-        })?;
+        let own =
+            size.checked_sub(special_size).filter(|&own| (256..=vocab.len()).contains(&own)).ok_or_else(|| {
+                Error::input(format!(
+                    "config says {size} tokens, {special_size} of them special, but the file has {} others",
+                    vocab.len()
+                ))
+            })?;
         let mut tokens = Vec::with_capacity(own);
         for (rank, token) in vocab.iter().take(own).enumerate() {
             let bytes = token["token_bytes"].as_str().and_then(base64::decode);
             let bytes = bytes.filter(|b| (1..=LONGEST).contains(&b.len()));
-            let bytes = bytes.ok_or_else(|| Error::input(format!("the token of rank {rank} has no bytes in base64")))?;
+            let bytes =
+                bytes.ok_or_else(|| Error::input(format!("the token of rank {rank} has no bytes in base64")))?;
             if token["rank"].as_u64() != Some(rank as u64) || rank < 256 && bytes != [rank as u8] {
                 return Err(Error::input(format!("the token in place {rank} is not the one of that rank")));
             }
@@ -117,7 +126,8 @@ impl Tekken {
     /// # Errors
     /// A token that no two others make.
     pub fn merges(&self) -> Result<Vec<String>> {
-        let ranks: AHashMap<&[u8], usize> = self.tokens.iter().enumerate().map(|(rank, t)| (t.as_slice(), rank)).collect();
+        let ranks: AHashMap<&[u8], usize> =
+            self.tokens.iter().enumerate().map(|(rank, t)| (t.as_slice(), rank)).collect();
         let mut merges = Vec::new();
         for (rank, token) in self.tokens.iter().enumerate().skip(256) {
             let split = |at: usize| Some((*ranks.get(&token[..at])?, *ranks.get(&token[at..])?, at));
@@ -154,14 +164,17 @@ mod tests {
         let text = |bytes: &[u8]| {
             const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
             let group = |b: &[u8]| {
-                let bits = u32::from(b[0]) << 16 | u32::from(*b.get(1).unwrap_or(&0)) << 8 | u32::from(*b.get(2).unwrap_or(&0));
+                let bits = u32::from(b[0]) << 16
+                    | u32::from(*b.get(1).unwrap_or(&0)) << 8
+                    | u32::from(*b.get(2).unwrap_or(&0));
                 (0..=b.len()).map(|i| char::from(DIGITS[(bits >> (18 - 6 * i) & 63) as usize])).collect::<String>()
             };
             bytes.chunks(3).map(group).collect::<String>()
         };
         let mut tokens: Vec<Vec<u8>> = (0..=255).map(|b| vec![b]).collect();
         tokens.extend([b"ab".to_vec(), b"bc".to_vec(), b"abc".to_vec()]);
-        let vocab: Vec<Value> = tokens.iter().enumerate().map(|(rank, t)| json!({"rank": rank, "token_bytes": text(t)})).collect();
+        let vocab: Vec<Value> =
+            tokens.iter().enumerate().map(|(rank, t)| json!({"rank": rank, "token_bytes": text(t)})).collect();
         json!({
             "config": {"pattern": ".+", "default_vocab_size": 280, "default_num_special_tokens": 22, "version": "v3"},
             "vocab": vocab,

@@ -111,13 +111,14 @@ impl Ranks {
 
     fn special_tokens(&self, dir: &Path, config: &Value, form: &Form) -> Result<Vec<(String, u32)>> {
         let end = self.end();
-        let size = super::vocab::vocab_size(&folder::json(dir, "config.json")?.unwrap_or(Value::Null), &["vocab_size"])?;
+        let size =
+            super::vocab::vocab_size(&folder::json(dir, "config.json")?.unwrap_or(Value::Null), &["vocab_size"])?;
         let size = size.and_then(|size| u32::try_from(size).ok()).unwrap_or(u32::MAX);
         let code = code(dir, config)?;
         if let Some(decoder) = config["added_tokens_decoder"].as_object().filter(|d| !d.is_empty()) {
-            let stated = decoder.iter().filter_map(|(id, token)| {
-                Some((token["content"].as_str()?.to_owned(), id.parse::<u32>().ok()?))
-            });
+            let stated = decoder
+                .iter()
+                .filter_map(|(id, token)| Some((token["content"].as_str()?.to_owned(), id.parse::<u32>().ok()?)));
             let mut special: Vec<(String, u32)> = stated.filter(|(_, id)| *id >= end).collect();
             special.sort_by_key(|(_, id)| *id);
             // Ids between those that are stated have names of the class's own.
@@ -127,7 +128,9 @@ impl Ranks {
                 None => end,
             };
             let stated: std::collections::HashSet<u32> = special.iter().map(|(_, id)| *id).collect();
-            special.extend((end..last).filter(|id| !stated.contains(id)).map(|id| (format!("<|reserved_token_{id}|>"), id)));
+            special.extend(
+                (end..last).filter(|id| !stated.contains(id)).map(|id| (format!("<|reserved_token_{id}|>"), id)),
+            );
             special.sort_by_key(|(_, id)| *id);
             return Ok(special);
         }
@@ -270,9 +273,13 @@ mod tests {
     #[test]
     fn damaged_lines_are_named() {
         let form = &FORMS[0];
-        for (text, what) in
-            [("IQ== 0\nIg==", "line 2"), ("IQ== x", "no number"), ("I 0", "base64"), ("IQ== 0\nIQ== 1", "twice"), ("", "no tokens")]
-        {
+        for (text, what) in [
+            ("IQ== 0\nIg==", "line 2"),
+            ("IQ== x", "no number"),
+            ("I 0", "base64"),
+            ("IQ== 0\nIQ== 1", "twice"),
+            ("", "no tokens"),
+        ] {
             let e = Ranks::parse(text, form).err().unwrap();
             assert!(e.message().contains(what), "{text:?}: {e}");
         }

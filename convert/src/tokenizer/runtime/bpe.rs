@@ -59,9 +59,15 @@ pub(crate) enum Style {
     /// Spaces are escaped.
     Escaped,
     /// White space is dropped, and what lies between is independent.
-    Dropped { lowercase: bool },
+    Dropped {
+        lowercase: bool,
+    },
     /// Between `<dna>` and `</dna>`, six bases at a time are a token.
-    Dna { begin: Id, end: Id, other: Id },
+    Dna {
+        begin: Id,
+        end: Id,
+        other: Id,
+    },
 }
 
 /// A text made ready for its words, or a token that it became.
@@ -140,13 +146,7 @@ pub(crate) struct Bpe {
 }
 
 impl Bpe {
-    pub fn new(
-        metadata: &Metadata,
-        tokens: &Tokens,
-        pre: &PreTokenizer,
-        style: Style,
-        published: bool,
-    ) -> Result<Bpe> {
+    pub fn new(metadata: &Metadata, tokens: &Tokens, pre: &PreTokenizer, style: Style, published: bool) -> Result<Bpe> {
         let merges = metadata
             .get("tokenizer.ggml.merges")
             .ok_or_else(|| Error::input("the metadata has no tokenizer.ggml.merges, which a BPE vocabulary needs"));

@@ -17,12 +17,12 @@ mod wpm;
 
 use gguf::{Error, Metadata, Result};
 
+pub(crate) use bpe::byte_char;
 use bpe::{Part, Style};
 use partition::{Fragment, Partition};
 pub(crate) use split::PreTokenizer;
 use tokens::{Attr, Specials, Tokens};
 use trie::Trie;
-pub(crate) use bpe::byte_char;
 pub(crate) use ugm::Charsmap;
 
 /// An id that stands for a token in this tokenizer's vocabulary.

@@ -50,7 +50,9 @@ impl Plamo2 {
         let mut fits: Vec<(usize, Id)> = Vec::new();
         for (at, c) in text.char_indices().rev() {
             fits.clear();
-            fits.extend(self.tokens.prefixes(&text.as_bytes()[at..]).filter(|(len, _)| text.is_char_boundary(at + len)));
+            fits.extend(
+                self.tokens.prefixes(&text.as_bytes()[at..]).filter(|(len, _)| text.is_char_boundary(at + len)),
+            );
             let mut found = (i64::MAX, 0, None);
             let mut consider = |score: i64, len: usize, id: Option<Id>| {
                 let cost = best[at + len].0.saturating_sub(score);

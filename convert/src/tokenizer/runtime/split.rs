@@ -184,15 +184,7 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
     ),
     row(&["deepseek-coder"], &[LINE_ENDS, Cut::Regex(r"\s?\p{L}+"), Cut::Regex(r"\s?\p{P}+"), CJK_HANGUL, NUMBER_EACH]),
     row(&["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], &[NUMBERS_OF_3, CJK_KANA, DEEPSEEK3]),
-    row(
-        &["spark2_5"],
-        &[
-            NUMBERS_OF_3,
-            CJK_KANA,
-            Cut::Regex(expressions::SPARK),
-            NUMBER_EACH,
-        ],
-    ),
+    row(&["spark2_5"], &[NUMBERS_OF_3, CJK_KANA, Cut::Regex(expressions::SPARK), NUMBER_EACH]),
     PreTokenizer {
         ignore_merges: true,
         published: Some((
@@ -746,7 +738,9 @@ mod tests {
 
     /// Every expression of the table with the engine that was chosen for it, and with the one that knows them all.
     static ENGINES: LazyLock<Vec<(Ready, fancy_regex::Regex)>> = LazyLock::new(|| {
-        let cuts = PRE_TOKENIZERS.iter().flat_map(|row| row.cuts.iter().chain(row.published.into_iter().flat_map(|(cuts, _)| cuts)));
+        let cuts = PRE_TOKENIZERS
+            .iter()
+            .flat_map(|row| row.cuts.iter().chain(row.published.into_iter().flat_map(|(cuts, _)| cuts)));
         let expressions: std::collections::BTreeSet<&str> =
             cuts.filter_map(|cut| if let Cut::Regex(regex) = cut { Some(*regex) } else { None }).collect();
         let both = |regex: &str| (Ready::regex(regex).unwrap(), fancy_regex::Regex::new(regex).unwrap());

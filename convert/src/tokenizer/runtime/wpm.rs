@@ -46,10 +46,7 @@ impl Wpm {
             let flags = table.of(c);
             if flags & SPACE != 0 {
                 prepared.push(' ');
-            } else if !(c == '\0'
-                || c == '\u{fffd}'
-                || flags & CONTROL != 0
-                || self.strip_accents && flags & MARK != 0)
+            } else if !(c == '\0' || c == '\u{fffd}' || flags & CONTROL != 0 || self.strip_accents && flags & MARK != 0)
             {
                 prepared.push(if self.lowercase { c.to_lowercase().next().unwrap_or(c) } else { c });
             }

@@ -55,7 +55,8 @@ pub(super) fn add(source: &mut Source, dir: &Path, config: &Value, defaults: &[(
         token.special |= source.named.contains(&token.content);
     }
     for role in roles {
-        let known = there.values().any(|t| t.content == role.content) || tokens.iter().any(|t| t.content == role.content);
+        let known =
+            there.values().any(|t| t.content == role.content) || tokens.iter().any(|t| t.content == role.content);
         if !known {
             tokens.push(role);
         }
