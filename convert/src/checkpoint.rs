@@ -9,7 +9,7 @@ use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_r
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, How, Params, Piece, Rule};
+use crate::hf::{self, Class, Contents, How, Params, Piece, Rule};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
 use crate::packed::{self, Unpacked};
@@ -59,13 +59,14 @@ impl Checkpoint {
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
         let root = config::read(folder)?;
         let config_path = folder.join("config.json");
-        let class = config::class(&root).map_err(|e| e.at(&config_path))?;
-        let architecture = hf::find(&class).map_err(|e| e.at(&config_path))?;
+        let (architecture, mut config) = hf::read(&root).map_err(|e| e.at(&config_path))?;
         let stored = safetensors::open_folder(folder)?;
-        let mut config = Config::new(&root, &class, architecture.defaults).map_err(|e| e.at(&config_path))?;
-        (architecture.prepare)(&mut config).map_err(|e| e.at(&config_path))?;
+        let contents = Contents { folder, tensors: &stored };
+        (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let mut notes = Vec::new();
-        let stored = text_tensors(architecture, stored, &mut notes);
+        let beside = (architecture.beside)(folder)?;
+        let stored = text_tensors(architecture, &config, stored, &mut notes);
+        let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
         let file_type = choose(options.outtype, &stored);
         let (mut tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
         let packed = note.is_some().then(|| packed_by(&root));
@@ -107,6 +108,8 @@ impl Checkpoint {
         for (key, value) in vocabulary.iter() {
             metadata.set(key, value.clone());
         }
+        let mut params = Params::new(&config, folder, architecture.arch, file_type.file_type(), &mut metadata);
+        (architecture.late)(&mut params).map_err(|e| e.at(folder))?;
         let (infos, rows) = plan.out.into_iter().unzip();
         let file_name = general.file_name(file_type.name());
         Ok(Checkpoint { metadata, infos, rows, notes, packed, file_name, architecture })
@@ -200,7 +203,7 @@ fn choose(wanted: OutType, tensors: &[Stored]) -> FileType {
 }
 
 /// The tensors of the text model, their names without what wrappers put in front.
-fn text_tensors(architecture: &Class, stored: Vec<Stored>, notes: &mut Vec<String>) -> Vec<Stored> {
+fn text_tensors(architecture: &Class, config: &Config, stored: Vec<Stored>, notes: &mut Vec<String>) -> Vec<Stored> {
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
     let mut kept = Vec::with_capacity(stored.len());
     for tensor in stored {
@@ -210,6 +213,7 @@ fn text_tensors(architecture: &Class, stored: Vec<Stored>, notes: &mut Vec<Strin
                 name = format!("{to}{rest}");
             }
         }
+        let Some(mut name) = (architecture.rename)(config, &name) else { continue };
         if names::is_other_sense(&name) {
             left_out += 1;
             left_bytes += tensor.bytes().len() as u64;
@@ -261,6 +265,12 @@ fn unpacked(root: &Map<String, Value>, stored: &[Stored], options: &Options) -> 
 /// Members of a stack that were seen so far: by rule, then by member.
 type Members = BTreeMap<usize, BTreeMap<u64, Rows>>;
 
+/// Parts of a joined tensor that were seen so far, by rule, with their names in the checkpoint.
+type Parts = BTreeMap<usize, (String, Rows)>;
+
+/// What makes a joined tensor of its parts.
+type Make = fn(&Config, &Piece, Vec<Rows>) -> Result<hf::Outputs>;
+
 /// Maps tensors one after the other and remembers what is still missing.
 struct Plan<'a> {
     architecture: &'static Class,
@@ -274,6 +284,7 @@ struct Plan<'a> {
     /// Weights that were seen, by rule and block.
     seen: HashSet<(usize, Option<u64>)>,
     stacks: HashMap<(&'static str, u64), Members>,
+    joins: BTreeMap<(&'static str, u64), Parts>,
     sources: Vec<String>,
     embedding: Option<Rows>,
     notes: Vec<String>,
@@ -297,10 +308,17 @@ impl<'a> Plan<'a> {
             names: HashSet::new(),
             seen: HashSet::new(),
             stacks: HashMap::new(),
+            joins: BTreeMap::new(),
             sources: Vec::new(),
             embedding: None,
             notes: Vec::new(),
         })
+    }
+
+    /// Whether a tensor is f32 in every file.
+    fn is_f32(&self, name: &str, dimensions: usize) -> bool {
+        let own = (self.architecture.in_f32)(self.config, name);
+        own.unwrap_or_else(|| names::is_always_f32(name, dimensions))
     }
 
     /// Appends a finished tensor.
@@ -309,7 +327,7 @@ impl<'a> Plan<'a> {
         let shape = Shape::new(&shape).map_err(|e| Error::input(format!("tensor {name}: {}", e.message())))?;
         let ty = match rows.elements() {
             Elements::Blocks(ty) => ty,
-            _ if names::is_always_f32(&name, rows.shape().len()) => TensorType::F32,
+            _ if self.is_f32(&name, rows.shape().len()) => TensorType::F32,
             _ => self.file_type.0,
         };
         if !self.names.insert(name.clone()) {
@@ -375,6 +393,10 @@ impl<'a> Plan<'a> {
                 self.sources.push(name);
                 return Ok(());
             }
+            How::Join { group, make } => {
+                let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
+                return self.join(group, make, found.index, &name, piece).map_err(fault);
+            }
             How::First if self.names.contains(&target) => return Ok(()),
             How::Untied if self.is_tied() => return Ok(()),
             How::Tied if self.is_tied() => return Ok(()),
@@ -385,6 +407,10 @@ impl<'a> Plan<'a> {
                 )));
             }
             How::Keep | How::First | How::Untied => rows,
+            How::Change(change) => {
+                let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
+                change(self.config, &piece).map_err(fault)?
+            }
             How::Map(f) => transform::mapped(&rows, f),
             How::MapWeight(f) if weight => transform::mapped(&rows, f),
             How::Transpose if weight => transform::transposed(&rows).map_err(fault)?,
@@ -473,10 +499,37 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    /// Remembers one of several tensors that are made into others, and makes them when it was the last.
+    fn join(&mut self, group: &'static str, make: Make, rule: usize, name: &str, piece: Piece) -> Result<()> {
+        let parts: Vec<usize> = (0..self.rules.len())
+            .filter(|i| matches!(self.rules[*i].how, How::Join { group: g, .. } if g == group))
+            .collect();
+        let seen = self.joins.entry((group, piece.block)).or_default();
+        seen.insert(rule, (name.to_owned(), piece.rows.clone()));
+        if seen.len() < parts.len() {
+            return Ok(());
+        }
+        let seen = self.joins.remove(&(group, piece.block)).unwrap_or_default();
+        let (names, rows): (Vec<String>, Vec<Rows>) = seen.into_values().unzip();
+        for (name, rows) in make(self.config, &piece, rows)? {
+            self.push(name, rows)?;
+        }
+        self.sources.extend(names);
+        Ok(())
+    }
+
     /// Checks that nothing is missing.
     fn finish(&self) -> Result<()> {
         if let Some(((_, block), members)) = self.stacks.iter().next() {
             return Err(self.missing_member(*block, members));
+        }
+        if let Some(((group, block), seen)) = self.joins.iter().next() {
+            let gap = self.rules.iter().enumerate().find(|(i, rule)| {
+                matches!(rule.how, How::Join { group: g, .. } if g == *group) && !seen.contains_key(i)
+            });
+            let name = gap.map_or("", |(_, rule)| rule.from);
+            return Err(Error::input(format!("tensor {} is missing", names::with_block(name, Some(*block))))
+                .help("is the checkpoint complete?"));
         }
         self.check_head()
     }

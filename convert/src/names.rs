@@ -59,7 +59,19 @@ const ALWAYS_F32: &[&str] = &[
     "position_embd.weight",
     "token_types.weight",
     "ssm_conv1d.weight",
+    "ssm_conv1d_q.weight",
+    "ssm_conv1d_k.weight",
+    "ssm_conv1d_v.weight",
     "shortconv.conv.weight",
+    "indexer.proj.weight",
+    "time_mix_first.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "altup_correct_coef.weight",
+    "altup_predict_coef.weight",
 ];
 
 /// Whether a tensor of this name and number of dimensions is f32 in every file.
@@ -149,6 +161,8 @@ pub(crate) fn is_buffer(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
 
     #[test]
@@ -171,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found() {
-        let class = crate::hf::find("LlamaForCausalLM").unwrap();
+        let class = crate::hf::find("LlamaForCausalLM", &Map::new()).unwrap();
         let near = nearest(class, "model.layers.3.self_attn.query.weight").unwrap();
         assert!(near.starts_with("model.layers.3.self_attn."), "{near}");
     }

@@ -5,14 +5,20 @@
 //! model is not said here: that is `gguf::arch`, and every conversion is held against it. What is special about a member
 //! is a named value of its row.
 
+mod contents;
 mod params;
 mod rows;
 
+use std::path::Path;
+
 use gguf::Result;
+use serde_json::{Map, Value};
 
-pub use params::Params;
+pub use contents::Contents;
+pub use params::{Params, SIGMOID, SOFTMAX};
 
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::safetensors::Stored;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
@@ -24,10 +30,14 @@ pub type Outputs = Vec<(String, Rows)>;
 pub struct Class {
     /// The classes of `config.json` that this row converts.
     pub names: &'static [&'static str],
+    /// Which configurations of these classes, where more than one row has them: the first that says yes.
+    pub when: fn(&Map<String, Value>) -> bool,
     /// `general.architecture`.
     pub arch: &'static str,
     /// What the configuration class fills in where `config.json` says nothing, as JSON.
     pub defaults: &'static str,
+    /// Names that the configuration class keeps under another: the reference sees the second only.
+    pub aliases: &'static [(&'static str, &'static str)],
     /// How the vocabulary is read.
     pub vocabulary: VocabKind,
     /// The tensors, in tables that families share.
@@ -36,14 +46,24 @@ pub struct Class {
     pub prefixes: &'static [(&'static str, &'static str)],
     /// Beginnings of names of tensors that the format has no use for.
     pub unused: &'static [&'static str],
+    /// The name under which the tables know a tensor, where prefixes do not say it; nothing for one of no use.
+    pub rename: fn(&Config, &str) -> Option<String>,
     /// Changes the configuration before anything else reads it.
     pub prepare: fn(&mut Config) -> Result<()>,
+    /// Adds to the configuration what only the tensors or other files of the folder say.
+    pub inspect: fn(&mut Config, &Contents<'_>) -> Result<()>,
     /// Keys that come before all others.
     pub early: fn(&mut Params<'_>) -> Result<()>,
     /// The keys that describe the model.
     pub keys: fn(&mut Params<'_>) -> Result<()>,
+    /// Keys that come after the vocabulary's, or change them.
+    pub late: fn(&mut Params<'_>) -> Result<()>,
+    /// Tensors of other files of the folder, which come before the model's.
+    pub beside: fn(&Path) -> Result<Vec<Stored>>,
     /// Tensors that are made from the configuration.
     pub generated: fn(&Config) -> Result<Outputs>,
+    /// Whether the tensor of this name in the file is f32 whatever the rest is, where the general rule is not right.
+    pub in_f32: fn(&Config, &str) -> Option<bool>,
     /// Whether a stored output head that equals the token embedding is left out.
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
@@ -55,16 +75,23 @@ pub struct Class {
 /// A row from which others are made by functional update.
 pub(crate) const BASE: Class = Class {
     names: &[],
+    when: |_| true,
     arch: "",
     defaults: "{}",
+    aliases: &[],
     vocabulary: VocabKind::Gpt2,
     spelling: &[],
     prefixes: &[],
     unused: &[],
+    rename: |_, name| Some(name.to_owned()),
     prepare: |_| Ok(()),
+    inspect: |_, _| Ok(()),
     early: |_| Ok(()),
     keys: Params::common,
+    late: |_| Ok(()),
+    beside: |_| Ok(Vec::new()),
     generated: |_| Ok(Vec::new()),
+    in_f32: |_, _| None,
     drop_equal_output: false,
     cut_embedding: false,
     remark: "",
@@ -109,6 +136,17 @@ pub enum How {
     },
     /// The tensor becomes others.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
+    /// The tensor stays one under its name, its data in another shape or order, or with arithmetic that depends on
+    /// the configuration.
+    Change(fn(&Config, &Piece) -> Result<Rows>),
+    /// One of several tensors of a block, each with a rule of its own, from which others are made when the last of
+    /// them was seen. Rules of the same group belong together, in the table's order.
+    Join {
+        /// Which rules belong together.
+        group: &'static str,
+        /// Makes the tensors. The piece is the last one seen; the data is that of all, in the table's order.
+        make: fn(&Config, &Piece, Vec<Rows>) -> Result<Outputs>,
+    },
     /// The first of several names for one tensor is written, the others are not.
     First,
     /// Not written where the configuration ties it to the token embedding.
@@ -152,12 +190,24 @@ pub fn all() -> impl Iterator<Item = &'static Class> {
     rows::FAMILIES.iter().copied().flatten()
 }
 
-/// The row that converts this class.
+/// The row that converts a configuration, and the configuration as that row reads it.
+///
+/// # Errors
+/// A configuration that names no class or one that no row has, or values that contradict each other.
+pub fn read(root: &Map<String, Value>) -> Result<(&'static Class, Config)> {
+    let class = config::class(root)?;
+    let row = find(&class, root)?;
+    let mut config = Config::new(root, &class, row.defaults, row.aliases)?;
+    (row.prepare)(&mut config)?;
+    Ok((row, config))
+}
+
+/// The row that converts this configuration of a class.
 ///
 /// # Errors
 /// A class that no row has; the error lists those there are.
-pub fn find(class: &str) -> Result<&'static Class> {
-    all().find(|a| a.names.contains(&class)).ok_or_else(|| {
+pub fn find(class: &str, root: &Map<String, Value>) -> Result<&'static Class> {
+    all().find(|a| a.names.contains(&class) && (a.when)(root)).ok_or_else(|| {
         let mut known: Vec<&str> = all().flat_map(|a| a.names.iter().copied()).collect();
         known.sort_unstable();
         gguf::Error::input(format!("the architecture {class} is not known"))

@@ -18,7 +18,13 @@ pub struct Params<'a> {
 }
 
 /// llama.cpp's numbers for the gates of experts.
-const GATES: &[(&str, u32)] = &[("softmax", 1), ("sigmoid", 2), ("sqrtsoftplus", 4)];
+const GATES: &[(&str, u32)] = &[("softmax", SOFTMAX), ("sigmoid", SIGMOID), ("sqrtsoftplus", 4)];
+
+/// Experts chosen by the softmax of their scores.
+pub const SOFTMAX: u32 = 1;
+
+/// Experts chosen by the sigmoid of their scores.
+pub const SIGMOID: u32 = 2;
 
 impl<'a> Params<'a> {
     /// Keys go to the end of `out`.
@@ -35,6 +41,11 @@ impl<'a> Params<'a> {
     /// The configuration.
     pub fn config(&self) -> &'a Config {
         self.config
+    }
+
+    /// The folder of the checkpoint.
+    pub fn folder(&self) -> &'a Path {
+        self.folder
     }
 
     /// Sets a key of the architecture, or one that begins with `general.` or `tokenizer.`.
@@ -106,9 +117,48 @@ impl<'a> Params<'a> {
 
     /// Sets which layers slide, from `layer_types`.
     pub fn sliding_pattern(&mut self, pattern: &[bool]) {
-        if !pattern.is_empty() {
-            self.set("attention.sliding_window_pattern", Array::from(pattern));
+        self.bools("attention.sliding_window_pattern", pattern);
+    }
+
+    /// Sets a list of booleans, unless it is empty.
+    pub fn bools(&mut self, key: &str, values: &[bool]) {
+        if !values.is_empty() {
+            self.set(key, Array::from(values));
         }
+    }
+
+    /// Sets a list of floats, unless it is empty.
+    pub fn floats(&mut self, key: &str, values: &[f32]) {
+        if !values.is_empty() {
+            self.set(key, Array::from(values));
+        }
+    }
+
+    /// Sets a list of whole numbers, unless it is empty.
+    ///
+    /// # Errors
+    /// A number of 2³¹ or more.
+    pub fn list(&mut self, key: &str, values: &[u64]) -> Result<()> {
+        let numbers: Option<Vec<i32>> = values.iter().map(|v| i32::try_from(*v).ok()).collect();
+        let numbers = numbers.ok_or_else(|| Error::input(format!("{key}: a number in it is too large")))?;
+        if !numbers.is_empty() {
+            self.set(key, Array::from(numbers.as_slice()));
+        }
+        Ok(())
+    }
+
+    /// Sets a boolean where the configuration has it.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn maybe_bool(&mut self, key: &str, names: &[&str]) -> Result<()> {
+        if let Some(value) = self.config.first(names) {
+            let value = value
+                .as_bool()
+                .ok_or_else(|| Error::input(format!("config.json: {} is {value}, not true or false", names[0])))?;
+            self.set(key, value);
+        }
+        Ok(())
     }
 
     /// `general.file_type`.
@@ -151,8 +201,13 @@ impl<'a> Params<'a> {
 
     /// The kind of every layer: whether it slides.
     pub fn sliding_layers(&self) -> Option<Vec<bool>> {
+        self.layers_of("sliding_attention")
+    }
+
+    /// Which layers are of this kind, by `layer_types`.
+    pub fn layers_of(&self, kind: &str) -> Option<Vec<bool>> {
         let types = self.config.get("layer_types")?.as_array()?;
-        Some(types.iter().map(|t| t == "sliding_attention").collect())
+        Some(types.iter().map(|t| t == kind).collect())
     }
 
     /// The keys that most architectures share.

@@ -4,6 +4,7 @@
 //! What is written equals what the reference converter writes. What is encoded equals what llama.cpp encodes.
 
 mod check;
+pub(crate) mod families;
 mod folder;
 mod pre;
 mod runtime;
@@ -65,6 +66,28 @@ pub enum VocabKind {
     StableLm,
     /// SentencePiece unigram with its character map, or BPE for Pile-T5: T5.
     T5,
+    /// SentencePiece, else a BPE with byte fallback without a space put in front: Jamba.
+    Jamba,
+    /// SentencePiece, else byte-level BPE, in a vocabulary padded to a multiple of 16: Mamba 2.
+    Mamba2,
+    /// Byte-level BPE in a vocabulary padded to a multiple of 8: Nemotron-H.
+    NemotronH,
+    /// SentencePiece alone, with the added tokens of all files and the end of a turn as the end: InternLM 2.
+    InternLm2,
+    /// SentencePiece with `add_prefix_space` and the end of a turn as the end: InternLM 3.
+    InternLm3,
+    /// Byte-level BPE whose added tokens are control tokens where they are marked as special only: LLaDA.
+    Llada,
+    /// Byte-level BPE with a turn's end that is not marked as special: Laguna.
+    Laguna,
+    /// Byte-level BPE with an infill model's end of text: Refact.
+    Refact,
+    /// A BPE with byte fallback, without scores: Xverse.
+    Xverse,
+    /// The list of tokens of RWKV World.
+    Rwkv,
+    /// The list of tokens of PLaMo 2 and 3.
+    Plamo,
     /// A model without a tokenizer.
     None,
 }
@@ -130,6 +153,17 @@ pub fn metadata(dir: &Path, config: &Value, kind: VocabKind, request: &Request) 
         VocabKind::Bert => set.bert(&mut out)?,
         VocabKind::Roberta => set.roberta(&mut out)?,
         VocabKind::T5 => set.t5(&mut out)?,
+        VocabKind::Jamba => set.jamba(&mut out)?,
+        VocabKind::Mamba2 => set.mamba2(&mut out)?,
+        VocabKind::NemotronH => set.nemotron_h(&mut out)?,
+        VocabKind::InternLm2 => set.internlm2(&mut out)?,
+        VocabKind::InternLm3 => set.internlm3(&mut out)?,
+        VocabKind::Llada => set.llada(&mut out)?,
+        VocabKind::Laguna => set.laguna(&mut out)?,
+        VocabKind::Refact => set.refact(&mut out)?,
+        VocabKind::Xverse => set.xverse(&mut out)?,
+        VocabKind::Rwkv => set.rwkv(&mut out)?,
+        VocabKind::Plamo => set.plamo(&mut out)?,
         VocabKind::None => {
             out.set("tokenizer.ggml.model", "none");
         }
@@ -173,12 +207,23 @@ impl Setting<'_> {
 
     /// SentencePiece, with what the tokenizer's configuration adds.
     fn sentencepiece(&self, out: &mut Metadata) -> Result<()> {
+        self.write_spm(&self.sentencepiece_vocab(None)?, out)
+    }
+
+    /// SentencePiece in a vocabulary of `size` ids.
+    fn padded_sentencepiece(&self, size: Option<usize>, out: &mut Metadata) -> Result<()> {
+        self.write_spm(&self.sentencepiece_vocab(size)?, out)
+    }
+
+    /// The pieces of `tokenizer.model` and the added tokens, in a vocabulary of `size` ids or of as many as the
+    /// configuration says.
+    fn sentencepiece_vocab(&self, size: Option<usize>) -> Result<Vocab> {
         let model = Model::open(self.dir, &["tokenizer.model"])?.ok_or_else(|| self.missing("tokenizer.model"))?;
-        let size = vocab::vocab_size(self.config, &["vocab_size_per_layer_input", "vocab_size"])?;
-        let mut vocab = Vocab::from_pieces(&model, size.unwrap_or(model.pieces.len()));
+        let stated = vocab::vocab_size(self.config, &["vocab_size_per_layer_input", "vocab_size"])?;
+        let mut vocab = Vocab::from_pieces(&model, size.or(stated).unwrap_or(model.pieces.len()));
         vocab.apply_added_tokens(self.dir)?;
         vocab.apply_added_decoder(self.dir, true)?;
-        self.write_spm(&vocab, out)
+        Ok(vocab)
     }
 
     fn write_spm(&self, vocab: &Vocab, out: &mut Metadata) -> Result<()> {
@@ -201,8 +246,21 @@ impl Setting<'_> {
         Ok(())
     }
 
+    /// Byte-level BPE whose tokens are changed before they are written.
+    fn gpt2_with(&self, out: &mut Metadata, change: impl Fn(&mut Vocab, &Source)) -> Result<()> {
+        let source = self.source()?;
+        let mut vocab = self.base(&source, None)?;
+        change(&mut vocab, &source);
+        self.write_gpt2_vocab(&source, &vocab, out)?;
+        Special::load(self.dir, true, &TYPES, None)?.write(out);
+        Ok(())
+    }
+
     fn write_gpt2(&self, source: &Source, size: Option<usize>, out: &mut Metadata) -> Result<()> {
-        let vocab = self.base(source, size)?;
+        self.write_gpt2_vocab(source, &self.base(source, size)?, out)
+    }
+
+    fn write_gpt2_vocab(&self, source: &Source, vocab: &Vocab, out: &mut Metadata) -> Result<()> {
         let pre = self.pre(source)?;
         out.set("tokenizer.ggml.model", "gpt2");
         out.set("tokenizer.ggml.pre", pre);
@@ -303,11 +361,7 @@ impl Setting<'_> {
             let text = by_id
                 .get(&id)
                 .ok_or_else(|| Error::input(format!("no token has the id {id}")).at(self.dir.join("tokenizer.json")))?;
-            let byte = text.len() == 6
-                && text.starts_with("<0x")
-                && text.ends_with('>')
-                && text.bytes().skip(3).take(2).all(|b| b.is_ascii_hexdigit());
-            vocab.push(text.as_str(), SCORE, if byte { TokenType::Byte } else { kind(text) });
+            vocab.push(text.as_str(), SCORE, if families::is_byte(text) { TokenType::Byte } else { kind(text) });
         }
         let mut added: Vec<_> =
             source.tokenizer.get_added_tokens_decoder().into_iter().filter(|(id, _)| *id >= base).collect();
@@ -356,11 +410,7 @@ impl Setting<'_> {
             return self.gpt2(size, out);
         }
         if self.has("tokenizer.model") {
-            let model = Model::open(self.dir, &["tokenizer.model"])?.ok_or_else(|| self.missing("tokenizer.model"))?;
-            let mut vocab = Vocab::from_pieces(&model, size.unwrap_or(model.pieces.len()));
-            vocab.apply_added_tokens(self.dir)?;
-            vocab.apply_added_decoder(self.dir, true)?;
-            return self.write_spm(&vocab, out);
+            return self.padded_sentencepiece(size, out);
         }
         Err(self
             .missing("tokenizer.json")

@@ -7,12 +7,15 @@ mod gemma;
 mod glm;
 mod gpt;
 mod gpt_oss;
+mod jamba;
+mod lfm2;
 mod llama;
 mod mamba;
 mod nemotron;
 mod olmo;
 mod phi;
 mod qwen;
+mod qwen_next;
 mod t5;
 
 use super::Class;
@@ -21,6 +24,7 @@ use super::Class;
 pub(super) const FAMILIES: &[&[Class]] = &[
     llama::ROWS,
     qwen::ROWS,
+    qwen_next::ROWS,
     gemma::ROWS,
     phi::ROWS,
     gpt::ROWS,
@@ -31,6 +35,8 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     gpt_oss::ROWS,
     nemotron::ROWS,
     mamba::ROWS,
+    jamba::ROWS,
+    lfm2::ROWS,
     bert::ROWS,
     t5::ROWS,
 ];

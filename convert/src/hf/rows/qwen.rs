@@ -80,7 +80,7 @@ pub(super) const DENSE_OR_EXPERTS: &[Rule] = &[
     r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
 ];
 
-const SHARED_EXPERT: &[Rule] = &[
+pub(super) const SHARED_EXPERT: &[Rule] = &[
     r("model.layers.{}.mlp.shared_expert.down_proj", "blk.{}.ffn_down_shexp"),
     r("model.layers.{}.mlp.shared_expert.gate_proj", "blk.{}.ffn_gate_shexp"),
     r("model.layers.{}.mlp.shared_expert.up_proj", "blk.{}.ffn_up_shexp"),
@@ -109,7 +109,7 @@ fn qwen(p: &mut Params<'_>) -> Result<()> {
     p.pooling()
 }
 
-fn qwen_moe(p: &mut Params<'_>) -> Result<()> {
+pub(super) fn qwen_moe(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     p.maybe_u32("expert_feed_forward_length", &["moe_intermediate_size"])?;
     p.maybe_u32("expert_shared_feed_forward_length", &["shared_expert_intermediate_size"])
