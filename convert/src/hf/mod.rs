@@ -268,3 +268,32 @@ pub(crate) const GATED: &[Rule] = &[
     r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
     r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 ];
+
+/// What a layer of multi-token prediction has beside those of a usual one.
+pub(crate) const NEXT_TOKENS: &[Rule] = &[
+    r("model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),
+    r("model.layers.{}.embed_tokens", "blk.{}.nextn.embed_tokens"),
+    r("model.layers.{}.enorm", "blk.{}.nextn.enorm"),
+    r("model.layers.{}.hnorm", "blk.{}.nextn.hnorm"),
+    r("model.layers.{}.shared_head.head", "blk.{}.nextn.shared_head_head"),
+    r("model.layers.{}.shared_head.norm", "blk.{}.nextn.shared_head_norm"),
+];
+
+/// Token embedding, final norm and an output head that is left out where it is the embedding.
+pub(crate) const ENDS_UNTIED: &[Rule] =
+    &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output").how(How::Untied)];
+
+/// Experts with tensors of their own, in the usual names.
+pub(crate) const EXPERTS: &[Rule] = &[
+    r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(EXPERT),
+    r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(EXPERT),
+    r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(EXPERT),
+];
+
+/// One of a layer's experts.
+pub(crate) const EXPERT: How = How::Stack { group: "experts", members: experts };
+
+/// How many experts a layer has.
+pub(crate) fn experts(config: &Config) -> Result<u64> {
+    config.need_u64(&["num_local_experts", "num_experts", "n_routed_experts"])
+}

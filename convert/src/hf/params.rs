@@ -180,6 +180,14 @@ impl<'a> Params<'a> {
     /// # Errors
     /// Those of [`Params::common`].
     pub fn common_of(&mut self, config: &Config) -> Result<()> {
+        self.with(config, Params::common)
+    }
+
+    /// Other keys of a configuration that was changed for these alone.
+    ///
+    /// # Errors
+    /// Those of `keys`.
+    pub fn with(&mut self, config: &Config, keys: fn(&mut Params<'_>) -> Result<()>) -> Result<()> {
         let mut params = Params {
             config,
             folder: self.folder,
@@ -187,7 +195,7 @@ impl<'a> Params<'a> {
             file_type: self.file_type,
             out: self.out,
         };
-        Params::common(&mut params)
+        keys(&mut params)
     }
 
     /// The dimensions that rotate: this part of a head.

@@ -18,6 +18,16 @@ const ADDED: f32 = -1000.0;
 const RWKV_LIST: &str = "rwkv_vocab_v20230424.txt";
 
 impl Setting<'_> {
+    /// Byte-level BPE, without a padding token where the configuration has a negative one.
+    pub(super) fn hunyuan(&self, out: &mut Metadata) -> Result<()> {
+        let pad = super::vocab::hparam(self.config, "pad_token_id").and_then(Value::as_i64);
+        let types: Vec<&str> = TYPES.iter().copied().filter(|t| *t != "pad" || pad.is_none_or(|id| id >= 0)).collect();
+        let source = self.source()?;
+        self.write_gpt2(&source, None, out)?;
+        Special::load(self.dir, true, &types, None)?.write(out);
+        Ok(())
+    }
+
     /// SentencePiece, else the vocabulary of a SentencePiece BPE in `tokenizer.json` without a space put in front.
     pub(super) fn jamba(&self, out: &mut Metadata) -> Result<()> {
         if self.has("tokenizer.model") {

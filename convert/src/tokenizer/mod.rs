@@ -66,6 +66,8 @@ pub enum VocabKind {
     StableLm,
     /// SentencePiece unigram with its character map, or BPE for Pile-T5: T5.
     T5,
+    /// Byte-level BPE, without a padding token where that is negative: HunYuan.
+    HunYuan,
     /// SentencePiece, else a BPE with byte fallback without a space put in front: Jamba.
     Jamba,
     /// SentencePiece, else byte-level BPE, in a vocabulary padded to a multiple of 16: Mamba 2.
@@ -153,6 +155,7 @@ pub fn metadata(dir: &Path, config: &Value, kind: VocabKind, request: &Request) 
         VocabKind::Bert => set.bert(&mut out)?,
         VocabKind::Roberta => set.roberta(&mut out)?,
         VocabKind::T5 => set.t5(&mut out)?,
+        VocabKind::HunYuan => set.hunyuan(&mut out)?,
         VocabKind::Jamba => set.jamba(&mut out)?,
         VocabKind::Mamba2 => set.mamba2(&mut out)?,
         VocabKind::NemotronH => set.nemotron_h(&mut out)?,

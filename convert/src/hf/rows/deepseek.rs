@@ -44,7 +44,7 @@ const DEEPSEEK: &[&[Rule]] = &[ENDS, LATENT, NORMS, DENSE_OR_EXPERTS, EXPERTS];
 const ENDS: &[Rule] =
     &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output").how(How::Untied)];
 
-const LATENT: &[Rule] = &[
+pub(super) const LATENT: &[Rule] = &[
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
     r("model.layers.{}.self_attn.q_a_proj", "blk.{}.attn_q_a"),
     r("model.layers.{}.self_attn.q_a_layernorm", "blk.{}.attn_q_a_norm"),
@@ -69,7 +69,7 @@ const EXPERTS: &[Rule] = &[
 ];
 
 /// The second projection of keys and values: a head's keys transposed, its values as they are.
-fn absorbed(config: &Config, piece: &Piece) -> Result<Outputs> {
+pub(super) fn absorbed(config: &Config, piece: &Piece) -> Result<Outputs> {
     let heads = config.kv_heads()?;
     let (keys, head) = (config.need_u64(&["qk_nope_head_dim"])?, config.need_u64(&["v_head_dim"])?);
     let &[rows, rank] = piece.rows.shape() else {
@@ -84,7 +84,7 @@ fn absorbed(config: &Config, piece: &Piece) -> Result<Outputs> {
     Ok(vec![(format!("{}k_b{}", piece.to, piece.suffix), key), (format!("{}v_b{}", piece.to, piece.suffix), value)])
 }
 
-fn deepseek2(p: &mut Params<'_>) -> Result<()> {
+pub(super) fn deepseek2(p: &mut Params<'_>) -> Result<()> {
     let config = p.config();
     // Latent attention is attention with one head of keys and values.
     let mut shared = config.clone();

@@ -139,7 +139,7 @@ fn without_head_dim(config: &mut Config) -> Result<()> {
     Ok(())
 }
 
-fn llama(p: &mut Params<'_>) -> Result<()> {
+pub(super) fn llama(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     p.need_u32("vocab_size", &["vocab_size"])?;
     let dimensions = head_dim(p.config())?;

@@ -7,6 +7,10 @@ mod gemma;
 mod glm;
 mod gpt;
 mod gpt_oss;
+mod hrm;
+mod hunyuan;
+mod internlm;
+mod jais;
 mod jamba;
 mod lfm2;
 mod llama;
@@ -35,6 +39,10 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     gpt_oss::ROWS,
     nemotron::ROWS,
     mamba::ROWS,
+    hrm::ROWS,
+    hunyuan::ROWS,
+    internlm::ROWS,
+    jais::ROWS,
     jamba::ROWS,
     lfm2::ROWS,
     bert::ROWS,

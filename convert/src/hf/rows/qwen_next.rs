@@ -24,11 +24,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"],
         arch: "qwen35",
-        defaults: r#"{"vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32,
-            "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-06,
-            "head_dim": 256, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
-            "linear_num_key_heads": 16, "linear_num_value_heads": 32,
-            "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_type": "default"}}"#,
+        defaults: QWEN35,
         keys: qwen35,
         remark: "gated delta nets and gated attention; the text model of the multi-modal ones",
         ..DELTA
@@ -49,16 +45,26 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["MiniCPMV4_6ForConditionalGeneration"],
         arch: "qwen35",
-        unused: &["mtp", "model.merger."],
+        defaults: QWEN35,
+        unused: &["model.merger."],
+        rename: |_, name| (!name.starts_with("mtp")).then(|| name.to_owned()),
+        inspect: |_, _| Ok(()),
+        prepare: stated_next_token_layers,
         keys: qwen35,
         remark: "the text model, which is Qwen3.5's; layers of multi-token prediction are left out",
         ..DELTA
     },
 ];
 
+const QWEN35: &str = r#"{"vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32,
+            "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-06,
+            "head_dim": 256, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+            "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+            "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_type": "default"}}"#;
+
 const DELTA: Class = Class {
     prefixes: BARE,
-    spelling: &[ENDS, ATTENTION, NORMS, DELTA_NET, DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT, NEXT_TOKENS],
+    spelling: &[ENDS, ATTENTION, NORMS, DELTA_NET, DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT, NEXT_TOKENS_PLUS_ONE],
     prepare: usual_layers,
     inspect: count_next_token_layers,
     rename: next_token_names,
@@ -93,8 +99,8 @@ const DELTA_NET: &[Rule] = &[
     r("model.layers.{}.linear_attn.out_proj", "blk.{}.ssm_out").how(How::Change(value_columns)),
 ];
 
-/// What a layer of multi-token prediction has beside those of a usual one.
-const NEXT_TOKENS: &[Rule] = &[
+/// What a layer of multi-token prediction has beside those of a usual one, norms plus 1.
+const NEXT_TOKENS_PLUS_ONE: &[Rule] = &[
     r("model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),
     r("model.layers.{}.embed_tokens", "blk.{}.nextn.embed_tokens"),
     r("model.layers.{}.enorm", "blk.{}.nextn.enorm").how(NORM),
@@ -107,6 +113,14 @@ const NEXT_TOKENS: &[Rule] = &[
 fn usual_layers(config: &mut Config) -> Result<()> {
     let every = config.u64("full_attention_interval").unwrap_or(4).max(1);
     config.set_layer_types(|i, _| if (i + 1) % every == 0 { "full_attention" } else { "linear_attention" })
+}
+
+/// The layers of multi-token prediction that the configuration states count, though they are left out.
+fn stated_next_token_layers(config: &mut Config) -> Result<()> {
+    usual_layers(config)?;
+    let more = config.u64("mtp_num_hidden_layers").unwrap_or(0);
+    config.set_blocks(config.layers()?.saturating_add(more));
+    Ok(())
 }
 
 /// Layers of multi-token prediction follow the others: as many as the configuration says, else as there are.
