@@ -223,7 +223,8 @@ fn text_tensors(architecture: &Class, config: &Config, stored: Vec<Stored>, note
             name = name.replace("e_score_correction_bias", "e_score_correction.bias");
         }
         name = name.replace("language_model.", "");
-        for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
+        // The norms of old BERTs.
+        for (old, new) in [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")] {
             if let Some(stem) = name.strip_suffix(old) {
                 name = format!("{stem}{new}");
             }
@@ -536,7 +537,9 @@ impl<'a> Plan<'a> {
 
     /// A head that the configuration says is not the token embedding has to be there.
     fn check_head(&self) -> Result<()> {
-        let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped();
+        // Models without a head end in another word, and what remote code assumes is not known.
+        let has_head = self.config.class().contains("For") && self.architecture.defaults != hf::RAW;
+        let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped() && has_head;
         let head = self.rules.iter().enumerate().find(|(_, rule)| rule.to == "output");
         match head {
             Some((i, rule)) if separate && !self.seen.contains(&(i, None)) => {

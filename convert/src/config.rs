@@ -57,11 +57,29 @@ pub fn class(root: &Map<String, Value>) -> Result<String> {
         let layer = root.get("ssm_cfg")?.get("layer").and_then(Value::as_str).unwrap_or("Mamba");
         Some(format!("{layer}ForCausalLM"))
     };
-    text_config(root).and_then(first).or_else(|| first(root)).or_else(old_mamba).ok_or_else(|| {
+    let whole = first(root).filter(|class| WHOLE_CLASSES.contains(&class.as_str()));
+    let text = || text_config(root).and_then(first);
+    whole.or_else(text).or_else(|| first(root)).or_else(old_mamba).ok_or_else(|| {
         Error::input("config.json names no class under \"architectures\"")
             .help("add \"architectures\": [\"LlamaForCausalLM\"] or the class that the model is")
     })
 }
+
+/// The kind of the text model, which decides what its configuration class fills in.
+pub fn model_type(root: &Map<String, Value>) -> &str {
+    let own = |map: &'_ Map<String, Value>| map.contains_key("model_type");
+    let map = text_config(root).filter(|map| own(map)).unwrap_or(root);
+    map.get("model_type").and_then(Value::as_str).unwrap_or("")
+}
+
+/// Classes of wrappers whose text model names a class that it is not.
+const WHOLE_CLASSES: &[&str] = &[
+    "StepVLForConditionalGeneration",
+    "Sarashina2VisionForCausalLM",
+    "Exaone4_5_ForConditionalGeneration",
+    "Step3p7ForConditionalGeneration",
+    "KimiK3ForConditionalGeneration",
+];
 
 impl Config {
     /// A configuration with the text model's values on top, names that its class keeps under others moved there, the

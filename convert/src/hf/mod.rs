@@ -72,12 +72,15 @@ pub struct Class {
     pub remark: &'static str,
 }
 
+/// The defaults of a class that transformers does not know, whose configuration is read as it stands.
+pub(crate) const RAW: &str = "{}";
+
 /// A row from which others are made by functional update.
 pub(crate) const BASE: Class = Class {
     names: &[],
     when: |_| true,
     arch: "",
-    defaults: "{}",
+    defaults: RAW,
     aliases: &[],
     vocabulary: VocabKind::Gpt2,
     spelling: &[],

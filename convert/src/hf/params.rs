@@ -17,6 +17,9 @@ pub struct Params<'a> {
     out: &'a mut Metadata,
 }
 
+/// Beginnings of keys that no architecture's name stands before.
+const OWN_BEGINNINGS: &[&str] = &["general.", "tokenizer.", "diffusion.", "xielu."];
+
 /// llama.cpp's numbers for the gates of experts.
 const GATES: &[(&str, u32)] = &[("softmax", SOFTMAX), ("sigmoid", SIGMOID), ("sqrtsoftplus", 4)];
 
@@ -48,9 +51,9 @@ impl<'a> Params<'a> {
         self.folder
     }
 
-    /// Sets a key of the architecture, or one that begins with `general.` or `tokenizer.`.
+    /// Sets a key of the architecture, or one that is not of an architecture.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
-        let own = key.starts_with("general.") || key.starts_with("tokenizer.");
+        let own = OWN_BEGINNINGS.iter().any(|beginning| key.starts_with(beginning));
         let key = if own { key.to_owned() } else { format!("{}.{key}", self.architecture) };
         self.out.set(key, value);
     }
