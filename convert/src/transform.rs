@@ -526,6 +526,47 @@ pub fn joined(parts: Vec<Rows>) -> Result<Rows> {
     Ok(concatenated(parts, shape))
 }
 
+/// The product of tensors of as many elements, element by element in f32, as a vector.
+///
+/// # Errors
+/// No tensor, or different sizes.
+pub fn multiplied(parts: &[Rows]) -> Result<Rows> {
+    let size = |rows: &Rows| rows.shape().iter().product::<u64>();
+    let elements = parts.first().map(size).ok_or_else(|| Error::input("there is nothing to multiply"))?;
+    if parts.iter().any(|p| size(p) != elements) {
+        return Err(Error::input("tensors of different sizes do not multiply"));
+    }
+    let vectors = parts.iter().map(|p| reshaped(p, vec![elements])).collect::<Result<_>>()?;
+    Ok(Arc::new(Product { parts: vectors, shape: vec![elements] }))
+}
+
+#[derive(Debug)]
+struct Product {
+    parts: Vec<Rows>,
+    shape: Vec<u64>,
+}
+
+impl RowSource for Product {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let mut product: Vec<f32> = Vec::new();
+        for part in &self.parts {
+            let values = to_f32(part.elements(), &part.rows(rows.clone())?)?;
+            if product.is_empty() {
+                product = values;
+            } else {
+                product.iter_mut().zip(values).for_each(|(p, v)| *p *= v);
+            }
+        }
+        Ok(Cow::Owned(from_f32(&product, Elements::F32)))
+    }
+}
+
 impl Concatenated {
     fn pieces(&self, rows: Range<u64>) -> impl Iterator<Item = (&Rows, Range<u64>)> {
         let first = self.starts.partition_point(|&s| s <= rows.start).saturating_sub(1);

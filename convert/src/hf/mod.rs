@@ -293,6 +293,13 @@ pub(crate) const EXPERTS: &[Rule] = &[
     r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(EXPERT),
 ];
 
+/// The same in another order.
+pub(crate) const EXPERTS_GATE_FIRST: &[Rule] = &[
+    r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(EXPERT),
+    r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(EXPERT),
+    r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(EXPERT),
+];
+
 /// One of a layer's experts.
 pub(crate) const EXPERT: How = How::Stack { group: "experts", members: experts };
 

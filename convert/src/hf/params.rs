@@ -58,6 +58,11 @@ impl<'a> Params<'a> {
         self.out.set(key, value);
     }
 
+    /// Whether a key that is not of an architecture was set.
+    pub fn has(&self, key: &str) -> bool {
+        self.out.get(key).is_some()
+    }
+
     /// Sets an unsigned integer.
     ///
     /// # Errors

@@ -64,7 +64,9 @@ fn fused_attention(_: &Config, piece: &Piece) -> Result<Outputs> {
     }
     let kinds = ["gate", "q", "k", "v"].iter().zip(0..);
     kinds
-        .map(|(kind, i)| Ok((format!("{}{kind}{}", piece.to, piece.suffix), sliced(&piece.rows, 0, i * rows / 4, rows / 4)?)))
+        .map(|(kind, i)| {
+            Ok((format!("{}{kind}{}", piece.to, piece.suffix), sliced(&piece.rows, 0, i * rows / 4, rows / 4)?))
+        })
         .collect()
 }
 

@@ -13,11 +13,7 @@ use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, sliced, transposed, values};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
-    Class {
-        names: &["LlavaForConditionalGeneration"],
-        when: |root| config::model_type(root) == "mistral",
-        ..MISTRAL
-    },
+    Class { names: &["LlavaForConditionalGeneration"], when: |root| config::model_type(root) == "mistral", ..MISTRAL },
     Class {
         names: &[
             "LlamaForCausalLM",
@@ -232,7 +228,7 @@ const LLAMA4: &[Rule] = &[
 
 const MIXTRAL: How = How::Stack { group: "experts", members: local_experts };
 
-const MIXTRAL_EXPERTS: &[Rule] = &[
+pub(super) const MIXTRAL_EXPERTS: &[Rule] = &[
     r("model.layers.{}.block_sparse_moe.gate", "blk.{}.ffn_gate_inp"),
     r("model.layers.{}.block_sparse_moe.experts.{x}.w1", "blk.{}.ffn_gate_exps").how(MIXTRAL),
     r("model.layers.{}.block_sparse_moe.experts.{x}.w2", "blk.{}.ffn_down_exps").how(MIXTRAL),

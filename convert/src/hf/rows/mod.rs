@@ -12,9 +12,17 @@ mod hunyuan;
 mod internlm;
 mod jais;
 mod jamba;
+mod kimi;
+mod laguna;
 mod lfm2;
+mod llada;
 mod llama;
+mod maincoder;
 mod mamba;
+mod mimo;
+mod minicpm;
+mod minimax;
+mod mistral3;
 mod nemotron;
 mod olmo;
 mod phi;
@@ -44,7 +52,15 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     internlm::ROWS,
     jais::ROWS,
     jamba::ROWS,
+    kimi::ROWS,
+    laguna::ROWS,
     lfm2::ROWS,
+    llada::ROWS,
+    maincoder::ROWS,
+    mimo::ROWS,
+    minicpm::ROWS,
+    minimax::ROWS,
+    mistral3::ROWS,
     bert::ROWS,
     t5::ROWS,
 ];

@@ -109,14 +109,13 @@ fn phi3(p: &mut Params<'_>) -> Result<()> {
     p.u32("attention.sliding_window", window)
 }
 
-/// The factors of one kind, if the configuration has any.
-fn factors(config: &Config, kind: &str) -> Result<Option<Vec<f32>>> {
+/// The factors of one kind for so many rotating dimensions, if the configuration has any.
+fn factors(config: &Config, kind: &str, want: u64) -> Result<Option<Vec<f32>>> {
     let Some(list) = config.rope().get(kind).and_then(Value::as_array).filter(|l| !l.is_empty()) else {
         return Ok(None);
     };
     let numbers: Option<Vec<f32>> = list.iter().map(|v| v.as_f64().map(|f| f as f32)).collect();
     let numbers = numbers.ok_or_else(|| Error::input(format!("config.json: {kind} is not a list of numbers")))?;
-    let want = rotary(config, 1.0)?;
     if numbers.len() as u64 * 2 != want {
         let what = format!("config.json: {kind} has {} factors for {want} rotating dimensions", numbers.len());
         return Err(Error::input(what));
@@ -126,7 +125,7 @@ fn factors(config: &Config, kind: &str) -> Result<Option<Vec<f32>>> {
 
 /// Rotation over a longer context than trained for is stronger by a factor.
 fn attention_factor(p: &mut Params<'_>) -> Result<()> {
-    if factors(p.config(), "long_factor")?.is_none() {
+    if factors(p.config(), "long_factor", rotary(p.config(), 1.0)?)?.is_none() {
         return Ok(());
     }
     let original = original_context(p.config())? as f64;
@@ -143,9 +142,16 @@ fn attention_factor(p: &mut Params<'_>) -> Result<()> {
 }
 
 fn long_factors(config: &Config) -> Result<Outputs> {
-    let Some(long) = factors(config, "long_factor")? else { return Ok(Vec::new()) };
-    let short = factors(config, "short_factor")?
-        .ok_or_else(|| Error::input("config.json has long_factor without short_factor"))?;
+    rope_factors(config, rotary(config, 1.0)?)
+}
+
+/// The factors of rotation for long and short contexts, where the configuration has them.
+pub(super) fn rope_factors(config: &Config, dimensions: u64) -> Result<Outputs> {
+    let (long, short) = (factors(config, "long_factor", dimensions)?, factors(config, "short_factor", dimensions)?);
     let tensor = |name: &str, list: &[f32]| (format!("{name}.weight"), values(vec![list.len() as u64], list));
-    Ok(vec![tensor("rope_factors_long", &long), tensor("rope_factors_short", &short)])
+    match (long, short) {
+        (Some(long), Some(short)) => Ok(vec![tensor("rope_factors_long", &long), tensor("rope_factors_short", &short)]),
+        (None, None) => Ok(Vec::new()),
+        _ => Err(Error::input("config.json has one of long_factor and short_factor, not both")),
+    }
 }
