@@ -252,6 +252,11 @@ impl Config {
         &self.rope
     }
 
+    /// Sets a rope parameter, for the few classes that compute one.
+    pub fn set_rope(&mut self, key: &str, value: impl Into<Value>) {
+        self.rope.insert(key.to_owned(), value.into());
+    }
+
     /// The rope parameters of layers with full attention.
     pub fn rope_full(&self) -> &Map<String, Value> {
         self.rope.get("full_attention").and_then(Value::as_object).unwrap_or(&self.rope)

@@ -155,6 +155,17 @@ impl<'a> Params<'a> {
         Ok(())
     }
 
+    /// Sets a boolean that the configuration must have.
+    ///
+    /// # Errors
+    /// A configuration without it, or another type.
+    pub fn need_bool(&mut self, key: &str, name: &str) -> Result<()> {
+        if self.config.get(name).is_none() {
+            return Err(Error::input(format!("config.json has no {name}")));
+        }
+        self.maybe_bool(key, &[name])
+    }
+
     /// Sets a boolean where the configuration has it.
     ///
     /// # Errors

@@ -324,7 +324,7 @@ fn python_literal(literal: &str) -> Option<Vec<u8>> {
         if c == quote {
             return None;
         }
-        let mut code = |chars: &mut std::str::Chars<'_>, digits: usize| {
+        let code = |chars: &mut std::str::Chars<'_>, digits: usize| {
             let text: String = chars.by_ref().take(digits).collect();
             u32::from_str_radix(&text, 16).ok().filter(|_| text.len() == digits)
         };

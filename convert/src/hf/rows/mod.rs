@@ -24,8 +24,12 @@ mod minicpm;
 mod minimax;
 mod mistral3;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
+mod openelm;
+mod orion;
 mod phi;
+mod plamo;
 mod qwen;
 mod qwen_next;
 mod t5;
@@ -46,6 +50,10 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     glm::ROWS,
     gpt_oss::ROWS,
     nemotron::ROWS,
+    nemotron_h::ROWS,
+    openelm::ROWS,
+    orion::ROWS,
+    plamo::ROWS,
     mamba::ROWS,
     hrm::ROWS,
     hunyuan::ROWS,

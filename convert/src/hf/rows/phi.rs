@@ -4,7 +4,8 @@ use gguf::{Error, Result};
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, ENDS, NORMS, Outputs, Params, Rule, r};
+use crate::hf::rows::llama::MIXTRAL_EXPERTS;
+use crate::hf::{ATTENTION, BASE, Class, ENDS, NORMS, Outputs, Params, Rule, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::values;
 
@@ -33,6 +34,25 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         keys: phi3,
         generated: long_factors,
         remark: "Phi 3, 3.5, 4; fused projections; longrope factors",
+        ..BASE
+    },
+    Class {
+        names: &["PhiMoEForCausalLM"],
+        arch: "phimoe",
+        defaults: r#"{"vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 6400, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": null, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-05, "num_experts_per_tok": 2, "num_local_experts": 16, "tie_word_embeddings": false,
+            "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}"#,
+        vocabulary: VocabKind::Phi3,
+        spelling: &[ENDS, ATTENTION, NORMS, MIXTRAL_EXPERTS],
+        early: attention_factor,
+        keys: |p| {
+            phi3(p)?;
+            p.need_u32("expert_used_count", &["num_experts_per_tok", "num_experts_per_token"])?;
+            p.need_u32("expert_count", &["num_local_experts", "num_experts"])
+        },
+        generated: long_factors,
+        remark: "Phi 3.5 with experts; layer norms",
         ..BASE
     },
 ];
