@@ -76,7 +76,11 @@ impl Checkpoint {
             found.merge(&mut tensors, *scale)?;
             notes.push(format!("merged: {} weights changed by {}, times {scale}", found.len(), adapter.display()));
         }
-        let request = tokenizer::Request { pre: options.pre.clone() };
+        let request = tokenizer::Request {
+            pre: options.pre.clone(),
+            architecture: Some(architecture.arch.to_owned()),
+            ..tokenizer::Request::default()
+        };
         let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocabulary, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, file_type, size)?;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use gguf::{Error, Metadata, Result};
 
 use super::folder;
-use super::runtime::{Charsmap, ESCAPED_SPACE, Tokenizer};
+use super::runtime::{Charsmap, Departures, ESCAPED_SPACE, Tokenizer};
 use super::sentencepiece::{Model, ModelType, PieceType};
 use super::source::Source;
 
@@ -69,7 +69,11 @@ pub fn check_tokenizer(dir: &Path, metadata: &Metadata, user_text: Option<&str>)
         Some(_) => {}
     }
     let ours = Tokenizer::from_metadata(metadata)?;
-    let published = if ours.departs() { Some(Tokenizer::from_metadata_as_published(metadata)?) } else { None };
+    let published = if ours.departures() != Departures::default() {
+        Some(Tokenizer::from_metadata_as_published(metadata)?)
+    } else {
+        None
+    };
     let reference = Reference::open(dir, metadata, &mut report)?;
     let mut comparison = Comparison { ours: &ours, published, reference: &reference, report: &mut report, departed: 0 };
     for text in BUILT_IN {

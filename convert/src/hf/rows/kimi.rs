@@ -6,12 +6,14 @@ use crate::config::Config;
 use crate::hf::rows::deepseek::absorbed;
 use crate::hf::rows::mamba::minus_exp;
 use crate::hf::{ATTENTION, BASE, Class, ENDS, EXPERT, GATED, How, NORMS, Outputs, Params, Piece, Rule, SIGMOID, r};
+use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, multiplied, reshaped};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["KimiLinearForCausalLM", "KimiLinearModel"],
         arch: "kimi-linear",
+        vocabulary: VocabKind::KimiLinear,
         defaults: r#"{"vocab_size": 163840, "hidden_size": 2304, "intermediate_size": 9216, "moe_intermediate_size": 1024,
             "num_hidden_layers": 27, "num_attention_heads": 32, "num_key_value_heads": 32, "num_shared_experts": 1,
             "routed_scaling_factor": 2.446, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "v_head_dim": 128,
@@ -37,10 +39,10 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["KimiK3ForConditionalGeneration"],
         arch: "kimi-k3",
+        vocabulary: VocabKind::KimiK3,
         unused: &["vision_tower.", "mm_projector."],
         spelling: &[ENDS, ATTENTION, NORMS, GATED, MIXERS, MIXTURE, K3],
         keys: k3,
-        late: ends_and_template,
         remark: "the text model of Kimi K3: residuals across layers, experts in a smaller space",
         ..BASE
     },
@@ -206,15 +208,4 @@ fn k3(p: &mut Params<'_>) -> Result<()> {
     p.need_f32("activation.situ_beta", &["activation_situ_beta"])?;
     p.need_f32("activation.situ_linear_beta", &["activation_situ_linear_beta"])?;
     p.need_u32("attn_res.block_size", &["attn_res_block_size"])
-}
-
-/// The end of a turn, and the template of a model that has none of its own.
-fn ends_and_template(p: &mut Params<'_>) -> Result<()> {
-    if let Some(end) = p.config().u64("eos_token_id") {
-        p.u32("tokenizer.ggml.eos_token_id", end)?;
-    }
-    if !p.has("tokenizer.chat_template") {
-        p.set("tokenizer.chat_template", include_str!("../../tokenizer/templates/kimi-k3.jinja"));
-    }
-    Ok(())
 }

@@ -9,7 +9,6 @@ use crate::hf::{
     ATTENTION, BARE, BASE, Class, ENDS, EXPERTS_GATE_FIRST, HEAD_NORMS, How, NORMS, Params, Piece, Rule, SIGMOID, r,
 };
 use crate::tokenizer::VocabKind;
-use crate::tokenizer::families::template_file;
 use crate::transform::Rows;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -26,7 +25,6 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, DENSE_OR_EXPERTS, EXPERTS_GATE_FIRST, SHARED_EXPERT, LAGUNA],
     prefixes: BARE,
     keys: laguna,
-    late: template_and_end_of_turn,
     remark: "gates on attention; heads by layer; experts and one that all tokens share",
     ..BASE
 }];
@@ -118,20 +116,4 @@ fn laguna(p: &mut Params<'_>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The template of the file beside the tokenizer, which its configuration may only name, and the end of a turn: of
-/// several ends that which is not also the beginning.
-fn template_and_end_of_turn(p: &mut Params<'_>) -> Result<()> {
-    if let Some(template) = template_file(p.folder())? {
-        p.set("tokenizer.chat_template", template);
-    }
-    let config = p.config();
-    let ends = config.get("eos_token_id").and_then(|ends| ends.as_array());
-    let beginning = config.u64("bos_token_id");
-    let end = ends.into_iter().flatten().filter_map(serde_json::Value::as_u64).find(|end| Some(*end) != beginning);
-    match end {
-        Some(end) => p.u32("tokenizer.ggml.eot_token_id", end),
-        None => Ok(()),
-    }
 }

@@ -13,10 +13,6 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         vocabulary: VocabKind::Llada,
         spelling: &[LLADA],
         keys: llada,
-        late: |p| {
-            p.set("tokenizer.ggml.add_bos_token", true);
-            Ok(())
-        },
         remark: "diffusion; attention in both directions",
         ..BASE
     },

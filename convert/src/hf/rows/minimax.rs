@@ -5,22 +5,17 @@ use gguf::{Error, Result};
 use crate::config::Config;
 use crate::hf::rows::llama::MIXTRAL_EXPERTS;
 use crate::hf::{ATTENTION, BASE, Class, Contents, ENDS, HEAD_NORMS, How, NORMS, Params, Rule, plus_one, r};
-use crate::tokenizer::families::{base_size, ids, template_file};
+use crate::tokenizer::{VocabKind, base_size};
 use crate::transform::{self, row_count, row_len, to_f32};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["MiniMaxText01ForCausalLM", "MiniMaxM1ForCausalLM"],
         arch: "minimax-01",
+        vocabulary: VocabKind::MiniMaxText01,
         spelling: &[ENDS, ATTENTION, NORMS, MIXTRAL_EXPERTS, LIGHTNING],
         inspect: empty_tokens,
         keys: minimax01,
-        late: |p| {
-            let own = template_file(p.folder())?;
-            let usual = || include_str!("../../tokenizer/templates/minimax-m1.jinja").to_owned();
-            p.set("tokenizer.chat_template", own.unwrap_or_else(usual));
-            Ok(())
-        },
         remark: "lightning attention, full attention every few layers; experts",
         ..BASE
     },
@@ -101,15 +96,7 @@ fn empty_tokens(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
 fn minimax01(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     let config = p.config();
-    let empty: Vec<u32> = config
-        .need_list(&["empty tokens"])
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|id| id.try_into().ok())
-        .collect();
-    if !empty.is_empty() {
-        p.set("tokenizer.ggml.suppress_tokens", ids(&empty));
-    }
+    p.list("tokenizer.ggml.suppress_tokens", &config.need_list(&["empty tokens"]).unwrap_or_default())?;
     let alpha = config.need_f64(&["layernorm_full_attention_alpha"])?;
     for name in ["layernorm_linear_attention_alpha", "layernorm_mlp_alpha"] {
         if config.need_f64(&[name])? != alpha {

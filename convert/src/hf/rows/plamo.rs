@@ -6,7 +6,6 @@ use crate::config::Config;
 use crate::hf::rows::mamba::{convolution, minus_exp};
 use crate::hf::{BASE, Class, How, Params, Piece, Rule, plus_one, r};
 use crate::tokenizer::VocabKind;
-use crate::tokenizer::families::template_file;
 use crate::transform::{Rows, reordered, reshaped, view};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -22,7 +21,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Plamo2ForCausalLM", "PLaMo2ForCausalLM"],
         arch: "plamo2",
-        vocabulary: VocabKind::Plamo,
+        vocabulary: VocabKind::Plamo2,
         spelling: &[PLAMO23, PLAMO2],
         keys: plamo2,
         remark: "state spaces and attention; norms that store their distance",
@@ -31,11 +30,10 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Plamo3ForCausalLM", "PLaMo3ForCausalLM"],
         arch: "plamo3",
-        vocabulary: VocabKind::Plamo,
+        vocabulary: VocabKind::Plamo3,
         spelling: &[PLAMO23, PLAMO3],
         prepare: scaled_context,
         keys: plamo3,
-        late: template,
         remark: "layers that slide; norms that store their distance",
         ..BASE
     },
@@ -200,13 +198,4 @@ fn plamo3(p: &mut Params<'_>) -> Result<()> {
         }
         None => p.need_u32("attention.sliding_window_pattern", &["sliding_window_pattern"]),
     }
-}
-
-fn template(p: &mut Params<'_>) -> Result<()> {
-    let config = crate::json::read_optional(&p.folder().join("tokenizer_config.json"))?.unwrap_or_default();
-    let own = config["chat_template"].as_str().map(str::to_owned);
-    if let Some(template) = template_file(p.folder())?.or(own).filter(|template| !template.is_empty()) {
-        p.set("tokenizer.chat_template", template);
-    }
-    Ok(())
 }
