@@ -14,13 +14,18 @@ use crate::json;
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
 
+/// What stands among the defaults for a value that the class computes from others.
+const COMPUTED: &str = "computed";
+
 /// A model's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     values: Map<String, Value>,
     rope: Map<String, Value>,
     class: String,
+    origin: String,
     wrapped: bool,
+    predicting: u64,
 }
 
 /// `config.json` as it stands in a folder.
@@ -46,12 +51,23 @@ fn text_config(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
     TEXT_CONFIGS.iter().filter_map(|key| root.get(*key)).chain(thinker).find_map(Value::as_object)
 }
 
+/// Wrappers whose text model is known by the wrapper's class, whatever its own part of the configuration says.
+const WRAPPER_CLASSES: &[&str] = &["Exaone4_5_ForConditionalGeneration"];
+
+/// The first of `architectures`.
+fn first_class(map: &Map<String, Value>) -> Option<&str> {
+    map.get("architectures")?.get(0)?.as_str()
+}
+
 /// The class of the model: `architectures` of the text model, else of the whole.
 ///
 /// # Errors
 /// A configuration that names none.
 pub fn class(root: &Map<String, Value>) -> Result<String> {
-    let first = |map: &Map<String, Value>| map.get("architectures")?.get(0)?.as_str().map(str::to_owned);
+    if let Some(wrapper) = first_class(root).filter(|class| WRAPPER_CLASSES.contains(class)) {
+        return Ok(wrapper.to_owned());
+    }
+    let first = |map: &Map<String, Value>| first_class(map).map(str::to_owned);
     let old_mamba = || root.contains_key("ssm_cfg").then(|| "MambaForCausalLM".to_owned());
     text_config(root).and_then(first).or_else(|| first(root)).or_else(old_mamba).ok_or_else(|| {
         Error::input("config.json names no class under \"architectures\"")
@@ -61,39 +77,56 @@ pub fn class(root: &Map<String, Value>) -> Result<String> {
 
 impl Config {
     /// A configuration with the text model's values on top, the defaults of its class, and rope parameters in the
-    /// newest spelling.
+    /// newest spelling. `aliases` are other names of fields, each with the one that is read.
     ///
     /// # Errors
     /// Defaults that are no JSON object, which is a fault of the table.
-    pub fn new(root: &Map<String, Value>, class: &str, defaults: &str) -> Result<Config> {
+    pub fn new(root: &Map<String, Value>, class: &str, defaults: &str, aliases: &[(&str, &str)]) -> Result<Config> {
         let mut values = root.clone();
         let text = text_config(root);
         for (key, value) in text.into_iter().flatten() {
             values.insert(key.clone(), value.clone());
         }
+        for &(alias, name) in aliases {
+            if let Some(value) = values.shift_remove(alias) {
+                values.insert(name.to_owned(), value);
+            }
+        }
         let defaults: Map<String, Value> = serde_json::from_str(defaults)
             .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))?;
         let rope = rope_parameters(&values, &defaults);
         for (key, value) in defaults {
-            values.entry(key).or_insert(value);
+            // What a class computes where nothing is said, it computes for null as well.
+            if value == COMPUTED && values.get(&key).is_some_and(Value::is_null) {
+                values.insert(key, value);
+            } else {
+                values.entry(key).or_insert(value);
+            }
         }
         // Classes that may leave the number of key-value heads out mean as many as there are heads.
         if values.get("num_key_value_heads").is_some_and(Value::is_null) {
             let heads = values.get("num_attention_heads").cloned().unwrap_or(Value::Null);
             values.insert("num_key_value_heads".into(), heads);
         }
-        let mut config = Config { values, rope, class: class.to_owned(), wrapped: text.is_some() };
+        let origin = first_class(root).unwrap_or(class).to_owned();
+        let wrapped = text.is_some();
+        let mut config = Config { values, rope, class: class.to_owned(), origin, wrapped, predicting: 0 };
         config.fill_head_dim();
         Ok(config)
     }
 
     /// `"head_dim": "computed"` among the defaults is the quotient that the class computes.
     fn fill_head_dim(&mut self) {
-        let asked = self.values.get("head_dim").is_some_and(|v| v == "computed");
+        let asked = self.values.get("head_dim").is_some_and(|v| v == COMPUTED);
         let quotient = self.u64("hidden_size").zip(self.u64("num_attention_heads")).and_then(|(h, n)| h.checked_div(n));
         if asked {
             self.values.insert("head_dim".into(), quotient.map_or(Value::Null, Value::from));
         }
+    }
+
+    /// The class that the folder names first: that of a wrapper, or of the model.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// The class of the model.
@@ -194,11 +227,31 @@ impl Config {
         self.rope_full().get("rope_type").and_then(Value::as_str).unwrap_or("").to_lowercase()
     }
 
-    /// Blocks of the model.
+    /// Says how many blocks that predict further tokens follow the layers of the model.
+    pub fn set_predicting(&mut self, blocks: u64) {
+        self.predicting = blocks;
+    }
+
+    /// Blocks of the file: the layers of the model, and those after them that predict further tokens.
     ///
     /// # Errors
-    /// A configuration that does not say.
+    /// A configuration that does not say, or claims too many.
     pub fn blocks(&self) -> Result<u64> {
+        let layers = self.layers()?;
+        match layers.checked_add(self.predicting).filter(|n| *n <= MAX_BLOCKS) {
+            Some(blocks) => Ok(blocks),
+            None => Err(Error::input(format!(
+                "config.json claims {} layers of prediction after the {layers} of the model; {MAX_BLOCKS} is the most there are",
+                self.predicting
+            ))),
+        }
+    }
+
+    /// Layers of the model.
+    ///
+    /// # Errors
+    /// A configuration that does not say, or claims too many.
+    pub fn layers(&self) -> Result<u64> {
         let blocks = self.need_u64(&["n_layers", "num_hidden_layers", "n_layer", "num_layers"])?;
         if blocks > MAX_BLOCKS {
             return Err(Error::input(format!(
@@ -328,7 +381,7 @@ mod tests {
 
     fn config(text: &str, defaults: &str) -> Config {
         let root: Map<String, Value> = serde_json::from_str(text).unwrap();
-        Config::new(&root, "X", defaults).unwrap()
+        Config::new(&root, "X", defaults, &[]).unwrap()
     }
 
     #[test]
@@ -360,7 +413,7 @@ mod tests {
             r#"{"architectures": ["A"], "hidden_size": 1, "text_config": {"hidden_size": 2, "architectures": ["B"]}}"#;
         let root: Map<String, Value> = serde_json::from_str(text).unwrap();
         assert_eq!(class(&root).unwrap(), "B");
-        let config = Config::new(&root, "B", "{}").unwrap();
+        let config = Config::new(&root, "B", "{}", &[]).unwrap();
         assert_eq!((config.u64("hidden_size"), config.is_wrapped()), (Some(2), true));
     }
 

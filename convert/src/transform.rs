@@ -661,10 +661,22 @@ fn bf16_bits(bits: u32) -> u16 {
     (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// The bytes of these elements as another type.
+/// Blocks of 32 weights with one f16 scale, a 127th of their largest magnitude.
+fn q8_0(floats: &[f32]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(floats.len() / 32 * 34);
+    for block in floats.as_chunks::<32>().0 {
+        let scale = block.iter().fold(0.0_f32, |m, v| m.max(v.abs())) / 127.0;
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        out.extend(f16::from_f32(scale).to_le_bytes());
+        out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
+    }
+    out
+}
+
+/// The bytes of these elements as another type. Rows that become Q8_0 are whole blocks.
 ///
 /// # Errors
-/// A conversion that is no cast between f32, f16 and bf16.
+/// A conversion that is no cast between f32, f16 and bf16, nor one to Q8_0.
 pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<'_, [u8]>> {
     Ok(match (from, to) {
         (Elements::F32, TensorType::F32) | (Elements::F16, TensorType::F16) => bytes,
@@ -680,6 +692,7 @@ pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<
         (from, TensorType::F32) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F32)),
         (from, TensorType::F16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F16)),
         (from, TensorType::BF16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::BF16)),
+        (from, TensorType::Q8_0) => Cow::Owned(q8_0(&to_f32(from, &bytes)?)),
         (_, other) => return Err(Error::usage(format!("a checkpoint is not converted to {other}"))),
     })
 }

@@ -8,11 +8,12 @@
 mod params;
 mod rows;
 
-use gguf::Result;
+use gguf::{Error, Result};
+use serde_json::{Map, Value};
 
 pub use params::Params;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
@@ -26,24 +27,43 @@ pub struct Class {
     pub names: &'static [&'static str],
     /// `general.architecture`.
     pub arch: &'static str,
+    /// Of several rows for a class, the first that is for this configuration converts it.
+    pub when: fn(&Config) -> bool,
     /// What the configuration class fills in where `config.json` says nothing, as JSON.
     pub defaults: &'static str,
+    /// Other names that the configuration class takes for a field, each with the one that is read.
+    pub aliases: &'static [(&'static str, &'static str)],
     /// How the vocabulary is read.
     pub vocabulary: VocabKind,
     /// The tensors, in tables that families share.
     pub spelling: &'static [&'static [Rule]],
     /// Beginnings of names that are replaced before the tables are asked.
+    ///
+    /// `{}` in the first stands for a number. In the second, `{+}` is that number counted from the first block after the
+    /// layers of the model, `{*}` each of the blocks there are after these; where there are none, the tensor is left out.
     pub prefixes: &'static [(&'static str, &'static str)],
     /// Beginnings of names of tensors that the format has no use for.
     pub unused: &'static [&'static str],
     /// Changes the configuration before anything else reads it.
     pub prepare: fn(&mut Config) -> Result<()>,
+    /// Blocks after the layers of the model that predict further tokens and are part of the file.
+    pub predicting: fn(&Config) -> u64,
+    /// Whether tensors of blocks that the file has not are left out. They are an error otherwise.
+    pub drop_further_blocks: bool,
+    /// How the weights are packed where `config.json` names no method.
+    pub packing: Option<&'static str>,
     /// Keys that come before all others.
     pub early: fn(&mut Params<'_>) -> Result<()>,
     /// The keys that describe the model.
     pub keys: fn(&mut Params<'_>) -> Result<()>,
     /// Tensors that are made from the configuration.
     pub generated: fn(&Config) -> Result<Outputs>,
+    /// Tensors that come first in the file, by their names there: group by group, and within a group block by block.
+    pub leading: &'static [&'static [&'static str]],
+    /// Which tensors have a type that is not asked for.
+    pub types: Types,
+    /// `general.file_type`, where it does not follow from the type of the matrices, with its name.
+    pub file_type: Option<(u32, &'static str)>,
     /// Whether a stored output head that equals the token embedding is left out.
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
@@ -56,19 +76,42 @@ pub struct Class {
 pub(crate) const BASE: Class = Class {
     names: &[],
     arch: "",
+    when: |_| true,
     defaults: "{}",
+    aliases: &[],
     vocabulary: VocabKind::Gpt2,
     spelling: &[],
     prefixes: &[],
     unused: &[],
     prepare: |_| Ok(()),
+    predicting: |_| 0,
+    drop_further_blocks: false,
+    packing: None,
     early: |_| Ok(()),
     keys: Params::common,
     generated: |_| Ok(Vec::new()),
+    leading: &[],
+    types: Types::Usual,
+    file_type: None,
     drop_equal_output: false,
     cut_embedding: false,
     remark: "",
 };
+
+/// Which tensors have a type that does not depend on what is asked for.
+///
+/// Vectors, norms and what is no weight are f32 in every file.
+#[derive(Clone, Copy, Debug)]
+pub enum Types {
+    /// The matrices that llama.cpp wants in f32 in all models.
+    Usual,
+    /// No other tensors.
+    NoMatrices,
+    /// These as well: parts of names that are f32.
+    Also(&'static [&'static str]),
+    /// All of them have the type in which they are stored: f32, bf16, or Q8_0 for what was FP8.
+    AsStored,
+}
 
 /// A tensor's way from the checkpoint's name to the file's.
 ///
@@ -106,6 +149,13 @@ pub enum How {
         group: &'static str,
         /// How many members each has.
         members: fn(&Config) -> Result<u64>,
+    },
+    /// One of several tensors that are joined along their first dimension when the last of them was seen.
+    Join {
+        /// Its place among them.
+        part: usize,
+        /// How many there are.
+        parts: usize,
     },
     /// The tensor becomes others.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
@@ -152,7 +202,7 @@ pub fn all() -> impl Iterator<Item = &'static Class> {
     rows::FAMILIES.iter().copied().flatten()
 }
 
-/// The row that converts this class.
+/// The first row that converts this class.
 ///
 /// # Errors
 /// A class that no row has; the error lists those there are.
@@ -160,9 +210,26 @@ pub fn find(class: &str) -> Result<&'static Class> {
     all().find(|a| a.names.contains(&class)).ok_or_else(|| {
         let mut known: Vec<&str> = all().flat_map(|a| a.names.iter().copied()).collect();
         known.sort_unstable();
-        gguf::Error::input(format!("the architecture {class} is not known"))
-            .help(format!("known are {}", known.join(", ")))
+        Error::input(format!("the architecture {class} is not known")).help(format!("known are {}", known.join(", ")))
     })
+}
+
+/// The row that converts a model, and its configuration as that row reads it.
+///
+/// # Errors
+/// A configuration that names no class, or one that no row has, and values that make no sense to the row.
+pub fn open(root: &Map<String, Value>) -> Result<(&'static Class, Config)> {
+    let name = config::class(root)?;
+    find(&name)?;
+    for class in all().filter(|c| c.names.contains(&name.as_str())) {
+        let mut config = Config::new(root, &name, class.defaults, class.aliases)?;
+        if (class.when)(&config) {
+            (class.prepare)(&mut config)?;
+            config.set_predicting((class.predicting)(&config));
+            return Ok((class, config));
+        }
+    }
+    Err(Error::input(format!("no variant of {name} has the configuration of this one")))
 }
 
 /// Token embedding, final norm and output head of most models.
