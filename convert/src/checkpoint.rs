@@ -9,7 +9,7 @@ use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_r
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, How, Params, Piece, Rule};
+use crate::hf::{self, Class, Contents, How, Params, Piece, Rule};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
 use crate::packed::{self, Unpacked};
@@ -59,8 +59,10 @@ impl Checkpoint {
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
         let root = config::read(folder)?;
         let config_path = folder.join("config.json");
-        let (architecture, config) = hf::open(&root).map_err(|e| e.at(&config_path))?;
+        let (architecture, mut config) = hf::read(&root).map_err(|e| e.at(&config_path))?;
         let stored = safetensors::open_folder(folder)?;
+        let contents = Contents { folder, tensors: &stored };
+        (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let mut notes = Vec::new();
         let Text { stored, moved } = text_tensors(architecture, &config, stored, &mut notes)?;
         let file_type = choose(options.outtype, architecture, &stored);
@@ -276,6 +278,12 @@ fn unpacked(
 /// Members of a stack that were seen so far: by rule, then by member.
 type Members = BTreeMap<usize, BTreeMap<u64, Rows>>;
 
+/// Parts of a joined tensor that were seen so far, by rule, with their names in the checkpoint.
+type Parts = BTreeMap<usize, (String, Rows)>;
+
+/// What makes a joined tensor of its parts.
+type Make = fn(&Config, &Piece, Vec<Rows>) -> Result<hf::Outputs>;
+
 /// What a finished tensor was made of.
 #[derive(Clone, Copy, Debug)]
 struct Made {
@@ -297,8 +305,7 @@ struct Plan<'a> {
     /// Weights that were seen, by rule and block.
     seen: HashSet<(usize, Option<u64>)>,
     stacks: HashMap<(&'static str, u64), Members>,
-    /// Parts of tensors that are joined, by the tensor's name.
-    joins: HashMap<String, Vec<Option<Rows>>>,
+    joins: BTreeMap<(&'static str, u64, String), Parts>,
     sources: Vec<String>,
     embedding: Option<Rows>,
     notes: Vec<String>,
@@ -322,7 +329,7 @@ impl<'a> Plan<'a> {
             names: HashSet::new(),
             seen: HashSet::new(),
             stacks: HashMap::new(),
-            joins: HashMap::new(),
+            joins: BTreeMap::new(),
             sources: Vec::new(),
             embedding: None,
             notes: Vec::new(),
@@ -371,6 +378,12 @@ impl<'a> Plan<'a> {
             let to = names::with_block(rule.to, found.block);
             return self.push(format!("{to}{}", found.suffix), rows, made);
         }
+        if self.architecture.drop_zero_biases && found.suffix == ".bias" {
+            let bytes = rows.rows(0..row_count(rows.shape())).map_err(fault)?;
+            let zeros = transform::to_f32(rows.elements(), &bytes)?.iter().all(|v| *v == 0.0);
+            let told = format!("tensor {name} is not zero, and {} has no place for it", self.architecture.arch);
+            return if zeros { Ok(()) } else { Err(Error::input(told)) };
+        }
         if found.suffix != ".bias" {
             self.seen.insert((found.index, found.block));
         }
@@ -379,33 +392,15 @@ impl<'a> Plan<'a> {
         let target = format!("{to}{}", found.suffix);
         let rows = match rule.how {
             How::Drop => return Ok(()),
-            How::DropZeros => {
-                let bytes = rows.rows(0..row_count(rows.shape())).map_err(fault)?;
-                let zeros = transform::to_f32(rows.elements(), &bytes)?.iter().all(|v| *v == 0.0);
-                return if zeros {
-                    Ok(())
-                } else {
-                    Err(Error::input(format!(
-                        "tensor {name} is not zero, and {} has no place for it",
-                        self.architecture.arch
-                    )))
-                };
-            }
             How::Stack { group, members } => {
                 let block = found.block.unwrap_or(0);
                 let member = found.member.unwrap_or(0);
                 let members = members(self.config)?;
                 return self.stack(group, members, found.index, block, member, found.suffix, rows, made).map_err(fault);
             }
-            How::Join { part, parts } => {
-                let seen = self.joins.entry(target.clone()).or_insert_with(|| vec![None; parts]);
-                if let Some(place) = seen.get_mut(part) {
-                    *place = Some(rows);
-                }
-                let Some(complete) = seen.iter().cloned().collect::<Option<Vec<Rows>>>() else { return Ok(()) };
-                self.joins.remove(&target);
-                let joined = transform::joined(complete).map_err(fault)?;
-                return self.push(target, joined, made);
+            How::Join { group, make } => {
+                let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
+                return self.join(group, make, found.index, &name, piece, made).map_err(fault);
             }
             How::Split(split) => {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
@@ -425,6 +420,10 @@ impl<'a> Plan<'a> {
                 )));
             }
             How::Keep | How::First | How::Untied => rows,
+            How::Change(change) => {
+                let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
+                change(self.config, &piece).map_err(fault)?
+            }
             How::Map(f) => transform::mapped(&rows, f),
             How::MapWeight(f) if weight => transform::mapped(&rows, f),
             How::Transpose if weight => transform::transposed(&rows).map_err(fault)?,
@@ -514,14 +513,45 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    /// Remembers one of several tensors that are made into others, and makes them when it was the last.
+    fn join(
+        &mut self,
+        group: &'static str,
+        make: Make,
+        rule: usize,
+        name: &str,
+        piece: Piece,
+        made: Made,
+    ) -> Result<()> {
+        let belongs = |rule: &Rule| matches!(rule.how, How::Join { group: g, .. } if g == group);
+        let parts = self.rules.iter().filter(|r| belongs(r)).count();
+        let key = (group, piece.block, piece.suffix.clone());
+        let seen = self.joins.entry(key.clone()).or_default();
+        seen.insert(rule, (name.to_owned(), piece.rows.clone()));
+        if seen.len() < parts {
+            return Ok(());
+        }
+        let seen = self.joins.remove(&key).unwrap_or_default();
+        let (names, rows): (Vec<String>, Vec<Rows>) = seen.into_values().unzip();
+        for (name, rows) in make(self.config, &piece, rows)? {
+            self.push(name, rows, made)?;
+        }
+        self.sources.extend(names);
+        Ok(())
+    }
+
     /// Checks that nothing is missing, and brings those to the front that come first.
     fn finish(&mut self) -> Result<()> {
         if let Some(((_, block), members)) = self.stacks.iter().next() {
             return Err(self.missing_member(*block, members));
         }
-        if let Some(name) = self.joins.keys().min() {
-            return Err(Error::input(format!("a part of the tensor that becomes {name} is missing"))
-                .help("is the checkpoint complete?"));
+        if let Some(((group, block, suffix), seen)) = self.joins.iter().next() {
+            let gap = self.rules.iter().enumerate().find(|(i, rule)| {
+                matches!(rule.how, How::Join { group: g, .. } if g == *group) && !seen.contains_key(i)
+            });
+            let name = gap.map_or("", |(_, rule)| rule.from);
+            let name = names::with_block(name, Some(*block));
+            return Err(Error::input(format!("tensor {name}{suffix} is missing")).help("is the checkpoint complete?"));
         }
         let leading = self.architecture.leading;
         self.out.sort_by_key(|(info, _)| names::leading(leading, info.name()));

@@ -25,7 +25,7 @@ pub struct Config {
     class: String,
     origin: String,
     wrapped: bool,
-    predicting: u64,
+    blocks: Option<u64>,
 }
 
 /// `config.json` as it stands in a folder.
@@ -89,11 +89,12 @@ impl Config {
         }
         for &(alias, name) in aliases {
             if let Some(value) = values.shift_remove(alias) {
-                values.insert(name.to_owned(), value);
+                values.entry(name).or_insert(value);
             }
         }
         let defaults: Map<String, Value> = serde_json::from_str(defaults)
             .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))?;
+        let known = !defaults.is_empty();
         let rope = rope_parameters(&values, &defaults);
         for (key, value) in defaults {
             // What a class computes where nothing is said, it computes for null as well.
@@ -104,13 +105,13 @@ impl Config {
             }
         }
         // Classes that may leave the number of key-value heads out mean as many as there are heads.
-        if values.get("num_key_value_heads").is_some_and(Value::is_null) {
+        if known && values.get("num_key_value_heads").is_some_and(Value::is_null) {
             let heads = values.get("num_attention_heads").cloned().unwrap_or(Value::Null);
             values.insert("num_key_value_heads".into(), heads);
         }
         let origin = first_class(root).unwrap_or(class).to_owned();
         let wrapped = text.is_some();
-        let mut config = Config { values, rope, class: class.to_owned(), origin, wrapped, predicting: 0 };
+        let mut config = Config { values, rope, class: class.to_owned(), origin, wrapped, blocks: None };
         config.fill_head_dim();
         Ok(config)
     }
@@ -227,24 +228,17 @@ impl Config {
         self.rope_full().get("rope_type").and_then(Value::as_str).unwrap_or("").to_lowercase()
     }
 
-    /// Says how many blocks that predict further tokens follow the layers of the model.
-    pub fn set_predicting(&mut self, blocks: u64) {
-        self.predicting = blocks;
+    /// Says how many blocks the file has, where that is not the number of layers.
+    pub fn set_blocks(&mut self, blocks: u64) {
+        self.blocks = Some(blocks);
     }
 
-    /// Blocks of the file: the layers of the model, and those after them that predict further tokens.
+    /// Blocks of the file: the layers, unless a class counts otherwise.
     ///
     /// # Errors
     /// A configuration that does not say, or claims too many.
     pub fn blocks(&self) -> Result<u64> {
-        let layers = self.layers()?;
-        match layers.checked_add(self.predicting).filter(|n| *n <= MAX_BLOCKS) {
-            Some(blocks) => Ok(blocks),
-            None => Err(Error::input(format!(
-                "config.json claims {} layers of prediction after the {layers} of the model; {MAX_BLOCKS} is the most there are",
-                self.predicting
-            ))),
-        }
+        self.blocks.map_or_else(|| self.layers(), believable)
     }
 
     /// Layers of the model.
@@ -252,13 +246,7 @@ impl Config {
     /// # Errors
     /// A configuration that does not say, or claims too many.
     pub fn layers(&self) -> Result<u64> {
-        let blocks = self.need_u64(&["n_layers", "num_hidden_layers", "n_layer", "num_layers"])?;
-        if blocks > MAX_BLOCKS {
-            return Err(Error::input(format!(
-                "config.json claims {blocks} layers; {MAX_BLOCKS} is the most there are"
-            )));
-        }
-        Ok(blocks)
+        self.need_u64(&["n_layers", "num_hidden_layers", "n_layer", "num_layers"]).and_then(believable)
     }
 
     /// Attention heads.
@@ -285,6 +273,13 @@ impl Config {
 
 /// More blocks than any model has; llama.cpp refuses more than 512.
 const MAX_BLOCKS: u64 = 4096;
+
+fn believable(blocks: u64) -> Result<u64> {
+    if blocks > MAX_BLOCKS {
+        return Err(Error::input(format!("config.json claims {blocks} layers; {MAX_BLOCKS} is the most there are")));
+    }
+    Ok(blocks)
+}
 
 fn at_least_one(n: u64, what: &str) -> Result<u64> {
     if n == 0 { Err(Error::input(format!("config.json claims 0 {what}"))) } else { Ok(n) }
@@ -350,7 +345,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
     }
     let scaled =
         rope.get("rope_type").and_then(Value::as_str).is_some_and(|t| ["llama3", "yarn", "longrope"].contains(&t));
-    if scaled && !rope.contains_key("original_max_position_embeddings") {
+    if scaled && !defaults.is_empty() && !rope.contains_key("original_max_position_embeddings") {
         let longest = values.get("max_position_embeddings").or_else(|| defaults.get("max_position_embeddings"));
         if let Some(longest) = longest.filter(|v| !v.is_null()) {
             rope.insert("original_max_position_embeddings".into(), longest.clone());

@@ -13,6 +13,7 @@ pub mod metadata;
 pub mod modelfile;
 mod names;
 pub mod packed;
+mod reduce;
 pub mod safetensors;
 pub mod tokenizer;
 pub mod transform;

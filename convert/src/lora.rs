@@ -295,7 +295,7 @@ impl AdapterFile {
         let adapter = Adapter::open(folder)?;
         let root = config::read(base)?;
         let path = base.join("config.json");
-        let (architecture, config) = hf::open(&root).map_err(|e| e.at(&path))?;
+        let (architecture, config) = hf::read(&root).map_err(|e| e.at(&path))?;
 
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);

@@ -241,6 +241,8 @@ pub(crate) fn is_buffer(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
 
     #[test]
@@ -293,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found() {
-        let class = crate::hf::find("LlamaForCausalLM").unwrap();
+        let class = crate::hf::find("LlamaForCausalLM", &Map::new()).unwrap();
         let near = nearest(class, "model.layers.3.self_attn.query.weight").unwrap();
         assert!(near.starts_with("model.layers.3.self_attn."), "{near}");
     }

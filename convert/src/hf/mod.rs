@@ -5,12 +5,14 @@
 //! model is not said here: that is `gguf::arch`, and every conversion is held against it. What is special about a member
 //! is a named value of its row.
 
+mod contents;
 mod params;
 mod rows;
 
 use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
+pub use contents::Contents;
 pub use params::Params;
 
 use crate::config::{self, Config};
@@ -27,8 +29,8 @@ pub struct Class {
     pub names: &'static [&'static str],
     /// `general.architecture`.
     pub arch: &'static str,
-    /// Of several rows for a class, the first that is for this configuration converts it.
-    pub when: fn(&Config) -> bool,
+    /// Which configurations of these classes, where more than one row has them: the first that says yes.
+    pub when: fn(&Map<String, Value>) -> bool,
     /// What the configuration class fills in where `config.json` says nothing, as JSON.
     pub defaults: &'static str,
     /// Other names that the configuration class takes for a field, each with the one that is read.
@@ -46,8 +48,8 @@ pub struct Class {
     pub unused: &'static [&'static str],
     /// Changes the configuration before anything else reads it.
     pub prepare: fn(&mut Config) -> Result<()>,
-    /// Blocks after the layers of the model that predict further tokens and are part of the file.
-    pub predicting: fn(&Config) -> u64,
+    /// Adds to the configuration what only the tensors or other files of the folder say.
+    pub inspect: fn(&mut Config, &Contents<'_>) -> Result<()>,
     /// Whether tensors of blocks that the file has not are left out. They are an error otherwise.
     pub drop_further_blocks: bool,
     /// How the weights are packed where `config.json` names no method.
@@ -64,6 +66,8 @@ pub struct Class {
     pub types: Types,
     /// `general.file_type`, where it does not follow from the type of the matrices, with its name.
     pub file_type: Option<(u32, &'static str)>,
+    /// Whether biases are left out, all of which must be zero.
+    pub drop_zero_biases: bool,
     /// Whether a stored output head that equals the token embedding is left out.
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
@@ -84,7 +88,7 @@ pub(crate) const BASE: Class = Class {
     prefixes: &[],
     unused: &[],
     prepare: |_| Ok(()),
-    predicting: |_| 0,
+    inspect: |_, _| Ok(()),
     drop_further_blocks: false,
     packing: None,
     early: |_| Ok(()),
@@ -93,6 +97,7 @@ pub(crate) const BASE: Class = Class {
     leading: &[],
     types: Types::Usual,
     file_type: None,
+    drop_zero_biases: false,
     drop_equal_output: false,
     cut_embedding: false,
     remark: "",
@@ -150,15 +155,19 @@ pub enum How {
         /// How many members each has.
         members: fn(&Config) -> Result<u64>,
     },
-    /// One of several tensors that are joined along their first dimension when the last of them was seen.
-    Join {
-        /// Its place among them.
-        part: usize,
-        /// How many there are.
-        parts: usize,
-    },
     /// The tensor becomes others.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
+    /// The tensor stays one under its name, its data in another shape or order, or with arithmetic that depends on
+    /// the configuration.
+    Change(fn(&Config, &Piece) -> Result<Rows>),
+    /// One of several tensors of a block, each with a rule of its own, from which others are made when the last of
+    /// them was seen. Rules of the same group belong together, in the table's order; weights and biases are apart.
+    Join {
+        /// Which rules belong together.
+        group: &'static str,
+        /// Makes the tensors. The piece is the last one seen; the data is that of all, in the table's order.
+        make: fn(&Config, &Piece, Vec<Rows>) -> Result<Outputs>,
+    },
     /// The first of several names for one tensor is written, the others are not.
     First,
     /// Not written where the configuration ties it to the token embedding.
@@ -167,8 +176,6 @@ pub enum How {
     Drop,
     /// Not written where the configuration ties it to the token embedding; an error where it does not.
     Tied,
-    /// The tensor is not written; anything but zeros in it is an error.
-    DropZeros,
 }
 
 /// A tensor on its way through a [`How::Split`].
@@ -202,34 +209,28 @@ pub fn all() -> impl Iterator<Item = &'static Class> {
     rows::FAMILIES.iter().copied().flatten()
 }
 
-/// The first row that converts this class.
+/// The row that converts a configuration, and the configuration as that row reads it.
+///
+/// # Errors
+/// A configuration that names no class or one that no row has, or values that contradict each other.
+pub fn read(root: &Map<String, Value>) -> Result<(&'static Class, Config)> {
+    let class = config::class(root)?;
+    let row = find(&class, root)?;
+    let mut config = Config::new(root, &class, row.defaults, row.aliases)?;
+    (row.prepare)(&mut config)?;
+    Ok((row, config))
+}
+
+/// The row that converts this configuration of a class.
 ///
 /// # Errors
 /// A class that no row has; the error lists those there are.
-pub fn find(class: &str) -> Result<&'static Class> {
-    all().find(|a| a.names.contains(&class)).ok_or_else(|| {
+pub fn find(class: &str, root: &Map<String, Value>) -> Result<&'static Class> {
+    all().find(|a| a.names.contains(&class) && (a.when)(root)).ok_or_else(|| {
         let mut known: Vec<&str> = all().flat_map(|a| a.names.iter().copied()).collect();
         known.sort_unstable();
         Error::input(format!("the architecture {class} is not known")).help(format!("known are {}", known.join(", ")))
     })
-}
-
-/// The row that converts a model, and its configuration as that row reads it.
-///
-/// # Errors
-/// A configuration that names no class, or one that no row has, and values that make no sense to the row.
-pub fn open(root: &Map<String, Value>) -> Result<(&'static Class, Config)> {
-    let name = config::class(root)?;
-    find(&name)?;
-    for class in all().filter(|c| c.names.contains(&name.as_str())) {
-        let mut config = Config::new(root, &name, class.defaults, class.aliases)?;
-        if (class.when)(&config) {
-            (class.prepare)(&mut config)?;
-            config.set_predicting((class.predicting)(&config));
-            return Ok((class, config));
-        }
-    }
-    Err(Error::input(format!("no variant of {name} has the configuration of this one")))
 }
 
 /// Token embedding, final norm and output head of most models.
@@ -278,6 +279,23 @@ pub(crate) const NORMS: &[Rule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
 ];
+
+/// A block after the layers of the model, which predicts the token after the next.
+pub(crate) const PREDICTION: &[Rule] = &[
+    r("model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),
+    r("model.layers.{}.embed_tokens", "blk.{}.nextn.embed_tokens"),
+    r("model.layers.{}.enorm", "blk.{}.nextn.enorm"),
+    r("model.layers.{}.hnorm", "blk.{}.nextn.hnorm"),
+    r("model.layers.{}.shared_head.head", "blk.{}.nextn.shared_head_head"),
+    r("model.layers.{}.shared_head.norm", "blk.{}.nextn.shared_head_norm"),
+];
+
+/// The blocks of the file are the layers and those of prediction after them.
+pub(crate) fn with_prediction(config: &mut Config) -> Result<()> {
+    let further = config.u64("num_nextn_predict_layers").unwrap_or(0);
+    config.set_blocks(config.layers()?.saturating_add(further));
+    Ok(())
+}
 
 /// A gated feed-forward.
 pub(crate) const GATED: &[Rule] = &[

@@ -35,6 +35,8 @@ pub enum VocabKind {
     Llama,
     /// SentencePiece alone.
     SentencePiece,
+    /// SentencePiece with tokens redefined by the tokenizer's configuration: Arctic.
+    Arctic,
     /// SentencePiece where there is a `tokenizer.model`, else byte-level BPE: Qwen2, DeepSeek.
     SentencePieceOrGpt2,
     /// SentencePiece with `add_prefix_space` of the tokenizer's configuration: ERNIE 4.5.
@@ -53,6 +55,17 @@ pub enum VocabKind {
     Glm4,
     /// Byte-level BPE with the turn tokens of GLM-4.5 and later.
     GlmMoe,
+    /// Byte-level BPE with the turn tokens of ChatGLM and the first GLM-4.
+    ChatGlm,
+    /// Byte-level BPE with the roles of Solar Open's tokens.
+    Solar,
+    /// Byte-level BPE for Llama 3's vocabulary of 128,256 tokens, else a BPE with byte fallback: DeciLM.
+    Deci,
+    /// As Qwen 2, with added tokens as they are written: Dream.
+    Dream,
+    /// SentencePiece where there is a `tokenizer.model`, else byte-level BPE, in a vocabulary padded to a multiple of 16
+    /// or as the configuration says: Mamba 2.
+    Mamba2,
     /// Byte-level BPE in a vocabulary padded to a multiple of 8, else SentencePiece: Mamba.
     Mamba,
     /// Byte-level BPE, else SentencePiece with SEA-LION's ids: MPT.
@@ -125,7 +138,20 @@ pub fn metadata(dir: &Path, config: &Value, kind: VocabKind, request: &Request) 
             &[("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>")],
             &mut out,
         )?,
+        VocabKind::ChatGlm => {
+            set.glm(&[("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>")], &mut out)?;
+        }
+        VocabKind::Solar => set.glm(
+            &[("eos", "<|endoftext|>"), ("eot", "<|endoftext|>"), ("unk", "<unk>"), ("bos", "<|startoftext|>")],
+            &mut out,
+        )?,
+        VocabKind::Arctic => set.arctic(&mut out)?,
+        VocabKind::Deci if set.size()?.unwrap_or(128_256) == 128_256 => set.gpt2(None, &mut out)?,
+        VocabKind::Deci => set.write_spm(&set.llama_hf(&set.source()?)?, &mut out)?,
+        VocabKind::Dream if set.has("tokenizer.model") => set.sentencepiece(&mut out)?,
+        VocabKind::Dream => set.dream(&mut out)?,
         VocabKind::Mamba => set.mamba(&mut out)?,
+        VocabKind::Mamba2 => set.mamba2(&mut out)?,
         VocabKind::Mpt => set.mpt(&mut out)?,
         VocabKind::Bert => set.bert(&mut out)?,
         VocabKind::Roberta => set.roberta(&mut out)?,
@@ -202,7 +228,10 @@ impl Setting<'_> {
     }
 
     fn write_gpt2(&self, source: &Source, size: Option<usize>, out: &mut Metadata) -> Result<()> {
-        let vocab = self.base(source, size)?;
+        self.write_base(source, &self.base(source, size)?, out)
+    }
+
+    fn write_base(&self, source: &Source, vocab: &Vocab, out: &mut Metadata) -> Result<()> {
         let pre = self.pre(source)?;
         out.set("tokenizer.ggml.model", "gpt2");
         out.set("tokenizer.ggml.pre", pre);
@@ -365,6 +394,39 @@ impl Setting<'_> {
         Err(self
             .missing("tokenizer.json")
             .help("Mamba uses the tokenizer of GPT-NeoX-20B: copy its tokenizer.json here"))
+    }
+
+    fn mamba2(&self, out: &mut Metadata) -> Result<()> {
+        let multiple = vocab::vocab_size(self.config, &["pad_vocab_size_multiple"])?.unwrap_or(16);
+        let size = self.size()?.map(|size| size.next_multiple_of(multiple));
+        if !self.has("tokenizer.model") {
+            return self.gpt2(size, out);
+        }
+        let model = Model::open(self.dir, &["tokenizer.model"])?.ok_or_else(|| self.missing("tokenizer.model"))?;
+        let mut vocab = Vocab::from_pieces(&model, size.unwrap_or(model.pieces.len()));
+        vocab.apply_added_tokens(self.dir)?;
+        vocab.apply_added_decoder(self.dir, true)?;
+        self.write_spm(&vocab, out)
+    }
+
+    fn arctic(&self, out: &mut Metadata) -> Result<()> {
+        let model = Model::open(self.dir, &["tokenizer.model"])?.ok_or_else(|| self.missing("tokenizer.model"))?;
+        let mut vocab = Vocab::from_pieces(&model, self.size()?.unwrap_or(model.pieces.len()));
+        vocab.redefine(self.dir)?;
+        self.write_spm(&vocab, out)
+    }
+
+    /// Byte-level BPE whose added tokens are written as they are, control tokens where they are marked as special.
+    fn dream(&self, out: &mut Metadata) -> Result<()> {
+        let source = self.source()?;
+        let mut vocab = self.base(&source, None)?;
+        for (id, token) in source.tokenizer.get_added_tokens_decoder() {
+            let kind = if token.special { TokenType::Control } else { TokenType::UserDefined };
+            vocab.rewrite(id as usize, token.content.as_bytes(), kind);
+        }
+        self.write_base(&source, &vocab, out)?;
+        Special::load(self.dir, true, &TYPES, None)?.write(out);
+        Ok(())
     }
 
     fn mpt(&self, out: &mut Metadata) -> Result<()> {

@@ -111,6 +111,34 @@ impl Vocab {
         Ok(())
     }
 
+    /// `added_tokens_decoder` of `tokenizer_config.json` where it stands in for tokens of the model: special ones have
+    /// no score, and one of them may be the unknown one.
+    pub fn redefine(&mut self, dir: &Path) -> Result<()> {
+        let path = dir.join("tokenizer_config.json");
+        let Some(config) = folder::json(dir, "tokenizer_config.json")? else { return Ok(()) };
+        for (id, token) in config["added_tokens_decoder"].as_object().into_iter().flatten() {
+            let id = id.parse::<u64>().map(Value::from).unwrap_or(Value::Null);
+            let Some(id) = self.id(&id).map_err(|e| e.at(&path))? else { continue };
+            let text =
+                token["content"].as_str().ok_or_else(|| Error::input("an added token has no content").at(&path))?;
+            let (score, kind) = match folder::truthy(&token["special"]) {
+                true if config["unk_token"] == text => (0.0, TokenType::Unknown),
+                true => (0.0, TokenType::Control),
+                false => (UNUSED_SCORE, TokenType::UserDefined),
+            };
+            self.set(id, text, score, kind);
+        }
+        Ok(())
+    }
+
+    /// Gives an id that is there another text and type.
+    pub fn rewrite(&mut self, id: usize, text: &[u8], kind: TokenType) {
+        if id < self.len() {
+            let score = self.scores[id];
+            self.set(id, text, score, kind);
+        }
+    }
+
     /// `added_tokens` of `tokenizer.json`.
     pub fn apply_tokenizer_json(&mut self, dir: &Path) -> Result<()> {
         let Some(tokenizer) = folder::json(dir, "tokenizer.json")? else { return Ok(()) };

@@ -109,7 +109,8 @@ fn qwen(p: &mut Params<'_>) -> Result<()> {
     p.pooling()
 }
 
-fn qwen_moe(p: &mut Params<'_>) -> Result<()> {
+/// The keys of experts.
+pub(super) fn qwen_moe(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     p.maybe_u32("expert_feed_forward_length", &["moe_intermediate_size"])?;
     p.maybe_u32("expert_shared_feed_forward_length", &["shared_expert_intermediate_size"])
