@@ -2,8 +2,8 @@
 
 use gguf::Result;
 
-use crate::hf::rows::deepseek;
-use crate::hf::rows::qwen::{EXPERTS, qwen_moe};
+use crate::hf::rows::deepseek::EXPERTS;
+use crate::hf::rows::qwen::{FUSED_EXPERTS, qwen_moe};
 use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, NORMS, Params};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -15,7 +15,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
         "norm_topk_prob": false, "routed_scaling_factor": 1.0,
         "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
     aliases: &[("num_local_experts", "n_routed_experts")],
-    spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, GATED, EXPERTS, deepseek::EXPERTS],
+    spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, GATED, EXPERTS, FUSED_EXPERTS],
     keys: dots1,
     remark: "dots.llm1",
     ..BASE
