@@ -47,6 +47,8 @@ pub enum VocabKind {
     Gemma2,
     /// As Gemma 2 where there is a `tokenizer.model`, else byte-level BPE: Gemma 3.
     Gemma3,
+    /// A BPE with byte fallback, with its merges: Gemma 4.
+    Gemma4,
     /// SentencePiece with the pad and unknown ids 0 and 1: Nemotron.
     Nemotron,
     /// SentencePiece with the added tokens of `tokenizer.json`, or byte-level BPE for the class `GPT2Tokenizer`: Phi-3, Phi-4.
@@ -124,6 +126,7 @@ pub fn metadata(dir: &Path, config: &Value, kind: VocabKind, request: &Request) 
             out.set("tokenizer.ggml.add_space_prefix", false);
         }
         VocabKind::Gemma3 => set.gpt2(None, &mut out)?,
+        VocabKind::Gemma4 => set.gemma4(&mut out)?,
         VocabKind::Nemotron => {
             set.sentencepiece(&mut out)?;
             out.set("tokenizer.ggml.padding_token_id", 0_u32);
@@ -347,6 +350,35 @@ impl Setting<'_> {
             vocab.push(text, SCORE, ty);
         }
         Ok(vocab)
+    }
+
+    fn gemma4(&self, out: &mut Metadata) -> Result<()> {
+        /// Tokens that a chat's reader has to see, though they are special.
+        const VISIBLE: [&str; 7] = [
+            "<|channel>",
+            "<channel|>",
+            "<|tool_call>",
+            "<tool_call|>",
+            "<|tool_response>",
+            "<tool_response|>",
+            "<|\"|>",
+        ];
+        let source = self.source()?;
+        if !byte_fallback(&source.json) {
+            return Err(Error::input("the tokenizer is no BPE with byte fallback").at(self.dir.join("tokenizer.json")));
+        }
+        let mut vocab = self.llama_hf(&source)?;
+        for (text, kind) in vocab.texts.iter().zip(&mut vocab.types) {
+            if VISIBLE.iter().any(|v| v.as_bytes() == text) {
+                *kind = TokenType::UserDefined;
+            }
+        }
+        out.set("tokenizer.ggml.model", "gemma4");
+        vocab.write(true, out);
+        Special::load(self.dir, true, &TYPES, None)?.write(out);
+        out.set("tokenizer.ggml.add_space_prefix", false);
+        out.set("tokenizer.ggml.add_bos_token", true);
+        Ok(())
     }
 
     fn phi3(&self, out: &mut Metadata) -> Result<()> {
