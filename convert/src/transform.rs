@@ -169,6 +169,64 @@ impl RowSource for Widened {
     }
 }
 
+/// Whole numbers as I32: tables of ids.
+///
+/// # Errors
+/// A tensor of another type.
+pub(crate) fn integers(tensor: &Stored) -> Result<Rows> {
+    match tensor.dtype() {
+        Dtype::I64 | Dtype::I32 => Ok(Arc::new(Integers { tensor: tensor.clone() })),
+        other => Err(Error::input(format!("tensor {}: {other} is no type of ids", tensor.name())).at(tensor.path())),
+    }
+}
+
+#[derive(Debug)]
+struct Integers {
+    tensor: Stored,
+}
+
+impl RowSource for Integers {
+    fn shape(&self) -> &[u64] {
+        self.tensor.shape()
+    }
+    fn elements(&self) -> Elements {
+        Elements::Blocks(TensorType::I32)
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let size = (self.tensor.dtype().bits() / 8) as usize;
+        let row = row_len(self.tensor.shape()) as usize;
+        let bytes = &self.tensor.bytes()[rows.start as usize * row * size..rows.end as usize * row * size];
+        // The lower half of a number is its I32.
+        Ok(Cow::Owned(bytes.chunks_exact(size).flat_map(|n| &n[..4]).copied().collect()))
+    }
+}
+
+/// The tensor as blocks of Q8_0. Rows that are no whole number of blocks stay floats.
+pub(crate) fn as_q8_0(of: &Rows) -> Rows {
+    let whole = TensorType::Q8_0.bytes_for(row_len(of.shape())).is_some();
+    if whole { Arc::new(Quantized { of: Arc::clone(of) }) } else { Arc::clone(of) }
+}
+
+#[derive(Debug)]
+struct Quantized {
+    of: Rows,
+}
+
+impl RowSource for Quantized {
+    fn shape(&self) -> &[u64] {
+        self.of.shape()
+    }
+    fn elements(&self) -> Elements {
+        Elements::Blocks(TensorType::Q8_0)
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        cast(self.of.rows(rows)?, self.of.elements(), TensorType::Q8_0)
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.of.release(rows);
+    }
+}
+
 /// Values made here.
 pub fn values(shape: Vec<u64>, values: &[f32]) -> Rows {
     Arc::new(Values { shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() })

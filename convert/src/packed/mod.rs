@@ -64,6 +64,7 @@ const METHODS: &[Method] = &[
     Method { name: "awq", title: "AWQ", open: groups::open_awq },
     Method { name: "compressed-tensors", title: "compressed-tensors", open: compressed::open },
     Method { name: "modelopt", title: "ModelOpt", open: microscaling::open_modelopt },
+    Method { name: "deepseek-v4", title: "MXFP4 experts and FP8", open: microscaling::open_deepseek },
 ];
 
 /// The packing that a configuration claims, if any: here or in the part about text.

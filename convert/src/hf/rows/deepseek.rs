@@ -1,12 +1,14 @@
 //! DeepSeek 1 to 3.2 and those of their form: latent attention, experts with some that all tokens share.
 
+use std::path::Path;
+
 use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
 use crate::hf::rows::llama::{head_dim, local_experts};
 use crate::hf::{
-    ATTENTION, ATTENTION_ROTATED, BASE, Class, GATED, How, NORMS, Outputs, PREDICTION, Params, Piece, Rule, r,
+    ATTENTION, ATTENTION_ROTATED, BASE, Class, GATED, How, NORMS, Outputs, PREDICTION, Params, Piece, Rule, Types, r,
     with_prediction,
 };
 use crate::tokenizer::VocabKind;
@@ -96,6 +98,32 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         remark: "V3.2; the indexer of sparse attention, layers of prediction kept",
         ..DEEPSEEK2
     },
+    Class {
+        names: &["DeepseekV4ForCausalLM"],
+        arch: "deepseek4",
+        defaults: r#"{"num_key_value_heads": 1, "rms_norm_eps": 1e-06, "max_position_embeddings": 1048576,
+            "head_dim": 512, "hidden_size": 4096, "moe_intermediate_size": 2048, "vocab_size": 129280,
+            "num_hidden_layers": 43, "num_attention_heads": 64, "q_lora_rank": 1024, "num_experts_per_tok": 6,
+            "n_routed_experts": 256, "n_shared_experts": 1, "scoring_func": "sqrtsoftplus", "norm_topk_prob": true,
+            "routed_scaling_factor": 1.5, "rope_parameters": {"rope_theta": 10000.0}}"#,
+        aliases: &[("num_local_experts", "n_routed_experts")],
+        spelling: &[DEEPSEEK4],
+        unused: &["mtp.", "aligner.", "image_"],
+        packing: Some("deepseek-v4"),
+        types: Types::AsStored,
+        file_type: Some((38, "MXFP4_MOE")),
+        leading: &[
+            &["blk.{}.ffn_gate_tid2eid.weight"],
+            &["blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_down_exps.weight", "blk.{}.ffn_up_exps.weight"],
+        ],
+        early: |p| {
+            p.set("tokenizer.chat_template", chat_template(p.folder()));
+            Ok(())
+        },
+        keys: deepseek4,
+        remark: "V4; experts kept in MXFP4, other tensors in their own type; the layers of prediction are left out",
+        ..BASE
+    },
 ];
 
 /// Latent attention with the layers of prediction left out, from which others are made.
@@ -132,6 +160,75 @@ pub(super) const INDEXER: &[Rule] = &[
     r("model.layers.{}.self_attn.indexer.wk", "blk.{}.indexer.attn_k"),
     r("model.layers.{}.self_attn.indexer.wq_b", "blk.{}.indexer.attn_q_b"),
 ];
+
+const DEEPSEEK4_EXPERTS: How = How::Stack { group: "experts", members: local_experts };
+
+const DEEPSEEK4: &[Rule] = &[
+    r("embed", "token_embd"),
+    r("norm", "output_norm"),
+    r("head", "output"),
+    r("hc_head_fn", "output_hc_fn.weight"),
+    r("hc_head_base", "output_hc_base.weight"),
+    r("hc_head_scale", "output_hc_scale.weight"),
+    r("layers.{}.hc_attn_fn", "blk.{}.hc_attn_fn.weight"),
+    r("layers.{}.hc_attn_base", "blk.{}.hc_attn_base.weight"),
+    r("layers.{}.hc_attn_scale", "blk.{}.hc_attn_scale.weight"),
+    r("layers.{}.hc_ffn_fn", "blk.{}.hc_ffn_fn.weight"),
+    r("layers.{}.hc_ffn_base", "blk.{}.hc_ffn_base.weight"),
+    r("layers.{}.hc_ffn_scale", "blk.{}.hc_ffn_scale.weight"),
+    r("layers.{}.attn.attn_sink", "blk.{}.attn_sinks.weight"),
+    r("layers.{}.attn.wq_a", "blk.{}.attn_q_a"),
+    r("layers.{}.attn.wq_b", "blk.{}.attn_q_b"),
+    r("layers.{}.attn.q_norm", "blk.{}.attn_q_a_norm"),
+    r("layers.{}.attn.wkv", "blk.{}.attn_kv"),
+    r("layers.{}.attn.kv_norm", "blk.{}.attn_kv_a_norm"),
+    r("layers.{}.attn.wo_a", "blk.{}.attn_output_a"),
+    r("layers.{}.attn.wo_b", "blk.{}.attn_output_b"),
+    r("layers.{}.attn.compressor.ape", "blk.{}.attn_compressor_ape.weight"),
+    r("layers.{}.attn.compressor.wkv", "blk.{}.attn_compressor_kv"),
+    r("layers.{}.attn.compressor.wgate", "blk.{}.attn_compressor_gate"),
+    r("layers.{}.attn.compressor.norm", "blk.{}.attn_compressor_norm"),
+    r("layers.{}.attn.indexer.wq_b", "blk.{}.indexer.attn_q_b"),
+    r("layers.{}.attn.indexer.weights_proj", "blk.{}.indexer.proj"),
+    r("layers.{}.attn.indexer.compressor.ape", "blk.{}.indexer_compressor_ape.weight"),
+    r("layers.{}.attn.indexer.compressor.wkv", "blk.{}.indexer_compressor_kv"),
+    r("layers.{}.attn.indexer.compressor.wgate", "blk.{}.indexer_compressor_gate"),
+    r("layers.{}.attn.indexer.compressor.norm", "blk.{}.indexer_compressor_norm"),
+    r("layers.{}.attn_norm", "blk.{}.attn_norm"),
+    r("layers.{}.ffn_norm", "blk.{}.ffn_norm"),
+    r("layers.{}.ffn.gate.bias", "blk.{}.exp_probs_b.bias").how(How::Split(scored)),
+    r("layers.{}.ffn.gate.bias_vl", "blk.{}.exp_probs_b_vl.bias"),
+    r("layers.{}.ffn.gate.tid2eid", "blk.{}.ffn_gate_tid2eid.weight").how(How::Split(hashed)),
+    r("layers.{}.ffn.gate", "blk.{}.ffn_gate_inp"),
+    r("layers.{}.ffn.experts.{x}.w1", "blk.{}.ffn_gate_exps").how(DEEPSEEK4_EXPERTS),
+    r("layers.{}.ffn.experts.{x}.w2", "blk.{}.ffn_down_exps").how(DEEPSEEK4_EXPERTS),
+    r("layers.{}.ffn.experts.{x}.w3", "blk.{}.ffn_up_exps").how(DEEPSEEK4_EXPERTS),
+    r("layers.{}.ffn.shared_experts.w1", "blk.{}.ffn_gate_shexp"),
+    r("layers.{}.ffn.shared_experts.w2", "blk.{}.ffn_down_shexp"),
+    r("layers.{}.ffn.shared_experts.w3", "blk.{}.ffn_up_shexp"),
+];
+
+/// The first layers choose experts by a table of tokens; the bias of their router is of no use.
+fn scored(config: &Config, piece: &Piece) -> Result<Outputs> {
+    let hashed = piece.block < config.u64("num_hash_layers").unwrap_or(0);
+    Ok(if hashed { Vec::new() } else { vec![(piece.to.clone(), piece.rows.clone())] })
+}
+
+/// The table of tokens, in layers that use it.
+fn hashed(config: &Config, piece: &Piece) -> Result<Outputs> {
+    let hashed = piece.block < config.u64("num_hash_layers").unwrap_or(0);
+    Ok(if hashed { vec![(piece.to.clone(), piece.rows.clone())] } else { Vec::new() })
+}
+
+/// The template that is written where the folder has none. That of July 2026 is another one.
+fn chat_template(folder: &Path) -> &'static str {
+    let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if name.contains("0731") {
+        include_str!("../templates/deepseek-ai-DeepSeek-V4-Flash-0731.jinja")
+    } else {
+        include_str!("../templates/deepseek-ai-DeepSeek-V4.jinja")
+    }
+}
 
 /// Experts with their router and those that all tokens share.
 pub(super) const EXPERTS: &[Rule] = &[
@@ -260,4 +357,41 @@ pub(super) fn indexer(p: &mut Params<'_>) -> Result<()> {
     p.need_u32("attention.indexer.head_count", &["index_n_heads"])?;
     p.need_u32("attention.indexer.key_length", &["index_head_dim"])?;
     p.need_u32("attention.indexer.top_k", &["index_topk"])
+}
+
+fn deepseek4(p: &mut Params<'_>) -> Result<()> {
+    Params::common(p)?;
+    let config = p.config();
+    p.need_u32("rope.dimension_count", &["qk_rope_head_dim"])?;
+    p.need_u32("attention.q_lora_rank", &["q_lora_rank"])?;
+    p.need_u32("attention.sliding_window", &["sliding_window"])?;
+    p.need_u32("expert_feed_forward_length", &["moe_intermediate_size"])?;
+    p.need_u32("expert_shared_count", &["n_shared_experts"])?;
+    p.need_f32("expert_weights_scale", &["routed_scaling_factor"])?;
+    p.need_bool("expert_weights_norm", "norm_topk_prob")?;
+    clamps(p, config.need_f64(&["swiglu_limit"])?)?;
+    indexer(p)?;
+    p.need_u32("attention.output_group_count", &["o_groups"])?;
+    p.need_u32("attention.output_lora_rank", &["o_lora_rank"])?;
+    p.need_i32s("attention.compress_ratios", "compress_ratios")?;
+    p.need_f32("attention.compress_rope_freq_base", &["compress_rope_theta"])?;
+    hyper_connections(p)?;
+    p.need_u32("hash_layer_count", &["num_hash_layers"])?;
+    let (width, streams) = (config.need_u64(&["hidden_size"])?, config.need_u64(&["hc_mult"])?);
+    p.u32("embedding_length_out", width.saturating_mul(streams))
+}
+
+/// The bound of activations of experts, the same for all layers.
+pub(super) fn clamps(p: &mut Params<'_>, limit: f64) -> Result<()> {
+    let limits = vec![limit as f32; p.config().blocks()? as usize];
+    p.f32s("swiglu_clamp_exp", &limits);
+    p.f32s("swiglu_clamp_shexp", &limits);
+    Ok(())
+}
+
+/// The keys of several residual streams.
+pub(super) fn hyper_connections(p: &mut Params<'_>) -> Result<()> {
+    p.need_u32("hyper_connection.count", &["hc_mult"])?;
+    p.need_u32("hyper_connection.sinkhorn_iterations", &["hc_sinkhorn_iters"])?;
+    p.need_f32("hyper_connection.epsilon", &["hc_eps"])
 }
