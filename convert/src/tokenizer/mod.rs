@@ -59,6 +59,8 @@ pub enum VocabKind {
     GlmMoe,
     /// Byte-level BPE with the turn tokens of ChatGLM and the first GLM-4.
     ChatGlm,
+    /// Byte-level BPE with the turn token of dots3-note.
+    Dots3,
     /// Byte-level BPE with the roles of Solar Open's tokens.
     Solar,
     /// Byte-level BPE for Llama 3's vocabulary of 128,256 tokens, else a BPE with byte fallback: DeciLM.
@@ -144,6 +146,7 @@ pub fn metadata(dir: &Path, config: &Value, kind: VocabKind, request: &Request) 
         VocabKind::ChatGlm => {
             set.glm(&[("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>")], &mut out)?;
         }
+        VocabKind::Dots3 => set.glm(&[("eot", "<|endofassistant|>")], &mut out)?,
         VocabKind::Solar => set.glm(
             &[("eos", "<|endoftext|>"), ("eot", "<|endoftext|>"), ("unk", "<unk>"), ("bos", "<|startoftext|>")],
             &mut out,
@@ -401,7 +404,7 @@ impl Setting<'_> {
         let mut special = Special::load(self.dir, true, &TYPES, None)?;
         for (role, text) in roles {
             let id = source.added_id(text).ok_or_else(|| {
-                Error::input(format!("the tokenizer has no added token {text}, which GLM-4's format needs"))
+                Error::input(format!("the tokenizer has no added token {text}, which the model's format needs"))
                     .at(self.dir.join("tokenizer.json"))
             })?;
             special.set(role, &Value::from(id))?;

@@ -242,10 +242,13 @@ pub(super) const EXPERTS: &[Rule] = &[
     r("model.layers.{}.mlp.shared_experts.up_proj", "blk.{}.ffn_up_shexp"),
 ];
 
-/// The second projection of keys and values: a head's keys transposed, its values as they are.
 fn absorbed(config: &Config, piece: &Piece) -> Result<Outputs> {
-    let heads = config.kv_heads()?;
-    let (keys, head) = (config.need_u64(&["qk_nope_head_dim"])?, config.need_u64(&["v_head_dim"])?);
+    let (keys, values) = (config.need_u64(&["qk_nope_head_dim"])?, config.need_u64(&["v_head_dim"])?);
+    absorbed_heads(piece, config.kv_heads()?, keys, values)
+}
+
+/// The second projection of keys and values: a head's keys transposed, its values as they are.
+pub(super) fn absorbed_heads(piece: &Piece, heads: u64, keys: u64, head: u64) -> Result<Outputs> {
     let &[rows, rank] = piece.rows.shape() else {
         return Err(Error::input(format!("its shape {:?} is not that of a matrix", piece.rows.shape())));
     };

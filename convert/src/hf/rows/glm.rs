@@ -3,14 +3,17 @@
 use gguf::{Error, Result};
 use serde_json::Value;
 
-use crate::config::Config;
-use crate::hf::rows::deepseek::{self, DEEPSEEK2, EXPERTS, INDEXER, LATENT, deepseek2, indexer};
+use crate::config::{Config, as_u64};
+use crate::hf::rows::deepseek::{
+    self, DEEPSEEK2, EXPERTS, INDEXER, LATENT, absorbed_heads, clamps, deepseek2, hyper_connections, indexer,
+};
 use crate::hf::rows::llama::head_dim;
 use crate::hf::{
-    ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, PREDICTION, Params, Piece, Rule, r, with_prediction,
+    ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, PREDICTION, Params, Piece, Rule, Types, r,
+    with_prediction,
 };
 use crate::tokenizer::VocabKind;
-use crate::transform::{Rows, permuted};
+use crate::transform::{Rows, mapped, permuted, reshaped};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
@@ -119,6 +122,38 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         remark: "GLM-5; the indexer of sparse attention, layers of prediction kept",
         ..DEEPSEEK2
     },
+    Class {
+        names: &["Glm5NextForConditionalGeneration"],
+        arch: "glm5-next",
+        defaults: r#"{"num_key_value_heads": 64, "rms_norm_eps": 1e-05, "max_position_embeddings": 1048576,
+            "hidden_size": 4096, "intermediate_size": 12288, "moe_intermediate_size": 2048, "num_hidden_layers": 45,
+            "num_attention_heads": 64, "vocab_size": 154880, "n_shared_experts": 1, "n_routed_experts": 288,
+            "routed_scaling_factor": 2.5, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 0,
+            "v_head_dim": 256, "qk_nope_head_dim": 256, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 8,
+            "norm_topk_prob": true, "index_topk": 2048, "index_head_dim": 128, "index_n_heads": 32, "index_kpool": 16,
+            "index_kpool_always_select_tail": true, "swiglu_limit": 10.0, "hc_mult": 4, "hc_eps": 1e-06,
+            "hc_sinkhorn_iters": 20}"#,
+        aliases: &[("num_local_experts", "n_routed_experts")],
+        vocabulary: VocabKind::GlmMoe,
+        spelling: &[
+            deepseek::ENDS,
+            KIMI_DELTA,
+            LATENT_ALL_HEADS,
+            LATENT,
+            POOLED_INDEXER,
+            INDEXER,
+            STREAMS,
+            NORMS,
+            GATED,
+            EXPERTS,
+            PREDICTION,
+        ],
+        types: Types::Also(&["hc_attn_", "hc_ffn_", "indexer_compressor_", "ssm_a", "ssm_dt", "exp_probs_b"]),
+        prepare: mixed_layers,
+        keys: glm5_next,
+        remark: "the text model of GLM-5.3; delta attention, latent attention and several streams; prediction kept",
+        ..BASE
+    },
 ];
 
 const GLM4: Class = Class {
@@ -151,6 +186,46 @@ const GLM4_FEED: &[Rule] = &[
     r("model.layers.{}.post_mlp_layernorm", "blk.{}.post_ffw_norm"),
     r("model.layers.{}.mlp.gate_up_proj", "blk.{}.ffn_up"),
     r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
+];
+
+/// Kimi's delta attention, as GLM-5.3 stores it.
+const KIMI_DELTA: &[Rule] = &[
+    r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
+    r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
+    r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
+    r("model.layers.{}.self_attn.q_conv1d", "blk.{}.ssm_conv1d_q").how(How::Change(|_, p| convolution(p))),
+    r("model.layers.{}.self_attn.k_conv1d", "blk.{}.ssm_conv1d_k").how(How::Change(|_, p| convolution(p))),
+    r("model.layers.{}.self_attn.v_conv1d", "blk.{}.ssm_conv1d_v").how(How::Change(|_, p| convolution(p))),
+    r("model.layers.{}.self_attn.f_a_proj", "blk.{}.ssm_f_a"),
+    r("model.layers.{}.self_attn.f_b_proj", "blk.{}.ssm_f_b"),
+    r("model.layers.{}.self_attn.g_a_proj", "blk.{}.ssm_g_a"),
+    r("model.layers.{}.self_attn.g_b_proj", "blk.{}.ssm_g_b"),
+    r("model.layers.{}.self_attn.b_proj", "blk.{}.ssm_beta"),
+    r("model.layers.{}.self_attn.o_norm", "blk.{}.ssm_norm"),
+    r("model.layers.{}.self_attn.dt_bias", "blk.{}.ssm_dt.bias"),
+    r("model.layers.{}.self_attn.A_log", "blk.{}.ssm_a").how(How::Change(decays)),
+];
+
+const LATENT_ALL_HEADS: &[Rule] =
+    &[r("model.layers.{}.self_attn.kv_b_proj", "blk.{}.attn_").how(How::Split(|c, p| {
+        let (keys, values) = (c.need_u64(&["qk_nope_head_dim"])?, c.need_u64(&["v_head_dim"])?);
+        absorbed_heads(p, c.heads()?, keys, values)
+    }))];
+
+/// What pools keys for the indexer.
+const POOLED_INDEXER: &[Rule] = &[
+    r("model.layers.{}.self_attn.indexer.index_kpool_compress_gate", "blk.{}.indexer_compressor_gate.weight"),
+    r("model.layers.{}.self_attn.indexer.index_kpool_compress_ape", "blk.{}.indexer_compressor_ape.weight"),
+];
+
+/// What mixes several residual streams.
+const STREAMS: &[Rule] = &[
+    r("model.layers.{}.hc_attn_fn", "blk.{}.hc_attn_fn.weight"),
+    r("model.layers.{}.hc_attn_base", "blk.{}.hc_attn_base.weight"),
+    r("model.layers.{}.hc_attn_scale", "blk.{}.hc_attn_scale.weight"),
+    r("model.layers.{}.hc_ffn_fn", "blk.{}.hc_ffn_fn.weight"),
+    r("model.layers.{}.hc_ffn_base", "blk.{}.hc_ffn_base.weight"),
+    r("model.layers.{}.hc_ffn_scale", "blk.{}.hc_ffn_scale.weight"),
 ];
 
 const GLM4_MOE_NORMS: &[Rule] = &[
@@ -229,7 +304,101 @@ fn glm_dsa(p: &mut Params<'_>) -> Result<()> {
     p.u32("rope.dimension_count", (config.need_u64(&["qk_rope_head_dim"])? as f64 * factor) as u64)?;
     p.maybe_u32("nextn_predict_layers", &["num_nextn_predict_layers"])?;
     indexer(p)?;
-    let types = config.get("indexer_types").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    p.bools("attention.indexer.types", &types.iter().map(|t| t == "full").collect::<Vec<bool>>());
+    indexer_types(p);
     Ok(())
+}
+
+/// A convolution over single channels, with the dimensions of one that llama.cpp has.
+pub(super) fn convolution(piece: &Piece) -> Result<Rows> {
+    match *piece.rows.shape() {
+        _ if piece.suffix != ".weight" => Ok(piece.rows.clone()),
+        [channels, 1, width] | [channels, width] => reshaped(&piece.rows, vec![1, channels, 1, width]),
+        ref shape => Err(Error::input(format!("its shape {shape:?} is not that of a convolution"))),
+    }
+}
+
+/// The decay of each head.
+fn decays(config: &Config, piece: &Piece) -> Result<Rows> {
+    let count = piece.rows.shape().iter().product();
+    let flat = reshaped(&piece.rows, vec![count])?;
+    let heads = permuted(&flat, (0..config.heads()?.min(count)).collect())?;
+    let wide = mapped(&heads, |v| v);
+    Ok(mapped(&wide, |v| -crate::transform::exp(v)))
+}
+
+/// The kinds of layers as the configuration class derives them: three with delta attention, one with latent attention.
+fn mixed_layers(config: &mut Config) -> Result<()> {
+    config.remove("head_dim");
+    let kind = |i: u64| if i % 4 == 3 { "indexed_attention" } else { "linear_attention" };
+    if config.get("layer_types").is_none() {
+        let types: Vec<&str> = (0..config.layers()?).map(kind).collect();
+        config.set("layer_types", types);
+    }
+    with_indexer_types(config)
+}
+
+fn glm5_next(p: &mut Params<'_>) -> Result<()> {
+    Params::common(p)?;
+    let config = p.config();
+    let (layers, blocks) = (config.layers()?, config.blocks()?);
+    let types = config.get("layer_types").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if types.len() as u64 != layers {
+        return Err(Error::input(format!("config.json: layer_types lists {} of {layers} layers", types.len())));
+    }
+    let mut heads: Vec<i64> = types.iter().map(|t| i64::from(t != "linear_attention")).collect();
+    heads.resize(blocks as usize, 1);
+    p.i32s("attention.head_count_kv", &heads)?;
+    p.need_u32("vocab_size", &["vocab_size"])?;
+    p.f32("attention.layer_norm_epsilon", 1e-6);
+    if blocks > layers {
+        p.u32("nextn_predict_layers", blocks - layers)?;
+    }
+    let linear = config.get("linear_attn_config").cloned().unwrap_or_default();
+    let of = |name: &str| {
+        as_u64(&linear[name]).ok_or_else(|| Error::input(format!("config.json has no {name} in linear_attn_config")))
+    };
+    if of("num_heads")? != config.heads()? {
+        return Err(Error::input("config.json: num_heads of linear_attn_config is not num_attention_heads"));
+    }
+    p.u32("ssm.conv_kernel", of("short_conv_kernel_size")?)?;
+    p.u32("kda.head_dim", of("head_dim")?)?;
+    if let Some(bound) = linear["gate_lower_bound"].as_f64() {
+        p.f32("kda.gate_lower_bound", bound);
+    }
+    let rope = config.need_u64(&["qk_rope_head_dim"])?;
+    if config.bool("mla_use_nope") != Some(true) || rope != 0 {
+        return Err(Error::input(
+            "config.json: latent attention that rotates (mla_use_nope, qk_rope_head_dim) is not known",
+        ));
+    }
+    let rank = config.need_u64(&["kv_lora_rank"])?;
+    p.need_u32("attention.q_lora_rank", &["q_lora_rank"])?;
+    p.u32("attention.kv_lora_rank", rank)?;
+    p.u32("rope.dimension_count", rope)?;
+    p.u32("attention.key_length", rank)?;
+    p.u32("attention.value_length", rank)?;
+    p.need_u32("attention.key_length_mla", &["qk_nope_head_dim"])?;
+    p.need_u32("attention.value_length_mla", &["v_head_dim"])?;
+    indexer(p)?;
+    p.need_u32("attention.indexer.kpool", &["index_kpool"])?;
+    p.set("attention.indexer.kpool_select_tail", config.bool("index_kpool_always_select_tail").unwrap_or(true));
+    indexer_types(p);
+    if config.bool("mhc") == Some(false) {
+        return Err(Error::input("config.json: mhc is false, and glm5-next has several residual streams"));
+    }
+    hyper_connections(p)?;
+    p.need_u32("leading_dense_block_count", &["first_k_dense_replace"])?;
+    p.need_u32("expert_feed_forward_length", &["moe_intermediate_size"])?;
+    p.need_u32("expert_shared_count", &["n_shared_experts"])?;
+    p.need_f32("expert_weights_scale", &["routed_scaling_factor"])?;
+    p.need_bool("expert_weights_norm", "norm_topk_prob")?;
+    match config.f64("swiglu_limit") {
+        Some(limit) => clamps(p, limit),
+        None => Ok(()),
+    }
+}
+
+fn indexer_types(p: &mut Params<'_>) {
+    let types = p.config().get("indexer_types").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    p.bools("attention.indexer.types", &types.iter().map(|t| t == "full").collect::<Vec<bool>>());
 }
