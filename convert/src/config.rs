@@ -14,12 +14,16 @@ use crate::json;
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
 
+/// What stands among the defaults for a value that the class computes from others.
+const COMPUTED: &str = "computed";
+
 /// A model's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     values: Map<String, Value>,
     rope: Map<String, Value>,
     class: String,
+    origin: String,
     wrapped: bool,
     blocks: Option<u64>,
 }
@@ -47,12 +51,17 @@ fn text_config(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
     TEXT_CONFIGS.iter().filter_map(|key| root.get(*key)).chain(thinker).find_map(Value::as_object)
 }
 
+/// The first of `architectures`.
+fn first_class(map: &Map<String, Value>) -> Option<&str> {
+    map.get("architectures")?.get(0)?.as_str()
+}
+
 /// The class of the model: `architectures` of the text model, else of the whole.
 ///
 /// # Errors
 /// A configuration that names none.
 pub fn class(root: &Map<String, Value>) -> Result<String> {
-    let first = |map: &Map<String, Value>| map.get("architectures")?.get(0)?.as_str().map(str::to_owned);
+    let first = |map: &Map<String, Value>| first_class(map).map(str::to_owned);
     let old_mamba = || {
         let layer = root.get("ssm_cfg")?.get("layer").and_then(Value::as_str).unwrap_or("Mamba");
         Some(format!("{layer}ForCausalLM"))
@@ -82,8 +91,8 @@ const WHOLE_CLASSES: &[&str] = &[
 ];
 
 impl Config {
-    /// A configuration with the text model's values on top, names that its class keeps under others moved there, the
-    /// defaults of the class, and rope parameters in the newest spelling.
+    /// A configuration with the text model's values on top, the defaults of its class, and rope parameters in the
+    /// newest spelling. `aliases` are other names of fields, each with the one that is read.
     ///
     /// # Errors
     /// Defaults that are no JSON object, which is a fault of the table.
@@ -93,9 +102,9 @@ impl Config {
         for (key, value) in text.into_iter().flatten() {
             values.insert(key.clone(), value.clone());
         }
-        for (alias, key) in aliases {
-            if let Some(value) = values.shift_remove(*alias) {
-                values.entry(*key).or_insert(value);
+        for &(alias, name) in aliases {
+            if let Some(value) = values.shift_remove(alias) {
+                values.entry(name).or_insert(value);
             }
         }
         let defaults: Map<String, Value> = serde_json::from_str(defaults)
@@ -103,25 +112,37 @@ impl Config {
         let known = !defaults.is_empty();
         let rope = rope_parameters(&values, &defaults);
         for (key, value) in defaults {
-            values.entry(key).or_insert(value);
+            // What a class computes where nothing is said, it computes for null as well.
+            if value == COMPUTED && values.get(&key).is_some_and(Value::is_null) {
+                values.insert(key, value);
+            } else {
+                values.entry(key).or_insert(value);
+            }
         }
         // Classes that may leave the number of key-value heads out mean as many as there are heads.
         if known && values.get("num_key_value_heads").is_some_and(Value::is_null) {
             let heads = values.get("num_attention_heads").cloned().unwrap_or(Value::Null);
             values.insert("num_key_value_heads".into(), heads);
         }
-        let mut config = Config { values, rope, class: class.to_owned(), wrapped: text.is_some(), blocks: None };
+        let origin = first_class(root).unwrap_or(class).to_owned();
+        let wrapped = text.is_some();
+        let mut config = Config { values, rope, class: class.to_owned(), origin, wrapped, blocks: None };
         config.fill_head_dim();
         Ok(config)
     }
 
     /// `"head_dim": "computed"` among the defaults is the quotient that the class computes.
     fn fill_head_dim(&mut self) {
-        let asked = self.values.get("head_dim").is_some_and(|v| v == "computed");
+        let asked = self.values.get("head_dim").is_some_and(|v| v == COMPUTED);
         let quotient = self.u64("hidden_size").zip(self.u64("num_attention_heads")).and_then(|(h, n)| h.checked_div(n));
         if asked {
             self.values.insert("head_dim".into(), quotient.map_or(Value::Null, Value::from));
         }
+    }
+
+    /// The class that the folder names first: that of a wrapper, or of the model.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// The class of the model.
@@ -277,26 +298,20 @@ impl Config {
         self.blocks = Some(blocks);
     }
 
-    /// Layers of the model, as the configuration counts them.
-    ///
-    /// # Errors
-    /// A configuration that does not say.
-    pub fn layers(&self) -> Result<u64> {
-        self.need_u64(&["n_layers", "num_hidden_layers", "n_layer", "num_layers"])
-    }
-
     /// Blocks of the file: the layers, unless a class counts otherwise.
     ///
     /// # Errors
-    /// A configuration that does not say.
+    /// A configuration that does not say, or claims too many.
     pub fn blocks(&self) -> Result<u64> {
-        let blocks = self.blocks.map_or_else(|| self.layers(), Ok)?;
-        if blocks > MAX_BLOCKS {
-            return Err(Error::input(format!(
-                "config.json claims {blocks} layers; {MAX_BLOCKS} is the most there are"
-            )));
-        }
-        Ok(blocks)
+        self.blocks.map_or_else(|| self.layers(), believable)
+    }
+
+    /// Layers of the model.
+    ///
+    /// # Errors
+    /// A configuration that does not say, or claims too many.
+    pub fn layers(&self) -> Result<u64> {
+        self.need_u64(&["n_layers", "num_hidden_layers", "n_layer", "num_layers"]).and_then(believable)
     }
 
     /// Attention heads.
@@ -323,6 +338,13 @@ impl Config {
 
 /// More blocks than any model has; llama.cpp refuses more than 512.
 const MAX_BLOCKS: u64 = 4096;
+
+fn believable(blocks: u64) -> Result<u64> {
+    if blocks > MAX_BLOCKS {
+        return Err(Error::input(format!("config.json claims {blocks} layers; {MAX_BLOCKS} is the most there are")));
+    }
+    Ok(blocks)
+}
 
 fn at_least_one(n: u64, what: &str) -> Result<u64> {
     if n == 0 { Err(Error::input(format!("config.json claims 0 {what}"))) } else { Ok(n) }

@@ -169,6 +169,64 @@ impl RowSource for Widened {
     }
 }
 
+/// Whole numbers as I32: tables of ids.
+///
+/// # Errors
+/// A tensor of another type.
+pub(crate) fn integers(tensor: &Stored) -> Result<Rows> {
+    match tensor.dtype() {
+        Dtype::I64 | Dtype::I32 => Ok(Arc::new(Integers { tensor: tensor.clone() })),
+        other => Err(Error::input(format!("tensor {}: {other} is no type of ids", tensor.name())).at(tensor.path())),
+    }
+}
+
+#[derive(Debug)]
+struct Integers {
+    tensor: Stored,
+}
+
+impl RowSource for Integers {
+    fn shape(&self) -> &[u64] {
+        self.tensor.shape()
+    }
+    fn elements(&self) -> Elements {
+        Elements::Blocks(TensorType::I32)
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let size = (self.tensor.dtype().bits() / 8) as usize;
+        let row = row_len(self.tensor.shape()) as usize;
+        let bytes = &self.tensor.bytes()[rows.start as usize * row * size..rows.end as usize * row * size];
+        // The lower half of a number is its I32.
+        Ok(Cow::Owned(bytes.chunks_exact(size).flat_map(|n| &n[..4]).copied().collect()))
+    }
+}
+
+/// The tensor as blocks of Q8_0. Rows that are no whole number of blocks stay floats.
+pub(crate) fn as_q8_0(of: &Rows) -> Rows {
+    let whole = TensorType::Q8_0.bytes_for(row_len(of.shape())).is_some();
+    if whole { Arc::new(Quantized { of: Arc::clone(of) }) } else { Arc::clone(of) }
+}
+
+#[derive(Debug)]
+struct Quantized {
+    of: Rows,
+}
+
+impl RowSource for Quantized {
+    fn shape(&self) -> &[u64] {
+        self.of.shape()
+    }
+    fn elements(&self) -> Elements {
+        Elements::Blocks(TensorType::Q8_0)
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        cast(self.of.rows(rows)?, self.of.elements(), TensorType::Q8_0)
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.of.release(rows);
+    }
+}
+
 /// Values made here.
 pub fn values(shape: Vec<u64>, values: &[f32]) -> Rows {
     Arc::new(Values { shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() })
@@ -396,6 +454,52 @@ pub fn reordered(of: &Rows, first: u64, axes: &[(u64, u64)]) -> Result<Rows> {
     reshaped(&view(of, vec![count, 1], first, &all)?, shape)
 }
 
+/// A tensor's rows in another order.
+#[derive(Debug)]
+struct Permuted {
+    of: Rows,
+    shape: Vec<u64>,
+    order: Vec<u64>,
+}
+
+/// The entries of the first dimension of a vector or matrix in this order, by their numbers.
+///
+/// # Errors
+/// A tensor of more dimensions, or numbers beyond it.
+pub fn permuted(of: &Rows, order: Vec<u64>) -> Result<Rows> {
+    let shape = of.shape().to_vec();
+    let count = shape.first().copied().unwrap_or(0);
+    if !matches!(shape.len(), 1 | 2) || order.iter().any(|i| *i >= count) {
+        return Err(Error::input(format!("a tensor of shape {shape:?} has no such entries to reorder")));
+    }
+    let (entries, columns) = (order.len() as u64, shape.get(1).copied());
+    // The elements of a vector are rows of one element for a while.
+    let matrix = reshaped(of, vec![count, columns.unwrap_or(1)])?;
+    let rows: Rows = Arc::new(Permuted { of: matrix, shape: vec![entries, columns.unwrap_or(1)], order });
+    if columns.is_some() { Ok(rows) } else { reshaped(&rows, vec![entries]) }
+}
+
+impl RowSource for Permuted {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        self.of.elements()
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let mut out = Vec::new();
+        for row in &self.order[rows.start as usize..rows.end as usize] {
+            out.extend_from_slice(&self.of.rows(*row..row + 1)?);
+        }
+        Ok(Cow::Owned(out))
+    }
+    fn release(&self, rows: Range<u64>) {
+        for row in &self.order[rows.start as usize..rows.end as usize] {
+            self.of.release(*row..row + 1);
+        }
+    }
+}
+
 /// The same elements in another shape.
 ///
 /// # Errors
@@ -567,6 +671,44 @@ impl RowSource for Product {
     }
 }
 
+/// Zeros of a shape.
+#[derive(Debug)]
+struct Zeros {
+    shape: Vec<u64>,
+    elements: Elements,
+}
+
+/// Zeros of this shape and type.
+pub fn zeros(shape: Vec<u64>, elements: Elements) -> Rows {
+    Arc::new(Zeros { shape, elements })
+}
+
+impl RowSource for Zeros {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        self.elements
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let count = (rows.end - rows.start) * row_len(&self.shape);
+        Ok(Cow::Owned(vec![0; self.elements.bytes(count).unwrap_or(0) as usize]))
+    }
+}
+
+/// The tensor with rows of zeros behind, as far as it has fewer than `count`.
+///
+/// # Errors
+/// A tensor that has no rows.
+pub fn padded(of: &Rows, count: u64) -> Result<Rows> {
+    let mut shape = of.shape().to_vec();
+    match shape.first_mut() {
+        Some(rows) if *rows < count => *rows = count - *rows,
+        _ => return Ok(Arc::clone(of)),
+    }
+    joined(vec![Arc::clone(of), zeros(shape, of.elements())])
+}
+
 impl Concatenated {
     fn pieces(&self, rows: Range<u64>) -> impl Iterator<Item = (&Rows, Range<u64>)> {
         let first = self.starts.partition_point(|&s| s <= rows.start).saturating_sub(1);
@@ -609,6 +751,49 @@ impl RowSource for Concatenated {
 pub fn mapped(of: &Rows, f: impl Fn(f32) -> f32 + Send + Sync + 'static) -> Rows {
     let elements = if of.elements() == Elements::F16 { Elements::F16 } else { Elements::F32 };
     Arc::new(Mapped { of: Arc::clone(of), f: Box::new(f), elements })
+}
+
+/// Rows times factors, in f32 and rounded to f16 where the tensor is f16.
+#[derive(Debug)]
+struct ScaledRows {
+    of: Rows,
+    /// Where each factor ends.
+    factors: Vec<(u64, f32)>,
+    elements: Elements,
+}
+
+/// Rows times a factor each: numbers of rows with their factor. Rows beyond them stay as they are.
+pub fn scaled_rows(of: &Rows, factors: &[(u64, f32)]) -> Rows {
+    let mut end = 0_u64;
+    let ends = factors.iter().map(|&(count, factor)| {
+        end = end.saturating_add(count);
+        (end, factor)
+    });
+    let elements = if of.elements() == Elements::F16 { Elements::F16 } else { Elements::F32 };
+    Arc::new(ScaledRows { of: Arc::clone(of), factors: ends.collect(), elements })
+}
+
+impl RowSource for ScaledRows {
+    fn shape(&self) -> &[u64] {
+        self.of.shape()
+    }
+    fn elements(&self) -> Elements {
+        self.elements
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let mut floats = to_f32(self.of.elements(), &self.of.rows(rows.clone())?)?;
+        let row = row_len(self.of.shape()).max(1) as usize;
+        for (row, values) in rows.zip(floats.chunks_mut(row)) {
+            let place = self.factors.partition_point(|&(end, _)| end <= row);
+            if let Some((_, factor)) = self.factors.get(place) {
+                values.iter_mut().for_each(|v| *v *= factor);
+            }
+        }
+        Ok(Cow::Owned(from_f32(&floats, self.elements)))
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.of.release(rows);
+    }
 }
 
 /// The exponential in f32, correctly rounded.
@@ -738,7 +923,7 @@ fn packed<T: Copy, const N: usize>(items: &[T], f: impl Fn(T) -> [u8; N]) -> Vec
     out
 }
 
-fn from_f32(floats: &[f32], elements: Elements) -> Vec<u8> {
+pub(crate) fn from_f32(floats: &[f32], elements: Elements) -> Vec<u8> {
     match elements {
         Elements::F16 => {
             let mut halves = vec![f16::ZERO; floats.len()];
@@ -758,10 +943,22 @@ fn bf16_bits(bits: u32) -> u16 {
     (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// The bytes of these elements as another type.
+/// Blocks of 32 weights with one f16 scale, a 127th of their largest magnitude.
+fn q8_0(floats: &[f32]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(floats.len() / 32 * 34);
+    for block in floats.as_chunks::<32>().0 {
+        let scale = block.iter().fold(0.0_f32, |m, v| m.max(v.abs())) / 127.0;
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        out.extend(f16::from_f32(scale).to_le_bytes());
+        out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
+    }
+    out
+}
+
+/// The bytes of these elements as another type. Rows that become Q8_0 are whole blocks.
 ///
 /// # Errors
-/// A conversion that is no cast between f32, f16 and bf16.
+/// A conversion that is no cast between f32, f16 and bf16, nor one to Q8_0.
 pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<'_, [u8]>> {
     Ok(match (from, to) {
         (Elements::F32, TensorType::F32) | (Elements::F16, TensorType::F16) => bytes,
@@ -777,6 +974,7 @@ pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<
         (from, TensorType::F32) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F32)),
         (from, TensorType::F16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F16)),
         (from, TensorType::BF16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::BF16)),
+        (from, TensorType::Q8_0) => Cow::Owned(q8_0(&to_f32(from, &bytes)?)),
         (_, other) => return Err(Error::usage(format!("a checkpoint is not converted to {other}"))),
     })
 }
@@ -835,6 +1033,24 @@ mod tests {
         assert_eq!(to_f32(Elements::F32, &stack.rows(3..6).unwrap()).unwrap(), [6.0, 7.0, 0.0, 1.0, 2.0, 3.0]);
         assert!(sliced(&of, 0, 3, 2).is_err());
         assert!(view(&of, vec![3, 3], 0, &[(3, 3), (3, 1)]).is_err());
+    }
+
+    #[test]
+    fn entries_are_permuted() {
+        assert_eq!(all(&permuted(&counting(&[3, 2]), vec![2, 0]).unwrap()), [4.0, 5.0, 0.0, 1.0]);
+        let vector = permuted(&counting(&[3]), vec![2, 1, 0]).unwrap();
+        assert_eq!((vector.shape(), all(&vector)), (&[3][..], vec![2.0, 1.0, 0.0]));
+        assert!(permuted(&counting(&[3]), vec![3]).is_err());
+    }
+
+    #[test]
+    fn rows_are_padded_and_scaled() {
+        let of = counting(&[3, 2]);
+        assert_eq!(all(&padded(&of, 4).unwrap())[4..], [4.0, 5.0, 0.0, 0.0]);
+        assert_eq!(padded(&of, 2).unwrap().shape(), [3, 2]);
+        let scaled = scaled_rows(&of, &[(1, 2.0), (1, 3.0)]);
+        assert_eq!(all(&scaled), [0.0, 2.0, 6.0, 9.0, 4.0, 5.0]);
+        assert_eq!(to_f32(Elements::F32, &scaled.rows(1..2).unwrap()).unwrap(), [6.0, 9.0]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod rows;
 
 use std::path::Path;
 
-use gguf::Result;
+use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
 pub use contents::Contents;
@@ -30,19 +30,22 @@ pub type Outputs = Vec<(String, Rows)>;
 pub struct Class {
     /// The classes of `config.json` that this row converts.
     pub names: &'static [&'static str],
-    /// Which configurations of these classes, where more than one row has them: the first that says yes.
-    pub when: fn(&Map<String, Value>) -> bool,
     /// `general.architecture`.
     pub arch: &'static str,
+    /// Which configurations of these classes, where more than one row has them: the first that says yes.
+    pub when: fn(&Map<String, Value>) -> bool,
     /// What the configuration class fills in where `config.json` says nothing, as JSON.
     pub defaults: &'static str,
-    /// Names that the configuration class keeps under another: the reference sees the second only.
+    /// Other names that the configuration class takes for a field, each with the one that is read.
     pub aliases: &'static [(&'static str, &'static str)],
     /// How the vocabulary is read.
     pub vocabulary: VocabKind,
     /// The tensors, in tables that families share.
     pub spelling: &'static [&'static [Rule]],
     /// Beginnings of names that are replaced before the tables are asked.
+    ///
+    /// `{}` in the first stands for a number. In the second, `{+}` is that number counted from the first block after the
+    /// layers of the model, `{*}` each of the blocks there are after these; where there are none, the tensor is left out.
     pub prefixes: &'static [(&'static str, &'static str)],
     /// Beginnings of names of tensors that the format has no use for.
     pub unused: &'static [&'static str],
@@ -52,6 +55,10 @@ pub struct Class {
     pub prepare: fn(&mut Config) -> Result<()>,
     /// Adds to the configuration what only the tensors or other files of the folder say.
     pub inspect: fn(&mut Config, &Contents<'_>) -> Result<()>,
+    /// Whether tensors of blocks that the file has not are left out. They are an error otherwise.
+    pub drop_further_blocks: bool,
+    /// How the weights are packed where `config.json` names no method.
+    pub packing: Option<&'static str>,
     /// Keys that come before all others.
     pub early: fn(&mut Params<'_>) -> Result<()>,
     /// The keys that describe the model.
@@ -64,6 +71,14 @@ pub struct Class {
     pub generated: fn(&Config) -> Result<Outputs>,
     /// Whether the tensor of this name in the file is f32 whatever the rest is, where the general rule is not right.
     pub in_f32: fn(&Config, &str) -> Option<bool>,
+    /// Tensors that come first in the file, by their names there: group by group, and within a group block by block.
+    pub leading: &'static [&'static [&'static str]],
+    /// Which tensors have a type that is not asked for.
+    pub types: Types,
+    /// `general.file_type`, where it does not follow from the type of the matrices, with its name.
+    pub file_type: Option<(u32, &'static str)>,
+    /// Whether biases are left out, all of which must be zero.
+    pub drop_zero_biases: bool,
     /// Whether a stored output head that equals the token embedding is left out.
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
@@ -89,16 +104,37 @@ pub(crate) const BASE: Class = Class {
     rename: |_, name| Some(name.to_owned()),
     prepare: |_| Ok(()),
     inspect: |_, _| Ok(()),
+    drop_further_blocks: false,
+    packing: None,
     early: |_| Ok(()),
     keys: Params::common,
     late: |_| Ok(()),
     beside: |_| Ok(Vec::new()),
     generated: |_| Ok(Vec::new()),
     in_f32: |_, _| None,
+    leading: &[],
+    types: Types::Usual,
+    file_type: None,
+    drop_zero_biases: false,
     drop_equal_output: false,
     cut_embedding: false,
     remark: "",
 };
+
+/// Which tensors have a type that does not depend on what is asked for.
+///
+/// Vectors, norms and what is no weight are f32 in every file.
+#[derive(Clone, Copy, Debug)]
+pub enum Types {
+    /// The matrices that llama.cpp wants in f32 in all models.
+    Usual,
+    /// No other tensors.
+    NoMatrices,
+    /// These as well: parts of names that are f32.
+    Also(&'static [&'static str]),
+    /// All of them have the type in which they are stored: f32, bf16, or Q8_0 for what was FP8.
+    AsStored,
+}
 
 /// A tensor's way from the checkpoint's name to the file's.
 ///
@@ -143,7 +179,7 @@ pub enum How {
     /// the configuration.
     Change(fn(&Config, &Piece) -> Result<Rows>),
     /// One of several tensors of a block, each with a rule of its own, from which others are made when the last of
-    /// them was seen. Rules of the same group belong together, in the table's order.
+    /// them was seen. Rules of the same group belong together, in the table's order; weights and biases are apart.
     Join {
         /// Which rules belong together.
         group: &'static str,
@@ -158,8 +194,6 @@ pub enum How {
     Drop,
     /// Not written where the configuration ties it to the token embedding; an error where it does not.
     Tied,
-    /// The tensor is not written; anything but zeros in it is an error.
-    DropZeros,
 }
 
 /// A tensor on its way through a [`How::Split`].
@@ -213,8 +247,7 @@ pub fn find(class: &str, root: &Map<String, Value>) -> Result<&'static Class> {
     all().find(|a| a.names.contains(&class) && (a.when)(root)).ok_or_else(|| {
         let mut known: Vec<&str> = all().flat_map(|a| a.names.iter().copied()).collect();
         known.sort_unstable();
-        gguf::Error::input(format!("the architecture {class} is not known"))
-            .help(format!("known are {}", known.join(", ")))
+        Error::input(format!("the architecture {class} is not known")).help(format!("known are {}", known.join(", ")))
     })
 }
 
@@ -265,21 +298,28 @@ pub(crate) const NORMS: &[Rule] = &[
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
 ];
 
-/// A gated feed-forward.
-pub(crate) const GATED: &[Rule] = &[
-    r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
-    r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
-    r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
-];
-
-/// What a layer of multi-token prediction has beside those of a usual one.
-pub(crate) const NEXT_TOKENS: &[Rule] = &[
+/// A block after the layers of the model, which predicts the token after the next.
+pub(crate) const PREDICTION: &[Rule] = &[
     r("model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),
     r("model.layers.{}.embed_tokens", "blk.{}.nextn.embed_tokens"),
     r("model.layers.{}.enorm", "blk.{}.nextn.enorm"),
     r("model.layers.{}.hnorm", "blk.{}.nextn.hnorm"),
     r("model.layers.{}.shared_head.head", "blk.{}.nextn.shared_head_head"),
     r("model.layers.{}.shared_head.norm", "blk.{}.nextn.shared_head_norm"),
+];
+
+/// The blocks of the file are the layers and those of prediction after them.
+pub(crate) fn with_prediction(config: &mut Config) -> Result<()> {
+    let further = config.u64("num_nextn_predict_layers").unwrap_or(0);
+    config.set_blocks(config.layers()?.saturating_add(further));
+    Ok(())
+}
+
+/// A gated feed-forward.
+pub(crate) const GATED: &[Rule] = &[
+    r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
+    r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
+    r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 ];
 
 /// Token embedding, final norm and an output head that is left out where it is the embedding.

@@ -123,61 +123,71 @@ impl<'a> Params<'a> {
         if self.config.first(names).is_none() { Ok(()) } else { self.need_f32(key, names) }
     }
 
-    /// Sets which layers slide, from `layer_types`.
-    pub fn sliding_pattern(&mut self, pattern: &[bool]) {
-        self.bools("attention.sliding_window_pattern", pattern);
-    }
-
-    /// Sets a list of booleans, unless it is empty.
-    pub fn bools(&mut self, key: &str, values: &[bool]) {
-        if !values.is_empty() {
-            self.set(key, Array::from(values));
-        }
-    }
-
-    /// Sets a list of floats, unless it is empty.
-    pub fn floats(&mut self, key: &str, values: &[f32]) {
-        if !values.is_empty() {
-            self.set(key, Array::from(values));
-        }
-    }
-
-    /// Sets a list of whole numbers, unless it is empty.
-    ///
-    /// # Errors
-    /// A number of 2³¹ or more.
-    pub fn list(&mut self, key: &str, values: &[u64]) -> Result<()> {
-        let numbers: Option<Vec<i32>> = values.iter().map(|v| i32::try_from(*v).ok()).collect();
-        let numbers = numbers.ok_or_else(|| Error::input(format!("{key}: a number in it is too large")))?;
-        if !numbers.is_empty() {
-            self.set(key, Array::from(numbers.as_slice()));
-        }
-        Ok(())
-    }
-
     /// Sets a boolean that the configuration must have.
     ///
     /// # Errors
-    /// A configuration without it, or another type.
+    /// A configuration without it, or with another type.
     pub fn need_bool(&mut self, key: &str, name: &str) -> Result<()> {
-        if self.config.get(name).is_none() {
-            return Err(Error::input(format!("config.json has no {name}")));
+        match self.config.get(name) {
+            Some(Json::Bool(value)) => {
+                self.set(key, *value);
+                Ok(())
+            }
+            Some(other) => Err(Error::input(format!("config.json: {name} is {other}, not true or false"))),
+            None => Err(Error::input(format!("config.json has no {name}"))),
         }
-        self.maybe_bool(key, &[name])
     }
 
     /// Sets a boolean where the configuration has it.
     ///
     /// # Errors
     /// Another type.
-    pub fn maybe_bool(&mut self, key: &str, names: &[&str]) -> Result<()> {
-        if let Some(value) = self.config.first(names) {
-            let value = value
-                .as_bool()
-                .ok_or_else(|| Error::input(format!("config.json: {} is {value}, not true or false", names[0])))?;
-            self.set(key, value);
+    pub fn maybe_bool(&mut self, key: &str, name: &str) -> Result<()> {
+        if self.config.get(name).is_none() { Ok(()) } else { self.need_bool(key, name) }
+    }
+
+    /// Sets whole numbers, one a layer or a token. None at all are no key.
+    ///
+    /// # Errors
+    /// A number that is no i32.
+    pub fn i32s<T: Copy + TryInto<i32>>(&mut self, key: &str, values: &[T]) -> Result<()> {
+        let values: Option<Vec<i32>> = values.iter().map(|v| (*v).try_into().ok()).collect();
+        let values = values.ok_or_else(|| Error::input(format!("{key}: a number is too large")))?;
+        if !values.is_empty() {
+            self.set(key, Array::from(values.as_slice()));
         }
         Ok(())
+    }
+
+    /// Sets whole numbers that the configuration must list.
+    ///
+    /// # Errors
+    /// A configuration without them, or with others.
+    pub fn need_i32s(&mut self, key: &str, name: &str) -> Result<()> {
+        let values = self.config.get(name).and_then(Json::as_array);
+        let values = values.ok_or_else(|| Error::input(format!("config.json has no list {name}")))?;
+        let values: Option<Vec<u64>> = values.iter().map(as_u64).collect();
+        let values = values.ok_or_else(|| Error::input(format!("config.json: {name} has no whole numbers")))?;
+        self.i32s(key, &values)
+    }
+
+    /// Sets floats, one a layer. None at all are no key.
+    pub fn f32s(&mut self, key: &str, values: &[f32]) {
+        if !values.is_empty() {
+            self.set(key, Array::from(values));
+        }
+    }
+
+    /// Sets booleans, one a layer. None at all are no key.
+    pub fn bools(&mut self, key: &str, values: &[bool]) {
+        if !values.is_empty() {
+            self.set(key, Array::from(values));
+        }
+    }
+
+    /// Sets which layers slide, from `layer_types`.
+    pub fn sliding_pattern(&mut self, pattern: &[bool]) {
+        self.bools("attention.sliding_window_pattern", pattern);
     }
 
     /// `general.file_type`.

@@ -7,7 +7,7 @@ use crate::hf::rows::deepseek::{LATENT, deepseek2};
 use crate::hf::rows::llama::halves;
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
 use crate::hf::{
-    ATTENTION, BASE, Class, ENDS, ENDS_UNTIED, EXPERTS, GATED, HEAD_NORMS, How, NEXT_TOKENS, NORMS, Outputs, Params,
+    ATTENTION, BASE, Class, ENDS, ENDS_UNTIED, EXPERTS, GATED, HEAD_NORMS, How, NORMS, Outputs, PREDICTION, Params,
     Piece, Rule, SIGMOID, r,
 };
 use crate::tokenizer::VocabKind;
@@ -50,7 +50,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "moe_intermediate_size": 1536, "router_scaling_factor": 2.826, "tie_word_embeddings": false,
             "rope_parameters": {"rope_theta": 11158840.0, "rope_type": "default"}}"#,
         aliases: &[("num_local_experts", "num_experts")],
-        spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, DENSE_OR_EXPERTS, EXPERTS, NAMED_EXPERTS, NEXT_TOKENS],
+        spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, DENSE_OR_EXPERTS, EXPERTS, NAMED_EXPERTS, PREDICTION],
         prepare: next_token_layers,
         rename: last_norm_of_next_token,
         keys: hy_v3,
@@ -217,7 +217,7 @@ fn vision_language(p: &mut Params<'_>) -> Result<()> {
     let sections: Option<Vec<u64>> =
         sections.as_ref().and_then(|s| s.as_array()?.iter().map(serde_json::Value::as_u64).collect());
     let sections = sections.ok_or_else(|| Error::input("config.json: the rope parameters have no sections"))?;
-    p.list("rope.dimension_sections", &sections)
+    p.i32s("rope.dimension_sections", &sections)
 }
 
 /// A number that is the same for every layer.
@@ -317,7 +317,7 @@ fn hy_v4(p: &mut Params<'_>) -> Result<()> {
     p.with(&config, deepseek2)?;
     p.set("expert_gating_func", SIGMOID);
     if let Some(limit) = config.f64("swiglu_limit").filter(|limit| *limit > 0.0) {
-        p.floats("swiglu_clamp_exp", &vec![limit as f32; config.blocks()? as usize]);
+        p.f32s("swiglu_clamp_exp", &vec![limit as f32; config.blocks()? as usize]);
     }
     p.need_u32("hyper_connection.count", &["hc_mult"])?;
     p.need_f32("hyper_connection.epsilon", &["hc_eps"])?;

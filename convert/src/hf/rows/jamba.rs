@@ -89,7 +89,7 @@ fn jamba(p: &mut Params<'_>) -> Result<()> {
     p.u32("embedding_length", width)?;
     p.need_u32("feed_forward_length", &["intermediate_size"])?;
     p.need_u32("attention.head_count", &["num_attention_heads"])?;
-    p.list("attention.head_count_kv", &heads)?;
+    p.i32s("attention.head_count_kv", &heads)?;
     p.u32("ssm.conv_kernel", config.u64_or(&["mamba_d_conv"], 4)?)?;
     p.u32("ssm.inner_size", config.need_u64(&["mamba_expand"])?.saturating_mul(width))?;
     p.u32("ssm.state_size", config.u64_or(&["mamba_d_state"], 16)?)?;

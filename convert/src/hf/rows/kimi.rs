@@ -135,7 +135,7 @@ fn shared(p: &mut Params<'_>) -> Result<()> {
     p.common_of(&config)?;
     p.need_u32("vocab_size", &["vocab_size"])?;
     let heads: Result<Vec<u64>> = (0..config.layers()?).map(|i| Ok(u64::from(attends(&config, i)?))).collect();
-    p.list("attention.head_count_kv", &heads?)
+    p.i32s("attention.head_count_kv", &heads?)
 }
 
 fn of_linear(p: &mut Params<'_>, key: &str, name: &str) -> Result<()> {

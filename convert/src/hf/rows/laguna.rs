@@ -96,7 +96,7 @@ fn laguna(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     let config = p.config();
     p.need_u32("vocab_size", &["vocab_size"])?;
-    p.list("attention.head_count", &heads(config)?)?;
+    p.i32s("attention.head_count", &heads(config)?)?;
     gates(config)?;
     if let Some(window) = config.u64("sliding_window").filter(|window| *window > 0) {
         p.u32("attention.sliding_window", window)?;

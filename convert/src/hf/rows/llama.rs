@@ -150,34 +150,6 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         remark: "every fourth layer without rotation",
         ..LLAMA
     },
-    Class {
-        names: &["GraniteForCausalLM"],
-        arch: "granite",
-        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
-            "vocab_size": 32000, "intermediate_size": 11008, "hidden_size": 4096,
-            "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
-            "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
-        prepare: without_head_dim,
-        keys: granite,
-        unused: GRANITE_TOWERS,
-        remark: "multipliers as scales",
-        ..LLAMA
-    },
-    Class {
-        names: &["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"],
-        arch: "granitemoe",
-        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
-            "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "intermediate_size": 11008,
-            "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
-            "hidden_size": 4096, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GRANITE_EXPERTS],
-        prepare: without_head_dim,
-        keys: granite_moe,
-        unused: GRANITE_TOWERS,
-        remark: "fused experts taken apart",
-        ..LLAMA
-    },
 ];
 
 pub(super) const LLAMA: Class = Class {
@@ -190,7 +162,8 @@ pub(super) const LLAMA: Class = Class {
     ..BASE
 };
 
-const LLAMA_DEFAULTS: &str = r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
+/// What Llama's configuration class fills in.
+pub(super) const LLAMA_DEFAULTS: &str = r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
     "head_dim": "computed", "vocab_size": 32000, "intermediate_size": 11008, "hidden_size": 4096, "num_hidden_layers": 32,
     "num_attention_heads": 32, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#;
 
@@ -235,16 +208,6 @@ pub(super) const MIXTRAL_EXPERTS: &[Rule] = &[
     r("model.layers.{}.block_sparse_moe.experts.{x}.w3", "blk.{}.ffn_up_exps").how(MIXTRAL),
 ];
 
-const GRANITE_EXPERTS: &[Rule] = &[
-    r("model.layers.{}.block_sparse_moe.input_linear", "blk.{}.ffn_").how(How::Split(granite_halves)),
-    r("model.layers.{}.block_sparse_moe.output_linear", "blk.{}.ffn_down_exps"),
-    r("model.layers.{}.block_sparse_moe.router.layer", "blk.{}.ffn_gate_inp"),
-    r("model.layers.{}.shared_mlp.input_linear", "blk.{}.ffn_").how(How::Split(granite_shared)),
-    r("model.layers.{}.shared_mlp.output_linear", "blk.{}.ffn_down").how(How::Split(granite_shared_down)),
-];
-
-const GRANITE_TOWERS: &[&str] = &["encoder.", "image_", "model.layerwise_projectors", "model.spatial_projectors"];
-
 /// The experts of a layer.
 pub(super) fn local_experts(config: &Config) -> Result<u64> {
     config.need_u64(&["num_local_experts", "num_experts", "n_routed_experts"])
@@ -261,31 +224,7 @@ pub(super) fn halves(rows: &Rows, gate: String, up: String) -> Result<Outputs> {
     Ok(vec![(gate, sliced(rows, axis, 0, half)?), (up, sliced(rows, axis, half, half)?)])
 }
 
-fn granite_halves(_: &Config, piece: &Piece) -> Result<Outputs> {
-    let name = |kind: &str| format!("{}{kind}_exps{}", piece.to, piece.suffix);
-    halves(&piece.rows, name("gate"), name("up"))
-}
-
-/// The dense feed-forward of a model without experts, else that which all experts share.
-fn shared_suffix(config: &Config) -> &'static str {
-    if config.u64("num_local_experts").unwrap_or(0) > 0 { "_shexp" } else { "" }
-}
-
-fn granite_shared(config: &Config, piece: &Piece) -> Result<Outputs> {
-    let name = |kind: &str| format!("{}{kind}{}{}", piece.to, shared_suffix(config), piece.suffix);
-    halves(&piece.rows, name("gate"), name("up"))
-}
-
-fn granite_shared_down(config: &Config, piece: &Piece) -> Result<Outputs> {
-    Ok(vec![(format!("{}{}{}", piece.to, shared_suffix(config), piece.suffix), piece.rows.clone())])
-}
-
-/// Granite's heads are the quotient, whatever the configuration says.
-fn without_head_dim(config: &mut Config) -> Result<()> {
-    config.remove("head_dim");
-    Ok(())
-}
-
+/// The keys of Llama.
 pub(super) fn llama(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     p.need_u32("vocab_size", &["vocab_size"])?;
@@ -325,7 +264,7 @@ fn activation_keys(p: &mut Params<'_>) -> Result<()> {
     for entry in p.config().get("xielu").and_then(Value::as_array).into_iter().flatten() {
         let values: Vec<f32> =
             entry[1].as_array().into_iter().flatten().filter_map(Value::as_f64).map(|v| v as f32).collect();
-        p.floats(&format!("xielu.{}", entry[0].as_str().unwrap_or_default()), &values);
+        p.f32s(&format!("xielu.{}", entry[0].as_str().unwrap_or_default()), &values);
     }
     Ok(())
 }
@@ -361,35 +300,17 @@ fn nanbeige(p: &mut Params<'_>) -> Result<()> {
     Ok(())
 }
 
-fn granite(p: &mut Params<'_>) -> Result<()> {
-    llama(p)?;
-    for (key, name) in [
-        ("attention.scale", "attention_multiplier"),
-        ("embedding_scale", "embedding_multiplier"),
-        ("residual_scale", "residual_multiplier"),
-        ("logit_scale", "logits_scaling"),
-    ] {
-        if let Some(scale) = p.config().f64(name).filter(|s| *s != 0.0) {
-            p.f32(key, scale);
-        }
-    }
-    Ok(())
-}
-
-fn granite_moe(p: &mut Params<'_>) -> Result<()> {
-    granite(p)?;
-    match p.config().u64("shared_intermediate_size") {
-        Some(length) if length > 0 => p.u32("expert_shared_feed_forward_length", length),
-        _ => Ok(()),
-    }
-}
-
 /// Dimensions of a head: stated, or the quotient.
 pub(super) fn head_dim(config: &Config) -> Result<u64> {
     match config.u64("head_dim") {
         Some(dimensions) => Ok(dimensions),
-        None => Ok(config.need_u64(&["hidden_size"])? / config.heads()?),
+        None => quotient(config),
     }
+}
+
+/// The width divided among the heads, whatever is stated.
+pub(super) fn quotient(config: &Config) -> Result<u64> {
+    Ok(config.need_u64(&["hidden_size"])? / config.heads()?)
 }
 
 /// Llama 3's scaling of long wavelengths as a factor for each frequency, in the reference's f32 arithmetic.

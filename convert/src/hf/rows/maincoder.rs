@@ -70,7 +70,7 @@ fn maple(p: &mut Params<'_>) -> Result<()> {
     p.sliding_pattern(&sliding);
     p.need_u32("expert_feed_forward_length", &["moe_intermediate_size"])?;
     // The class clamps gate and up of its experts by this, whatever the configuration says.
-    p.floats("swiglu_clamp_exp", &vec![7.0; config.blocks()? as usize]);
+    p.f32s("swiglu_clamp_exp", &vec![7.0; config.blocks()? as usize]);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use gguf::{Error, Result};
 use crate::config::Config;
 use crate::hf::contents::block_of;
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, EXPERTS_GATE_FIRST, NEXT_TOKENS, NORMS, Params, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, EXPERTS_GATE_FIRST, NORMS, PREDICTION, Params, Rule, r};
 
 /// Configurations do not say how many layers of multi-token prediction there are; all models have three.
 const NEXT_TOKEN_LAYERS: u64 = 3;
@@ -13,7 +13,7 @@ const NEXT_TOKEN_LAYERS: u64 = 3;
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
     names: &["MiMoV2FlashForCausalLM", "MiMoV2ForCausalLM"],
     arch: "mimo2",
-    spelling: &[ENDS, ATTENTION, NORMS, DENSE_OR_EXPERTS, EXPERTS_GATE_FIRST, MIMO, NEXT_TOKENS],
+    spelling: &[ENDS, ATTENTION, NORMS, DENSE_OR_EXPERTS, EXPERTS_GATE_FIRST, MIMO, PREDICTION],
     prepare: |config| {
         config.set_blocks(config.layers()?.saturating_add(NEXT_TOKEN_LAYERS));
         Ok(())
@@ -65,9 +65,9 @@ fn mimo(p: &mut Params<'_>) -> Result<()> {
     pattern.resize(pattern.len() + NEXT_TOKEN_LAYERS as usize, 1);
     let (full, sliding) = (need("num_key_value_heads")?, need("swa_num_key_value_heads")?);
     let heads: Vec<u64> = pattern.iter().map(|kind| if *kind == 1 { sliding } else { full }).collect();
-    p.list("attention.head_count_kv", &heads)?;
+    p.i32s("attention.head_count_kv", &heads)?;
     p.u32("attention.sliding_window", need("sliding_window")?)?;
-    p.list("attention.sliding_window_pattern", &pattern)?;
+    p.i32s("attention.sliding_window_pattern", &pattern)?;
     p.u32("attention.value_length", need("v_head_dim")?)?;
     p.u32("expert_count", need("n_routed_experts")?)?;
     p.u32("expert_feed_forward_length", need("moe_intermediate_size")?)?;

@@ -96,7 +96,7 @@ fn empty_tokens(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
 fn minimax01(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     let config = p.config();
-    p.list("tokenizer.ggml.suppress_tokens", &config.need_list(&["empty tokens"]).unwrap_or_default())?;
+    p.i32s("tokenizer.ggml.suppress_tokens", &config.need_list(&["empty tokens"]).unwrap_or_default())?;
     let alpha = config.need_f64(&["layernorm_full_attention_alpha"])?;
     for name in ["layernorm_linear_attention_alpha", "layernorm_mlp_alpha"] {
         if config.need_f64(&[name])? != alpha {

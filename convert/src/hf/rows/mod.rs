@@ -1,12 +1,31 @@
 //! The rows, one file a family.
 
+mod afmoe;
+mod arctic;
+mod baichuan;
+mod bailing;
 mod bert;
+mod bitnet;
+mod chameleon;
+mod chatglm;
+mod codeshell;
+mod cogvlm;
 mod cohere;
+mod dbrx;
+mod deci;
 mod deepseek;
+mod dots;
+mod dream;
+mod ernie;
+mod exaone;
+mod falcon_h1;
 mod gemma;
 mod glm;
 mod gpt;
 mod gpt_oss;
+mod granite;
+mod grok;
+mod grovemoe;
 mod hrm;
 mod hunyuan;
 mod internlm;
@@ -38,23 +57,32 @@ use super::Class;
 
 /// Every row, family by family.
 pub(super) const FAMILIES: &[&[Class]] = &[
-    llama::ROWS,
-    qwen::ROWS,
-    qwen_next::ROWS,
-    gemma::ROWS,
-    phi::ROWS,
-    gpt::ROWS,
-    olmo::ROWS,
+    afmoe::ROWS,
+    arctic::ROWS,
+    baichuan::ROWS,
+    bailing::ROWS,
+    bert::ROWS,
+    bitnet::ROWS,
+    chameleon::ROWS,
+    chatglm::ROWS,
+    codeshell::ROWS,
+    cogvlm::ROWS,
     cohere::ROWS,
+    dbrx::ROWS,
+    deci::ROWS,
     deepseek::ROWS,
+    dots::ROWS,
+    dream::ROWS,
+    ernie::ROWS,
+    exaone::ROWS,
+    falcon_h1::ROWS,
+    gemma::ROWS,
     glm::ROWS,
+    gpt::ROWS,
     gpt_oss::ROWS,
-    nemotron::ROWS,
-    nemotron_h::ROWS,
-    openelm::ROWS,
-    orion::ROWS,
-    plamo::ROWS,
-    mamba::ROWS,
+    granite::ROWS,
+    grok::ROWS,
+    grovemoe::ROWS,
     hrm::ROWS,
     hunyuan::ROWS,
     internlm::ROWS,
@@ -64,11 +92,21 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     laguna::ROWS,
     lfm2::ROWS,
     llada::ROWS,
+    llama::ROWS,
     maincoder::ROWS,
+    mamba::ROWS,
     mimo::ROWS,
     minicpm::ROWS,
     minimax::ROWS,
     mistral3::ROWS,
-    bert::ROWS,
+    nemotron::ROWS,
+    nemotron_h::ROWS,
+    olmo::ROWS,
+    openelm::ROWS,
+    orion::ROWS,
+    phi::ROWS,
+    plamo::ROWS,
+    qwen::ROWS,
+    qwen_next::ROWS,
     t5::ROWS,
 ];

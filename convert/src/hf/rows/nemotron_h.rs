@@ -244,7 +244,7 @@ fn shared(p: &mut Params<'_>) -> Result<()> {
     if let Some(dimensions) = config.u64("attn_rotary_emb").filter(|n| *n > 0) {
         p.u32("rope.dimension_count", dimensions)?;
     }
-    p.list("attention.head_count_kv", &where_(&kinds, Kind::Attention, config.blocks()?, attention))?;
+    p.i32s("attention.head_count_kv", &where_(&kinds, Kind::Attention, config.blocks()?, attention))?;
     // Only without state spaces do the others rotate.
     let rotates = !kinds.contains(&Kind::StateSpace);
     p.set("rope.scaling.finetuned", rotates);
@@ -257,7 +257,7 @@ fn shared(p: &mut Params<'_>) -> Result<()> {
 
 fn in_feed_forwards(p: &mut Params<'_>, width: u64) -> Result<()> {
     let (kinds, blocks) = (kinds(p.config())?, p.config().blocks()?);
-    p.list("feed_forward_length", &where_(&kinds, Kind::FeedForward, blocks, width))
+    p.i32s("feed_forward_length", &where_(&kinds, Kind::FeedForward, blocks, width))
 }
 
 fn experts(p: &mut Params<'_>) -> Result<()> {
@@ -297,9 +297,9 @@ fn puzzle(p: &mut Params<'_>) -> Result<()> {
     let blocks = p.config().get("block_configs").and_then(Value::as_array).cloned().unwrap_or_default();
     let of_each = |name: &str| -> Vec<u64> { blocks.iter().map(|block| block[name].as_u64().unwrap_or(0)).collect() };
     let widths = of_each("moe_intermediate_size");
-    p.list("feed_forward_length", &widths)?;
-    p.list("expert_feed_forward_length", &widths)?;
-    p.list("expert_used_count", &of_each("num_experts_per_tok"))?;
+    p.i32s("feed_forward_length", &widths)?;
+    p.i32s("expert_feed_forward_length", &widths)?;
+    p.i32s("expert_used_count", &of_each("num_experts_per_tok"))?;
     mixture(p)?;
     p.need_u32("moe_latent_size", &["moe_latent_size"])
 }

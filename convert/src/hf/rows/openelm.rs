@@ -70,9 +70,9 @@ fn openelm(p: &mut Params<'_>) -> Result<()> {
     p.blocks()?;
     p.need_u32("context_length", &["max_context_length"])?;
     p.need_u32("embedding_length", &["model_dim"])?;
-    p.list("feed_forward_length", &widths)?;
-    p.list("attention.head_count", &queries)?;
-    p.list("attention.head_count_kv", &keys)?;
+    p.i32s("feed_forward_length", &widths)?;
+    p.i32s("attention.head_count", &queries)?;
+    p.i32s("attention.head_count_kv", &keys)?;
     p.need_f32("rope.freq_base", &["rope_freq_constant"])?;
     p.f32("attention.layer_norm_rms_epsilon", 1e-6);
     let head = config.need_u64(&["head_dim"])?;

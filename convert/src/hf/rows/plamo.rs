@@ -141,8 +141,8 @@ fn plamo2(p: &mut Params<'_>) -> Result<()> {
     if config.bool("mamba_enabled") != Some(false) {
         let attends = |i: u64| if blocks <= step / 2 { i + 1 == blocks } else { i % step == step / 2 };
         let of = |heads: u64| (0..blocks).map(|i| if attends(i) { heads } else { 0 }).collect::<Vec<_>>();
-        p.list("attention.head_count_kv", &of(or("num_key_value_heads", 4)))?;
-        p.list("attention.head_count", &of(or("num_attention_heads", 32)))?;
+        p.i32s("attention.head_count_kv", &of(or("num_key_value_heads", 4)))?;
+        p.i32s("attention.head_count", &of(or("num_attention_heads", 32)))?;
     }
     let (head, heads) = (or("hidden_size_per_head", 128), or("mamba_num_heads", 64));
     p.u32("context_length", or("max_position_embeddings", 2048))?;

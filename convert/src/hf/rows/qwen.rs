@@ -68,9 +68,15 @@ pub(super) const EXPERTS: &[Rule] = &[
     r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK),
+    FUSED_EXPERTS[0],
+    FUSED_EXPERTS[1],
+    r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),
+];
+
+/// Experts in one tensor for all.
+pub(super) const FUSED_EXPERTS: &[Rule] = &[
     r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps").how(How::Split(fused_down)),
     r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_").how(How::Split(fused_halves)),
-    r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),
 ];
 
 /// The feed-forward of a layer without experts.
@@ -109,6 +115,7 @@ fn qwen(p: &mut Params<'_>) -> Result<()> {
     p.pooling()
 }
 
+/// The keys of experts.
 pub(super) fn qwen_moe(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     p.maybe_u32("expert_feed_forward_length", &["moe_intermediate_size"])?;

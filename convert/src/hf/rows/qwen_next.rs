@@ -64,7 +64,7 @@ const QWEN35: &str = r#"{"vocab_size": 248320, "hidden_size": 4096, "intermediat
 
 const DELTA: Class = Class {
     prefixes: BARE,
-    spelling: &[ENDS, ATTENTION, NORMS, DELTA_NET, DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT, NEXT_TOKENS_PLUS_ONE],
+    spelling: &[ENDS, ATTENTION, NORMS, DELTA_NET, DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT, PREDICTION_PLUS_ONE],
     prepare: usual_layers,
     inspect: count_next_token_layers,
     rename: next_token_names,
@@ -100,7 +100,7 @@ const DELTA_NET: &[Rule] = &[
 ];
 
 /// What a layer of multi-token prediction has beside those of a usual one, norms plus 1.
-const NEXT_TOKENS_PLUS_ONE: &[Rule] = &[
+const PREDICTION_PLUS_ONE: &[Rule] = &[
     r("model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),
     r("model.layers.{}.embed_tokens", "blk.{}.nextn.embed_tokens"),
     r("model.layers.{}.enorm", "blk.{}.nextn.enorm").how(NORM),
@@ -276,7 +276,7 @@ fn qwen3_next(p: &mut Params<'_>) -> Result<()> {
 fn qwen35(p: &mut Params<'_>) -> Result<()> {
     qwen3_next(p)?;
     if !p.config().rope().contains_key("mrope_section") {
-        p.list("rope.dimension_sections", &[11, 11, 10, 0])?;
+        p.i32s("rope.dimension_sections", &[11, 11, 10, 0])?;
     }
     Ok(())
 }
