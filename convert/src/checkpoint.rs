@@ -223,7 +223,8 @@ struct Text {
 fn text_tensors(architecture: &Class, config: &Config, stored: Vec<Stored>, notes: &mut Vec<String>) -> Result<Text> {
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
     let mut text = Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new() };
-    let further = config.layers()?..config.blocks()?;
+    let blocks = config.blocks()?;
+    let further = config.layers().unwrap_or(blocks).min(blocks)..blocks;
     for tensor in stored {
         if names::is_other_sense(tensor.name()) {
             left_out += 1;

@@ -11,7 +11,7 @@ use crate::hf::{
     ATTENTION, ATTENTION_ROTATED, BASE, Class, GATED, How, NORMS, Outputs, PREDICTION, Params, Piece, Rule, Types, r,
     with_prediction,
 };
-use crate::tokenizer::VocabKind;
+use crate::tokenizer::{VocabKind, templates};
 use crate::transform::view;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -224,9 +224,9 @@ fn hashed(config: &Config, piece: &Piece) -> Result<Outputs> {
 fn chat_template(folder: &Path) -> &'static str {
     let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     if name.contains("0731") {
-        include_str!("../templates/deepseek-ai-DeepSeek-V4-Flash-0731.jinja")
+        templates::DEEPSEEK_V4_FLASH_0731
     } else {
-        include_str!("../templates/deepseek-ai-DeepSeek-V4.jinja")
+        templates::DEEPSEEK_V4
     }
 }
 
