@@ -175,3 +175,13 @@ pub struct Request {
 pub fn metadata(dir: &Path, config: &Value, kind: VocabKind, request: &Request) -> Result<Metadata> {
     kinds::Setting { dir, config, request }.write(kind)
 }
+
+/// The number of tokens of a folder's tokenizer without the added ones.
+///
+/// # Errors
+/// A folder without a tokenizer, or one that cannot be read.
+pub(crate) fn base_size(dir: &Path) -> Result<usize> {
+    let source = source::Source::open(dir)?;
+    let source = source.ok_or_else(|| gguf::Error::input("the folder holds no tokenizer.json").at(dir))?;
+    Ok(source.tokenizer.get_vocab_size(false))
+}
