@@ -14,13 +14,18 @@ use crate::json;
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
 
+/// What stands among the defaults for a value that the class computes from others.
+const COMPUTED: &str = "computed";
+
 /// A model's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     values: Map<String, Value>,
     rope: Map<String, Value>,
     class: String,
+    origin: String,
     wrapped: bool,
+    blocks: Option<u64>,
 }
 
 /// `config.json` as it stands in a folder.
@@ -46,54 +51,98 @@ fn text_config(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
     TEXT_CONFIGS.iter().filter_map(|key| root.get(*key)).chain(thinker).find_map(Value::as_object)
 }
 
+/// The first of `architectures`.
+fn first_class(map: &Map<String, Value>) -> Option<&str> {
+    map.get("architectures")?.get(0)?.as_str()
+}
+
 /// The class of the model: `architectures` of the text model, else of the whole.
 ///
 /// # Errors
 /// A configuration that names none.
 pub fn class(root: &Map<String, Value>) -> Result<String> {
-    let first = |map: &Map<String, Value>| map.get("architectures")?.get(0)?.as_str().map(str::to_owned);
-    let old_mamba = || root.contains_key("ssm_cfg").then(|| "MambaForCausalLM".to_owned());
-    text_config(root).and_then(first).or_else(|| first(root)).or_else(old_mamba).ok_or_else(|| {
+    let first = |map: &Map<String, Value>| first_class(map).map(str::to_owned);
+    let old_mamba = || {
+        let layer = root.get("ssm_cfg")?.get("layer").and_then(Value::as_str).unwrap_or("Mamba");
+        Some(format!("{layer}ForCausalLM"))
+    };
+    let whole = first(root).filter(|class| WHOLE_CLASSES.contains(&class.as_str()));
+    let text = || text_config(root).and_then(first);
+    whole.or_else(text).or_else(|| first(root)).or_else(old_mamba).ok_or_else(|| {
         Error::input("config.json names no class under \"architectures\"")
             .help("add \"architectures\": [\"LlamaForCausalLM\"] or the class that the model is")
     })
 }
 
+/// The kind of the text model, which decides what its configuration class fills in.
+pub fn model_type(root: &Map<String, Value>) -> &str {
+    let own = |map: &'_ Map<String, Value>| map.contains_key("model_type");
+    let map = text_config(root).filter(|map| own(map)).unwrap_or(root);
+    map.get("model_type").and_then(Value::as_str).unwrap_or("")
+}
+
+/// Classes of wrappers whose text model names a class that it is not.
+const WHOLE_CLASSES: &[&str] = &[
+    "StepVLForConditionalGeneration",
+    "Sarashina2VisionForCausalLM",
+    "Exaone4_5_ForConditionalGeneration",
+    "Step3p7ForConditionalGeneration",
+    "KimiK3ForConditionalGeneration",
+];
+
 impl Config {
     /// A configuration with the text model's values on top, the defaults of its class, and rope parameters in the
-    /// newest spelling.
+    /// newest spelling. `aliases` are other names of fields, each with the one that is read.
     ///
     /// # Errors
     /// Defaults that are no JSON object, which is a fault of the table.
-    pub fn new(root: &Map<String, Value>, class: &str, defaults: &str) -> Result<Config> {
+    pub fn new(root: &Map<String, Value>, class: &str, defaults: &str, aliases: &[(&str, &str)]) -> Result<Config> {
         let mut values = root.clone();
         let text = text_config(root);
         for (key, value) in text.into_iter().flatten() {
             values.insert(key.clone(), value.clone());
         }
+        for &(alias, name) in aliases {
+            if let Some(value) = values.shift_remove(alias) {
+                values.entry(name).or_insert(value);
+            }
+        }
         let defaults: Map<String, Value> = serde_json::from_str(defaults)
             .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))?;
+        let known = !defaults.is_empty();
         let rope = rope_parameters(&values, &defaults);
         for (key, value) in defaults {
-            values.entry(key).or_insert(value);
+            // What a class computes where nothing is said, it computes for null as well.
+            if value == COMPUTED && values.get(&key).is_some_and(Value::is_null) {
+                values.insert(key, value);
+            } else {
+                values.entry(key).or_insert(value);
+            }
         }
         // Classes that may leave the number of key-value heads out mean as many as there are heads.
-        if values.get("num_key_value_heads").is_some_and(Value::is_null) {
+        if known && values.get("num_key_value_heads").is_some_and(Value::is_null) {
             let heads = values.get("num_attention_heads").cloned().unwrap_or(Value::Null);
             values.insert("num_key_value_heads".into(), heads);
         }
-        let mut config = Config { values, rope, class: class.to_owned(), wrapped: text.is_some() };
+        let origin = first_class(root).unwrap_or(class).to_owned();
+        let wrapped = text.is_some();
+        let mut config = Config { values, rope, class: class.to_owned(), origin, wrapped, blocks: None };
         config.fill_head_dim();
         Ok(config)
     }
 
     /// `"head_dim": "computed"` among the defaults is the quotient that the class computes.
     fn fill_head_dim(&mut self) {
-        let asked = self.values.get("head_dim").is_some_and(|v| v == "computed");
+        let asked = self.values.get("head_dim").is_some_and(|v| v == COMPUTED);
         let quotient = self.u64("hidden_size").zip(self.u64("num_attention_heads")).and_then(|(h, n)| h.checked_div(n));
         if asked {
             self.values.insert("head_dim".into(), quotient.map_or(Value::Null, Value::from));
         }
+    }
+
+    /// The class that the folder names first: that of a wrapper, or of the model.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// The class of the model.
@@ -124,6 +173,19 @@ impl Config {
     /// Sets a value, for the few classes that compute one.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.values.insert(key.to_owned(), value.into());
+    }
+
+    /// Fills in the kinds of layers that a class assumes where the configuration names none: of each layer, by its
+    /// number and the number of all.
+    ///
+    /// # Errors
+    /// A configuration that does not say how many layers there are.
+    pub fn set_layer_types(&mut self, kind: impl Fn(u64, u64) -> &'static str) -> Result<()> {
+        if self.get("layer_types").is_none() {
+            let layers = self.layers()?.min(MAX_BLOCKS);
+            self.set("layer_types", (0..layers).map(|i| kind(i, layers)).collect::<Vec<_>>());
+        }
+        Ok(())
     }
 
     /// Takes a value away.
@@ -174,9 +236,46 @@ impl Config {
         value.as_f64().ok_or_else(|| wrong(keys, "a number", value))
     }
 
+    /// A non-negative integer under one of these keys; the default where there is none, or 0.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn u64_or(&self, keys: &[&str], default: u64) -> Result<u64> {
+        if self.first(keys).is_none() {
+            return Ok(default);
+        }
+        self.need_u64(keys).map(|n| if n == 0 { default } else { n })
+    }
+
+    /// A number under one of these keys; the default where there is none, or 0.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn f64_or(&self, keys: &[&str], default: f64) -> Result<f64> {
+        if self.first(keys).is_none() {
+            return Ok(default);
+        }
+        self.need_f64(keys).map(|n| if n == 0.0 { default } else { n })
+    }
+
+    /// A list of non-negative integers under one of these keys.
+    ///
+    /// # Errors
+    /// None of them there, or another type.
+    pub fn need_list(&self, keys: &[&str]) -> Result<Vec<u64>> {
+        let value = self.first(keys).ok_or_else(|| missing(keys))?;
+        let list = value.as_array().and_then(|items| items.iter().map(as_u64).collect());
+        list.ok_or_else(|| wrong(keys, "a list of whole numbers", value))
+    }
+
     /// The rope parameters: flat, or by kind of layer under `full_attention` and `sliding_attention`.
     pub fn rope(&self) -> &Map<String, Value> {
         &self.rope
+    }
+
+    /// Sets a rope parameter, for the few classes that compute one.
+    pub fn set_rope(&mut self, key: &str, value: impl Into<Value>) {
+        self.rope.insert(key.to_owned(), value.into());
     }
 
     /// The rope parameters of layers with full attention.
@@ -194,18 +293,25 @@ impl Config {
         self.rope_full().get("rope_type").and_then(Value::as_str).unwrap_or("").to_lowercase()
     }
 
-    /// Blocks of the model.
+    /// Says how many blocks the file has, where that is not the number of layers.
+    pub fn set_blocks(&mut self, blocks: u64) {
+        self.blocks = Some(blocks);
+    }
+
+    /// Blocks of the file: the layers, unless a class counts otherwise.
     ///
     /// # Errors
-    /// A configuration that does not say.
+    /// A configuration that does not say, or claims too many.
     pub fn blocks(&self) -> Result<u64> {
-        let blocks = self.need_u64(&["n_layers", "num_hidden_layers", "n_layer", "num_layers"])?;
-        if blocks > MAX_BLOCKS {
-            return Err(Error::input(format!(
-                "config.json claims {blocks} layers; {MAX_BLOCKS} is the most there are"
-            )));
-        }
-        Ok(blocks)
+        self.blocks.map_or_else(|| self.layers(), believable)
+    }
+
+    /// Layers of the model.
+    ///
+    /// # Errors
+    /// A configuration that does not say, or claims too many.
+    pub fn layers(&self) -> Result<u64> {
+        self.need_u64(&["n_layers", "num_hidden_layers", "n_layer", "num_layers"]).and_then(believable)
     }
 
     /// Attention heads.
@@ -232,6 +338,13 @@ impl Config {
 
 /// More blocks than any model has; llama.cpp refuses more than 512.
 const MAX_BLOCKS: u64 = 4096;
+
+fn believable(blocks: u64) -> Result<u64> {
+    if blocks > MAX_BLOCKS {
+        return Err(Error::input(format!("config.json claims {blocks} layers; {MAX_BLOCKS} is the most there are")));
+    }
+    Ok(blocks)
+}
 
 fn at_least_one(n: u64, what: &str) -> Result<u64> {
     if n == 0 { Err(Error::input(format!("config.json claims 0 {what}"))) } else { Ok(n) }
@@ -297,7 +410,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
     }
     let scaled =
         rope.get("rope_type").and_then(Value::as_str).is_some_and(|t| ["llama3", "yarn", "longrope"].contains(&t));
-    if scaled && !rope.contains_key("original_max_position_embeddings") {
+    if scaled && !defaults.is_empty() && !rope.contains_key("original_max_position_embeddings") {
         let longest = values.get("max_position_embeddings").or_else(|| defaults.get("max_position_embeddings"));
         if let Some(longest) = longest.filter(|v| !v.is_null()) {
             rope.insert("original_max_position_embeddings".into(), longest.clone());
@@ -328,7 +441,7 @@ mod tests {
 
     fn config(text: &str, defaults: &str) -> Config {
         let root: Map<String, Value> = serde_json::from_str(text).unwrap();
-        Config::new(&root, "X", defaults).unwrap()
+        Config::new(&root, "X", defaults, &[]).unwrap()
     }
 
     #[test]
@@ -360,7 +473,7 @@ mod tests {
             r#"{"architectures": ["A"], "hidden_size": 1, "text_config": {"hidden_size": 2, "architectures": ["B"]}}"#;
         let root: Map<String, Value> = serde_json::from_str(text).unwrap();
         assert_eq!(class(&root).unwrap(), "B");
-        let config = Config::new(&root, "B", "{}").unwrap();
+        let config = Config::new(&root, "B", "{}", &[]).unwrap();
         assert_eq!((config.u64("hidden_size"), config.is_wrapped()), (Some(2), true));
     }
 

@@ -1,7 +1,7 @@
 //! A Hugging Face checkpoint folder seen as if it were a GGUF file.
 //!
 //! [`Checkpoint`] maps names, shapes, metadata and the tokenizer; the weights change their layout as they are read,
-//! and their precision between f32, f16 and bf16 only. What it shows equals, byte for byte, what llama.cpp's
+//! and their precision between f32, f16 and bf16 only, or to plain Q8_0. What it shows equals, byte for byte, what llama.cpp's
 //! `convert_hf_to_gguf.py` writes.
 
 pub mod checkpoint;
@@ -14,6 +14,7 @@ pub mod metadata;
 pub mod modelfile;
 mod names;
 pub mod packed;
+mod reduce;
 pub mod safetensors;
 pub mod tokenizer;
 pub mod transform;
@@ -37,6 +38,9 @@ pub enum OutType {
     /// The upper half of a binary32
     #[value(name = "bf16")]
     BF16,
+    /// Blocks of 32 weights of 8 bits with one scale; f16 where a row is no whole number of blocks
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// How a checkpoint is converted.

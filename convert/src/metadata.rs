@@ -24,11 +24,15 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Counts tensors by GGUF name and row-major shape.
+    /// Counts tensors by GGUF name and row-major shape. A model with adapters inside has no size that the reference
+    /// could name: it counts none.
     pub fn count<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a [u64])>) -> Parameters {
         let mut count = Parameters::default();
         let (mut expert_sum, mut stacks) = (0, 0);
         for (name, shape) in tensors {
+            if name.ends_with(".lora_a") {
+                return Parameters::default();
+            }
             let size: u64 = shape.iter().product();
             count.total += size;
             let axis = if name.contains(".bias") { 2 } else { 3 };

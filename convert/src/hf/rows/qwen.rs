@@ -68,9 +68,15 @@ pub(super) const EXPERTS: &[Rule] = &[
     r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK),
+    FUSED_EXPERTS[0],
+    FUSED_EXPERTS[1],
+    r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),
+];
+
+/// Experts in one tensor for all.
+pub(super) const FUSED_EXPERTS: &[Rule] = &[
     r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps").how(How::Split(fused_down)),
     r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_").how(How::Split(fused_halves)),
-    r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),
 ];
 
 /// The feed-forward of a layer without experts.
@@ -80,7 +86,7 @@ pub(super) const DENSE_OR_EXPERTS: &[Rule] = &[
     r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
 ];
 
-const SHARED_EXPERT: &[Rule] = &[
+pub(super) const SHARED_EXPERT: &[Rule] = &[
     r("model.layers.{}.mlp.shared_expert.down_proj", "blk.{}.ffn_down_shexp"),
     r("model.layers.{}.mlp.shared_expert.gate_proj", "blk.{}.ffn_gate_shexp"),
     r("model.layers.{}.mlp.shared_expert.up_proj", "blk.{}.ffn_up_shexp"),
@@ -109,7 +115,8 @@ fn qwen(p: &mut Params<'_>) -> Result<()> {
     p.pooling()
 }
 
-fn qwen_moe(p: &mut Params<'_>) -> Result<()> {
+/// The keys of experts.
+pub(super) fn qwen_moe(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     p.maybe_u32("expert_feed_forward_length", &["moe_intermediate_size"])?;
     p.maybe_u32("expert_shared_feed_forward_length", &["shared_expert_intermediate_size"])
