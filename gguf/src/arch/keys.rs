@@ -300,16 +300,26 @@ impl<'a> Keys<'a> {
         self.keep(key, Own::Float(v));
     }
 
-    // What most architectures share.
-
-    /// The epsilon of norms by the root of the mean square, which must be there.
-    pub fn rms(&mut self) {
-        self.d.rms_eps = self.need_f32("attention.layer_norm_rms_epsilon");
+    /// Names keys that converters write and that change nothing.
+    pub fn unused(&mut self, names: &[&str]) {
+        for name in names {
+            let key = self.key(name);
+            self.d.read.insert(key);
+        }
     }
 
-    /// The epsilon of norms by mean and variance, which must be there.
+    // What most architectures share.
+
+    /// The epsilon of norms by the root of the mean square, which must be there; some converters write the other too.
+    pub fn rms(&mut self) {
+        self.d.rms_eps = self.need_f32("attention.layer_norm_rms_epsilon");
+        self.unused(&["attention.layer_norm_epsilon"]);
+    }
+
+    /// The epsilon of norms by mean and variance, which must be there; some converters write the other too.
     pub fn layer_norm(&mut self) {
         self.d.norm_eps = self.need_f32("attention.layer_norm_epsilon");
+        self.unused(&["attention.layer_norm_rms_epsilon"]);
     }
 
     /// Feed-forward length of experts, for all layers or one a layer.

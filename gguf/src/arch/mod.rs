@@ -22,7 +22,7 @@ use std::collections::HashMap;
 
 pub use dim::Dim;
 pub use dims::{Dims, Own, Scaling, StateSpace, WindowKind};
-pub use ends::Ends;
+pub use ends::{Ends, output};
 pub use keys::{Keys, MAX_LAYERS};
 pub use plan::{Plan, StackPlan};
 pub use slot::{Bias, Item, Need, Slot, bias, either, factor, linear, optional, resolve};

@@ -13,6 +13,8 @@ pub(super) const ROWS: &[Arch] = &[
             k.array("deepstack_mapping");
             k.rotates_by_finetuned();
             k.shared_ff();
+            // Granite 4 without state spaces.
+            k.unused(&["ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank", "ssm.group_count"]);
         },
         remark: "scales of embeddings, attention, residuals and logits",
         ..GRANITE
