@@ -15,7 +15,7 @@ use crate::metadata::{General, Overrides, Parameters};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
 use crate::transform::{self, Elements, Rows, row_count};
-use crate::{Options, OutType, names, tokenizer};
+use crate::{Options, OutType, complete, names, tokenizer};
 
 /// A tensor of a checkpoint under its own name: as stored, or what a decoder makes of it.
 #[derive(Clone, Debug)]
@@ -107,7 +107,8 @@ impl Checkpoint {
         for (key, value) in vocabulary.iter() {
             metadata.set(key, value.clone());
         }
-        let (infos, rows) = plan.out.into_iter().unzip();
+        let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
+        complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
         let file_name = general.file_name(file_type.name());
         Ok(Checkpoint { metadata, infos, rows, notes, packed, file_name, architecture })
     }
@@ -492,16 +493,6 @@ impl<'a> Plan<'a> {
                 Err(Error::input(format!("tensor {}.weight is missing", rule.from)).help(help))
             }
             _ => Ok(()),
-        }
-    }
-
-    #[allow(dead_code)]
-    fn missing(&self, rule: &Rule, block: Option<u64>) -> Error {
-        let name = names::with_block(rule.from, block).replace("{x}", "0") + ".weight";
-        let error = Error::input(format!("tensor {name} is missing"));
-        match names::nearest_of(self.sources.iter().map(String::as_str), &name) {
-            Some(near) => error.help(format!("the nearest name there is {near}; is the checkpoint complete?")),
-            None => error,
         }
     }
 

@@ -5,6 +5,7 @@
 //! `convert_hf_to_gguf.py` writes.
 
 pub mod checkpoint;
+mod complete;
 pub mod config;
 pub mod hf;
 mod json;

@@ -133,6 +133,7 @@ fn work(args: &Args) -> Result<Exit> {
         skip_model_card: args.no_model_card,
         blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
         merge: args.merge_lora.clone(),
+        ..Options::default()
     };
     let checkpoint = Checkpoint::open(folder, &options)?;
     let target = target(args.output.as_deref(), &checkpoint);

@@ -47,6 +47,14 @@ fn matches(pattern: &str, name: &str) -> Option<(Option<u64>, Option<u64>)> {
     (pattern == name).then_some((block, member))
 }
 
+/// The block that a name has where a pattern has `{}`, and what follows the pattern, if the name begins so.
+pub(crate) fn blocks_in<'a>(pattern: &str, name: &'a str) -> Option<(Option<u64>, &'a str)> {
+    let Some((before, after)) = pattern.split_once("{}") else { return Some((None, name.strip_prefix(pattern)?)) };
+    let rest = name.strip_prefix(before)?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    Some((Some(rest[..digits].parse().ok()?), rest[digits..].strip_prefix(after)?))
+}
+
 /// A pattern with the block's number.
 pub(crate) fn with_block(pattern: &str, block: Option<u64>) -> String {
     block.map_or_else(|| pattern.to_owned(), |b| pattern.replacen("{}", &b.to_string(), 1))

@@ -11,7 +11,8 @@ use gguf::{Error, Metadata, Result, Shape, TensorInfo, TensorType, Text, Value};
 use serde::Deserialize;
 
 use crate::imatrix::Imatrix;
-use crate::recipe::{Choice, FileType, Model, Recipe, Role, Wishes, dimensions, needs_importance};
+use crate::recipe::{Choice, FileType, Model, Recipe, Wishes, dimensions, needs_importance};
+use gguf::arch::Role;
 
 /// The version of the block formats (`GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: u32 = 2;

@@ -8,54 +8,15 @@
 //! The facts are those of llama.cpp's `llama-quant.cpp`, down to its counters: the place of an attention value tensor
 //! is counted over the tensors of that role, in the order of the output file.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
 use gguf::TensorType::{self, *};
+use gguf::arch::{self, Role};
 use gguf::{Error, Metadata, Result, Shape};
 
 use crate::pattern::Pattern;
-
-/// What a tensor is for, as far as recipes care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Role {
-    Output,
-    Embedding,
-    AttnQ,
-    AttnK,
-    /// Values, and the fused tensors that hold them (`attn_qkv`, `attn_kv_b`).
-    AttnV,
-    AttnOutput,
-    FfnUp,
-    FfnGate,
-    FfnDown,
-    Other,
-}
-
-/// Parts of a name that give a role away; the first that fits wins.
-const ROLES: &[(&str, Role)] = &[
-    ("attn_qkv.weight", Role::AttnV),
-    ("attn_kv_b.weight", Role::AttnV),
-    ("attn_v.weight", Role::AttnV),
-    ("attn_k.weight", Role::AttnK),
-    ("attn_q.weight", Role::AttnQ),
-    ("attn_output.weight", Role::AttnOutput),
-    ("ffn_up", Role::FfnUp),
-    ("ffn_gate", Role::FfnGate),
-    ("ffn_down", Role::FfnDown),
-];
-
-impl Role {
-    /// The role of a tensor by its GGUF name.
-    pub fn of(name: &str) -> Role {
-        match name {
-            "output.weight" => Role::Output,
-            "token_embd.weight" | "per_layer_token_embd.weight" => Role::Embedding,
-            _ => ROLES.iter().find(|(part, _)| name.contains(part)).map_or(Role::Other, |r| r.1),
-        }
-    }
-}
 
 /// A condition of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -315,41 +276,6 @@ const FALLBACKS: &[(TensorType, TensorType)] = &[
 /// Types that are useless without an importance. Embedding and output are exempt; Q2_K needs one in Q2_K_S only.
 const NEED_IMPORTANCE: &[TensorType] = &[IQ3_XXS, IQ2_XXS, IQ2_XS, IQ2_S, IQ1_M, IQ1_S];
 
-/// Names and parts of names of tensors that stay as they are: small, or too delicate.
-const KEPT_NAMES: &[&str] = &["position_embd.weight", "token_types.weight"];
-#[rustfmt::skip]
-const KEPT_PARTS: &[&str] = &[
-    "_norm.weight",
-    // The router of experts, and its table of tokens.
-    "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight",
-    // Gemma 3n.
-    "altup", "laurel", "per_layer_model_proj",
-    // Convolutions and small projections of recurrent and hybrid models.
-    "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight",
-    // RWKV.
-    "time_mix_first.weight", "time_mix_w0.weight", "time_mix_w1.weight", "time_mix_w2.weight", "time_mix_v0.weight",
-    "time_mix_v1.weight", "time_mix_v2.weight", "time_mix_a0.weight", "time_mix_a1.weight", "time_mix_a2.weight",
-    "time_mix_g1.weight", "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight",
-    "time_mix_lerp_fused.weight",
-    // Relative positions (T5).
-    "attn_rel_b.weight",
-    // Images and sound.
-    ".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd", ".patch_merger",
-    "a.rvq.codebook", "mm.a.code_embd",
-];
-#[rustfmt::skip]
-const KEPT_PARTS_OF: &[(&str, &[&str])] = &[("glm5-next", &[
-    "hc_", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate", "indexer_compressor_ape",
-    "ssm_f_a.weight", "ssm_f_b.weight", "ssm_g_a.weight", "ssm_g_b.weight", "ssm_beta.weight", "attn_kv_a_mqa.weight",
-    "attn_k_b.weight", "attn_v_b.weight",
-])];
-/// Parts of names that an architecture wants at Q8_0 at least.
-const AT_LEAST_Q8_0: &[(&str, &[&str])] = &[("glm5-next", &["attn_q_a", "attn_q_b", "nextn.eh_proj"])];
-/// Architectures whose three-dimensional tensors are not all stacks of experts.
-const STACKS_BY_ROLE: &[&str] = &["bailingmoe3"];
-/// Architectures and numbers of layers of the 70B models, whose few value heads deserve more bits.
-const SEVENTY_B: &[(&str, u64)] = &[("llama", 80), ("qwen2", 80), ("deci", 80), ("olmo", 80), ("jais2", 68)];
-
 impl FileType {
     /// The row with this `general.file_type`, if there is one.
     pub fn from_id(id: u32) -> Option<&'static FileType> {
@@ -396,10 +322,11 @@ impl FromStr for &'static FileType {
     }
 }
 
-/// What recipes ask of a model's metadata.
+/// What recipes ask of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    arch: String,
+    falcon: bool,
+    types: arch::Types,
     layers: u64,
     experts: u64,
     /// Query heads for each key/value head of the first layer; 0 where it has none.
@@ -408,40 +335,54 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads what recipes need. Missing keys count as 0, as they do for models without attention or experts.
+    /// Reads what recipes need, as the architecture's loader sees it: missing keys count as 0, and a model whose layers
+    /// run several times has them all. An architecture without a row has what its keys say.
     pub fn from_metadata(metadata: &Metadata) -> Model {
-        let arch = metadata.architecture().unwrap_or("").to_owned();
+        let name = metadata.architecture().unwrap_or("");
+        match arch::find(name) {
+            Some(row) => Model::from_row(row, metadata),
+            None => Model::from_keys(name, metadata),
+        }
+    }
+
+    fn from_row(row: &'static arch::Arch, metadata: &Metadata) -> Model {
+        let (dims, _) = row.dims(&|key| metadata.get(key), HashMap::new());
+        let (heads, heads_kv) = (dims.heads(0).get(), dims.kv_heads(0).get());
+        let types = row.types;
+        let deep = types.seventy_b > 0 && dims.layers_all == types.seventy_b;
+        Model {
+            falcon: row.name == "falcon",
+            types,
+            layers: dims.layers_all as u64,
+            experts: dims.experts.get(),
+            heads_per_kv: heads.checked_div(heads_kv).unwrap_or(0),
+            seventy_b: deep && !(types.shared_heads_only && heads == heads_kv),
+        }
+    }
+
+    fn from_keys(name: &str, metadata: &Metadata) -> Model {
         let first = |key: &str| {
-            let key = format!("{arch}.{key}");
+            let key = format!("{name}.{key}");
             match metadata.array(&key) {
                 Some(layers) => layers.iter().next().and_then(|v| v.as_u64()),
                 None => metadata.u64(&key),
             }
         };
-        let layers = first("block_count").unwrap_or(0);
         let heads = first("attention.head_count").unwrap_or(0);
         let heads_kv = first("attention.head_count_kv").unwrap_or(heads);
-        // A Llama of that depth with a key/value head for each query head is the 65B, which needs no correction.
-        let seventy_b = SEVENTY_B.contains(&(arch.as_str(), layers)) && (arch != "llama" || heads != heads_kv);
-        let experts = first("expert_count").unwrap_or(0);
-        Model { layers, experts, heads_per_kv: heads.checked_div(heads_kv).unwrap_or(0), seventy_b, arch }
-    }
-
-    fn is_falcon(&self) -> bool {
-        self.arch == "falcon"
-    }
-
-    fn listed(&self, table: &[(&str, &[&str])], name: &str) -> bool {
-        table.iter().any(|(arch, parts)| *arch == self.arch && parts.iter().any(|p| name.contains(p)))
+        Model {
+            falcon: false,
+            types: arch::Types::default(),
+            layers: first("block_count").unwrap_or(0),
+            experts: first("expert_count").unwrap_or(0),
+            heads_per_kv: heads.checked_div(heads_kv).unwrap_or(0),
+            seventy_b: false,
+        }
     }
 
     /// Whether a tensor of this name and shape is ever quantized.
     pub fn quantizes(&self, name: &str, shape: &Shape) -> bool {
-        dimensions(shape) >= 2
-            && name.ends_with("weight")
-            && !KEPT_NAMES.contains(&name)
-            && !KEPT_PARTS.iter().any(|part| name.contains(part))
-            && !self.listed(KEPT_PARTS_OF, name)
+        arch::quantizes(name, dimensions(shape), self.types.kept)
     }
 }
 
@@ -541,16 +482,16 @@ impl<'a> Recipe<'a> {
 
     fn by_rules(&mut self, role: Role, name: &str, shape: &Shape) -> Result<TensorType> {
         let base = self.file_type.base;
-        if self.model.listed(AT_LEAST_Q8_0, name) {
+        if self.model.types.at_least_q8_0.iter().any(|part| name.contains(part)) {
             return Ok(Q8_0);
         }
         if role == Output || (self.tied && role == Embedding) {
             let whole = shape.row_len().is_multiple_of(base.block_len());
-            let output = if self.model.is_falcon() || !whole { Q8_0 } else { self.file_type.output };
+            let output = if self.model.falcon || !whole { Q8_0 } else { self.file_type.output };
             return Ok(self.wishes.output.unwrap_or(output));
         }
         if self.file_type.kind == ExpertsOnly {
-            let by_role = STACKS_BY_ROLE.contains(&self.model.arch.as_str());
+            let by_role = self.model.types.stacks_by_role;
             let stack = shape.dim(2) > 1 && (!by_role || matches!(role, FfnUp | FfnGate | FfnDown));
             return Ok(if stack { base } else { Q8_0 });
         }
@@ -601,7 +542,7 @@ impl<'a> Recipe<'a> {
             MoreBits => i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2,
             First(k) => i < k,
             Importance(given) => self.importance == given,
-            Falcon(is) => self.model.is_falcon() == is,
+            Falcon(is) => self.model.falcon == is,
         }
     }
 }

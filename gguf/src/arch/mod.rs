@@ -14,7 +14,9 @@ mod dims;
 mod ends;
 mod keys;
 mod plan;
+mod role;
 mod rows;
+mod sample;
 mod slot;
 mod step;
 
@@ -25,6 +27,8 @@ pub use dims::{Dims, Own, Scaling, StateSpace, WindowKind};
 pub use ends::{Ends, output};
 pub use keys::{Keys, MAX_LAYERS};
 pub use plan::{Plan, StackPlan};
+pub use role::{Role, quantizes};
+pub use sample::{sample, sample_with};
 pub use slot::{Bias, Item, Need, Slot, bias, either, factor, linear, optional, resolve};
 pub use step::*;
 
@@ -55,8 +59,25 @@ pub struct Arch {
     pub mtp: Mtp,
     /// Rules between keys and tensors beyond types and shapes: names the rule that does not hold.
     pub demand: fn(&Dims) -> Option<String>,
+    /// What the choice of types asks of the architecture.
+    pub types: Types,
     /// What is special, in one line.
     pub remark: &'static str,
+}
+
+/// What is peculiar to an architecture when types are chosen for its tensors (llama.cpp's `llama-quant.cpp`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Types {
+    /// The number of layers of its 70B size, whose few value heads deserve more bits; 0: there is none.
+    pub seventy_b: usize,
+    /// Whether a model of that depth with a key-value head for each query head is another one (Llama's 65B).
+    pub shared_heads_only: bool,
+    /// Parts of names of tensors that are kept besides those that all models keep.
+    pub kept: &'static [&'static str],
+    /// Parts of names that get Q8_0 at least.
+    pub at_least_q8_0: &'static [&'static str],
+    /// Whether three-dimensional tensors are stacks of experts only where their role says so.
+    pub stacks_by_role: bool,
 }
 
 /// How a file may leave out what multi-token prediction is about.
@@ -104,6 +125,7 @@ pub(crate) const BASE: Arch = Arch {
     fractional_yarn: false,
     mtp: Mtp { without_trunk: false, without_layers: false },
     demand: |_| None,
+    types: Types { seventy_b: 0, shared_heads_only: false, kept: &[], at_least_q8_0: &[], stacks_by_role: false },
     remark: "",
 };
 

@@ -1,10 +1,11 @@
-//! The architecture's keys, and the tensors and shapes that they ask for.
+//! The architecture's keys, and the tensors and shapes that they ask for: what [`crate::arch`] says of the model.
 
-use super::archs::{ARCHS, Arch};
+use std::collections::HashMap;
+
 use super::model::Model;
-use super::scan::Tensor;
-use super::{Place, Sink, shortened};
-use crate::value::{Value, ValueType};
+use super::{Place, Rule, Sink, shortened};
+use crate::arch::{self, Fault, FaultKind};
+use crate::value::Value;
 
 rules! { Hyperparameters;
     HPARAM_MISSING = "hparam-missing" Error "llama.cpp"
@@ -45,31 +46,14 @@ rules! { Hyperparameters;
         => "convert the checkpoint again";
 }
 
-/// Keys that llama.cpp reads as u32.
-const U32_KEYS: &[&str] = &[
-    "context_length",
-    "embedding_length",
-    "block_count",
-    "vocab_size",
-    "expert_count",
-    "expert_used_count",
-    "expert_feed_forward_length",
-    "attention.key_length",
-    "attention.value_length",
-    "rope.dimension_count",
-    "leading_dense_block_count",
-    "attention.q_lora_rank",
-    "attention.kv_lora_rank",
-    "ssm.conv_kernel",
-    "ssm.inner_size",
-    "ssm.state_size",
-    "ssm.time_step_rank",
-];
+/// Keys that every architecture has, also those without a row.
+const EVERYWHERE: &[&str] = &["context_length", "embedding_length", "block_count"];
 
-/// Keys that may be one u32 or an array with an element a layer.
-const LAYER_KEYS: &[&str] = &["attention.head_count", "attention.head_count_kv", "feed_forward_length"];
+/// Keys that a llama cannot run without though the loader has a default.
+const LLAMA: &[&str] = &["attention.head_count", "feed_forward_length"];
 
-const FLOAT_KEYS: &[&str] = &[
+/// Numbers under which nothing can be computed.
+const POSITIVE: &[&str] = &[
     "attention.layer_norm_epsilon",
     "attention.layer_norm_rms_epsilon",
     "attention.group_norm_epsilon",
@@ -81,23 +65,66 @@ pub(super) fn check(model: &Model<'_>, sink: &mut Sink<'_>) {
     if model.arch.is_empty() || model.arch == "clip" || model.kind != "model" {
         return;
     }
-    demanded(model, sink);
-    types(model, sink);
-    ranges(model, sink);
+    positive(model, sink);
     heads(model, sink);
-    rope(model, sink);
-    blocks(model, sink);
-    if let Some(arch) = ARCHS.iter().find(|a| a.name == model.arch) {
-        tensors(model, arch, sink);
-        shapes(model, arch, sink);
+    let Some(row) = arch::find(model.arch) else {
+        demanded(model, EVERYWHERE, sink);
+        return;
+    };
+    if model.arch == "llama" {
+        demanded(model, LLAMA, sink);
+    }
+    let shapes: HashMap<String, Vec<u64>> =
+        model.tensors.iter().rev().map(|(_, t)| (t.name.clone(), t.dims.clone())).collect();
+    let get = |key: &str| model.get(key);
+    let (dims, faults) = row.dims(&get, shapes);
+    for fault in &faults {
+        model.fault(sink, rule_of(fault), &fault.subject, format_args!("{}", fault.message));
+    }
+    zeros(model, row, sink);
+    // Shapes say nothing where the keys that they are computed from are missing or wrong. A file without any tensor is a
+    // vocabulary alone.
+    if !faults.is_empty() || model.tensors.is_empty() {
+        return;
+    }
+    for fault in row.plan(&dims).faults(&dims) {
+        let tensor = model.tensors.iter().find(|(_, t)| t.name == fault.subject);
+        let message = format_args!("{}", fault.message);
+        match tensor {
+            Some(&(path, tensor)) => {
+                let rule = match block_of(&tensor.name) {
+                    Some(n) if fault.kind == FaultKind::TensorUnexpected && n >= dims.layers_all as u64 => {
+                        &BLOCK_INDEX_RANGE
+                    }
+                    _ => rule_of(&fault),
+                };
+                model.tensor_fault(sink, rule, (path, tensor), message);
+            }
+            None if fault.kind == FaultKind::TensorMissing => {
+                sink.add(&TENSOR_MISSING, Place::absent_tensor(&fault.subject), message);
+            }
+            None => model.fault(sink, rule_of(&fault), &fault.subject, message),
+        }
     }
 }
 
-fn demanded(model: &Model<'_>, sink: &mut Sink<'_>) {
-    const EVERYWHERE: &[&str] = &["context_length", "embedding_length", "block_count"];
-    const LLAMA: &[&str] = &["attention.head_count", "feed_forward_length", "attention.layer_norm_rms_epsilon"];
-    let llama: &[&str] = if model.arch == "llama" { LLAMA } else { &[] };
-    for suffix in EVERYWHERE.iter().chain(llama) {
+/// The rule that a fault breaks.
+fn rule_of(fault: &Fault) -> &'static Rule {
+    match fault.kind {
+        FaultKind::KeyMissing => &HPARAM_MISSING,
+        FaultKind::KeyType => &HPARAM_TYPE,
+        FaultKind::ArrayLength => &HPARAM_ARRAY_LENGTH,
+        FaultKind::Range => &HPARAM_RANGE,
+        FaultKind::Rotation => &ROPE_DIMENSION_MISMATCH,
+        FaultKind::Scaling => &ROPE_SCALING_TYPE,
+        FaultKind::TensorMissing => &TENSOR_MISSING,
+        FaultKind::TensorUnexpected => &TENSOR_UNEXPECTED,
+        FaultKind::TensorShape => &TENSOR_SHAPE_MISMATCH,
+    }
+}
+
+fn demanded(model: &Model<'_>, keys: &[&str], sink: &mut Sink<'_>) {
+    for suffix in keys {
         if model.own(suffix).is_none() {
             let key = model.own_key(suffix);
             model.fault(sink, &HPARAM_MISSING, &key, format_args!("{} is missing", shortened(&key)));
@@ -105,61 +132,32 @@ fn demanded(model: &Model<'_>, sink: &mut Sink<'_>) {
     }
 }
 
-fn types(model: &Model<'_>, sink: &mut Sink<'_>) {
-    let blocks = model.number("block_count");
-    for suffix in U32_KEYS.iter().chain(LAYER_KEYS) {
-        let Some(value) = model.own(suffix) else { continue };
-        let key = model.own_key(suffix);
-        let per_layer = LAYER_KEYS.contains(suffix);
-        match value {
-            Value::U32(_) => {}
-            Value::Array(array) if per_layer && matches!(array.element_type(), ValueType::U32 | ValueType::I32) => {
-                if let Some(n) = blocks.filter(|&n| n != array.len()) {
-                    let message = format_args!("{key} has {} elements for {n} blocks", array.len());
-                    model.fault(sink, &HPARAM_ARRAY_LENGTH, &key, message);
-                }
-            }
-            other => {
-                let wanted = if per_layer { "a u32 or an array of u32" } else { "a u32" };
-                let message = format_args!("{} is a {}, not {wanted}", shortened(&key), other.value_type());
-                model.fault(sink, &HPARAM_TYPE, &key, message);
-            }
-        }
-    }
-    for suffix in FLOAT_KEYS {
-        let Some(value) = model.own(suffix) else { continue };
-        let key = model.own_key(suffix);
-        match value {
-            Value::F32(v) if v.is_finite() && *v > 0.0 => {}
-            Value::F32(v) => model.fault(sink, &FLOAT_HPARAM_INVALID, &key, format_args!("{key} is {v}")),
-            other => {
-                let message = format_args!("{} is a {}, not a f32", shortened(&key), other.value_type());
-                model.fault(sink, &HPARAM_TYPE, &key, message);
-            }
+fn positive(model: &Model<'_>, sink: &mut Sink<'_>) {
+    for suffix in POSITIVE {
+        if let Some(Value::F32(v)) = model.own(suffix)
+            && !(v.is_finite() && *v > 0.0)
+        {
+            let key = model.own_key(suffix);
+            model.fault(sink, &FLOAT_HPARAM_INVALID, &key, format_args!("{key} is {v}"));
         }
     }
 }
 
-/// Architectures without attention, whose head count is 0.
-const RECURRENT: &[&str] = &["mamba", "mamba2", "rwkv6", "rwkv7", "arwkv7", "rwkv6qwen2", "wavtokenizer-dec"];
-
-fn ranges(model: &Model<'_>, sink: &mut Sink<'_>) {
-    let mut outside = |suffix: &str, low: u64, high: u64| {
-        if let Some(n) = model.number(suffix).filter(|n| !(low..=high).contains(n)) {
+/// Lengths that no model has.
+fn zeros(model: &Model<'_>, row: &arch::Arch, sink: &mut Sink<'_>) {
+    let attends = !row.recurrent && !row.stacks.is_empty() && model.arch != "wavtokenizer-dec";
+    let zero = |suffix: &str| model.number(suffix) == Some(0);
+    for suffix in ["embedding_length"].into_iter().chain(attends.then_some("attention.head_count")) {
+        if zero(suffix) {
             let key = model.own_key(suffix);
-            model.fault(sink, &HPARAM_RANGE, &key, format_args!("{key} is {n}, not {low} to {high}"));
+            model.fault(sink, &HPARAM_RANGE, &key, format_args!("{key} is 0"));
         }
-    };
-    outside("block_count", 1, 512);
-    outside("expert_count", 0, 1024);
-    match model.number("expert_count").unwrap_or(0) {
-        0 => outside("expert_used_count", 0, 0),
-        n => outside("expert_used_count", 1, n),
     }
-    outside("embedding_length", 1, u64::from(u32::MAX));
-    if !RECURRENT.contains(&model.arch) {
-        outside("attention.head_count", 1, u64::from(u32::MAX));
-    }
+}
+
+/// The layer that a tensor of any stack of blocks belongs to.
+fn block_of(name: &str) -> Option<u64> {
+    name.split_once("blk.")?.1.split_once('.')?.0.parse().ok()
 }
 
 fn heads(model: &Model<'_>, sink: &mut Sink<'_>) {
@@ -172,177 +170,4 @@ fn heads(model: &Model<'_>, sink: &mut Sink<'_>) {
     if let Some(kv) = model.number("attention.head_count_kv").filter(|&kv| kv > 0 && !heads.is_multiple_of(kv)) {
         model.fault(sink, &HEAD_DIVISIBILITY, &key, format_args!("{kv} kv heads do not divide {heads} heads"));
     }
-}
-
-/// The lengths of a head's keys and values.
-fn head_lengths(model: &Model<'_>) -> Option<(u64, u64)> {
-    let derived = || model.number("embedding_length")?.checked_div(model.number("attention.head_count")?);
-    let key = model.number("attention.key_length").or_else(derived)?;
-    Some((key, model.number("attention.value_length").or_else(derived)?))
-}
-
-fn rope(model: &Model<'_>, sink: &mut Sink<'_>) {
-    if ["llama", "deci", "falcon"].contains(&model.arch)
-        && let Some((n, (head, _))) = model.number("rope.dimension_count").zip(head_lengths(model))
-        && n != head
-    {
-        let key = model.own_key("rope.dimension_count");
-        model.fault(sink, &ROPE_DIMENSION_MISMATCH, &key, format_args!("{key} is {n}, a head has {head}"));
-    }
-    if let Some(value) = model.own("rope.scaling.type")
-        && !value.as_str().is_some_and(|t| ["none", "linear", "yarn", "longrope"].contains(&t))
-    {
-        let key = model.own_key("rope.scaling.type");
-        model.fault(sink, &ROPE_SCALING_TYPE, &key, format_args!("{key} is {value:?}"));
-    }
-}
-
-/// The stack and the number of the block that a tensor belongs to, and its name there.
-fn block_of(name: &str) -> Option<(&str, u64, &str)> {
-    let (stack, rest) = match name.split_once("blk.")? {
-        (stack @ ("" | "enc." | "dec."), rest) => (stack, rest),
-        _ => return None,
-    };
-    let (number, rest) = rest.split_once('.')?;
-    Some((stack, number.parse().ok()?, rest))
-}
-
-fn block_count(model: &Model<'_>, stack: &str) -> Option<u64> {
-    match stack {
-        "dec." => model.number("decoder_block_count").or_else(|| model.number("block_count")),
-        _ => model.number("block_count"),
-    }
-}
-
-fn blocks(model: &Model<'_>, sink: &mut Sink<'_>) {
-    for &(path, tensor) in &model.tensors {
-        let Some((stack, n, _)) = block_of(&tensor.name) else { continue };
-        if let Some(count) = block_count(model, stack).filter(|&count| n >= count) {
-            let message = format_args!("tensor {} is beyond the {count} blocks", shortened(&tensor.name));
-            model.tensor_fault(sink, &BLOCK_INDEX_RANGE, (path, tensor), message);
-        }
-    }
-}
-
-/// The name of a tensor without what it is of the weights: `.weight`, `.bias`, the scales of some types.
-fn base(name: &str) -> &str {
-    [".weight", ".bias", ".scale", ".input_scale"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name)
-}
-
-fn tensors(model: &Model<'_>, arch: &Arch, sink: &mut Sink<'_>) {
-    let missing = |name: &str, sink: &mut Sink<'_>| {
-        sink.add(&TENSOR_MISSING, Place::absent_tensor(name), format_args!("tensor {name} is missing"));
-    };
-    for name in arch.once.iter().filter(|n| !model.by_name.contains_key(**n)) {
-        missing(name, sink);
-    }
-    for pattern in arch.block {
-        let stack = pattern.split_once("blk.").map_or("", |p| p.0);
-        // More blocks than 512 are another rule's finding; so are tensors of blocks that there are not.
-        for i in 0..block_count(model, stack).unwrap_or(0).min(512) {
-            let name = pattern.replacen("{}", &i.to_string(), 1);
-            if !model.by_name.contains_key(name.as_str()) && !replaced(model, &name) {
-                missing(&name, sink);
-            }
-        }
-    }
-    for &(path, tensor) in &model.tensors {
-        let own = match block_of(base(&tensor.name)) {
-            Some((stack, _, rest)) => format!("{stack}blk.{{}}.{rest}"),
-            None => base(&tensor.name).to_owned(),
-        };
-        if !arch.may.contains(&own.as_str()) {
-            let message = format_args!("{} has no tensor {}", arch.name, shortened(&tensor.name));
-            model.tensor_fault(sink, &TENSOR_UNEXPECTED, (path, tensor), message);
-        }
-    }
-}
-
-/// Whether another tensor stands for this one: three projections may be fused, and experts take the place of a layer.
-fn replaced(model: &Model<'_>, name: &str) -> bool {
-    let Some((block, last)) = name.strip_suffix(".weight").and_then(|n| n.rsplit_once('.')) else { return false };
-    let has = |other: &str| model.by_name.contains_key(format!("{block}.{other}.weight").as_str());
-    match last {
-        "attn_q" | "attn_k" | "attn_v" => has("attn_qkv"),
-        "attn_qkv" => has("attn_q") && has("attn_k") && has("attn_v"),
-        "ffn_gate" | "ffn_up" | "ffn_down" => has(&format!("{last}_exps")),
-        "ffn_gate_exps" | "ffn_up_exps" => has("ffn_gate_up_exps"),
-        _ => false,
-    }
-}
-
-/// A dimension that the keys ask for; `None` where they do not say.
-type Dim = Option<u64>;
-
-/// One row: the tensors of these names have one of these shapes, in ggml order.
-fn shapes(model: &Model<'_>, arch: &Arch, sink: &mut Sink<'_>) {
-    let embd = model.number("embedding_length");
-    let vocab = model.number("vocab_size").or_else(|| Some(model.get("tokenizer.ggml.tokens")?.as_array()?.len()));
-    let head = head_lengths(model);
-    let (hk, hv) = (head.map(|h| h.0), head.map(|h| h.1));
-    let experts = model.number("expert_count");
-    let per_layer = |suffix: &str, i: u64| match model.own(suffix)? {
-        Value::Array(array) => array.to_u64s()?.get(usize::try_from(i).ok()?).copied(),
-        value => value.as_u64(),
-    };
-    let times = |a: Dim, b: Dim| a?.checked_mul(b?);
-    // Latent attention has other shapes, which nothing here describes.
-    let latent = model.own("attention.kv_lora_rank").is_some();
-    for &(path, tensor) in &model.tensors {
-        let (block, name) = match block_of(&tensor.name) {
-            Some((_, i, rest)) => (i, rest),
-            None => (0, tensor.name.as_str()),
-        };
-        let heads = per_layer("attention.head_count", block);
-        let kv = per_layer("attention.head_count_kv", block).or(heads);
-        let ff = per_layer("feed_forward_length", block).filter(|_| arch.ff_is_said);
-        let expert_ff = model.number("expert_feed_forward_length").or(ff);
-        let wanted: Vec<Vec<Dim>> = match name {
-            "token_embd.weight" | "output.weight" => vec![vec![embd, vocab]],
-            "attn_q.weight" if !latent => vec![vec![embd, times(hk, heads)]],
-            "attn_k.weight" if !latent => vec![vec![embd, times(hk, kv)]],
-            "attn_v.weight" if !latent => vec![vec![embd, times(hv, kv)]],
-            "attn_output.weight" if !latent => vec![vec![times(hv, heads), embd]],
-            // Some models norm each head, others all together.
-            "attn_q_norm.weight" if !latent => vec![vec![hk], vec![times(hk, heads)], vec![hk, heads]],
-            "attn_k_norm.weight" if !latent => vec![vec![hk], vec![times(hk, kv)], vec![hk, kv]],
-            "ffn_gate.weight" => vec![vec![embd, ff]],
-            // Gate and up may be one matrix.
-            "ffn_up.weight" => vec![vec![embd, ff], vec![embd, times(ff, Some(2))]],
-            "ffn_down.weight" => vec![vec![ff, embd]],
-            "ffn_gate_inp.weight" => vec![vec![embd, experts]],
-            "ffn_gate_exps.weight" | "ffn_up_exps.weight" => vec![vec![embd, expert_ff, experts]],
-            "ffn_down_exps.weight" => vec![vec![expert_ff, embd, experts]],
-            "attn_norm.weight"
-            | "ffn_norm.weight"
-            | "output_norm.weight"
-            | "post_attention_norm.weight"
-            | "post_ffw_norm.weight"
-            | "attn_output_norm.weight"
-            | "layer_output_norm.weight"
-            | "token_embd_norm.weight" => vec![vec![embd]],
-            _ => continue,
-        };
-        if !wanted.iter().any(|shape| fits(tensor, shape)) {
-            let shape: Vec<String> =
-                wanted[0].iter().map(|d| d.map_or_else(|| "any".into(), |d| d.to_string())).collect();
-            let message = format_args!(
-                "tensor {} has the shape {:?}, the keys of {} ask for [{}]",
-                shortened(&tensor.name),
-                tensor.dims,
-                arch.name,
-                shape.join(", ")
-            );
-            model.tensor_fault(sink, &TENSOR_SHAPE_MISMATCH, (path, tensor), message);
-        }
-    }
-}
-
-/// Trailing dimensions of 1 say nothing.
-fn fits(tensor: &Tensor, wanted: &[Dim]) -> bool {
-    let n = tensor.dims.len().max(wanted.len());
-    (0..n).all(|i| {
-        let have = tensor.dims.get(i).copied().unwrap_or(1);
-        wanted.get(i).copied().unwrap_or(Some(1)).is_none_or(|want| want == have)
-    })
 }

@@ -44,7 +44,6 @@ macro_rules! rules {
     };
 }
 
-mod archs;
 mod data;
 mod general;
 mod header;

@@ -1,6 +1,6 @@
 //! Llama and its closest relatives.
 
-use crate::arch::{Arch, Attention, BASE, Bias, Dense, Dims, Ends, Experts, Layer, Norm, Rotary, blocks, step};
+use crate::arch::{Arch, Attention, BASE, Bias, Dense, Dims, Ends, Experts, Layer, Norm, Rotary, Types, blocks, step};
 
 pub(super) const ROWS: &[Arch] = &[Arch { name: "llama", ..LLAMA }, Arch { name: "llama-embed", ..LLAMA }];
 
@@ -8,6 +8,7 @@ const LLAMA: Arch = Arch {
     ends: |d| Ends::tied(d).rope_factors(d),
     stacks: &[blocks(llama)],
     rotates_whole_heads: true,
+    types: Types { seventy_b: 80, shared_heads_only: true, ..BASE.types },
     remark: "Llama 1 to 3, Mistral, Mixtral and models of their form",
     ..BASE
 };

@@ -3,12 +3,13 @@
 use super::mtp::prediction;
 use crate::arch::{
     Arch, Attention, BASE, Bias, DeltaInputs, DeltaNet, Dense, Dims, Ends, Experts, Gate, Keys, Layer, Mtp, Norm,
-    Rotary, blocks, linear, optional, step,
+    Rotary, Types, blocks, linear, optional, step,
 };
 
 pub(super) const ROWS: &[Arch] = &[
     Arch {
         name: "qwen2",
+        types: Types { seventy_b: 80, ..BASE.types },
         ends: |d| Ends::tied(d).output_bias(d, Bias::Optional),
         stacks: &[blocks(qwen2)],
         remark: "",

@@ -1,0 +1,70 @@
+//! Whether what a checkpoint becomes is a whole model: the tensors and keys held against `gguf::arch`, before a byte is
+//! written. What is missing or of another shape is named as the checkpoint calls it.
+
+use gguf::arch::{self, Fault, FaultKind};
+use gguf::{Error, Metadata, Result, TensorInfo};
+
+use crate::hf::{Class, How};
+use crate::names;
+
+/// Checks the tensors and keys of a converted model.
+///
+/// # Errors
+/// The first tensor that is missing, has no place or has another shape than the keys ask for, or a key that is missing.
+pub(crate) fn check(class: &Class, metadata: &Metadata, tensors: &[TensorInfo], sources: &[String]) -> Result<()> {
+    let Some(row) = arch::find(class.arch) else { return Ok(()) };
+    let shapes = tensors.iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
+    let get = |key: &str| metadata.get(key);
+    let (dims, mut faults) = row.dims(&get, shapes);
+    if let Some(fault) = faults.first() {
+        return Err(Error::input(format!("config.json does not describe a whole model: {}", fault.message)));
+    }
+    if let Some(empty) = tensors.iter().find(|t| t.elements() == 0) {
+        return Err(Error::input(format!(
+            "tensor {} holds nothing: its shape is {}",
+            said(class, empty.name()),
+            empty.shape()
+        ))
+        .help("checkpoints saved while the weights were spread over several processes look so; save it again"));
+    }
+    faults = row.plan(&dims).faults(&dims);
+    // A missing tensor explains a strange one, not the other way round.
+    let first = faults.iter().find(|f| f.kind == FaultKind::TensorMissing).or_else(|| faults.first());
+    match first {
+        None => Ok(()),
+        Some(fault) => Err(error(class, fault, sources)),
+    }
+}
+
+fn error(class: &Class, fault: &Fault, sources: &[String]) -> Error {
+    let name = said(class, &fault.subject);
+    match fault.kind {
+        FaultKind::TensorMissing => {
+            let error =
+                Error::input(format!("tensor {name} is missing, without which a {} model does not load", class.arch));
+            match names::nearest_of(sources.iter().map(String::as_str), &name) {
+                Some(near) => error.help(format!("the nearest name there is {near}; is the checkpoint complete?")),
+                None => error,
+            }
+        }
+        FaultKind::TensorShape => Error::input(format!("tensor {name}: {}", fault.message))
+            .help("the weights and config.json do not belong together"),
+        _ => Error::input(if name == fault.subject {
+            fault.message.clone()
+        } else {
+            format!("tensor {name}: {}", fault.message)
+        }),
+    }
+}
+
+/// What the checkpoint calls a tensor of the file: the first spelling that leads to it.
+fn said(class: &Class, target: &str) -> String {
+    let (stem, suffix) =
+        [".weight", ".bias"].iter().find_map(|s| Some((target.strip_suffix(s)?, *s))).unwrap_or((target, ""));
+    let found = names::rules(class).find_map(|rule| {
+        let (block, rest) = names::blocks_in(rule.to, stem)?;
+        let fits = rest.is_empty() || matches!(rule.how, How::Split(_));
+        (fits && !rule.to.is_empty()).then(|| names::with_block(rule.from, block).replace("{x}", "0"))
+    });
+    found.map_or_else(|| target.to_owned(), |from| from + suffix)
+}
