@@ -1,7 +1,8 @@
 //! Says whether llama.cpp would load a file, and with each key or tensor removed or resized: `loads FILE...`.
 //!
-//! One JSON line a file: `{"file", "fault", "keys": {name: fault}, "tensors": {…}, "resized": {…}}`, a fault being null
-//! where the file would load. Read by the comparison with the published facts about the loader.
+//! One JSON line a file: `{"file", "fault", "unread", "keys": {name: fault}, "tensors": {…}, "resized": {…}}`, a fault
+//! being null where the file would load; `unread` are keys of the architecture that its row does not know. Read by the
+//! comparison with the published facts about the loader.
 
 use std::collections::HashMap;
 
@@ -42,7 +43,17 @@ fn main() -> gguf::Result<()> {
             resized.insert(name.clone(), verdict("", other));
         }
         let fault = verdict("", all.clone());
-        println!("{}", json!({"file": path, "fault": fault, "keys": keys, "tensors": tensors, "resized": resized}));
+        let dims = arch.dims(&|key| file.metadata().get(key), all).0;
+        let unread: Vec<&str> = file
+            .metadata()
+            .iter()
+            .map(|(key, _)| key)
+            .filter(|key| key.starts_with(&format!("{name}.")) && !dims.read.contains(*key))
+            .collect();
+        println!(
+            "{}",
+            json!({"file": path, "fault": fault, "unread": unread, "keys": keys, "tensors": tensors, "resized": resized})
+        );
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::dim::Dim;
-use super::step::Rotary;
+use super::step::{Activation, Rotary};
 
 /// What a token may see of its past.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,6 +128,8 @@ pub struct Dims {
     pub rope_scale: f32,
     pub rope_scale_windowed: f32,
     pub rope_scaling: Scaling,
+    /// The same of windowed layers.
+    pub rope_scaling_windowed: Scaling,
     /// Layers that rotate.
     pub rotates: Vec<bool>,
     pub rope_sections: [i64; 4],
@@ -335,6 +337,16 @@ impl Dims {
             Own::Floats(all) => all.get(layer).copied(),
             _ => None,
         }
+    }
+
+    /// Whether a layer has an indexer of its own.
+    pub fn indexes(&self, layer: usize) -> bool {
+        self.count_at(super::sparse::TYPES, layer) > 0
+    }
+
+    /// The function of a feed in a layer where this key limits SwiGLU: what makes it of a limit, or SiLU without.
+    pub fn limited(&self, key: &str, layer: usize, kind: fn(f32) -> Activation) -> Activation {
+        self.float_at(key, layer).filter(|limit| *limit > 1e-6).map_or(Activation::Silu, kind)
     }
 
     /// All but every n-th layer is windowed, counted from 1; with `dense_first` the first of each n is not. An n of 0

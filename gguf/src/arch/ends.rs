@@ -2,6 +2,7 @@
 
 use super::dim::Dim;
 use super::dims::Dims;
+use super::residual::Residual;
 use super::slot::{Bias, Item, Slot, bias, either};
 use super::step::Norm;
 
@@ -20,6 +21,10 @@ pub struct Ends {
     pub logit_scale: f32,
     /// Logits are squeezed into ± this; 0: not.
     pub logit_cap: f32,
+    /// Tokens that are never predicted: their logits are the least there are.
+    pub never: std::ops::Range<usize>,
+    /// What the state behind the layers is read from, before the norm.
+    pub residual: Residual,
     /// Whether the model gives logits.
     pub logits: bool,
 }
@@ -49,6 +54,8 @@ impl Ends {
             embedding_scale: if d.embedding_scale == 0.0 { 1.0 } else { d.embedding_scale },
             logit_scale: if d.logit_scale == 0.0 { 1.0 } else { d.logit_scale },
             logit_cap: d.final_softcap,
+            never: 0..0,
+            residual: Residual::Stream,
             logits: true,
         }
     }
@@ -78,6 +85,13 @@ impl Ends {
     #[must_use]
     pub fn divided(mut self, d: &Dims) -> Ends {
         self.logit_scale = if d.logit_scale == 0.0 { 1.0 } else { 1.0 / d.logit_scale };
+        self
+    }
+
+    /// The same with the state read from this.
+    #[must_use]
+    pub fn reads(mut self, residual: Residual) -> Ends {
+        self.residual = residual;
         self
     }
 
@@ -119,6 +133,10 @@ impl Ends {
         let mut items = self.items.clone();
         items.extend(self.embedding_norm.iter().flat_map(Norm::items));
         items.extend(self.norm.iter().flat_map(Norm::items));
+        items.extend(match &self.residual {
+            Residual::Streams(streams) => streams.reading_items(),
+            other => other.items(),
+        });
         for name in ["output.scale", "output.input_scale"] {
             items.push(either(name, vec![Slot::new(name, [Dim(1)]).into()], Vec::new()));
         }

@@ -269,6 +269,12 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// The same, which must be there.
+    pub fn need_f32s(&mut self, name: &str, len: usize) -> Vec<f32> {
+        let value = self.f32s(name, len);
+        self.required(name, value).unwrap_or_default()
+    }
+
     /// Keeps a number that only this family has, under its key.
     pub fn keep(&mut self, key: &'static str, value: Own) {
         self.d.own.insert(key, value);
@@ -300,16 +306,26 @@ impl<'a> Keys<'a> {
         self.keep(key, Own::Float(v));
     }
 
-    // What most architectures share.
-
-    /// The epsilon of norms by the root of the mean square, which must be there.
-    pub fn rms(&mut self) {
-        self.d.rms_eps = self.need_f32("attention.layer_norm_rms_epsilon");
+    /// Names keys that converters write and that change nothing.
+    pub fn unused(&mut self, names: &[&str]) {
+        for name in names {
+            let key = self.key(name);
+            self.d.read.insert(key);
+        }
     }
 
-    /// The epsilon of norms by mean and variance, which must be there.
+    // What most architectures share.
+
+    /// The epsilon of norms by the root of the mean square, which must be there; some converters write the other too.
+    pub fn rms(&mut self) {
+        self.d.rms_eps = self.need_f32("attention.layer_norm_rms_epsilon");
+        self.unused(&["attention.layer_norm_epsilon"]);
+    }
+
+    /// The epsilon of norms by mean and variance, which must be there; some converters write the other too.
     pub fn layer_norm(&mut self) {
         self.d.norm_eps = self.need_f32("attention.layer_norm_epsilon");
+        self.unused(&["attention.layer_norm_rms_epsilon"]);
     }
 
     /// Feed-forward length of experts, for all layers or one a layer.
@@ -365,6 +381,35 @@ impl<'a> Keys<'a> {
     /// The length of experts that all tokens share.
     pub fn shared_ff(&mut self) {
         self.d.shared_ff = self.u32_or("expert_shared_feed_forward_length", 0);
+    }
+
+    /// Heads, their length and the number of chosen tokens of an indexer, which must be there.
+    pub fn indexer(&mut self) {
+        super::sparse::KEYS.iter().for_each(|key| self.own_need_u32(key));
+    }
+
+    /// Which layers have an indexer of their own, or these where no key says so.
+    pub fn indexer_types(&mut self, otherwise: fn(usize) -> bool) {
+        let name = super::sparse::TYPES;
+        let trunk = self.d.layers();
+        let types = match self.u32s(name, trunk) {
+            Some(types) => types.iter().map(|t| t.get()).collect(),
+            None => (0..trunk).map(|l| otherwise(l).into()).collect(),
+        };
+        self.keep(name, Own::Counts(types));
+    }
+
+    /// Limits of SwiGLU, for all layers or one a layer.
+    pub fn swiglu_limits(&mut self, key: &'static str) {
+        if let Some(limits) = self.f32s(key, self.d.layers_all) {
+            self.keep(key, Own::Floats(limits));
+        }
+    }
+
+    /// Layers of the trunk without key-value heads are recurrent.
+    pub fn recurrent_without_kv(&mut self) {
+        let trunk = self.d.layers();
+        self.d.recurrent = (0..self.d.layers_all).map(|l| l < trunk && self.d.kv_heads(l) == 0).collect();
     }
 
     /// Rotation by sections of the dimensions.
@@ -497,6 +542,7 @@ impl<'a> Keys<'a> {
                 Scaling::None
             }
         };
+        self.d.rope_scaling_windowed = self.d.rope_scaling;
         let factor = self.f32("rope.scaling.factor").or_else(|| self.f32("rope.scale_linear"));
         let factor = factor.filter(|f| *f != 0.0);
         self.d.rope_scale = factor.map_or(1.0, |f| 1.0 / f);
@@ -597,6 +643,7 @@ fn unset(arch: &'static str, shapes: HashMap<String, Vec<u64>>) -> Dims {
         rope_scale: 1.0,
         rope_scale_windowed: 1.0,
         rope_scaling: Scaling::Linear,
+        rope_scaling_windowed: Scaling::Linear,
         rotates: Vec::new(),
         rope_sections: [0; 4],
         rope_attn_factor: 1.0,

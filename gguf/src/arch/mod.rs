@@ -9,28 +9,44 @@
 //! Rows are functions of the hyperparameters, since a hybrid's layers differ by number; tables of the same family share
 //! them. Facts are those of llama.cpp as vendored in `llama-cpp-python` 0.3.36.
 
+mod compressed;
 mod dim;
 mod dims;
 mod ends;
+mod flow;
+mod kda;
 mod keys;
+mod lightning;
 mod plan;
+mod residual;
 mod role;
 mod rows;
+mod rwkv;
 mod sample;
 mod slot;
+mod sparse;
 mod step;
+mod temperature;
 
 use std::collections::HashMap;
 
+pub use compressed::Compressed;
 pub use dim::Dim;
 pub use dims::{Dims, Own, Scaling, StateSpace, WindowKind};
-pub use ends::Ends;
+pub use ends::{Ends, output};
+pub use flow::Flow;
+pub use kda::{Decay, Kda, KdaInputs};
 pub use keys::{Keys, MAX_LAYERS};
+pub use lightning::Lightning;
 pub use plan::{Plan, StackPlan};
+pub use residual::{Blocks, Residual, StreamWeights, Streams};
 pub use role::{Role, quantizes};
+pub use rwkv::{ChannelMix, Rwkv6, Rwkv7};
 pub use sample::{sample, sample_with};
 pub use slot::{Bias, Item, Need, Slot, bias, either, factor, linear, optional, resolve};
+pub use sparse::{IndexForm, Indexer, Over, Pool, Sparse};
 pub use step::*;
+pub use temperature::Temperature;
 
 use crate::value::Value;
 
@@ -47,6 +63,8 @@ pub struct Arch {
     pub ends: fn(&Dims) -> Ends,
     /// The stacks of layers.
     pub stacks: &'static [Stack],
+    /// The order in which they run.
+    pub flow: fn(&Dims) -> Flow,
     /// Whether every layer is recurrent unless keys say otherwise.
     pub recurrent: bool,
     /// Whether heads rotate as a whole: another `rope.dimension_count` is refused.
@@ -119,6 +137,7 @@ pub(crate) const BASE: Arch = Arch {
     early: |_| {},
     ends: Ends::tied,
     stacks: &[],
+    flow: |_| Flow::Once,
     recurrent: false,
     rotates_whole_heads: false,
     one_expert_is_none: false,

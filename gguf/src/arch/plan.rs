@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::dims::Dims;
 use super::ends::Ends;
+use super::flow::Flow;
 use super::slot::{Item, Need, Slot, factor, resolve};
 use super::step::{Layer, Norm};
 use super::{Arch, Fault, FaultKind};
@@ -17,6 +18,8 @@ pub struct Plan {
     pub ends: Ends,
     /// The stacks, in order.
     pub stacks: Vec<StackPlan>,
+    /// The order in which layers run.
+    pub flow: Flow,
 }
 
 /// A stack of layers.
@@ -41,7 +44,7 @@ impl Plan {
                 norm: (stack.norm)(d),
             })
             .collect();
-        Plan { arch, ends: (arch.ends)(d), stacks }
+        Plan { arch, ends: (arch.ends)(d), stacks, flow: (arch.flow)(d) }
     }
 
     /// The slots that hold for a file with these tensors, by their full names.

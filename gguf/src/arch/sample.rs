@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::slot::{Need, Slot};
 use super::{Arch, FaultKind};
 use crate::value::{Array, Metadata, Value};
 
@@ -131,7 +132,10 @@ pub fn sample_with(arch: &'static Arch, keys: &[&str]) -> Option<Metadata> {
     for _ in 0..8 {
         let (dims, faults) = arch.dims(&|key| metadata.get(key), HashMap::new());
         if faults.is_empty() {
-            return (arch.demand)(&dims).is_none().then_some(metadata);
+            // Without experts, what an architecture of experts must have would be empty.
+            let hollow = |slot: &Slot| slot.need == Need::Required && slot.shape.iter().any(|d| d.is_empty());
+            let whole = !arch.plan(&dims).slots(&dims).iter().any(|(_, slot)| hollow(slot));
+            return (whole && (arch.demand)(&dims).is_none()).then_some(metadata);
         }
         for fault in faults {
             let given = fault.kind == FaultKind::KeyMissing && set(&mut metadata, arch, &fault.subject);

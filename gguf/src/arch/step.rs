@@ -3,12 +3,19 @@
 //! A kind says its slots and every number that its arithmetic needs, so that nothing downstream asks for a model by
 //! name: `gguf check` and `convert` demand the slots, `evaluate` runs the numbers.
 
+use super::compressed::Compressed;
 use super::dim::Dim;
 use super::dims::{Dims, WindowKind};
+use super::kda::Kda;
+use super::lightning::Lightning;
+use super::residual::Residual;
+use super::rwkv::{ChannelMix, Rwkv6, Rwkv7};
 use super::slot::{Bias, Item, Need, Slot, bias, either, linear, optional};
+use super::sparse::Sparse;
+use super::temperature::Temperature;
 
 /// One layer: its steps in order, and tensors that no step uses.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Layer {
     /// The steps.
     pub steps: Vec<Step>,
@@ -16,12 +23,20 @@ pub struct Layer {
     pub extra: Vec<Item>,
     /// The residual stream is multiplied with this at the end of the layer, where the tensor is there.
     pub out_scale: Option<&'static str>,
+    /// What the residual stream is multiplied with at the end of the layer.
+    pub times: f32,
+}
+
+impl Default for Layer {
+    fn default() -> Layer {
+        Layer { steps: Vec::new(), extra: Vec::new(), out_scale: None, times: 1.0 }
+    }
 }
 
 impl Layer {
     /// A layer of these steps.
     pub fn new(steps: impl Into<Vec<Step>>) -> Layer {
-        Layer { steps: steps.into(), extra: Vec::new(), out_scale: None }
+        Layer { steps: steps.into(), ..Layer::default() }
     }
 
     /// The same with more tensors.
@@ -42,6 +57,7 @@ impl Layer {
             }
             items.extend(step.after.iter().flat_map(Norm::items));
             items.extend(step.sum_norm.iter().flat_map(Norm::items));
+            items.extend(step.residual.items());
         }
         items.extend(self.extra.iter().cloned());
         let mut seen = std::collections::HashSet::new();
@@ -66,6 +82,8 @@ pub struct Step {
     pub sum_norm: Option<Norm>,
     /// The sum takes the stream's place instead of being added.
     pub replaces: bool,
+    /// What the sum joins.
+    pub residual: Residual,
 }
 
 /// One branch.
@@ -113,6 +131,20 @@ pub enum Kind {
     DeltaNet(DeltaNet),
     /// A short gated convolution (LFM2).
     ShortConv(ShortConv),
+    /// Attention that sees the tokens which an indexer chooses.
+    Sparse(Box<Sparse>),
+    /// Attention over keys that are compressed in time (DeepSeek 4).
+    Compressed(Box<Compressed>),
+    /// A delta rule with a decay of each channel (Kimi).
+    Kda(Kda),
+    /// Linear attention with a fixed decay of each head (MiniMax-01).
+    Lightning(Lightning),
+    /// Time mixing of RWKV 6.
+    Rwkv6(Rwkv6),
+    /// Time mixing of RWKV 7.
+    Rwkv7(Rwkv7),
+    /// Channel mixing of RWKV.
+    ChannelMix(ChannelMix),
     /// A dense feed-forward network.
     Dense(Dense),
     /// A mixture of experts.
@@ -141,6 +173,13 @@ impl Kind {
             Kind::Mamba2(m) => m.items(),
             Kind::DeltaNet(n) => n.items(),
             Kind::ShortConv(c) => c.items(),
+            Kind::Sparse(a) => a.items(),
+            Kind::Compressed(a) => a.items(),
+            Kind::Kda(k) => k.items(),
+            Kind::Lightning(l) => l.items(),
+            Kind::Rwkv6(r) => r.items(),
+            Kind::Rwkv7(r) => r.items(),
+            Kind::ChannelMix(c) => c.items(),
             Kind::Dense(f) => f.items(),
             Kind::Experts(e) => e.items(),
             Kind::Other(o) => o.items.clone(),
@@ -157,6 +196,13 @@ impl Kind {
             Kind::Mamba2(_) => "Mamba 2",
             Kind::DeltaNet(_) => "gated delta net",
             Kind::ShortConv(_) => "short convolution",
+            Kind::Sparse(_) => "sparse attention",
+            Kind::Compressed(_) => "compressed attention",
+            Kind::Kda(_) => "Kimi delta attention",
+            Kind::Lightning(_) => "lightning attention",
+            Kind::Rwkv6(_) => "RWKV 6 time mixing",
+            Kind::Rwkv7(_) => "RWKV 7 time mixing",
+            Kind::ChannelMix(_) => "RWKV channel mixing",
             Kind::Dense(_) => "dense feed-forward",
             Kind::Experts(_) => "experts",
             Kind::Other(other) => other.name,
@@ -197,6 +243,30 @@ impl From<DeltaNet> for Kind {
 impl From<ShortConv> for Kind {
     fn from(c: ShortConv) -> Kind {
         Kind::ShortConv(c)
+    }
+}
+
+macro_rules! kinds {
+    ($($kind:ident)+) => {$(
+        impl From<$kind> for Kind {
+            fn from(kind: $kind) -> Kind {
+                Kind::$kind(kind)
+            }
+        }
+    )+};
+}
+
+kinds! { Kda Lightning Rwkv6 Rwkv7 ChannelMix }
+
+impl From<Sparse> for Kind {
+    fn from(a: Sparse) -> Kind {
+        Kind::Sparse(Box::new(a))
+    }
+}
+
+impl From<Compressed> for Kind {
+    fn from(a: Compressed) -> Kind {
+        Kind::Compressed(Box::new(a))
     }
 }
 
@@ -254,7 +324,14 @@ pub fn step(before: impl Into<Option<Norm>>, kind: impl Into<Kind>) -> Step {
 impl Step {
     /// A step of these branches.
     pub fn of(branches: impl Into<Vec<Branch>>) -> Step {
-        Step { branches: branches.into(), after: None, scale: 1.0, sum_norm: None, replaces: false }
+        Step {
+            branches: branches.into(),
+            after: None,
+            scale: 1.0,
+            sum_norm: None,
+            replaces: false,
+            residual: Residual::Stream,
+        }
     }
 
     /// The same with a norm of what the branches make.
@@ -268,6 +345,13 @@ impl Step {
     #[must_use]
     pub fn times(mut self, scale: f32) -> Step {
         self.scale = scale;
+        self
+    }
+
+    /// The same, joining this instead of the one stream.
+    #[must_use]
+    pub fn joins(mut self, residual: Residual) -> Step {
+        self.residual = residual;
         self
     }
 
@@ -434,6 +518,21 @@ pub enum Gate {
     Head,
     /// The sigmoid of `attn_gate`, a number an element.
     Element,
+    /// The softplus of `attn_gate`, a number a head.
+    SoftplusHead,
+    /// The softplus of `attn_gate`, a number an element.
+    SoftplusElement,
+}
+
+impl Gate {
+    /// The tensor of the gate of an attention over `heads` heads, `len` values of all together.
+    pub(super) fn items(self, name: &str, input: Dim, heads: Dim, len: Dim) -> Vec<Item> {
+        match self {
+            Gate::None | Gate::DoubledQuery => Vec::new(),
+            Gate::Head | Gate::SoftplusHead => linear(name, input, heads, Bias::Never),
+            Gate::Element | Gate::SoftplusElement => linear(name, input, len, Bias::Never),
+        }
+    }
 }
 
 /// Attention over heads: multi-head, grouped, multi-query.
@@ -497,6 +596,8 @@ pub struct Attention {
     pub clamp: f32,
     /// Relative position buckets (T5); 0: none.
     pub buckets: Dim,
+    /// How queries grow with their position.
+    pub temperature: Option<Temperature>,
     /// Whether a token sees its past only.
     pub causal: bool,
 }
@@ -537,6 +638,7 @@ impl Attention {
             alibi: if d.use_alibi || d.alibi_bias > 0.0 { d.alibi_bias } else { 0.0 },
             clamp: d.clamp_qkv,
             buckets: Dim(0),
+            temperature: None,
             causal: d.causal,
         }
     }
@@ -615,7 +717,7 @@ impl Attention {
         self
     }
 
-    fn items(&self, prefix: &str) -> Vec<Item> {
+    pub(super) fn items(&self, prefix: &str) -> Vec<Item> {
         let [q, k, v, columns] = self.rows;
         let name = |n: &str| format!("{prefix}attn_{n}");
         let needed = |items: Vec<Item>| if self.need == Need::Required { items } else { optional(items) };
@@ -634,16 +736,7 @@ impl Attention {
                 separate
             }
             Projections::Fused => linear(&qkv, self.input, all, self.bias),
-            Projections::Either => {
-                // A fused weight may go with separate biases.
-                let mut with = vec![Slot::new(format!("{qkv}.weight"), [self.input, all]).into()];
-                if self.bias != Bias::Never {
-                    let fused = bias(&qkv, all, self.bias).into_iter().collect();
-                    with.push(either(format!("{qkv}.bias"), fused, biases.clone()));
-                }
-                separate.extend(biases);
-                vec![either(format!("{qkv}.weight"), with, separate)]
-            }
+            Projections::Either => vec![either_projections(&qkv, self.input, all, self.bias, separate, biases)],
         };
         items.extend(linear(&format!("{prefix}{}", self.out_name), columns, self.output, self.out_bias));
         if let Some(norms) = self.norms.filter(|n| n.query != HeadNorm::Plain) {
@@ -664,16 +757,30 @@ impl Attention {
             }
         }
         items.extend(self.sub_norm.iter().flat_map(Norm::items));
-        match self.gate {
-            Gate::None | Gate::DoubledQuery => {}
-            Gate::Head => items.extend(linear(&name("gate"), self.input, self.heads, Bias::Never)),
-            Gate::Element => items.extend(linear(&name("gate"), self.input, columns, Bias::Never)),
-        }
+        items.extend(self.gate.items(&name("gate"), self.input, self.heads, columns));
         if let Some(need) = self.sinks {
             items.push(Slot::new(name("sinks.weight"), [self.heads]).needed(need == Need::Required).into());
         }
         items
     }
+}
+
+/// One tensor for queries, keys and values, or three. One weight may go with three biases.
+pub(super) fn either_projections(
+    qkv: &str,
+    input: Dim,
+    all: Dim,
+    kind: Bias,
+    mut separate: Vec<Item>,
+    biases: Vec<Item>,
+) -> Item {
+    let mut with = vec![Slot::new(format!("{qkv}.weight"), [input, all]).into()];
+    if kind != Bias::Never {
+        let fused = bias(qkv, all, kind).into_iter().collect();
+        with.push(either(format!("{qkv}.bias"), fused, biases.clone()));
+    }
+    separate.extend(biases);
+    either(format!("{qkv}.weight"), with, separate)
 }
 
 /// Attention over keys and values that are compressed to one latent vector a token (DeepSeek).
@@ -705,7 +812,17 @@ pub struct Latent {
     pub window: (WindowKind, Dim),
     /// Whether this layer's rotation is that of windowed layers.
     pub windowed_rope: bool,
-    /// More tensors of the mixer (an indexer, a gate); empty in most models.
+    /// What multiplies the output before its matrix.
+    pub gate: Gate,
+    /// A learned score a head that takes part in the softmax (`attn_sinks`).
+    pub sinks: Option<Need>,
+    /// Whether the part of the keys that rotates has a norm of its own (`attn_k_norm`).
+    pub rotated_norm: bool,
+    /// Whether a file may have the query compressed or not, as its `attn_q_a_norm` says.
+    pub either_query: bool,
+    /// How queries grow with their position.
+    pub temperature: Option<Temperature>,
+    /// More tensors of the mixer; empty in most models.
     pub extra: Vec<Item>,
 }
 
@@ -739,19 +856,26 @@ impl Latent {
             scale: 1.0 / (key_len.get() as f32).sqrt(),
             window: (WindowKind::None, Dim(0)),
             windowed_rope: false,
+            gate: Gate::None,
+            sinks: None,
+            rotated_norm: false,
+            either_query: false,
+            temperature: None,
             extra: Vec::new(),
         }
     }
 
-    fn items(&self) -> Vec<Item> {
+    pub(super) fn items(&self) -> Vec<Item> {
         let plain = self.key_len - self.rot;
         let mut items = Vec::new();
-        if self.q_rank > 0 {
-            items.push(Slot::new("attn_q_a_norm.weight", [self.q_rank]).into());
-            items.extend(linear("attn_q_a", self.input, self.q_rank, Bias::Never));
-            items.extend(linear("attn_q_b", self.q_rank, self.heads * self.key_len, Bias::Never));
-        } else {
-            items.extend(linear("attn_q", self.input, self.heads * self.key_len, Bias::Never));
+        let mut compressed = vec![Slot::new("attn_q_a_norm.weight", [self.q_rank]).into()];
+        compressed.extend(linear("attn_q_a", self.input, self.q_rank, Bias::Never));
+        compressed.extend(linear("attn_q_b", self.q_rank, self.heads * self.key_len, Bias::Never));
+        let whole = linear("attn_q", self.input, self.heads * self.key_len, Bias::Never);
+        match (self.either_query, self.q_rank > 0) {
+            (true, _) => items.push(either("attn_q_a_norm.weight", compressed, whole)),
+            (false, true) => items.extend(compressed),
+            (false, false) => items.extend(whole),
         }
         items.push(Slot::new("attn_kv_a_norm.weight", [self.kv_rank]).into());
         items.extend(linear("attn_kv_a_mqa", self.input, self.kv_rank + self.rot, Bias::Never));
@@ -765,7 +889,15 @@ impl Latent {
             Absorbed::Yes => items.extend(apart),
             Absorbed::Either => items.push(either("attn_kv_b.weight", whole, apart)),
         }
-        items.extend(linear("attn_output", self.heads * self.value_len, self.input, Bias::Never));
+        let values = self.heads * self.value_len;
+        items.extend(self.gate.items("attn_gate", self.input, self.heads, values));
+        if let Some(need) = self.sinks {
+            items.push(Slot::new("attn_sinks.weight", [self.heads]).needed(need == Need::Required).into());
+        }
+        if self.rotated_norm {
+            items.push(Slot::new("attn_k_norm.weight", [self.rot]).into());
+        }
+        items.extend(linear("attn_output", values, self.input, Bias::Never));
         items.extend(self.extra.iter().cloned());
         items
     }
@@ -942,8 +1074,17 @@ pub enum Activation {
     ReluSquared,
     /// gpt-oss: g · σ(1.702 g) · (u + 1) with g ≤ 7 and |u| ≤ 7.
     SwigluOai,
-    /// x · σ(x) of the gate, the gate limited from above and the other half to ± this.
+    /// x · σ(x) of the gate, the gate limited from above before and the other half to ± this.
     SiluClamped(f32),
+    /// The same with x · σ(x) limited from above instead of the gate (Step 3.5).
+    SiluLimited(f32),
+    /// β tanh(g / β) · σ(g) · λ tanh(u / λ) of the gate g and the other half u; without the last for λ = 0 (Kimi K3).
+    Situ {
+        /// β.
+        beta: f32,
+        /// λ.
+        linear: f32,
+    },
     /// xIELU with these parameters: αₙ, αₚ, β, ε.
     Xielu([f32; 4]),
 }
@@ -1104,6 +1245,18 @@ pub enum ExpertGate {
     Either,
 }
 
+/// Smaller experts, each of which a group of experts shares. They read what the experts made; those of the best experts'
+/// groups, no more than there are groups, are weighted as these experts are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chunks {
+    /// Length between their matrices.
+    pub len: Dim,
+    /// Experts of a group.
+    pub group: Dim,
+    /// What their sum is multiplied with.
+    pub scale: f32,
+}
+
 /// A mixture of experts.
 #[derive(Clone, Debug)]
 pub struct Experts {
@@ -1125,6 +1278,14 @@ pub struct Experts {
     pub bias: Bias,
     /// Bias that is added for choosing alone (`exp_probs_b.bias`).
     pub choice_bias: Option<Need>,
+    /// The name of that bias.
+    pub choice_name: &'static str,
+    /// Whether the router reads the stream as it was when the layer began, instead of the experts' input.
+    pub router_reads_layer: bool,
+    /// The vocabulary, where a token's experts are not chosen but said by a table of it (`ffn_gate_tid2eid`).
+    pub by_token: Option<Dim>,
+    /// Smaller experts beside them, one a group (GroveMoE).
+    pub chunks: Option<Chunks>,
     /// How scores become weights.
     pub gating: Gating,
     /// Whether the weights of the chosen ones are made to sum to one.
@@ -1143,6 +1304,8 @@ pub struct Experts {
     pub shared_gate: bool,
     /// Whether the router must be there (not in layers of multi-token prediction).
     pub need: Need,
+    /// Whether the loader takes a file without any of the tensors, though the layer then does nothing that is meant.
+    pub may_lack: bool,
     /// More tensors of the feed (a compression, chunk experts).
     pub extra: Vec<Item>,
 }
@@ -1160,6 +1323,10 @@ impl Experts {
             activation: Activation::Silu,
             bias: Bias::Never,
             choice_bias: None,
+            choice_name: "exp_probs_b.bias",
+            router_reads_layer: false,
+            by_token: None,
+            chunks: None,
             gating: Gating::Softmax,
             normalize: true,
             scale: d.expert_weights_scale,
@@ -1169,6 +1336,7 @@ impl Experts {
             shared: None,
             shared_gate: false,
             need: if layer < d.layers() { Need::Required } else { Need::Optional },
+            may_lack: false,
             extra: Vec::new(),
         }
     }
@@ -1190,7 +1358,7 @@ impl Experts {
     fn items(&self) -> Vec<Item> {
         let mut items = linear("ffn_gate_inp", self.input, self.count, self.bias);
         if let Some(need) = self.choice_bias {
-            items.push(Slot::new("exp_probs_b.bias", [self.count]).needed(need == Need::Required).into());
+            items.push(Slot::new(self.choice_name, [self.count]).needed(need == Need::Required).into());
         }
         let wide = |name: &str, len: Dim| {
             let mut items: Vec<Item> =
@@ -1214,6 +1382,15 @@ impl Experts {
                 items.push(either("ffn_gate_up_exps.weight", wide("gate_up", 2 * self.len), apart));
             }
         }
+        if let Some(vocabulary) = self.by_token {
+            items.push(Slot::new("ffn_gate_tid2eid.weight", [self.used, vocabulary]).into());
+        }
+        if let Some(Chunks { len, group, .. }) = self.chunks {
+            let count = self.count / group;
+            for (name, shape) in [("gate", [self.input, len]), ("down", [len, self.input]), ("up", [self.input, len])] {
+                items.push(Slot::new(format!("ffn_{name}_chexps.weight"), [shape[0], shape[1], count]).into());
+            }
+        }
         if let Some(shared) = &self.shared {
             if self.shared_gate {
                 items.push(Slot::new("ffn_gate_inp_shexp.weight", [self.input]).into());
@@ -1221,7 +1398,7 @@ impl Experts {
             items.extend(shared.items());
         }
         items.extend(self.extra.iter().cloned());
-        items
+        if self.may_lack { optional(items) } else { items }
     }
 
     fn stack_bias(&self, name: &str, len: Dim) -> Option<Item> {

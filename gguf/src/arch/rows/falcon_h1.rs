@@ -19,13 +19,15 @@ pub(super) const ROWS: &[Arch] = &[Arch {
 
 /// Both mixers read the same norm. The multipliers of muP are in the weights.
 fn layer(d: &Dims, l: usize) -> Layer {
-    let attention = Attention::uniform(d, l).rotary(d, Rotary::Halves, l).bias(Bias::Optional, Bias::Optional);
+    // The graph does not take the factors of frequencies that the loader does.
+    let attention = Attention { rope_factors: false, ..Attention::uniform(d, l) };
+    let attention = attention.rotary(d, Rotary::Halves, l).bias(Bias::Optional, Bias::Optional);
     let mamba = Mamba2 { norm_need: Need::Optional, ..Mamba2::new(d) };
     let mixers = Step::of([
         Branch::new(Norm::rms(d, "attn_norm"), attention),
         Branch::new(None, mamba).reads(Reads::FirstInput),
     ]);
-    // The norm's name has no `.weight` there; the graph does not use the factors of frequencies.
+    // The norm's name has no `.weight`.
     let feed = Dense::gated(d, d.ff(0)).bias(Bias::Optional);
     Layer::new([mixers, step(Norm::rms(d, "ffn_norm").bare(), feed)])
 }

@@ -13,6 +13,8 @@ pub(super) const ROWS: &[Arch] = &[
             k.array("deepstack_mapping");
             k.rotates_by_finetuned();
             k.shared_ff();
+            // Granite 4 without state spaces.
+            k.unused(&["ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank", "ssm.group_count"]);
         },
         remark: "scales of embeddings, attention, residuals and logits",
         ..GRANITE
@@ -122,8 +124,7 @@ fn hybrid_keys(k: &mut Keys<'_>) {
     other_scales(k);
     k.state_space(true);
     k.rotates_by_finetuned();
-    let trunk = k.d.layers();
-    k.d.recurrent = (0..k.d.layers_all).map(|l| l < trunk && k.d.kv_heads(l) == 0).collect();
+    k.recurrent_without_kv();
     k.shared_ff();
 }
 
@@ -142,6 +143,8 @@ fn switch_keys(k: &mut Keys<'_>) {
         k.demand(count == ids.len() as u64, name, &format!("{} tokens for {count} adapters", ids.len()));
         k.keep(name, Own::Counts(ids));
     }
+    // The loader has one more layer, without tensors, for the attention that chooses adapters.
+    (k.d.layers_all, k.d.nextn) = (k.d.layers() + 1, 1);
     k.keep("adapters.count", Own::Count(count.get()));
     k.keep("adapters.lora_rank", Own::Count(rank.get()));
 }

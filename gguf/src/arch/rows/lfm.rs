@@ -57,8 +57,7 @@ const LFM2: Arch = Arch {
 fn keys(k: &mut Keys<'_>) {
     k.d.shortconv = k.need_u32("shortconv.l_cache");
     k.rms();
-    let trunk = k.d.layers();
-    k.d.recurrent = (0..k.d.layers_all).map(|l| l < trunk && k.d.kv_heads(l) == 0).collect();
+    k.recurrent_without_kv();
 }
 
 fn layer(d: &Dims, l: usize) -> Layer {

@@ -55,7 +55,10 @@ fn qwen3next_keys(k: &mut Keys<'_>) {
 pub(super) fn recurrent_layers(k: &mut Keys<'_>) {
     let all = k.d.layers_all;
     k.d.recurrent = match k.u32s("attention.recurrent_layers", all) {
-        Some(list) => list.iter().map(|n| *n != 0).collect(),
+        Some(list) => {
+            k.unused(&["full_attention_interval"]);
+            list.iter().map(|n| *n != 0).collect()
+        }
         None => {
             let interval = k.u32_or("full_attention_interval", 4).len();
             let trunk = k.d.layers();
@@ -69,7 +72,7 @@ fn qwen3next(d: &Dims, l: usize) -> Layer {
     let mixer = if d.recurrent(l) {
         step(before, DeltaNet { input: d.embd, sizes: d.ssm, inputs: DeltaInputs::Interleaved, eps: d.rms_eps })
     } else {
-        step(before, Attention::new(d, 0).rotary(d, Rotary::Halves, l).head_norms(d).gate(Gate::DoubledQuery))
+        step(before, Attention::uniform(d, l).rotary(d, Rotary::Halves, l).head_norms(d).gate(Gate::DoubledQuery))
     };
     let len = d.expert_ff(0).or(d.ff(0) / d.experts_used(0));
     let mut experts = Experts::new(d, l, len).fused_or_apart().shared(Dense::gated(d, d.shared_ff.or(d.ff(l))));
