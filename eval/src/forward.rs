@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use gguf::arch::{Layer, Reads, StackPlan, Step};
+use gguf::arch::{Branch, Kind, Layer, Reads, Residual, StackPlan};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
@@ -268,6 +268,7 @@ impl<'a> Forward<'a> {
                         buckets: buckets[s].as_ref(),
                         encoded: cross.as_ref().map(|c| &c[group.sequences.clone()]),
                         kept: &kept[s][g],
+                        layer_input: None,
                     };
                     let x = &mut hidden[group.rows.start * model.width..group.rows.end * model.width];
                     run(&stack.layers[l], &part, &site, x, None)?;
@@ -337,10 +338,11 @@ fn run(
     x: &mut [f32],
     mut state: Option<&mut [LayerState]>,
 ) -> Result<()> {
-    let reads_start = |step: &Step| step.branches.iter().any(|b| b.reads == Reads::LayerInput);
-    let start = layer.steps.iter().any(reads_start).then(|| copied(x));
+    let start = layer.steps.iter().flat_map(|s| &s.branches).any(reads_layer_input).then(|| copied(x));
+    let site = &Site { layer_input: start.as_deref(), ..*site };
     for step in &layer.steps {
-        let keeps_input = step.branches.iter().any(|b| b.reads == Reads::FirstInput);
+        let normed = matches!(step.residual, Residual::Normed(_));
+        let keeps_input = normed || step.branches.iter().any(|b| b.reads == Reads::FirstInput);
         let mut first: Option<Vec<f32>> = None;
         let mut sum: Option<Vec<f32>> = None;
         for b in &step.branches {
@@ -372,10 +374,17 @@ fn run(
         if let Some(norm) = &step.after {
             part.norm_in_place(norm, &mut sum)?;
         }
-        if step.replaces {
-            x.copy_from_slice(&sum);
-        } else {
-            add_scaled(x, &sum, step.scale);
+        match &step.residual {
+            _ if step.replaces => x.copy_from_slice(&sum),
+            Residual::Stream => add_scaled(x, &sum, step.scale),
+            Residual::Normed(scale) => {
+                if let Some(first) = &first {
+                    x.copy_from_slice(first);
+                }
+                x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, *scale));
+                add_scaled(x, &sum, step.scale);
+            }
+            other => return Err(Error::input(format!("{} cannot be evaluated yet", other.name()))),
         }
         if let Some(norm) = &step.sum_norm {
             part.norm_in_place(norm, x)?;
@@ -386,6 +395,11 @@ fn run(
         x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, scale));
     }
     Ok(())
+}
+
+/// Whether a branch looks at the stream as it was when the layer began.
+fn reads_layer_input(branch: &Branch) -> bool {
+    branch.reads == Reads::LayerInput || matches!(&branch.kind, Kind::Experts(e) if e.router_reads_layer)
 }
 
 /// Names the first layer that made something that is no number.
@@ -604,6 +618,7 @@ impl<'a> Session<'a> {
                 buckets: None,
                 encoded: None,
                 kept: &kept,
+                layer_input: None,
             };
             run(layer, &part, &site, &mut x, Some(std::slice::from_mut(state)))?;
             check(&x, self.stack.prefix, l)?;

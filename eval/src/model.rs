@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use gguf::arch::{self, Arch, Attention, Dims, Ends, Kind, Latent, Layer, Plan, Rotary, StackPlan};
+use gguf::arch::{self, Arch, Attention, Dims, Ends, Kind, Latent, Layer, Plan, Residual, Rotary, StackPlan};
 use gguf::{Error, Metadata, Result};
 
 use crate::layers::rope::{Rope, Scaling, Table};
@@ -109,14 +109,14 @@ impl Model {
 
     fn of(dims: Dims, plan: Plan, weights: &dyn Weights) -> Result<Model> {
         for (stack, l, layer) in layers(&plan, &dims) {
-            for branch in layer.steps.iter().flat_map(|s| &s.branches) {
-                if let Some(missing) = unsupported(&branch.kind) {
-                    return Err(Error::input(format!(
-                        "layer {}{l} is {missing}, which cannot be evaluated yet",
-                        stack.prefix
-                    ))
-                    .help("the model can be converted and quantized"));
-                }
+            let parts = layer.steps.iter().flat_map(|s| &s.branches).map(|b| unsupported(&b.kind));
+            let residuals = layer.steps.iter().map(|s| unsupported_residual(&s.residual));
+            if let Some(missing) = parts.chain(residuals).flatten().next() {
+                return Err(Error::input(format!(
+                    "layer {}{l} has {missing}, which cannot be evaluated yet",
+                    stack.prefix
+                ))
+                .help("the model can be converted and quantized"));
             }
         }
         let shape = match plan.stacks.as_slice() {
@@ -248,8 +248,19 @@ fn unsupported(kind: &Kind) -> Option<&'static str> {
         | Kind::Mamba2(_)
         | Kind::DeltaNet(_)
         | Kind::ShortConv(_)
-        | Kind::Dense(_)
-        | Kind::Experts(_) => None,
+        | Kind::Dense(_) => None,
+        Kind::Experts(e) if e.by_token.is_some() => Some("experts that a table chooses"),
+        Kind::Experts(e) if e.chunks.is_some() => Some("chunk experts"),
+        Kind::Experts(e) if e.inner != e.input => Some("experts on a compressed input"),
+        Kind::Experts(_) => None,
+        other => Some(other.name()),
+    }
+}
+
+/// What the residual stream is that there is no engine for.
+fn unsupported_residual(residual: &Residual) -> Option<&'static str> {
+    match residual {
+        Residual::Stream | Residual::Normed(_) => None,
         other => Some(other.name()),
     }
 }

@@ -50,6 +50,19 @@ pub(super) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
             }
             return;
         }
+        if let Activation::SiluLimited(limit) = activation {
+            for (u, g) in up.iter_mut().zip(gate) {
+                *u = u.clamp(-limit, limit) * (*g * sigmoid(*g)).min(limit);
+            }
+            return;
+        }
+        if let Activation::Situ { beta, linear } = activation {
+            for (u, g) in up.iter_mut().zip(gate) {
+                let other = if linear == 0.0 { *u } else { linear * (*u / linear).tanh() };
+                *u = beta * (*g / beta).tanh() * sigmoid(*g) * other;
+            }
+            return;
+        }
         if let Activation::SiluClamped(limit) = activation {
             for (u, g) in up.iter_mut().zip(gate) {
                 let g = g.min(limit);
@@ -74,7 +87,12 @@ fn split_gate(activation: Activation, both: &[f32], len: usize) -> Vec<f32> {
 /// Applies an activation without a gate.
 pub(super) fn activate(activation: Activation, x: &mut [f32]) {
     match activation {
-        Activation::Silu | Activation::SwigluOai | Activation::SiluClamped(_) => silu(x),
+        // The others ask for a gate.
+        Activation::Silu
+        | Activation::SwigluOai
+        | Activation::SiluClamped(_)
+        | Activation::SiluLimited(_)
+        | Activation::Situ { .. } => silu(x),
         Activation::Gelu => gelu(x),
         Activation::GeluTanh => gelu_tanh(x),
         Activation::Relu => relu(x),

@@ -67,6 +67,8 @@ pub struct Site<'a> {
     pub encoded: Option<&'a [&'a [f32]]>,
     /// Keys and values that layers share.
     pub kept: &'a KeptKv,
+    /// The stream as it was when the layer began, where a branch asks for it.
+    pub layer_input: Option<&'a [f32]>,
 }
 
 impl Site<'_> {
@@ -96,7 +98,7 @@ pub fn branch(
         Kind::DeltaNet(n) => delta::delta_net(n, part, site, x, state),
         Kind::ShortConv(c) => conv::short_conv(c, part, site, x, state),
         Kind::Dense(f) => ffn::feed_forward(f, part, x),
-        Kind::Experts(e) => moe::mixture(e, part, x),
+        Kind::Experts(e) => moe::mixture(e, part, x, site.layer_input),
         other => Err(Error::input(format!("{} cannot be evaluated yet", other.name()))),
     }
 }

@@ -10,12 +10,13 @@ use super::{Part, add, add_scaled, ffn};
 ///
 /// # Errors
 /// Tensors that are missing or do not fit.
-pub fn mixture(experts: &Experts, part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
+pub fn mixture(experts: &Experts, part: &Part<'_>, x: &[f32], layer_input: Option<&[f32]>) -> Result<Vec<f32>> {
     let (width, count) = (experts.input.len(), experts.count.len());
     let tokens = x.len() / width.max(1);
-    let scores = part.linear_to("ffn_gate_inp", x, tokens, count)?;
-    let bias = match part.has("exp_probs_b.bias") {
-        true => Some(part.values_of("exp_probs_b.bias", count)?),
+    let routed = layer_input.filter(|_| experts.router_reads_layer).unwrap_or(x);
+    let scores = part.linear_to("ffn_gate_inp", routed, tokens, count)?;
+    let bias = match part.has(experts.choice_name) {
+        true => Some(part.values_of(experts.choice_name, count)?),
         false => None,
     };
     // Tokens of each expert, with their weights.
@@ -153,6 +154,11 @@ mod tests {
             shared: None,
             shared_gate: false,
             need: gguf::arch::Need::Required,
+            choice_name: "exp_probs_b.bias",
+            router_reads_layer: false,
+            by_token: None,
+            chunks: None,
+            may_lack: false,
             extra: Vec::new(),
         }
     }
