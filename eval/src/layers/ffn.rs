@@ -6,6 +6,7 @@ use gguf::Result;
 use gguf::arch::{Activation, Dense, FeedGate};
 use rayon::prelude::*;
 
+use super::mamba::softplus;
 use super::numeric::{self, exp, exp_f64, widest};
 use super::{PIECE, Part};
 
@@ -124,8 +125,10 @@ widest! {
     }
 }
 
-/// xIELU (Huang and Schlag): a parabola above zero, a scaled exponential below, both with a linear part.
+/// xIELU (Huang and Schlag): a parabola above zero, a scaled exponential below, both with a linear part. αₚ and αₙ − β are
+/// the softplus of what a file holds.
 fn xielu(x: f32, [negative, positive, beta, epsilon]: [f32; 4]) -> f32 {
+    let (negative, positive) = (beta + softplus(negative), softplus(positive));
     if x > 0.0 { positive * x * x + beta * x } else { (x.min(epsilon).exp_m1() - x) * negative + beta * x }
 }
 
