@@ -9,22 +9,34 @@
 //! Rows are functions of the hyperparameters, since a hybrid's layers differ by number; tables of the same family share
 //! them. Facts are those of llama.cpp as vendored in `llama-cpp-python` 0.3.36.
 
+mod altup;
+mod attend;
+mod classifier;
 mod dim;
 mod dims;
 mod ends;
+mod head_mamba;
 mod keys;
+mod per_layer;
 mod plan;
 mod rows;
+mod simple;
 mod slot;
 mod step;
 
 use std::collections::HashMap;
 
+pub use altup::{AltUp, AltUpEnds, Laurel};
+pub use attend::Temperature;
+pub use classifier::{Classifier, HeadFunction};
 pub use dim::Dim;
 pub use dims::{Dims, Own, Scaling, StateSpace, WindowKind};
-pub use ends::Ends;
+pub use ends::{Ends, output};
+pub use head_mamba::HeadMamba;
 pub use keys::{Keys, MAX_LAYERS};
+pub use per_layer::{PerLayer, PerLayerInputs};
 pub use plan::{Plan, StackPlan};
+pub use simple::{Linear, Pass};
 pub use slot::{Bias, Item, Need, Slot, bias, either, factor, linear, optional, resolve};
 pub use step::*;
 
@@ -80,6 +92,11 @@ pub struct Stack {
 /// The one stack of most models: all layers, those of multi-token prediction included.
 pub(crate) const fn blocks(layer: fn(&Dims, usize) -> Layer) -> Stack {
     Stack { prefix: "blk.", count: |d| d.layers_all, layer }
+}
+
+/// The one stack of a model without layers of multi-token prediction.
+pub(crate) const fn trunk(layer: fn(&Dims, usize) -> Layer) -> Stack {
+    Stack { prefix: "blk.", count: Dims::layers, layer }
 }
 
 /// A row from which others are made by functional update.
