@@ -135,6 +135,32 @@ impl<'a> Keys<'a> {
         self.required(name, value).unwrap_or(false)
     }
 
+    /// A count that the loader does not read: one of another type is not there.
+    pub fn unread_u32(&mut self, name: &str) -> Option<u64> {
+        match self.value(name)? {
+            Value::U32(n) => Some(u64::from(*n)),
+            _ => None,
+        }
+    }
+
+    /// A float that the loader does not read.
+    pub fn unread_f32(&mut self, name: &str) -> Option<f32> {
+        match self.value(name)? {
+            Value::F32(v) => Some(*v),
+            _ => None,
+        }
+    }
+
+    /// Floats that the loader does not read.
+    pub fn unread_f32s(&mut self, name: &str) -> Option<Vec<f32>> {
+        self.value(name)?.as_array()?.to_f32s()
+    }
+
+    /// What is said of windows where there are none.
+    pub fn no_windows(&mut self) {
+        self.unused(&["attention.sliding_window_pattern", "rope.freq_base_swa"]);
+    }
+
     /// A string.
     pub fn str(&mut self, name: &str) -> Option<String> {
         let value = self.value(name)?;
@@ -366,6 +392,14 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Which layers are windowed: the array `attention.sliding_window_pattern`, which must be there.
+    pub fn need_window_list(&mut self) {
+        let name = "attention.sliding_window_pattern";
+        let list = self.array(name);
+        let list = self.required(name, list).unwrap_or_default();
+        self.d.windowed = list.iter().map(|&n| n != 0).collect();
+    }
+
     /// Windowed layers rotate as the others do, unless `rope.freq_base_swa` says otherwise.
     pub fn windowed_rope_as_others(&mut self) {
         self.d.rope_scale_windowed = self.d.rope_scale;
@@ -466,7 +500,7 @@ impl<'a> Keys<'a> {
         self.d.embd_out = self.u32_or("embedding_length_out", 0);
         self.d.causal = self.bool("attention.causal").unwrap_or(true);
         self.d.pooling = self.u32("pooling_type").map_or(-1, |n| n as i64);
-        self.u32("classifier.pooling_type");
+        self.d.classifier_pooling = self.u32("classifier.pooling_type").map_or(-1, |n| n as i64);
         let layers = self.need_u32("block_count");
         let fits = layers > 0 && layers <= MAX_LAYERS as u64;
         self.demand(fits, "block_count", &format!("{layers} layers; 1 to {MAX_LAYERS} are possible"));
@@ -628,6 +662,7 @@ fn unset(arch: &'static str, shapes: HashMap<String, Vec<u64>>) -> Dims {
         expert_latent: none,
         causal: true,
         pooling: -1,
+        classifier_pooling: -1,
         norm_eps: 0.0,
         rms_eps: 0.0,
         group_eps: 0.0,
