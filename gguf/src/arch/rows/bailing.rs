@@ -43,7 +43,6 @@ pub(super) const ROWS: &[Arch] = &[
     },
     Arch {
         name: "bailingmoe3",
-        types: crate::arch::Types { stacks_by_role: true, ..BASE.types },
         keys: bailing3_keys,
         stacks: &[blocks(bailing3)],
         mtp: Mtp { without_trunk: true, without_layers: true },

@@ -19,7 +19,6 @@ pub(super) const ROWS: &[Arch] = &[
     },
     Arch {
         name: "jais2",
-        types: crate::arch::Types { seventy_b: 68, ..BASE.types },
         keys: |k| k.layer_norm(),
         ends: |d| Ends::tied(d).norm(Norm::layer(d, "output_norm")),
         stacks: &[trunk(jais2)],

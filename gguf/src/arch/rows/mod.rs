@@ -10,8 +10,10 @@ mod chameleon;
 mod cogvlm;
 mod cohere;
 mod dbrx;
+mod deepseek3;
 mod deepseek;
 mod dots;
+mod draft;
 mod encoders;
 mod ernie;
 mod exaone;
@@ -27,6 +29,7 @@ mod grove;
 mod hrm;
 mod hunyuan;
 mod jais;
+mod kimi;
 mod laguna;
 mod lfm;
 mod llada;
@@ -59,6 +62,7 @@ mod stablelm;
 mod stepfun;
 mod t5;
 mod talkie;
+mod wavtokenizer;
 
 use super::{Arch, Branch, Dense, Dim, Dims, Experts, Item, Kind, Layer, Norm, Reads, Step, optional, step};
 
@@ -74,8 +78,10 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     cogvlm::ROWS,
     cohere::ROWS,
     dbrx::ROWS,
+    deepseek3::ROWS,
     deepseek::ROWS,
     dots::ROWS,
+    draft::ROWS,
     encoders::ROWS,
     ernie::ROWS,
     exaone::ROWS,
@@ -91,6 +97,7 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     hrm::ROWS,
     hunyuan::ROWS,
     jais::ROWS,
+    kimi::ROWS,
     laguna::ROWS,
     lfm::ROWS,
     llada::ROWS,
@@ -122,6 +129,7 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     stepfun::ROWS,
     t5::ROWS,
     talkie::ROWS,
+    wavtokenizer::ROWS,
 ];
 
 /// A mixer and a feed one after the other, the input of each normalized by the root of the mean square.
