@@ -118,7 +118,7 @@ impl Checkpoint {
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.late)(&mut params).map_err(|e| e.at(folder))?;
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
-        complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
+        notes.extend(complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?);
         let file_name = general.file_name(file_type.name);
         Ok(Checkpoint { metadata, infos, rows, notes, packed, file_name, architecture })
     }

@@ -15,7 +15,9 @@ use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use crate::layers::attention::Buckets;
-use crate::layers::{KeptKv, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, branch, copied, numeric};
+use crate::layers::{
+    KeptKv, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, branch, copied, norm, numeric,
+};
 use crate::model::{Model, Shape, Tables};
 use crate::weights::{Matrix, Weights};
 
@@ -251,6 +253,20 @@ impl<'a> Forward<'a> {
             .iter()
             .map(|s| relative_bias(s.weights, &s.model.plan.stacks[number]))
             .collect::<Result<Vec<_>>>()?;
+        let reads_embeddings =
+            |layer: &Layer| layer.steps.iter().flat_map(|s| &s.branches).any(|b| b.reads == Reads::Embeddings);
+        let embeddings: Vec<Option<Vec<f32>>> = self
+            .streams
+            .iter()
+            .zip(&hidden)
+            .map(|(s, x)| s.model.layers(&s.model.plan.stacks[number]).iter().any(reads_embeddings).then(|| copied(x)))
+            .collect();
+        let beside = self
+            .streams
+            .iter()
+            .zip(&hidden)
+            .map(|(s, x)| Beside::new(s.model, s.weights, sequences, x))
+            .collect::<Result<Vec<_>>>()?;
         let groups = groups(sequences, self.limits.group_tokens);
         let kept: Vec<Vec<KeptKv>> =
             self.streams.iter().map(|_| groups.iter().map(|_| KeptKv::default()).collect()).collect();
@@ -259,6 +275,8 @@ impl<'a> Forward<'a> {
                 let stack = &model.plan.stacks[number];
                 let part = Part::load(weights, &format!("{}{l}.", stack.prefix), self.observer)?;
                 for (g, group) in groups.iter().enumerate() {
+                    let rows = group.rows.start * model.width..group.rows.end * model.width;
+                    let given = beside[s].as_ref().map(|b| b.of_layer(l, group.rows.clone()));
                     let cross = encoded.map(|(states, read)| rows_of(&states[s], read, model.width));
                     let site = Site {
                         model,
@@ -269,6 +287,8 @@ impl<'a> Forward<'a> {
                         encoded: cross.as_ref().map(|c| &c[group.sequences.clone()]),
                         kept: &kept[s][g],
                         layer_input: None,
+                        embeddings: embeddings[s].as_deref().map(|e| &e[rows.clone()]),
+                        per_layer: given.as_deref(),
                     };
                     let x = &mut hidden[group.rows.start * model.width..group.rows.end * model.width];
                     run(&stack.layers[l], &part, &site, x, None)?;
@@ -285,6 +305,49 @@ impl<'a> Forward<'a> {
             last_norm(stream.model, stream.weights, &stream.model.plan.stacks[number], hidden)?;
         }
         Ok(hidden)
+    }
+}
+
+/// What layers get of each token beside the stream (Gemma 3n and 4): `[tokens, layers · width]`.
+struct Beside {
+    values: Vec<f32>,
+    layers: usize,
+    width: usize,
+}
+
+impl Beside {
+    /// Made of the tokens and their embeddings, where the model has such.
+    fn new(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], embeddings: &[f32]) -> Result<Option<Beside>> {
+        let Some(inputs) = &model.ends().per_layer else { return Ok(None) };
+        let names = ["per_layer_token_embd.weight", "per_layer_model_proj.weight", "per_layer_proj_norm.weight"];
+        let ends = Part::pick(weights, "", &names)?;
+        let (width, layers) = (inputs.width.len(), inputs.layers);
+        let all = width * layers;
+        let tokens: Vec<u32> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
+        let mut values = ends.linear_to("per_layer_model_proj", embeddings, tokens.len(), all)?;
+        values.iter_mut().for_each(|v| *v *= inputs.model_scale);
+        let weight = ends.values_of("per_layer_proj_norm.weight", width)?;
+        norm::normalize(inputs.norm, &mut values, width, Some(&weight), None);
+        let table = ends.need(names[0])?;
+        if table.cols() != all {
+            return Err(Error::input(format!("tensor {} has rows of {}, not {all}", table.name(), table.cols())));
+        }
+        values.par_chunks_mut(all.max(1)).zip(&tokens).try_for_each(|(values, &token)| {
+            let mut row = vec![0.0; all];
+            table.decode(token as usize..token as usize + 1, &mut row)?;
+            for (v, t) in values.iter_mut().zip(&row) {
+                *v = (*v + t * inputs.token_scale) * inputs.scale;
+            }
+            Ok::<(), Error>(())
+        })?;
+        Ok(Some(Beside { values, layers, width }))
+    }
+
+    /// What a layer gets for these tokens.
+    fn of_layer(&self, layer: usize, tokens: Range<usize>) -> Vec<f32> {
+        let all = self.layers * self.width;
+        let rows = self.values[tokens.start * all..tokens.end * all].chunks(all.max(1));
+        rows.flat_map(|row| &row[layer * self.width..(layer + 1) * self.width]).copied().collect()
     }
 }
 
@@ -350,6 +413,7 @@ fn run(
                 Reads::Stream => x,
                 Reads::LayerInput => start.as_deref().unwrap_or(x),
                 Reads::FirstInput => first.as_deref().unwrap_or(x),
+                Reads::Embeddings => site.embeddings.ok_or_else(|| Error::usage("the embeddings were not kept"))?,
             };
             let input = match &b.before {
                 Some(norm) => part.norm(norm, from)?,
@@ -389,6 +453,12 @@ fn run(
         if let Some(norm) = &step.sum_norm {
             part.norm_in_place(norm, x)?;
         }
+        if step.stream_scale != 1.0 {
+            x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, step.stream_scale));
+        }
+    }
+    if layer.times != 1.0 {
+        x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, layer.times));
     }
     if let Some(name) = layer.out_scale.filter(|n| part.has(n)) {
         let scale = part.values_of(name, 1)?[0];
@@ -540,6 +610,7 @@ impl<'a> Head<'a> {
         }
         let mut logits = crate::matmul::product(hidden, &self.output, 0..model.vocabulary)?;
         let (scale, cap) = (model.ends().logit_scale, model.ends().logit_cap);
+        let never = model.ends().never.clone();
         logits.par_chunks_mut(model.vocabulary).try_for_each(|row| {
             if let Some(bias) = &self.bias {
                 add(row, bias);
@@ -547,6 +618,7 @@ impl<'a> Head<'a> {
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
             }
+            row.iter_mut().take(never.end).skip(never.start).for_each(|x| *x = f32::MIN);
             if cap > 0.0 {
                 row.iter_mut().for_each(|x| *x = (*x / cap).tanh() * cap);
             }
@@ -608,8 +680,11 @@ impl<'a> Session<'a> {
         let mut x = embed(model, self.weights, &[tokens], &[self.len])?;
         let spans = [Span { start: 0, len: tokens.len(), past: self.len }];
         let kept: KeptKv = RefCell::new(HashMap::new());
+        let embeddings = copied(&x);
+        let beside = Beside::new(model, self.weights, &[tokens], &x)?;
         for (l, (layer, state)) in model.layers(self.stack).iter().zip(&mut self.states).enumerate() {
             let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?;
+            let given = beside.as_ref().map(|b| b.of_layer(l, 0..tokens.len()));
             let site = Site {
                 model,
                 layer: l,
@@ -619,6 +694,8 @@ impl<'a> Session<'a> {
                 encoded: None,
                 kept: &kept,
                 layer_input: None,
+                embeddings: Some(&embeddings),
+                per_layer: given.as_deref(),
             };
             run(layer, &part, &site, &mut x, Some(std::slice::from_mut(state)))?;
             check(&x, self.stack.prefix, l)?;

@@ -281,6 +281,9 @@ pub(super) fn warm(temperature: Temperature, spans: &[Span], q: &mut [f32], widt
 
 /// Rotates heads of `len` values from the value `from` on.
 pub(super) fn rotate(table: &Table, spans: &[Span], x: &mut [f32], heads: usize, len: usize, from: usize) {
+    if x.is_empty() {
+        return;
+    }
     let mut positions = vec![0; x.len() / (heads * len)];
     for span in spans {
         for (i, p) in positions[span.start..span.start + span.len].iter_mut().enumerate() {

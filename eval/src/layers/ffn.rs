@@ -6,6 +6,7 @@ use gguf::Result;
 use gguf::arch::{Activation, Dense, FeedGate};
 use rayon::prelude::*;
 
+use super::attention::columns;
 use super::mamba::softplus;
 use super::numeric::{self, exp, exp_f64, widest};
 use super::{PIECE, Part};
@@ -20,13 +21,13 @@ pub fn feed_forward(f: &Dense, part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
     let apart = match f.gate {
         FeedGate::Apart => true,
         FeedGate::Optional => part.has(&format!("{}.weight", name("gate"))),
-        FeedGate::None | FeedGate::Fused => false,
+        FeedGate::None | FeedGate::Fused | FeedGate::FusedLast => false,
     };
     if apart {
         let mut gate = part.linear(&name("gate"), x)?;
         gated(f.activation, &mut gate, &mut up);
-    } else if f.gate == FeedGate::Fused {
-        up = split_gate(f.activation, &up, 2 * f.len.len());
+    } else if matches!(f.gate, FeedGate::Fused | FeedGate::FusedLast) {
+        up = split_gate(f.activation, &up, 2 * f.len.len(), f.gate == FeedGate::FusedLast);
     } else {
         let activation = if f.gate == FeedGate::Optional { f.ungated } else { f.activation };
         up.par_chunks_mut(PIECE).for_each(|x| activate(activation, x));
@@ -76,11 +77,12 @@ pub(super) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
     });
 }
 
-/// Rows of a gate and what it gates, side by side.
-fn split_gate(activation: Activation, both: &[f32], len: usize) -> Vec<f32> {
+/// Rows of a gate and what it gates, side by side; the gate first, or last.
+fn split_gate(activation: Activation, both: &[f32], len: usize, last: bool) -> Vec<f32> {
     let half = len / 2;
-    let mut up: Vec<f32> = both.chunks(len.max(1)).flat_map(|row| &row[half..2 * half]).copied().collect();
-    let mut gate: Vec<f32> = both.chunks(len.max(1)).flat_map(|row| &row[..half]).copied().collect();
+    let (gate, up) = if last { (half, 0) } else { (0, half) };
+    let mut gate = columns(both, len, gate, half);
+    let mut up = columns(both, len, up, half);
     gated(activation, &mut gate, &mut up);
     up
 }

@@ -56,6 +56,9 @@ pub struct Dims {
     pub arch: &'static str,
     /// Tensors of the file by name, in ggml order; empty where there is no file yet.
     pub shapes: HashMap<String, Vec<u64>>,
+    /// What the loader tells from a model's size (a number of layers, a constant of the published models) is told from the
+    /// file's keys and tensors instead: for a model of that form in a size of its own, which the loader does not take.
+    pub any_size: bool,
     /// Keys that were read, with the architecture's prefix.
     pub read: HashSet<String>,
 

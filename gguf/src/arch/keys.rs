@@ -27,8 +27,9 @@ impl<'a> Keys<'a> {
         arch: &'static Arch,
         get: &'a dyn Fn(&str) -> Option<&'a Value>,
         shapes: HashMap<String, Vec<u64>>,
+        any_size: bool,
     ) -> Keys<'a> {
-        Keys { get, d: unset(arch.name, shapes), faults: Vec::new() }
+        Keys { get, d: Dims { any_size, ..unset(arch.name, shapes) }, faults: Vec::new() }
     }
 
     /// The architecture's key of this name. Names of the tokenizer and xIELU's have no prefix.
@@ -625,6 +626,7 @@ fn unset(arch: &'static str, shapes: HashMap<String, Vec<u64>>) -> Dims {
     Dims {
         arch,
         shapes,
+        any_size: false,
         read: HashSet::new(),
         vocab: none,
         token_types: none,

@@ -218,7 +218,19 @@ impl Arch {
         get: &'a dyn Fn(&str) -> Option<&'a Value>,
         shapes: HashMap<String, Vec<u64>>,
     ) -> (Dims, Vec<Fault>) {
-        let mut keys = Keys::new(self, get, shapes);
+        self.read(Keys::new(self, get, shapes, false))
+    }
+
+    /// The same for a model of this form in whatever size: see [`Dims::any_size`].
+    pub fn dims_of_any_size<'a>(
+        &'static self,
+        get: &'a dyn Fn(&str) -> Option<&'a Value>,
+        shapes: HashMap<String, Vec<u64>>,
+    ) -> (Dims, Vec<Fault>) {
+        self.read(Keys::new(self, get, shapes, true))
+    }
+
+    fn read(&'static self, mut keys: Keys<'_>) -> (Dims, Vec<Fault>) {
         keys.common(self);
         (self.keys)(&mut keys);
         let Keys { mut d, faults, .. } = keys;

@@ -1,8 +1,8 @@
 //! Chameleon: text and images in one vocabulary.
 
 use crate::arch::{
-    Arch, Attention, BASE, Bias, Branch, Dense, Dims, Ends, HeadNorm, HeadNorms, Kind, Layer, Norm, NormKind,
-    Own, Rotary, Step, step, trunk,
+    Arch, Attention, BASE, Bias, Branch, Dense, Dims, Ends, HeadNorm, HeadNorms, Kind, Layer, Norm, NormKind, Own,
+    Rotary, Step, step, trunk,
 };
 
 pub(super) const ROWS: &[Arch] = &[Arch {

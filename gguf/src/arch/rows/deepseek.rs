@@ -86,7 +86,9 @@ fn deepseek2_keys(k: &mut Keys<'_>) {
     k.rms();
     // The Lite models, which project queries at once, are told by their numbers of layers.
     let lite = matches!(layers, 26 | 27) || layers == 48 && vocab == 128_256;
-    if !lite {
+    if k.d.any_size {
+        k.d.q_rank = k.u32_or("attention.q_lora_rank", 0);
+    } else if !lite {
         k.d.q_rank = k.need_u32("attention.q_lora_rank");
     }
     k.d.kv_rank = k.need_u32("attention.kv_lora_rank");

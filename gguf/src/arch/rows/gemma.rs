@@ -151,6 +151,15 @@ const STREAMS: Dim = Dim(4);
 const LAYER_WIDTH: Dim = Dim(256);
 const LAUREL_RANK: Dim = Dim(64);
 
+/// Streams, width of a layer's input and rank of the residual as the loader demands them.
+fn demanded(d: &Dims) -> [Dim; 3] {
+    if d.any_size {
+        [d.count("altup.num_inputs"), d.per_layer_embd, d.dim_of("blk.0.laurel_l.weight", 1).or(LAUREL_RANK)]
+    } else {
+        [STREAMS, LAYER_WIDTH, LAUREL_RANK]
+    }
+}
+
 fn gemma3n_keys(k: &mut Keys<'_>) {
     scale_embeddings(k);
     k.d.window_kind = WindowKind::Sliding;
@@ -174,7 +183,8 @@ fn gemma3n_keys(k: &mut Keys<'_>) {
 }
 
 fn gemma3n_ends(d: &Dims) -> Ends {
-    let mut ends = Ends::tied(d).with(PerLayerInputs::items(d, LAYER_WIDTH)).with(AltUpEnds::items(d, STREAMS));
+    let [streams, width, _] = demanded(d);
+    let mut ends = Ends::tied(d).with(PerLayerInputs::items(d, width)).with(AltUpEnds::items(d, streams));
     ends.per_layer = Some(PerLayerInputs::new(d, d.per_layer_embd));
     let (streams, active) = (d.count("altup.num_inputs"), d.count("altup.active_idx").len());
     ends.altup = Some(AltUpEnds { streams, active, floor: 1e-5 });
@@ -183,8 +193,9 @@ fn gemma3n_ends(d: &Dims) -> Ends {
 
 fn gemma3n(d: &Dims, l: usize) -> Layer {
     let mut mixer = attention(d, l).head_norms(d);
-    (mixer.value_norm, mixer.unused_kv) = (Some(NormKind::Rms(d.rms_eps)), true);
-    let laurel = Laurel { input: d.embd, rank: LAUREL_RANK, norm: Norm::rms(d, "laurel_post_norm") };
+    (mixer.value_norm, mixer.unused_kv) = (Some(NormKind::Rms(d.rms_eps)), !d.any_size);
+    let [rows, width, rank] = demanded(d);
+    let laurel = Laurel { input: d.embd, rank, norm: Norm::rms(d, "laurel_post_norm") };
     let mut first = Step::of([
         Branch::new(Norm::rms(d, "attn_norm"), mixer).then(Norm::rms(d, "post_attention_norm")),
         Branch::new(None, laurel).reads(Reads::FirstInput),
@@ -199,9 +210,9 @@ fn gemma3n(d: &Dims, l: usize) -> Layer {
         input: d.embd,
         norm: NormKind::Rms(d.rms_eps),
         router_scale: 1.0 / d.embd.get() as f32,
-        per_layer: per_layer(d, LAYER_WIDTH),
+        per_layer: per_layer(d, width),
         after: Norm::rms(d, "post_norm"),
-        rows: STREAMS,
+        rows,
     };
     Layer { altup: Some(Box::new(altup)), ..Layer::new([first, second]) }
 }

@@ -66,6 +66,13 @@ pub(super) const ROWS: &[Arch] = &[
     },
     Arch {
         name: "phi2",
+        keys: |k| {
+            k.layer_norm();
+            // Converters write four times the width, whatever the model has.
+            if let (true, Some(&[_, len])) = (k.d.any_size, k.d.shape("blk.0.ffn_up.weight")) {
+                k.d.ff = vec![len.into(); k.d.layers_all];
+            }
+        },
         ends: |d| Ends::untied(d).norm(Norm::layer(d, "output_norm")).output_bias(d, Bias::Required),
         stacks: &[trunk(|d, l| {
             parallel_layer(Norm::layer(d, "attn_norm"), rotated(d, l), feed(d, Activation::GeluTanh))

@@ -23,7 +23,12 @@ pub(super) const ROWS: &[Arch] = &[
         remark: "one tensor with a bias for queries, keys and values; the key has twice the feed's length",
         ..BASE
     },
-    Arch { name: "qwen2", types: Types { seventy_b: 80, ..BASE.types }, remark: "biases of queries, keys and values", ..QWEN2 },
+    Arch {
+        name: "qwen2",
+        types: Types { seventy_b: 80, ..BASE.types },
+        remark: "biases of queries, keys and values",
+        ..QWEN2
+    },
     Arch {
         name: "qwen2vl",
         keys: |k| {
