@@ -223,11 +223,7 @@ fn hashed(config: &Config, piece: &Piece) -> Result<Outputs> {
 /// The template that is written where the folder has none. That of July 2026 is another one.
 fn chat_template(folder: &Path) -> &'static str {
     let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    if name.contains("0731") {
-        templates::DEEPSEEK_V4_FLASH_0731
-    } else {
-        templates::DEEPSEEK_V4
-    }
+    if name.contains("0731") { templates::DEEPSEEK_V4_FLASH_0731 } else { templates::DEEPSEEK_V4 }
 }
 
 /// Experts with their router and those that all tokens share.
