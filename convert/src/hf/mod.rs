@@ -170,6 +170,13 @@ pub enum How {
         /// How many members each has.
         members: fn(&Config) -> Result<u64>,
     },
+    /// The same with members that follow each other in one tensor.
+    Chain {
+        /// Which tables belong together.
+        group: &'static str,
+        /// How many members each has.
+        members: fn(&Config) -> Result<u64>,
+    },
     /// The tensor becomes others.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
     /// The tensor stays one under its name, its data in another shape or order, or with arithmetic that depends on
@@ -209,6 +216,16 @@ pub struct Piece {
 /// A tensor that is kept as it is.
 pub(crate) const fn r(from: &'static str, to: &'static str) -> Rule {
     Rule { from, to, how: How::Keep }
+}
+
+impl How {
+    /// The group and the number of members, of what becomes one with others.
+    pub(crate) fn stack(self) -> Option<(&'static str, fn(&Config) -> Result<u64>)> {
+        match self {
+            How::Stack { group, members } | How::Chain { group, members } => Some((group, members)),
+            _ => None,
+        }
+    }
 }
 
 impl Rule {

@@ -50,6 +50,7 @@ mod orion;
 mod phi;
 mod plamo;
 mod qwen;
+mod qwen4;
 mod qwen_next;
 mod qwen_vl;
 mod t5;
@@ -108,6 +109,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     phi::ROWS,
     plamo::ROWS,
     qwen::ROWS,
+    qwen4::ROWS,
     qwen_next::ROWS,
     qwen_vl::ROWS,
     t5::ROWS,
