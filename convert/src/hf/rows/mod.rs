@@ -53,6 +53,7 @@ mod qwen;
 mod qwen4;
 mod qwen_next;
 mod qwen_vl;
+mod rwkv;
 mod t5;
 
 use super::Class;
@@ -112,5 +113,6 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     qwen4::ROWS,
     qwen_next::ROWS,
     qwen_vl::ROWS,
+    rwkv::ROWS,
     t5::ROWS,
 ];
