@@ -410,7 +410,7 @@ impl<'a> Plan<'a> {
         let target = format!("{to}{}", found.suffix);
         let rows = match rule.how {
             How::Drop => return Ok(()),
-            How::Stack { group, members } => {
+            How::Stack { group, members } | How::Chain { group, members } => {
                 let block = found.block.unwrap_or(0);
                 let member = found.member.unwrap_or(0);
                 let members = members(self.config)?;
@@ -513,9 +513,8 @@ impl<'a> Plan<'a> {
         if member >= members || suffix == ".bias" {
             return Err(Error::input(format!("it is number {member} of {members} in config.json")));
         }
-        let tables: Vec<usize> = (0..self.rules.len())
-            .filter(|i| matches!(self.rules[*i].how, How::Stack { group: g, .. } if g == group))
-            .collect();
+        let tables: Vec<usize> =
+            (0..self.rules.len()).filter(|i| self.rules[*i].how.stack().is_some_and(|(g, _)| g == group)).collect();
         let seen = self.stacks.entry((group, block)).or_default();
         seen.entry(rule).or_default().insert(member, rows);
         let complete = tables.iter().all(|t| seen.get(t).is_some_and(|m| m.len() as u64 == members));
@@ -526,7 +525,9 @@ impl<'a> Plan<'a> {
         for table in tables {
             let parts: Vec<Rows> = seen.remove(&table).into_iter().flatten().map(|(_, rows)| rows).collect();
             let to = names::with_block(self.rules[table].to, Some(block));
-            self.push(format!("{to}{suffix}"), transform::stacked(parts)?, made)?;
+            let chained = matches!(self.rules[table].how, How::Chain { .. });
+            let whole = if chained { transform::joined(parts)? } else { transform::stacked(parts)? };
+            self.push(format!("{to}{suffix}"), whole, made)?;
         }
         Ok(())
     }
@@ -579,7 +580,7 @@ impl<'a> Plan<'a> {
     /// A head that the configuration says is not the token embedding has to be there.
     fn check_head(&self) -> Result<()> {
         // Models without a head end in another word, and what remote code assumes is not known.
-        let has_head = self.config.class().contains("For") && self.architecture.defaults != hf::RAW;
+        let has_head = self.config.class().contains("For") && self.config.is_known();
         let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped() && has_head;
         let head = self.rules.iter().enumerate().find(|(_, rule)| rule.to == "output");
         match head {
@@ -595,7 +596,7 @@ impl<'a> Plan<'a> {
     fn missing_member(&self, block: u64, members: &Members) -> Error {
         let all = members.values().map(|m| m.keys().next_back().copied().unwrap_or(0)).max().unwrap_or(0);
         let gap = self.rules.iter().enumerate().find_map(|(i, rule)| {
-            let How::Stack { members: count, .. } = rule.how else { return None };
+            let (_, count) = rule.how.stack()?;
             let count = count(self.config).ok()?;
             let seen = members.get(&i);
             let first = (0..count).find(|x| seen.is_none_or(|m| !m.contains_key(x)))?;

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 pub use contents::Contents;
 pub use params::{Params, SIGMOID, SOFTMAX};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, RAW};
 use crate::safetensors::Stored;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
@@ -86,9 +86,6 @@ pub struct Class {
     /// What is special, for `--list`.
     pub remark: &'static str,
 }
-
-/// The defaults of a class that transformers does not know, whose configuration is read as it stands.
-pub(crate) const RAW: &str = "{}";
 
 /// A row from which others are made by functional update.
 pub(crate) const BASE: Class = Class {
@@ -173,6 +170,13 @@ pub enum How {
         /// How many members each has.
         members: fn(&Config) -> Result<u64>,
     },
+    /// The same with members that follow each other in one tensor.
+    Chain {
+        /// Which tables belong together.
+        group: &'static str,
+        /// How many members each has.
+        members: fn(&Config) -> Result<u64>,
+    },
     /// The tensor becomes others.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
     /// The tensor stays one under its name, its data in another shape or order, or with arithmetic that depends on
@@ -212,6 +216,16 @@ pub struct Piece {
 /// A tensor that is kept as it is.
 pub(crate) const fn r(from: &'static str, to: &'static str) -> Rule {
     Rule { from, to, how: How::Keep }
+}
+
+impl How {
+    /// The group and the number of members, of what becomes one with others.
+    pub(crate) fn stack(self) -> Option<(&'static str, fn(&Config) -> Result<u64>)> {
+        match self {
+            How::Stack { group, members } | How::Chain { group, members } => Some((group, members)),
+            _ => None,
+        }
+    }
 }
 
 impl Rule {

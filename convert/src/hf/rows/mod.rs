@@ -50,7 +50,10 @@ mod orion;
 mod phi;
 mod plamo;
 mod qwen;
+mod qwen4;
 mod qwen_next;
+mod qwen_vl;
+mod rwkv;
 mod t5;
 
 use super::Class;
@@ -107,6 +110,9 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     phi::ROWS,
     plamo::ROWS,
     qwen::ROWS,
+    qwen4::ROWS,
     qwen_next::ROWS,
+    qwen_vl::ROWS,
+    rwkv::ROWS,
     t5::ROWS,
 ];

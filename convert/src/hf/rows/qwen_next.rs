@@ -62,7 +62,8 @@ const QWEN35: &str = r#"{"vocab_size": 248320, "hidden_size": 4096, "intermediat
             "linear_num_key_heads": 16, "linear_num_value_heads": 32,
             "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_type": "default"}}"#;
 
-const DELTA: Class = Class {
+/// What all of them share.
+pub(super) const DELTA: Class = Class {
     prefixes: BARE,
     spelling: &[ENDS, ATTENTION, NORMS, DELTA_NET, DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT, PREDICTION_PLUS_ONE],
     prepare: usual_layers,
@@ -72,7 +73,8 @@ const DELTA: Class = Class {
     ..BASE
 };
 
-const NORM: How = How::MapWeight(plus_one);
+/// Norms that store their distance from 1.
+pub(super) const NORM: How = How::MapWeight(plus_one);
 
 const ENDS: &[Rule] =
     &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm").how(NORM), r("lm_head", "output")];
@@ -85,7 +87,7 @@ const NORMS: &[Rule] = &[
 ];
 
 /// The gated delta net. Where there are more value heads than key heads, the file has those of each key head apart.
-const DELTA_NET: &[Rule] = &[
+pub(super) const DELTA_NET: &[Rule] = &[
     r("model.layers.{}.linear_attn.A_log", "blk.{}.ssm_a").how(How::Change(decay)),
     r("model.layers.{}.linear_attn.dt_bias", "blk.{}.ssm_dt.bias").how(How::Change(one_a_value_head)),
     r("model.layers.{}.linear_attn.conv1d", "blk.{}.ssm_conv1d").how(How::Change(convolution)),
@@ -273,7 +275,8 @@ fn qwen3_next(p: &mut Params<'_>) -> Result<()> {
     p.u32("rope.dimension_count", (head as f64 * factor) as u64)
 }
 
-fn qwen35(p: &mut Params<'_>) -> Result<()> {
+/// The keys of Qwen3.5.
+pub(super) fn qwen35(p: &mut Params<'_>) -> Result<()> {
     qwen3_next(p)?;
     if !p.config().rope().contains_key("mrope_section") {
         p.i32s("rope.dimension_sections", &[11, 11, 10, 0])?;
