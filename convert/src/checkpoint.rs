@@ -596,7 +596,7 @@ impl<'a> Plan<'a> {
     /// A head that the configuration says is not the token embedding has to be there.
     fn check_head(&self) -> Result<()> {
         // Models without a head end in another word, and what remote code assumes is not known.
-        let has_head = self.config.class().contains("For") && self.architecture.defaults != hf::RAW;
+        let has_head = self.config.class().contains("For") && self.config.is_known();
         let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped() && has_head;
         let head = self.rules.iter().enumerate().find(|(_, rule)| rule.to == "output");
         match head {

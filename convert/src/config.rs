@@ -14,6 +14,17 @@ use crate::json;
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
 
+/// The defaults of a class that the transformers library does not know.
+pub(crate) const RAW: &str = "{}";
+
+/// The values of `model_type` that version 5.24 of the transformers library knows, one a line. What the reference reads
+/// from a configuration of another type, or of none, is what is written there.
+const MODEL_TYPES: &str = include_str!("config/model_types.txt");
+
+fn is_recognized(root: &Map<String, Value>) -> bool {
+    root.get("model_type").and_then(Value::as_str).is_some_and(|t| MODEL_TYPES.lines().any(|known| known == t))
+}
+
 /// What stands among the defaults for a value that the class computes from others.
 const COMPUTED: &str = "computed";
 
@@ -25,6 +36,7 @@ pub struct Config {
     class: String,
     origin: String,
     wrapped: bool,
+    known: bool,
     blocks: Option<u64>,
 }
 
@@ -130,6 +142,9 @@ impl Config {
         for (key, value) in text.into_iter().flatten() {
             values.insert(key.clone(), value.clone());
         }
+        // A model that the library does not know is read as it stands.
+        let known = defaults != RAW && is_recognized(root);
+        let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
         for &(alias, name) in aliases {
             if let Some(value) = values.shift_remove(alias) {
                 values.entry(name).or_insert(value);
@@ -137,7 +152,6 @@ impl Config {
         }
         let defaults: Map<String, Value> = serde_json::from_str(defaults)
             .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))?;
-        let known = !defaults.is_empty();
         let rope = rope_parameters(&values, &defaults);
         for (key, value) in defaults {
             // What a class computes where nothing is said, it computes for null as well.
@@ -154,7 +168,7 @@ impl Config {
         }
         let origin = first_class(root).unwrap_or(class).to_owned();
         let wrapped = text.is_some();
-        let mut config = Config { values, rope, class: class.to_owned(), origin, wrapped, blocks: None };
+        let mut config = Config { values, rope, class: class.to_owned(), origin, wrapped, known, blocks: None };
         config.fill_head_dim();
         Ok(config)
     }
@@ -186,6 +200,11 @@ impl Config {
     /// All values, as the tokenizer wants them.
     pub fn to_value(&self) -> Value {
         Value::Object(self.values.clone())
+    }
+
+    /// Whether a class of the transformers library read the configuration, with what it fills in.
+    pub fn is_known(&self) -> bool {
+        self.known
     }
 
     /// A value that is there and not null.
@@ -468,7 +487,8 @@ mod tests {
     use super::*;
 
     fn config(text: &str, defaults: &str) -> Config {
-        let root: Map<String, Value> = serde_json::from_str(text).unwrap();
+        let mut root: Map<String, Value> = serde_json::from_str(text).unwrap();
+        root.insert("model_type".into(), "llama".into());
         Config::new(&root, "X", defaults, &[]).unwrap()
     }
 
@@ -486,6 +506,18 @@ mod tests {
         assert_eq!(yarn.rope_f64("original_max_position_embeddings"), Some(64.0));
         let both = config(r#"{"rope_theta": 5.0, "rope_parameters": {"rope_theta": 7.0}}"#, defaults);
         assert_eq!(both.rope_f64("rope_theta"), Some(7.0));
+    }
+
+    #[test]
+    fn defaults_are_those_of_a_known_type() {
+        let read = |text: &str| {
+            let root: Map<String, Value> = serde_json::from_str(text).unwrap();
+            let config = Config::new(&root, "X", r#"{"b": 2}"#, &[("old", "new")]).unwrap();
+            (config.u64("b"), config.u64("new"))
+        };
+        assert_eq!(read(r#"{"model_type": "qwen3", "old": 1}"#), (Some(2), Some(1)));
+        assert_eq!(read(r#"{"model_type": "qwen", "old": 1}"#), (None, None));
+        assert_eq!(read(r#"{"old": 1}"#), (None, None));
     }
 
     #[test]

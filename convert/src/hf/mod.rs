@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 pub use contents::Contents;
 pub use params::{Params, SIGMOID, SOFTMAX};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, RAW};
 use crate::safetensors::Stored;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
@@ -86,9 +86,6 @@ pub struct Class {
     /// What is special, for `--list`.
     pub remark: &'static str,
 }
-
-/// The defaults of a class that transformers does not know, whose configuration is read as it stands.
-pub(crate) const RAW: &str = "{}";
 
 /// A row from which others are made by functional update.
 pub(crate) const BASE: Class = Class {

@@ -181,7 +181,17 @@ pub fn metadata(dir: &Path, config: &Value, kind: VocabKind, request: &Request) 
 /// # Errors
 /// A folder without a tokenizer, or one that cannot be read.
 pub(crate) fn base_size(dir: &Path) -> Result<usize> {
-    let source = source::Source::open(dir)?;
-    let source = source.ok_or_else(|| gguf::Error::input("the folder holds no tokenizer.json").at(dir))?;
-    Ok(source.tokenizer.get_vocab_size(false))
+    Ok(folder_source(dir)?.tokenizer.get_vocab_size(false))
+}
+
+/// The id of a token by its text, of a folder's tokenizer.
+///
+/// # Errors
+/// A folder without a tokenizer, or one that cannot be read.
+pub(crate) fn id_of(dir: &Path, text: &str) -> Result<Option<u32>> {
+    Ok(folder_source(dir)?.tokenizer.token_to_id(text))
+}
+
+fn folder_source(dir: &Path) -> Result<source::Source> {
+    source::Source::open(dir)?.ok_or_else(|| gguf::Error::input("the folder holds no tokenizer.json").at(dir))
 }

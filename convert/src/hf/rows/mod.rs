@@ -52,6 +52,7 @@ mod phi;
 mod plamo;
 mod qwen;
 mod qwen_next;
+mod qwen_vl;
 mod t5;
 
 use super::Class;
@@ -110,5 +111,6 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     plamo::ROWS,
     qwen::ROWS,
     qwen_next::ROWS,
+    qwen_vl::ROWS,
     t5::ROWS,
 ];
