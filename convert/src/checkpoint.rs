@@ -57,17 +57,24 @@ impl Checkpoint {
     /// A folder that is no checkpoint, files that are missing or malformed, an architecture that is not known,
     /// a tensor that no rule maps or that is missing.
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
-        let root = config::read(folder)?;
-        let config_path = folder.join("config.json");
+        let (root, config_path) = if options.mistral_format {
+            (config::read_mistral(folder)?, folder.join("params.json"))
+        } else {
+            (config::read(folder)?, folder.join("config.json"))
+        };
         let (architecture, mut config) = hf::read(&root).map_err(|e| e.at(&config_path))?;
-        let stored = safetensors::open_folder(folder)?;
+        let stored = weights(folder, options)?;
         let contents = Contents { folder, tensors: &stored };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let mut notes = Vec::new();
         let beside = (architecture.beside)(folder)?;
         let Text { stored, moved } = text_tensors(architecture, &config, stored, &mut notes)?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
-        let (mut tensors, note) = unpacked(&root, architecture, &stored, options).map_err(|e| e.at(&config_path))?;
+        let (mut tensors, note) = if options.vocab_only {
+            (Vec::new(), None)
+        } else {
+            unpacked(&root, architecture, &stored, options).map_err(|e| e.at(&config_path))?
+        };
         let packed = note.is_some().then(|| packed_by(&root, architecture));
         let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
         let file_type = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
@@ -81,19 +88,22 @@ impl Checkpoint {
             pre: options.pre.clone(),
             any: options.any_pre,
             architecture: Some(architecture.arch.to_owned()),
-            ..tokenizer::Request::default()
+            mistral_format: options.mistral_format,
+            no_community_template: options.no_community_template,
         };
         let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocabulary, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, file_type, size)?;
-        for (name, rows) in (architecture.generated)(&config).map_err(|e| e.at(&config_path))? {
-            plan.push(name, rows, Made { stored: Elements::F32, moved: false })?;
+        if !options.vocab_only {
+            for (name, rows) in (architecture.generated)(&config).map_err(|e| e.at(&config_path))? {
+                plan.push(name, rows, Made { stored: Elements::F32, moved: false })?;
+            }
+            for tensor in tensors {
+                let moved = moved.contains(&tensor.name);
+                plan.add(tensor, moved).map_err(|e| e.at(folder))?;
+            }
+            plan.finish().map_err(|e| e.at(folder))?;
         }
-        for tensor in tensors {
-            let moved = moved.contains(&tensor.name);
-            plan.add(tensor, moved).map_err(|e| e.at(folder))?;
-        }
-        plan.finish().map_err(|e| e.at(folder))?;
         notes.append(&mut plan.notes);
 
         let mut metadata = Metadata::new();
@@ -118,8 +128,11 @@ impl Checkpoint {
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.late)(&mut params).map_err(|e| e.at(folder))?;
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
-        notes.extend(complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?);
-        let file_name = general.file_name(file_type.name);
+        if !options.vocab_only {
+            let note = complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
+            notes.extend(note);
+        }
+        let file_name = general.file_name((!options.vocab_only).then_some(file_type.name));
         Ok(Checkpoint { metadata, infos, rows, notes, packed, file_name, architecture })
     }
 
@@ -166,6 +179,16 @@ impl Source for Checkpoint {
     fn notes(&self) -> &[String] {
         &self.notes
     }
+}
+
+/// The tensors that are stored. A file of the vocabulary alone needs none of them, but takes its type from those there
+/// are.
+fn weights(folder: &Path, options: &Options) -> Result<Vec<Stored>> {
+    let prefix = if options.mistral_format { "consolidated" } else { "model" };
+    if options.vocab_only && !safetensors::has_file(folder, prefix)? {
+        return Ok(Vec::new());
+    }
+    if options.mistral_format { safetensors::open_consolidated(folder) } else { safetensors::open_folder(folder) }
 }
 
 /// The method that the weights were packed by.

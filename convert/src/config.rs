@@ -57,6 +57,34 @@ pub fn read(folder: &Path) -> Result<Map<String, Value>> {
     }
 }
 
+/// The class that the rows have for [`read_mistral`], which names none.
+pub const MISTRAL_FORM: &str = "params.json";
+
+/// `params.json`, the configuration of a folder in Mistral's own form, as if it were a `config.json`.
+///
+/// # Errors
+/// A folder without one, a file that is no JSON object, weights packed in a way that is not known.
+pub fn read_mistral(folder: &Path) -> Result<Map<String, Value>> {
+    let path = folder.join("params.json");
+    if !path.is_file() {
+        return Err(Error::input("has no params.json, so it is not in Mistral's own form")
+            .at(folder)
+            .help("leave --mistral-format away for a folder in the form of transformers"));
+    }
+    let Value::Object(mut map) = json::read(&path)? else {
+        return Err(Error::input("is not a JSON object").at(path));
+    };
+    map.insert("architectures".into(), json!([MISTRAL_FORM]));
+    if let Some(packing) = map.get("quantization").filter(|q| !q.is_null()) {
+        let form = &packing["qformat_weight"];
+        if form != "fp8_e4m3" {
+            return Err(Error::input(format!("weights packed as {form} are not known")).at(path));
+        }
+        map.insert("quantization_config".into(), json!({"quant_method": "fp8", "weight_block_size": null}));
+    }
+    Ok(map)
+}
+
 /// The text model's part of a wrapper's configuration.
 fn text_config(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
     let thinker = root.get("thinker_config").and_then(|t| t.get("text_config"));

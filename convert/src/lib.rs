@@ -64,6 +64,12 @@ pub struct Options {
     pub merge: Vec<(PathBuf, f32)>,
     /// Leave the model card (`README.md`) aside.
     pub skip_model_card: bool,
+    /// The folder is in Mistral's own form: `params.json` and `consolidated*.safetensors`.
+    pub mistral_format: bool,
+    /// Write no chat template that the community made for models in Mistral's own form.
+    pub no_community_template: bool,
+    /// The keys alone, without tensors; the folder needs no weights.
+    pub vocab_only: bool,
 }
 
 /// Opens a model, whatever it is stored as: a checkpoint folder, or a GGUF file.

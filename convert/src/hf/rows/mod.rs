@@ -42,6 +42,7 @@ mod mimo;
 mod minicpm;
 mod minimax;
 mod mistral3;
+mod mistral_form;
 mod nemotron;
 mod nemotron_h;
 mod olmo;
@@ -102,6 +103,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     minicpm::ROWS,
     minimax::ROWS,
     mistral3::ROWS,
+    mistral_form::ROWS,
     nemotron::ROWS,
     nemotron_h::ROWS,
     olmo::ROWS,
