@@ -43,6 +43,7 @@ mod minicpm;
 mod minimax;
 mod mistral3;
 mod mistral_form;
+mod muse;
 mod nemotron;
 mod nemotron_h;
 mod olmo;
@@ -54,8 +55,14 @@ mod qwen;
 mod qwen4;
 mod qwen_next;
 mod qwen_vl;
+mod refact;
 mod rwkv;
+mod smallthinker;
+mod spark;
+mod step;
 mod t5;
+mod talkie;
+mod wavtokenizer;
 
 use super::Class;
 
@@ -104,6 +111,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     minimax::ROWS,
     mistral3::ROWS,
     mistral_form::ROWS,
+    muse::ROWS,
     nemotron::ROWS,
     nemotron_h::ROWS,
     olmo::ROWS,
@@ -115,6 +123,12 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     qwen4::ROWS,
     qwen_next::ROWS,
     qwen_vl::ROWS,
+    refact::ROWS,
     rwkv::ROWS,
+    smallthinker::ROWS,
+    spark::ROWS,
+    step::ROWS,
     t5::ROWS,
+    talkie::ROWS,
+    wavtokenizer::ROWS,
 ];
