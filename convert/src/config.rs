@@ -94,6 +94,8 @@ impl Config {
         }
         let defaults: Map<String, Value> = serde_json::from_str(defaults)
             .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))?;
+        // The configuration class is found by the model type: without one, the file is read as it stands.
+        let defaults = if root.contains_key("model_type") { defaults } else { Map::new() };
         let known = !defaults.is_empty();
         let rope = rope_parameters(&values, &defaults);
         for (key, value) in defaults {
@@ -375,7 +377,8 @@ mod tests {
     use super::*;
 
     fn config(text: &str, defaults: &str) -> Config {
-        let root: Map<String, Value> = serde_json::from_str(text).unwrap();
+        let mut root: Map<String, Value> = serde_json::from_str(text).unwrap();
+        root.insert("model_type".into(), "x".into());
         Config::new(&root, "X", defaults, &[]).unwrap()
     }
 
@@ -400,6 +403,13 @@ mod tests {
         for key in ["partial_rotary_factor", "rotary_pct", "rope_pct"] {
             assert_eq!(config(&format!(r#"{{"{key}": 0.25}}"#), "{}").rope_f64("partial_rotary_factor"), Some(0.25));
         }
+    }
+
+    #[test]
+    fn without_a_model_type_nothing_is_filled_in() {
+        let root: Map<String, Value> = serde_json::from_str(r#"{"hidden_size": 4}"#).unwrap();
+        let config = Config::new(&root, "X", r#"{"rms_norm_eps": 1e-6, "head_dim": "computed"}"#, &[]).unwrap();
+        assert!(!config.has("rms_norm_eps") && !config.has("head_dim"));
     }
 
     #[test]
