@@ -528,6 +528,13 @@ mod tests {
     }
 
     #[test]
+    fn without_a_model_type_nothing_is_filled_in() {
+        let root: Map<String, Value> = serde_json::from_str(r#"{"hidden_size": 4}"#).unwrap();
+        let config = Config::new(&root, "X", r#"{"rms_norm_eps": 1e-6, "head_dim": "computed"}"#, &[]).unwrap();
+        assert!(!config.has("rms_norm_eps") && !config.has("head_dim"));
+    }
+
+    #[test]
     fn a_wrapper_gives_its_text_model() {
         let text =
             r#"{"architectures": ["A"], "hidden_size": 1, "text_config": {"hidden_size": 2, "architectures": ["B"]}}"#;
