@@ -52,6 +52,7 @@ pub mod edit;
 mod endian;
 pub mod error;
 pub mod map;
+pub mod quote;
 pub mod read;
 pub mod source;
 pub mod split;

@@ -77,7 +77,7 @@ impl File {
         if crate::edit::is_interrupted(path) {
             return Err(Error::input("an edit of this file was interrupted")
                 .at(path)
-                .help(format!("`gguf recover {}` puts the old header back", path.display())));
+                .help(format!("`gguf recover {}` puts the old header back", crate::quote::path(path))));
         }
         let mapped = crate::map::open(path)?.at(at).map_err(|e| e.at(path))?;
         let mut file = File::from_mapped(mapped).map_err(|e| e.at(path))?;

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -38,14 +39,29 @@ pub fn path(prefix: impl AsRef<Path>, no: usize, count: usize) -> PathBuf {
 /// ```
 pub fn parse(path: impl AsRef<Path>) -> Option<(PathBuf, usize, usize)> {
     let path = path.as_ref();
-    let stem = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
-    let (rest, count) = stem.rsplit_once("-of-")?;
-    let (prefix, no) = rest.rsplit_once('-')?;
-    let number = |text: &str| {
-        (text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse::<usize>().ok()).flatten()
-    };
-    let (no, count) = (number(no)?.checked_sub(1)?, number(count)?);
-    (!prefix.is_empty()).then(|| (path.with_file_name(prefix), no, count))
+    let name = path.file_name()?;
+    // Byte by byte: what stands before the numbers need not be UTF-8.
+    let stem = name.as_encoded_bytes().strip_suffix(b".gguf")?;
+    let (rest, count) = last_number(stem)?;
+    let (prefix, no) = last_number(rest.strip_suffix(b"-of")?)?;
+    let prefix = front(name, prefix.len()).filter(|prefix| !prefix.is_empty())?;
+    Some((path.with_file_name(prefix), no.checked_sub(1)?, count))
+}
+
+/// Takes `-00012` off the end of a name: at least five digits.
+fn last_number(name: &[u8]) -> Option<(&[u8], usize)> {
+    let digits = name.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let (rest, digits) = name.split_at(name.len() - digits);
+    let number = std::str::from_utf8(digits).ok().filter(|d| d.len() >= 5)?.parse().ok()?;
+    Some((rest.strip_suffix(b"-")?, number))
+}
+
+/// The first bytes of a name, before an ASCII character.
+fn front(name: &OsStr, len: usize) -> Option<&OsStr> {
+    #[cfg(unix)]
+    return Some(std::os::unix::ffi::OsStrExt::from_bytes(name.as_encoded_bytes().get(..len)?));
+    #[cfg(not(unix))]
+    return name.to_str()?.get(..len).map(OsStr::new);
 }
 
 /// Opens a GGUF file, or all files of a split model through its first.
@@ -97,7 +113,7 @@ impl Splits {
         if no != 0 {
             let first = self::path(&prefix, 0, count);
             return Err(fault(format!("this is shard {no} of {count}, counted from 0"))
-                .help(format!("open the first one, {}", first.display())));
+                .help(format!("open the first one, {}", crate::quote::path(first))));
         }
         let total = first.metadata().u64(TENSORS_COUNT);
         let mut metadata = first.metadata().clone();

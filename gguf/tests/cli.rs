@@ -5,58 +5,9 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use common::program::{Folder, args, gguf, json, stderr, stdout};
 use common::{Model, Raw};
 use gguf::{File, Metadata, Source, Value, check};
-use serde_json::Value as Json;
-use tempfile::TempDir;
-
-fn gguf<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> assert_cmd::assert::Assert {
-    Command::new(env!("CARGO_BIN_EXE_gguf")).args(args).assert()
-}
-
-fn stdout(run: &assert_cmd::assert::Assert) -> String {
-    String::from_utf8(run.get_output().stdout.clone()).expect("text")
-}
-
-fn stderr(run: &assert_cmd::assert::Assert) -> String {
-    String::from_utf8(run.get_output().stderr.clone()).expect("text")
-}
-
-fn json(run: &assert_cmd::assert::Assert) -> Json {
-    serde_json::from_slice(&run.get_output().stdout).expect("one JSON document")
-}
-
-struct Folder(TempDir);
-
-impl Folder {
-    fn new() -> Folder {
-        Folder(tempfile::tempdir().expect("a folder"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn with(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, bytes).expect("written");
-        path
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(self.0.path())
-            .expect("the folder")
-            .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-fn args<'a>(words: &[&'a str], paths: &[&'a Path]) -> Vec<&'a std::ffi::OsStr> {
-    words.iter().copied().map(std::ffi::OsStr::new).chain(paths.iter().map(|p| p.as_os_str())).collect()
-}
 
 fn imatrix() -> PathBuf {
     fixtures::path("golden/tiny-llama/imatrix.gguf")

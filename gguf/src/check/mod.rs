@@ -219,7 +219,8 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}[{}]: {}", self.file.display(), self.severity.name(), self.rule.name, self.message)?;
+        let file = crate::quote::path(&self.file);
+        write!(f, "{file}: {}[{}]: {}", self.severity.name(), self.rule.name, crate::quote::text(&self.message))?;
         if let Some(offset) = self.offset {
             write!(f, " (at byte {offset})")?;
         }

@@ -83,7 +83,7 @@ pub(super) fn check(
     for i in 1..count as usize {
         let path = shard_path(&prefix, i, count as usize);
         if !path.is_file() {
-            let message = format_args!("shard {} of {count}, {}, is missing", i + 1, path.display());
+            let message = format_args!("shard {} of {count}, {}, is missing", i + 1, crate::quote::path(&path));
             sink.add(&SPLIT_FILE_MISSING, Place::default(), message);
             continue;
         }

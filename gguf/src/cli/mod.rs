@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::quote;
 
 /// How a program ended that did what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +89,11 @@ fn report(error: &Error) {
     let _ = writeln!(err, "{red}error:{plain} {error}");
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
-        let _ = writeln!(err, "  {bold}because:{plain} {inner}");
+        let _ = writeln!(err, "  {bold}because:{plain} {}", quote::text(&inner.to_string()));
         cause = inner.source();
     }
     if let Some(help) = error.way_out() {
-        let _ = writeln!(err, "  {bold}help:{plain} {help}");
+        let _ = writeln!(err, "  {bold}help:{plain} {}", quote::text(help));
     }
 }
 

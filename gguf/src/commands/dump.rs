@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use gguf::cli::{Common, Exit, Output, print_json};
 use gguf::write::for_each_piece;
-use gguf::{Error, Result, TensorInfo, TensorType};
+use gguf::{Error, Result, TensorInfo, TensorType, quote};
 use serde_json::json;
 
 /// Write a tensor's data as an .npy file
@@ -53,10 +53,12 @@ impl Dump {
         for_each_piece(&source, index, |bytes| output.write_all(bytes).map_err(failed))?;
         output.commit()?;
         if common.json {
-            print_json(&json!({"file": target, "tensor": info.name(), "type": info.ty().name(), "descr": descr,
-                "shape": shape}))?;
+            print_json(
+                &json!({"file": quote::json(&target), "tensor": info.name(), "type": info.ty().name(), "descr": descr,
+                "shape": shape}),
+            )?;
         } else if !common.quiet {
-            eprintln!("{}: {descr} {shape:?} of {}", target.display(), info.ty());
+            eprintln!("{}: {descr} {shape:?} of {}", quote::path(&target), info.ty());
         }
         Ok(Exit::Done)
     }

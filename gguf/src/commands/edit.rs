@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gguf::cli::{Common, Exit, Output, Progress, print, print_json};
 use gguf::edit::{self, Change};
-use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, Value, ValueType, write};
+use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, Value, ValueType, quote, write};
 use serde_json::json;
 
 /// Where an edited file goes.
@@ -31,7 +31,7 @@ struct Target {
 impl Target {
     fn edit(&self, path: &Path, mut changes: Vec<Change>, common: &Common) -> Result<Exit> {
         if edit::recover(path)? && !common.quiet {
-            eprintln!("{}: put the header back that an interrupted edit was replacing", path.display());
+            eprintln!("{}: put the header back that an interrupted edit was replacing", quote::path(path));
         }
         if let Some(reserve) = self.reserve {
             if reserve > 1 << 30 {
@@ -62,9 +62,9 @@ impl Target {
         };
         let target = self.output.as_deref().unwrap_or(path);
         if common.json {
-            print_json(&json!({"file": target, "how": how, "keys": metadata.len()}))?;
+            print_json(&json!({"file": quote::json(target), "how": how, "keys": metadata.len()}))?;
         } else if !common.quiet {
-            eprintln!("{}: {how}", target.display());
+            eprintln!("{}: {how}", quote::path(target));
         }
         Ok(Exit::Done)
     }
@@ -248,10 +248,10 @@ impl Recover {
     pub fn run(self, common: &Common) -> Result<Exit> {
         let recovered = edit::recover(&self.file)?;
         if common.json {
-            print_json(&json!({"file": self.file, "recovered": recovered}))?;
+            print_json(&json!({"file": quote::json(&self.file), "recovered": recovered}))?;
         } else {
             let what = if recovered { "the old header is back" } else { "no edit was interrupted" };
-            print(&format!("{}: {what}\n", self.file.display()))?;
+            print(&format!("{}: {what}\n", quote::path(&self.file)))?;
         }
         Ok(Exit::Done)
     }
@@ -310,7 +310,7 @@ impl Copy {
         copy(&source, &metadata, endian, &self.output, self.force, &inputs, self.no_verify, common)
             .map_err(|e| if e.kind() == ErrorKind::Usage { e.at(&self.output) } else { e })?;
         if common.json {
-            print_json(&json!({"file": self.output}))?;
+            print_json(&json!({"file": quote::json(&self.output)}))?;
         }
         Ok(Exit::Done)
     }

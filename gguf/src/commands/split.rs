@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use gguf::cli::{Common, Exit, Output, Progress, bytes, print, print_json};
 use gguf::split::{self, KeyOrder, Limit, Splits};
-use gguf::{Endian, Error, File, Result, Source, write};
+use gguf::{Endian, Error, File, Result, Source, quote, write};
 use serde_json::json;
 
 /// Split a model into several files
@@ -80,12 +80,12 @@ impl Split {
             let shards: Vec<_> = parts
                 .iter()
                 .zip(&paths)
-                .map(|(part, path)| json!({"file": path, "tensors": part.len(), "bytes": size(part)}))
+                .map(|(part, path)| json!({"file": quote::json(path), "tensors": part.len(), "bytes": size(part)}))
                 .collect();
             print_json(&json!({"shards": shards, "written": !self.dry_run}))?;
         } else if !common.quiet {
             for (part, path) in parts.iter().zip(&paths) {
-                print(&format!("{}: {} tensors, {}\n", path.display(), part.len(), bytes(size(part))))?;
+                print(&format!("{}: {} tensors, {}\n", quote::path(path), part.len(), bytes(size(part))))?;
             }
         }
         Ok(Exit::Done)
@@ -177,12 +177,12 @@ impl Merge {
         progress.finish();
         if common.json {
             print_json(
-                &json!({"file": self.output, "shards": splits.files().len(), "tensors": splits.tensors().len()}),
+                &json!({"file": quote::json(&self.output), "shards": splits.files().len(), "tensors": splits.tensors().len()}),
             )?;
         } else if !common.quiet {
             print(&format!(
                 "{}: {} tensors of {} shards\n",
-                self.output.display(),
+                quote::path(&self.output),
                 splits.tensors().len(),
                 splits.files().len()
             ))?;
