@@ -11,6 +11,7 @@ pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_termina
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::quote;
@@ -51,11 +52,9 @@ pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
         std::process::exit(130);
     });
     fault::install();
-    // A reader that closes the pipe early (`gguf show f | head`) is no fault.
     match work() {
         Ok(Exit::Done) => ExitCode::SUCCESS,
         Ok(Exit::No) => ExitCode::from(1),
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
             ExitCode::from(exit_code(error.kind()))
@@ -97,22 +96,35 @@ fn report(error: &Error) {
     }
 }
 
-const CLOSED_PIPE: &str = "standard output was closed";
+/// Whether the reader of standard output has gone.
+static READER_GONE: AtomicBool = AtomicBool::new(false);
 
-fn is_closed_pipe(error: &Error) -> bool {
-    error.message() == CLOSED_PIPE
-}
-
-/// Writes to standard output; a closed pipe ends the program quietly.
+/// Writes to standard output. A reader that closes the pipe early (`gguf show f | head`) is no fault and changes no
+/// verdict: what nobody reads is dropped, the work goes on to its end.
 ///
 /// # Errors
 /// What writing meets.
 pub fn print(text: &str) -> Result<()> {
+    if reader_is_gone() {
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
-        io::ErrorKind::BrokenPipe => Error::new(ErrorKind::System, CLOSED_PIPE),
-        _ => Error::new(ErrorKind::System, "cannot write to standard output").caused_by(e),
-    })
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => READER_GONE.store(true, Ordering::Relaxed),
+        Err(e) => return Err(Error::new(ErrorKind::System, "cannot write to standard output").caused_by(e)),
+        Ok(()) => {}
+    }
+    Ok(())
+}
+
+/// Writes a line to standard error: a note or a warning. Where nobody reads it, nothing is lost.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Whether somebody closed the other end of standard output: work that only prints may stop then.
+pub fn reader_is_gone() -> bool {
+    READER_GONE.load(Ordering::Relaxed)
 }
 
 /// Writes a JSON document and a line end to standard output.

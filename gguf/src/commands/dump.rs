@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use gguf::cli::{Common, Exit, Output, print_json};
+use gguf::cli::{Common, Exit, Output, print_json, say};
 use gguf::write::for_each_piece;
 use gguf::{Error, Result, TensorInfo, TensorType, quote};
 use serde_json::json;
@@ -58,7 +58,7 @@ impl Dump {
                 "shape": shape}),
             )?;
         } else if !common.quiet {
-            eprintln!("{}: {descr} {shape:?} of {}", quote::path(&target), info.ty());
+            say(&format!("{}: {descr} {shape:?} of {}", quote::path(&target), info.ty()));
         }
         Ok(Exit::Done)
     }

@@ -3,7 +3,7 @@
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use gguf::cli::{Common, Exit, Output, Progress, print, print_json};
+use gguf::cli::{Common, Exit, Output, Progress, print, print_json, say};
 use gguf::edit::{self, Change};
 use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, Value, ValueType, quote, write};
 use serde_json::json;
@@ -31,7 +31,7 @@ struct Target {
 impl Target {
     fn edit(&self, path: &Path, mut changes: Vec<Change>, common: &Common) -> Result<Exit> {
         if edit::recover(path)? && !common.quiet {
-            eprintln!("{}: put the header back that an interrupted edit was replacing", quote::path(path));
+            say(&format!("{}: put the header back that an interrupted edit was replacing", quote::path(path)));
         }
         if let Some(reserve) = self.reserve {
             if reserve > 1 << 30 {
@@ -64,7 +64,7 @@ impl Target {
         if common.json {
             print_json(&json!({"file": quote::json(target), "how": how, "keys": metadata.len()}))?;
         } else if !common.quiet {
-            eprintln!("{}: {how}", quote::path(target));
+            say(&format!("{}: {how}", quote::path(target)));
         }
         Ok(Exit::Done)
     }
