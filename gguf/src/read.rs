@@ -4,7 +4,6 @@
 //! error. To learn everything that is wrong with a file, use the `check` module.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::map::Mapped;
-use crate::source::{MAX_DIMS, Shape, Source, TensorInfo, row_range};
+use crate::source::{MAX_DIMS, Names, Shape, Source, TensorInfo, row_range};
 use crate::types::{REMOVED_IDS, TensorType};
 use crate::value::{Endian, Metadata, ValueType};
 
@@ -54,6 +53,7 @@ pub struct File {
     endian: Endian,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    names: Names,
     offsets: Vec<u64>,
     alignment: u64,
     data_start: u64,
@@ -135,10 +135,8 @@ impl File {
             tensors.push(info);
             offsets.push(offset);
         }
-        let mut names = HashSet::with_capacity(tensors.len());
-        if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name())) {
-            return Err(Error::input(format!("tensor {} is named twice", twice.name())));
-        }
+        let names = Names::of(&tensors)
+            .map_err(|twice| Error::input(format!("tensor {} is named twice", tensors[twice].name())))?;
         let data_start = cursor
             .at()
             .checked_next_multiple_of(alignment)
@@ -156,7 +154,7 @@ impl File {
             }
         }
         let endian = cursor.endian;
-        Ok(File { path: None, mapped, version, endian, metadata, tensors, offsets, alignment, data_start })
+        Ok(File { path: None, mapped, version, endian, metadata, tensors, names, offsets, alignment, data_start })
     }
 
     /// The file's path, if it was opened by one.
@@ -226,6 +224,10 @@ impl Source for File {
             return Ok(Cow::Borrowed(bytes));
         }
         crate::endian::swapped(self.tensors[tensor].ty(), bytes).map(Cow::Owned)
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.names.find(&self.tensors, name)
     }
 
     fn release(&self, tensor: usize, rows: Range<u64>) {

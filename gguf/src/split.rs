@@ -4,14 +4,13 @@
 //! `split.tensors.count` (i32, over all shards). Files are called `PREFIX-00001-of-00003.gguf`, counted from 1.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::read::File;
-use crate::source::{Source, TensorInfo, row_range};
+use crate::source::{Names, Source, TensorInfo, row_range};
 use crate::value::{Metadata, Value};
 
 /// The key of a shard's number.
@@ -90,6 +89,7 @@ pub struct Splits {
     files: Vec<File>,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    names: Names,
     /// For each tensor its file and its number there.
     places: Vec<(usize, usize)>,
 }
@@ -138,14 +138,12 @@ impl Splits {
             tensors.extend_from_slice(file.tensors());
             places.extend((0..file.tensors().len()).map(|t| (f, t)));
         }
-        let mut names = HashSet::with_capacity(tensors.len());
-        if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name())) {
-            return Err(fault(format!("two shards hold the tensor {}", twice.name())));
-        }
+        let names = Names::of(&tensors)
+            .map_err(|twice| fault(format!("two shards hold the tensor {}", tensors[twice].name())))?;
         if let Some(total) = total.filter(|&n| n != tensors.len() as u64) {
             return Err(fault(format!("{TENSORS_COUNT} is {total}, the {count} shards hold {}", tensors.len())));
         }
-        Ok(Splits { files, metadata, tensors, places })
+        Ok(Splits { files, metadata, tensors, names, places })
     }
 
     /// The shards, in order.
@@ -167,6 +165,10 @@ impl Source for Splits {
         row_range(&self.tensors, tensor, &rows)?;
         let (file, tensor) = self.places[tensor];
         self.files[file].rows(tensor, rows)
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.names.find(&self.tensors, name)
     }
 
     fn release(&self, tensor: usize, rows: Range<u64>) {
