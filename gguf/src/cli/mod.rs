@@ -135,11 +135,23 @@ pub fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }
 
-/// Parses a size such as `64MiB`, `2G` (binary as well) or `4096`, for clap's `value_parser`.
+/// Parses a size such as `64MiB`, `2G` (binary as well) or `4096`, for clap's `value_parser`. No memory and no file is
+/// bounded by nothing, so there is no size of 0.
 ///
 /// # Errors
-/// Text that is no number with one of the suffixes K, M, G, T (optionally followed by `B` or `iB`).
+/// Text that is no number with one of the suffixes K, M, G, T (optionally followed by `B` or `iB`), or less than a byte.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes_or_none(text)? {
+        0 => Err(format!("\"{text}\" is nothing; a size such as 512M or 2G is needed")),
+        bytes => Ok(bytes),
+    }
+}
+
+/// The same where 0 has a sense.
+///
+/// # Errors
+/// Those of [`parse_bytes`] but for 0.
+pub fn parse_bytes_or_none(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let shift = match unit.trim().trim_end_matches("iB").trim_end_matches(['B', 'b']).to_ascii_uppercase().as_str() {
@@ -159,6 +171,29 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses a number that may have a fraction, for clap's `value_parser`.
+///
+/// # Errors
+/// Text that is no number, NaN and infinity: no comparison with them means anything.
+pub fn parse_number(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        Ok(_) => Err(format!("\"{text}\" is not finite")),
+        Err(_) => Err(format!("\"{text}\" is no number")),
+    }
+}
+
+/// Parses the most or least that a measure may be, for clap's `value_parser`: a number that is not negative.
+///
+/// # Errors
+/// Those of [`parse_number`], and numbers below 0.
+pub fn parse_limit(text: &str) -> Result<f64, String> {
+    match parse_number(text)? {
+        limit if limit < 0.0 => Err(format!("\"{text}\" is below 0, which no measure is")),
+        limit => Ok(limit),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,5 +206,19 @@ mod tests {
         assert_eq!(parse_bytes("1.5k"), Ok(1536));
         assert!(parse_bytes("12 parsecs").is_err());
         assert!(parse_bytes("").is_err());
+        for nothing in ["0", "0G", "0.0001", "NaN", "inf", "-1", "1e999", "99999999999T"] {
+            assert!(parse_bytes(nothing).is_err(), "{nothing}");
+        }
+        assert_eq!(parse_bytes_or_none("0"), Ok(0));
+    }
+
+    #[test]
+    fn a_limit_is_finite_and_not_negative() {
+        assert_eq!(parse_limit("0.005"), Ok(0.005));
+        assert_eq!(parse_limit("1e-3"), Ok(0.001));
+        assert_eq!(parse_number("-0.5"), Ok(-0.5));
+        for not in ["NaN", "-nan", "inf", "infinity", "-inf", "1e999", "-0.5", "", "few"] {
+            assert!(parse_limit(not).is_err(), "{not}");
+        }
     }
 }

@@ -20,7 +20,7 @@ struct Target {
     force: bool,
 
     /// Keep room of this size in the header, so that later edits need no copy
-    #[arg(long, value_name = "SIZE", value_parser = gguf::cli::parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = gguf::cli::parse_bytes_or_none)]
     reserve: Option<u64>,
 
     /// Do not check a copy after writing it
