@@ -245,3 +245,59 @@ pub fn parse_value(text: &str, ty: crate::ValueType, element: Option<crate::Valu
         }
     })
 }
+
+/// The value that a text gives a key, of the type that readers of the key want. Where they want none, the type is that
+/// of the old value, or what the text looks like.
+///
+/// ```
+/// use gguf::{Value, edit::value_for};
+/// assert_eq!(value_for("llama.rope.freq_base", None, "10000")?, Value::F32(10000.0));
+/// assert_eq!(value_for("general.name", None, "7")?, Value::from("7"));
+/// assert_eq!(value_for("my.key", None, "7")?, Value::U32(7));
+/// # Ok::<(), gguf::Error>(())
+/// ```
+///
+/// # Errors
+/// A text that is no value of this type.
+pub fn value_for(key: &str, old: Option<&Value>, text: &str) -> Result<Value> {
+    use crate::ValueType as T;
+    let Some(kind) = crate::keys::kind(key) else {
+        return match old {
+            Some(Value::Array(array)) => parse_value(text, T::Array, Some(array.element_type())),
+            Some(value) => parse_value(text, value.value_type(), None),
+            None => parse_value(text, looks_like(text), None),
+        };
+    };
+    let own = old.and_then(Value::as_array).map(Array::element_type).filter(|t| kind.each.contains(t));
+    let lists = own.iter().chain(kind.each).map(|&element| (T::Array, Some(element)));
+    let one = kind.one.map(|ty| (ty, None));
+    let types: Vec<_> =
+        if looks_like(text) == T::Array { lists.chain(one).collect() } else { one.into_iter().collect() };
+    let value = types.into_iter().find_map(|(ty, element)| parse_value(text, ty, element).ok());
+    value.ok_or_else(|| {
+        Error::usage(format!("{key} is of type {kind}, and \"{text}\" is no value of it"))
+            .help("--type stores another type all the same")
+    })
+}
+
+/// The type that a value looks like.
+fn looks_like(text: &str) -> crate::ValueType {
+    use crate::ValueType;
+    if text == "true" || text == "false" {
+        ValueType::Bool
+    } else if text.parse::<u32>().is_ok() {
+        ValueType::U32
+    } else if text.parse::<i32>().is_ok() {
+        ValueType::I32
+    } else if text.parse::<u64>().is_ok() {
+        ValueType::U64
+    } else if text.parse::<i64>().is_ok() {
+        ValueType::I64
+    } else if text.parse::<f32>().is_ok_and(f32::is_finite) {
+        ValueType::F32
+    } else if text.starts_with('[') && serde_json::from_str::<Vec<serde_json::Value>>(text).is_ok() {
+        ValueType::Array
+    } else {
+        ValueType::String
+    }
+}

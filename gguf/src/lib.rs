@@ -51,6 +51,7 @@ mod cursor;
 pub mod edit;
 mod endian;
 pub mod error;
+pub mod keys;
 pub mod map;
 pub mod quote;
 pub mod read;

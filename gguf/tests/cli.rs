@@ -312,3 +312,40 @@ fn every_help_has_an_example_and_wrong_usage_is_2() {
     gguf(["shwo"]).code(2);
     gguf(["show", "/"]).code(3);
 }
+
+#[test]
+fn a_known_key_gets_its_own_type() {
+    let folder = Folder::new();
+    let path = folder.with("m.gguf", Model::llama().bytes());
+    let set = |key: &str, value: &str, more: &[&str]| {
+        let mut list = args(&["set"], &[&path, Path::new(key), Path::new(value)]);
+        list.extend(more.iter().map(std::ffi::OsStr::new));
+        let run = gguf(list);
+        (run.get_output().status.code(), stderr(&run), metadata(&path).get(key).cloned())
+    };
+    let stored = |key: &str, value: &str| set(key, value, &[]).2.expect("there");
+    assert_eq!(stored("llama.rope.scaling.factor", "4"), Value::F32(4.0));
+    assert_eq!(stored("general.version", "2"), Value::from("2"));
+    assert_eq!(stored("general.basename", "true"), Value::from("true"));
+    assert_eq!(stored("tokenizer.ggml.add_bos_token", "1"), Value::Bool(true));
+    assert_eq!(stored("general.base_model.0.name", "7"), Value::from("7"));
+    assert_eq!(stored("split.no", "0"), Value::U16(0));
+    assert_eq!(stored("general.sampling.temp", "1"), Value::F32(1.0));
+    let listed = |key: &str, value: &str| stored(key, value).as_array().expect("an array").element_type();
+    assert_eq!(listed("llama.feed_forward_length", "[16]"), gguf::ValueType::U32);
+    assert_eq!(listed("llama.attention.sliding_window_pattern", "[true]"), gguf::ValueType::Bool);
+    assert_eq!(listed("general.tags", "[]"), gguf::ValueType::String);
+    assert_eq!(listed("llama.rope.dimension_sections", "[1,2,1,0]"), gguf::ValueType::I32);
+    // What is no value of the type is refused, and another type is stored on demand and told.
+    let (code, said, _) = set("llama.context_length", "1.5", &[]);
+    assert!(code == Some(2) && said.contains("llama.context_length is of type u32"), "{said}");
+    assert_eq!(set("general.tags", "chat", &[]).0, Some(2));
+    let (code, said, value) = set("llama.vocab_size", "9", &["--type", "u64"]);
+    assert!(code == Some(0) && said.contains("as u32") && value == Some(Value::U64(9)), "{said}");
+    // The wrong type goes with the next value.
+    assert_eq!(stored("llama.vocab_size", "260"), Value::U32(260));
+    // Keys of others keep the type they have.
+    assert_eq!(set("my.key", "3", &["--type", "i16"]).2, Some(Value::I16(3)));
+    assert_eq!(stored("my.key", "4"), Value::I16(4));
+    assert_eq!(stored("my.other", "-4"), Value::I32(-4));
+}

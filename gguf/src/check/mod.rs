@@ -19,6 +19,7 @@
 //! # Ok::<(), gguf::Error>(())
 //! ```
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -215,6 +216,8 @@ pub struct Finding {
     pub tensor: Option<String>,
     /// What is wrong, with the offending value.
     pub message: String,
+    /// How to mend this one: the rule's advice, or one with names of this file.
+    pub mend: Cow<'static, str>,
 }
 
 impl fmt::Display for Finding {
@@ -327,6 +330,15 @@ impl<'o> Sink<'o> {
         self.add_as(rule, rule.severity, place, message);
     }
 
+    /// A finding with its own advice.
+    pub(crate) fn advise(&mut self, rule: &'static Rule, place: Place<'_>, message: fmt::Arguments<'_>, mend: String) {
+        let kept = self.findings.len();
+        self.add(rule, place, message);
+        if let Some(finding) = self.findings.get_mut(kept) {
+            finding.mend = mend.into();
+        }
+    }
+
     pub(crate) fn add_as(
         &mut self,
         rule: &'static Rule,
@@ -351,6 +363,7 @@ impl<'o> Sink<'o> {
             key: place.key.map(shortened),
             tensor: place.tensor.map(shortened),
             message: message.to_string(),
+            mend: rule.mend.into(),
         });
     }
 
@@ -447,7 +460,7 @@ pub fn verify_file(path: impl AsRef<Path>, data: bool) -> Result<()> {
             if let Some(offset) = finding.offset {
                 error = error.at_offset(offset);
             }
-            Err(error.help(finding.rule.mend))
+            Err(error.help(finding.mend.as_ref()))
         }
     }
 }

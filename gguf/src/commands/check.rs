@@ -92,7 +92,7 @@ fn page(reports: &[Report], common: &Common) -> String {
         for finding in &report.findings {
             out.push_str(&format!("{finding}\n"));
             if !common.quiet {
-                out.push_str(&format!("  mend: {}\n", finding.rule.mend));
+                out.push_str(&format!("  mend: {}\n", finding.mend));
             }
         }
         for (rule, n) in &report.more {
@@ -119,7 +119,7 @@ fn document(reports: &[Report]) -> Json {
             .map(|f| {
                 json!({"rule": f.rule.name, "severity": f.severity.name(), "group": f.rule.group.name(),
                     "file": quote::json(&f.file), "offset": f.offset, "key": f.key, "tensor": f.tensor,
-                    "message": f.message})
+                    "message": f.message, "mend": f.mend})
             })
             .collect();
         let more: serde_json::Map<String, Json> =

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gguf::cli::{Common, Exit, Output, Progress, print, print_json, say};
 use gguf::edit::{self, Change};
-use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, Value, ValueType, quote, write};
+use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, ValueType, keys, quote, write};
 use serde_json::json;
 
 /// Where an edited file goes.
@@ -96,12 +96,13 @@ fn copy(
 
 /// Set keys
 ///
-/// The type is that of the old value unless given; a new key takes the type that its value looks like.
+/// A key that readers know gets the type that they want. Other keys keep the type of their old value, and new ones take
+/// the type that the value looks like.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   gguf set model.gguf general.name \"My model\"
-  gguf set model.gguf llama.context_length 8192 --type u32 -o longer.gguf
+  gguf set model.gguf llama.context_length 8192 -o longer.gguf
   gguf set model.gguf general.tags '[\"chat\",\"tiny\"]' --reserve 4K
   gguf set model.gguf tokenizer.chat_template --from-file template.jinja")]
 pub struct Set {
@@ -119,7 +120,7 @@ pub struct Set {
     #[arg(long, value_name = "TEXT FILE")]
     from_file: Option<PathBuf>,
 
-    /// The type: u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str, or [TYPE] for an array
+    /// Another type: u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str, or [TYPE] for an array
     #[arg(long = "type", value_name = "TYPE")]
     ty: Option<String>,
 
@@ -134,19 +135,20 @@ impl Set {
             (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?,
             (None, None) => return Err(Error::usage("a value is needed")),
         };
-        let (ty, element) = match &self.ty {
-            Some(name) => parse_type(name)?,
+        let value = match &self.ty {
+            Some(name) => {
+                let (ty, element) = parse_type(name)?;
+                edit::parse_value(&text, ty, element)?
+            }
             None => {
                 let file = File::open(&self.file)
                     .or_else(|e| if edit::recover(&self.file)? { File::open(&self.file) } else { Err(e) })?;
-                match file.metadata().get(&self.key) {
-                    Some(Value::Array(array)) => (ValueType::Array, Some(array.element_type())),
-                    Some(value) => (value.value_type(), None),
-                    None => (guess(&text), None),
-                }
+                edit::value_for(&self.key, file.metadata().get(&self.key), &text)?
             }
         };
-        let value = edit::parse_value(&text, ty, element)?;
+        if let Some(kind) = keys::kind(&self.key).filter(|kind| !kind.fits(&value) && !common.quiet) {
+            say(&format!("warning: readers want {} as {kind}, and refuse or overlook another type", self.key));
+        }
         self.target.edit(&self.file, vec![Change::Set(self.key, value)], common)
     }
 }
@@ -161,27 +163,6 @@ fn parse_type(name: &str) -> Result<(ValueType, Option<ValueType>)> {
     match name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
         Some(element) => Ok((ValueType::Array, Some(named(element)?))),
         None => Ok((named(name)?, None)),
-    }
-}
-
-/// The type that a new key's value looks like.
-fn guess(text: &str) -> ValueType {
-    if text == "true" || text == "false" {
-        ValueType::Bool
-    } else if text.parse::<u32>().is_ok() {
-        ValueType::U32
-    } else if text.parse::<i32>().is_ok() {
-        ValueType::I32
-    } else if text.parse::<u64>().is_ok() {
-        ValueType::U64
-    } else if text.parse::<i64>().is_ok() {
-        ValueType::I64
-    } else if text.parse::<f32>().is_ok_and(f32::is_finite) {
-        ValueType::F32
-    } else if text.starts_with('[') && serde_json::from_str::<Vec<serde_json::Value>>(text).is_ok() {
-        ValueType::Array
-    } else {
-        ValueType::String
     }
 }
 
