@@ -46,6 +46,7 @@
 //!
 //! `cli` (default) adds what command-line programs share and the binary `gguf`; a library needs none of it.
 
+mod beside;
 pub mod check;
 mod cursor;
 pub mod edit;

@@ -74,13 +74,13 @@ impl File {
     /// Those of [`File::open`], and a byte beyond the end.
     pub fn open_at(path: impl AsRef<Path>, at: u64) -> Result<File> {
         let path = path.as_ref();
-        if crate::edit::is_interrupted(path) {
+        let mapped = crate::map::open(path)?;
+        if at == 0 && crate::edit::is_interrupted_in(path, &mapped.bytes) {
             return Err(Error::input("an edit of this file was interrupted")
                 .at(path)
                 .help(format!("`gguf recover {}` puts the old header back", crate::quote::path(path))));
         }
-        let mapped = crate::map::open(path)?.at(at).map_err(|e| e.at(path))?;
-        let mut file = File::from_mapped(mapped).map_err(|e| e.at(path))?;
+        let mut file = mapped.at(at).and_then(File::from_mapped).map_err(|e| e.at(path))?;
         file.path = Some(path.to_path_buf());
         Ok(file)
     }
@@ -97,6 +97,9 @@ impl File {
         let bytes = &mapped.bytes;
         let mut cursor = Cursor::new(bytes.clone());
         let magic = cursor.take(4, "the header")?;
+        if magic[..] == crate::edit::MARK {
+            return Err(Error::input("an edit of this file was interrupted").at_offset(0));
+        }
         if magic[..] != MAGIC {
             return Err(Error::input("is not a GGUF file: it does not begin with \"GGUF\"").at_offset(0));
         }

@@ -4,7 +4,6 @@
 //! `split.tensors.count` (i32, over all shards). Files are called `PREFIX-00001-of-00003.gguf`, counted from 1.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +42,7 @@ pub fn parse(path: impl AsRef<Path>) -> Option<(PathBuf, usize, usize)> {
     let stem = name.as_encoded_bytes().strip_suffix(b".gguf")?;
     let (rest, count) = last_number(stem)?;
     let (prefix, no) = last_number(rest.strip_suffix(b"-of")?)?;
-    let prefix = front(name, prefix.len()).filter(|prefix| !prefix.is_empty())?;
+    let prefix = crate::beside::os_str(prefix).filter(|prefix| !prefix.is_empty())?;
     Some((path.with_file_name(prefix), no.checked_sub(1)?, count))
 }
 
@@ -55,12 +54,16 @@ fn last_number(name: &[u8]) -> Option<(&[u8], usize)> {
     Some((rest.strip_suffix(b"-")?, number))
 }
 
-/// The first bytes of a name, before an ASCII character.
-fn front(name: &OsStr, len: usize) -> Option<&OsStr> {
-    #[cfg(unix)]
-    return Some(std::os::unix::ffi::OsStrExt::from_bytes(name.as_encoded_bytes().get(..len)?));
-    #[cfg(not(unix))]
-    return name.to_str()?.get(..len).map(OsStr::new);
+/// The files that a model is read from when this one is opened: all its shards that there are, or itself.
+pub fn files(path: impl AsRef<Path>) -> Vec<PathBuf> {
+    let path = path.as_ref();
+    let mut files = vec![path.to_path_buf()];
+    if let Some((prefix, own, count)) = parse(path) {
+        // A name that says more shards than a u16 counts is that of no model.
+        let others = (0..count.min(usize::from(u16::MAX))).filter(|&no| no != own);
+        files.extend(others.map(|no| self::path(&prefix, no, count)).filter(|path| path.exists()));
+    }
+    files
 }
 
 /// Opens a GGUF file, or all files of a split model through its first.

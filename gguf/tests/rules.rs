@@ -38,6 +38,7 @@ fn containers() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("header-truncated", raw().bytes()[..20].to_vec()),
         ("magic-invalid", edited(0, b"GGML")),
+        ("edit-interrupted", edited(0, &gguf::edit::MARK)),
         ("version-unsupported", edited(4, &4_u32.to_le_bytes())),
         ("version-legacy", edited(4, &2_u32.to_le_bytes())),
         ("big-endian", big),

@@ -397,6 +397,13 @@ pub fn check(path: impl AsRef<Path>, options: &Options) -> Result<Report> {
     let mut sink = Sink::new(options, path);
     let read = |path: &Path, sink: &mut Sink<'_>| -> Result<Scan> {
         let mapped = crate::map::open(path)?.at(options.at).map_err(|e| e.at(path))?;
+        // Where the mark of an edit is there, the header tells it by itself.
+        if options.at == 0
+            && !mapped.bytes.starts_with(&crate::edit::MARK)
+            && crate::edit::is_interrupted_in(path, &mapped.bytes)
+        {
+            header::interrupted(sink);
+        }
         Ok(one(mapped, options, sink))
     };
     let first = read(path, &mut sink)?;

@@ -5,7 +5,7 @@ mod output;
 mod progress;
 mod text;
 
-pub use output::{Output, OutputFolder};
+pub use output::{Output, OutputFolder, commit_all};
 pub use progress::{Progress, ProgressMode};
 pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
 

@@ -1,7 +1,7 @@
 //! `gguf dump`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gguf::cli::{Common, Exit, Output, print_json, say};
 use gguf::write::for_each_piece;
@@ -47,7 +47,9 @@ impl Dump {
             PathBuf::from(format!("{}.npy", info.name().replace(['/', '\\'], "_")))
         });
         let (descr, shape) = npy_type(info);
-        let mut output = Output::create(&target, self.force, &[&self.file])?;
+        let inputs = gguf::split::files(&self.file);
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let mut output = Output::create(&target, self.force, &inputs)?;
         let failed = |e| Error::io(&target, "write", e);
         output.write_all(&npy_header(descr, &shape)).map_err(failed)?;
         for_each_piece(&source, index, |bytes| output.write_all(bytes).map_err(failed))?;

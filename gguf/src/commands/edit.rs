@@ -29,17 +29,24 @@ struct Target {
 }
 
 impl Target {
-    fn edit(&self, path: &Path, mut changes: Vec<Change>, common: &Common) -> Result<Exit> {
-        if edit::recover(path)? && !common.quiet {
-            say(&format!("{}: put the header back that an interrupted edit was replacing", quote::path(path)));
-        }
+    /// Makes the changes that the file, as it is, asks for.
+    fn edit(&self, path: &Path, common: &Common, changes: impl FnOnce(&File) -> Result<Vec<Change>>) -> Result<Exit> {
+        let file = match File::open(path) {
+            Err(_) if edit::is_interrupted(path) => {
+                if edit::recover(path)? && !common.quiet {
+                    say(&format!("{}: put the header back that an interrupted edit was replacing", quote::path(path)));
+                }
+                File::open(path)?
+            }
+            file => file?,
+        };
+        let mut changes = changes(&file)?;
         if let Some(reserve) = self.reserve {
             if reserve > 1 << 30 {
                 return Err(Error::usage("more than 1 GiB cannot be reserved"));
             }
             changes.push(Change::Reserve(reserve));
         }
-        let file = File::open(path)?;
         let metadata = edit::apply(file.metadata(), &changes)?;
         let in_place = match self.output {
             Some(_) => None,
@@ -135,21 +142,20 @@ impl Set {
             (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?,
             (None, None) => return Err(Error::usage("a value is needed")),
         };
-        let value = match &self.ty {
-            Some(name) => {
-                let (ty, element) = parse_type(name)?;
-                edit::parse_value(&text, ty, element)?
+        self.target.edit(&self.file, common, |file| {
+            let value = match &self.ty {
+                Some(name) => {
+                    let (ty, element) = parse_type(name)?;
+                    edit::parse_value(&text, ty, element)?
+                }
+                None => edit::value_for(&self.key, file.metadata().get(&self.key), &text)?,
+            };
+            if let Some(kind) = keys::kind(&self.key).filter(|kind| !kind.fits(&value) && !common.quiet) {
+                let key = quote::text(&self.key);
+                say(&format!("warning: readers want {key} as {kind}, and refuse or overlook another type"));
             }
-            None => {
-                let file = File::open(&self.file)
-                    .or_else(|e| if edit::recover(&self.file)? { File::open(&self.file) } else { Err(e) })?;
-                edit::value_for(&self.key, file.metadata().get(&self.key), &text)?
-            }
-        };
-        if let Some(kind) = keys::kind(&self.key).filter(|kind| !kind.fits(&value) && !common.quiet) {
-            say(&format!("warning: readers want {} as {kind}, and refuse or overlook another type", self.key));
-        }
-        self.target.edit(&self.file, vec![Change::Set(self.key, value)], common)
+            Ok(vec![Change::Set(self.key.clone(), value)])
+        })
     }
 }
 
@@ -187,7 +193,7 @@ pub struct Rename {
 
 impl Rename {
     pub fn run(self, common: &Common) -> Result<Exit> {
-        self.target.edit(&self.file, vec![Change::Rename(self.old, self.new)], common)
+        self.target.edit(&self.file, common, |_| Ok(vec![Change::Rename(self.old, self.new)]))
     }
 }
 
@@ -211,7 +217,7 @@ pub struct Remove {
 
 impl Remove {
     pub fn run(self, common: &Common) -> Result<Exit> {
-        self.target.edit(&self.file, self.keys.into_iter().map(Change::Remove).collect(), common)
+        self.target.edit(&self.file, common, |_| Ok(self.keys.into_iter().map(Change::Remove).collect()))
     }
 }
 
@@ -287,7 +293,8 @@ impl Copy {
             Order::Big => Endian::Big,
         };
         let metadata = source.metadata().clone();
-        let inputs = [self.file.as_path()];
+        let inputs = gguf::split::files(&self.file);
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         copy(&source, &metadata, endian, &self.output, self.force, &inputs, self.no_verify, common)
             .map_err(|e| if e.kind() == ErrorKind::Usage { e.at(&self.output) } else { e })?;
         if common.json {
