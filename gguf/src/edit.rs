@@ -4,17 +4,23 @@
 //! that was reserved under the key [`RESERVED`]. Where the new header takes exactly the room of the old one, only
 //! it is written; else the caller streams a copy.
 //!
-//! The header is written over a journal: a sibling file that holds the old header, on disk before the first byte
-//! changes and removed after the last one is on disk. Who opens a file beside such a journal is refused until
-//! [`recover`] put the old header back. So a crash never leaves a file half-edited without a way back.
+//! The header is written over a journal: a sibling of the file itself (not of a link to it) that holds the old header
+//! and the new one, on disk before the first byte changes and removed after the last one is on disk. Until then the file
+//! begins with [`MARK`] instead of its magic, so that no reader takes the mixture for a model, whether or not it knows
+//! of journals. An edit that fails puts the old header back by itself; after a crash [`recover`] does.
+//!
+//! A journal tells whose it is: the file has its size, its number in the file system, and in every byte of the header
+//! what was there before or after the edit. Beside any other file, such as one that was written anew since, it is void:
+//! nobody is refused for it, and nothing is written from it.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::beside::{self, Temporary};
+use crate::error::{Error, ErrorKind, Result};
 use crate::read::File;
 use crate::source::Source;
 use crate::value::{Array, Metadata, Value};
@@ -121,81 +127,206 @@ impl InPlace {
         &self.new
     }
 
-    /// Writes the header into the file, over a journal.
+    /// Writes the header into the file, over a journal. Where that fails the old header is back afterwards.
     ///
     /// # Errors
-    /// A file whose header is no longer the one that was read, and what reading and writing meet.
+    /// A file whose header is no longer the one that was read, one that somebody edits, and what reading and writing
+    /// meet.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
+        let real = beside::real(path)?;
         let failed = |e| Error::io(path, "write the new header", e);
-        let mut file = fs::OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+        let mut file = open_alone(&real).map_err(|e| e.at(path))?;
         let mut now = vec![0; self.old.len()];
         file.read_exact(&mut now).map_err(failed)?;
         if now != self.old {
             return Err(Error::input("the file was changed by someone else meanwhile").at(path).help("try again"));
         }
-        let journal = write_journal(path, &self.old)?;
-        file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        file.write_all(&self.new).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        let journal = Journal { inode: inode(&meta), size: meta.len(), old: self.old.clone(), new: self.new.clone() };
+        journal.write(&real)?;
+        if let Err(error) = replace_header(&mut file, &self.new) {
+            let error = failed(error);
+            return Err(match replace_header(&mut file, &self.old) {
+                Ok(()) => {
+                    remove_journal(&real);
+                    error.help("the file is as it was before")
+                }
+                Err(_) => error.help(format!("`gguf recover {}` puts the old header back", crate::quote::path(path))),
+            });
+        }
+        remove_journal(&real);
+        Ok(())
+    }
+}
+
+/// What a file begins with while its header is being replaced, instead of `GGUF`.
+pub const MARK: [u8; 4] = *b"EDIT";
+
+/// Opens a file for writing unless another program edits it.
+fn open_alone(path: &Path) -> Result<fs::File> {
+    let failed = |e| Error::io(path, "open for writing", e);
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(Error::input("is no regular file, which an edit needs").at(path));
+    }
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Error::new(ErrorKind::System, "another program is editing the file").at(path).help("try again"))
+        }
+        // Where files cannot be locked, two edits at once are told by the header that the second one finds.
+        _ => Ok(file),
+    }
+}
+
+/// Writes a header behind [`MARK`], and the magic last; each step is on disk before the next.
+fn replace_header(file: &mut fs::File, header: &[u8]) -> io::Result<()> {
+    let (magic, rest) = header.split_at(header.len().min(MARK.len()));
+    for (at, bytes) in [(0, &MARK[..]), (magic.len(), rest), (0, magic)] {
+        file.seek(SeekFrom::Start(at as u64))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+fn inode(meta: &fs::Metadata) -> u64 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::ino(meta);
+    #[cfg(not(unix))]
+    return meta.len().wrapping_mul(0);
+}
+
+/// What an interrupted edit leaves: whose it is, and both headers.
+struct Journal {
+    inode: u64,
+    size: u64,
+    old: Vec<u8>,
+    new: Vec<u8>,
+}
+
+const JOURNAL_MAGIC: &[u8; 8] = b"GGUFEDI2";
+
+/// Where the journal of an edit lies; the path has no link at its end.
+fn journal_path(real: &Path) -> PathBuf {
+    beside::hidden(real, "edit-journal")
+}
+
+fn remove_journal(real: &Path) {
+    // Where it cannot be removed it says of a whole file that it is whole.
+    let _ = fs::remove_file(journal_path(real));
+    beside::sync_folder(beside::folder_of(real));
+}
+
+impl Journal {
+    /// Puts the journal beside the file, on disk when this returns.
+    fn write(&self, real: &Path) -> Result<()> {
+        let journal = journal_path(real);
+        let failed = |e| Error::io(&journal, "write the journal of the edit", e);
+        let mut body = Vec::new();
+        for number in [self.inode, self.size, self.old.len() as u64] {
+            body.extend(number.to_le_bytes());
+        }
+        body.extend_from_slice(&self.old);
+        body.extend_from_slice(&self.new);
+        let (temporary, mut file) = Temporary::file(real, true).map_err(failed)?;
+        file.write_all(&[&JOURNAL_MAGIC[..], &Sha256::digest(&body), &body].concat()).map_err(failed)?;
         file.sync_all().map_err(failed)?;
-        fs::remove_file(&journal).map_err(|e| Error::io(&journal, "remove the journal of the edit", e))
+        // One that lies there already is void: the file was looked at before it was opened.
+        fs::rename(temporary.path(), &journal).map_err(failed)?;
+        temporary.keep();
+        beside::sync_folder(beside::folder_of(real));
+        Ok(())
+    }
+
+    /// The journal beside this file, where there is a whole one.
+    fn read(real: &Path) -> Option<Journal> {
+        let path = journal_path(real);
+        // Nothing but what an edit writes: a pipe of this name would never end.
+        let meta = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
+        // Two headers, each within the file.
+        let most = fs::metadata(real).ok()?.len().saturating_mul(2).saturating_add(64);
+        let bytes = (meta.len() <= most).then(|| fs::read(&path).ok()).flatten()?;
+        let (sum, body) = bytes.strip_prefix(JOURNAL_MAGIC)?.split_at_checked(32)?;
+        if Sha256::digest(body)[..] != *sum {
+            return None;
+        }
+        let (numbers, headers) = body.split_at_checked(24)?;
+        let number = |i: usize| numbers.get(8 * i..).and_then(<[u8]>::first_chunk).map(|b| u64::from_le_bytes(*b));
+        let (old, new) = headers.split_at_checked(usize::try_from(number(2)?).ok()?)?;
+        (old.len() == new.len())
+            .then(|| Some(Journal { inode: number(0)?, size: number(1)?, old: old.to_vec(), new: new.to_vec() }))?
+    }
+
+    /// Whether the edit that wrote this one was of the file that this is, which begins with these bytes.
+    fn belongs_to(&self, meta: &fs::Metadata, bytes: &[u8]) -> bool {
+        let Some(now) = bytes.get(..self.old.len()).filter(|_| meta.len() == self.size) else { return false };
+        // A file with the mark is no sound one, so that a copy of the folder may have given it another number.
+        let marked = now.starts_with(&MARK);
+        let headers = now.iter().zip(self.old.iter().zip(&self.new)).skip(if marked { MARK.len() } else { 0 });
+        (marked || inode(meta) == self.inode) && headers.into_iter().all(|(now, (old, new))| now == old || now == new)
     }
 }
 
-const JOURNAL_MAGIC: &[u8; 8] = b"GGUFEDIT";
-
-/// Where the journal of a file's edit lies.
-fn journal_path(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.edit-journal"))
-}
-
-fn write_journal(path: &Path, old: &[u8]) -> Result<PathBuf> {
-    let journal = journal_path(path);
-    let failed = |e| Error::io(&journal, "write the journal of the edit", e);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(JOURNAL_MAGIC).map_err(failed)?;
-    file.write_all(&Sha256::digest(old)).map_err(failed)?;
-    file.write_all(old).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist_noclobber(&journal).map_err(|e| failed(e.error))?;
-    if let Ok(folder) = fs::File::open(folder) {
-        // Not every file system lets a folder be synced.
-        let _ = folder.sync_all();
-    }
-    Ok(journal)
-}
-
-/// Whether an edit of this file was interrupted.
+/// Whether an edit of this file was interrupted: it has the mark of one, or the journal beside it is its own.
 pub fn is_interrupted(path: impl AsRef<Path>) -> bool {
-    journal_path(path.as_ref()).exists()
+    crate::map::open(path.as_ref()).is_ok_and(|mapped| is_interrupted_in(path.as_ref(), &mapped.bytes))
+}
+
+/// The same of a file that begins with these bytes.
+pub(crate) fn is_interrupted_in(path: &Path, bytes: &[u8]) -> bool {
+    if bytes.starts_with(&MARK) {
+        return true;
+    }
+    let Ok(real) = beside::real(path) else { return false };
+    let meta = || fs::metadata(&real).ok();
+    Journal::read(&real).and_then(|journal| Some(journal.belongs_to(&meta()?, bytes))).unwrap_or(false)
 }
 
 /// Puts the header back that an interrupted edit was replacing; says whether there was one.
 ///
+/// A journal that belongs to another file, or to what this one was before it was written anew, is removed and not
+/// used.
+///
 /// # Errors
-/// A journal that is not whole (then the file was not touched yet and the journal may be deleted), and what reading
-/// and writing meet.
+/// A file that somebody edits, an interrupted edit whose journal is gone, and what reading and writing meet.
 pub fn recover(path: impl AsRef<Path>) -> Result<bool> {
     let path = path.as_ref();
-    let journal = journal_path(path);
-    if !journal.exists() {
+    let real = beside::real(path)?;
+    let journal = fs::symlink_metadata(journal_path(&real)).is_ok();
+    if !journal && !is_interrupted(path) {
         return Ok(false);
     }
-    let bytes = fs::read(&journal).map_err(|e| Error::io(&journal, "read", e))?;
-    let old = bytes
-        .strip_prefix(JOURNAL_MAGIC)
-        .and_then(|rest| rest.split_at_checked(32))
-        .filter(|(sum, old)| Sha256::digest(old)[..] == **sum)
-        .map(|(_, old)| old)
-        .ok_or_else(|| Error::input("is no whole journal of an edit").at(&journal).help("delete it"))?;
+    let mut file = open_alone(&real).map_err(|e| e.at(path))?;
     let failed = |e| Error::io(path, "put the old header back", e);
-    let mut file = fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
-    file.write_all(old).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    fs::remove_file(&journal).map_err(|e| Error::io(&journal, "remove", e))?;
+    let meta = file.metadata().map_err(failed)?;
+    let own = Journal::read(&real).and_then(|journal| {
+        let mut now = vec![0; journal.old.len()];
+        file.read_exact(&mut now).ok()?;
+        journal.belongs_to(&meta, &now).then_some((journal, now))
+    });
+    let Some((journal, now)) = own else {
+        if is_interrupted(path) {
+            let help = "bring the journal (.NAME.edit-journal) back beside the file, or fetch the file again";
+            return Err(Error::input("an edit of this file was interrupted, and its journal is gone")
+                .at(path)
+                .help(help));
+        }
+        remove_journal(&real);
+        return Ok(false);
+    };
+    if now != journal.old {
+        replace_header(&mut file, &journal.old).map_err(failed)?;
+    }
+    remove_journal(&real);
     Ok(true)
+}
+
+/// Removes the journal beside a file that was just written anew: it belonged to the one before.
+pub(crate) fn forget(real: &Path) {
+    if fs::symlink_metadata(journal_path(real)).is_ok() && !is_interrupted(real) {
+        remove_journal(real);
+    }
 }
 
 /// Reads a value from text, for command lines: `12`, `true`, `1.5`, `text`, `[1,2,3]`.
@@ -244,4 +375,60 @@ pub fn parse_value(text: &str, ty: crate::ValueType, element: Option<crate::Valu
             Value::Array(Array::of(element, values.collect::<Result<Vec<_>>>()?)?)
         }
     })
+}
+
+/// The value that a text gives a key, of the type that readers of the key want. Where they want none, the type is that
+/// of the old value, or what the text looks like.
+///
+/// ```
+/// use gguf::{Value, edit::value_for};
+/// assert_eq!(value_for("llama.rope.freq_base", None, "10000")?, Value::F32(10000.0));
+/// assert_eq!(value_for("general.name", None, "7")?, Value::from("7"));
+/// assert_eq!(value_for("my.key", None, "7")?, Value::U32(7));
+/// # Ok::<(), gguf::Error>(())
+/// ```
+///
+/// # Errors
+/// A text that is no value of this type.
+pub fn value_for(key: &str, old: Option<&Value>, text: &str) -> Result<Value> {
+    use crate::ValueType as T;
+    let Some(kind) = crate::keys::kind(key) else {
+        return match old {
+            Some(Value::Array(array)) => parse_value(text, T::Array, Some(array.element_type())),
+            Some(value) => parse_value(text, value.value_type(), None),
+            None => parse_value(text, looks_like(text), None),
+        };
+    };
+    let own = old.and_then(Value::as_array).map(Array::element_type).filter(|t| kind.each.contains(t));
+    let lists = own.iter().chain(kind.each).map(|&element| (T::Array, Some(element)));
+    let one = kind.one.map(|ty| (ty, None));
+    let types: Vec<_> =
+        if looks_like(text) == T::Array { lists.chain(one).collect() } else { one.into_iter().collect() };
+    let value = types.into_iter().find_map(|(ty, element)| parse_value(text, ty, element).ok());
+    value.ok_or_else(|| {
+        Error::usage(format!("{key} is of type {kind}, and \"{text}\" is no value of it"))
+            .help("--type stores another type all the same")
+    })
+}
+
+/// The type that a value looks like.
+fn looks_like(text: &str) -> crate::ValueType {
+    use crate::ValueType;
+    if text == "true" || text == "false" {
+        ValueType::Bool
+    } else if text.parse::<u32>().is_ok() {
+        ValueType::U32
+    } else if text.parse::<i32>().is_ok() {
+        ValueType::I32
+    } else if text.parse::<u64>().is_ok() {
+        ValueType::U64
+    } else if text.parse::<i64>().is_ok() {
+        ValueType::I64
+    } else if text.parse::<f32>().is_ok_and(f32::is_finite) {
+        ValueType::F32
+    } else if text.starts_with('[') && serde_json::from_str::<Vec<serde_json::Value>>(text).is_ok() {
+        ValueType::Array
+    } else {
+        ValueType::String
+    }
 }

@@ -126,14 +126,14 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.0.path {
-            write!(f, "{}: ", path.display())?;
+            write!(f, "{}: ", crate::quote::path(path))?;
         }
-        f.write_str(&self.0.message)?;
+        f.write_str(&crate::quote::text(&self.0.message))?;
         if let Some(offset) = self.0.offset {
             write!(f, " (at byte {offset})")?;
         }
         if let Some(source) = &self.0.source {
-            write!(f, ": {source}")?;
+            write!(f, ": {}", crate::quote::text(&source.to_string()))?;
         }
         Ok(())
     }

@@ -47,12 +47,15 @@
 //! `cli` (default) adds what command-line programs share and the binary `gguf`; a library needs none of it.
 
 pub mod arch;
+mod beside;
 pub mod check;
 mod cursor;
 pub mod edit;
 mod endian;
 pub mod error;
+pub mod keys;
 pub mod map;
+pub mod quote;
 pub mod read;
 pub mod source;
 pub mod split;

@@ -1,6 +1,7 @@
 //! Mapping files, and giving mapped pages back to the system.
 
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -60,14 +61,16 @@ impl From<Bytes> for Mapped {
 /// A folder, or a file that cannot be read.
 pub(crate) fn open(path: impl AsRef<Path>) -> Result<Mapped> {
     let path = path.as_ref();
+    let examined = |meta: io::Result<fs::Metadata>| match meta {
+        Err(e) => Err(Error::io(path, "open", e)),
+        Ok(meta) if meta.is_dir() => Err(Error::input("is a folder, not a GGUF file").at(path)),
+        Ok(meta) if !meta.is_file() => Err(Error::input("is no regular file, which a memory map needs").at(path)),
+        Ok(meta) => Ok(meta),
+    };
+    // Before it is opened as well: opening a pipe waits for its other end.
+    examined(fs::metadata(path))?;
     let file = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let meta = file.metadata().map_err(|e| Error::io(path, "examine", e))?;
-    if meta.is_dir() {
-        return Err(Error::input("is a folder, not a GGUF file").at(path));
-    }
-    if !meta.is_file() {
-        return Err(Error::input("is no regular file, which a memory map needs").at(path));
-    }
+    let meta = examined(file.metadata())?;
     if meta.len() == 0 {
         return Ok(Mapped::default());
     }

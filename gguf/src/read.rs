@@ -4,7 +4,6 @@
 //! error. To learn everything that is wrong with a file, use the `check` module.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::map::Mapped;
-use crate::source::{MAX_DIMS, Shape, Source, TensorInfo, row_range};
+use crate::source::{MAX_DIMS, Names, Shape, Source, TensorInfo, row_range};
 use crate::types::{REMOVED_IDS, TensorType};
 use crate::value::{Endian, Metadata, ValueType};
 
@@ -54,6 +53,7 @@ pub struct File {
     endian: Endian,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    names: Names,
     offsets: Vec<u64>,
     alignment: u64,
     data_start: u64,
@@ -74,13 +74,13 @@ impl File {
     /// Those of [`File::open`], and a byte beyond the end.
     pub fn open_at(path: impl AsRef<Path>, at: u64) -> Result<File> {
         let path = path.as_ref();
-        if crate::edit::is_interrupted(path) {
+        let mapped = crate::map::open(path)?;
+        if at == 0 && crate::edit::is_interrupted_in(path, &mapped.bytes) {
             return Err(Error::input("an edit of this file was interrupted")
                 .at(path)
-                .help(format!("`gguf recover {}` puts the old header back", path.display())));
+                .help(format!("`gguf recover {}` puts the old header back", crate::quote::path(path))));
         }
-        let mapped = crate::map::open(path)?.at(at).map_err(|e| e.at(path))?;
-        let mut file = File::from_mapped(mapped).map_err(|e| e.at(path))?;
+        let mut file = mapped.at(at).and_then(File::from_mapped).map_err(|e| e.at(path))?;
         file.path = Some(path.to_path_buf());
         Ok(file)
     }
@@ -97,6 +97,9 @@ impl File {
         let bytes = &mapped.bytes;
         let mut cursor = Cursor::new(bytes.clone());
         let magic = cursor.take(4, "the header")?;
+        if magic[..] == crate::edit::MARK {
+            return Err(Error::input("an edit of this file was interrupted").at_offset(0));
+        }
         if magic[..] != MAGIC {
             return Err(Error::input("is not a GGUF file: it does not begin with \"GGUF\"").at_offset(0));
         }
@@ -135,10 +138,8 @@ impl File {
             tensors.push(info);
             offsets.push(offset);
         }
-        let mut names = HashSet::with_capacity(tensors.len());
-        if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name())) {
-            return Err(Error::input(format!("tensor {} is named twice", twice.name())));
-        }
+        let names = Names::of(&tensors)
+            .map_err(|twice| Error::input(format!("tensor {} is named twice", tensors[twice].name())))?;
         let data_start = cursor
             .at()
             .checked_next_multiple_of(alignment)
@@ -156,7 +157,7 @@ impl File {
             }
         }
         let endian = cursor.endian;
-        Ok(File { path: None, mapped, version, endian, metadata, tensors, offsets, alignment, data_start })
+        Ok(File { path: None, mapped, version, endian, metadata, tensors, names, offsets, alignment, data_start })
     }
 
     /// The file's path, if it was opened by one.
@@ -226,6 +227,10 @@ impl Source for File {
             return Ok(Cow::Borrowed(bytes));
         }
         crate::endian::swapped(self.tensors[tensor].ty(), bytes).map(Cow::Owned)
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.names.find(&self.tensors, name)
     }
 
     fn release(&self, tensor: usize, rows: Range<u64>) {

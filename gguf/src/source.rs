@@ -205,6 +205,29 @@ impl<S: Source + Send + ?Sized> Source for Box<S> {
     }
 }
 
+/// The tensors of a source by name, for finding one among hundreds of thousands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names(Vec<usize>);
+
+impl Names {
+    /// The names of these tensors.
+    ///
+    /// # Errors
+    /// The number of a tensor whose name another one has already.
+    pub(crate) fn of(tensors: &[TensorInfo]) -> Result<Names, usize> {
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_by_key(|&i| (tensors[i].name(), i));
+        let twice = order.windows(2).filter(|w| tensors[w[0]].name() == tensors[w[1]].name()).map(|w| w[1]).min();
+        twice.map_or(Ok(Names(order)), Err)
+    }
+
+    /// The position of a name among the same tensors.
+    pub(crate) fn find(&self, tensors: &[TensorInfo], name: &str) -> Option<usize> {
+        let at = self.0.binary_search_by(|&i| tensors[i].name().cmp(name)).ok()?;
+        self.0.get(at).copied()
+    }
+}
+
 /// Checks a request against a tensor's bounds and gives the byte range of these rows in its data.
 ///
 /// # Errors

@@ -4,13 +4,12 @@
 //! `split.tensors.count` (i32, over all shards). Files are called `PREFIX-00001-of-00003.gguf`, counted from 1.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::read::File;
-use crate::source::{Source, TensorInfo, row_range};
+use crate::source::{Names, Source, TensorInfo, row_range};
 use crate::value::{Metadata, Value};
 
 /// The key of a shard's number.
@@ -38,14 +37,33 @@ pub fn path(prefix: impl AsRef<Path>, no: usize, count: usize) -> PathBuf {
 /// ```
 pub fn parse(path: impl AsRef<Path>) -> Option<(PathBuf, usize, usize)> {
     let path = path.as_ref();
-    let stem = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
-    let (rest, count) = stem.rsplit_once("-of-")?;
-    let (prefix, no) = rest.rsplit_once('-')?;
-    let number = |text: &str| {
-        (text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse::<usize>().ok()).flatten()
-    };
-    let (no, count) = (number(no)?.checked_sub(1)?, number(count)?);
-    (!prefix.is_empty()).then(|| (path.with_file_name(prefix), no, count))
+    let name = path.file_name()?;
+    // Byte by byte: what stands before the numbers need not be UTF-8.
+    let stem = name.as_encoded_bytes().strip_suffix(b".gguf")?;
+    let (rest, count) = last_number(stem)?;
+    let (prefix, no) = last_number(rest.strip_suffix(b"-of")?)?;
+    let prefix = crate::beside::os_str(prefix).filter(|prefix| !prefix.is_empty())?;
+    Some((path.with_file_name(prefix), no.checked_sub(1)?, count))
+}
+
+/// Takes `-00012` off the end of a name: at least five digits.
+fn last_number(name: &[u8]) -> Option<(&[u8], usize)> {
+    let digits = name.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let (rest, digits) = name.split_at(name.len() - digits);
+    let number = std::str::from_utf8(digits).ok().filter(|d| d.len() >= 5)?.parse().ok()?;
+    Some((rest.strip_suffix(b"-")?, number))
+}
+
+/// The files that a model is read from when this one is opened: all its shards that there are, or itself.
+pub fn files(path: impl AsRef<Path>) -> Vec<PathBuf> {
+    let path = path.as_ref();
+    let mut files = vec![path.to_path_buf()];
+    if let Some((prefix, own, count)) = parse(path) {
+        // A name that says more shards than a u16 counts is that of no model.
+        let others = (0..count.min(usize::from(u16::MAX))).filter(|&no| no != own);
+        files.extend(others.map(|no| self::path(&prefix, no, count)).filter(|path| path.exists()));
+    }
+    files
 }
 
 /// Opens a GGUF file, or all files of a split model through its first.
@@ -74,6 +92,7 @@ pub struct Splits {
     files: Vec<File>,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    names: Names,
     /// For each tensor its file and its number there.
     places: Vec<(usize, usize)>,
 }
@@ -97,7 +116,7 @@ impl Splits {
         if no != 0 {
             let first = self::path(&prefix, 0, count);
             return Err(fault(format!("this is shard {no} of {count}, counted from 0"))
-                .help(format!("open the first one, {}", first.display())));
+                .help(format!("open the first one, {}", crate::quote::path(first))));
         }
         let total = first.metadata().u64(TENSORS_COUNT);
         let mut metadata = first.metadata().clone();
@@ -122,14 +141,12 @@ impl Splits {
             tensors.extend_from_slice(file.tensors());
             places.extend((0..file.tensors().len()).map(|t| (f, t)));
         }
-        let mut names = HashSet::with_capacity(tensors.len());
-        if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name())) {
-            return Err(fault(format!("two shards hold the tensor {}", twice.name())));
-        }
+        let names = Names::of(&tensors)
+            .map_err(|twice| fault(format!("two shards hold the tensor {}", tensors[twice].name())))?;
         if let Some(total) = total.filter(|&n| n != tensors.len() as u64) {
             return Err(fault(format!("{TENSORS_COUNT} is {total}, the {count} shards hold {}", tensors.len())));
         }
-        Ok(Splits { files, metadata, tensors, places })
+        Ok(Splits { files, metadata, tensors, names, places })
     }
 
     /// The shards, in order.
@@ -151,6 +168,10 @@ impl Source for Splits {
         row_range(&self.tensors, tensor, &rows)?;
         let (file, tensor) = self.places[tensor];
         self.files[file].rows(tensor, rows)
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.names.find(&self.tensors, name)
     }
 
     fn release(&self, tensor: usize, rows: Range<u64>) {

@@ -5,58 +5,9 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use common::program::{Folder, args, gguf, json, stderr, stdout};
 use common::{Model, Raw};
 use gguf::{File, Metadata, Source, Value, check};
-use serde_json::Value as Json;
-use tempfile::TempDir;
-
-fn gguf<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> assert_cmd::assert::Assert {
-    Command::new(env!("CARGO_BIN_EXE_gguf")).args(args).assert()
-}
-
-fn stdout(run: &assert_cmd::assert::Assert) -> String {
-    String::from_utf8(run.get_output().stdout.clone()).expect("text")
-}
-
-fn stderr(run: &assert_cmd::assert::Assert) -> String {
-    String::from_utf8(run.get_output().stderr.clone()).expect("text")
-}
-
-fn json(run: &assert_cmd::assert::Assert) -> Json {
-    serde_json::from_slice(&run.get_output().stdout).expect("one JSON document")
-}
-
-struct Folder(TempDir);
-
-impl Folder {
-    fn new() -> Folder {
-        Folder(tempfile::tempdir().expect("a folder"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn with(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, bytes).expect("written");
-        path
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(self.0.path())
-            .expect("the folder")
-            .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-fn args<'a>(words: &[&'a str], paths: &[&'a Path]) -> Vec<&'a std::ffi::OsStr> {
-    words.iter().copied().map(std::ffi::OsStr::new).chain(paths.iter().map(|p| p.as_os_str())).collect()
-}
 
 fn imatrix() -> PathBuf {
     fixtures::path("golden/tiny-llama/imatrix.gguf")
@@ -286,43 +237,6 @@ fn keys_are_edited_in_place_where_they_fit_and_by_a_copy_where_not() {
 }
 
 #[test]
-fn an_interrupted_edit_is_refused_and_undone() {
-    let folder = Folder::new();
-    let bytes = Model::llama().filled(3);
-    let path = folder.with("m.gguf", &bytes);
-    let file = File::open(&path).expect("readable");
-    let mut keys = file.metadata().clone();
-    keys.set("general.name", "Tony");
-    let fitting = gguf::edit::fit(&file, &keys).expect("possible").expect("fits");
-    // A crash in the middle: the journal is whole, the header is half the new one. The journal of a finished edit
-    // tells what it holds: take it from one that cannot remove it.
-    let start = file.data_start() as usize;
-    let journal = {
-        use sha2::Digest;
-        let old = &bytes[..start];
-        [&b"GGUFEDIT"[..], &sha2::Sha256::digest(old), old].concat()
-    };
-    let half =
-        [&fitting.header()[..start / 2], &bytes[start / 2..start / 2 + 9], &[0xAA; 40], &bytes[start / 2 + 49..]]
-            .concat();
-    fs::write(&path, &half).expect("written");
-    folder.with(".m.gguf.edit-journal", &journal);
-    let refused = gguf(args(&["show"], &[&path])).code(3);
-    assert!(stderr(&refused).contains("gguf recover"));
-    gguf(args(&["recover"], &[&path])).code(0);
-    assert_eq!(fs::read(&path).expect("readable"), bytes);
-    assert_eq!(folder.names(), ["m.gguf"]);
-    // An edit recovers by itself before it begins.
-    fs::write(&path, &half).expect("written");
-    folder.with(".m.gguf.edit-journal", &journal);
-    gguf(args(&["set"], &[&path, Path::new("general.name"), Path::new("Tina")])).code(0);
-    assert_eq!(metadata(&path).str("general.name"), Some("Tina"));
-    // A journal that was cut short was written before the file was touched.
-    folder.with(".m.gguf.edit-journal", &journal[..50]);
-    assert!(stderr(&gguf(args(&["recover"], &[&path])).code(3)).contains("delete it"));
-}
-
-#[test]
 fn a_tensor_is_dumped_as_npy() {
     let folder = Folder::new();
     let path = folder.with("m.gguf", Model::llama().tensor("q", &[64, 3], gguf::TensorType::Q8_0).filled(5));
@@ -360,4 +274,41 @@ fn every_help_has_an_example_and_wrong_usage_is_2() {
     gguf(["show"]).code(2);
     gguf(["shwo"]).code(2);
     gguf(["show", "/"]).code(3);
+}
+
+#[test]
+fn a_known_key_gets_its_own_type() {
+    let folder = Folder::new();
+    let path = folder.with("m.gguf", Model::llama().bytes());
+    let set = |key: &str, value: &str, more: &[&str]| {
+        let mut list = args(&["set"], &[&path, Path::new(key), Path::new(value)]);
+        list.extend(more.iter().map(std::ffi::OsStr::new));
+        let run = gguf(list);
+        (run.get_output().status.code(), stderr(&run), metadata(&path).get(key).cloned())
+    };
+    let stored = |key: &str, value: &str| set(key, value, &[]).2.expect("there");
+    assert_eq!(stored("llama.rope.scaling.factor", "4"), Value::F32(4.0));
+    assert_eq!(stored("general.version", "2"), Value::from("2"));
+    assert_eq!(stored("general.basename", "true"), Value::from("true"));
+    assert_eq!(stored("tokenizer.ggml.add_bos_token", "1"), Value::Bool(true));
+    assert_eq!(stored("general.base_model.0.name", "7"), Value::from("7"));
+    assert_eq!(stored("split.no", "0"), Value::U16(0));
+    assert_eq!(stored("general.sampling.temp", "1"), Value::F32(1.0));
+    let listed = |key: &str, value: &str| stored(key, value).as_array().expect("an array").element_type();
+    assert_eq!(listed("llama.feed_forward_length", "[16]"), gguf::ValueType::U32);
+    assert_eq!(listed("llama.attention.sliding_window_pattern", "[true]"), gguf::ValueType::Bool);
+    assert_eq!(listed("general.tags", "[]"), gguf::ValueType::String);
+    assert_eq!(listed("llama.rope.dimension_sections", "[1,2,1,0]"), gguf::ValueType::I32);
+    // What is no value of the type is refused, and another type is stored on demand and told.
+    let (code, said, _) = set("llama.context_length", "1.5", &[]);
+    assert!(code == Some(2) && said.contains("llama.context_length is of type u32"), "{said}");
+    assert_eq!(set("general.tags", "chat", &[]).0, Some(2));
+    let (code, said, value) = set("llama.vocab_size", "9", &["--type", "u64"]);
+    assert!(code == Some(0) && said.contains("as u32") && value == Some(Value::U64(9)), "{said}");
+    // The wrong type goes with the next value.
+    assert_eq!(stored("llama.vocab_size", "260"), Value::U32(260));
+    // Keys of others keep the type they have.
+    assert_eq!(set("my.key", "3", &["--type", "i16"]).2, Some(Value::I16(3)));
+    assert_eq!(stored("my.key", "4"), Value::I16(4));
+    assert_eq!(stored("my.other", "-4"), Value::I32(-4));
 }

@@ -208,3 +208,20 @@ fn what_once_crashed_does_not_any_more() {
         }
     }
 }
+
+/// Every step over tensors is linear in their number: one that is not takes minutes here.
+#[test]
+fn two_hundred_thousand_empty_tensors_are_no_burden() {
+    let none = Shape::new(&[32, 0]).expect("small");
+    let infos: Vec<TensorInfo> = (0..200_000)
+        .map(|i| TensorInfo::new(format!("blk.{i}.x.weight"), none, TensorType::Q8_0).expect("whole blocks"))
+        .collect();
+    let bytes = write::to_bytes(&Metadata::new(), &infos, |_| Ok(Vec::new())).expect("written");
+    let file = File::from_bytes(bytes.clone().into()).expect("readable");
+    for (i, info) in infos.iter().enumerate() {
+        assert_eq!(file.find(info.name()), Some(i));
+    }
+    assert_eq!(write::copy(&file, file.metadata(), Vec::new(), |_| {}).expect("written"), bytes);
+    let report = check::check_bytes(bytes.into(), "x.gguf", &Options { data: true, ..Options::default() });
+    assert!(report.more.iter().any(|(rule, n)| rule.name == "tensor-dim-zero" && *n == 200_000 - check::MOST_PER_RULE));
+}

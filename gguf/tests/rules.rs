@@ -38,6 +38,7 @@ fn containers() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("header-truncated", raw().bytes()[..20].to_vec()),
         ("magic-invalid", edited(0, b"GGML")),
+        ("edit-interrupted", edited(0, &gguf::edit::MARK)),
         ("version-unsupported", edited(4, &4_u32.to_le_bytes())),
         ("version-legacy", edited(4, &2_u32.to_le_bytes())),
         ("big-endian", big),
@@ -379,4 +380,102 @@ fn what_broke_readers_before_is_refused() {
     assert_eq!(wrong.metadata.u64("tokenizer.ggml.bos_token_id"), None);
     // CVE-2025-49847: a token longer than is sane. CVE-2024-34359, CVE-2026-5760: templates are never run.
     assert_eq!(ValueType::from_id(13), None);
+}
+
+#[test]
+fn arrays_in_arrays_are_a_warning_down_to_four_and_an_error_below() {
+    // Whatever stands at the bottom: numbers, strings, or nothing.
+    let bottoms = [array(0, 2, &[1, 2]), array(8, 1, &text(b"a")), array(8, 0, &[]), array(9, 0, &[])];
+    for bottom in bottoms {
+        for deep in 1..8 {
+            let value = (1..deep).fold(bottom.clone(), |inner, _| array(9, 1, &inner));
+            let bytes = Raw::default().key(b"a.b", 9, &value).bytes();
+            let options = Options { profile: Profile::Format, data: true, ..Options::default() };
+            let report = check::check_bytes(bytes.clone().into(), "x.gguf", &options);
+            assert_eq!(report.passed(), deep <= 4, "{deep}: {:?}", report.findings);
+            assert_eq!(File::from_bytes(bytes.into()).is_ok(), deep <= 4, "{deep}");
+            let nested = report.findings.iter().any(|f| f.rule.name == "array-nested");
+            assert_eq!(nested, deep > 1 || bottom[..4] == 9_u32.to_le_bytes(), "{deep}");
+        }
+    }
+}
+
+#[test]
+fn experts_of_which_none_is_said_to_be_used_are_an_error() {
+    let mixed = Model::llama().set("llama.expert_count", 8_u32);
+    let rules = |m: &Model| found(&m.bytes(), Profile::Model);
+    assert!(rules(&mixed).contains("hparam-missing"));
+    assert!(rules(&mixed.clone().set("llama.expert_used_count", 0_u32)).contains("hparam-range"));
+    assert!(rules(&mixed.clone().set("llama.expert_used_count", 9_u32)).contains("hparam-range"));
+    let used = mixed.set("llama.expert_used_count", 2_u32);
+    assert!(!rules(&used).contains("hparam-missing") && !rules(&used).contains("hparam-range"));
+    let none = Model::llama().set("llama.expert_count", 0_u32);
+    assert!(!rules(&none).contains("hparam-missing"));
+}
+
+#[test]
+fn a_licence_is_judged_by_its_name_and_no_other_is_advised() {
+    let findings = |license: &str| {
+        let bytes = Model::llama().set("general.license", license).bytes();
+        let report = check::check_bytes(bytes.into(), "x.gguf", &Options::default());
+        report.findings.into_iter().filter(|f| f.rule.name == "license-not-spdx").collect::<Vec<_>>()
+    };
+    let good = [
+        "MIT",
+        "apache-2.0",
+        "MIT OR Apache-2.0",
+        "gemma",
+        "llama3.1",
+        "Llama2",
+        "openrail++",
+        "other",
+        "LicenseRef-x",
+    ];
+    for license in good {
+        assert!(findings(license).is_empty(), "{license}: {:?}", findings(license));
+    }
+    for (license, reference) in [
+        ("do what you like", "LicenseRef-do-what-you-like"),
+        ("Qwen Research v1.1", "LicenseRef-Qwen-Research-v1.1"),
+        ("\u{1b}[2J", "LicenseRef-2J"),
+        ("", "LicenseRef-NAME"),
+    ] {
+        let found = findings(license);
+        assert_eq!(found.len(), 1, "{license}");
+        let mend = &found[0].mend;
+        assert!(mend.contains(reference) && !mend.contains("MIT") && !mend.contains('\u{1b}'), "{mend}");
+        assert!(!found[0].rule.mend.contains("MIT"));
+    }
+}
+
+/// What a rule about types advises is what `gguf set` does: the value gets the type that the rule asks for.
+#[test]
+fn the_type_that_a_key_is_set_to_is_the_one_that_the_check_wants() {
+    let wrong: &[(&str, Value, &str)] = &[
+        ("llama.rope.freq_base", Value::U32(10000), "10000"),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F64(1e-5), "0.00001"),
+        ("llama.context_length", Value::U64(64), "64"),
+        ("llama.attention.head_count_kv", Value::I32(1), "1"),
+        ("tokenizer.ggml.bos_token_id", Value::from("one"), "1"),
+        ("general.name", Value::U32(7), "7"),
+        ("general.quantization_version", Value::I64(2), "2"),
+        ("general.tags", Value::from("chat"), "[\"chat\"]"),
+        ("general.languages", Value::from(Array::from(&[1_u8][..])), "[\"en\"]"),
+        ("split.count", Value::U32(0), "0"),
+        ("split.no", Value::I32(0), "0"),
+        ("split.tensors.count", Value::U64(12), "12"),
+    ];
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("m.gguf");
+    for (key, value, text) in wrong {
+        let model = Model::llama().set(key, value.clone());
+        let typed = |m: &Model| {
+            std::fs::write(&path, m.bytes()).expect("written");
+            let report = check::check(&path, &Options::default()).expect("readable");
+            report.findings.iter().map(|f| f.rule.name).filter(|r| r.ends_with("-type")).collect::<Vec<_>>()
+        };
+        assert_eq!(typed(&model).len(), 1, "{key}");
+        let mended = gguf::edit::value_for(key, Some(value), text).expect(key);
+        assert_eq!(typed(&model.set(key, mended.clone())), Vec::<&str>::new(), "{key}: {mended:?}");
+    }
 }

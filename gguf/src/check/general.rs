@@ -5,9 +5,10 @@ use std::path::Path;
 
 use super::known::{ARCHITECTURES, LANGUAGES, LICENSES};
 use super::model::Model;
-use super::{Sink, shortened};
+use super::{Place, Sink, shortened};
+use crate::keys;
 use crate::types::TensorType;
-use crate::value::{Value, ValueType};
+use crate::value::Value;
 
 rules! { General;
     ARCHITECTURE_MISSING = "architecture-missing" Error "specification, llama.cpp"
@@ -21,7 +22,7 @@ rules! { General;
         => "`gguf set FILE general.architecture NAME` and rename its keys";
     QUANTIZATION_VERSION_MISSING = "quantization-version-missing" Error "specification"
         "a file with quantized tensors has general.quantization_version"
-        => "`gguf set FILE general.quantization_version 2 --type u32`";
+        => "`gguf set FILE general.quantization_version 2`";
     QUANTIZATION_VERSION_UNKNOWN = "quantization-version-unknown" Warning "ggml"
         "general.quantization_version is 2"
         => "quantize the original again with a current program";
@@ -30,16 +31,16 @@ rules! { General;
         => "`gguf remove FILE general.file_type`; readers guess it from the tensors";
     FILE_TYPE_MISMATCH = "file-type-mismatch" Warning "llama.cpp"
         "general.file_type is what most tensors of two and more dimensions have"
-        => "`gguf set FILE general.file_type N --type u32`";
+        => "`gguf set FILE general.file_type N`";
     GENERAL_TYPE_UNKNOWN = "general-type-unknown" Warning "gguf-py"
         "general.type is model, adapter, imatrix or mmproj"
         => "`gguf set FILE general.type model`";
     GENERAL_VALUE_TYPE = "general-value-type" Error "specification; CVE-2024-8063"
         "a standard key has its standard type"
-        => "`gguf set FILE KEY VALUE --type TYPE`";
+        => "`gguf set FILE KEY VALUE`, which knows the type";
     LICENSE_NOT_SPDX = "license-not-spdx" Warning "specification"
-        "general.license is an SPDX expression"
-        => "`gguf set FILE general.license MIT` (or apache-2.0, LicenseRef-NAME …)";
+        "general.license is an SPDX expression, or the id under which Hugging Face lists a licence"
+        => "the licence stays what its owner gave: `gguf set FILE general.license LicenseRef-NAME` says it as SPDX does";
     UUID_DOI_URL_FORMAT = "uuid-doi-url-format" Warning "specification"
         "keys that end in .uuid, .doi or url look like what they name"
         => "`gguf set FILE KEY VALUE`";
@@ -48,7 +49,7 @@ rules! { General;
         => "`gguf set FILE general.languages '[\"en\"]'`";
     BASE_MODEL_COUNT = "base-model-count" Warning "specification"
         "general.base_model.count (and general.dataset.count) is the number of entries that follow"
-        => "`gguf set FILE general.base_model.count N --type u32`";
+        => "`gguf set FILE general.base_model.count N`";
     SIZE_LABEL_MISMATCH = "size-label-mismatch" Warning "specification"
         "a general.size_label of the form 7B is near the number of weights (labels with experts or words are names)"
         => "`gguf set FILE general.size_label LABEL`";
@@ -97,46 +98,50 @@ const FILE_TYPES: &[(u64, &str, TensorType)] = &[
     (41, "Q2_0", TensorType::Q2_0),
 ];
 
+/// Licences that are not on SPDX's list and that Hugging Face lists under an id: what a model card says of Gemma's or
+/// Llama's terms, and what converters write.
+const HUB_LICENSES: &[&str] = &[
+    "apple-amlr",
+    "apple-ascl",
+    "bigcode-openrail-m",
+    "bigscience-bloom-rail-1.0",
+    "bigscience-openrail-m",
+    "bsd",
+    "c-uda",
+    "cc",
+    "creativeml-openrail-m",
+    "deepfloyd-if-license",
+    "fair-noncommercial-research-license",
+    "gemma",
+    "gfdl",
+    "gpl",
+    "grok2-community",
+    "h-research",
+    "intel-research",
+    "lgpl",
+    "lgpl-lr",
+    "llama2",
+    "llama3",
+    "llama3.1",
+    "llama3.2",
+    "llama3.3",
+    "llama4",
+    "odbl",
+    "odc-by",
+    "open-mdw",
+    "openmdw-1.0",
+    "openrail",
+    "openrail++",
+    "other",
+    "pddl",
+    "unknown",
+];
+
 /// Types in which the tensors of a file of this type may be the most, beside its own: recipes of few bits give more
 /// to some tensors, and types whose blocks do not fit the rows fall back.
 fn is_mixed(file_type: u64) -> bool {
     matches!(file_type, 10..=13 | 19..=31 | 36..=39)
 }
-
-/// Standard keys that are no strings; all other keys of `general.` that the specification names are.
-const TYPES: &[(&str, ValueType)] = &[
-    ("general.quantization_version", ValueType::U32),
-    ("general.file_type", ValueType::U32),
-    ("general.base_model.count", ValueType::U32),
-    ("general.dataset.count", ValueType::U32),
-    ("general.tags", ValueType::Array),
-    ("general.languages", ValueType::Array),
-];
-
-const STRINGS: &[&str] = &[
-    "architecture",
-    "type",
-    "name",
-    "author",
-    "version",
-    "organization",
-    "finetune",
-    "basename",
-    "description",
-    "quantized_by",
-    "size_label",
-    "license",
-    "license.name",
-    "license.link",
-    "url",
-    "doi",
-    "uuid",
-    "repo_url",
-    "source.url",
-    "source.doi",
-    "source.uuid",
-    "source.repo_url",
-];
 
 pub(super) fn check(model: &Model<'_>, path: Option<&Path>, sink: &mut Sink<'_>) {
     architecture(model, sink);
@@ -171,17 +176,19 @@ fn architecture(model: &Model<'_>, sink: &mut Sink<'_>) {
 }
 
 fn value_types(model: &Model<'_>, sink: &mut Sink<'_>) {
-    let strings = STRINGS.iter().map(|s| (format!("general.{s}"), ValueType::String));
-    let others = TYPES.iter().map(|&(k, t)| (k.to_owned(), t));
-    for (key, ty) in strings.chain(others) {
-        let Some(value) = model.get(&key) else { continue };
-        let found = value.value_type();
-        if found != ty {
-            model.fault(sink, &GENERAL_VALUE_TYPE, &key, format_args!("{key} is a {found}, not a {ty}"));
-        } else if let Some(array) = value.as_array().filter(|a| a.element_type() != ValueType::String && !a.is_empty())
-        {
-            let found = array.element_type();
-            model.fault(sink, &GENERAL_VALUE_TYPE, &key, format_args!("{key} is an array of {found}, not of strings"));
+    for key in &model.first.keys {
+        // The alignment has rules of its own, and what readers make of a sampler's setting they parse from its text.
+        let standard = key.name.starts_with("general.") && !key.name.starts_with("general.sampling.");
+        let Some(kind) = keys::kind(&key.name).filter(|_| standard && key.name != "general.alignment") else {
+            continue;
+        };
+        if !kind.fits(&key.value) {
+            let found = match &key.value {
+                Value::Array(array) => format!("array of {}", array.element_type()),
+                value => value.value_type().to_string(),
+            };
+            let name = &key.name;
+            model.fault(sink, &GENERAL_VALUE_TYPE, name, format_args!("{name} is of type {found}, not {kind}"));
         }
     }
 }
@@ -243,13 +250,21 @@ fn texts(model: &Model<'_>, sink: &mut Sink<'_>) {
                 let lower = w.trim_end_matches('+').to_ascii_lowercase();
                 (i > 0 && ["or", "and", "with"].contains(&lower.as_str()))
                 || LICENSES.binary_search(&lower.as_str()).is_ok()
+                || HUB_LICENSES.binary_search(&lower.as_str()).is_ok()
                 || lower.starts_with("licenseref-")
                 // What stands behind WITH is an exception, whose list is another one.
                 || lower.ends_with("-exception")
             });
         if !known {
-            let message = format_args!("general.license is \"{}\"", shortened(license));
-            model.fault(sink, &LICENSE_NOT_SPDX, "general.license", message);
+            const KEY: &str = "general.license";
+            let message = format_args!("{KEY} is \"{}\"", shortened(license));
+            let place = model.first.at(KEY).map_or(Place::absent_key(KEY), |at| Place::key(at, KEY));
+            // Another licence is never advised: only its owner can give one.
+            let name = as_license_ref(license);
+            let mend = format!(
+                "`gguf set FILE {KEY} LicenseRef-{name}` names the same licence as SPDX does; general.license.link may say where it is"
+            );
+            sink.advise(&LICENSE_NOT_SPDX, place, message, mend);
         }
     }
     if let Some(codes) = model.get("general.languages").and_then(Value::as_array) {
@@ -297,6 +312,13 @@ fn texts(model: &Model<'_>, sink: &mut Sink<'_>) {
             model.fault(sink, &BASE_MODEL_COUNT, &key, message);
         }
     }
+}
+
+/// A licence's name in the characters that SPDX allows behind `LicenseRef-`.
+fn as_license_ref(license: &str) -> String {
+    let words = license.split(|c: char| !c.is_ascii_alphanumeric() && c != '.').filter(|w| !w.is_empty());
+    let name: Vec<&str> = words.take(8).collect();
+    if name.is_empty() { "NAME".to_owned() } else { name.join("-") }
 }
 
 fn is_uuid(text: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use super::scan::Reader;
 use super::{Place, Sink};
+use crate::edit::MARK;
 use crate::read::MAGIC;
 use crate::value::Endian;
 
@@ -21,6 +22,9 @@ rules! { Header;
     BIG_ENDIAN = "big-endian" Warning "ggml"
         "the file is big-endian; readers on little-endian machines refuse it"
         => "`gguf copy --endian little FILE NEW` writes the other byte order";
+    EDIT_INTERRUPTED = "edit-interrupted" Error "ours"
+        "no edit of the header was interrupted"
+        => "`gguf recover FILE` puts the old header back";
     COUNT_EXCEEDS_FILE = "count-exceeds-file" Error "ggml; CVE-2024-25664"
         "every key takes at least 13 bytes and every tensor 24: the counts must fit the file"
         => "the header is damaged or hostile; fetch the file again from a source you trust";
@@ -32,9 +36,18 @@ pub(super) struct Header {
     pub(super) n_kv: u64,
 }
 
+/// An edit that was interrupted, whatever it left of the file.
+pub(super) fn interrupted(sink: &mut Sink<'_>) {
+    sink.add(&EDIT_INTERRUPTED, Place::byte(0), format_args!("an edit of this file was interrupted"));
+}
+
 /// Reads the header; `None` where what follows cannot be told apart.
 pub(super) fn read(reader: &mut Reader, sink: &mut Sink<'_>) -> Option<Header> {
     let len = reader.remaining();
+    if reader.peek(4).is_some_and(|magic| magic == MARK) {
+        interrupted(sink);
+        return None;
+    }
     if let Some(magic) = reader.peek(4)
         && magic[..] != MAGIC
     {

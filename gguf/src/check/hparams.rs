@@ -9,11 +9,11 @@ use crate::value::Value;
 
 rules! { Hyperparameters;
     HPARAM_MISSING = "hparam-missing" Error "llama.cpp"
-        "context_length, embedding_length and block_count are there; for llama also head_count, feed_forward_length and layer_norm_rms_epsilon"
-        => "convert the checkpoint again, or `gguf set FILE ARCH.KEY VALUE --type u32`";
+        "context_length, embedding_length and block_count are there, expert_used_count where there are experts; for llama also head_count, feed_forward_length and layer_norm_rms_epsilon"
+        => "convert the checkpoint again, or `gguf set FILE ARCH.KEY VALUE`";
     HPARAM_TYPE = "hparam-type" Error "llama.cpp"
         "counts and lengths are u32, or per-layer arrays of u32 or i32 where llama.cpp takes them"
-        => "`gguf set FILE ARCH.KEY VALUE --type u32`";
+        => "`gguf set FILE ARCH.KEY VALUE`, which knows the type";
     HPARAM_RANGE = "hparam-range" Error "llama.cpp"
         "block_count is 1 to 512, expert_count at most 1024, expert_used_count 1 to expert_count, head_count above 0"
         => "the file is damaged, or for a program with other limits";
@@ -31,7 +31,7 @@ rules! { Hyperparameters;
         => "`gguf set FILE ARCH.rope.scaling.type TYPE`";
     FLOAT_HPARAM_INVALID = "float-hparam-invalid" Error "ours"
         "epsilons and rope bases are finite and above 0"
-        => "`gguf set FILE ARCH.KEY VALUE --type f32`";
+        => "`gguf set FILE ARCH.KEY VALUE`";
     TENSOR_MISSING = "tensor-missing" Error "llama.cpp"
         "every tensor that the architecture demands is there"
         => "convert the checkpoint again; a shard or tensor was lost";
@@ -40,7 +40,7 @@ rules! { Hyperparameters;
         => "llama.cpp refuses to load what it does not use; convert again without it";
     BLOCK_INDEX_RANGE = "block-index-range" Error "ours"
         "no tensor belongs to a block beyond block_count"
-        => "`gguf set FILE ARCH.block_count N --type u32`, or convert again";
+        => "`gguf set FILE ARCH.block_count N`, or convert again";
     TENSOR_SHAPE_MISMATCH = "tensor-shape-mismatch" Error "llama.cpp"
         "shapes are those that the hyperparameters ask for"
         => "convert the checkpoint again";
@@ -129,6 +129,13 @@ fn demanded(model: &Model<'_>, keys: &[&str], sink: &mut Sink<'_>) {
             let key = model.own_key(suffix);
             model.fault(sink, &HPARAM_MISSING, &key, format_args!("{} is missing", shortened(&key)));
         }
+    }
+    if let Some(n) = model.number("expert_count").filter(|&n| n > 0)
+        && model.own("expert_used_count").is_none()
+    {
+        let key = model.own_key("expert_used_count");
+        let message = format_args!("{} is missing for {n} experts", shortened(&key));
+        model.fault(sink, &HPARAM_MISSING, &key, message);
     }
 }
 

@@ -44,7 +44,7 @@ rules! { Keys;
         => "set the key again without it";
     BOOL_INVALID = "bool-invalid" Error "specification"
         "a boolean is 0 or 1"
-        => "set the key again with `--type bool`";
+        => "write the file again; strict readers do not open this one";
     ARRAY_TOO_LONG = "array-too-long" Error "ggml; CVE-2024-25665, CVE-2024-25666"
         "an array has at most 2^30 elements, and they fit the bytes that remain"
         => "the file is cut short, damaged or hostile; fetch it again";
@@ -56,7 +56,7 @@ rules! { Keys;
         => "flatten the array";
     ALIGNMENT_TYPE = "alignment-type" Error "ggml"
         "general.alignment is a u32"
-        => "`gguf set FILE general.alignment 32 --type u32`";
+        => "write the file again with an alignment of 32, as a u32";
     ALIGNMENT_INVALID = "alignment-invalid" Error "ggml; CVE-2025-0317"
         "general.alignment is a power of two"
         => "write the file again with an alignment of 32";
@@ -233,6 +233,12 @@ fn skip_elements(
     sink: &mut Sink<'_>,
 ) -> Option<()> {
     let at = reader.at;
+    // Whatever the innermost arrays hold: the strict reader counts arrays, not their elements.
+    if depth > MAX_ARRAY_DEPTH {
+        let message = format_args!("key {}: arrays are nested deeper than {MAX_ARRAY_DEPTH}", shortened(key));
+        sink.add_as(&ARRAY_NESTED, Severity::Error, Place::key(at, key), message);
+        return None;
+    }
     match element {
         ValueType::String => {
             for _ in 0..len {
@@ -240,11 +246,6 @@ fn skip_elements(
             }
         }
         ValueType::Array => {
-            if depth > MAX_ARRAY_DEPTH {
-                let message = format_args!("key {}: arrays are nested deeper than {MAX_ARRAY_DEPTH}", shortened(key));
-                sink.add_as(&ARRAY_NESTED, Severity::Error, Place::key(at, key), message);
-                return None;
-            }
             if depth == 1 {
                 let message = format_args!("key {}: an array holds arrays", shortened(key));
                 sink.add(&ARRAY_NESTED, Place::key(at, key), message);

@@ -19,6 +19,7 @@
 //! # Ok::<(), gguf::Error>(())
 //! ```
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -214,11 +215,14 @@ pub struct Finding {
     pub tensor: Option<String>,
     /// What is wrong, with the offending value.
     pub message: String,
+    /// How to mend this one: the rule's advice, or one with names of this file.
+    pub mend: Cow<'static, str>,
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}[{}]: {}", self.file.display(), self.severity.name(), self.rule.name, self.message)?;
+        let file = crate::quote::path(&self.file);
+        write!(f, "{file}: {}[{}]: {}", self.severity.name(), self.rule.name, crate::quote::text(&self.message))?;
         if let Some(offset) = self.offset {
             write!(f, " (at byte {offset})")?;
         }
@@ -325,6 +329,15 @@ impl<'o> Sink<'o> {
         self.add_as(rule, rule.severity, place, message);
     }
 
+    /// A finding with its own advice.
+    pub(crate) fn advise(&mut self, rule: &'static Rule, place: Place<'_>, message: fmt::Arguments<'_>, mend: String) {
+        let kept = self.findings.len();
+        self.add(rule, place, message);
+        if let Some(finding) = self.findings.get_mut(kept) {
+            finding.mend = mend.into();
+        }
+    }
+
     pub(crate) fn add_as(
         &mut self,
         rule: &'static Rule,
@@ -349,6 +362,7 @@ impl<'o> Sink<'o> {
             key: place.key.map(shortened),
             tensor: place.tensor.map(shortened),
             message: message.to_string(),
+            mend: rule.mend.into(),
         });
     }
 
@@ -382,6 +396,13 @@ pub fn check(path: impl AsRef<Path>, options: &Options) -> Result<Report> {
     let mut sink = Sink::new(options, path);
     let read = |path: &Path, sink: &mut Sink<'_>| -> Result<Scan> {
         let mapped = crate::map::open(path)?.at(options.at).map_err(|e| e.at(path))?;
+        // Where the mark of an edit is there, the header tells it by itself.
+        if options.at == 0
+            && !mapped.bytes.starts_with(&crate::edit::MARK)
+            && crate::edit::is_interrupted_in(path, &mapped.bytes)
+        {
+            header::interrupted(sink);
+        }
         Ok(one(mapped, options, sink))
     };
     let first = read(path, &mut sink)?;
@@ -448,7 +469,7 @@ pub fn verify_file(path: impl AsRef<Path>, data: bool) -> Result<()> {
             if let Some(offset) = finding.offset {
                 error = error.at_offset(offset);
             }
-            Err(error.help(finding.rule.mend))
+            Err(error.help(finding.mend.as_ref()))
         }
     }
 }

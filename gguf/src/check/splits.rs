@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use super::scan::Scan;
 use super::{Options, Place, Sink, shortened};
 use crate::error::Result;
+use crate::keys;
 use crate::split::{COUNT, NO, TENSORS_COUNT, parse, path as shard_path};
 use crate::value::Value;
 
 rules! { Splits;
     SPLIT_KEY_TYPE = "split-key-type" Error "llama.cpp"
         "split.no and split.count are u16, split.tensors.count is i32"
-        => "`gguf split` writes them anew; or `gguf set FILE KEY VALUE --type TYPE`";
+        => "`gguf split` writes them anew; or `gguf set FILE KEY VALUE`, which knows their types";
     SPLIT_KEY_MISSING = "split-key-missing" Error "llama.cpp"
         "a file with split.count above 1 has split.no and split.tensors.count"
-        => "`gguf set FILE split.no N --type u16`, split.tensors.count as i32";
+        => "`gguf set FILE split.no N`, `gguf set FILE split.tensors.count N`";
     SPLIT_FIRST_SHARD = "split-first-shard" Error "llama.cpp"
         "a split model is opened through its first shard"
         => "name the file that ends in -00001-of-0000N.gguf";
@@ -83,7 +84,7 @@ pub(super) fn check(
     for i in 1..count as usize {
         let path = shard_path(&prefix, i, count as usize);
         if !path.is_file() {
-            let message = format_args!("shard {} of {count}, {}, is missing", i + 1, path.display());
+            let message = format_args!("shard {} of {count}, {}, is missing", i + 1, crate::quote::path(&path));
             sink.add(&SPLIT_FILE_MISSING, Place::default(), message);
             continue;
         }
@@ -102,11 +103,14 @@ pub(super) fn check(
 }
 
 fn key_types(scan: &Scan, sink: &mut Sink<'_>) {
-    use crate::ValueType::{I32, U16};
-    for (key, ty) in [(NO, U16), (COUNT, U16), (TENSORS_COUNT, I32)] {
-        if let Some((value, at)) = scan.get(key).zip(scan.at(key)).filter(|(v, _)| v.value_type() != ty) {
-            let message = format_args!("{key} is a {}, not a {ty}", value.value_type());
-            sink.add(&SPLIT_KEY_TYPE, Place::key(at, key), message);
+    for key in [NO, COUNT, TENSORS_COUNT] {
+        let found = scan.get(key).zip(scan.at(key)).zip(keys::kind(key));
+        if let Some(((value, at), kind)) = found.filter(|((value, _), kind)| !kind.fits(value)) {
+            sink.add(
+                &SPLIT_KEY_TYPE,
+                Place::key(at, key),
+                format_args!("{key} is a {}, not a {kind}", value.value_type()),
+            );
         }
     }
 }

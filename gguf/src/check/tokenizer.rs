@@ -65,7 +65,7 @@ rules! { Tokenizer;
         => "`gguf set FILE KEY ID` or `gguf remove FILE KEY`";
     SPECIAL_ID_TYPE = "special-id-type" Error "llama.cpp; CVE-2024-8063"
         "ids of special tokens are u32"
-        => "`gguf set FILE KEY ID --type u32`";
+        => "`gguf set FILE KEY ID` stores a u32";
     BYTE_TOKENS_MISSING = "byte-tokens-missing" Warning "llama.cpp"
         "a SentencePiece vocabulary has all 256 tokens <0x00> to <0xFF>"
         => "text with other characters cannot be tokenized; convert again with byte fallback";

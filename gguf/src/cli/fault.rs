@@ -10,42 +10,40 @@ pub(super) use unix::{forget, install, remember};
 #[cfg(not(unix))]
 mod other {
     pub fn install() {}
-    pub fn remember(_: &std::path::Path) {}
-    pub fn forget(_: &std::path::Path) {}
+    pub fn remember(_: &std::path::Path) -> Option<usize> {
+        None
+    }
+    pub fn forget(_: usize) {}
 }
 #[cfg(not(unix))]
 pub(super) use other::{forget, install, remember};
 
 #[cfg(unix)]
 mod unix {
-    use std::ffi::{CStr, CString, c_char, c_int, c_void};
+    use std::ffi::{CString, c_char, c_int, c_void};
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::ptr;
-    use std::sync::atomic::{AtomicPtr, Ordering};
+    use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-    /// The most unfinished files that the handler knows.
-    const SLOTS: usize = 256;
+    /// The most unfinished files that the handler knows: as many as a model can have shards, and some.
+    const SLOTS: usize = 1 << 17;
     static UNFINISHED: [AtomicPtr<c_char>; SLOTS] = [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS];
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-    /// Notes a file that is to be removed if the program ends now. The name is never freed: the handler may read it.
-    pub fn remember(path: &Path) {
-        let Ok(name) = CString::new(path.as_os_str().as_bytes()) else { return };
-        let name = name.into_raw();
-        let free = |slot: &&AtomicPtr<c_char>| {
-            slot.compare_exchange(ptr::null_mut(), name, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        };
-        let _ = UNFINISHED.iter().find(free);
+    /// Notes a file that is to be removed if the program ends now; gives its number. The name is never freed: the handler
+    /// may read it.
+    pub fn remember(path: &Path) -> Option<usize> {
+        let name = CString::new(path.as_os_str().as_bytes()).ok()?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        UNFINISHED.get(number)?.store(name.into_raw(), Ordering::Release);
+        Some(number)
     }
 
-    /// The file is finished or gone.
-    pub fn forget(path: &Path) {
-        for slot in &UNFINISHED {
-            let name = slot.load(Ordering::Acquire);
-            // SAFETY: names come from `CString::into_raw` in `remember` and are never freed.
-            if !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes() == path.as_os_str().as_bytes() {
-                slot.store(ptr::null_mut(), Ordering::Release);
-            }
+    /// The file of this number is finished or gone.
+    pub fn forget(number: usize) {
+        if let Some(slot) = UNFINISHED.get(number) {
+            slot.store(ptr::null_mut(), Ordering::Release);
         }
     }
 

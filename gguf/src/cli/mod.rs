@@ -5,14 +5,16 @@ mod output;
 mod progress;
 mod text;
 
-pub use output::{Output, OutputFolder};
+pub use output::{Output, OutputFolder, commit_all};
 pub use progress::{Progress, ProgressMode};
 pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::quote;
 
 /// How a program ended that did what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +52,9 @@ pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
         std::process::exit(130);
     });
     fault::install();
-    // A reader that closes the pipe early (`gguf show f | head`) is no fault.
     match work() {
         Ok(Exit::Done) => ExitCode::SUCCESS,
         Ok(Exit::No) => ExitCode::from(1),
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
             ExitCode::from(exit_code(error.kind()))
@@ -88,30 +88,43 @@ fn report(error: &Error) {
     let _ = writeln!(err, "{red}error:{plain} {error}");
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
-        let _ = writeln!(err, "  {bold}because:{plain} {inner}");
+        let _ = writeln!(err, "  {bold}because:{plain} {}", quote::text(&inner.to_string()));
         cause = inner.source();
     }
     if let Some(help) = error.way_out() {
-        let _ = writeln!(err, "  {bold}help:{plain} {help}");
+        let _ = writeln!(err, "  {bold}help:{plain} {}", quote::text(help));
     }
 }
 
-const CLOSED_PIPE: &str = "standard output was closed";
+/// Whether the reader of standard output has gone.
+static READER_GONE: AtomicBool = AtomicBool::new(false);
 
-fn is_closed_pipe(error: &Error) -> bool {
-    error.message() == CLOSED_PIPE
-}
-
-/// Writes to standard output; a closed pipe ends the program quietly.
+/// Writes to standard output. A reader that closes the pipe early (`gguf show f | head`) is no fault and changes no
+/// verdict: what nobody reads is dropped, the work goes on to its end.
 ///
 /// # Errors
 /// What writing meets.
 pub fn print(text: &str) -> Result<()> {
+    if reader_is_gone() {
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
-        io::ErrorKind::BrokenPipe => Error::new(ErrorKind::System, CLOSED_PIPE),
-        _ => Error::new(ErrorKind::System, "cannot write to standard output").caused_by(e),
-    })
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => READER_GONE.store(true, Ordering::Relaxed),
+        Err(e) => return Err(Error::new(ErrorKind::System, "cannot write to standard output").caused_by(e)),
+        Ok(()) => {}
+    }
+    Ok(())
+}
+
+/// Writes a line to standard error: a note or a warning. Where nobody reads it, nothing is lost.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Whether somebody closed the other end of standard output: work that only prints may stop then.
+pub fn reader_is_gone() -> bool {
+    READER_GONE.load(Ordering::Relaxed)
 }
 
 /// Writes a JSON document and a line end to standard output.
@@ -122,11 +135,23 @@ pub fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }
 
-/// Parses a size such as `64MiB`, `2G` (binary as well) or `4096`, for clap's `value_parser`.
+/// Parses a size such as `64MiB`, `2G` (binary as well) or `4096`, for clap's `value_parser`. No memory and no file is
+/// bounded by nothing, so there is no size of 0.
 ///
 /// # Errors
-/// Text that is no number with one of the suffixes K, M, G, T (optionally followed by `B` or `iB`).
+/// Text that is no number with one of the suffixes K, M, G, T (optionally followed by `B` or `iB`), or less than a byte.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes_or_none(text)? {
+        0 => Err(format!("\"{text}\" is nothing; a size such as 512M or 2G is needed")),
+        bytes => Ok(bytes),
+    }
+}
+
+/// The same where 0 has a sense.
+///
+/// # Errors
+/// Those of [`parse_bytes`] but for 0.
+pub fn parse_bytes_or_none(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let shift = match unit.trim().trim_end_matches("iB").trim_end_matches(['B', 'b']).to_ascii_uppercase().as_str() {
@@ -146,6 +171,29 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses a number that may have a fraction, for clap's `value_parser`.
+///
+/// # Errors
+/// Text that is no number, NaN and infinity: no comparison with them means anything.
+pub fn parse_number(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        Ok(_) => Err(format!("\"{text}\" is not finite")),
+        Err(_) => Err(format!("\"{text}\" is no number")),
+    }
+}
+
+/// Parses the most or least that a measure may be, for clap's `value_parser`: a number that is not negative.
+///
+/// # Errors
+/// Those of [`parse_number`], and numbers below 0.
+pub fn parse_limit(text: &str) -> Result<f64, String> {
+    match parse_number(text)? {
+        limit if limit < 0.0 => Err(format!("\"{text}\" is below 0, which no measure is")),
+        limit => Ok(limit),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,5 +206,19 @@ mod tests {
         assert_eq!(parse_bytes("1.5k"), Ok(1536));
         assert!(parse_bytes("12 parsecs").is_err());
         assert!(parse_bytes("").is_err());
+        for nothing in ["0", "0G", "0.0001", "NaN", "inf", "-1", "1e999", "99999999999T"] {
+            assert!(parse_bytes(nothing).is_err(), "{nothing}");
+        }
+        assert_eq!(parse_bytes_or_none("0"), Ok(0));
+    }
+
+    #[test]
+    fn a_limit_is_finite_and_not_negative() {
+        assert_eq!(parse_limit("0.005"), Ok(0.005));
+        assert_eq!(parse_limit("1e-3"), Ok(0.001));
+        assert_eq!(parse_number("-0.5"), Ok(-0.5));
+        for not in ["NaN", "-nan", "inf", "infinity", "-inf", "1e999", "-0.5", "", "few"] {
+            assert!(parse_limit(not).is_err(), "{not}");
+        }
     }
 }

@@ -1,4 +1,8 @@
 //! Output that appears whole or not at all.
+//!
+//! A file is written under a temporary name beside its target, synced and renamed. Only regular files are replaced, and
+//! links are followed, so that neither a device nor a link becomes a file. Several files of one result appear so that a
+//! reader never takes a part of them, or old ones among new ones, for the whole: see [`commit_all`].
 
 use std::collections::HashSet;
 use std::fs;
@@ -6,9 +10,8 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use tempfile::{NamedTempFile, TempDir};
-
 use super::fault;
+use crate::beside::{self, Temporary, folder_of};
 use crate::error::{Error, Result};
 
 static UNFINISHED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
@@ -27,50 +30,133 @@ pub(super) fn remove_unfinished() {
     });
 }
 
+/// A temporary that goes away however the program ends, as far as it can do something about it.
+#[derive(Debug)]
+struct Watched {
+    temporary: Temporary,
+    slot: Option<usize>,
+}
+
+impl Watched {
+    fn new(temporary: Temporary, is_file: bool) -> Watched {
+        unfinished(|paths| _ = paths.insert(temporary.path().to_path_buf()));
+        let slot = is_file.then(|| fault::remember(temporary.path())).flatten();
+        Watched { temporary, slot }
+    }
+
+    fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        unfinished(|paths| _ = paths.remove(self.temporary.path()));
+        if let Some(slot) = self.slot {
+            fault::forget(slot);
+        }
+    }
+}
+
+/// The name that an output leads to, which no device, pipe or open file stands behind.
+fn real_target(target: &Path) -> Result<PathBuf> {
+    let refused = |what: &str| Error::usage(what).at(target).help("give the name of a file");
+    if target.as_os_str() == "-" {
+        return Err(refused("output goes to a file, not to standard output").help("./- is a file of that name"));
+    }
+    // What is open already has no name that could be given to a finished file.
+    let opened = |path: &Path| {
+        let whole = path.components().map(|c| c.as_os_str()).collect::<Vec<_>>();
+        path.starts_with("/dev/fd") || (path.starts_with("/proc") && whole.len() == 5 && whole[3] == "fd")
+    };
+    let mut hops = beside::hops(target)?;
+    if hops.iter().any(|hop| opened(hop)) {
+        return Err(refused("is an open file of a program, not the name of one"));
+    }
+    Ok(hops.pop().unwrap_or_default())
+}
+
+/// The checks of a target that files and folders share; gives the name it leads to.
+fn check_target(target: &Path, force: bool, wanted: fn(&fs::Metadata) -> bool, not_wanted: &str) -> Result<PathBuf> {
+    let real = real_target(target)?;
+    match fs::metadata(&real) {
+        Ok(meta) if meta.is_file() || meta.is_dir() => {
+            if !wanted(&meta) {
+                let (is, give) = if meta.is_dir() { ("folder", "file") } else { ("file", "folder") };
+                return Err(Error::usage(format!("the output is a {is}"))
+                    .at(target)
+                    .help(format!("give the name of a {give}")));
+            }
+            if !force {
+                return Err(Error::usage("exists already").at(target).help("--force replaces it"));
+            }
+        }
+        Ok(_) => {
+            return Err(Error::usage(not_wanted).at(target).help("give a name that is free, or that of a file"));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let folder = folder_of(&real);
+            match fs::metadata(folder) {
+                Ok(meta) if meta.is_dir() => {}
+                Ok(_) => return Err(cannot_create(folder, io::ErrorKind::NotADirectory.into())),
+                Err(e) => return Err(cannot_create(folder, e)),
+            }
+        }
+        Err(e) => return Err(Error::io(target, "examine", e)),
+    }
+    if real.file_name().is_none() {
+        return Err(Error::usage("the output has no name of its own").at(target));
+    }
+    Ok(real)
+}
+
+fn cannot_create(folder: &Path, e: io::Error) -> Error {
+    Error::io(folder, "create a file in this folder", e).help("choose another output with -o")
+}
+
 /// A file under a temporary sibling name until [`Output::commit`].
 ///
-/// Dropping it without a commit, an error or Ctrl-C remove the temporary file and leave the name as it was.
+/// Dropping it without a commit, an error or Ctrl-C remove the temporary file and leave the name as it was. What a
+/// killed run left goes away when the same target is written again.
 #[derive(Debug)]
 pub struct Output {
     target: PathBuf,
+    /// The target where its links lead.
+    real: PathBuf,
     force: bool,
-    file: NamedTempFile,
+    /// Closed once the file is sealed.
+    file: Option<fs::File>,
+    temporary: Watched,
 }
 
 impl Output {
-    /// Begins a file that will be called `target`.
+    /// Begins a file that will be called `target`, or what `target` links to.
     ///
     /// # Errors
-    /// A target that exists (without `force`) or is one of the `inputs`, or a folder that cannot be written.
+    /// A target that exists (without `force`), is no regular file or is one of the `inputs`, or a folder that cannot be
+    /// written.
     pub fn create(target: &Path, force: bool, inputs: &[&Path]) -> Result<Output> {
-        Output::check(target, force, inputs)?;
-        let folder = folder_of(target);
-        let name = target.file_name().ok_or_else(|| Error::usage("the output has no file name").at(target))?;
-        let file = tempfile::Builder::new()
-            .prefix(&format!(".{}.", name.to_string_lossy()))
-            .suffix(".tmp")
-            .tempfile_in(folder)
-            .map_err(|e| Error::io(folder, "create a file in this folder", e).help("choose another output with -o"))?;
-        unfinished(|paths| _ = paths.insert(file.path().to_path_buf()));
-        fault::remember(file.path());
-        Ok(Output { target: target.to_path_buf(), force, file })
+        let real = Output::checked(target, force, inputs)?;
+        // What replaces a private file is never readable by more.
+        let (temporary, file) =
+            Temporary::file(&real, real.exists()).map_err(|e| cannot_create(folder_of(&real), e))?;
+        let temporary = Watched::new(temporary, true);
+        Ok(Output { target: target.to_path_buf(), real, force, file: Some(file), temporary })
     }
 
     /// The checks of [`Output::create`] alone, for refusing before any work.
     ///
     /// # Errors
-    /// A target that exists (without `force`) or is one of the `inputs`.
+    /// Those of [`Output::create`], as far as they can be told beforehand.
     pub fn check(target: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
+        Output::checked(target, force, inputs).map(drop)
+    }
+
+    fn checked(target: &Path, force: bool, inputs: &[&Path]) -> Result<PathBuf> {
         if let Some(input) = inputs.iter().find(|input| same_file(input, target)) {
             return Err(Error::usage("the output is the input").at(input).help("choose another output name"));
         }
-        if target.is_dir() {
-            return Err(Error::usage("the output is a folder").at(target).help("give the name of a file"));
-        }
-        if !force && target.exists() {
-            return Err(Error::usage("exists already").at(target).help("--force replaces it"));
-        }
-        Ok(())
+        check_target(target, force, fs::Metadata::is_file, "is a device, pipe or socket, which no file replaces")
     }
 
     /// The name the file will have.
@@ -80,69 +166,187 @@ impl Output {
 
     /// Where the bytes are until the commit.
     pub fn temporary(&self) -> &Path {
-        self.file.path()
+        self.temporary.path()
+    }
+
+    /// Syncs the file and closes it: no more can be written, and thousands can wait for their names without running
+    /// out of file handles. Of the outputs that wait together the first stays open, so that others see them alive.
+    ///
+    /// # Errors
+    /// What syncing meets.
+    pub fn seal(&mut self) -> Result<()> {
+        let failed = |e: io::Error| Error::io(&self.target, "finish writing", e);
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        file.flush().map_err(failed)?;
+        self.finish(&file)
+    }
+
+    fn finish(&self, file: &fs::File) -> Result<()> {
+        let failed = |e: io::Error| Error::io(&self.target, "finish writing", e);
+        if self.force
+            && let Ok(old) = fs::metadata(&self.real)
+        {
+            file.set_permissions(old.permissions()).map_err(failed)?;
+        }
+        file.sync_all().map_err(failed)
     }
 
     /// Syncs the file and gives it its name.
     ///
     /// # Errors
     /// What syncing or renaming meets; the temporary file is removed then.
-    pub fn commit(mut self) -> Result<()> {
-        let failed = |e: io::Error| Error::io(&self.target, "finish writing", e);
-        self.file.flush().map_err(failed)?;
-        self.file.as_file().sync_all().map_err(failed)?;
-        set_usual_permissions(self.file.as_file()).map_err(failed)?;
-        let temporary = self.file.path().to_path_buf();
-        let Output { target, force, file } = self;
-        let renamed = if force { file.persist(&target) } else { file.persist_noclobber(&target) };
-        unfinished(|paths| _ = paths.remove(&temporary));
-        fault::forget(&temporary);
-        renamed.map_err(|e| Error::io(&target, "rename the finished file", e.error))?;
-        // The rename is durable once the folder is; not every file system lets a folder be synced.
-        if let Ok(folder) = fs::File::open(folder_of(&target)) {
-            let _ = folder.sync_all();
+    pub fn commit(self) -> Result<()> {
+        commit_all(vec![self])
+    }
+
+    fn open(&mut self) -> io::Result<&mut fs::File> {
+        self.file.as_mut().ok_or_else(|| io::Error::other("the output is sealed"))
+    }
+}
+
+/// Gives several files of one result their names, all or none. The first is the one that readers open: it is taken away
+/// before any other changes and gets its name last, so that whatever stops the program, nobody reads a mixture.
+///
+/// # Errors
+/// What syncing or renaming meets; the names are then as they were.
+pub fn commit_all(outputs: Vec<Output>) -> Result<()> {
+    for output in &outputs {
+        if let Some(file) = &output.file {
+            output.finish(file)?;
         }
+    }
+    // The first one is still open, and locked, while the others get their names.
+    super::uninterrupted(|| name_all(&outputs))?;
+    for output in &outputs {
+        crate::edit::forget(&output.real);
+    }
+    Ok(())
+}
+
+fn name_all(outputs: &[Output]) -> Result<()> {
+    let mut done = Vec::with_capacity(outputs.len() + 1);
+    name_each(outputs, &mut done).inspect_err(|_| done.into_iter().rev().for_each(Step::undo))
+}
+
+/// A name that changed hands, and how it comes back. What was kept aside goes away with its step.
+enum Step<'a> {
+    /// What had the name is kept aside.
+    Aside { name: &'a Path, kept: Temporary },
+    /// The temporary file has the name, and what had it is under the temporary name.
+    Exchanged { name: &'a Path, temporary: &'a Path },
+    /// The temporary file has the name, which was free.
+    Named { name: &'a Path, temporary: &'a Path },
+}
+
+impl Step<'_> {
+    /// Best effort: the error that led here is the one to tell.
+    fn undo(self) {
+        let _ = match self {
+            Step::Aside { name, kept } => {
+                let moved = fs::rename(kept.path(), name);
+                // Where even that fails it must not go away with the step.
+                kept.keep();
+                moved
+            }
+            Step::Exchanged { name, temporary } => beside::exchange(name, temporary).map(drop),
+            Step::Named { name, temporary } => fs::rename(name, temporary),
+        };
+    }
+}
+
+fn name_each<'a>(outputs: &'a [Output], done: &mut Vec<Step<'a>>) -> Result<()> {
+    let Some((first, others)) = outputs.split_first() else { return Ok(()) };
+    let mut folders: Vec<&Path> = outputs.iter().map(|o| folder_of(&o.real)).collect();
+    folders.dedup();
+    let sync = || folders.iter().for_each(|folder| beside::sync_folder(folder));
+    if others.is_empty() && first.force {
+        // One file alone takes the place of another in one step.
+        fs::rename(first.temporary.path(), &first.real).map_err(|e| first.failed(e))?;
+        sync();
+        return Ok(());
+    }
+    if first.force && first.real.exists() {
+        first.move_aside(done)?;
+        sync();
+    }
+    for output in others {
+        output.name(done)?;
+    }
+    sync();
+    first.name(done)?;
+    sync();
+    Ok(())
+}
+
+impl Output {
+    fn failed(&self, e: io::Error) -> Error {
+        Error::io(&self.target, "rename the finished file", e)
+    }
+
+    fn move_aside<'a>(&'a self, done: &mut Vec<Step<'a>>) -> Result<()> {
+        let kept = Temporary::aside(&self.real);
+        beside::rename_new(&self.real, kept.path()).map_err(|e| self.failed(e))?;
+        done.push(Step::Aside { name: &self.real, kept });
+        Ok(())
+    }
+
+    fn name<'a>(&'a self, done: &mut Vec<Step<'a>>) -> Result<()> {
+        let (name, temporary) = (&*self.real, self.temporary.path());
+        if self.force && name.exists() {
+            if beside::exchange(temporary, name).map_err(|e| self.failed(e))? {
+                done.push(Step::Exchanged { name, temporary });
+                return Ok(());
+            }
+            self.move_aside(done)?;
+        }
+        beside::rename_new(temporary, name).map_err(|e| self.failed(e))?;
+        done.push(Step::Named { name, temporary });
         Ok(())
     }
 }
 
 /// A folder under a temporary sibling name until [`OutputFolder::commit`].
 ///
-/// Dropping it without a commit, an error or Ctrl-C remove the temporary folder and leave the name as it was.
+/// Dropping it without a commit, an error or Ctrl-C remove the temporary folder and leave the name as it was. What a
+/// killed run left goes away when the same target is written again.
 #[derive(Debug)]
 pub struct OutputFolder {
     target: PathBuf,
+    /// The target where its links lead.
+    real: PathBuf,
     force: bool,
-    folder: TempDir,
+    folder: Watched,
 }
 
 impl OutputFolder {
-    /// Begins a folder that will be called `target`.
+    /// Begins a folder that will be called `target`, or what `target` links to.
     ///
     /// # Errors
     /// A target that exists (without `force`), or is one of the `inputs`, holds one or lies in one, or a folder that
     /// cannot be written.
     pub fn create(target: &Path, force: bool, inputs: &[&Path]) -> Result<OutputFolder> {
-        OutputFolder::check(target, force, inputs)?;
-        let parent = folder_of(target);
-        let name = target.file_name().ok_or_else(|| Error::usage("the output has no name").at(target))?;
-        let folder = tempfile::Builder::new()
-            .prefix(&format!(".{}.", name.to_string_lossy()))
-            .suffix(".tmp")
-            .tempdir_in(parent)
-            .map_err(|e| Error::io(parent, "create a folder in this folder", e).help("choose another output"))?;
-        unfinished(|paths| _ = paths.insert(folder.path().to_path_buf()));
-        Ok(OutputFolder { target: target.to_path_buf(), force, folder })
+        let real = OutputFolder::checked(target, force, inputs)?;
+        let folder = Temporary::folder(&real).map_err(|e| {
+            Error::io(folder_of(&real), "create a folder in this folder", e).help("choose another output")
+        })?;
+        Ok(OutputFolder { target: target.to_path_buf(), real, force, folder: Watched::new(folder, false) })
     }
 
     /// The checks of [`OutputFolder::create`] alone, for refusing before any work.
     ///
     /// # Errors
-    /// A target that exists (without `force`), or is one of the `inputs`, holds one or lies in one.
+    /// Those of [`OutputFolder::create`], as far as they can be told beforehand.
     pub fn check(target: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
+        OutputFolder::checked(target, force, inputs).map(drop)
+    }
+
+    fn checked(target: &Path, force: bool, inputs: &[&Path]) -> Result<PathBuf> {
         let whole = |path: &Path| match path.canonicalize() {
             Ok(whole) => Some(whole),
-            Err(_) => Some(folder_of(path).canonicalize().ok()?.join(path.file_name()?)),
+            Err(_) => {
+                let real = beside::real(path).ok()?;
+                Some(folder_of(&real).canonicalize().ok()?.join(real.file_name()?))
+            }
         };
         let clash = |input: &&&Path| match (whole(input), whole(target)) {
             (Some(input), Some(target)) => input.starts_with(&target) || target.starts_with(&input),
@@ -152,13 +356,7 @@ impl OutputFolder {
             let what = "the output and the input are the same folder, or one lies in the other";
             return Err(Error::usage(what).at(input).help("choose an output folder beside the input"));
         }
-        if target.is_file() {
-            return Err(Error::usage("the output is a file").at(target).help("give the name of a folder"));
-        }
-        if !force && target.exists() {
-            return Err(Error::usage("exists already").at(target).help("--force replaces it"));
-        }
-        Ok(())
+        check_target(target, force, fs::Metadata::is_dir, "is a device, pipe or socket, which no folder replaces")
     }
 
     /// The name the folder will have.
@@ -171,65 +369,56 @@ impl OutputFolder {
         self.folder.path()
     }
 
-    /// Syncs the files and gives the folder its name. A folder replaced by force is moved aside first and removed last.
+    /// Syncs the files and gives the folder its name. A folder that is replaced changes places with the new one in one
+    /// step, where the system can do that, and is removed then.
     ///
     /// # Errors
     /// What syncing or renaming meets; the temporary folder is removed then, and the old one stays or comes back.
     pub fn commit(self) -> Result<()> {
         let failed = |e: io::Error| Error::io(&self.target, "finish writing", e);
-        let temporary = self.folder.path().to_path_buf();
-        for entry in fs::read_dir(&temporary).map_err(failed)? {
+        let temporary = self.folder.path();
+        for entry in fs::read_dir(temporary).map_err(failed)? {
             let file = fs::File::open(entry.map_err(failed)?.path()).map_err(failed)?;
             file.sync_all().map_err(failed)?;
         }
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(&temporary, fs::Permissions::from_mode(0o777 & !umask())).map_err(failed)?;
-        }
-        let rename =
-            |from: &Path, to: &Path| fs::rename(from, to).map_err(|e| Error::io(to, "rename a folder to this", e));
-        let aside = self.force && self.target.exists();
-        let old = temporary.with_extension("old");
-        if aside {
-            rename(&self.target, &old)?;
-        }
-        if let Err(error) = rename(&temporary, &self.target) {
-            if aside {
-                rename(&old, &self.target)?;
+        beside::sync_folder(temporary);
+        let old = super::uninterrupted(|| {
+            let failed = |e| Error::io(&self.target, "rename a folder to this", e);
+            if !(self.force && self.real.exists()) {
+                return beside::rename_new(temporary, &self.real).map_err(failed).map(|()| None);
             }
-            return Err(error);
-        }
-        unfinished(|paths| _ = paths.remove(&temporary));
-        let _ = self.folder.keep();
-        if aside {
-            fs::remove_dir_all(&old).map_err(|e| Error::io(&old, "remove the replaced folder", e))?;
-        }
-        if let Ok(parent) = fs::File::open(folder_of(&self.target)) {
-            let _ = parent.sync_all();
-        }
+            if beside::exchange(temporary, &self.real).map_err(failed)? {
+                return Ok(None);
+            }
+            let aside = Temporary::aside(&self.real);
+            fs::rename(&self.real, aside.path()).map_err(failed)?;
+            if let Err(error) = fs::rename(temporary, &self.real) {
+                let _ = fs::rename(aside.path(), &self.real);
+                return Err(failed(error));
+            }
+            Ok(Some(aside))
+        })?;
+        beside::sync_folder(folder_of(&self.real));
+        // What was replaced goes with `self`, whose name it has now, or from where it was moved.
+        drop(old);
         Ok(())
     }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.open()?.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.as_mut().map_or(Ok(()), fs::File::flush)
     }
 }
 
 impl Seek for Output {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        self.open()?.seek(to)
     }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -242,28 +431,5 @@ fn same_file(a: &Path, b: &Path) -> bool {
             matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino()))
         }
         _ => false,
-    }
-}
-
-/// Temporary files are private; a finished artifact has the permissions any new file has.
-fn set_usual_permissions(file: &fs::File) -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(fs::Permissions::from_mode(0o666 & !umask()))?;
-    }
-    Ok(())
-}
-
-/// The permissions that new files do not get.
-#[cfg(unix)]
-// The mask has 16 bits on some systems and 32 on others.
-#[allow(clippy::useless_conversion)]
-fn umask() -> u32 {
-    // SAFETY: umask only reads and sets a number of the process; it is set back at once.
-    unsafe {
-        let mask = libc::umask(0);
-        libc::umask(mask);
-        u32::from(mask)
     }
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use gguf::Result;
 use gguf::check::{self, Options, Profile, Report, Rule, Severity};
 use gguf::cli::{Align, Common, Exit, Table, print, print_json};
+use gguf::{Result, quote};
 use serde_json::{Value as Json, json};
 
 /// Judge files by every rule of the format and of the programs that load them
@@ -92,11 +92,11 @@ fn page(reports: &[Report], common: &Common) -> String {
         for finding in &report.findings {
             out.push_str(&format!("{finding}\n"));
             if !common.quiet {
-                out.push_str(&format!("  mend: {}\n", finding.rule.mend));
+                out.push_str(&format!("  mend: {}\n", finding.mend));
             }
         }
         for (rule, n) in &report.more {
-            out.push_str(&format!("{}: {n} more of [{}]\n", report.path.display(), rule.name));
+            out.push_str(&format!("{}: {n} more of [{}]\n", quote::path(&report.path), rule.name));
         }
         if !common.quiet {
             let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
@@ -105,7 +105,7 @@ fn page(reports: &[Report], common: &Common) -> String {
             } else {
                 format!("{errors} errors, {warnings} warnings")
             };
-            out.push_str(&format!("{}: {verdict}\n", report.path.display()));
+            out.push_str(&format!("{}: {verdict}\n", quote::path(&report.path)));
         }
     }
     out
@@ -118,13 +118,14 @@ fn document(reports: &[Report]) -> Json {
             .iter()
             .map(|f| {
                 json!({"rule": f.rule.name, "severity": f.severity.name(), "group": f.rule.group.name(),
-                    "file": f.file.as_ref(), "offset": f.offset, "key": f.key, "tensor": f.tensor,
-                    "message": f.message})
+                    "file": quote::json(&f.file), "offset": f.offset, "key": f.key, "tensor": f.tensor,
+                    "message": f.message, "mend": f.mend})
             })
             .collect();
         let more: serde_json::Map<String, Json> =
             report.more.iter().map(|(r, n)| (r.name.to_owned(), json!(n))).collect();
-        json!({"file": report.path, "files": report.files, "passed": report.passed(),
+        let files: Vec<Json> = report.files.iter().map(quote::json).collect();
+        json!({"file": quote::json(&report.path), "files": files, "passed": report.passed(),
             "errors": report.count(Severity::Error), "warnings": report.count(Severity::Warning),
             "findings": findings, "findings_not_listed": more})
     };

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use gguf::cli::{Common, Exit, print, print_json};
-use gguf::{Metadata, Result, Source, Value};
+use gguf::{Metadata, Result, Source, Value, quote};
 use serde_json::{Value as Json, json};
 
 use super::hash::xxh64;
-use super::show::{printable, short, type_name, whole_json};
+use super::show::{short, type_name, whole_json};
 
 /// Compare the metadata and tensors of two files; exit code 1 when they differ
 #[derive(clap::Args)]
@@ -83,7 +83,7 @@ impl Diff {
                 let same =
                     va.zip(vb).is_some_and(|(x, y)| x == y || (nan(x) && nan(y) && x.value_type() == y.value_type()));
                 (!same).then(|| Difference {
-                    name: printable(key),
+                    name: quote::text(key),
                     a: va.map(|v| format!("{} {}", type_name(v), short(v))),
                     b: vb.map(|v| format!("{} {}", type_name(v), short(v))),
                     json: json!({"key": key, "a": va.map(whole_json), "b": vb.map(whole_json),
@@ -104,7 +104,7 @@ fn tensors(a: &dyn Source, b: &dyn Source) -> Result<Vec<Difference>> {
         let json = |t: &gguf::TensorInfo, hash: u64| json!({"shape": t.shape().dims(), "type": t.ty().name(), "xxh64": format!("{hash:016x}")});
         match index.get(ta.name()) {
             None => out.push(Difference {
-                name: printable(ta.name()),
+                name: quote::text(ta.name()),
                 a: Some(describe(ta, ha)),
                 b: None,
                 json: json!({"tensor": ta.name(), "a": json(ta, ha), "b": null}),
@@ -114,7 +114,7 @@ fn tensors(a: &dyn Source, b: &dyn Source) -> Result<Vec<Difference>> {
                 let (tb, hb) = (&b.tensors()[j], xxh64(b, j)?);
                 if (ta, ha) != (tb, hb) {
                     out.push(Difference {
-                        name: printable(ta.name()),
+                        name: quote::text(ta.name()),
                         a: Some(describe(ta, ha)),
                         b: Some(describe(tb, hb)),
                         json: json!({"tensor": ta.name(), "a": json(ta, ha), "b": json(tb, hb)}),
@@ -126,7 +126,7 @@ fn tensors(a: &dyn Source, b: &dyn Source) -> Result<Vec<Difference>> {
     for (j, _) in found.iter().enumerate().filter(|(_, found)| !**found) {
         let (tb, hb) = (&b.tensors()[j], xxh64(b, j)?);
         out.push(Difference {
-            name: printable(tb.name()),
+            name: quote::text(tb.name()),
             a: None,
             b: Some(format!("{} {} {hb:016x}", tb.shape(), tb.ty())),
             json: json!({"tensor": tb.name(), "a": null,

@@ -1,11 +1,11 @@
 //! `gguf dump`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use gguf::cli::{Common, Exit, Output, print_json};
+use gguf::cli::{Common, Exit, Output, print_json, say};
 use gguf::write::for_each_piece;
-use gguf::{Error, Result, TensorInfo, TensorType};
+use gguf::{Error, Result, TensorInfo, TensorType, quote};
 use serde_json::json;
 
 /// Write a tensor's data as an .npy file
@@ -47,16 +47,20 @@ impl Dump {
             PathBuf::from(format!("{}.npy", info.name().replace(['/', '\\'], "_")))
         });
         let (descr, shape) = npy_type(info);
-        let mut output = Output::create(&target, self.force, &[&self.file])?;
+        let inputs = gguf::split::files(&self.file);
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let mut output = Output::create(&target, self.force, &inputs)?;
         let failed = |e| Error::io(&target, "write", e);
         output.write_all(&npy_header(descr, &shape)).map_err(failed)?;
         for_each_piece(&source, index, |bytes| output.write_all(bytes).map_err(failed))?;
         output.commit()?;
         if common.json {
-            print_json(&json!({"file": target, "tensor": info.name(), "type": info.ty().name(), "descr": descr,
-                "shape": shape}))?;
+            print_json(
+                &json!({"file": quote::json(&target), "tensor": info.name(), "type": info.ty().name(), "descr": descr,
+                "shape": shape}),
+            )?;
         } else if !common.quiet {
-            eprintln!("{}: {descr} {shape:?} of {}", target.display(), info.ty());
+            say(&format!("{}: {descr} {shape:?} of {}", quote::path(&target), info.ty()));
         }
         Ok(Exit::Done)
     }

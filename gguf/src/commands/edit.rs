@@ -3,9 +3,9 @@
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use gguf::cli::{Common, Exit, Output, Progress, print, print_json};
+use gguf::cli::{Common, Exit, Output, Progress, print, print_json, say};
 use gguf::edit::{self, Change};
-use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, Value, ValueType, write};
+use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, ValueType, keys, quote, write};
 use serde_json::json;
 
 /// Where an edited file goes.
@@ -20,7 +20,7 @@ struct Target {
     force: bool,
 
     /// Keep room of this size in the header, so that later edits need no copy
-    #[arg(long, value_name = "SIZE", value_parser = gguf::cli::parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = gguf::cli::parse_bytes_or_none)]
     reserve: Option<u64>,
 
     /// Do not check a copy after writing it
@@ -29,17 +29,24 @@ struct Target {
 }
 
 impl Target {
-    fn edit(&self, path: &Path, mut changes: Vec<Change>, common: &Common) -> Result<Exit> {
-        if edit::recover(path)? && !common.quiet {
-            eprintln!("{}: put the header back that an interrupted edit was replacing", path.display());
-        }
+    /// Makes the changes that the file, as it is, asks for.
+    fn edit(&self, path: &Path, common: &Common, changes: impl FnOnce(&File) -> Result<Vec<Change>>) -> Result<Exit> {
+        let file = match File::open(path) {
+            Err(_) if edit::is_interrupted(path) => {
+                if edit::recover(path)? && !common.quiet {
+                    say(&format!("{}: put the header back that an interrupted edit was replacing", quote::path(path)));
+                }
+                File::open(path)?
+            }
+            file => file?,
+        };
+        let mut changes = changes(&file)?;
         if let Some(reserve) = self.reserve {
             if reserve > 1 << 30 {
                 return Err(Error::usage("more than 1 GiB cannot be reserved"));
             }
             changes.push(Change::Reserve(reserve));
         }
-        let file = File::open(path)?;
         let metadata = edit::apply(file.metadata(), &changes)?;
         let in_place = match self.output {
             Some(_) => None,
@@ -62,9 +69,9 @@ impl Target {
         };
         let target = self.output.as_deref().unwrap_or(path);
         if common.json {
-            print_json(&json!({"file": target, "how": how, "keys": metadata.len()}))?;
+            print_json(&json!({"file": quote::json(target), "how": how, "keys": metadata.len()}))?;
         } else if !common.quiet {
-            eprintln!("{}: {how}", target.display());
+            say(&format!("{}: {how}", quote::path(target)));
         }
         Ok(Exit::Done)
     }
@@ -96,12 +103,13 @@ fn copy(
 
 /// Set keys
 ///
-/// The type is that of the old value unless given; a new key takes the type that its value looks like.
+/// A key that readers know gets the type that they want. Other keys keep the type of their old value, and new ones take
+/// the type that the value looks like.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   gguf set model.gguf general.name \"My model\"
-  gguf set model.gguf llama.context_length 8192 --type u32 -o longer.gguf
+  gguf set model.gguf llama.context_length 8192 -o longer.gguf
   gguf set model.gguf general.tags '[\"chat\",\"tiny\"]' --reserve 4K
   gguf set model.gguf tokenizer.chat_template --from-file template.jinja")]
 pub struct Set {
@@ -119,7 +127,7 @@ pub struct Set {
     #[arg(long, value_name = "TEXT FILE")]
     from_file: Option<PathBuf>,
 
-    /// The type: u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str, or [TYPE] for an array
+    /// Another type: u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str, or [TYPE] for an array
     #[arg(long = "type", value_name = "TYPE")]
     ty: Option<String>,
 
@@ -134,20 +142,20 @@ impl Set {
             (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?,
             (None, None) => return Err(Error::usage("a value is needed")),
         };
-        let (ty, element) = match &self.ty {
-            Some(name) => parse_type(name)?,
-            None => {
-                let file = File::open(&self.file)
-                    .or_else(|e| if edit::recover(&self.file)? { File::open(&self.file) } else { Err(e) })?;
-                match file.metadata().get(&self.key) {
-                    Some(Value::Array(array)) => (ValueType::Array, Some(array.element_type())),
-                    Some(value) => (value.value_type(), None),
-                    None => (guess(&text), None),
+        self.target.edit(&self.file, common, |file| {
+            let value = match &self.ty {
+                Some(name) => {
+                    let (ty, element) = parse_type(name)?;
+                    edit::parse_value(&text, ty, element)?
                 }
+                None => edit::value_for(&self.key, file.metadata().get(&self.key), &text)?,
+            };
+            if let Some(kind) = keys::kind(&self.key).filter(|kind| !kind.fits(&value) && !common.quiet) {
+                let key = quote::text(&self.key);
+                say(&format!("warning: readers want {key} as {kind}, and refuse or overlook another type"));
             }
-        };
-        let value = edit::parse_value(&text, ty, element)?;
-        self.target.edit(&self.file, vec![Change::Set(self.key, value)], common)
+            Ok(vec![Change::Set(self.key.clone(), value)])
+        })
     }
 }
 
@@ -161,27 +169,6 @@ fn parse_type(name: &str) -> Result<(ValueType, Option<ValueType>)> {
     match name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
         Some(element) => Ok((ValueType::Array, Some(named(element)?))),
         None => Ok((named(name)?, None)),
-    }
-}
-
-/// The type that a new key's value looks like.
-fn guess(text: &str) -> ValueType {
-    if text == "true" || text == "false" {
-        ValueType::Bool
-    } else if text.parse::<u32>().is_ok() {
-        ValueType::U32
-    } else if text.parse::<i32>().is_ok() {
-        ValueType::I32
-    } else if text.parse::<u64>().is_ok() {
-        ValueType::U64
-    } else if text.parse::<i64>().is_ok() {
-        ValueType::I64
-    } else if text.parse::<f32>().is_ok_and(f32::is_finite) {
-        ValueType::F32
-    } else if text.starts_with('[') && serde_json::from_str::<Vec<serde_json::Value>>(text).is_ok() {
-        ValueType::Array
-    } else {
-        ValueType::String
     }
 }
 
@@ -206,7 +193,7 @@ pub struct Rename {
 
 impl Rename {
     pub fn run(self, common: &Common) -> Result<Exit> {
-        self.target.edit(&self.file, vec![Change::Rename(self.old, self.new)], common)
+        self.target.edit(&self.file, common, |_| Ok(vec![Change::Rename(self.old, self.new)]))
     }
 }
 
@@ -230,7 +217,7 @@ pub struct Remove {
 
 impl Remove {
     pub fn run(self, common: &Common) -> Result<Exit> {
-        self.target.edit(&self.file, self.keys.into_iter().map(Change::Remove).collect(), common)
+        self.target.edit(&self.file, common, |_| Ok(self.keys.into_iter().map(Change::Remove).collect()))
     }
 }
 
@@ -248,10 +235,10 @@ impl Recover {
     pub fn run(self, common: &Common) -> Result<Exit> {
         let recovered = edit::recover(&self.file)?;
         if common.json {
-            print_json(&json!({"file": self.file, "recovered": recovered}))?;
+            print_json(&json!({"file": quote::json(&self.file), "recovered": recovered}))?;
         } else {
             let what = if recovered { "the old header is back" } else { "no edit was interrupted" };
-            print(&format!("{}: {what}\n", self.file.display()))?;
+            print(&format!("{}: {what}\n", quote::path(&self.file)))?;
         }
         Ok(Exit::Done)
     }
@@ -306,11 +293,12 @@ impl Copy {
             Order::Big => Endian::Big,
         };
         let metadata = source.metadata().clone();
-        let inputs = [self.file.as_path()];
+        let inputs = gguf::split::files(&self.file);
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         copy(&source, &metadata, endian, &self.output, self.force, &inputs, self.no_verify, common)
             .map_err(|e| if e.kind() == ErrorKind::Usage { e.at(&self.output) } else { e })?;
         if common.json {
-            print_json(&json!({"file": self.output}))?;
+            print_json(&json!({"file": quote::json(&self.output)}))?;
         }
         Ok(Exit::Done)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use gguf::cli::{Common, Exit, Progress, print, print_json};
 use gguf::write::for_each_piece;
-use gguf::{Result, Source};
+use gguf::{Result, Source, quote};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh64::Xxh64;
@@ -82,7 +82,7 @@ impl Hash {
         }
         progress.finish();
         let whole = whole.finish();
-        let file = super::shown(&self.file);
+        let file = quote::path(&self.file);
         if common.json {
             let map = |hashes: &[(&str, String)]| {
                 hashes.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect::<serde_json::Map<_, _>>()
@@ -92,11 +92,14 @@ impl Hash {
                 .filter(|_| !self.no_layer)
                 .map(|(name, hashes)| ((*name).to_owned(), json!(map(hashes))))
                 .collect();
-            print_json(&json!({"file": self.file, "tensors": listed, "all": map(&whole)}))?;
+            print_json(&json!({"file": quote::json(&self.file), "tensors": listed, "all": map(&whole)}))?;
             return Ok(Exit::Done);
         }
         let mut out = String::new();
-        let named = tensors.into_iter().filter(|_| !self.no_layer).map(|(name, h)| (format!("{file}:{name}"), h));
+        let named = tensors
+            .into_iter()
+            .filter(|_| !self.no_layer)
+            .map(|(name, h)| (format!("{file}:{}", quote::text(name)), h));
         for (name, hashes) in named.chain([(file.clone(), whole)]) {
             for (kind, hash) in hashes {
                 out.push_str(&format!("{kind:<8}  {hash}  {name}\n"));

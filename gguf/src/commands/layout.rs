@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use gguf::{Endian, Error, File, Result, Source, Value};
+use gguf::{Endian, Error, File, Result, Source, Value, quote};
 
-use super::show::{printable, short, type_name};
+use super::show::{short, type_name};
 
 /// A field of more bytes than this is shown by its first ones.
 const WHOLE: usize = 16;
@@ -46,7 +46,7 @@ impl Picture<'_> {
         let len = self.u64_here().unwrap_or(0);
         self.field(8, &format!("{what}: {len} bytes"))?;
         let text = self.bytes.get(self.at..self.at.saturating_add(len as usize)).unwrap_or_default();
-        let text = printable(&String::from_utf8_lossy(&text[..text.len().min(60)]));
+        let text = quote::text(&String::from_utf8_lossy(&text[..text.len().min(60)]));
         self.field(len, &format!("\"{text}\""))
     }
 
@@ -70,7 +70,7 @@ pub fn picture(file: &File) -> Result<String> {
     p.field(8, &format!("{} tensors", file.tensors().len()))?;
     p.field(8, &format!("{} keys", file.metadata().len()))?;
     for (key, value) in file.metadata().iter() {
-        p.heading(&format!("key {}", printable(key)));
+        p.heading(&format!("key {}", quote::text(key)));
         p.text("key")?;
         p.field(4, &format!("type {} ({})", value.value_type().id(), value.value_type()))?;
         let end = p.at + value.encoded_len() as usize;
@@ -81,7 +81,7 @@ pub fn picture(file: &File) -> Result<String> {
         }
     }
     for (i, info) in file.tensors().iter().enumerate() {
-        p.heading(&format!("tensor {}", printable(info.name())));
+        p.heading(&format!("tensor {}", quote::text(info.name())));
         p.text("name")?;
         p.field(4, &format!("number of dimensions: {}", info.shape().dims().len()))?;
         for (d, dim) in info.shape().dims().iter().enumerate() {
@@ -97,7 +97,7 @@ pub fn picture(file: &File) -> Result<String> {
         p.field(padding, &format!("to a multiple of {}", file.alignment()))?;
     }
     for info in file.tensors() {
-        p.heading(&format!("data of {}", printable(info.name())));
+        p.heading(&format!("data of {}", quote::text(info.name())));
         p.field(info.bytes(), &format!("{} {}", info.shape(), info.ty()))?;
         let padding = info.bytes().next_multiple_of(file.alignment()) - info.bytes();
         let padding = padding.min((map.len() - p.at) as u64);

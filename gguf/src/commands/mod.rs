@@ -10,8 +10,6 @@ mod sarif;
 mod show;
 mod split;
 
-use std::path::Path;
-
 use gguf::Result;
 use gguf::cli::{Common, Exit, Output};
 
@@ -55,9 +53,4 @@ impl Command {
 /// Checks what was written before it gets its name.
 fn verify(output: &Output, no_verify: bool) -> Result<()> {
     if no_verify { Ok(()) } else { gguf::check::verify_file(output.temporary(), false) }
-}
-
-/// A path as text for people.
-fn shown(path: &Path) -> String {
-    path.display().to_string()
 }

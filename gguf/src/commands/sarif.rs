@@ -74,9 +74,8 @@ fn result(finding: &Finding, rules: &[&'static Rule]) -> Json {
 
 /// A relative or `file:` URI: every byte that RFC 3986 does not allow in a path is escaped.
 fn uri(path: &Path) -> String {
-    let text = path.to_string_lossy();
     let mut out = String::from(if path.is_absolute() { "file://" } else { "" });
-    for byte in text.bytes() {
+    for &byte in path.as_os_str().as_encoded_bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
             other => out.push_str(&format!("%{other:02X}")),

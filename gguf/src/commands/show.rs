@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use gguf::cli::{Align, Common, Exit, Table, bytes, count, print, print_json};
-use gguf::{Array, Error, File, Result, Source, TensorInfo, TensorType, Value, ValueType};
+use gguf::cli::{Align, Common, Exit, Table, bytes, count, print, print_json, stdout_is_terminal};
+use gguf::{Array, Error, File, Result, Source, TensorInfo, TensorType, Value, ValueType, quote};
 use serde_json::{Value as Json, json};
 
 /// Show the metadata and tensors of a file
@@ -63,7 +63,9 @@ impl Show {
             if common.json {
                 found.insert(key.clone(), whole_json(value));
             } else {
-                print(&format!("{}\n", whole(value)))?;
+                // A value goes into a file as it is, and to a terminal without what would drive it.
+                let text = whole(value);
+                print(&format!("{}\n", if stdout_is_terminal() { quote::lines(&text) } else { text }))?;
             }
         }
         if common.json {
@@ -109,7 +111,7 @@ fn page(file: &File) -> String {
     let _ = writeln!(
         out,
         "{}: GGUF version {}, {order}, alignment {}, {}",
-        file.path().map(|p| p.display().to_string()).unwrap_or_default(),
+        file.path().map(quote::path).unwrap_or_default(),
         file.version(),
         file.alignment(),
         bytes(file.file_bytes())
@@ -117,7 +119,7 @@ fn page(file: &File) -> String {
     let _ = writeln!(out, "\n{} keys", count(file.metadata().len() as u64));
     let mut table = Table::new(&[("key", Align::Left), ("type", Align::Left), ("value", Align::Left)]);
     for (key, value) in file.metadata().iter() {
-        table.row([printable(key), type_name(value), short(value)]);
+        table.row([quote::text(key), type_name(value), short(value)]);
     }
     out.push_str(&table.render());
 
@@ -131,7 +133,7 @@ fn page(file: &File) -> String {
     ]);
     for (i, info) in file.tensors().iter().enumerate() {
         table.row([
-            info.name().to_owned(),
+            quote::text(info.name()),
             info.shape().to_string(),
             info.ty().to_string(),
             count(info.bytes()),
@@ -183,7 +185,7 @@ fn document(file: &File) -> Result<Json> {
     let types: serde_json::Map<String, Json> =
         by_type.iter().map(|(ty, t)| (ty.name().to_owned(), total_json(t))).collect();
     Ok(json!({
-        "file": file.path(),
+        "file": file.path().map(quote::json),
         "version": file.version(),
         "endian": match file.endian() { gguf::Endian::Little => "little", gguf::Endian::Big => "big" },
         "alignment": file.alignment(),
@@ -213,7 +215,7 @@ const SHOWN_CHARS: usize = 80;
 pub fn short(value: &Value) -> String {
     match value {
         Value::String(text) => {
-            let text = printable(&text.to_str_lossy());
+            let text = quote::text(&text.to_str_lossy());
             match text.char_indices().nth(SHOWN_CHARS) {
                 None => text,
                 Some((end, _)) => format!("{}… ({} bytes)", &text[..end], count_bytes(value)),
@@ -241,11 +243,6 @@ fn count_bytes(value: &Value) -> u64 {
         Value::String(text) => text.as_bytes().len() as u64,
         _ => 0,
     }
-}
-
-/// Control characters in escaped form, so that a hostile file cannot drive the terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// A value in full.

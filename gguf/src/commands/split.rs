@@ -4,9 +4,9 @@ use std::io::BufWriter;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use gguf::cli::{Common, Exit, Output, Progress, bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, Progress, bytes, commit_all, print, print_json};
 use gguf::split::{self, KeyOrder, Limit, Splits};
-use gguf::{Endian, Error, File, Result, Source, write};
+use gguf::{Endian, Error, File, Result, Source, quote, write};
 use serde_json::json;
 
 /// Split a model into several files
@@ -80,12 +80,12 @@ impl Split {
             let shards: Vec<_> = parts
                 .iter()
                 .zip(&paths)
-                .map(|(part, path)| json!({"file": path, "tensors": part.len(), "bytes": size(part)}))
+                .map(|(part, path)| json!({"file": quote::json(path), "tensors": part.len(), "bytes": size(part)}))
                 .collect();
             print_json(&json!({"shards": shards, "written": !self.dry_run}))?;
         } else if !common.quiet {
             for (part, path) in parts.iter().zip(&paths) {
-                print(&format!("{}: {} tensors, {}\n", path.display(), part.len(), bytes(size(part))))?;
+                print(&format!("{}: {} tensors, {}\n", quote::path(path), part.len(), bytes(size(part))))?;
             }
         }
         Ok(Exit::Done)
@@ -93,7 +93,8 @@ impl Split {
 
     /// All shards appear, or none: they get their names when the last one is written.
     fn write(&self, source: &dyn Source, parts: &[Range<usize>], paths: &[PathBuf], common: &Common) -> Result<()> {
-        let inputs = [self.file.as_path()];
+        let inputs = split::files(&self.file);
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         for path in paths {
             Output::check(path, self.force, &inputs)?;
         }
@@ -107,33 +108,16 @@ impl Split {
             let count = |n| progress.add(n);
             let out = write::copy_part(source, part.clone(), &metadata, Endian::Little, out, count)
                 .map_err(|e| e.at(path))?;
-            let output = out.into_inner().map_err(|e| Error::io(path, "write", e.into_error()))?;
+            let mut output = out.into_inner().map_err(|e| Error::io(path, "write", e.into_error()))?;
             super::verify(&output, self.no_verify)?;
+            if i > 0 {
+                output.seal()?;
+            }
             outputs.push(output);
         }
         progress.finish();
         commit_all(outputs)
     }
-}
-
-/// Names every output; when one fails those already named go again, unless they replaced others.
-fn commit_all(outputs: Vec<Output>) -> Result<()> {
-    let mut named: Vec<PathBuf> = Vec::new();
-    for output in outputs {
-        let target = output.target().to_path_buf();
-        let fresh = !target.exists();
-        if let Err(error) = output.commit() {
-            for path in named {
-                // Best effort: the error that led here is the one to tell.
-                let _ = std::fs::remove_file(path);
-            }
-            return Err(error);
-        }
-        if fresh {
-            named.push(target);
-        }
-    }
-    Ok(())
 }
 
 /// Merge the shards of a model into one file
@@ -177,12 +161,12 @@ impl Merge {
         progress.finish();
         if common.json {
             print_json(
-                &json!({"file": self.output, "shards": splits.files().len(), "tensors": splits.tensors().len()}),
+                &json!({"file": quote::json(&self.output), "shards": splits.files().len(), "tensors": splits.tensors().len()}),
             )?;
         } else if !common.quiet {
             print(&format!(
                 "{}: {} tensors of {} shards\n",
-                self.output.display(),
+                quote::path(&self.output),
                 splits.tensors().len(),
                 splits.files().len()
             ))?;

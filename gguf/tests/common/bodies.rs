@@ -55,6 +55,10 @@ pub fn read(bytes: &[u8]) {
     for (_, value) in file.metadata().iter() {
         visit(value);
     }
+    for (i, info) in file.tensors().iter().enumerate() {
+        assert_eq!(file.find(info.name()), Some(i));
+    }
+    assert_eq!(file.find("no such tensor \u{1}"), None);
     // Big-endian files may hold types whose data nobody can interpret.
     let Ok(data) = data_of(&file) else { return };
     let copy = write::copy(&file, file.metadata(), Vec::new(), |_| {}).expect("what was read can be written");

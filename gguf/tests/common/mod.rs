@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod bodies;
+pub mod program;
 
 use gguf::{Array, Metadata, Shape, TensorInfo, TensorType, Value};
 
