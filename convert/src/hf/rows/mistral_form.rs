@@ -73,8 +73,7 @@ const LATENT: &[Rule] = &[
     r("layers.{}.attention.wkv_b", "blk.{}.attn_").how(How::Split(absorbed)),
 ];
 
-const NORMS: &[Rule] =
-    &[r("layers.{}.attention_norm", "blk.{}.attn_norm"), r("layers.{}.ffn_norm", "blk.{}.ffn_norm")];
+const NORMS: &[Rule] = &[r("layers.{}.attention_norm", "blk.{}.attn_norm"), r("layers.{}.ffn_norm", "blk.{}.ffn_norm")];
 
 const GATED: &[Rule] = &[
     r("layers.{}.feed_forward.w1", "blk.{}.ffn_gate"),

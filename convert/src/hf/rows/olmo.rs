@@ -67,12 +67,8 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const OLMO2: Class = Class {
-    arch: "olmo2",
-    spelling: &[ENDS, ATTENTION, HEAD_NORMS, POST_NORMS, GATED],
-    keys: olmo2,
-    ..BASE
-};
+const OLMO2: Class =
+    Class { arch: "olmo2", spelling: &[ENDS, ATTENTION, HEAD_NORMS, POST_NORMS, GATED], keys: olmo2, ..BASE };
 
 const SEED_NORMS: &[Rule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),

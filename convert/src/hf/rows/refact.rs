@@ -23,9 +23,8 @@ const REFACT: &[Rule] = &[
     r("lm_head", "output"),
     r("transformer.h.{}.ln_1", "blk.{}.attn_norm"),
     r("transformer.h.{}.attn.q", "blk.{}.attn_q"),
-    r("transformer.h.{}.attn.kv", "blk.{}.attn_").how(How::Split(|config, piece| {
-        two(piece, config.need_u64(&["n_embd"])? / config.heads()?, ["k", "v"])
-    })),
+    r("transformer.h.{}.attn.kv", "blk.{}.attn_")
+        .how(How::Split(|config, piece| two(piece, config.need_u64(&["n_embd"])? / config.heads()?, ["k", "v"]))),
     r("transformer.h.{}.attn.c_proj", "blk.{}.attn_output"),
     r("transformer.h.{}.ln_2", "blk.{}.ffn_norm"),
     r("transformer.h.{}.mlp.gate_up_proj", "blk.{}.ffn_")
