@@ -2,6 +2,7 @@
 
 use super::dim::Dim;
 use super::slot::{Bias, Item, Slot, linear};
+use super::sparse::Indexer;
 
 /// One key a token serves as key and value of all query heads. Beside a window of such keys, a token sees what earlier
 /// spans of `ratio` tokens were compressed to: sums of projections (`attn_compressor_kv`) weighted by the softmax of
@@ -28,8 +29,8 @@ pub struct Compressed {
     pub groups: Dim,
     /// Length that each group is compressed to.
     pub out_rank: Dim,
-    /// Heads of the indexer, their length, and how many spans it chooses.
-    pub indexer: (Dim, Dim, Dim),
+    /// What chooses spans where they overlap.
+    pub indexer: Indexer,
     /// Base of the rotation where keys are compressed.
     pub compressed_base: f32,
     /// Epsilon of its norms.
@@ -57,7 +58,7 @@ impl Compressed {
         let overlapping = ratio == Self::OVERLAPPING;
         items.extend(compressor("attn_compressor", input, head, if overlapping { 2 } else { 1 }, ratio));
         if overlapping {
-            let (index_heads, len, _) = self.indexer;
+            let Indexer { heads: index_heads, len, .. } = self.indexer;
             items.extend(linear("indexer.proj", input, index_heads, Bias::Never));
             items.extend(linear("indexer.attn_q_b", q_rank, index_heads * len, Bias::Never));
             items.extend(compressor("indexer_compressor", input, len, 2, ratio));

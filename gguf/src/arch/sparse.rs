@@ -88,7 +88,8 @@ pub enum Pool {
         /// Whether the tail is chosen.
         tail: bool,
     },
-    /// So many tokens, whose keys are averaged.
+    /// So many tokens, whose keys are averaged; those of the last, incomplete pool are always chosen, with as many more as
+    /// make a pool less one.
     Mean {
         /// Tokens.
         len: Dim,

@@ -1002,11 +1002,27 @@ pub struct DeltaNet {
     pub sizes: super::dims::StateSpace,
     /// How the inputs are stored.
     pub inputs: DeltaInputs,
+    /// Whether the loader demands `attn_qkv` and `attn_gate`, without which nothing can be computed.
+    pub inputs_need: Need,
+    /// Whether the gate passes the sigmoid instead of SiLU.
+    pub sigmoid_gate: bool,
     /// Epsilon of its norms.
     pub eps: f32,
 }
 
 impl DeltaNet {
+    /// The delta net of a model.
+    pub fn new(d: &Dims, inputs: DeltaInputs) -> DeltaNet {
+        DeltaNet {
+            input: d.embd,
+            sizes: d.ssm,
+            inputs,
+            inputs_need: Need::Optional,
+            sigmoid_gate: false,
+            eps: d.rms_eps,
+        }
+    }
+
     fn items(&self) -> Vec<Item> {
         let super::dims::StateSpace { kernel, state, rank, groups, .. } = self.sizes;
         let (keys, values) = (state * groups, state * rank);
@@ -1015,8 +1031,9 @@ impl DeltaNet {
         if self.inputs == DeltaInputs::Interleaved {
             items.push(Slot::new("ssm_in.weight", [self.input, keys * 2 + values * 2]).optional().into());
         }
-        items.push(Slot::new("attn_qkv.weight", [self.input, mixed]).optional().into());
-        items.push(Slot::new("attn_gate.weight", [self.input, values]).optional().into());
+        let needed = self.inputs_need == Need::Required;
+        items.push(Slot::new("attn_qkv.weight", [self.input, mixed]).needed(needed).into());
+        items.push(Slot::new("attn_gate.weight", [self.input, values]).needed(needed).into());
         items.push(Slot::new("ssm_conv1d.weight", [kernel, mixed]).into());
         items.push(Slot::new("ssm_dt.bias", [rank]).into());
         items.push(Slot::new("ssm_a", [rank]).into());
@@ -1245,6 +1262,19 @@ pub enum ExpertGate {
     Either,
 }
 
+/// Experts read a compressed input, and what they make is decompressed. The router and shared experts read the stream.
+#[derive(Clone, Debug)]
+pub struct Compression {
+    /// The matrix before the experts, without `.weight`.
+    pub down: &'static str,
+    /// The matrix behind them.
+    pub up: &'static str,
+    /// A norm before that one.
+    pub norm: Option<Norm>,
+    /// Whether the matrices must be there.
+    pub need: Need,
+}
+
 /// Smaller experts, each of which a group of experts shares. They read what the experts made; those of the best experts'
 /// groups, no more than there are groups, are weighted as these experts are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -1286,6 +1316,8 @@ pub struct Experts {
     pub by_token: Option<Dim>,
     /// Smaller experts beside them, one a group (GroveMoE).
     pub chunks: Option<Chunks>,
+    /// How their input is compressed to `inner`.
+    pub compression: Option<Compression>,
     /// How scores become weights.
     pub gating: Gating,
     /// Whether the weights of the chosen ones are made to sum to one.
@@ -1306,7 +1338,7 @@ pub struct Experts {
     pub need: Need,
     /// Whether the loader takes a file without any of the tensors, though the layer then does nothing that is meant.
     pub may_lack: bool,
-    /// More tensors of the feed (a compression, chunk experts).
+    /// More tensors of the feed.
     pub extra: Vec<Item>,
 }
 
@@ -1327,6 +1359,7 @@ impl Experts {
             router_reads_layer: false,
             by_token: None,
             chunks: None,
+            compression: None,
             gating: Gating::Softmax,
             normalize: true,
             scale: d.expert_weights_scale,
@@ -1381,6 +1414,12 @@ impl Experts {
                 let apart = if self.need == Need::Required { apart } else { optional(apart) };
                 items.push(either("ffn_gate_up_exps.weight", wide("gate_up", 2 * self.len), apart));
             }
+        }
+        if let Some(Compression { down, up, norm, need }) = &self.compression {
+            let mut both = linear(down, self.input, self.inner, Bias::Never);
+            both.extend(linear(up, self.inner, self.input, Bias::Never));
+            items.extend(if *need == Need::Required { both } else { optional(both) });
+            items.extend(norm.iter().flat_map(Norm::items));
         }
         if let Some(vocabulary) = self.by_token {
             items.push(Slot::new("ffn_gate_tid2eid.weight", [self.used, vocabulary]).into());

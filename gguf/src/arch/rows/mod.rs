@@ -6,7 +6,9 @@ mod bailing;
 mod bitnet;
 mod chameleon;
 mod cogvlm;
+mod deepseek3;
 mod dots;
+mod draft;
 mod ernie;
 mod exaone;
 mod falcon_h1;
@@ -17,6 +19,7 @@ mod grove;
 mod hrm;
 mod hunyuan;
 mod jais;
+mod kimi;
 mod laguna;
 mod lfm;
 mod llama;
@@ -36,6 +39,7 @@ mod smollm;
 mod spark;
 mod stepfun;
 mod t5;
+mod wavtokenizer;
 
 use super::{Arch, Dense, Dims, Experts, Item, Kind, optional};
 
@@ -47,7 +51,9 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     bitnet::ROWS,
     chameleon::ROWS,
     cogvlm::ROWS,
+    deepseek3::ROWS,
     dots::ROWS,
+    draft::ROWS,
     ernie::ROWS,
     exaone::ROWS,
     falcon_h1::ROWS,
@@ -58,6 +64,7 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     hrm::ROWS,
     hunyuan::ROWS,
     jais::ROWS,
+    kimi::ROWS,
     laguna::ROWS,
     lfm::ROWS,
     llama::ROWS,
@@ -76,6 +83,7 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     spark::ROWS,
     stepfun::ROWS,
     t5::ROWS,
+    wavtokenizer::ROWS,
 ];
 
 /// A feed that is one of experts where the file has a router, else dense, and the tensors of the other one, which the

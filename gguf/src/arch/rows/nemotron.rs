@@ -2,8 +2,8 @@
 
 use super::mtp::{head_norm, joining};
 use crate::arch::{
-    Activation, Arch, Attention, BASE, Bias, Dense, Dim, Dims, Ends, ExpertGate, Experts, Gating, Item, Keys, Kind,
-    Layer, Mamba2, Mtp, Need, Norm, Rotary, Slot, blocks, output, step, trunk,
+    Activation, Arch, Attention, BASE, Bias, Compression, Dense, Dim, Dims, Ends, ExpertGate, Experts, Gating, Item,
+    Keys, Kind, Layer, Mamba2, Mtp, Need, Norm, Rotary, blocks, output, step, trunk,
 };
 
 pub(super) const ROWS: &[Arch] = &[
@@ -77,7 +77,7 @@ fn nemotron_h(d: &Dims, l: usize) -> Layer {
 /// Experts without gate. Their input may be compressed; the router and the shared experts read it as it is.
 fn nemotron_h_experts(d: &Dims, l: usize, len: Dim) -> Experts {
     let inner = d.expert_latent.or(d.embd);
-    let compression = [("ffn_latent_down", [d.embd, inner]), ("ffn_latent_up", [inner, d.embd])];
+    let compression = Compression { down: "ffn_latent_down", up: "ffn_latent_up", norm: None, need: Need::Optional };
     Experts {
         inner,
         gate: ExpertGate::None,
@@ -85,7 +85,7 @@ fn nemotron_h_experts(d: &Dims, l: usize, len: Dim) -> Experts {
         choice_bias: Some(Need::Required),
         gating: Gating::Sigmoid,
         normalize: d.expert_weights_norm,
-        extra: compression.map(|(name, shape)| Slot::new(format!("{name}.weight"), shape).optional().into()).into(),
+        compression: Some(compression),
         ..Experts::new(d, l, len).shared(Dense::plain(d, d.shared_ff, Activation::ReluSquared))
     }
 }

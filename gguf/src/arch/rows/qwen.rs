@@ -70,7 +70,7 @@ pub(super) fn recurrent_layers(k: &mut Keys<'_>) {
 fn qwen3next(d: &Dims, l: usize) -> Layer {
     let before = Norm::rms(d, "attn_norm");
     let mixer = if d.recurrent(l) {
-        step(before, DeltaNet { input: d.embd, sizes: d.ssm, inputs: DeltaInputs::Interleaved, eps: d.rms_eps })
+        step(before, DeltaNet::new(d, DeltaInputs::Interleaved))
     } else {
         step(before, Attention::uniform(d, l).rotary(d, Rotary::Halves, l).head_norms(d).gate(Gate::DoubledQuery))
     };

@@ -38,7 +38,7 @@ fn keys(k: &mut Keys<'_>) {
 
 fn layer(d: &Dims, l: usize, feed: Kind) -> Layer {
     let mixer: Kind = if l < d.layers() && d.recurrent(l) {
-        DeltaNet { input: d.embd, sizes: d.ssm, inputs: DeltaInputs::Apart, eps: d.rms_eps }.into()
+        DeltaNet::new(d, DeltaInputs::Apart).into()
     } else {
         Attention::uniform(d, l).rotary(d, Rotary::Sections, l).head_norms(d).gate(Gate::DoubledQuery).into()
     };
