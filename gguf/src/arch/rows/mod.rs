@@ -32,6 +32,7 @@ mod pangu;
 mod plm;
 mod qwen;
 mod qwen35;
+mod qwen4;
 mod rwkv;
 mod seed;
 mod smallthinker;
@@ -76,6 +77,7 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     plm::ROWS,
     qwen::ROWS,
     qwen35::ROWS,
+    qwen4::ROWS,
     rwkv::ROWS,
     seed::ROWS,
     smallthinker::ROWS,
