@@ -9,7 +9,7 @@ use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_r
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, How, Params, Piece, Rule};
+use crate::hf::{self, Class, Contents, How, Params, Piece, Rule};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
 use crate::packed::{self, Unpacked};
@@ -57,40 +57,58 @@ impl Checkpoint {
     /// A folder that is no checkpoint, files that are missing or malformed, an architecture that is not known,
     /// a tensor that no rule maps or that is missing.
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
-        let root = config::read(folder)?;
-        let config_path = folder.join("config.json");
-        let class = config::class(&root).map_err(|e| e.at(&config_path))?;
-        let architecture = hf::find(&class).map_err(|e| e.at(&config_path))?;
-        let stored = safetensors::open_folder(folder)?;
-        let mut config = Config::new(&root, &class, architecture.defaults).map_err(|e| e.at(&config_path))?;
-        (architecture.prepare)(&mut config).map_err(|e| e.at(&config_path))?;
+        let (root, config_path) = if options.mistral_format {
+            (config::read_mistral(folder)?, folder.join("params.json"))
+        } else {
+            (config::read(folder)?, folder.join("config.json"))
+        };
+        let (architecture, mut config) = hf::read(&root).map_err(|e| e.at(&config_path))?;
+        let stored = weights(folder, options)?;
+        let contents = Contents { folder, tensors: &stored };
+        (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let mut notes = Vec::new();
-        let stored = text_tensors(architecture, stored, &mut notes);
-        let file_type = choose(options.outtype, &stored);
-        let (mut tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
-        let packed = note.is_some().then(|| packed_by(&root));
+        let beside = (architecture.beside)(folder)?;
+        let Text { stored, moved } = text_tensors(architecture, &config, stored, &mut notes)?;
+        let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
+        let (mut tensors, note) = if options.vocab_only {
+            (Vec::new(), None)
+        } else {
+            unpacked(&root, architecture, &stored, options).map_err(|e| e.at(&config_path))?
+        };
+        let packed = note.is_some().then(|| packed_by(&root, architecture));
+        let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
+        let file_type = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
         notes.extend(note);
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;
             found.merge(&mut tensors, *scale)?;
             notes.push(format!("merged: {} weights changed by {}, times {scale}", found.len(), adapter.display()));
         }
-        let request = tokenizer::Request { pre: options.pre.clone(), any: options.any_pre };
+        let request = tokenizer::Request {
+            pre: options.pre.clone(),
+            any: options.any_pre,
+            architecture: Some(architecture.arch.to_owned()),
+            mistral_format: options.mistral_format,
+            no_community_template: options.no_community_template,
+        };
         let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocabulary, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, file_type, size)?;
-        for (name, rows) in (architecture.generated)(&config).map_err(|e| e.at(&config_path))? {
-            plan.push(name, rows)?;
+        if !options.vocab_only {
+            for (name, rows) in (architecture.generated)(&config).map_err(|e| e.at(&config_path))? {
+                plan.push(name, rows, Made { stored: Elements::F32, moved: false })?;
+            }
+            for tensor in tensors {
+                let moved = moved.contains(&tensor.name);
+                plan.add(tensor, moved).map_err(|e| e.at(folder))?;
+            }
+            plan.finish().map_err(|e| e.at(folder))?;
         }
-        for tensor in tensors {
-            plan.add(tensor).map_err(|e| e.at(folder))?;
-        }
-        plan.finish().map_err(|e| e.at(folder))?;
         notes.append(&mut plan.notes);
 
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);
-        let mut params = Params::new(&config, folder, architecture.arch, file_type.file_type(), &mut metadata);
+        let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.early)(&mut params).map_err(|e| e.at(&config_path))?;
         metadata.set("general.type", "model");
         let shapes = plan.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
@@ -101,15 +119,20 @@ impl Checkpoint {
         };
         let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
         general.write(&mut metadata)?;
-        let mut params = Params::new(&config, folder, architecture.arch, file_type.file_type(), &mut metadata);
+        let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.keys)(&mut params).map_err(|e| e.at(&config_path))?;
         metadata.set("general.quantization_version", 2_u32);
         for (key, value) in vocabulary.iter() {
             metadata.set(key, value.clone());
         }
+        let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
+        (architecture.late)(&mut params).map_err(|e| e.at(folder))?;
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
-        complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
-        let file_name = general.file_name(file_type.name());
+        if !options.vocab_only {
+            let note = complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
+            notes.extend(note);
+        }
+        let file_name = general.file_name((!options.vocab_only).then_some(file_type.name));
         Ok(Checkpoint { metadata, infos, rows, notes, packed, file_name, architecture })
     }
 
@@ -158,38 +181,52 @@ impl Source for Checkpoint {
     }
 }
 
-/// The method that a configuration says its weights were packed by.
-fn packed_by(root: &serde_json::Map<String, serde_json::Value>) -> String {
-    let configuration = crate::packed::configuration(root);
-    let method = configuration.and_then(|c| c.get("quant_method")).and_then(serde_json::Value::as_str);
-    method.unwrap_or("an unnamed method").to_owned()
+/// The tensors that are stored. A file of the vocabulary alone needs none of them, but takes its type from those there
+/// are.
+fn weights(folder: &Path, options: &Options) -> Result<Vec<Stored>> {
+    let prefix = if options.mistral_format { "consolidated" } else { "model" };
+    if options.vocab_only && !safetensors::has_file(folder, prefix)? {
+        return Ok(Vec::new());
+    }
+    if options.mistral_format { safetensors::open_consolidated(folder) } else { safetensors::open_folder(folder) }
+}
+
+/// The method that the weights were packed by.
+fn packed_by(root: &Map<String, Value>, architecture: &Class) -> String {
+    let configuration = packed::configuration(root);
+    let method = configuration.and_then(|c| c.get("quant_method")).and_then(Value::as_str);
+    architecture.packing.or(method).unwrap_or("an unnamed method").to_owned()
 }
 
 /// The type of a file's matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileType(TensorType);
+struct FileType {
+    matrices: TensorType,
+    /// What file names call it.
+    name: &'static str,
+    /// llama.cpp's `general.file_type`.
+    number: u32,
+}
 
 impl FileType {
-    fn name(self) -> &'static str {
-        self.0.name()
-    }
-
-    /// llama.cpp's `general.file_type`.
-    fn file_type(self) -> u32 {
-        match self.0 {
+    fn new(matrices: TensorType) -> FileType {
+        let number = match matrices {
             TensorType::F32 => 0,
             TensorType::F16 => 1,
+            TensorType::Q8_0 => 7,
             _ => 32,
-        }
+        };
+        FileType { matrices, name: matrices.name(), number }
     }
 }
 
 /// `auto` is the first 16-bit type among the matrices, and f16 where there is none.
-fn choose(wanted: OutType, tensors: &[Stored]) -> FileType {
-    FileType(match wanted {
+fn choose(wanted: OutType, architecture: &Class, tensors: &[Stored]) -> FileType {
+    let chosen = FileType::new(match wanted {
         OutType::F32 => TensorType::F32,
         OutType::F16 => TensorType::F16,
         OutType::BF16 => TensorType::BF16,
+        OutType::Q8_0 => TensorType::Q8_0,
         OutType::Auto => {
             let mut matrices = tensors.iter().filter(|t| t.shape().len() >= 2);
             match matrices.find(|t| [Dtype::BF16, Dtype::F16].contains(&t.dtype())).map(Stored::dtype) {
@@ -197,37 +234,48 @@ fn choose(wanted: OutType, tensors: &[Stored]) -> FileType {
                 _ => TensorType::F16,
             }
         }
-    })
+    });
+    architecture.file_type.map_or(chosen, |(number, name)| FileType { number, name, ..chosen })
+}
+
+/// The tensors of the text model.
+struct Text {
+    stored: Vec<Stored>,
+    /// Names of those whose block has another number in the checkpoint.
+    moved: HashSet<String>,
 }
 
 /// The tensors of the text model, their names without what wrappers put in front.
-fn text_tensors(architecture: &Class, stored: Vec<Stored>, notes: &mut Vec<String>) -> Vec<Stored> {
+fn text_tensors(architecture: &Class, config: &Config, stored: Vec<Stored>, notes: &mut Vec<String>) -> Result<Text> {
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
-    let mut kept = Vec::with_capacity(stored.len());
+    let mut text = Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new() };
+    let blocks = config.blocks()?;
+    let further = config.layers().unwrap_or(blocks).min(blocks)..blocks;
     for tensor in stored {
-        let mut name = tensor.name().to_owned();
-        for (from, to) in architecture.prefixes {
-            if let Some(rest) = name.strip_prefix(from) {
-                name = format!("{to}{rest}");
-            }
-        }
-        if names::is_other_sense(&name) {
+        if names::is_other_sense(tensor.name()) {
             left_out += 1;
             left_bytes += tensor.bytes().len() as u64;
             continue;
         }
+        let mut name = tensor.name().replace("language_model.", "");
         if name.ends_with("e_score_correction_bias") {
             name = name.replace("e_score_correction_bias", "e_score_correction.bias");
         }
-        name = name.replace("language_model.", "");
-        for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
+        // The norms of old BERTs.
+        for (old, new) in [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")] {
             if let Some(stem) = name.strip_suffix(old) {
                 name = format!("{stem}{new}");
             }
         }
-        let of_use = !architecture.unused.iter().any(|beginning| name.starts_with(beginning));
-        if of_use && !names::is_buffer(&name) {
-            kept.push(tensor.renamed(name));
+        for renamed in names::replaced(architecture.prefixes, name, &further) {
+            let Some(name) = (architecture.rename)(config, &renamed.name) else { continue };
+            let of_use = !architecture.unused.iter().any(|beginning| name.starts_with(beginning));
+            if of_use && !names::is_buffer(&name) {
+                if renamed.moved {
+                    text.moved.insert(name.clone());
+                }
+                text.stored.push(tensor.clone().renamed(name));
+            }
         }
     }
     if left_out > 0 {
@@ -236,7 +284,7 @@ fn text_tensors(architecture: &Class, stored: Vec<Stored>, notes: &mut Vec<Strin
             left_bytes as f64 / f64::from(1 << 20)
         ));
     }
-    kept
+    Ok(text)
 }
 
 /// The number of tokens that a folder's tokenizer has: the rows of an embedding that are of use.
@@ -251,8 +299,13 @@ fn vocabulary_size(folder: &Path, vocabulary: &Metadata) -> Result<Option<u64>> 
 }
 
 /// The tensors without their packing, and what is to be said of it.
-fn unpacked(root: &Map<String, Value>, stored: &[Stored], options: &Options) -> Result<(Vec<Tensor>, Option<String>)> {
-    if let Some(Unpacked { tensors, note }) = packed::unpack(root, stored, options.blocks)? {
+fn unpacked(
+    root: &Map<String, Value>,
+    architecture: &Class,
+    stored: &[Stored],
+    options: &Options,
+) -> Result<(Vec<Tensor>, Option<String>)> {
+    if let Some(Unpacked { tensors, note }) = packed::unpack(root, architecture.packing, stored, options.blocks)? {
         return Ok((tensors.into_iter().map(|(name, rows)| Tensor { name, rows }).collect(), Some(note)));
     }
     let tensors = stored.iter().map(|t| Ok(Tensor { name: t.name().to_owned(), rows: transform::stored(t)? }));
@@ -261,6 +314,20 @@ fn unpacked(root: &Map<String, Value>, stored: &[Stored], options: &Options) -> 
 
 /// Members of a stack that were seen so far: by rule, then by member.
 type Members = BTreeMap<usize, BTreeMap<u64, Rows>>;
+
+/// Parts of a joined tensor that were seen so far, by rule, with their names in the checkpoint.
+type Parts = BTreeMap<usize, (String, Rows)>;
+
+/// What makes a joined tensor of its parts.
+type Make = fn(&Config, &Piece, Vec<Rows>) -> Result<hf::Outputs>;
+
+/// What a finished tensor was made of.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    stored: Elements,
+    /// Whether its block has another number in the checkpoint.
+    moved: bool,
+}
 
 /// Maps tensors one after the other and remembers what is still missing.
 struct Plan<'a> {
@@ -275,6 +342,7 @@ struct Plan<'a> {
     /// Weights that were seen, by rule and block.
     seen: HashSet<(usize, Option<u64>)>,
     stacks: HashMap<(&'static str, u64), Members>,
+    joins: BTreeMap<(&'static str, u64, String), Parts>,
     sources: Vec<String>,
     embedding: Option<Rows>,
     notes: Vec<String>,
@@ -298,6 +366,7 @@ impl<'a> Plan<'a> {
             names: HashSet::new(),
             seen: HashSet::new(),
             stacks: HashMap::new(),
+            joins: BTreeMap::new(),
             sources: Vec::new(),
             embedding: None,
             notes: Vec::new(),
@@ -305,13 +374,20 @@ impl<'a> Plan<'a> {
     }
 
     /// Appends a finished tensor.
-    fn push(&mut self, name: String, rows: Rows) -> Result<()> {
+    fn push(&mut self, name: String, rows: Rows, made: Made) -> Result<()> {
         let shape: Vec<u64> = rows.shape().iter().rev().copied().collect();
         let shape = Shape::new(&shape).map_err(|e| Error::input(format!("tensor {name}: {}", e.message())))?;
-        let ty = match rows.elements() {
-            Elements::Blocks(ty) => ty,
-            _ if names::is_always_f32(&name, rows.shape().len()) => TensorType::F32,
-            _ => self.file_type.0,
+        let fixed = match (self.architecture.in_f32)(self.config, &name) {
+            Some(true) => Some(TensorType::F32),
+            Some(false) => None,
+            None => names::fixed_type(self.architecture.types, &name, rows.shape().len(), made.stored, made.moved),
+        };
+        let ty = match (rows.elements(), fixed) {
+            (Elements::Blocks(ty), _) => ty,
+            (_, Some(ty)) => ty,
+            // Rows that are no whole number of blocks stay floats.
+            _ if self.file_type.matrices.bytes_for(transform::row_len(rows.shape())).is_none() => TensorType::F16,
+            _ => self.file_type.matrices,
         };
         if !self.names.insert(name.clone()) {
             return Err(Error::input(format!("two tensors of the checkpoint become {name}")));
@@ -321,8 +397,9 @@ impl<'a> Plan<'a> {
     }
 
     /// Maps one tensor of the checkpoint.
-    fn add(&mut self, tensor: Tensor) -> Result<()> {
+    fn add(&mut self, tensor: Tensor, moved: bool) -> Result<()> {
         let Tensor { name, rows } = tensor;
+        let made = Made { stored: rows.elements(), moved };
         let fault = |e: Error| Error::input(format!("tensor {name}: {}", e.message()));
         let Some(found) = names::find(self.architecture, &name) else {
             let near = names::nearest(self.architecture, &name).unwrap_or_default();
@@ -332,7 +409,7 @@ impl<'a> Plan<'a> {
         let rule = self.rules[found.index];
         let blocks = self.blocks_of(rule);
         if let Some(block) = found.block.filter(|b| *b >= blocks) {
-            if matches!(rule.how, How::Drop) {
+            if matches!(rule.how, How::Drop) || self.architecture.drop_further_blocks {
                 return Ok(());
             }
             return Err(Error::input(format!("tensor {name} is of block {block}, config.json claims {blocks}")));
@@ -340,7 +417,13 @@ impl<'a> Plan<'a> {
         if found.suffix.ends_with("scale") {
             // The factor of a packed weight goes beside it, whatever order its rows have.
             let to = names::with_block(rule.to, found.block);
-            return self.push(format!("{to}{}", found.suffix), rows);
+            return self.push(format!("{to}{}", found.suffix), rows, made);
+        }
+        if self.architecture.drop_zero_biases && found.suffix == ".bias" {
+            let bytes = rows.rows(0..row_count(rows.shape())).map_err(fault)?;
+            let zeros = transform::to_f32(rows.elements(), &bytes)?.iter().all(|v| *v == 0.0);
+            let told = format!("tensor {name} is not zero, and {} has no place for it", self.architecture.arch);
+            return if zeros { Ok(()) } else { Err(Error::input(told)) };
         }
         if found.suffix != ".bias" {
             self.seen.insert((found.index, found.block));
@@ -350,28 +433,20 @@ impl<'a> Plan<'a> {
         let target = format!("{to}{}", found.suffix);
         let rows = match rule.how {
             How::Drop => return Ok(()),
-            How::DropZeros => {
-                let bytes = rows.rows(0..row_count(rows.shape())).map_err(fault)?;
-                let zeros = transform::to_f32(rows.elements(), &bytes)?.iter().all(|v| *v == 0.0);
-                return if zeros {
-                    Ok(())
-                } else {
-                    Err(Error::input(format!(
-                        "tensor {name} is not zero, and {} has no place for it",
-                        self.architecture.arch
-                    )))
-                };
-            }
-            How::Stack { group, members } => {
+            How::Stack { group, members } | How::Chain { group, members } => {
                 let block = found.block.unwrap_or(0);
                 let member = found.member.unwrap_or(0);
                 let members = members(self.config)?;
-                return self.stack(group, members, found.index, block, member, found.suffix, rows).map_err(fault);
+                return self.stack(group, members, found.index, block, member, found.suffix, rows, made).map_err(fault);
+            }
+            How::Join { group, make } => {
+                let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
+                return self.join(group, make, found.index, &name, piece, made).map_err(fault);
             }
             How::Split(split) => {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
                 for (name, rows) in split(self.config, &piece).map_err(fault)? {
-                    self.push(name, rows)?;
+                    self.push(name, rows, made)?;
                 }
                 self.sources.push(name);
                 return Ok(());
@@ -386,6 +461,10 @@ impl<'a> Plan<'a> {
                 )));
             }
             How::Keep | How::First | How::Untied => rows,
+            How::Change(change) => {
+                let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
+                change(self.config, &piece).map_err(fault)?
+            }
             How::Map(f) => transform::mapped(&rows, f),
             How::MapWeight(f) if weight => transform::mapped(&rows, f),
             How::Transpose if weight => transform::transposed(&rows).map_err(fault)?,
@@ -402,7 +481,7 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         self.sources.push(name);
-        self.push(target, rows)
+        self.push(target, rows, made)
     }
 
     /// Token embeddings without the rows beyond the vocabulary, for those that have such.
@@ -452,13 +531,13 @@ impl<'a> Plan<'a> {
         member: u64,
         suffix: &str,
         rows: Rows,
+        made: Made,
     ) -> Result<()> {
         if member >= members || suffix == ".bias" {
             return Err(Error::input(format!("it is number {member} of {members} in config.json")));
         }
-        let tables: Vec<usize> = (0..self.rules.len())
-            .filter(|i| matches!(self.rules[*i].how, How::Stack { group: g, .. } if g == group))
-            .collect();
+        let tables: Vec<usize> =
+            (0..self.rules.len()).filter(|i| self.rules[*i].how.stack().is_some_and(|(g, _)| g == group)).collect();
         let seen = self.stacks.entry((group, block)).or_default();
         seen.entry(rule).or_default().insert(member, rows);
         let complete = tables.iter().all(|t| seen.get(t).is_some_and(|m| m.len() as u64 == members));
@@ -469,22 +548,63 @@ impl<'a> Plan<'a> {
         for table in tables {
             let parts: Vec<Rows> = seen.remove(&table).into_iter().flatten().map(|(_, rows)| rows).collect();
             let to = names::with_block(self.rules[table].to, Some(block));
-            self.push(format!("{to}{suffix}"), transform::stacked(parts)?)?;
+            let chained = matches!(self.rules[table].how, How::Chain { .. });
+            let whole = if chained { transform::joined(parts)? } else { transform::stacked(parts)? };
+            self.push(format!("{to}{suffix}"), whole, made)?;
         }
         Ok(())
     }
 
-    /// Checks that nothing is missing.
-    fn finish(&self) -> Result<()> {
+    /// Remembers one of several tensors that are made into others, and makes them when it was the last.
+    fn join(
+        &mut self,
+        group: &'static str,
+        make: Make,
+        rule: usize,
+        name: &str,
+        piece: Piece,
+        made: Made,
+    ) -> Result<()> {
+        let belongs = |rule: &Rule| matches!(rule.how, How::Join { group: g, .. } if g == group);
+        let parts = self.rules.iter().filter(|r| belongs(r)).count();
+        let key = (group, piece.block, piece.suffix.clone());
+        let seen = self.joins.entry(key.clone()).or_default();
+        seen.insert(rule, (name.to_owned(), piece.rows.clone()));
+        if seen.len() < parts {
+            return Ok(());
+        }
+        let seen = self.joins.remove(&key).unwrap_or_default();
+        let (names, rows): (Vec<String>, Vec<Rows>) = seen.into_values().unzip();
+        for (name, rows) in make(self.config, &piece, rows)? {
+            self.push(name, rows, made)?;
+        }
+        self.sources.extend(names);
+        Ok(())
+    }
+
+    /// Checks that nothing is missing, and brings those to the front that come first.
+    fn finish(&mut self) -> Result<()> {
         if let Some(((_, block), members)) = self.stacks.iter().next() {
             return Err(self.missing_member(*block, members));
         }
+        if let Some(((group, block, suffix), seen)) = self.joins.iter().next() {
+            let gap = self.rules.iter().enumerate().find(|(i, rule)| {
+                matches!(rule.how, How::Join { group: g, .. } if g == *group) && !seen.contains_key(i)
+            });
+            let name = gap.map_or("", |(_, rule)| rule.from);
+            let name = names::with_block(name, Some(*block));
+            return Err(Error::input(format!("tensor {name}{suffix} is missing")).help("is the checkpoint complete?"));
+        }
+        let leading = self.architecture.leading;
+        self.out.sort_by_key(|(info, _)| names::leading(leading, info.name()));
         self.check_head()
     }
 
     /// A head that the configuration says is not the token embedding has to be there.
     fn check_head(&self) -> Result<()> {
-        let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped();
+        // Models without a head end in another word, and what remote code assumes is not known.
+        let has_head = self.config.class().contains("For") && self.config.is_known();
+        let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped() && has_head;
         let head = self.rules.iter().enumerate().find(|(_, rule)| rule.to == "output");
         match head {
             Some((i, rule)) if separate && !self.seen.contains(&(i, None)) => {
@@ -499,7 +619,7 @@ impl<'a> Plan<'a> {
     fn missing_member(&self, block: u64, members: &Members) -> Error {
         let all = members.values().map(|m| m.keys().next_back().copied().unwrap_or(0)).max().unwrap_or(0);
         let gap = self.rules.iter().enumerate().find_map(|(i, rule)| {
-            let How::Stack { members: count, .. } = rule.how else { return None };
+            let (_, count) = rule.how.stack()?;
             let count = count(self.config).ok()?;
             let seen = members.get(&i);
             let first = (0..count).find(|x| seen.is_none_or(|m| !m.contains_key(x)))?;

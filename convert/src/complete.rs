@@ -1,39 +1,49 @@
 //! Whether what a checkpoint becomes is a whole model: the tensors and keys held against `gguf::arch`, before a byte is
 //! written. What is missing or of another shape is named as the checkpoint calls it.
 
+use std::collections::HashMap;
+
 use gguf::arch::{self, Fault, FaultKind};
 use gguf::{Error, Metadata, Result, TensorInfo};
 
 use crate::hf::{Class, How};
 use crate::names;
 
-/// Checks the tensors and keys of a converted model.
+/// Checks the tensors and keys of a converted model. What a person should know: that llama.cpp takes models of this form
+/// in the published sizes alone.
 ///
 /// # Errors
 /// The first tensor that is missing, has no place or has another shape than the keys ask for, or a key that is missing.
-pub(crate) fn check(class: &Class, metadata: &Metadata, tensors: &[TensorInfo], sources: &[String]) -> Result<()> {
-    let Some(row) = arch::find(class.arch) else { return Ok(()) };
-    let shapes = tensors.iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
+pub(crate) fn check(
+    class: &Class,
+    metadata: &Metadata,
+    tensors: &[TensorInfo],
+    sources: &[String],
+) -> Result<Option<String>> {
+    let Some(row) = arch::find(class.arch) else { return Ok(None) };
+    let shapes: HashMap<String, Vec<u64>> =
+        tensors.iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
     let get = |key: &str| metadata.get(key);
-    let (dims, mut faults) = row.dims(&get, shapes);
+    let (dims, faults) = row.dims_of_any_size(&get, shapes.clone());
     if let Some(fault) = faults.first() {
         return Err(Error::input(format!("config.json does not describe a whole model: {}", fault.message)));
     }
     if let Some(empty) = tensors.iter().find(|t| t.elements() == 0) {
-        return Err(Error::input(format!(
-            "tensor {} holds nothing: its shape is {}",
-            said(class, empty.name()),
-            empty.shape()
-        ))
-        .help("checkpoints saved while the weights were spread over several processes look so; save it again"));
+        let name = said(class, empty.name());
+        return Err(Error::input(format!("tensor {name} holds nothing: its shape is {}", empty.shape()))
+            .help("checkpoints saved while the weights were spread over several processes look so; save it again"));
     }
-    faults = row.plan(&dims).faults(&dims);
+    let faults = row.plan(&dims).faults(&dims);
     // A missing tensor explains a strange one, not the other way round.
-    let first = faults.iter().find(|f| f.kind == FaultKind::TensorMissing).or_else(|| faults.first());
-    match first {
-        None => Ok(()),
-        Some(fault) => Err(error(class, fault, sources)),
+    if let Some(fault) = faults.iter().find(|f| f.kind == FaultKind::TensorMissing).or_else(|| faults.first()) {
+        return Err(error(class, fault, sources));
     }
+    // The model is whole; what is left is what the loader demands of the sizes that it knows.
+    let (dims, mut faults) = row.dims(&get, shapes);
+    if faults.is_empty() {
+        faults = row.plan(&dims).faults(&dims);
+    }
+    Ok(faults.first().map(|fault| format!("llama.cpp does not load a {} of this size: {}", class.arch, fault.message)))
 }
 
 fn error(class: &Class, fault: &Fault, sources: &[String]) -> Error {

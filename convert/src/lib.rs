@@ -1,7 +1,7 @@
 //! A Hugging Face checkpoint folder seen as if it were a GGUF file.
 //!
 //! [`Checkpoint`] maps names, shapes, metadata and the tokenizer; the weights change their layout as they are read,
-//! and their precision between f32, f16 and bf16 only. What it shows equals, byte for byte, what llama.cpp's
+//! and their precision between f32, f16 and bf16 only, or to plain Q8_0. What it shows equals, byte for byte, what llama.cpp's
 //! `convert_hf_to_gguf.py` writes.
 
 pub mod checkpoint;
@@ -14,6 +14,7 @@ pub mod metadata;
 pub mod modelfile;
 mod names;
 pub mod packed;
+mod reduce;
 pub mod safetensors;
 pub mod tokenizer;
 pub mod transform;
@@ -37,6 +38,9 @@ pub enum OutType {
     /// The upper half of a binary32
     #[value(name = "bf16")]
     BF16,
+    /// Blocks of 32 weights of 8 bits with one scale; f16 where a row is no whole number of blocks
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// How a checkpoint is converted.
@@ -50,6 +54,8 @@ pub struct Options {
     pub metadata: Option<PathBuf>,
     /// The pre-tokenizer instead of the one that is found.
     pub pre: Option<String>,
+    /// Under `auto`, weights that a folder packs are unpacked to f32, which holds them exactly.
+    pub exact: bool,
     /// Take the plainest pre-tokenizer where none is found: for work on token ids alone.
     pub any_pre: bool,
     /// What becomes of blocks that GGUF has a type for.
@@ -58,6 +64,12 @@ pub struct Options {
     pub merge: Vec<(PathBuf, f32)>,
     /// Leave the model card (`README.md`) aside.
     pub skip_model_card: bool,
+    /// The folder is in Mistral's own form: `params.json` and `consolidated*.safetensors`.
+    pub mistral_format: bool,
+    /// Write no chat template that the community made for models in Mistral's own form.
+    pub no_community_template: bool,
+    /// The keys alone, without tensors; the folder needs no weights.
+    pub vocab_only: bool,
 }
 
 /// Opens a model, whatever it is stored as: a checkpoint folder, or a GGUF file.

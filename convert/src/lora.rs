@@ -295,10 +295,7 @@ impl AdapterFile {
         let adapter = Adapter::open(folder)?;
         let root = config::read(base)?;
         let path = base.join("config.json");
-        let class = config::class(&root).map_err(|e| e.at(&path))?;
-        let architecture = hf::find(&class).map_err(|e| e.at(&path))?;
-        let mut config = Config::new(&root, &class, architecture.defaults).map_err(|e| e.at(&path))?;
-        (architecture.prepare)(&mut config).map_err(|e| e.at(&path))?;
+        let (architecture, config) = hf::read(&root).map_err(|e| e.at(&path))?;
 
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);

@@ -12,7 +12,7 @@ use convert::lora::{self, AdapterFile};
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, hf, tokenizer};
 use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
-use gguf::{Error, Result, Source, TensorInfo, TensorType};
+use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
 
 const EXAMPLES: &str = "\
@@ -60,6 +60,18 @@ struct Args {
     /// Decode blocks that GGUF has a type for (MXFP4, NVFP4) instead of keeping them
     #[arg(long)]
     decode: bool,
+
+    /// Read Mistral's own form: params.json and consolidated*.safetensors, with tekken.json or tokenizer.model.v*
+    #[arg(long)]
+    mistral_format: bool,
+
+    /// With --mistral-format, write no chat template but one that the folder has
+    #[arg(long, requires = "mistral_format")]
+    disable_mistral_community_chat_template: bool,
+
+    /// Write the keys and the vocabulary alone, without tensors; the folder needs no weights
+    #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
+    vocab_only: bool,
 
     /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
     #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
@@ -133,11 +145,15 @@ fn work(args: &Args) -> Result<Exit> {
         skip_model_card: args.no_model_card,
         blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
         merge: args.merge_lora.clone(),
+        mistral_format: args.mistral_format,
+        no_community_template: args.disable_mistral_community_chat_template,
+        vocab_only: args.vocab_only,
         ..Options::default()
     };
     let checkpoint = Checkpoint::open(folder, &options)?;
     let target = target(args.output.as_deref(), &checkpoint);
     let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
+    let plan = if args.vocab_only { plan.unpadded() } else { plan };
     if !args.common.quiet {
         checkpoint.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
@@ -156,7 +172,12 @@ fn work(args: &Args) -> Result<Exit> {
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     let begun = std::time::Instant::now();
     let mut output = Output::create(&target, args.force, &inputs)?;
-    write(args, &checkpoint, &mut output, plan.file_bytes())?;
+    if args.vocab_only {
+        let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
+        written.map_err(|e| Error::io(&target, "write", e))?;
+    } else {
+        write(args, &checkpoint, &mut output, plan.file_bytes())?;
+    }
     if !args.no_verify {
         // The values were looked at while they were written.
         gguf::check::verify_file(output.temporary(), false)

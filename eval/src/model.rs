@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 
-use gguf::arch::{self, Arch, Attention, Dims, Ends, Kind, Latent, Layer, Plan, Rotary, StackPlan};
+use gguf::arch::{
+    self, Arch, Attention, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Plan, Residual, Rotary, StackPlan,
+};
 use gguf::{Error, Metadata, Result};
 
 use crate::layers::rope::{Rope, Scaling, Table};
@@ -50,6 +52,7 @@ pub struct RopeKey {
     windowed: bool,
     latent: bool,
     factors: bool,
+    plain: bool,
 }
 
 impl RopeKey {
@@ -62,6 +65,7 @@ impl RopeKey {
             windowed: attention.windowed_rope,
             latent: false,
             factors: attention.rope_factors,
+            plain: attention.plain_rope,
         })
     }
 
@@ -74,6 +78,7 @@ impl RopeKey {
             windowed: latent.windowed_rope,
             latent: true,
             factors: true,
+            plain: false,
         })
     }
 }
@@ -99,7 +104,7 @@ impl Model {
         })?;
         let shapes = weights.tensors().iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
         let get = |key: &str| metadata.get(key);
-        let (dims, faults) = arch.dims(&get, shapes);
+        let (dims, faults) = arch.dims_of_any_size(&get, shapes);
         refuse(&faults)?;
         unread(metadata, arch, &dims)?;
         let plan = arch.plan(&dims);
@@ -109,15 +114,19 @@ impl Model {
 
     fn of(dims: Dims, plan: Plan, weights: &dyn Weights) -> Result<Model> {
         for (stack, l, layer) in layers(&plan, &dims) {
-            for branch in layer.steps.iter().flat_map(|s| &s.branches) {
-                if let Some(missing) = unsupported(&branch.kind) {
-                    return Err(Error::input(format!(
-                        "layer {}{l} is {missing}, which cannot be evaluated yet",
-                        stack.prefix
-                    ))
-                    .help("the model can be converted and quantized"));
-                }
+            let parts = layer.steps.iter().flat_map(|s| &s.branches).map(|b| unsupported(&b.kind));
+            let residuals = layer.steps.iter().map(|s| unsupported_residual(&s.residual));
+            if let Some(missing) = parts.chain(residuals).flatten().next() {
+                return Err(Error::input(format!(
+                    "layer {}{l} has {missing}, which cannot be evaluated yet",
+                    stack.prefix
+                ))
+                .help("the model can be converted and quantized"));
             }
+        }
+        if let Some(missing) = unsupported_whole(&plan, &dims) {
+            return Err(Error::input(format!("the model has {missing}, which cannot be evaluated yet"))
+                .help("the model can be converted and quantized"));
         }
         let shape = match plan.stacks.as_slice() {
             [_, _] => Shape::EncoderDecoder,
@@ -248,8 +257,42 @@ fn unsupported(kind: &Kind) -> Option<&'static str> {
         | Kind::Mamba2(_)
         | Kind::DeltaNet(_)
         | Kind::ShortConv(_)
-        | Kind::Dense(_)
-        | Kind::Experts(_) => None,
+        | Kind::Linear(_)
+        | Kind::Pass(_)
+        | Kind::PerLayer(_)
+        | Kind::Laurel(_)
+        | Kind::Dense(_) => None,
+        Kind::Experts(e) if e.by_token.is_some() => Some("experts that a table chooses"),
+        Kind::Experts(e) if e.chunks.is_some() => Some("chunk experts"),
+        Kind::Experts(e) if e.gating == Gating::Unknown => Some("experts with a gating function that is not known"),
+        Kind::Experts(e) if e.inner != e.input || e.compression.is_some() => Some("experts on a compressed input"),
+        Kind::Experts(_) => None,
+        other => Some(other.name()),
+    }
+}
+
+/// What is around the layers that there is no engine for.
+fn unsupported_whole(plan: &Plan, dims: &Dims) -> Option<&'static str> {
+    let ends = &plan.ends;
+    if ends.altup.is_some() {
+        return Some("alternating updates of several streams");
+    }
+    if ends.residual != Residual::Stream {
+        return Some(ends.residual.name());
+    }
+    if ends.loops > 1 {
+        return Some("layers that run several times");
+    }
+    if ends.first_logit > 0 {
+        return Some("logits of a part of the vocabulary");
+    }
+    ((plan.arch.flow)(dims) != Flow::Once).then_some("cycles of layers")
+}
+
+/// What the residual stream is that there is no engine for.
+fn unsupported_residual(residual: &Residual) -> Option<&'static str> {
+    match residual {
+        Residual::Stream | Residual::Normed(_) => None,
         other => Some(other.name()),
     }
 }
@@ -265,7 +308,7 @@ fn ropes(plan: &Plan, dims: &Dims, weights: &dyn Weights) -> Result<Vec<(RopeKey
                 _ => continue,
             };
             let Some(key) = key.filter(|key| ropes.iter().all(|(k, _)| k != key)) else { continue };
-            let scaling = Scaling::of(dims, key.windowed, plan.arch)?;
+            let scaling = if key.plain { Scaling::none() } else { Scaling::of(dims, key.windowed, plan.arch)? };
             let base = if key.windowed { dims.rope_base_windowed } else { dims.rope_base };
             let pairs = key.rotary == Rotary::Pairs;
             let factors = key.factors.then_some(weights);

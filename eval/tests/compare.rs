@@ -3,9 +3,10 @@
 use eval::compare::{Baseline, compare};
 use eval::divergence::Divergence;
 use eval::encoded::Encoded;
+use eval::forward::Stream;
 use eval::model::Model;
 use eval::perplexity::{Chunks, Plan, Protocol};
-use eval::weights::{Stored, Weights};
+use eval::weights::Stored;
 use gguf::Source;
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
@@ -51,10 +52,12 @@ fn check(rows: &[&str]) {
             Encoded::new(&f.source, name.parse().unwrap(), importance.then_some(&f.importance)).unwrap()
         })
         .collect();
-    let streams: Vec<&dyn Weights> = encoded.iter().map(|e| e as &dyn Weights).collect();
+    let streams: Vec<Stream<'_>> = encoded.iter().map(|e| Stream { model: &f.model, weights: e }).collect();
     let base = Stored(&f.source);
     let plan = Plan::new(&f.model, streams.len() + 1, 512, 1 << 30);
-    let found = compare(&f.model, Baseline::Run(&base), &streams, &f.chunks, plan, None, |_| Ok(())).unwrap();
+    let found =
+        compare(Baseline::Run(Stream { model: &f.model, weights: &base }), &streams, &f.chunks, plan, None, |_| Ok(()))
+            .unwrap();
     let mut wrong = Vec::new();
     for (row, positions) in rows.iter().zip(&found.models) {
         let golden = &f.golden["perplexity"][row];

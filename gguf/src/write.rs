@@ -124,6 +124,16 @@ impl Plan {
         Ok(Plan { header, header_len, tensors: tensors.to_vec(), offsets, alignment, total, endian })
     }
 
+    /// The plan of a file that ends with its header, where it has no tensors: llama.cpp's converter pads none such.
+    #[must_use]
+    pub fn unpadded(mut self) -> Plan {
+        if self.tensors.is_empty() {
+            self.header.truncate(self.header_len as usize);
+            self.total = self.header_len;
+        }
+        self
+    }
+
     /// Bytes of the whole file.
     pub fn file_bytes(&self) -> u64 {
         self.total

@@ -5,14 +5,20 @@
 //! model is not said here: that is `gguf::arch`, and every conversion is held against it. What is special about a member
 //! is a named value of its row.
 
+mod contents;
 mod params;
 mod rows;
 
-use gguf::Result;
+use std::path::Path;
 
-pub use params::Params;
+use gguf::{Error, Result};
+use serde_json::{Map, Value};
 
-use crate::config::Config;
+pub use contents::Contents;
+pub use params::{Params, SIGMOID, SOFTMAX};
+
+use crate::config::{self, Config, RAW};
+use crate::safetensors::Stored;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
@@ -26,24 +32,53 @@ pub struct Class {
     pub names: &'static [&'static str],
     /// `general.architecture`.
     pub arch: &'static str,
+    /// Which configurations of these classes, where more than one row has them: the first that says yes.
+    pub when: fn(&Map<String, Value>) -> bool,
     /// What the configuration class fills in where `config.json` says nothing, as JSON.
     pub defaults: &'static str,
+    /// Other names that the configuration class takes for a field, each with the one that is read.
+    pub aliases: &'static [(&'static str, &'static str)],
     /// How the vocabulary is read.
     pub vocabulary: VocabKind,
     /// The tensors, in tables that families share.
     pub spelling: &'static [&'static [Rule]],
     /// Beginnings of names that are replaced before the tables are asked.
+    ///
+    /// `{}` in the first stands for a number. In the second, `{+}` is that number counted from the first block after the
+    /// layers of the model, `{*}` each of the blocks there are after these; where there are none, the tensor is left out.
     pub prefixes: &'static [(&'static str, &'static str)],
     /// Beginnings of names of tensors that the format has no use for.
     pub unused: &'static [&'static str],
+    /// The name under which the tables know a tensor, where prefixes do not say it; nothing for one of no use.
+    pub rename: fn(&Config, &str) -> Option<String>,
     /// Changes the configuration before anything else reads it.
     pub prepare: fn(&mut Config) -> Result<()>,
+    /// Adds to the configuration what only the tensors or other files of the folder say.
+    pub inspect: fn(&mut Config, &Contents<'_>) -> Result<()>,
+    /// Whether tensors of blocks that the file has not are left out. They are an error otherwise.
+    pub drop_further_blocks: bool,
+    /// How the weights are packed where `config.json` names no method.
+    pub packing: Option<&'static str>,
     /// Keys that come before all others.
     pub early: fn(&mut Params<'_>) -> Result<()>,
     /// The keys that describe the model.
     pub keys: fn(&mut Params<'_>) -> Result<()>,
+    /// Keys that come after the vocabulary's, or change them.
+    pub late: fn(&mut Params<'_>) -> Result<()>,
+    /// Tensors of other files of the folder, which come before the model's.
+    pub beside: fn(&Path) -> Result<Vec<Stored>>,
     /// Tensors that are made from the configuration.
     pub generated: fn(&Config) -> Result<Outputs>,
+    /// Whether the tensor of this name in the file is f32 whatever the rest is, where the general rule is not right.
+    pub in_f32: fn(&Config, &str) -> Option<bool>,
+    /// Tensors that come first in the file, by their names there: group by group, and within a group block by block.
+    pub leading: &'static [&'static [&'static str]],
+    /// Which tensors have a type that is not asked for.
+    pub types: Types,
+    /// `general.file_type`, where it does not follow from the type of the matrices, with its name.
+    pub file_type: Option<(u32, &'static str)>,
+    /// Whether biases are left out, all of which must be zero.
+    pub drop_zero_biases: bool,
     /// Whether a stored output head that equals the token embedding is left out.
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
@@ -55,20 +90,48 @@ pub struct Class {
 /// A row from which others are made by functional update.
 pub(crate) const BASE: Class = Class {
     names: &[],
+    when: |_| true,
     arch: "",
-    defaults: "{}",
+    defaults: RAW,
+    aliases: &[],
     vocabulary: VocabKind::Gpt2,
     spelling: &[],
     prefixes: &[],
     unused: &[],
+    rename: |_, name| Some(name.to_owned()),
     prepare: |_| Ok(()),
+    inspect: |_, _| Ok(()),
+    drop_further_blocks: false,
+    packing: None,
     early: |_| Ok(()),
     keys: Params::common,
+    late: |_| Ok(()),
+    beside: |_| Ok(Vec::new()),
     generated: |_| Ok(Vec::new()),
+    in_f32: |_, _| None,
+    leading: &[],
+    types: Types::Usual,
+    file_type: None,
+    drop_zero_biases: false,
     drop_equal_output: false,
     cut_embedding: false,
     remark: "",
 };
+
+/// Which tensors have a type that does not depend on what is asked for.
+///
+/// Vectors, norms and what is no weight are f32 in every file.
+#[derive(Clone, Copy, Debug)]
+pub enum Types {
+    /// The matrices that llama.cpp wants in f32 in all models.
+    Usual,
+    /// No other tensors.
+    NoMatrices,
+    /// These as well: parts of names that are f32.
+    Also(&'static [&'static str]),
+    /// All of them have the type in which they are stored: f32, bf16, or Q8_0 for what was FP8.
+    AsStored,
+}
 
 /// A tensor's way from the checkpoint's name to the file's.
 ///
@@ -107,8 +170,26 @@ pub enum How {
         /// How many members each has.
         members: fn(&Config) -> Result<u64>,
     },
+    /// The same with members that follow each other in one tensor.
+    Chain {
+        /// Which tables belong together.
+        group: &'static str,
+        /// How many members each has.
+        members: fn(&Config) -> Result<u64>,
+    },
     /// The tensor becomes others.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
+    /// The tensor stays one under its name, its data in another shape or order, or with arithmetic that depends on
+    /// the configuration.
+    Change(fn(&Config, &Piece) -> Result<Rows>),
+    /// One of several tensors of a block, each with a rule of its own, from which others are made when the last of
+    /// them was seen. Rules of the same group belong together, in the table's order; weights and biases are apart.
+    Join {
+        /// Which rules belong together.
+        group: &'static str,
+        /// Makes the tensors. The piece is the last one seen; the data is that of all, in the table's order.
+        make: fn(&Config, &Piece, Vec<Rows>) -> Result<Outputs>,
+    },
     /// The first of several names for one tensor is written, the others are not.
     First,
     /// Not written where the configuration ties it to the token embedding.
@@ -117,8 +198,6 @@ pub enum How {
     Drop,
     /// Not written where the configuration ties it to the token embedding; an error where it does not.
     Tied,
-    /// The tensor is not written; anything but zeros in it is an error.
-    DropZeros,
 }
 
 /// A tensor on its way through a [`How::Split`].
@@ -139,6 +218,16 @@ pub(crate) const fn r(from: &'static str, to: &'static str) -> Rule {
     Rule { from, to, how: How::Keep }
 }
 
+impl How {
+    /// The group and the number of members, of what becomes one with others.
+    pub(crate) fn stack(self) -> Option<(&'static str, fn(&Config) -> Result<u64>)> {
+        match self {
+            How::Stack { group, members } | How::Chain { group, members } => Some((group, members)),
+            _ => None,
+        }
+    }
+}
+
 impl Rule {
     /// The same with this change of data.
     pub(crate) const fn how(mut self, how: How) -> Rule {
@@ -152,16 +241,27 @@ pub fn all() -> impl Iterator<Item = &'static Class> {
     rows::FAMILIES.iter().copied().flatten()
 }
 
-/// The row that converts this class.
+/// The row that converts a configuration, and the configuration as that row reads it.
+///
+/// # Errors
+/// A configuration that names no class or one that no row has, or values that contradict each other.
+pub fn read(root: &Map<String, Value>) -> Result<(&'static Class, Config)> {
+    let class = config::class(root)?;
+    let row = find(&class, root)?;
+    let mut config = Config::new(root, &class, row.defaults, row.aliases)?;
+    (row.prepare)(&mut config)?;
+    Ok((row, config))
+}
+
+/// The row that converts this configuration of a class.
 ///
 /// # Errors
 /// A class that no row has; the error lists those there are.
-pub fn find(class: &str) -> Result<&'static Class> {
-    all().find(|a| a.names.contains(&class)).ok_or_else(|| {
+pub fn find(class: &str, root: &Map<String, Value>) -> Result<&'static Class> {
+    all().find(|a| a.names.contains(&class) && (a.when)(root)).ok_or_else(|| {
         let mut known: Vec<&str> = all().flat_map(|a| a.names.iter().copied()).collect();
         known.sort_unstable();
-        gguf::Error::input(format!("the architecture {class} is not known"))
-            .help(format!("known are {}", known.join(", ")))
+        Error::input(format!("the architecture {class} is not known")).help(format!("known are {}", known.join(", ")))
     })
 }
 
@@ -212,9 +312,52 @@ pub(crate) const NORMS: &[Rule] = &[
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
 ];
 
+/// A block after the layers of the model, which predicts the token after the next.
+pub(crate) const PREDICTION: &[Rule] = &[
+    r("model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),
+    r("model.layers.{}.embed_tokens", "blk.{}.nextn.embed_tokens"),
+    r("model.layers.{}.enorm", "blk.{}.nextn.enorm"),
+    r("model.layers.{}.hnorm", "blk.{}.nextn.hnorm"),
+    r("model.layers.{}.shared_head.head", "blk.{}.nextn.shared_head_head"),
+    r("model.layers.{}.shared_head.norm", "blk.{}.nextn.shared_head_norm"),
+];
+
+/// The blocks of the file are the layers and those of prediction after them.
+pub(crate) fn with_prediction(config: &mut Config) -> Result<()> {
+    let further = config.u64("num_nextn_predict_layers").unwrap_or(0);
+    config.set_blocks(config.layers()?.saturating_add(further));
+    Ok(())
+}
+
 /// A gated feed-forward.
 pub(crate) const GATED: &[Rule] = &[
     r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
     r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
     r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 ];
+
+/// Token embedding, final norm and an output head that is left out where it is the embedding.
+pub(crate) const ENDS_UNTIED: &[Rule] =
+    &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output").how(How::Untied)];
+
+/// Experts with tensors of their own, in the usual names.
+pub(crate) const EXPERTS: &[Rule] = &[
+    r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(EXPERT),
+    r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(EXPERT),
+    r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(EXPERT),
+];
+
+/// The same in another order.
+pub(crate) const EXPERTS_GATE_FIRST: &[Rule] = &[
+    r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(EXPERT),
+    r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(EXPERT),
+    r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(EXPERT),
+];
+
+/// One of a layer's experts.
+pub(crate) const EXPERT: How = How::Stack { group: "experts", members: experts };
+
+/// How many experts a layer has.
+pub(crate) fn experts(config: &Config) -> Result<u64> {
+    config.need_u64(&["num_local_experts", "num_experts", "n_routed_experts"])
+}

@@ -17,8 +17,17 @@ pub struct Params<'a> {
     out: &'a mut Metadata,
 }
 
+/// Beginnings of keys that no architecture's name stands before.
+const OWN_BEGINNINGS: &[&str] = &["general.", "tokenizer.", "diffusion.", "xielu."];
+
 /// llama.cpp's numbers for the gates of experts.
-const GATES: &[(&str, u32)] = &[("softmax", 1), ("sigmoid", 2), ("sqrtsoftplus", 4)];
+const GATES: &[(&str, u32)] = &[("softmax", SOFTMAX), ("sigmoid", SIGMOID), ("sqrtsoftplus", 4)];
+
+/// Experts chosen by the softmax of their scores.
+pub const SOFTMAX: u32 = 1;
+
+/// Experts chosen by the sigmoid of their scores.
+pub const SIGMOID: u32 = 2;
 
 impl<'a> Params<'a> {
     /// Keys go to the end of `out`.
@@ -37,11 +46,21 @@ impl<'a> Params<'a> {
         self.config
     }
 
-    /// Sets a key of the architecture, or one that begins with `general.` or `tokenizer.`.
+    /// The folder of the checkpoint.
+    pub fn folder(&self) -> &'a Path {
+        self.folder
+    }
+
+    /// Sets a key of the architecture, or one that is not of an architecture.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
-        let own = key.starts_with("general.") || key.starts_with("tokenizer.");
+        let own = OWN_BEGINNINGS.iter().any(|beginning| key.starts_with(beginning));
         let key = if own { key.to_owned() } else { format!("{}.{key}", self.architecture) };
         self.out.set(key, value);
+    }
+
+    /// Whether a key that is not of an architecture was set.
+    pub fn has(&self, key: &str) -> bool {
+        self.out.get(key).is_some()
     }
 
     /// Sets an unsigned integer.
@@ -104,11 +123,71 @@ impl<'a> Params<'a> {
         if self.config.first(names).is_none() { Ok(()) } else { self.need_f32(key, names) }
     }
 
+    /// Sets a boolean that the configuration must have.
+    ///
+    /// # Errors
+    /// A configuration without it, or with another type.
+    pub fn need_bool(&mut self, key: &str, name: &str) -> Result<()> {
+        match self.config.get(name) {
+            Some(Json::Bool(value)) => {
+                self.set(key, *value);
+                Ok(())
+            }
+            Some(other) => Err(Error::input(format!("config.json: {name} is {other}, not true or false"))),
+            None => Err(Error::input(format!("config.json has no {name}"))),
+        }
+    }
+
+    /// Sets a boolean where the configuration has it.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn maybe_bool(&mut self, key: &str, name: &str) -> Result<()> {
+        if self.config.get(name).is_none() { Ok(()) } else { self.need_bool(key, name) }
+    }
+
+    /// Sets whole numbers, one a layer or a token. None at all are no key.
+    ///
+    /// # Errors
+    /// A number that is no i32.
+    pub fn i32s<T: Copy + TryInto<i32>>(&mut self, key: &str, values: &[T]) -> Result<()> {
+        let values: Option<Vec<i32>> = values.iter().map(|v| (*v).try_into().ok()).collect();
+        let values = values.ok_or_else(|| Error::input(format!("{key}: a number is too large")))?;
+        if !values.is_empty() {
+            self.set(key, Array::from(values.as_slice()));
+        }
+        Ok(())
+    }
+
+    /// Sets whole numbers that the configuration must list.
+    ///
+    /// # Errors
+    /// A configuration without them, or with others.
+    pub fn need_i32s(&mut self, key: &str, name: &str) -> Result<()> {
+        let values = self.config.get(name).and_then(Json::as_array);
+        let values = values.ok_or_else(|| Error::input(format!("config.json has no list {name}")))?;
+        let values: Option<Vec<u64>> = values.iter().map(as_u64).collect();
+        let values = values.ok_or_else(|| Error::input(format!("config.json: {name} has no whole numbers")))?;
+        self.i32s(key, &values)
+    }
+
+    /// Sets floats, one a layer. None at all are no key.
+    pub fn f32s(&mut self, key: &str, values: &[f32]) {
+        if !values.is_empty() {
+            self.set(key, Array::from(values));
+        }
+    }
+
+    /// Sets booleans, one a layer. None at all are no key.
+    pub fn bools(&mut self, key: &str, values: &[bool]) {
+        if !values.is_empty() {
+            self.set(key, Array::from(values));
+        }
+    }
+
     /// Sets which layers slide, from `layer_types`.
     pub fn sliding_pattern(&mut self, pattern: &[bool]) {
-        if !pattern.is_empty() {
-            self.set("attention.sliding_window_pattern", Array::from(pattern));
-        }
+        self.bools("attention.sliding_window_pattern", pattern);
     }
 
     /// `general.file_type`.
@@ -130,6 +209,14 @@ impl<'a> Params<'a> {
     /// # Errors
     /// Those of [`Params::common`].
     pub fn common_of(&mut self, config: &Config) -> Result<()> {
+        self.with(config, Params::common)
+    }
+
+    /// Other keys of a configuration that was changed for these alone.
+    ///
+    /// # Errors
+    /// Those of `keys`.
+    pub fn with(&mut self, config: &Config, keys: fn(&mut Params<'_>) -> Result<()>) -> Result<()> {
         let mut params = Params {
             config,
             folder: self.folder,
@@ -137,7 +224,7 @@ impl<'a> Params<'a> {
             file_type: self.file_type,
             out: self.out,
         };
-        Params::common(&mut params)
+        keys(&mut params)
     }
 
     /// The dimensions that rotate: this part of a head.
@@ -151,8 +238,13 @@ impl<'a> Params<'a> {
 
     /// The kind of every layer: whether it slides.
     pub fn sliding_layers(&self) -> Option<Vec<bool>> {
+        self.layers_of("sliding_attention")
+    }
+
+    /// Which layers are of this kind, by `layer_types`.
+    pub fn layers_of(&self, kind: &str) -> Option<Vec<bool>> {
         let types = self.config.get("layer_types")?.as_array()?;
-        Some(types.iter().map(|t| t == "sliding_attention").collect())
+        Some(types.iter().map(|t| t == kind).collect())
     }
 
     /// The keys that most architectures share.

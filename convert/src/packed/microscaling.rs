@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use gguf::{Error, Result, TensorType};
 
-use super::fp8::decode_e4m3;
+use super::fp8::{decode_e4m3, decode_e5m2};
 use super::{Blocks, Decode, Parts, Scales, expect, lazy, matrix, misfit};
 use crate::safetensors::{Dtype, Stored};
-use crate::transform::{Elements, RowSource, Rows, values};
+use crate::transform::{Elements, RowSource, Rows, as_q8_0, integers, values};
 
 /// The values of E2M1.
 const E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
@@ -162,6 +162,68 @@ fn mxfp4(parts: &mut Parts<'_>, codes: &Stored, scales: &Stored, shape: Vec<u64>
             parts.count("MXFP4, decoded");
             let decoder = Micro { codes, scales, group: 32, decode_scale: decode_e8m0, factor: 1.0 };
             lazy(&shape, Elements::F32, decoder)
+        }
+    }
+}
+
+/// Takes DeepSeek-V4's weights out of a checkpoint: experts in MXFP4, FP8 with a power of two for each block of 128 × 128
+/// (which goes to the file as Q8_0), and tables of token ids.
+pub(super) fn open_deepseek(parts: &mut Parts<'_>) -> Result<()> {
+    for module in parts.ending(".scale") {
+        let name = format!("{module}.weight");
+        let Some(&codes) = parts.stored.get(&name) else { continue };
+        let (rows, cols) = matrix(codes)?;
+        let scales = parts.need(&format!("{module}.scale"), &name)?;
+        match codes.dtype() {
+            Dtype::I8 | Dtype::U8 => {
+                if !cols.is_multiple_of(16) || scales.bytes().len() as u64 != rows * cols / 16 {
+                    return Err(misfit(scales, "is not one byte for 32 weights"));
+                }
+                let data = mxfp4(parts, codes, scales, vec![rows, cols * 2]);
+                parts.replace(&name, name.clone(), data);
+            }
+            Dtype::F8_E4M3 | Dtype::F8_E5M2 => {
+                if scales.bytes().len() as u64 != rows.div_ceil(TILE) * cols.div_ceil(TILE) {
+                    return Err(misfit(scales, "is not one byte for each block of 128 × 128"));
+                }
+                let decode = if codes.dtype() == Dtype::F8_E4M3 { decode_e4m3 } else { decode_e5m2 };
+                let tiles = Tiles { codes: codes.clone(), scales: scales.clone(), decode };
+                parts.replace(&name, name.clone(), as_q8_0(&lazy(&[rows, cols], Elements::F32, tiles)));
+                parts.count("FP8, as Q8_0");
+            }
+            other => return Err(misfit(codes, format!("a packed weight of type {other} is not known"))),
+        }
+    }
+    for module in parts.ending(".tid2eid") {
+        let name = format!("{module}.tid2eid");
+        if let Some(&table) = parts.stored.get(&name) {
+            parts.replace(&name, name.clone(), integers(table)?);
+        }
+    }
+    Ok(())
+}
+
+/// Rows and columns of a block with one scale.
+const TILE: u64 = 128;
+
+/// FP8 with a power of two for each block.
+#[derive(Debug)]
+struct Tiles {
+    codes: Stored,
+    scales: Stored,
+    decode: fn(u8) -> f32,
+}
+
+impl Decode for Tiles {
+    fn decode(&self, first: usize, cols: usize, out: &mut [f32]) {
+        let tile = TILE as usize;
+        let across = cols.div_ceil(tile);
+        let codes = &self.codes.bytes()[first * cols..];
+        for ((i, out), codes) in out.chunks_mut(cols.max(1)).enumerate().zip(codes.chunks(cols.max(1))) {
+            let scales = &self.scales.bytes()[(first + i) / tile * across..];
+            for (j, (out, code)) in out.iter_mut().zip(codes).enumerate() {
+                *out = (self.decode)(*code) * decode_e8m0(scales[j / tile]);
+            }
         }
     }
 }

@@ -64,6 +64,7 @@ const METHODS: &[Method] = &[
     Method { name: "awq", title: "AWQ", open: groups::open_awq },
     Method { name: "compressed-tensors", title: "compressed-tensors", open: compressed::open },
     Method { name: "modelopt", title: "ModelOpt", open: microscaling::open_modelopt },
+    Method { name: "deepseek-v4", title: "MXFP4 experts and FP8", open: microscaling::open_deepseek },
 ];
 
 /// The packing that a configuration claims, if any: here or in the part about text.
@@ -72,13 +73,21 @@ pub fn configuration(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
     root.get("quantization_config").or(text).and_then(Value::as_object)
 }
 
-/// Unpacks the tensors of a checkpoint whose `config.json` is `root`; none where it is not packed.
+/// Unpacks the tensors of a checkpoint whose `config.json` is `root`; none where it is not packed. `packing` is the
+/// method of models that are always packed so, whatever the configuration says.
 ///
 /// # Errors
 /// A method that is not known, settings or tensors that do not fit it or each other.
-pub fn unpack(root: &Map<String, Value>, stored: &[Stored], blocks: Blocks) -> Result<Option<Unpacked>> {
-    let Some(config) = configuration(root) else { return Ok(None) };
-    let name = config.get("quant_method").and_then(Value::as_str).unwrap_or_default();
+pub fn unpack(
+    root: &Map<String, Value>,
+    packing: Option<&str>,
+    stored: &[Stored],
+    blocks: Blocks,
+) -> Result<Option<Unpacked>> {
+    let none = Map::new();
+    let Some(config) = configuration(root).or(packing.map(|_| &none)) else { return Ok(None) };
+    let stated = config.get("quant_method").and_then(Value::as_str);
+    let name = packing.or(stated).unwrap_or_default();
     let method = METHODS.iter().find(|m| m.name == name).ok_or_else(|| {
         let known: Vec<&str> = METHODS.iter().map(|m| m.name).collect();
         Error::input(format!("the checkpoint is quantized by a method that is not known: \"{name}\""))

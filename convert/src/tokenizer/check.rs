@@ -1,23 +1,25 @@
-//! The check after a conversion: texts go through the source tokenizer and through the one that the GGUF describes,
-//! and the ids must be the same.
+//! The check after a conversion: texts go through the folder's tokenizer, read as transformers reads it, and through
+//! the one that the GGUF describes, run as llama.cpp runs it, and the ids must be the same.
 //!
-//! The source is `tokenizer.json` through the `tokenizers` library, or `tokenizer.model` through SentencePiece's
-//! algorithms as the model file specifies them, written here a second time so that they do not share the faults of
-//! ours.
+//! Where they are not, the converted tokenizer is changed by what llama.cpp, or the reference converter, is known to do
+//! otherwise. What that explains is a warning; anything else is an error.
+//!
+//! The folder's side is `tokenizer.json`, or what was made in its place, through the `tokenizers` library; or
+//! `tokenizer.model` and vocabularies that only Python code reads, through their algorithms written a second time.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+mod sentencepiece;
+mod words;
+
+use std::cell::OnceCell;
 use std::path::Path;
 
-use ahash::AHashMap;
-use serde_json::Value;
+use gguf::{Array, Error, Metadata, Result};
 
-use gguf::{Error, Metadata, Result};
-
-use super::folder;
-use super::runtime::{Charsmap, ESCAPED_SPACE, Tokenizer};
-use super::sentencepiece::{Model, ModelType, PieceType};
+use super::runtime::Tokenizer;
+use super::sentencepiece::Model;
 use super::source::Source;
+use super::{folder, kinds};
+use sentencepiece::SentencePiece;
 
 /// Texts of many kinds: languages, scripts, numbers, code, white space, signs.
 const BUILT_IN: &[&str] = &[
@@ -57,10 +59,11 @@ pub struct Report {
 /// Encodes built-in texts and the user's with the folder's tokenizer and with the one that `metadata` describes.
 ///
 /// # Errors
-/// The first token that differs, with its place and its text; and what keeps either tokenizer from being read.
+/// The first token that differs though nothing known explains it, with its place and its text; and what keeps either
+/// tokenizer from being read.
 pub fn check_tokenizer(dir: &Path, metadata: &Metadata, user_text: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
-    check_templates(metadata, &mut report.notes);
+    check_templates(dir, metadata, &mut report.notes)?;
     match metadata.str("tokenizer.ggml.model") {
         None | Some("none" | "no_vocab") => {
             report.notes.push("the model has no tokenizer".to_owned());
@@ -68,25 +71,76 @@ pub fn check_tokenizer(dir: &Path, metadata: &Metadata, user_text: Option<&str>)
         }
         Some(_) => {}
     }
+    padding(metadata, &mut report.notes);
     let ours = Tokenizer::from_metadata(metadata)?;
-    let published = if ours.departs() { Some(Tokenizer::from_metadata_as_published(metadata)?) } else { None };
     let reference = Reference::open(dir, metadata, &mut report)?;
-    let mut comparison = Comparison { ours: &ours, published, reference: &reference, report: &mut report, departed: 0 };
-    for text in BUILT_IN {
-        comparison.compare(text, "a built-in text")?;
+    // A model file is what the conversion follows. transformers reads tokenizer.json, where there is one beside it.
+    let beside = match &reference {
+        Reference::SentencePiece { .. } if dir.join("tokenizer.json").is_file() => Source::open(dir)?,
+        _ => None,
+    };
+    let known = Difference::known(&reference, metadata, &ours);
+    let choices = Without::choices(known.len());
+    let texts: Vec<(&str, &str)> = BUILT_IN
+        .iter()
+        .map(|text| (*text, "a built-in text"))
+        .chain(parts(user_text.unwrap_or_default()).map(|text| (text, "the given text")))
+        .collect();
+    let mut comparison = Comparison {
+        ours: &ours,
+        metadata,
+        reference: &reference,
+        known: &known,
+        choices: &choices,
+        report: &mut report,
+    };
+    let mut explained = vec![0_usize; known.len()];
+    let mut otherwise = 0;
+    for (text, what) in &texts {
+        for &difference in comparison.compare(text, what)? {
+            explained[difference] += 1;
+        }
+        if let Some(source) = &beside {
+            otherwise += usize::from(source.encode(text, false)? != ours.encode(text, false, true)?);
+        }
     }
-    for part in parts(user_text.unwrap_or_default()) {
-        comparison.compare(part, "the given text")?;
+    for (difference, count) in known.iter().zip(explained).filter(|(_, count)| *count > 0) {
+        report.notes.push(format!("{count} of {} texts: {}", texts.len(), difference.what));
     }
-    comparison.finish();
+    if otherwise > 0 {
+        report.notes.push(format!(
+            "{otherwise} of {} texts: transformers, which reads tokenizer.json, encodes them otherwise than {}, which the converted tokenizer follows",
+            texts.len(),
+            report.source
+        ));
+    }
+    let source = match (&reference, &beside) {
+        (Reference::Json(source), _) => Some(&**source),
+        (_, beside) => beside.as_ref(),
+    };
+    if let Some(source) = source {
+        report.notes.extend(source.notes.iter().cloned());
+        tokens(source, &ours, &mut report.notes);
+    }
     if let Reference::Json(source) = &reference {
         around(source, &ours, &mut report.notes)?;
     }
     Ok(report)
 }
 
-/// Says where a chat template of the metadata is no Jinja.
-fn check_templates(metadata: &Metadata, notes: &mut Vec<String>) {
+/// Says where a chat template of the metadata is no Jinja, and where transformers takes another one.
+fn check_templates(dir: &Path, metadata: &Metadata, notes: &mut Vec<String>) -> Result<()> {
+    let configured = folder::json(dir, "tokenizer_config.json")?.map(|config| config["chat_template"].clone());
+    let written = metadata.str("tokenizer.chat_template");
+    if let Some(file) = folder::text(&dir.join("chat_template.jinja"))?
+        && written != Some(file.as_str())
+    {
+        notes.push(match (written, configured) {
+            (Some(_), Some(configured)) if !configured.is_null() => "transformers takes the chat template of chat_template.jinja, the reference converter and this one that of tokenizer_config.json".to_owned(),
+            (Some(_), _) => "the chat template is not that of chat_template.jinja, which transformers takes".to_owned(),
+            (None, _) => "chat_template.jinja is left aside, as the reference converter does without a tokenizer_config.json; transformers takes it".to_owned(),
+        });
+    }
     for (key, value) in metadata.iter().filter(|(key, _)| key.starts_with("tokenizer.chat_template")) {
         if let Some(template) = value.as_str()
             && let Err(e) = check_chat_template(template)
@@ -94,6 +148,7 @@ fn check_templates(metadata: &Metadata, notes: &mut Vec<String>) {
             notes.push(format!("{key}: {}", e.message()));
         }
     }
+    Ok(())
 }
 
 /// Whether a chat template can be parsed. It is not run.
@@ -115,15 +170,27 @@ pub fn check_chat_template(template: &str) -> Result<()> {
 
 /// The template without the tags `generation` and `endgeneration`, which mark an answer for training and do nothing else.
 fn without_generation(template: &str) -> String {
+    const OPEN: &str = "{%";
     let (mut plain, mut rest) = (String::with_capacity(template.len()), template);
-    while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|end| start + end + 2) else { break };
-        let tag = rest[start + 2..end - 2].trim_matches(['-', '+']).trim();
+    while let Some(start) = rest.find(OPEN) {
+        // The end of a tag stands behind its beginning, of which the sign is no part.
+        let inner = &rest[start + OPEN.len()..];
+        let Some(len) = inner.find("%}") else { break };
+        let tag = inner[..len].trim_matches(['-', '+']).trim();
+        let end = start + OPEN.len() + len + 2;
         plain.push_str(&rest[..if matches!(tag, "generation" | "endgeneration") { start } else { end }]);
         rest = &rest[end..];
     }
     plain.push_str(rest);
     plain
+}
+
+/// Says where the padding id is none: nothing is ever padded with it, so the file is no worse.
+fn padding(metadata: &Metadata, notes: &mut Vec<String>) {
+    let size = metadata.array("tokenizer.ggml.tokens").map_or(0, Array::len);
+    if let Some(id) = metadata.u64("tokenizer.ggml.padding_token_id").filter(|&id| id >= size) {
+        notes.push(format!("pad_token_id is {id}, beyond the vocabulary of {size} tokens: llama.cpp leaves it aside"));
+    }
 }
 
 /// A text in parts, cut behind line ends, or between characters where there are none.
@@ -149,65 +216,244 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
 /// What the texts are compared with.
 enum Reference {
     Json(Box<Source>),
-    SentencePiece(Box<SentencePiece>),
+    SentencePiece { model: Box<SentencePiece>, fairseq: bool },
+    Longest(words::Longest),
+    Best(words::Best),
 }
 
 impl Reference {
     fn open(dir: &Path, metadata: &Metadata, report: &mut Report) -> Result<Reference> {
-        if matches!(metadata.str("tokenizer.ggml.model"), Some("llama" | "t5"))
-            && let Some(model) = Model::open(dir, &["tokenizer.model", "spiece.model"])?
-        {
-            report.source = name(&model.path);
-            let prefix = metadata.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
-            if prefix != model.add_dummy_prefix {
-                let puts = |yes: bool| {
-                    if yes { "puts a space in front of a text" } else { "puts no space in front of a text" }
-                };
-                report.notes.push(format!(
-                    "the model file {}, the converted tokenizer {}, as the reference converter has it for this architecture",
-                    puts(model.add_dummy_prefix),
-                    puts(prefix)
-                ));
-            }
-            return Ok(Reference::SentencePiece(Box::new(SentencePiece::new(dir, model, prefix)?)));
-        }
-        let source = Source::open(dir)?.ok_or_else(|| {
+        let kind = metadata.str("tokenizer.ggml.model").unwrap_or_default();
+        let missing = |what: &str| {
             Error::input("the folder holds no tokenizer to compare with")
                 .at(dir)
-                .help("copy tokenizer.json or tokenizer.model of the original model into the folder")
-        })?;
-        report.source = "tokenizer.json".to_owned();
+                .help(format!("copy {what} of the original model into the folder"))
+        };
+        match kind {
+            "rwkv" => {
+                report.source = super::rwkv::FILE.to_owned();
+                return words::Longest::open(dir)?.map(Reference::Longest).ok_or_else(|| missing(super::rwkv::FILE));
+            }
+            "plamo2" => {
+                report.source = super::plamo::FILE.to_owned();
+                return words::Best::open(dir)?.map(Reference::Best).ok_or_else(|| missing(super::plamo::FILE));
+            }
+            "llama" | "t5" => {
+                if let Some(found) = Reference::model(dir, metadata, report)? {
+                    return Ok(found);
+                }
+            }
+            _ => {}
+        }
+        let source = Source::open(dir)?.ok_or_else(|| missing("tokenizer.json or tokenizer.model"))?;
+        report.source = source.file.to_owned();
         Ok(Reference::Json(Box::new(source)))
+    }
+
+    /// The SentencePiece model of the folder.
+    fn model(dir: &Path, metadata: &Metadata, report: &mut Report) -> Result<Option<Reference>> {
+        const FAIRSEQ: &str = "sentencepiece.bpe.model";
+        let mut names = vec!["tokenizer.model".to_owned(), "spiece.model".to_owned()];
+        let json = dir.join("tokenizer.json").is_file();
+        if !json {
+            names.push(FAIRSEQ.to_owned());
+            names.extend(kinds::mistral_model(dir)?.map(|(name, _)| name));
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let Some(model) = Model::open(dir, &names)? else { return Ok(None) };
+        report.source = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let fairseq = report.source == FAIRSEQ;
+        let prefix = metadata.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
+        if prefix != model.add_dummy_prefix {
+            let puts =
+                |yes: bool| if yes { "puts a space in front of a text" } else { "puts no space in front of a text" };
+            report.notes.push(format!(
+                "the model file {}, the converted tokenizer {}, as the reference converter has it for this architecture",
+                puts(model.add_dummy_prefix),
+                puts(prefix)
+            ));
+        }
+        let model = Box::new(SentencePiece::new(dir, model, prefix)?);
+        Ok(Some(Reference::SentencePiece { model, fairseq }))
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match self {
             Reference::Json(source) => source.encode(text, false),
-            Reference::SentencePiece(model) => model.encode(text),
+            Reference::SentencePiece { model, fairseq } => {
+                let ids = model.encode(text)?;
+                Ok(if *fairseq { ids.into_iter().map(fairseq_id).collect() } else { ids })
+            }
+            Reference::Longest(words) => words.encode(text),
+            Reference::Best(words) => Ok(words.encode(text)),
         }
     }
 
-    fn token(&self, id: Option<&u32>) -> String {
-        let text = id.and_then(|&id| match self {
-            Reference::Json(source) => source.tokenizer.id_to_token(id),
-            Reference::SentencePiece(model) => {
-                model.model.pieces.get(id as usize).map(|p| String::from_utf8_lossy(&p.text).into_owned())
-            }
-        });
-        show(id, text)
+    /// Whether control tokens are found in a text, as the library does; the others take them for plain text.
+    fn finds_control(&self) -> bool {
+        matches!(self, Reference::Json(_))
     }
 
     /// The token for what cannot be written.
     fn unknown(&self) -> Option<u32> {
         match self {
-            Reference::Json(_) => None,
-            Reference::SentencePiece(model) => Some(model.unknown),
+            Reference::SentencePiece { model, fairseq } => {
+                Some(if *fairseq { fairseq_id(model.unknown) } else { model.unknown })
+            }
+            _ => None,
         }
     }
 }
 
-fn name(path: &Path) -> String {
-    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+/// The id that fairseq gives a piece: it has `<s>`, `<pad>`, `</s>` and `<unk>` in front.
+fn fairseq_id(id: u32) -> u32 {
+    match id {
+        0 => 3,
+        1 => 0,
+        2 => 2,
+        other => other + 1,
+    }
+}
+
+/// Something that llama.cpp, or the reference converter, is known to do otherwise than the folder's tokenizer.
+struct Difference {
+    what: String,
+    undo: Undo,
+}
+
+/// What the converted tokenizer would be without a difference.
+enum Undo {
+    /// Texts are prepared and cut as the published tokenizer does.
+    Published,
+    /// A key has another value.
+    Key(&'static str, gguf::Value),
+    /// Texts are changed before they are encoded.
+    Text(fn(&str) -> String),
+}
+
+impl Difference {
+    /// Those that can be there.
+    fn known(reference: &Reference, metadata: &Metadata, ours: &Tokenizer) -> Vec<Difference> {
+        let mut known = Vec::new();
+        let mut add = |what: &str, undo: Undo| known.push(Difference { what: what.to_owned(), undo });
+        let departures = ours.departures();
+        if let Some(cuts) = departures.cuts {
+            add(&format!("llama.cpp splits them otherwise than transformers: {cuts}"), Undo::Published);
+        }
+        if departures.word_piece {
+            add(
+                "llama.cpp prepares them otherwise than transformers: of a decomposed character it keeps the first part alone, as the first consonant of a Hangul syllable, and all marks count as accents",
+                Undo::Published,
+            );
+        }
+        let Reference::Json(source) = reference else { return known };
+        if source.prefixes_space() {
+            add(
+                "transformers puts a space in front of them, llama.cpp does not: it has no such setting for this kind of tokenizer",
+                Undo::Text(|text| if text.starts_with(' ') { text.to_owned() } else { format!(" {text}") }),
+            );
+        }
+        match metadata.str("tokenizer.ggml.model") {
+            Some("llama") => {
+                if same_scores(metadata) {
+                    let scores = kinds::ranked_scores(source, metadata);
+                    add(
+                        "llama.cpp joins pairs from the left and not by the ranks of merges as transformers does, as all scores are the same, which is what the reference converter writes for this architecture",
+                        Undo::Key("tokenizer.ggml.scores", Array::from(scores.as_slice()).into()),
+                    );
+                }
+                let key = "tokenizer.ggml.add_space_prefix";
+                let puts = kinds::puts_space(&source.json);
+                if metadata.bool(key).unwrap_or(true) != puts {
+                    let does = |puts: bool| if puts { "puts a space in front of them" } else { "puts none" };
+                    add(
+                        &format!(
+                            "llama.cpp {}, as the reference converter writes it, and transformers {}",
+                            does(!puts),
+                            does(puts)
+                        ),
+                        Undo::Key(key, puts.into()),
+                    );
+                }
+            }
+            Some("t5") => {
+                if source.splits_white_space() {
+                    add(
+                        "transformers splits words at every kind of white space, llama.cpp at those that the character map makes spaces",
+                        Undo::Text(|text| text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).collect()),
+                    );
+                }
+                let key = "tokenizer.ggml.remove_extra_whitespaces";
+                let removes = metadata.bool(key).unwrap_or(false);
+                let does = |removes: bool| if removes { "removes" } else { "keeps" };
+                add(
+                    &format!(
+                        "llama.cpp {} extra spaces, as the reference converter writes it, and transformers {} them",
+                        does(removes),
+                        does(!removes)
+                    ),
+                    Undo::Key(key, (!removes).into()),
+                );
+            }
+            _ => {}
+        }
+        known
+    }
+}
+
+/// The converted tokenizer without some of the known differences.
+struct Without {
+    /// The places of the differences.
+    which: Vec<usize>,
+    tokenizer: OnceCell<Tokenizer>,
+}
+
+impl Without {
+    /// Every choice of the differences, smaller ones first.
+    fn choices(count: usize) -> Vec<Without> {
+        let mut choices: Vec<Vec<usize>> =
+            (1..1_usize << count).map(|bits| (0..count).filter(|i| bits >> i & 1 == 1).collect()).collect();
+        choices.sort_by_key(Vec::len);
+        choices.into_iter().map(|which| Without { which, tokenizer: OnceCell::new() }).collect()
+    }
+
+    fn encode(&self, known: &[Difference], metadata: &Metadata, text: &str, parse: bool) -> Result<Vec<u32>> {
+        let tokenizer = match self.tokenizer.get() {
+            Some(tokenizer) => tokenizer,
+            None => {
+                let built = self.build(known, metadata)?;
+                self.tokenizer.get_or_init(|| built)
+            }
+        };
+        let mut text = text.to_owned();
+        for &i in &self.which {
+            if let Undo::Text(change) = known[i].undo {
+                text = change(&text);
+            }
+        }
+        tokenizer.encode(&text, false, parse)
+    }
+
+    fn build(&self, known: &[Difference], metadata: &Metadata) -> Result<Tokenizer> {
+        let mut metadata = metadata.clone();
+        let mut published = false;
+        for &i in &self.which {
+            match &known[i].undo {
+                Undo::Published => published = true,
+                Undo::Key(key, value) => {
+                    metadata.set(*key, value.clone());
+                }
+                Undo::Text(_) => {}
+            }
+        }
+        if published { Tokenizer::from_metadata_as_published(&metadata) } else { Tokenizer::from_metadata(&metadata) }
+    }
+}
+
+/// Whether all ordinary tokens have one score.
+fn same_scores(metadata: &Metadata) -> bool {
+    let scores = metadata.array("tokenizer.ggml.scores").and_then(Array::to_f32s).unwrap_or_default();
+    scores.len() > 1 && scores.iter().all(|score| *score == scores[0])
 }
 
 fn show(id: Option<&u32>, text: Option<String>) -> String {
@@ -219,26 +465,26 @@ fn show(id: Option<&u32>, text: Option<String>) -> String {
 
 struct Comparison<'a> {
     ours: &'a Tokenizer,
-    published: Option<Tokenizer>,
+    metadata: &'a Metadata,
     reference: &'a Reference,
+    known: &'a [Difference],
+    choices: &'a [Without],
     report: &'a mut Report,
-    departed: usize,
 }
 
 impl Comparison<'_> {
-    fn compare(&mut self, text: &str, what: &str) -> Result<()> {
+    /// Compares the ids of a text; the places of the known differences that explain theirs, where they are not the same.
+    fn compare(&mut self, text: &str, what: &str) -> Result<&[usize]> {
         let theirs = self.reference.encode(text)?;
-        // The library finds control tokens in a text; SentencePiece takes them for plain text.
-        let parse = matches!(self.reference, Reference::Json(_));
+        let parse = self.reference.finds_control();
         let ours = self.ours.encode(text, false, parse)?;
         self.report.texts += 1;
         self.report.tokens += theirs.len();
-        let Some(at) = self.first_difference(&ours, &theirs) else { return Ok(()) };
-        if let Some(published) = &self.published
-            && published.encode(text, false, parse)? == theirs
-        {
-            self.departed += 1;
-            return Ok(());
+        let Some(at) = self.first_difference(&ours, &theirs) else { return Ok(&[]) };
+        for choice in self.choices {
+            if choice.encode(self.known, self.metadata, text, parse)? == theirs {
+                return Ok(&choice.which);
+            }
         }
         // Where the tokens before the difference end in the text, as far as they stand for it as it is.
         let before: usize = ours[..at].iter().map(|&id| self.ours.piece(id).len()).sum();
@@ -247,13 +493,14 @@ impl Comparison<'_> {
             begin -= 1;
         }
         let near: String = text[begin..].chars().take(24).collect();
-        let source = self.reference.token(theirs.get(at));
-        let id = ours.get(at);
-        let converted =
-            show(id, id.and_then(|&id| self.ours.text(id)).map(|t| String::from_utf8_lossy(t).into_owned()));
+        let shown = |id: Option<&u32>| {
+            show(id, id.and_then(|&id| self.ours.text(id)).map(|t| String::from_utf8_lossy(t).into_owned()))
+        };
         Err(Error::input(format!(
-            "token {at} of {what} differs: {} gives {source}, the converted tokenizer {converted}, near {near:?}",
-            self.report.source
+            "token {at} of {what} differs: {} gives {}, the converted tokenizer {}, near {near:?}",
+            self.report.source,
+            shown(theirs.get(at)),
+            shown(ours.get(at))
         ))
         .help("the model would read text otherwise than it was trained to: if the pre-tokenizer is the wrong one, name the right one with --pre NAME"))
     }
@@ -278,345 +525,47 @@ impl Comparison<'_> {
         }
         (ours.len() != theirs.len()).then_some(ours.len().min(theirs.len()))
     }
+}
 
-    fn finish(self) {
-        if self.departed > 0 {
-            self.report.notes.push(format!(
-                "{} of {} texts are split otherwise by llama.cpp, whose expression for this pre-tokenizer knows upper and lower case in ASCII only; as published, they are equal",
-                self.departed, self.report.texts
-            ));
-        }
-    }
+/// Notes added tokens of transformers that the converted vocabulary has otherwise.
+fn tokens(source: &Source, ours: &Tokenizer, notes: &mut Vec<String>) {
+    let mut added: Vec<(u32, String)> =
+        source.tokenizer.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content)).collect();
+    added.sort();
+    let stands = |id: u32, text: &str| {
+        let Some(own) = ours.text(id) else { return false };
+        let plain = |text: &str| text.replace('\u{2581}', " ");
+        let own = String::from_utf8_lossy(own);
+        // BERT's ordinary tokens are written with what stands for a space in front.
+        own == text || plain(&own) == plain(text) || plain(&own).trim_start() == plain(text).trim_start()
+    };
+    let wrong: Vec<&(u32, String)> = added.iter().filter(|(id, text)| !stands(*id, text)).collect();
+    let Some((id, text)) = wrong.first() else { return };
+    let own = ours.text(*id).map_or_else(|| "no token".to_owned(), |own| format!("'{}'", String::from_utf8_lossy(own)));
+    notes.push(format!(
+        "transformers knows {} added tokens that the converted vocabulary has otherwise, the first of them '{text}' with the id {id}, where that has {own}",
+        wrong.len()
+    ));
 }
 
 /// Notes where the tokens around a text are not the same.
 fn around(source: &Source, ours: &Tokenizer, notes: &mut Vec<String>) -> Result<()> {
     const TEXT: &str = "A";
-    let (inner, theirs, ours) =
-        (source.encode(TEXT, false)?, source.encode(TEXT, true)?, ours.encode(TEXT, true, true)?);
-    let split = |ids: &[u32]| {
+    let (inner, theirs) = (source.encode(TEXT, false)?, source.encode(TEXT, true)?);
+    let (own, ours) = (ours.encode(TEXT, false, true)?, ours.encode(TEXT, true, true)?);
+    let split = |ids: &[u32], inner: &[u32]| {
         let at = ids.windows(inner.len().max(1)).position(|w| w == inner)?;
         Some((ids[..at].to_vec(), ids[at + inner.len()..].to_vec()))
     };
-    if let (Some(a), Some(b)) = (split(&theirs), split(&ours))
+    if let (Some(a), Some(b)) = (split(&theirs, &inner), split(&ours, &own))
         && a != b
     {
         notes.push(format!(
-            "around a text, the source puts {:?} and {:?}, the converted tokenizer {:?} and {:?}",
+            "around a text, transformers puts {:?} and {:?}, llama.cpp {:?} and {:?}",
             a.0, a.1, b.0, b.1
         ));
     }
     Ok(())
-}
-
-/// SentencePiece as the model file specifies it.
-struct SentencePiece {
-    model: Model,
-    ids: AHashMap<Vec<u8>, u32>,
-    /// Pieces that are taken whole wherever they stand, the longest first.
-    whole: Vec<(String, u32)>,
-    charsmap: Option<Charsmap>,
-    bytes: Vec<Option<u32>>,
-    unknown: u32,
-    unknown_score: f32,
-    best_score: f32,
-    longest: usize,
-    prefix: bool,
-}
-
-impl SentencePiece {
-    fn new(dir: &Path, model: Model, prefix: bool) -> Result<SentencePiece> {
-        let mut ids = AHashMap::new();
-        let mut whole = Vec::new();
-        let mut bytes = vec![None; 256];
-        let (mut unknown, mut low, mut high) = (0, f32::MAX, f32::MIN);
-        for (id, piece) in model.pieces.iter().enumerate() {
-            let id = id as u32;
-            match piece.kind {
-                PieceType::Normal | PieceType::UserDefined | PieceType::Unused => {
-                    ids.insert(piece.text.clone(), id);
-                }
-                PieceType::Unknown => unknown = id,
-                PieceType::Byte => {
-                    if let Some(byte) = piece
-                        .text
-                        .get(3..5)
-                        .and_then(|d| std::str::from_utf8(d).ok())
-                        .and_then(|d| u8::from_str_radix(d, 16).ok())
-                    {
-                        bytes[usize::from(byte)] = Some(id);
-                    }
-                }
-                PieceType::Control => {}
-            }
-            if piece.kind == PieceType::Normal {
-                low = low.min(piece.score);
-                high = high.max(piece.score);
-            }
-            if piece.kind == PieceType::UserDefined
-                && let Ok(text) = std::str::from_utf8(&piece.text)
-            {
-                whole.push((text.replace(ESCAPED_SPACE, " "), id));
-            }
-        }
-        for (text, id) in added_tokens(dir)? {
-            if !ids.contains_key(text.as_bytes()) {
-                whole.push((text, id));
-            }
-        }
-        whole.retain(|(text, _): &(String, u32)| !text.is_empty());
-        whole.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-        let charsmap = if model.charsmap.is_empty() {
-            None
-        } else {
-            Some(Charsmap::parse(&model.charsmap).map_err(|e| e.at(&model.path))?)
-        };
-        if matches!(model.model_type, ModelType::Word | ModelType::Char) {
-            return Err(Error::input(format!(
-                "a SentencePiece model of type {:?} cannot be checked",
-                model.model_type
-            ))
-            .at(&model.path));
-        }
-        let longest = model.pieces.iter().map(|p| p.text.len()).max().unwrap_or(0);
-        Ok(SentencePiece {
-            model,
-            ids,
-            whole,
-            charsmap,
-            bytes,
-            unknown,
-            unknown_score: low - 10.0,
-            best_score: high,
-            longest,
-            prefix,
-        })
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let mut parts = self.normalize(text)?;
-        let mut ids = Vec::new();
-        for part in parts.drain(..) {
-            match part {
-                Part::Whole(id) => ids.push(id),
-                Part::Text(text) if self.model.model_type == ModelType::Bpe => self.bpe(&text, &mut ids),
-                Part::Text(text) => self.unigram(&text, &mut ids),
-            }
-        }
-        Ok(ids)
-    }
-
-    /// The text with characters mapped, spaces escaped, and user-defined pieces taken out.
-    fn normalize(&self, text: &str) -> Result<Vec<Part>> {
-        let mut parts: Vec<Part> = Vec::new();
-        let mut current = String::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            if let Some((piece, id)) = self.whole.iter().find(|(piece, _)| rest.starts_with(piece.as_str())) {
-                if !current.is_empty() {
-                    parts.push(Part::Text(std::mem::take(&mut current)));
-                }
-                parts.push(Part::Whole(*id));
-                rest = &rest[piece.len()..];
-                continue;
-            }
-            let mapped = match &self.charsmap {
-                Some(map) => map.longest(rest.as_bytes())?,
-                None => None,
-            };
-            match mapped {
-                Some((with, len)) if rest.is_char_boundary(len) => {
-                    current.push_str(&String::from_utf8_lossy(with));
-                    rest = &rest[len..];
-                }
-                _ => {
-                    current.extend(rest.chars().next());
-                    rest = rest.get(rest.chars().next().map_or(1, char::len_utf8)..).unwrap_or_default();
-                }
-            }
-        }
-        if !current.is_empty() {
-            parts.push(Part::Text(current));
-        }
-        let first = parts.first().is_some_and(|p| matches!(p, Part::Text(_)));
-        for (i, part) in parts.iter_mut().enumerate() {
-            if let Part::Text(text) = part {
-                if self.model.remove_extra_whitespaces {
-                    let words: Vec<&str> = text.split(' ').filter(|w| !w.is_empty()).collect();
-                    *text = words.join(" ");
-                }
-                if self.prefix && i == 0 && first && !(self.model.remove_extra_whitespaces && text.is_empty()) {
-                    text.insert(if self.model.treat_whitespace_as_suffix { text.len() } else { 0 }, ' ');
-                }
-                *text = text.replace(' ', ESCAPED_SPACE);
-            }
-        }
-        Ok(parts)
-    }
-
-    fn bpe(&self, text: &str, out: &mut Vec<u32>) {
-        // Spans of the text, linked; a span of no length was joined to its left.
-        let mut spans: Vec<[usize; 2]> = text.char_indices().map(|(i, c)| [i, i + c.len_utf8()]).collect();
-        let n = spans.len();
-        let mut next: Vec<usize> = (1..=n).collect();
-        let mut before: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
-        let mut halves: AHashMap<&str, usize> = AHashMap::new();
-        let mut heap = BinaryHeap::new();
-        let score = |from: usize, to: usize| {
-            if to - from > self.longest {
-                return None;
-            }
-            self.ids.get(&text.as_bytes()[from..to]).map(|&id| self.model.pieces[id as usize].score)
-        };
-        for i in 1..n {
-            if let Some(score) = score(spans[i - 1][0], spans[i][1]) {
-                heap.push(Join { score, left: i - 1, from: spans[i - 1][0], middle: spans[i][0], to: spans[i][1] });
-            }
-        }
-        while let Some(join) = heap.pop() {
-            let (left, right) = (join.left, next[join.left]);
-            if right >= n || spans[left] != [join.from, join.middle] || spans[right] != [join.middle, join.to] {
-                continue;
-            }
-            halves.insert(&text[join.from..join.to], join.middle - join.from);
-            spans[left][1] = join.to;
-            spans[right] = [join.to, join.to];
-            next[left] = next[right];
-            if next[right] < n {
-                before[next[right]] = left;
-            }
-            let neighbours = [(before[left], left), (left, next[left])];
-            for (a, b) in neighbours {
-                if a < n
-                    && b < n
-                    && let Some(score) = score(spans[a][0], spans[b][1])
-                {
-                    heap.push(Join { score, left: a, from: spans[a][0], middle: spans[b][0], to: spans[b][1] });
-                }
-            }
-        }
-        let mut at = 0;
-        while at < n {
-            self.piece(&text[spans[at][0]..spans[at][1]], &halves, out);
-            at = next[at];
-        }
-    }
-
-    /// Writes a joined piece; one that is unused is taken apart again.
-    fn piece(&self, text: &str, halves: &AHashMap<&str, usize>, out: &mut Vec<u32>) {
-        match self.ids.get(text.as_bytes()) {
-            Some(&id) if self.model.pieces[id as usize].kind != PieceType::Unused => out.push(id),
-            known => match halves.get(text) {
-                Some(&middle) => {
-                    self.piece(&text[..middle], halves, out);
-                    self.piece(&text[middle..], halves, out);
-                }
-                None => match known {
-                    Some(&id) => out.push(id),
-                    None => self.unwritten(text, out),
-                },
-            },
-        }
-    }
-
-    /// A character without a piece: its bytes, or unknown.
-    fn unwritten(&self, text: &str, out: &mut Vec<u32>) {
-        let bytes: Option<Vec<u32>> = text.bytes().map(|b| self.bytes[usize::from(b)]).collect();
-        match bytes {
-            Some(ids) => out.extend(ids),
-            None if out.last() == Some(&self.unknown) => {}
-            None => out.push(self.unknown),
-        }
-    }
-
-    fn unigram(&self, text: &str, out: &mut Vec<u32>) {
-        let mut best: Vec<Option<(f64, usize, Option<u32>)>> = vec![None; text.len() + 1];
-        best[0] = Some((0.0, 0, None));
-        for (at, c) in text.char_indices() {
-            let Some((so_far, ..)) = best[at] else { continue };
-            let mut single = false;
-            let mut offer = |to: usize, score: f64, id: Option<u32>| {
-                if best[to].is_none_or(|(s, ..)| so_far + score > s) {
-                    best[to] = Some((so_far + score, at, id));
-                }
-            };
-            for to in at + 1..=text.len().min(at + self.longest) {
-                let Some(&id) = self.ids.get(&text.as_bytes()[at..to]) else { continue };
-                let piece = &self.model.pieces[id as usize];
-                let score = match piece.kind {
-                    PieceType::Unused => continue,
-                    PieceType::UserDefined => (to - at) as f64 * f64::from(self.best_score) - 0.1,
-                    _ => f64::from(piece.score),
-                };
-                single |= to == at + c.len_utf8();
-                offer(to, score, Some(id));
-            }
-            if !single {
-                offer(at + c.len_utf8(), f64::from(self.unknown_score), None);
-            }
-        }
-        let mut path = Vec::new();
-        let mut at = text.len();
-        while at > 0 {
-            let Some((_, from, id)) = best[at] else { break };
-            path.push((from, at, id));
-            at = from;
-        }
-        for (from, to, id) in path.into_iter().rev() {
-            match id {
-                Some(id) => out.push(id),
-                None => self.unwritten(&text[from..to], out),
-            }
-        }
-    }
-}
-
-enum Part {
-    Text(String),
-    Whole(u32),
-}
-
-#[derive(PartialEq)]
-struct Join {
-    score: f32,
-    left: usize,
-    from: usize,
-    middle: usize,
-    to: usize,
-}
-
-impl Eq for Join {}
-
-impl Ord for Join {
-    fn cmp(&self, other: &Join) -> Ordering {
-        self.score.total_cmp(&other.score).then(other.from.cmp(&self.from))
-    }
-}
-
-impl PartialOrd for Join {
-    fn partial_cmp(&self, other: &Join) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The tokens beside the model file that are found in plain text.
-fn added_tokens(dir: &Path) -> Result<Vec<(String, u32)>> {
-    let mut added = Vec::new();
-    let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-    if let Some(file) = folder::json(dir, "added_tokens.json")? {
-        added.extend(file.as_object().into_iter().flatten().filter_map(|(text, v)| Some((text.clone(), id(v)?))));
-    }
-    if let Some(config) = folder::json(dir, "tokenizer_config.json")? {
-        for (key, token) in config["added_tokens_decoder"].as_object().into_iter().flatten() {
-            if let (Ok(id), Some(text)) = (key.parse::<u32>(), token["content"].as_str()) {
-                added.retain(|(_, other)| *other != id);
-                if !folder::truthy(&token["special"]) && !super::vocab::looks_special(text) {
-                    added.push((text.replace(ESCAPED_SPACE, " "), id));
-                }
-            }
-        }
-    }
-    Ok(added)
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //!
 //! Two ways lead there. The reference converter hashes what the tokenizer makes of a fixed text, which knows published
 //! vocabularies and no others. So where the hash says nothing, the structure does: the normalizer, the regular
-//! expressions and the digit and byte steps of the file, matched against a table.
+//! expressions and the digit and byte steps of the file, matched against a table. Several names may cut alike and differ
+//! in what llama.cpp ties to them (a beginning token, merges that are ignored, separators); then a token of the family
+//! or what the file does decides.
 
 mod pre_hashes;
 
@@ -13,35 +15,12 @@ use sha2::{Digest, Sha256};
 
 use gguf::{Error, Result};
 
+use super::expressions::*;
+use super::runtime::PreTokenizer;
 use super::source::Source;
 
 /// The text whose ids are hashed. It belongs to the facts: other characters give other hashes.
 pub(super) const CHECK_TEXT: &str = "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u{200d}🌫\u{fe0f} (multiple emojis concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL";
-
-const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(super) const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
-const DEEPSEEK_LETTERS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
-const DEEPSEEK_SIGNS: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
-const DEEPSEEK_CJK: &str = "[一-龥ࠀ-一가-퟿]+";
-const CJK_KANA: &str = "[一-龥぀-ゟ゠-ヿ]+";
-const BAILING: &str =
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
-const SEED_CODER: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
-const EXAONE_MOE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+";
-const MINICPM5: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const UFAKZEKA: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const JAIS2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
-const BLOOM: &str = " ?[^(\\s|[.,!?…。，、।۔،])]+";
-const GROUPED_DIGITS: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
 
 /// One step of a pre-tokenizer, as far as it tells one from another.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +33,8 @@ enum Step {
     DigitRuns,
     /// Runs of punctuation.
     Punctuation,
+    /// Punctuation, each character for itself.
+    EachPunctuation,
     /// GPT-2's expression, then bytes as characters.
     WordsAndBytes,
     /// Bytes as characters.
@@ -71,6 +52,7 @@ impl fmt::Display for Step {
             Step::EachDigit => f.write_str("each digit"),
             Step::DigitRuns => f.write_str("runs of digits"),
             Step::Punctuation => f.write_str("runs of punctuation"),
+            Step::EachPunctuation => f.write_str("each punctuation character"),
             Step::WordsAndBytes => f.write_str("byte level with GPT-2's words"),
             Step::Bytes => f.write_str("byte level"),
             Step::Bert => f.write_str("BERT's words"),
@@ -85,20 +67,22 @@ enum Pattern {
     Each,
     Runs,
     Punct,
+    EachPunct,
     Words,
     Bytes,
     Bert,
 }
 
-use Pattern::{Bert, Bytes, Each, Punct, Runs, S, Words};
+use Pattern::{Bert, Bytes, Each, EachPunct, Punct, Runs, S, Words};
 
 impl Pattern {
-    fn matches(&self, step: &Step) -> bool {
+    fn matches(&self, step: &Step, spelling: fn(&str) -> String) -> bool {
         match (self, step) {
-            (S(regex), Step::Split(other)) => plain(regex) == plain(other),
+            (S(regex), Step::Split(other)) => spelling(regex) == spelling(other),
             (Each, Step::EachDigit)
             | (Runs, Step::DigitRuns)
             | (Punct, Step::Punctuation)
+            | (EachPunct, Step::EachPunctuation)
             | (Words, Step::WordsAndBytes)
             | (Bytes, Step::Bytes)
             | (Bert, Step::Bert) => true,
@@ -107,64 +91,114 @@ impl Pattern {
     }
 }
 
-/// A structure and the pre-tokenizer it means.
-struct Structure {
-    pre: &'static str,
-    steps: &'static [Pattern],
-    /// A token that the family has, where another shares the steps. The first row that fits wins, so rows with one
-    /// stand before the row of the same steps without.
-    token: Option<&'static str>,
+/// When a name of a structure is meant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum When {
+    /// Unless another of the same steps is.
+    Else,
+    /// The vocabulary has this token of a family.
+    Has(&'static str),
+    /// Texts of a pair are kept apart as RoBERTa does.
+    Separates,
+    /// A word that is a token is taken whole, whatever the merges say.
+    IgnoresMerges,
+    /// A beginning is put in front of texts.
+    Begins,
 }
 
-const fn row(pre: &'static str, steps: &'static [Pattern], token: Option<&'static str>) -> Structure {
-    Structure { pre, steps, token }
+/// A structure and the pre-tokenizers that cut so. The first name whose condition holds is meant; of those that a
+/// family's token gives, the first that joins no words otherwise than the file does.
+struct Structure {
+    steps: &'static [Pattern],
+    names: &'static [(&'static str, When)],
+}
+
+const fn row(name: &'static [(&'static str, When)], steps: &'static [Pattern]) -> Structure {
+    Structure { steps, names: name }
 }
 
 const STRUCTURES: &[Structure] = &[
-    row("gpt-2", &[Words], None),
-    row("gpt-2", &[S(GPT2), Bytes], None),
-    row("glm4", &[S(LLAMA3), Bytes], Some("[gMASK]")),
-    row("llama-bpe", &[S(LLAMA3), Bytes], None),
-    row("qwen2", &[S(QWEN2), Bytes], None),
-    row("qwen35", &[S(QWEN35), Bytes], None),
-    row("command-r", &[Each, Words], Some("<|END_OF_TURN_TOKEN|>")),
-    row("starcoder", &[Each, Words], None),
-    row("starcoder", &[S(r"\p{N}"), Words], None),
-    row("falcon", &[Punct, Words, Runs, S("[0-9][0-9][0-9]")], None),
-    row("falcon", &[Punct, Words, S("[0-9][0-9][0-9]")], None),
+    row(&[("roberta-bpe", When::Separates), ("gpt-2", When::Else)], &[Words]),
+    row(&[("roberta-bpe", When::Separates), ("gpt-2", When::Else)], &[S(GPT2), Bytes]),
     row(
-        "deepseek-llm",
+        &[
+            ("glm4", When::Has("[gMASK]")),
+            ("chatglm-bpe", When::Has("[gMASK]")),
+            ("llama-bpe", When::Has("<|begin_of_text|>")),
+            ("dbrx", When::Has("<|begin_of_text|>")),
+            ("lfm2", When::Has("<|startoftext|>")),
+            ("llama-bpe", When::IgnoresMerges),
+            ("dbrx", When::Else),
+        ],
+        &[S(LLAMA3), Bytes],
+    ),
+    row(&[("qwen2", When::Else)], &[S(QWEN2), Bytes]),
+    row(&[("qwen35", When::Else)], &[S(QWEN35), Bytes]),
+    row(&[("command-r", When::Has("<|END_OF_TURN_TOKEN|>")), ("starcoder", When::Else)], &[Each, Words]),
+    row(&[("starcoder", When::Else)], &[S(EACH_NUMBER), Words]),
+    row(&[("falcon", When::Else)], &[Punct, Words, Runs, S("[0-9][0-9][0-9]")]),
+    row(&[("falcon", When::Else)], &[Punct, Words, S("[0-9][0-9][0-9]")]),
+    row(
+        &[("deepseek-llm", When::Else)],
         &[S(r"[\r\n]"), S(DEEPSEEK_LETTERS), S(DEEPSEEK_SIGNS), S(r"\s+$"), S(DEEPSEEK_CJK), Each, Bytes],
-        None,
     ),
     row(
-        "deepseek-coder",
+        &[("deepseek-coder", When::Else)],
         &[S(r"[\r\n]"), S(r"\s?\p{L}+"), S(r"\s?\p{P}+"), S(DEEPSEEK_CJK), Each, Bytes],
-        Some("<|EOT|>"),
     ),
-    row("deepseek-llm", &[S(r"[\r\n]"), S(r"\s?\p{L}+"), S(r"\s?\p{P}+"), S(DEEPSEEK_CJK), Each, Bytes], None),
-    row("deepseek-v3", &[S(r"\p{N}{1,3}"), S(CJK_KANA), S(DEEPSEEK3), Bytes], None),
-    row("gpt-4o", &[S(GPT4O), Bytes], None),
-    row("tekken", &[S(TEKKEN), Bytes], None),
-    row("tiny_aya", &[S(GROUPED_DIGITS), S(GPT4O), Bytes], None),
-    row("bailingmoe", &[S(BAILING), Bytes], None),
-    row("seed-coder", &[S(SEED_CODER), Bytes], None),
-    row("exaone-moe", &[S(EXAONE_MOE), Bytes], None),
-    row("minicpm5", &[S(r"\p{N}{1,3}"), S(MINICPM5), Bytes], None),
-    row("ufakzeka", &[S(UFAKZEKA), Bytes], None),
-    row("jais-2", &[S(JAIS2), Bytes], None),
-    row("bloom", &[S(BLOOM), Bytes], None),
-    row("viking", &[S(BLOOM), Each, Bytes], None),
-    row("bert-bge", &[Bert], None),
+    row(&[("deepseek-v3", When::Else)], &[S(NUMBERS_OF_3), S(CJK_KANA), S(DEEPSEEK3), Bytes]),
+    row(&[("spark2_5", When::Else)], &[S(NUMBERS_OF_3), S(CJK_KANA), S(SPARK), Each, Bytes]),
+    row(&[("spark2_5", When::Else)], &[S(NUMBERS_OF_3), S(CJK_KANA), S(SPARK), S(EACH_NUMBER), Bytes]),
+    row(&[("afmoe", When::Else)], &[S(NUMBERS_OF_3), S(AFMOE_SCRIPTS), S(DEEPSEEK3), Bytes]),
+    row(&[("youtu", When::Else)], &[S(YOUTU_SCRIPTS), S(GPT4O_EACH_DIGIT), Bytes]),
+    row(&[("granite-embed-multi-97m", When::IgnoresMerges), ("gpt-4o", When::Else)], &[S(GPT4O), Bytes]),
+    row(&[("tekken", When::Else)], &[S(TEKKEN), Bytes]),
+    row(&[("tiny_aya", When::Else)], &[S(GROUPED_DIGITS), S(GPT4O), Bytes]),
+    row(&[("bailingmoe", When::Else)], &[S(BAILING), Bytes]),
+    row(&[("seed-coder", When::Else)], &[S(SEED_CODER), Bytes]),
+    row(&[("exaone-moe", When::Else)], &[S(EXAONE_MOE), Bytes]),
+    row(&[("minicpm5", When::Else)], &[S(NUMBERS_OF_3), S(MINICPM5), Bytes]),
+    row(&[("ufakzeka", When::Else)], &[S(UFAKZEKA), Bytes]),
+    row(&[("jais-2", When::Else)], &[S(JAIS2), Bytes]),
+    row(&[("kimi-k2", When::Else)], &[S(KIMI), Bytes]),
+    row(&[("laguna", When::Else)], &[S(LINES), S(QWEN2), Bytes]),
+    row(&[("superbpe", When::Else)], &[S(NUMBERS), S(THREES_FROM_THE_RIGHT), Bytes]),
+    row(
+        &[("chameleon", When::Else)],
+        &[
+            S("<sentinel:[0-9]+>"),
+            S("(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z"),
+            S(r"([\t\n]|    |  )"),
+            Each,
+            EachPunct,
+            Words,
+        ],
+    ),
+    row(&[("bloom", When::Else)], &[S(BLOOM), Bytes]),
+    row(&[("viking", When::Else)], &[S(BLOOM), Each, Bytes]),
+    row(&[("bert-bge", When::Else)], &[Bert]),
 ];
+
+/// The names of a vocabulary in plain UTF-8 whose normalizer escapes its spaces, and whose pre-tokenizer cuts at most at
+/// spaces, of which there are none left.
+const ESCAPED: &[(&str, When)] = &[("granite-embed-multi-311m", When::Begins), ("sarvam-moe", When::Else)];
+
+/// A pre-tokenizer that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Found {
+    pub name: String,
+    /// Whether a beginning is put in front of texts, where the name says otherwise than the file does.
+    pub add_bos: Option<bool>,
+}
 
 /// The pre-tokenizer of a source tokenizer, or of `request` where the person says it.
 ///
 /// # Errors
 /// Neither hash nor structure is known.
-pub(super) fn find(source: &Source, request: Option<&str>) -> Result<String> {
+pub(super) fn find(source: &Source, request: Option<&str>) -> Result<Found> {
+    let named = |name: &str| Found { name: name.to_owned(), add_bos: None };
     if let Some(pre) = request {
-        return Ok(pre.to_owned());
+        return Ok(named(pre));
     }
     let mut hashes = Vec::new();
     // The published hashes are of ids with the special tokens around; a copy of such a vocabulary may have lost its
@@ -172,11 +206,12 @@ pub(super) fn find(source: &Source, request: Option<&str>) -> Result<String> {
     for special in [true, false] {
         let hash = hash(&source.encode(CHECK_TEXT, special)?);
         if let Some((_, pre)) = pre_hashes::HASHES.iter().find(|(h, _)| *h == hash) {
-            return Ok((*pre).to_owned());
+            return Ok(named(pre));
         }
         hashes.push(hash);
     }
-    by_structure(&source.json).map(str::to_owned).map_err(|found| {
+    let file = File { source, json: &source.json };
+    by_structure(&file).map_err(|found| {
         Error::input(format!("the pre-tokenizer is unknown: no published tokenizer hashes to {}, and this structure is in no table: {found}", hashes[0]))
             .help("name the pre-tokenizer that splits text the same way with --pre NAME, such as --pre gpt-2 or --pre llama-bpe, and let --check-tokenizer compare")
     })
@@ -188,27 +223,101 @@ fn hash(ids: &[u32]) -> String {
     Sha256::digest(format!("[{}]", list.join(", "))).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The pre-tokenizer by the structure of `tokenizer.json`, or a description of what was found.
-fn by_structure(json: &Value) -> Result<&'static str, String> {
-    let steps = steps(&json["pre_tokenizer"]);
-    let normalizers = normalizers(&json["normalizer"]);
-    let bert = steps == [Step::Bert];
-    // llama.cpp normalizes a text for WordPiece alone; composing characters is the one step that is safe to leave out.
-    let known = normalizers.iter().all(|n| n == "NFC" || bert && n == "BertNormalizer");
-    let has = |text: &str| json["added_tokens"].as_array().into_iter().flatten().any(|t| t["content"] == *text);
-    let fits = |row: &&Structure| {
-        row.steps.len() == steps.len()
-            && row.steps.iter().zip(&steps).all(|(pattern, step)| pattern.matches(step))
-            && row.token.is_none_or(has)
-    };
-    match STRUCTURES.iter().find(fits) {
-        Some(row) if known => Ok(row.pre),
-        _ => {
-            let show = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", then ") };
-            let steps = steps.iter().map(Step::to_string).collect();
-            Err(format!("normalizer: {}; pre-tokenizer: {}", show(normalizers), show(steps)))
+/// What a file does beside cutting.
+struct File<'a> {
+    source: &'a Source,
+    json: &'a Value,
+}
+
+impl File<'_> {
+    fn has(&self, text: &str) -> bool {
+        self.source.tokenizer.get_added_vocabulary().get_vocab().contains_key(text)
+    }
+
+    fn separates(&self) -> bool {
+        let post = &self.json["post_processor"];
+        let is = |step: &Value| step["type"] == "RobertaProcessing";
+        is(post) || post["processors"].as_array().is_some_and(|list| list.iter().any(is))
+    }
+
+    fn ignores_merges(&self) -> bool {
+        self.json["model"]["ignore_merges"] == true
+    }
+
+    fn begins(&self) -> bool {
+        let ids = |special: bool| self.source.encode("a", special).unwrap_or_default();
+        let (plain, special) = (ids(false), ids(true));
+        special.first() != plain.first()
+    }
+
+    fn holds(&self, when: When) -> bool {
+        match when {
+            When::Else => true,
+            When::Has(token) => self.has(token),
+            When::Separates => self.separates(),
+            When::IgnoresMerges => self.ignores_merges(),
+            When::Begins => self.begins(),
         }
     }
+
+    /// Whether a name's way with merges writes every token of the vocabulary as the file's does.
+    fn merges_alike(&self, name: &str) -> bool {
+        let Ok(pre) = PreTokenizer::find(name) else { return true };
+        pre.ignore_merges == self.ignores_merges() || self.source.merges_reach_all_tokens()
+    }
+}
+
+/// The pre-tokenizer by the structure of `tokenizer.json`, or a description of what was found.
+fn by_structure(file: &File<'_>) -> Result<Found, String> {
+    let steps = steps(&file.json["pre_tokenizer"]);
+    let normalizers = normalizers(&file.json["normalizer"]);
+    let describe = || {
+        let show = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", then ") };
+        let steps = steps.iter().map(Step::to_string).collect();
+        format!("normalizer: {}; pre-tokenizer: {}", show(normalizers.clone()), show(steps))
+    };
+    let bert = steps == [Step::Bert];
+    let names = if escapes_spaces(file.json) {
+        ESCAPED
+    } else {
+        let fits = |row: &&Structure, spelling: fn(&str) -> String| {
+            row.steps.len() == steps.len()
+                && row.steps.iter().zip(&steps).all(|(pattern, step)| pattern.matches(step, spelling))
+        };
+        let found =
+            STRUCTURES.iter().find(|row| fits(row, plain)).or_else(|| STRUCTURES.iter().find(|row| fits(row, loose)));
+        // llama.cpp normalizes a text for WordPiece alone; composing characters is the one step that is safe to leave
+        // out.
+        let known = normalizers.iter().all(|n| n == "NFC" || bert && n == "BertNormalizer");
+        found.filter(|_| known).ok_or_else(describe)?.names
+    };
+    let meant: Vec<&(&str, When)> = names.iter().filter(|(_, when)| file.holds(*when)).collect();
+    let family: Vec<&str> =
+        meant.iter().filter(|(_, when)| matches!(when, When::Has(_))).map(|(name, _)| *name).collect();
+    let alike = family.iter().position(|name| file.merges_alike(name)).unwrap_or(0);
+    let name = match family.get(alike) {
+        Some(name) => *name,
+        None => meant.first().ok_or_else(describe)?.0,
+    };
+    // What the first name of a family says of a beginning is true of the family. Where only the steps decided among
+    // several, what the name says need not be what this file does.
+    let shared = names.iter().any(|(_, when)| matches!(when, When::Has(_) | When::IgnoresMerges));
+    let certain = !family.is_empty() && alike == 0 || !shared;
+    let says = PreTokenizer::find(name).is_ok_and(|pre| pre.add_bos);
+    let does = certain || file.begins();
+    Ok(Found { name: name.to_owned(), add_bos: (!certain && says != does).then_some(does) })
+}
+
+/// Whether the file's normalizer escapes spaces in a vocabulary that falls back to bytes, with nothing else that cuts.
+pub(super) fn escapes_spaces(json: &Value) -> bool {
+    let is = |step: &Value| {
+        step["type"] == "Replace"
+            && step["pattern"]["String"] == " "
+            && step["content"] == super::runtime::ESCAPED_SPACE
+    };
+    let cuts = &json["pre_tokenizer"];
+    let at_spaces = cuts["type"] == "Split" && cuts["pattern"]["String"] == " ";
+    is(&json["normalizer"]) && (cuts.is_null() || at_spaces) && json["model"]["byte_fallback"] == true
 }
 
 fn normalizers(json: &Value) -> Vec<String> {
@@ -228,8 +337,8 @@ fn steps(json: &Value) -> Vec<Step> {
         "Digits" if json["individual_digits"] == true => Step::EachDigit,
         "Digits" => Step::DigitRuns,
         "Punctuation" if json["behavior"] == "Contiguous" => Step::Punctuation,
+        "Punctuation" if json["behavior"] == "Isolated" || json["behavior"].is_null() => Step::EachPunctuation,
         "BertPreTokenizer" => Step::Bert,
-        "ByteLevel" if json["add_prefix_space"] == true => other(),
         "ByteLevel" if json["use_regex"] == false => Step::Bytes,
         "ByteLevel" => Step::WordsAndBytes,
         "Split" => {
@@ -258,10 +367,20 @@ fn plain(regex: &str) -> String {
     plain
 }
 
+/// The same where no word of any text can tell the spellings apart: possessive repetitions of characters that cannot
+/// stand in what follows them, and one line end for all behind any white space.
+fn loose(regex: &str) -> String {
+    let mut loose = plain(regex);
+    for (spelled, same) in
+        [("?+", "?"), ("++", "+"), ("*+", "*"), (r"|\s*[\r\n]|", r"|\s*[\r\n]+|"), (r"\p{N}{1}|", r"\p{N}|")]
+    {
+        loose = loose.replace(spelled, same);
+    }
+    loose
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -275,27 +394,23 @@ mod tests {
     }
 
     #[test]
-    fn every_row_is_reached() {
-        for (i, row) in STRUCTURES.iter().enumerate() {
-            let shadowed = STRUCTURES[..i].iter().any(|before| {
-                before.token.is_none()
-                    && before.steps.len() == row.steps.len()
-                    && before.steps.iter().zip(row.steps).all(|(a, b)| match (a, b) {
-                        (S(a), S(b)) => plain(a) == plain(b),
-                        (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
-                    })
-            });
-            assert!(!shadowed, "row {i} ({}) stands behind a more general one", row.pre);
+    fn structures_are_unique_and_name_what_is_known() {
+        let key = |row: &Structure| -> Vec<String> {
+            row.steps
+                .iter()
+                .map(|step| match step {
+                    S(regex) => plain(regex),
+                    other => format!("{:?}", std::mem::discriminant(other)),
+                })
+                .collect()
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for row in STRUCTURES {
+            assert!(seen.insert(key(row)), "{:?} twice", row.names);
+            assert_eq!(row.names.last().unwrap().1, When::Else, "{:?}", row.names);
+            for (name, _) in row.names.iter().chain(ESCAPED) {
+                assert!(*name == "bert-bge" || PreTokenizer::find(name).is_ok(), "{name}");
+            }
         }
-    }
-
-    #[test]
-    fn an_unknown_structure_is_shown() {
-        let json = json!({
-            "normalizer": {"type": "Lowercase"},
-            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": false},
-        });
-        let shown = by_structure(&json).unwrap_err();
-        assert!(shown.contains("Lowercase") && shown.contains("split at /x+/"), "{shown}");
     }
 }

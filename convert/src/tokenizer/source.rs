@@ -1,72 +1,87 @@
-//! The tokenizer of `tokenizer.json`, loaded as the reference loads it: with the added tokens that
-//! `tokenizer_config.json` puts on top.
+//! The tokenizer of a folder, loaded as transformers loads it: `tokenizer.json`, or what stands in its place, with the
+//! added tokens that the files around it put on top.
 
+mod added;
+mod older;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use ahash::AHashMap;
-use serde_json::{Map, Value, json};
-use tokenizers::{AddedToken, Tokenizer};
+use serde_json::Value;
+use tokenizers::models::ModelWrapper;
+use tokenizers::{Model, Tokenizer};
 
 use gguf::{Error, Result};
 
-use super::folder;
-
-/// The special tokens that a tokenizer's configuration can name.
-const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+use super::{folder, tekken, tiktoken};
 
 /// A source tokenizer.
 pub(crate) struct Source {
     pub tokenizer: Tokenizer,
     /// `tokenizer.json`, or what was made in its place.
     pub json: Value,
-    /// The texts of the special tokens that the configuration names.
+    /// The file it was read from.
+    pub file: &'static str,
+    /// The texts of the special tokens that the files give a role.
     pub named: Vec<String>,
+    /// What is not as the files say it, one sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Source {
     /// Opens the folder's tokenizer; `None` where it has none of a form that can be read.
     ///
-    /// A folder without `tokenizer.json` but with the older files `vocab.json` and `merges.txt`, or `vocab.txt`, has
-    /// one made of them.
+    /// A folder without `tokenizer.json` but with files of another form has one made of them: `vocab.json` and
+    /// `merges.txt`, `vocab.txt`, Mistral's `tekken.json`, tiktoken's ranks.
     pub fn open(dir: &Path) -> Result<Option<Source>> {
         let config = folder::json(dir, "tokenizer_config.json")?.unwrap_or(Value::Null);
-        let json = match folder::json(dir, "tokenizer.json")? {
-            Some(json) => json,
-            None => match older(dir, &config)? {
-                Some(json) => json,
-                None => return Ok(None),
-            },
+        let mut roles: &[(&str, &str)] = &[];
+        let (file, json) = if let Some(json) = folder::json(dir, "tokenizer.json")? {
+            ("tokenizer.json", json)
+        } else if let Some(older) = older::read(dir, &config)? {
+            roles = older.roles;
+            (older.file, older.json)
+        } else if let Some(tekken) = tekken::Tekken::open(dir)? {
+            ("tekken.json", tekken.tokenizer_json())
+        } else if let Some(ranks) = tiktoken::Ranks::open(dir, &config)? {
+            (ranks.file, ranks.tokenizer_json()?)
+        } else {
+            return Ok(None);
         };
-        let path = dir.join("tokenizer.json");
-        let bytes =
-            serde_json::to_vec(&json).map_err(|e| Error::input("cannot read the tokenizer").at(&path).caused_by(e))?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| {
+        let mut source = Source::from_json(json, file).map_err(|e| e.at(dir.join(file)))?;
+        added::add(&mut source, dir, &config, roles)?;
+        Ok(Some(source))
+    }
+
+    /// A tokenizer in the form of `tokenizer.json` alone.
+    pub fn from_json(json: Value, file: &'static str) -> Result<Source> {
+        check(&json)?;
+        let bytes = serde_json::to_vec(&json).map_err(|e| Error::input("cannot read the tokenizer").caused_by(e))?;
+        let mut tokenizer = guard(|| Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string())).map_err(|e| {
             Error::input("the tokenizers library cannot load this")
-                .at(&path)
                 .help("the file may be damaged, or of a newer form than this program knows")
-                .caused_by(e.to_string())
+                .caused_by(e)
         })?;
         // What a training run left behind would cut or fill up what is encoded.
         tokenizer.with_padding(None);
         let _ = tokenizer.with_truncation(None);
-        let named = add_configured(&mut tokenizer, dir, &config)?;
-        Ok(Some(Source { tokenizer, json, named }))
+        Ok(Source { tokenizer, json, file, named: Vec::new(), notes: Vec::new() })
     }
 
     /// The ids of a text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, add_special)
-            .map_err(|e| Error::input("the source tokenizer cannot encode a text").caused_by(e.to_string()))?;
+        let encode = || self.tokenizer.encode_fast(text, add_special).map_err(|e| e.to_string());
+        let encoding =
+            guard(encode).map_err(|e| Error::input("the source tokenizer cannot encode a text").caused_by(e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// What the ids of a text decode to.
     pub fn round_trip(&self, text: &str) -> Result<String> {
-        self.tokenizer
-            .decode(&self.encode(text, false)?, false)
-            .map_err(|e| Error::input("the source tokenizer cannot decode a text").caused_by(e.to_string()))
+        let ids = self.encode(text, false)?;
+        guard(|| self.tokenizer.decode(&ids, false).map_err(|e| e.to_string()))
+            .map_err(|e| Error::input("the source tokenizer cannot decode a text").caused_by(e))
     }
 
     /// Token texts by id, added ones included.
@@ -78,98 +93,89 @@ impl Source {
     pub fn added_id(&self, text: &str) -> Option<u32> {
         self.tokenizer.get_added_vocabulary().get_vocab().get(text).copied()
     }
+
+    /// Whether the merges alone join the text of every token of the vocabulary to that token.
+    pub fn merges_reach_all_tokens(&self) -> bool {
+        let ModelWrapper::BPE(bpe) = self.tokenizer.get_model() else { return true };
+        let mut merging = bpe.clone();
+        merging.ignore_merges = false;
+        let added = self.tokenizer.get_added_vocabulary();
+        self.tokenizer.get_vocab(false).iter().all(|(text, id)| {
+            added.get_vocab().contains_key(text)
+                || merging.tokenize(text).is_ok_and(|tokens| matches!(tokens.as_slice(), [one] if one.id == *id))
+        })
+    }
+
+    /// Whether the byte-level step puts a space in front of a text that has none.
+    pub fn prefixes_space(&self) -> bool {
+        self.has_step(|step| step["type"] == "ByteLevel" && step["add_prefix_space"] == true)
+    }
+
+    /// Whether words are split at every kind of white space.
+    pub fn splits_white_space(&self) -> bool {
+        self.has_step(|step| step["type"] == "WhitespaceSplit" || step["type"] == "Whitespace")
+    }
+
+    /// Whether a step of the pre-tokenizer is so.
+    fn has_step(&self, is: impl Fn(&Value) -> bool) -> bool {
+        let pre = &self.json["pre_tokenizer"];
+        is(pre) || pre["pretokenizers"].as_array().is_some_and(|steps| steps.iter().any(is))
+    }
 }
 
-/// Adds the tokens of `added_tokens_decoder`, by id, and then those that the configuration gives a role. A token that
-/// is there already takes the properties stated here.
-fn add_configured(tokenizer: &mut Tokenizer, dir: &Path, config: &Value) -> Result<Vec<String>> {
-    let mut added: Vec<(u64, AddedToken)> = Vec::new();
-    for (id, token) in config["added_tokens_decoder"].as_object().into_iter().flatten() {
-        if let (Ok(id), Some(token)) = (id.parse(), added_token(token)) {
-            added.push((id, token));
+/// Runs a call of the tokenizers library, which must not take the program with it where it panics.
+fn guard<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err("it fails on an assumption of its own".to_owned()))
+}
+
+/// Checks what the library takes for granted.
+fn check(json: &Value) -> Result<()> {
+    let model = &json["model"];
+    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
+    if prefix.is_empty() || model["type"] != "BPE" && !model["type"].is_null() {
+        return Ok(());
+    }
+    for merge in model["merges"].as_array().into_iter().flatten() {
+        let right = match merge {
+            Value::String(both) => both.rsplit(' ').next(),
+            pair => pair[1].as_str(),
+        };
+        if let Some(right) = right
+            && !right.is_char_boundary(prefix.len())
+        {
+            return Err(Error::input(format!(
+                "the right side '{right}' of a merge is shorter than the prefix of continued words, '{prefix}'"
+            ))
+            .help("the file may be damaged: take that of the original model"));
         }
     }
-    added.sort_by_key(|(id, _)| *id);
-    for (_, token) in &added {
-        tokenizer.add_tokens(std::slice::from_ref(token));
-    }
-    let map = folder::json(dir, "special_tokens_map.json")?.unwrap_or(Value::Null);
-    let more = config["additional_special_tokens"].as_array().into_iter().flatten();
-    let more = more.chain(config["extra_special_tokens"].as_array().into_iter().flatten());
-    let roles = ROLES.iter().map(|role| if config[role].is_null() { &map[role] } else { &config[role] });
-    let mut named = Vec::new();
-    for token in roles.chain(more) {
-        let token = match token {
-            Value::String(text) if !text.is_empty() => AddedToken::from(text.clone(), true),
-            other => match added_token(other) {
-                Some(token) => token.special(true),
-                None => continue,
-            },
-        };
-        let known = tokenizer.get_added_vocabulary().get_vocab().contains_key(&token.content);
-        named.push(token.content.clone());
-        if !known {
-            tokenizer.add_special_tokens(&[token]);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_prefix_longer_than_a_side_of_a_merge_is_refused() {
+        let mut tokenizer = json!({"model": {"type": "BPE", "continuing_subword_prefix": "####", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}});
+        for merges in [json!([["a", "b"]]), json!(["a b"])] {
+            tokenizer["model"]["merges"] = merges;
+            let e = Source::from_json(tokenizer.clone(), "tokenizer.json").err().unwrap();
+            assert!(e.message().contains("'b' of a merge is shorter"), "{e}");
         }
+        tokenizer["model"]["continuing_subword_prefix"] = Value::Null;
+        assert!(check(&tokenizer).is_ok());
     }
-    Ok(named)
-}
 
-fn added_token(token: &Value) -> Option<AddedToken> {
-    let content = token["content"].as_str().filter(|s| !s.is_empty())?;
-    let flag = |key: &str| token[key].as_bool();
-    let special = flag("special").unwrap_or(false);
-    Some(
-        AddedToken::from(content, special)
-            .single_word(flag("single_word").unwrap_or(false))
-            .lstrip(flag("lstrip").unwrap_or(false))
-            .rstrip(flag("rstrip").unwrap_or(false))
-            .normalized(flag("normalized").unwrap_or(!special)),
-    )
-}
-
-/// The tokenizer of folders older than `tokenizer.json`, in its form.
-fn older(dir: &Path, config: &Value) -> Result<Option<Value>> {
-    let class = config["tokenizer_class"].as_str().unwrap_or_default().trim_end_matches("Fast");
-    if let (Some(vocab), Some(merges)) = (folder::json(dir, "vocab.json")?, folder::text(&dir.join("merges.txt"))?) {
-        let bytes = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
-        let (normalizer, pre) = match class {
-            "GPT2Tokenizer" | "" => (Value::Null, bytes(true)),
-            "Qwen2Tokenizer" => {
-                let split = json!({"type": "Split", "pattern": {"Regex": super::pre::QWEN2}, "behavior": "Isolated", "invert": false});
-                (json!({"type": "NFC"}), json!({"type": "Sequence", "pretokenizers": [split, bytes(false)]}))
-            }
-            _ => return Ok(None),
-        };
-        let merges: Vec<&str> = merges.lines().filter(|l| !l.starts_with("#version") && !l.trim().is_empty()).collect();
-        return Ok(Some(json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-            "normalizer": normalizer, "pre_tokenizer": pre, "post_processor": null, "decoder": bytes(true),
-            "model": {"type": "BPE", "vocab": vocab, "merges": merges},
-        })));
+    #[test]
+    fn merges_that_do_not_reach_a_token_are_seen() {
+        let model = |merges: Value| json!({"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}, "merges": merges}});
+        let reach =
+            |merges: Value| Source::from_json(model(merges), "tokenizer.json").unwrap().merges_reach_all_tokens();
+        assert!(reach(json!([["a", "b"], ["ab", "c"]])));
+        assert!(!reach(json!([["a", "b"]])));
     }
-    if matches!(class, "BertTokenizer" | "DistilBertTokenizer")
-        && let Some(text) = folder::text(&dir.join("vocab.txt"))?
-    {
-        let vocab: Map<String, Value> =
-            text.lines().enumerate().map(|(id, t)| (t.to_owned(), Value::from(id))).collect();
-        let added: Vec<Value> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-            .iter()
-            .filter_map(|t| {
-                let id = vocab.get(*t)?;
-                Some(json!({"id": id, "content": t, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}))
-            })
-            .collect();
-        let end = |t: &str| json!([t, vocab.get(t)]);
-        return Ok(Some(json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-            "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
-                "lowercase": config["do_lower_case"].as_bool().unwrap_or(true)},
-            "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "post_processor": {"type": "BertProcessing", "sep": end("[SEP]"), "cls": end("[CLS]")},
-            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
-            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocab},
-        })));
-    }
-    Ok(None)
 }

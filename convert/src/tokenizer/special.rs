@@ -81,6 +81,12 @@ impl Special {
         Ok(())
     }
 
+    /// Takes the merges of a `tokenizer.json`.
+    pub fn set_merges(&mut self, json: &Value) -> Result<()> {
+        self.merges = read_merges(&json["model"]["merges"])?;
+        Ok(())
+    }
+
     /// Appends the keys in the converter's order.
     pub fn write(&self, out: &mut Metadata) {
         if !self.merges.is_empty() {
@@ -128,10 +134,12 @@ impl Special {
             return Ok(());
         }
         self.template = match config.get("chat_template") {
+            // What says nothing leaves the word to the files beside the configuration, as transformers has it.
+            None | Some(Value::Null) => template_files(dir)?,
+            Some(Value::String(one)) if one.is_empty() => template_files(dir)?,
             Some(Value::String(one)) => Some(Template::One(one.clone())),
             Some(Value::Array(named)) => Some(Template::Named(named.clone())),
             Some(_) => None,
-            None => template_files(dir)?,
         };
         let no_tokens = Vec::new();
         let added = tokenizer.as_ref().and_then(|t| t["added_tokens"].as_array()).unwrap_or(&no_tokens);
@@ -332,6 +340,21 @@ fn set(config: &mut Map<String, Value>, key: &str, value: &Option<Value>) {
     config.insert(key.to_owned(), value.clone().unwrap_or(Value::Null));
 }
 
+/// Refuses ids with a role beyond a vocabulary of this size: readers fall back to ids that mean something else. Nothing
+/// is ever padded by a reader, so that id may be what it is.
+///
+/// # Errors
+/// The first of them, by its key.
+pub(crate) fn check_ids(keys: &Metadata, size: u64) -> Result<()> {
+    for (role, key) in ID_KEYS.iter().filter(|(role, _)| *role != "pad") {
+        if let Some(id) = keys.u64(key).filter(|&id| id >= size) {
+            return Err(Error::input(format!("{role}_token_id is {id}, beyond the vocabulary of {size} tokens"))
+                .help(format!("correct {role}_token_id, or add the token to the tokenizer's files")));
+        }
+    }
+    Ok(())
+}
+
 /// What Python's `str.split()` splits at.
 fn python_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
@@ -383,6 +406,7 @@ fn template_files(dir: &Path) -> Result<Option<Template>> {
 
 fn write_template(template: &Template, out: &mut Metadata) {
     let choices = match template {
+        Template::One(text) if text.is_empty() => return,
         Template::One(text) => {
             out.set("tokenizer.chat_template", text.as_str());
             return;

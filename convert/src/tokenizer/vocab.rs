@@ -22,7 +22,7 @@ pub(crate) enum TokenType {
 }
 
 /// The score of an id that nothing defines.
-const UNUSED_SCORE: f32 = -10000.0;
+pub(crate) const UNUSED_SCORE: f32 = -10000.0;
 /// The score of a token that was added to a SentencePiece model.
 const ADDED_SCORE: f32 = -1000.0;
 /// No vocabulary is larger; a `vocab_size` beyond it is not believed.
@@ -56,7 +56,7 @@ impl Vocab {
         self.types.push(kind);
     }
 
-    fn set(&mut self, id: usize, text: impl Into<Vec<u8>>, score: f32, kind: TokenType) {
+    pub fn set(&mut self, id: usize, text: impl Into<Vec<u8>>, score: f32, kind: TokenType) {
         self.texts[id] = text.into();
         self.scores[id] = score;
         self.types[id] = kind;
@@ -68,6 +68,11 @@ impl Vocab {
         if scores {
             out.set("tokenizer.ggml.scores", Array::from(self.scores.as_slice()));
         }
+        self.write_types(out);
+    }
+
+    /// Appends the types alone.
+    pub fn write_types(&self, out: &mut Metadata) {
         let types: Vec<i32> = self.types.iter().map(|&t| t as i32).collect();
         out.set("tokenizer.ggml.token_type", Array::from(types.as_slice()));
     }
@@ -107,6 +112,23 @@ impl Vocab {
             let id = id.parse::<u64>().map(Value::from).unwrap_or(Value::Null);
             let id = self.id(&id).map_err(|e| e.at(dir.join("tokenizer_config.json")))?;
             self.apply_added(id, token, looks).map_err(|e| e.at(dir.join("tokenizer_config.json")))?;
+        }
+        Ok(())
+    }
+
+    /// `added_tokens_decoder` of a tokenizer's configuration, each token written, scored and typed by `how`. Ids beyond
+    /// the vocabulary are left out.
+    pub fn apply_decoder(
+        &mut self,
+        config: &Value,
+        how: impl Fn(&Value, &str) -> (String, f32, TokenType),
+    ) -> Result<()> {
+        for (id, token) in config["added_tokens_decoder"].as_object().into_iter().flatten() {
+            let text = token["content"].as_str().ok_or_else(|| Error::input("an added token has no content"))?;
+            if let Some(id) = self.id(&id.parse::<u64>().map(Value::from).unwrap_or(Value::Null))? {
+                let (text, score, kind) = how(token, text);
+                self.set(id, text, score, kind);
+            }
         }
         Ok(())
     }
@@ -159,7 +181,7 @@ pub(crate) fn hparam<'a>(config: &'a Value, name: &str) -> Option<&'a Value> {
 /// The first of these sizes that the configuration gives, bounded.
 pub(crate) fn vocab_size(config: &Value, names: &[&str]) -> Result<Option<usize>> {
     let Some((name, size)) = names.iter().find_map(|n| hparam(config, n).map(|v| (n, v))) else { return Ok(None) };
-    match size.as_u64() {
+    match crate::config::as_u64(size) {
         Some(0) => Ok(None),
         Some(size) if size <= LARGEST_VOCAB => Ok(Some(size as usize)),
         _ => Err(Error::input(format!("the configuration's {name} is {size}, which is no size of a vocabulary"))),

@@ -8,14 +8,16 @@ use eval::baseline::{Identity, SavedBase, Saver, fingerprint, sha256};
 use eval::compare::{Baseline, Comparison, compare};
 use eval::divergence::{Divergence, Estimate};
 use eval::encoded::{Encoded, Precision};
+use eval::forward::Stream;
 use eval::kld::KldFile;
+use eval::model::Model;
 use eval::perplexity::{Chunks, Plan, Protocol};
 use eval::report::gate::{self, Limit, Measure, Verdict, parse_share};
 use eval::report::{self, Base, Model as Row, Report};
 use eval::tensors::counterpart;
 use eval::weights::{Stored, Weights};
 use gguf::cli::{Common, Exit, Output, parse_bytes, print, print_json};
-use gguf::{Error, Result, Source, TensorInfo};
+use gguf::{Error, Metadata, Result, Source, TensorInfo};
 
 use super::{Opened, ProgressBar, open_importance, read_text};
 
@@ -121,6 +123,7 @@ pub struct Args {
 struct Candidate<'a> {
     name: String,
     bytes: u64,
+    model: &'a Model,
     weights: Box<dyn Weights + 'a>,
 }
 
@@ -169,12 +172,14 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .map(|(path, opened)| Candidate {
             name: name_of(path),
             bytes: bytes_of(opened.source.tensors()),
+            model: &opened.model,
             weights: Box::new(Stored(&opened.source)),
         })
         .collect();
     let types = encoded.iter().zip(&precisions).map(|(e, p)| Candidate {
         name: p.to_string(),
         bytes: e.bytes(),
+        model: &base.model,
         weights: Box::new(e),
     });
     candidates.extend(types);
@@ -185,6 +190,11 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     };
     let bar = ProgressBar::new(common, "compare", chunks.tokens() as u64);
     if !common.quiet {
+        for (path, other) in args.models.iter().zip(&others) {
+            if let Some(differences) = differences(&base, other) {
+                bar.say(&format!("note: {}: {differences}", name_of(path)));
+            }
+        }
         for (note, names) in notes(&encoded, &precisions) {
             bar.say(&format!("note: {}: {note}", names.join(", ")));
         }
@@ -256,10 +266,11 @@ fn measure(
     bar: &ProgressBar,
 ) -> Result<Comparison> {
     let stored = Stored(&base.source);
-    let weights: Vec<&dyn Weights> = candidates.iter().map(|c| &*c.weights).collect();
+    let stored = Stream { model: &base.model, weights: &stored };
+    let weights: Vec<Stream<'_>> = candidates.iter().map(|c| Stream { model: c.model, weights: &*c.weights }).collect();
     let plan = |streams: usize| Plan::new(&base.model, streams, chunks.inputs[0].tokens.len(), args.max_memory);
     let go = |baseline: Baseline<'_>, streams: usize, keep: &mut dyn FnMut(&[f32]) -> Result<()>| {
-        compare(&base.model, baseline, &weights, chunks, plan(streams), Some(&|done, total| bar.at(done, total)), keep)
+        compare(baseline, &weights, chunks, plan(streams), Some(&|done, total| bar.at(done, total)), keep)
             .map_err(|e| e.at(&args.base))
     };
     let nothing = &mut |_: &[f32]| Ok(());
@@ -272,16 +283,16 @@ fn measure(
         (Some(path), _, Some(identity)) => {
             let saved = SavedBase::open(path)?;
             saved.check(identity, chunks, base.model.width)?;
-            go(Baseline::Saved(&saved, &stored), weights.len(), nothing)
+            go(Baseline::Saved(&saved, stored), weights.len(), nothing)
         }
         (None, Some(path), Some(identity)) => {
             let output = Output::create(path, args.force, &[&args.base, &args.text])?;
             let mut saver = Saver::new(output, &name_of(&args.base), identity, chunks, base.model.width)?;
-            let found = go(Baseline::Run(&stored), weights.len() + 1, &mut |hidden| saver.add(hidden))?;
+            let found = go(Baseline::Run(stored), weights.len() + 1, &mut |hidden| saver.add(hidden))?;
             saver.finish()?.commit()?;
             Ok(found)
         }
-        _ => go(Baseline::Run(&stored), weights.len() + 1, nothing),
+        _ => go(Baseline::Run(stored), weights.len() + 1, nothing),
     }
 }
 
@@ -335,15 +346,49 @@ fn open_other(base: &Opened, path: &Path) -> Result<Opened> {
         let (ours, theirs) = (base.model.vocabulary, other.model.vocabulary);
         return Err(wrong(format!("has a vocabulary of {theirs} tokens, the base {ours}")));
     }
-    for key in ["tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
-        if a.get(key) != b.get(key) {
-            return Err(wrong(format!("has another tokenizer than the base: {key} differs")));
-        }
+    if let Some(key) = differing(a, b, |key| key.starts_with("tokenizer.") && !TOKENIZER_ASIDE.contains(&key)).first() {
+        return Err(wrong(format!("has another tokenizer than the base: {key} differs")));
     }
     for ours in base.source.tensors() {
         counterpart(ours, other.source.as_ref()).map_err(|e| e.at(path))?;
     }
     Ok(other)
+}
+
+/// Keys of the tokenizer that change no token of a text.
+const TOKENIZER_ASIDE: &[&str] = &["tokenizer.chat_template", "tokenizer.chat_templates", "tokenizer.huggingface.json"];
+
+/// Keys in which two models differ, of those that are `wanted`, in order.
+fn differing(a: &Metadata, b: &Metadata, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let ours = a.iter().filter(|(key, value)| b.get(key) != Some(*value)).map(|(key, _)| key);
+    let theirs = b.iter().filter(|(key, _)| a.get(key).is_none()).map(|(key, _)| key);
+    ours.chain(theirs).filter(|key| wanted(key)).map(str::to_owned).collect()
+}
+
+/// How a model's hyperparameters differ from the base's, a line for people; nothing where they do not.
+fn differences(base: &Opened, other: &Opened) -> Option<String> {
+    let (a, b) = (base.source.metadata(), other.source.metadata());
+    let prefix = format!("{}.", base.model.name());
+    let shown = |metadata: &Metadata, key: &str| metadata.get(key).map_or("absent".into(), value_text);
+    let each: Vec<String> = differing(a, b, |key| key.starts_with(&prefix))
+        .iter()
+        .map(|key| format!("{key} is {}, the base has {}", shown(b, key), shown(a, key)))
+        .collect();
+    (!each.is_empty()).then(|| each.join("; "))
+}
+
+/// A value as a person reads it.
+fn value_text(value: &gguf::Value) -> String {
+    match value {
+        gguf::Value::F32(number) => number.to_string(),
+        gguf::Value::Bool(flag) => flag.to_string(),
+        gguf::Value::Array(array) => format!("a list of {}", array.len()),
+        _ => match (value.as_str(), value.as_f64()) {
+            (Some(text), _) => format!("\"{}\"", text.escape_debug()),
+            (None, Some(number)) => number.to_string(),
+            (None, None) => value.value_type().to_string(),
+        },
+    }
 }
 
 /// Prints the result, writes the files, says what the gate says.

@@ -28,7 +28,7 @@ pub struct Opened {
 impl Opened {
     /// Opens a GGUF file or a checkpoint folder and what is needed to run it.
     pub fn open(path: &Path) -> Result<Opened> {
-        let source = convert::open(path, &convert::Options::default())?;
+        let source = convert::open(path, &convert::Options { exact: true, ..convert::Options::default() })?;
         let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;
         if tokenizer.vocab_size() > model.vocabulary {

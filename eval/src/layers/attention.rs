@@ -4,7 +4,7 @@
 //! maximum, sum and weighted values are corrected when a greater score appears (FlashAttention). Memory is one block
 //! of scores a thread, whatever the context.
 
-use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, WindowKind};
+use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, Temperature, WindowKind};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
@@ -76,6 +76,9 @@ pub fn attention(
     }
     head_norms(a, part, "attn_q_norm", &mut q, heads, true)?;
     head_norms(a, part, "attn_k_norm", &mut k, kv_heads, true)?;
+    if let Some(temperature) = a.temperature {
+        warm(temperature, site.spans, &mut q, heads * key_len);
+    }
     let sinks = match a.sinks.filter(|_| part.has("attn_sinks.weight")) {
         Some(_) => Some(part.values_of("attn_sinks.weight", heads)?),
         None => None,
@@ -109,22 +112,32 @@ pub fn attention(
     if let Some(norm) = &a.sub_norm {
         part.norm_in_place(norm, &mut out)?;
     }
-    let width = heads * value_len;
+    apply_gate(a, part, x, &gate, &mut out)?;
+    part.linear(a.out_name, &out)
+}
+
+/// Multiplies attention's output with its gate; `doubled` is the half of doubled queries.
+fn apply_gate(a: &Attention, part: &Part<'_>, x: &[f32], doubled: &[f32], out: &mut [f32]) -> Result<()> {
+    let (heads, value_len) = (a.heads.len(), a.value_len.len());
+    let tokens = x.len() / a.input.len().max(1);
+    let read = |rows: usize| part.linear_to("attn_gate", x, tokens, rows);
+    let function = match a.gate {
+        Gate::SoftplusHead | Gate::SoftplusElement => super::mamba::softplus,
+        _ => ffn::sigmoid,
+    };
     match a.gate {
         Gate::None => {}
-        Gate::DoubledQuery => out.iter_mut().zip(&gate).for_each(|(o, &g)| *o *= ffn::sigmoid(g)),
-        Gate::Element => {
-            let gate = part.linear_to("attn_gate", x, tokens, width)?;
-            out.iter_mut().zip(&gate).for_each(|(o, &g)| *o *= ffn::sigmoid(g));
+        Gate::DoubledQuery => out.iter_mut().zip(doubled).for_each(|(o, &g)| *o *= function(g)),
+        Gate::Element | Gate::SoftplusElement => {
+            out.iter_mut().zip(read(heads * value_len)?).for_each(|(o, g)| *o *= function(g));
         }
-        Gate::Head => {
-            let gate = part.linear_to("attn_gate", x, tokens, heads)?;
-            for (head, &g) in out.chunks_mut(value_len).zip(&gate) {
-                numeric::scale(head, ffn::sigmoid(g));
+        Gate::Head | Gate::SoftplusHead => {
+            for (head, g) in out.chunks_mut(value_len).zip(read(heads)?) {
+                numeric::scale(head, function(g));
             }
         }
     }
-    part.linear(a.out_name, &out)
+    Ok(())
 }
 
 /// Attention of a decoder's tokens to the output of the encoder.
@@ -255,8 +268,22 @@ fn head_norms(
     Ok(())
 }
 
+/// Multiplies the queries of a token with what its position asks for.
+pub(super) fn warm(temperature: Temperature, spans: &[Span], q: &mut [f32], width: usize) {
+    for span in spans {
+        for i in 0..span.len {
+            let steps = ((span.past + i) as f32 + temperature.offset) / temperature.floor.get().max(1) as f32;
+            let factor = 1.0 + temperature.scale * steps.floor().ln_1p();
+            numeric::scale(&mut q[(span.start + i) * width..][..width], factor);
+        }
+    }
+}
+
 /// Rotates heads of `len` values from the value `from` on.
 pub(super) fn rotate(table: &Table, spans: &[Span], x: &mut [f32], heads: usize, len: usize, from: usize) {
+    if x.is_empty() {
+        return;
+    }
     let mut positions = vec![0; x.len() / (heads * len)];
     for span in spans {
         for (i, p) in positions[span.start..span.start + span.len].iter_mut().enumerate() {

@@ -6,6 +6,8 @@ use gguf::Result;
 use gguf::arch::{Activation, Dense, FeedGate};
 use rayon::prelude::*;
 
+use super::attention::columns;
+use super::mamba::softplus;
 use super::numeric::{self, exp, exp_f64, widest};
 use super::{PIECE, Part};
 
@@ -19,13 +21,13 @@ pub fn feed_forward(f: &Dense, part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
     let apart = match f.gate {
         FeedGate::Apart => true,
         FeedGate::Optional => part.has(&format!("{}.weight", name("gate"))),
-        FeedGate::None | FeedGate::Fused => false,
+        FeedGate::None | FeedGate::Fused | FeedGate::FusedLast => false,
     };
     if apart {
         let mut gate = part.linear(&name("gate"), x)?;
         gated(f.activation, &mut gate, &mut up);
-    } else if f.gate == FeedGate::Fused {
-        up = split_gate(f.activation, &up, 2 * f.len.len());
+    } else if matches!(f.gate, FeedGate::Fused | FeedGate::FusedLast) {
+        up = split_gate(f.activation, &up, 2 * f.len.len(), f.gate == FeedGate::FusedLast);
     } else {
         let activation = if f.gate == FeedGate::Optional { f.ungated } else { f.activation };
         up.par_chunks_mut(PIECE).for_each(|x| activate(activation, x));
@@ -50,6 +52,19 @@ pub(super) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
             }
             return;
         }
+        if let Activation::SiluLimited(limit) = activation {
+            for (u, g) in up.iter_mut().zip(gate) {
+                *u = u.clamp(-limit, limit) * (*g * sigmoid(*g)).min(limit);
+            }
+            return;
+        }
+        if let Activation::Situ { beta, linear } = activation {
+            for (u, g) in up.iter_mut().zip(gate) {
+                let other = if linear == 0.0 { *u } else { linear * (*u / linear).tanh() };
+                *u = beta * (*g / beta).tanh() * sigmoid(*g) * other;
+            }
+            return;
+        }
         if let Activation::SiluClamped(limit) = activation {
             for (u, g) in up.iter_mut().zip(gate) {
                 let g = g.min(limit);
@@ -62,11 +77,12 @@ pub(super) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
     });
 }
 
-/// Rows of a gate and what it gates, side by side.
-fn split_gate(activation: Activation, both: &[f32], len: usize) -> Vec<f32> {
+/// Rows of a gate and what it gates, side by side; the gate first, or last.
+fn split_gate(activation: Activation, both: &[f32], len: usize, last: bool) -> Vec<f32> {
     let half = len / 2;
-    let mut up: Vec<f32> = both.chunks(len.max(1)).flat_map(|row| &row[half..2 * half]).copied().collect();
-    let mut gate: Vec<f32> = both.chunks(len.max(1)).flat_map(|row| &row[..half]).copied().collect();
+    let (gate, up) = if last { (half, 0) } else { (0, half) };
+    let mut gate = columns(both, len, gate, half);
+    let mut up = columns(both, len, up, half);
     gated(activation, &mut gate, &mut up);
     up
 }
@@ -74,7 +90,12 @@ fn split_gate(activation: Activation, both: &[f32], len: usize) -> Vec<f32> {
 /// Applies an activation without a gate.
 pub(super) fn activate(activation: Activation, x: &mut [f32]) {
     match activation {
-        Activation::Silu | Activation::SwigluOai | Activation::SiluClamped(_) => silu(x),
+        // The others ask for a gate.
+        Activation::Silu
+        | Activation::SwigluOai
+        | Activation::SiluClamped(_)
+        | Activation::SiluLimited(_)
+        | Activation::Situ { .. } => silu(x),
         Activation::Gelu => gelu(x),
         Activation::GeluTanh => gelu_tanh(x),
         Activation::Relu => relu(x),
@@ -106,8 +127,10 @@ widest! {
     }
 }
 
-/// xIELU (Huang and Schlag): a parabola above zero, a scaled exponential below, both with a linear part.
+/// xIELU (Huang and Schlag): a parabola above zero, a scaled exponential below, both with a linear part. αₚ and αₙ − β are
+/// the softplus of what a file holds.
 fn xielu(x: f32, [negative, positive, beta, epsilon]: [f32; 4]) -> f32 {
+    let (negative, positive) = (beta + softplus(negative), softplus(positive));
     if x > 0.0 { positive * x * x + beta * x } else { (x.min(epsilon).exp_m1() - x) * negative + beta * x }
 }
 

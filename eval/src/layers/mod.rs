@@ -15,7 +15,7 @@ pub mod rope;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use gguf::arch::{Kind, Need, Norm};
+use gguf::arch::{Kind, Need, Norm, PerLayer};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
@@ -67,6 +67,12 @@ pub struct Site<'a> {
     pub encoded: Option<&'a [&'a [f32]]>,
     /// Keys and values that layers share.
     pub kept: &'a KeptKv,
+    /// The stream as it was when the layer began, where a branch asks for it.
+    pub layer_input: Option<&'a [f32]>,
+    /// The embeddings of the tokens, where a branch asks for them.
+    pub embeddings: Option<&'a [f32]>,
+    /// What this layer gets of each token beside the stream.
+    pub per_layer: Option<&'a [f32]>,
 }
 
 impl Site<'_> {
@@ -96,9 +102,35 @@ pub fn branch(
         Kind::DeltaNet(n) => delta::delta_net(n, part, site, x, state),
         Kind::ShortConv(c) => conv::short_conv(c, part, site, x, state),
         Kind::Dense(f) => ffn::feed_forward(f, part, x),
-        Kind::Experts(e) => moe::mixture(e, part, x),
+        Kind::Experts(e) => moe::mixture(e, part, x, site.layer_input),
+        Kind::Linear(l) => part.linear(l.name, x),
+        Kind::Pass(pass) => {
+            let mut x = copied(x);
+            if let Some(name) = pass.factor {
+                let factor = part.values_of(name, 1)?[0];
+                x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, factor));
+            }
+            Ok(x)
+        }
+        Kind::PerLayer(p) => per_layer(p, part, site, x),
+        Kind::Laurel(l) => {
+            let low = part.linear("laurel_l", x)?;
+            let mut made = part.linear("laurel_r", &low)?;
+            part.norm_in_place(&l.norm, &mut made)?;
+            add(&mut made, x);
+            Ok(made)
+        }
         other => Err(Error::input(format!("{} cannot be evaluated yet", other.name()))),
     }
+}
+
+/// What a layer gets of each token beside the stream, gated by the stream and brought to its width.
+fn per_layer(p: &PerLayer, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -> Result<Vec<f32>> {
+    let given = site.per_layer.ok_or_else(|| Error::input("the model has no per-layer inputs"))?;
+    let mut gate = part.linear_to("inp_gate", x, site.tokens(), p.width.len())?;
+    ffn::activate(p.activation, &mut gate);
+    gate.iter_mut().zip(given).for_each(|(g, x)| *g *= x);
+    part.linear("proj", &gate)
 }
 
 /// Sees what each matrix is multiplied with: what an importance matrix is made from.
@@ -204,7 +236,7 @@ impl<'a> Part<'a> {
     /// A missing tensor, or sizes that do not fit.
     pub fn linear(&self, name: &str, x: &[f32]) -> Result<Vec<f32>> {
         let w = self.need(&format!("{name}.weight"))?;
-        let scale = self.values(&format!("{name}.scale"))?.and_then(|s| s.first().copied());
+        let scale = self.values(&format!("{name}.scale"))?.filter(|s| s.len() == 1).map(|s| s[0]);
         self.multiply(w, 0..w.rows(), None, x, scale, self.values(&format!("{name}.bias"))?.as_deref())
     }
 

@@ -4,18 +4,28 @@ use gguf::Result;
 use gguf::arch::{Experts, Gating};
 
 use super::attention::columns;
-use super::{Part, add, add_scaled, ffn};
+use super::{Part, add, add_scaled, ffn, norm};
 
 /// The experts of a layer, and its shared experts where it has them.
 ///
 /// # Errors
 /// Tensors that are missing or do not fit.
-pub fn mixture(experts: &Experts, part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
+pub fn mixture(experts: &Experts, part: &Part<'_>, x: &[f32], layer_input: Option<&[f32]>) -> Result<Vec<f32>> {
     let (width, count) = (experts.input.len(), experts.count.len());
     let tokens = x.len() / width.max(1);
-    let scores = part.linear_to("ffn_gate_inp", x, tokens, count)?;
-    let bias = match part.has("exp_probs_b.bias") {
-        true => Some(part.values_of("exp_probs_b.bias", count)?),
+    let routed = layer_input.filter(|_| experts.router_reads_layer).unwrap_or(x);
+    let mut read = Vec::new();
+    if let Some(router) = experts.router {
+        read.extend_from_slice(routed);
+        norm::normalize(router.norm, &mut read, width, None, None);
+        let factors = part.values_of("ffn_gate_inp.scale", width)?;
+        read.chunks_mut(width).for_each(|row| row.iter_mut().zip(&factors).for_each(|(x, f)| *x *= f * router.scale));
+    }
+    let routed = if read.is_empty() { routed } else { &read };
+    // The factor beside the router's weights is that of its input.
+    let scores = part.linear_to("ffn_gate_inp", routed, tokens, count)?;
+    let bias = match part.has(experts.choice_name) {
+        true => Some(part.values_of(experts.choice_name, count)?),
         false => None,
     };
     // Tokens of each expert, with their weights.
@@ -76,6 +86,9 @@ fn choose(experts: &Experts, scores: &[f32], bias: Option<&[f32]>) -> Vec<(usize
         Gating::Softmax => softmax(scores),
         Gating::SoftmaxOfBest => scores.to_vec(),
         Gating::Sigmoid => scores.iter().map(|&s| ffn::sigmoid(s)).collect(),
+        Gating::SparseMixer => return sparse_mixer(scores, experts.used.len()),
+        // Refused where the model is made.
+        Gating::Unknown => return Vec::new(),
         Gating::SqrtSoftplus => scores.iter().map(|&s| super::mamba::softplus(s).sqrt()).collect(),
     };
     // The bias decides who is chosen, not with what weight.
@@ -98,6 +111,23 @@ fn choose(experts: &Experts, scores: &[f32], bias: Option<&[f32]>) -> Vec<(usize
     }
     let scale = if experts.scale == 0.0 { 1.0 } else { experts.scale };
     best.into_iter().zip(weights).map(|(e, w)| (e, w * scale)).collect()
+}
+
+/// One expert after the other, each weighted with its share among those left whose score is near the best.
+fn sparse_mixer(scores: &[f32], used: usize) -> Vec<(usize, f32)> {
+    /// Relative distance to the best score that still counts.
+    const NEAR: f32 = 0.02;
+    let mut left: Vec<f32> = scores.to_vec();
+    let mut chosen = Vec::with_capacity(used);
+    for _ in 0..used {
+        let Some(&best) = largest(&left, 1).first() else { break };
+        let peak = left[best];
+        let near = |&s: &f32| s > f32::NEG_INFINITY && (peak - s) / s.abs().max(peak) <= NEAR;
+        let sum: f32 = left.iter().filter(|s| near(s)).map(|s| (s - peak).exp()).sum();
+        chosen.push((best, 1.0 / sum));
+        left[best] = f32::NEG_INFINITY;
+    }
+    chosen
 }
 
 /// Groups are ranked by the sum of their two best experts.
@@ -153,6 +183,13 @@ mod tests {
             shared: None,
             shared_gate: false,
             need: gguf::arch::Need::Required,
+            choice_name: "exp_probs_b.bias",
+            router_reads_layer: false,
+            by_token: None,
+            chunks: None,
+            may_lack: false,
+            router: None,
+            compression: None,
             extra: Vec::new(),
         }
     }

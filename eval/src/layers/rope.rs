@@ -122,7 +122,11 @@ impl Rope {
         };
         let factor = match scaling.kind {
             // Latent attention has it in its scores.
-            Kind::Yarn { factor, .. } if !latent => scaling.attention_factor * (1.0 + 0.1 * factor.ln()),
+            Kind::Yarn { factor, log_multiplier, .. } if !latent => {
+                // The quotient of two such factors where the model has a second one for all dimensions.
+                let all = if log_multiplier == 0.0 { 1.0 } else { 1.0 + log_multiplier * factor.ln() };
+                scaling.attention_factor * (1.0 + 0.1 * factor.ln()) / all
+            }
             Kind::Yarn { .. } => 1.0,
             _ => scaling.attention_factor,
         };

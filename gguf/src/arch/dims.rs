@@ -56,6 +56,9 @@ pub struct Dims {
     pub arch: &'static str,
     /// Tensors of the file by name, in ggml order; empty where there is no file yet.
     pub shapes: HashMap<String, Vec<u64>>,
+    /// What the loader tells from a model's size (a number of layers, a constant of the published models) is told from the
+    /// file's keys and tensors instead: for a model of that form in a size of its own, which the loader does not take.
+    pub any_size: bool,
     /// Keys that were read, with the architecture's prefix.
     pub read: HashSet<String>,
 
@@ -108,6 +111,8 @@ pub struct Dims {
     pub causal: bool,
     /// llama.cpp's number: 0 none, 1 mean, 2 first, 3 last, 4 rank; -1 not said.
     pub pooling: i64,
+    /// The same for a classifier.
+    pub classifier_pooling: i64,
     pub norm_eps: f32,
     pub rms_eps: f32,
     pub group_eps: f32,
@@ -318,6 +323,14 @@ impl Dims {
             Some(Own::Count(n)) => Dim(*n),
             Some(Own::Counts(all)) => Dim(all.get(layer).copied().unwrap_or(0)),
             _ => Dim(0),
+        }
+    }
+
+    /// A name of such a key.
+    pub fn name(&self, key: &str) -> Option<&str> {
+        match self.own.get(key)? {
+            Own::Name(name) => Some(name),
+            _ => None,
         }
     }
 

@@ -1,9 +1,12 @@
 //! What stands before and behind a model's layers.
 
+use super::altup::AltUpEnds;
+use super::classifier::Classifier;
 use super::dim::Dim;
 use super::dims::Dims;
+use super::per_layer::PerLayerInputs;
 use super::residual::Residual;
-use super::slot::{Bias, Item, Slot, bias, either};
+use super::slot::{Bias, Item, Slot, bias, either, linear, optional};
 use super::step::Norm;
 
 /// The tensors before and behind the layers, and what is done there.
@@ -27,6 +30,24 @@ pub struct Ends {
     pub residual: Residual,
     /// Whether the model gives logits.
     pub logits: bool,
+    /// The first token that has a logit (more in one model of speech).
+    pub first_logit: Dim,
+    /// Whether a row of `position_embd` is added to each embedding, where the file has it.
+    pub positions: bool,
+    /// Whether the first row of `token_types` is added to each embedding, where the file has it.
+    pub token_types: bool,
+    /// How often the layers run, one pass after the other.
+    pub loops: usize,
+    /// Whether the last norm is applied between two passes too.
+    pub loop_norm: bool,
+    /// Inputs that layers get beside the stream.
+    pub per_layer: Option<PerLayerInputs>,
+    /// Several streams in place of one.
+    pub altup: Option<AltUpEnds>,
+    /// Matrices that a pooled state goes through, where the file has them.
+    pub after_pooling: &'static [&'static str],
+    /// What makes scores of a pooled state.
+    pub classifier: Option<Classifier>,
 }
 
 impl Ends {
@@ -57,6 +78,15 @@ impl Ends {
             never: 0..0,
             residual: Residual::Stream,
             logits: true,
+            first_logit: Dim(0),
+            positions: false,
+            token_types: false,
+            loops: 1,
+            loop_norm: false,
+            per_layer: None,
+            altup: None,
+            after_pooling: &[],
+            classifier: None,
         }
     }
 
@@ -100,6 +130,37 @@ impl Ends {
     pub fn hidden(mut self) -> Ends {
         self.logits = false;
         self
+    }
+
+    /// The same with learned positions.
+    #[must_use]
+    pub fn positions(mut self, d: &Dims, required: bool) -> Ends {
+        self.positions = true;
+        self.with([Slot::new("position_embd.weight", [d.embd, d.context]).needed(required).into()])
+    }
+
+    /// The same with learned kinds of tokens.
+    #[must_use]
+    pub fn token_types(mut self, d: &Dims, required: bool) -> Ends {
+        self.token_types = true;
+        self.with([Slot::new("token_types.weight", [d.embd, d.token_types]).needed(required).into()])
+    }
+
+    /// The same with a classifier.
+    #[must_use]
+    pub fn classifier(mut self, d: &Dims, classifier: Classifier) -> Ends {
+        let items = classifier.items(d);
+        self.classifier = Some(classifier);
+        self.with(items)
+    }
+
+    /// The same with two matrices behind the pooling (Gemma's embedders); a length of 0 has no tensor that fits.
+    #[must_use]
+    pub fn dense_after_pooling(mut self, d: &Dims) -> Ends {
+        self.after_pooling = &["dense_2", "dense_3"];
+        let mut items = linear("dense_2", d.embd, d.count("dense_2_feat_out"), Bias::Never);
+        items.extend(linear("dense_3", d.count("dense_3_feat_in"), d.embd, Bias::Never));
+        self.with(optional(items))
     }
 
     /// The same with the factors of the rotation's frequencies that Llama 3 and long contexts have.

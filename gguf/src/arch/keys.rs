@@ -27,8 +27,9 @@ impl<'a> Keys<'a> {
         arch: &'static Arch,
         get: &'a dyn Fn(&str) -> Option<&'a Value>,
         shapes: HashMap<String, Vec<u64>>,
+        any_size: bool,
     ) -> Keys<'a> {
-        Keys { get, d: unset(arch.name, shapes), faults: Vec::new() }
+        Keys { get, d: Dims { any_size, ..unset(arch.name, shapes) }, faults: Vec::new() }
     }
 
     /// The architecture's key of this name. Names of the tokenizer and xIELU's have no prefix.
@@ -133,6 +134,32 @@ impl<'a> Keys<'a> {
     pub fn need_bool(&mut self, name: &str) -> bool {
         let value = self.bool(name);
         self.required(name, value).unwrap_or(false)
+    }
+
+    /// A count that the loader does not read: one of another type is not there.
+    pub fn unread_u32(&mut self, name: &str) -> Option<u64> {
+        match self.value(name)? {
+            Value::U32(n) => Some(u64::from(*n)),
+            _ => None,
+        }
+    }
+
+    /// A float that the loader does not read.
+    pub fn unread_f32(&mut self, name: &str) -> Option<f32> {
+        match self.value(name)? {
+            Value::F32(v) => Some(*v),
+            _ => None,
+        }
+    }
+
+    /// Floats that the loader does not read.
+    pub fn unread_f32s(&mut self, name: &str) -> Option<Vec<f32>> {
+        self.value(name)?.as_array()?.to_f32s()
+    }
+
+    /// What is said of windows where there are none.
+    pub fn no_windows(&mut self) {
+        self.unused(&["attention.sliding_window_pattern", "rope.freq_base_swa"]);
     }
 
     /// A string.
@@ -366,6 +393,14 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Which layers are windowed: the array `attention.sliding_window_pattern`, which must be there.
+    pub fn need_window_list(&mut self) {
+        let name = "attention.sliding_window_pattern";
+        let list = self.array(name);
+        let list = self.required(name, list).unwrap_or_default();
+        self.d.windowed = list.iter().map(|&n| n != 0).collect();
+    }
+
     /// Windowed layers rotate as the others do, unless `rope.freq_base_swa` says otherwise.
     pub fn windowed_rope_as_others(&mut self) {
         self.d.rope_scale_windowed = self.d.rope_scale;
@@ -466,7 +501,7 @@ impl<'a> Keys<'a> {
         self.d.embd_out = self.u32_or("embedding_length_out", 0);
         self.d.causal = self.bool("attention.causal").unwrap_or(true);
         self.d.pooling = self.u32("pooling_type").map_or(-1, |n| n as i64);
-        self.u32("classifier.pooling_type");
+        self.d.classifier_pooling = self.u32("classifier.pooling_type").map_or(-1, |n| n as i64);
         let layers = self.need_u32("block_count");
         let fits = layers > 0 && layers <= MAX_LAYERS as u64;
         self.demand(fits, "block_count", &format!("{layers} layers; 1 to {MAX_LAYERS} are possible"));
@@ -591,6 +626,7 @@ fn unset(arch: &'static str, shapes: HashMap<String, Vec<u64>>) -> Dims {
     Dims {
         arch,
         shapes,
+        any_size: false,
         read: HashSet::new(),
         vocab: none,
         token_types: none,
@@ -628,6 +664,7 @@ fn unset(arch: &'static str, shapes: HashMap<String, Vec<u64>>) -> Dims {
         expert_latent: none,
         causal: true,
         pooling: -1,
+        classifier_pooling: -1,
         norm_eps: 0.0,
         rms_eps: 0.0,
         group_eps: 0.0,

@@ -9,20 +9,26 @@
 //! Rows are functions of the hyperparameters, since a hybrid's layers differ by number; tables of the same family share
 //! them. Facts are those of llama.cpp as vendored in `llama-cpp-python` 0.3.36.
 
+mod altup;
+mod attend;
+mod classifier;
 mod compressed;
 mod dim;
 mod dims;
 mod ends;
 mod flow;
+mod head_mamba;
 mod kda;
 mod keys;
 mod lightning;
+mod per_layer;
 mod plan;
 mod residual;
 mod role;
 mod rows;
 mod rwkv;
 mod sample;
+mod simple;
 mod slot;
 mod sparse;
 mod step;
@@ -30,19 +36,24 @@ mod temperature;
 
 use std::collections::HashMap;
 
+pub use altup::{AltUp, AltUpEnds, Laurel};
+pub use classifier::{Classifier, HeadFunction};
 pub use compressed::Compressed;
 pub use dim::Dim;
 pub use dims::{Dims, Own, Scaling, StateSpace, WindowKind};
 pub use ends::{Ends, output};
 pub use flow::Flow;
+pub use head_mamba::HeadMamba;
 pub use kda::{Decay, Kda, KdaInputs};
 pub use keys::{Keys, MAX_LAYERS};
 pub use lightning::Lightning;
+pub use per_layer::{PerLayer, PerLayerInputs};
 pub use plan::{Plan, StackPlan};
 pub use residual::{Blocks, Residual, StreamWeights, Streams};
 pub use role::{Role, quantizes};
 pub use rwkv::{ChannelMix, Rwkv6, Rwkv7};
 pub use sample::{sample, sample_with};
+pub use simple::{Linear, Pass};
 pub use slot::{Bias, Item, Need, Slot, bias, either, factor, linear, optional, resolve};
 pub use sparse::{IndexForm, Indexer, Over, Pool, Sparse};
 pub use step::*;
@@ -207,7 +218,19 @@ impl Arch {
         get: &'a dyn Fn(&str) -> Option<&'a Value>,
         shapes: HashMap<String, Vec<u64>>,
     ) -> (Dims, Vec<Fault>) {
-        let mut keys = Keys::new(self, get, shapes);
+        self.read(Keys::new(self, get, shapes, false))
+    }
+
+    /// The same for a model of this form in whatever size: see [`Dims::any_size`].
+    pub fn dims_of_any_size<'a>(
+        &'static self,
+        get: &'a dyn Fn(&str) -> Option<&'a Value>,
+        shapes: HashMap<String, Vec<u64>>,
+    ) -> (Dims, Vec<Fault>) {
+        self.read(Keys::new(self, get, shapes, true))
+    }
+
+    fn read(&'static self, mut keys: Keys<'_>) -> (Dims, Vec<Fault>) {
         keys.common(self);
         (self.keys)(&mut keys);
         let Keys { mut d, faults, .. } = keys;

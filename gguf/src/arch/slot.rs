@@ -34,6 +34,8 @@ pub struct Slot {
     pub or_shape: Option<Vec<Dim>>,
     /// Whether only the number of elements counts.
     pub count_only: bool,
+    /// Whether nobody reads it: any shape will do.
+    pub ignored: bool,
     /// Whether the model works without it.
     pub need: Need,
 }
@@ -41,7 +43,14 @@ pub struct Slot {
 impl Slot {
     /// A tensor that must be there.
     pub fn new(name: impl Into<String>, shape: impl Into<Vec<Dim>>) -> Slot {
-        Slot { name: name.into(), shape: shape.into(), or_shape: None, count_only: false, need: Need::Required }
+        Slot {
+            name: name.into(),
+            shape: shape.into(),
+            or_shape: None,
+            count_only: false,
+            ignored: false,
+            need: Need::Required,
+        }
     }
 
     /// The same, where the file has it.
@@ -65,6 +74,11 @@ impl Slot {
         self
     }
 
+    /// A tensor that a file may have and nobody reads.
+    pub fn ignored(name: impl Into<String>) -> Slot {
+        Slot { ignored: true, ..Slot::new(name, []).optional() }
+    }
+
     /// The same, in this shape too.
     #[must_use]
     pub fn or_shape(mut self, shape: impl Into<Vec<Dim>>) -> Slot {
@@ -74,6 +88,9 @@ impl Slot {
 
     /// Whether a tensor of these dimensions fits; trailing dimensions of 1 say nothing.
     pub fn fits(&self, dims: &[u64]) -> bool {
+        if self.ignored {
+            return true;
+        }
         if self.count_only {
             let product = |it: &mut dyn Iterator<Item = u64>| it.fold(1_u64, u64::saturating_mul);
             return product(&mut dims.iter().copied()) == product(&mut self.shape.iter().map(|d| d.get()));

@@ -3,13 +3,17 @@
 //! A kind says its slots and every number that its arithmetic needs, so that nothing downstream asks for a model by
 //! name: `gguf check` and `convert` demand the slots, `evaluate` runs the numbers.
 
+use super::altup::{AltUp, Laurel};
 use super::compressed::Compressed;
 use super::dim::Dim;
 use super::dims::{Dims, WindowKind};
+use super::head_mamba::HeadMamba;
 use super::kda::Kda;
 use super::lightning::Lightning;
+use super::per_layer::PerLayer;
 use super::residual::Residual;
 use super::rwkv::{ChannelMix, Rwkv6, Rwkv7};
+use super::simple::{Linear, Pass};
 use super::slot::{Bias, Item, Need, Slot, bias, either, linear, optional};
 use super::sparse::Sparse;
 use super::temperature::Temperature;
@@ -25,11 +29,13 @@ pub struct Layer {
     pub out_scale: Option<&'static str>,
     /// What the residual stream is multiplied with at the end of the layer.
     pub times: f32,
+    /// The layer runs on one of several streams (Gemma 3n).
+    pub altup: Option<Box<AltUp>>,
 }
 
 impl Default for Layer {
     fn default() -> Layer {
-        Layer { steps: Vec::new(), extra: Vec::new(), out_scale: None, times: 1.0 }
+        Layer { steps: Vec::new(), extra: Vec::new(), out_scale: None, times: 1.0, altup: None }
     }
 }
 
@@ -59,6 +65,7 @@ impl Layer {
             items.extend(step.sum_norm.iter().flat_map(Norm::items));
             items.extend(step.residual.items());
         }
+        items.extend(self.altup.iter().flat_map(|a| a.items()));
         items.extend(self.extra.iter().cloned());
         let mut seen = std::collections::HashSet::new();
         items.retain(|item| match item {
@@ -84,6 +91,8 @@ pub struct Step {
     pub replaces: bool,
     /// What the sum joins.
     pub residual: Residual,
+    /// What the stream is multiplied with after the join (Gemma 3n).
+    pub stream_scale: f32,
 }
 
 /// One branch.
@@ -111,6 +120,8 @@ pub enum Reads {
     LayerInput,
     /// The input that the first branch of this step read, behind its norm: one norm serves both.
     FirstInput,
+    /// The embeddings of the tokens, as the first layer reads them.
+    Embeddings,
 }
 
 /// What a branch does.
@@ -149,6 +160,16 @@ pub enum Kind {
     Dense(Dense),
     /// A mixture of experts.
     Experts(Box<Experts>),
+    /// One matrix.
+    Linear(Linear),
+    /// What it reads, unchanged but for a factor.
+    Pass(Pass),
+    /// A gate for what the layer gets beside the stream.
+    PerLayer(PerLayer),
+    /// A residual of low rank.
+    Laurel(Laurel),
+    /// A state space of heads with the projections of Mamba (PLaMo 2).
+    HeadMamba(HeadMamba),
     /// A kind whose tensors are known and that has no kernel: its name, for the message that says so.
     Other(Other),
 }
@@ -182,6 +203,11 @@ impl Kind {
             Kind::ChannelMix(c) => c.items(),
             Kind::Dense(f) => f.items(),
             Kind::Experts(e) => e.items(),
+            Kind::Linear(m) => m.items(),
+            Kind::Pass(p) => p.items(),
+            Kind::PerLayer(p) => p.items(),
+            Kind::Laurel(r) => r.items(),
+            Kind::HeadMamba(m) => m.items(),
             Kind::Other(o) => o.items.clone(),
         }
     }
@@ -205,6 +231,11 @@ impl Kind {
             Kind::ChannelMix(_) => "RWKV channel mixing",
             Kind::Dense(_) => "dense feed-forward",
             Kind::Experts(_) => "experts",
+            Kind::Linear(_) => "linear layer",
+            Kind::Pass(_) => "skip connection",
+            Kind::PerLayer(_) => "per-layer input",
+            Kind::Laurel(_) => "residual of low rank",
+            Kind::HeadMamba(_) => "Mamba with heads",
             Kind::Other(other) => other.name,
         }
     }
@@ -282,6 +313,36 @@ impl From<Experts> for Kind {
     }
 }
 
+impl From<Linear> for Kind {
+    fn from(m: Linear) -> Kind {
+        Kind::Linear(m)
+    }
+}
+
+impl From<Pass> for Kind {
+    fn from(p: Pass) -> Kind {
+        Kind::Pass(p)
+    }
+}
+
+impl From<PerLayer> for Kind {
+    fn from(p: PerLayer) -> Kind {
+        Kind::PerLayer(p)
+    }
+}
+
+impl From<Laurel> for Kind {
+    fn from(r: Laurel) -> Kind {
+        Kind::Laurel(r)
+    }
+}
+
+impl From<HeadMamba> for Kind {
+    fn from(m: HeadMamba) -> Kind {
+        Kind::HeadMamba(m)
+    }
+}
+
 impl From<Other> for Kind {
     fn from(o: Other) -> Kind {
         Kind::Other(o)
@@ -331,6 +392,7 @@ impl Step {
             sum_norm: None,
             replaces: false,
             residual: Residual::Stream,
+            stream_scale: 1.0,
         }
     }
 
@@ -477,6 +539,8 @@ pub enum Projections {
     Separate,
     /// One tensor.
     Fused,
+    /// One tensor, in which query, key and value of a head stand together.
+    ByHead,
 }
 
 /// A norm of queries and keys.
@@ -492,6 +556,20 @@ pub struct HeadNorms {
     pub bias: Bias,
     /// Whether they come after the rotation.
     pub after_rotation: bool,
+    /// Numbers of weights over all heads of queries and of keys, where they are not those of the projections' rows.
+    pub lens: Option<[Dim; 2]>,
+}
+
+impl HeadNorms {
+    /// Norms that must be there, before the rotation, without biases.
+    pub(super) const PLAIN: HeadNorms = HeadNorms {
+        kind: NormKind::Rms(0.0),
+        query: HeadNorm::Head,
+        need: Need::Required,
+        bias: Bias::Never,
+        after_rotation: false,
+        lens: None,
+    };
 }
 
 /// What one norm of queries or keys is over.
@@ -505,6 +583,8 @@ pub enum HeadNorm {
     PerHead,
     /// Each head, without weights.
     Plain,
+    /// Each head; then queries, and no keys, are multiplied with a number a head (`[1, heads]`).
+    QueryGain,
 }
 
 /// What multiplies attention's output.
@@ -562,8 +642,11 @@ pub struct Attention {
     pub out_name: &'static str,
     /// Whether separate projections must be there (not in layers of multi-token prediction).
     pub need: Need,
-    /// Whether the layer has keys and values of its own; otherwise it takes those of an earlier layer.
+    /// Whether the layer has keys and values of its own; otherwise it takes those of the last layer before it that has
+    /// them and sees as far.
     pub own_kv: bool,
+    /// Whether the tensors of keys and values must be there even if the layer does not use them.
+    pub unused_kv: bool,
     /// Whether values may be the keys (no `attn_v`).
     pub value_optional: bool,
     /// Norms of queries and keys.
@@ -582,6 +665,8 @@ pub struct Attention {
     pub rot: Dim,
     /// Whether this layer's rotation is that of windowed layers.
     pub windowed_rope: bool,
+    /// Whether positions are taken as they are, whatever the scaling of the model's rotation.
+    pub plain_rope: bool,
     /// Whether the tensors with a factor a frequency are for this layer.
     pub rope_factors: bool,
     /// What a token may see, and how far.
@@ -622,6 +707,7 @@ impl Attention {
             out_name: "attn_output",
             need: if layer < d.layers() { Need::Required } else { Need::Optional },
             own_kv: d.has_kv(layer),
+            unused_kv: false,
             value_optional: false,
             norms: None,
             value_norm: None,
@@ -631,6 +717,7 @@ impl Attention {
             rotary: Rotary::None,
             rot: d.rot(layer),
             windowed_rope: d.windowed(layer) && d.window_kind != WindowKind::None,
+            plain_rope: false,
             rope_factors: true,
             window: if windowed { (d.window_kind, d.window) } else { (WindowKind::None, Dim(0)) },
             scale,
@@ -687,13 +774,7 @@ impl Attention {
     /// The same with norms of each query and key head by the root of the mean square, before the rotation.
     #[must_use]
     pub fn head_norms(mut self, d: &Dims) -> Attention {
-        self.norms = Some(HeadNorms {
-            kind: NormKind::Rms(d.rms_eps),
-            query: HeadNorm::Head,
-            need: Need::Required,
-            bias: Bias::Never,
-            after_rotation: false,
-        });
+        self.norms = Some(HeadNorms { kind: NormKind::Rms(d.rms_eps), ..HeadNorms::PLAIN });
         self
     }
 
@@ -723,9 +804,10 @@ impl Attention {
         let needed = |items: Vec<Item>| if self.need == Need::Required { items } else { optional(items) };
         let mut separate = needed(linear(&name("q"), self.input, q, Bias::Never));
         let key = linear(&name("k"), self.input, k, Bias::Never);
-        separate.extend(if self.own_kv { needed(key) } else { optional(key) });
+        let kv = self.own_kv || self.unused_kv;
+        separate.extend(if kv { needed(key) } else { optional(key) });
         let value = linear(&name("v"), self.input, v, Bias::Never);
-        separate.extend(if self.own_kv && !self.value_optional { needed(value) } else { optional(value) });
+        separate.extend(if kv && !self.value_optional { needed(value) } else { optional(value) });
         let biases: Vec<Item> =
             [("q", q), ("k", k), ("v", v)].iter().filter_map(|&(n, len)| bias(&name(n), len, self.bias)).collect();
         let qkv = name("qkv");
@@ -735,7 +817,7 @@ impl Attention {
                 separate.extend(biases);
                 separate
             }
-            Projections::Fused => linear(&qkv, self.input, all, self.bias),
+            Projections::Fused | Projections::ByHead => linear(&qkv, self.input, all, self.bias),
             Projections::Either => vec![either_projections(&qkv, self.input, all, self.bias, separate, biases)],
         };
         items.extend(linear(&format!("{prefix}{}", self.out_name), columns, self.output, self.out_bias));
@@ -743,10 +825,14 @@ impl Attention {
             let shape = |rows: Dim, heads: Dim| match norms.query {
                 HeadNorm::PerHead => vec![self.key_len, heads],
                 HeadNorm::Whole => vec![rows],
-                _ => vec![self.key_len],
+                HeadNorm::QueryGain => vec![Dim(1), heads],
+                HeadNorm::Head | HeadNorm::Plain => vec![self.key_len],
             };
             let required = norms.need == Need::Required;
-            for (n, rows, heads, own) in [("q_norm", q, self.heads, true), ("k_norm", k, self.kv_heads, self.own_kv)] {
+            let [all_q, all_k] = norms.lens.unwrap_or([q, k]);
+            let both = [("q_norm", all_q, self.heads, true), ("k_norm", all_k, self.kv_heads, kv)];
+            let gain_alone = norms.query == HeadNorm::QueryGain;
+            for (n, rows, heads, own) in both.into_iter().take(if gain_alone { 1 } else { 2 }) {
                 let shape = shape(rows, heads);
                 let slot = Slot::new(format!("{prefix}attn_{n}.weight"), shape.clone()).needed(required && own);
                 items.push(slot.into());
@@ -1117,6 +1203,8 @@ pub enum FeedGate {
     Optional,
     /// In the first half of `ffn_up`'s rows.
     Fused,
+    /// In the second half of `ffn_up`'s rows.
+    FusedLast,
 }
 
 /// A dense feed-forward network.
@@ -1132,16 +1220,21 @@ pub struct Dense {
     pub activation: Activation,
     /// The function where a gate that may be missing is missing.
     pub ungated: Activation,
-    /// Bias of gate and up.
+    /// Bias of up.
     pub bias: Bias,
+    /// Bias of the gate.
+    pub gate_bias: Bias,
     /// Bias of down.
     pub down_bias: Bias,
     /// The names' ending: nothing, or `_shexp`.
     pub suffix: &'static str,
     /// Norm before the down matrix (BitNet).
     pub sub_norm: Option<Norm>,
-    /// A factor a channel after the function (`ffn.act.scales`).
+    /// The function's values are divided by a number a channel (`ffn.act.scales`), where the file has it.
     pub act_scales: bool,
+    /// Before the function, a token's gate loses its mean plus so many standard deviations, and what is below zero then
+    /// is zero (Gemma 3n).
+    pub sparsity: Option<f32>,
     /// Whether the tensors must be there.
     pub need: Need,
 }
@@ -1156,10 +1249,12 @@ impl Dense {
             activation: Activation::Silu,
             ungated: Activation::GeluTanh,
             bias: Bias::Never,
+            gate_bias: Bias::Never,
             down_bias: Bias::Never,
             suffix: "",
             sub_norm: None,
             act_scales: false,
+            sparsity: None,
             need: Need::Required,
         }
     }
@@ -1172,7 +1267,7 @@ impl Dense {
     /// The same with biases everywhere.
     #[must_use]
     pub fn bias(mut self, bias: Bias) -> Dense {
-        (self.bias, self.down_bias) = (bias, bias);
+        (self.bias, self.gate_bias, self.down_bias) = (bias, bias, bias);
         self
     }
 
@@ -1201,11 +1296,11 @@ impl Dense {
         let name = |n: &str| format!("ffn_{n}{}", self.suffix);
         let mut items = Vec::new();
         match self.gate {
-            FeedGate::Apart => items.extend(linear(&name("gate"), self.input, self.len, self.bias)),
-            FeedGate::Optional => items.extend(optional(linear(&name("gate"), self.input, self.len, self.bias))),
-            FeedGate::None | FeedGate::Fused => {}
+            FeedGate::Apart => items.extend(linear(&name("gate"), self.input, self.len, self.gate_bias)),
+            FeedGate::Optional => items.extend(optional(linear(&name("gate"), self.input, self.len, self.gate_bias))),
+            FeedGate::None | FeedGate::Fused | FeedGate::FusedLast => {}
         }
-        let rows = if self.gate == FeedGate::Fused { 2 * self.len } else { self.len };
+        let rows = if matches!(self.gate, FeedGate::Fused | FeedGate::FusedLast) { 2 * self.len } else { self.len };
         items.extend(linear(&name("up"), self.input, rows, self.bias));
         items.extend(linear(&name("down"), self.len, self.input, self.down_bias));
         if self.act_scales {
@@ -1227,6 +1322,11 @@ pub enum Gating {
     SoftmaxOfBest,
     /// The root of the softplus of each.
     SqrtSoftplus,
+    /// The best one after the other, each with the share that softmax gives it among those not chosen yet whose score s
+    /// is near: (best − s) / max(|s|, best) ≤ 0.02 (Phi-3.5-MoE).
+    SparseMixer,
+    /// By a number that has no meaning.
+    Unknown,
 }
 
 impl Gating {
@@ -1242,10 +1342,9 @@ impl Gating {
         }
     }
 
-    /// What a file says, or this where it says nothing. A number that is none of these is not refused by the loader:
-    /// [`Dims::expert_gating`] still has it.
+    /// The same from what a model's keys say.
     pub fn said(d: &Dims, otherwise: Gating) -> Gating {
-        Gating::of(d.expert_gating, otherwise).unwrap_or(otherwise)
+        Gating::of(d.expert_gating, otherwise).unwrap_or(Gating::Unknown)
     }
 }
 
@@ -1284,6 +1383,15 @@ pub struct Chunks {
     /// Experts of a group.
     pub group: Dim,
     /// What their sum is multiplied with.
+    pub scale: f32,
+}
+
+/// What a router reads: the stream, normalized without weights, times `scale` and `ffn_gate_inp.scale` (Gemma 4).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RouterInput {
+    /// How it normalizes.
+    pub norm: NormKind,
+    /// What it is multiplied with.
     pub scale: f32,
 }
 
@@ -1328,6 +1436,10 @@ pub struct Experts {
     pub groups: Dim,
     /// How many groups are searched.
     pub groups_used: Dim,
+    /// Whether a group is as good as its best expert, instead of the sum of its two best.
+    pub group_of_best: bool,
+    /// What the router reads in place of the experts' input.
+    pub router: Option<RouterInput>,
     /// Whether weights multiply the experts' input instead of their output (Llama 4).
     pub weigh_input: bool,
     /// Experts that all tokens share: one dense network.
@@ -1365,6 +1477,8 @@ impl Experts {
             scale: d.expert_weights_scale,
             groups: d.expert_groups,
             groups_used: d.expert_groups_used,
+            group_of_best: false,
+            router: None,
             weigh_input: false,
             shared: None,
             shared_gate: false,
@@ -1381,6 +1495,20 @@ impl Experts {
         self
     }
 
+    /// The same with this gating, its weights made to sum to one or not.
+    #[must_use]
+    pub fn gating(mut self, gating: Gating, normalize: bool) -> Experts {
+        (self.gating, self.normalize) = (gating, normalize);
+        self
+    }
+
+    /// The same with another function.
+    #[must_use]
+    pub fn activation(mut self, activation: Activation) -> Experts {
+        self.activation = activation;
+        self
+    }
+
     /// The same with gate and up in one tensor, or apart.
     #[must_use]
     pub fn fused_or_apart(mut self) -> Experts {
@@ -1390,6 +1518,9 @@ impl Experts {
 
     fn items(&self) -> Vec<Item> {
         let mut items = linear("ffn_gate_inp", self.input, self.count, self.bias);
+        if self.router.is_some() {
+            items.push(Slot::new("ffn_gate_inp.scale", [self.input]).into());
+        }
         if let Some(need) = self.choice_bias {
             items.push(Slot::new(self.choice_name, [self.count]).needed(need == Need::Required).into());
         }

@@ -473,7 +473,7 @@ pub(super) fn check_written(folder: &Path) -> Result<()> {
     let config: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|e| Error::input("config.json is no JSON").caused_by(e))?;
     let tensors = safetensors::open_folder(folder).map_err(fault)?;
-    convert::packed::unpack(&config, &tensors, convert::packed::Blocks::Decode).map_err(fault)?;
+    convert::packed::unpack(&config, None, &tensors, convert::packed::Blocks::Decode).map_err(fault)?;
     Ok(())
 }
 

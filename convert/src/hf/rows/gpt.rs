@@ -5,7 +5,7 @@ use gguf::{Error, Result};
 use crate::config::Config;
 use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
 use crate::tokenizer::VocabKind;
-use crate::transform::{Rows, joined, reordered};
+use crate::transform::{Rows, joined, reordered, reshaped};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
@@ -17,6 +17,13 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         prefixes: &[("transformer.", "")],
         keys: gpt2,
         remark: "weights transposed",
+        ..BASE
+    },
+    Class {
+        names: &["RuGPT3XLForCausalLM"],
+        arch: "gpt2",
+        spelling: &[RUGPT],
+        remark: "queries, keys and values joined",
         ..BASE
     },
     Class {
@@ -101,6 +108,26 @@ const GPT2: &[Rule] = &[
     r("h.{}.mlp.c_proj", "blk.{}.ffn_down").how(How::Transpose),
     r("h.{}.attn.bias", "").how(How::Drop),
     r("h.{}.attn.masked_bias", "").how(How::Drop),
+];
+
+const QKV: How = How::Join {
+    group: "query, key and value",
+    make: |_, piece, parts| Ok(vec![(format!("{}{}", piece.to, piece.suffix), joined_vectors(parts)?)]),
+};
+
+const RUGPT: &[Rule] = &[
+    r("model.embed_tokens", "token_embd"),
+    r("model.embed_positions", "position_embd"),
+    r("model.norm", "output_norm"),
+    r("lm_head", "output"),
+    r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
+    r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
+    r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_qkv").how(QKV),
+    r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_qkv").how(QKV),
+    r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_qkv").how(QKV),
+    r("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
+    r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
+    r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 ];
 
 const NEOX: &[Rule] = &[
@@ -195,15 +222,18 @@ fn groups_apart(config: &Config, piece: &Piece) -> Result<Outputs> {
     let part =
         |first: u64, count: u64| reordered(&piece.rows, first * head, &[(groups, group), (count, head), (head, 1)]);
     let parts = vec![part(0, queries)?, part(queries, 1)?, part(queries + 1, 1)?];
-    let shape = piece.rows.shape().to_vec();
-    let rows = if shape.len() == 1 {
-        let columns: Result<Vec<Rows>> =
-            parts.iter().map(|p| crate::transform::reshaped(p, vec![p.shape()[0], 1])).collect();
-        crate::transform::reshaped(&joined(columns?)?, shape)?
-    } else {
-        joined(parts)?
-    };
+    let rows = joined_vectors(parts)?;
     Ok(vec![(format!("{}{}", piece.to, piece.suffix), rows)])
+}
+
+/// Tensors joined along their first dimension, vectors too.
+fn joined_vectors(parts: Vec<Rows>) -> Result<Rows> {
+    if parts.iter().any(|p| p.shape().len() != 1) {
+        return joined(parts);
+    }
+    let count = parts.iter().map(|p| p.shape()[0]).sum();
+    let columns: Result<Vec<Rows>> = parts.iter().map(|p| reshaped(p, vec![p.shape()[0], 1])).collect();
+    reshaped(&joined(columns?)?, vec![count])
 }
 
 fn falcon_kv_heads(config: &Config) -> u64 {

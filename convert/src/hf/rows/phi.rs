@@ -4,7 +4,8 @@ use gguf::{Error, Result};
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, ENDS, NORMS, Outputs, Params, Rule, r};
+use crate::hf::rows::llama::MIXTRAL_EXPERTS;
+use crate::hf::{ATTENTION, BASE, Class, ENDS, NORMS, Outputs, Params, Rule, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::values;
 
@@ -33,6 +34,25 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         keys: phi3,
         generated: long_factors,
         remark: "Phi 3, 3.5, 4; fused projections; longrope factors",
+        ..BASE
+    },
+    Class {
+        names: &["PhiMoEForCausalLM"],
+        arch: "phimoe",
+        defaults: r#"{"vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 6400, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": null, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-05, "num_experts_per_tok": 2, "num_local_experts": 16, "tie_word_embeddings": false,
+            "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}"#,
+        vocabulary: VocabKind::Phi3,
+        spelling: &[ENDS, ATTENTION, NORMS, MIXTRAL_EXPERTS],
+        early: attention_factor,
+        keys: |p| {
+            phi3(p)?;
+            p.need_u32("expert_used_count", &["num_experts_per_tok", "num_experts_per_token"])?;
+            p.need_u32("expert_count", &["num_local_experts", "num_experts"])
+        },
+        generated: long_factors,
+        remark: "Phi 3.5 with experts; layer norms",
         ..BASE
     },
 ];
@@ -109,14 +129,13 @@ fn phi3(p: &mut Params<'_>) -> Result<()> {
     p.u32("attention.sliding_window", window)
 }
 
-/// The factors of one kind, if the configuration has any.
-fn factors(config: &Config, kind: &str) -> Result<Option<Vec<f32>>> {
+/// The factors of one kind for so many rotating dimensions, if the configuration has any.
+fn factors(config: &Config, kind: &str, want: u64) -> Result<Option<Vec<f32>>> {
     let Some(list) = config.rope().get(kind).and_then(Value::as_array).filter(|l| !l.is_empty()) else {
         return Ok(None);
     };
     let numbers: Option<Vec<f32>> = list.iter().map(|v| v.as_f64().map(|f| f as f32)).collect();
     let numbers = numbers.ok_or_else(|| Error::input(format!("config.json: {kind} is not a list of numbers")))?;
-    let want = rotary(config, 1.0)?;
     if numbers.len() as u64 * 2 != want {
         let what = format!("config.json: {kind} has {} factors for {want} rotating dimensions", numbers.len());
         return Err(Error::input(what));
@@ -126,7 +145,7 @@ fn factors(config: &Config, kind: &str) -> Result<Option<Vec<f32>>> {
 
 /// Rotation over a longer context than trained for is stronger by a factor.
 fn attention_factor(p: &mut Params<'_>) -> Result<()> {
-    if factors(p.config(), "long_factor")?.is_none() {
+    if factors(p.config(), "long_factor", rotary(p.config(), 1.0)?)?.is_none() {
         return Ok(());
     }
     let original = original_context(p.config())? as f64;
@@ -143,9 +162,16 @@ fn attention_factor(p: &mut Params<'_>) -> Result<()> {
 }
 
 fn long_factors(config: &Config) -> Result<Outputs> {
-    let Some(long) = factors(config, "long_factor")? else { return Ok(Vec::new()) };
-    let short = factors(config, "short_factor")?
-        .ok_or_else(|| Error::input("config.json has long_factor without short_factor"))?;
+    rope_factors(config, rotary(config, 1.0)?)
+}
+
+/// The factors of rotation for long and short contexts, where the configuration has them.
+pub(super) fn rope_factors(config: &Config, dimensions: u64) -> Result<Outputs> {
+    let (long, short) = (factors(config, "long_factor", dimensions)?, factors(config, "short_factor", dimensions)?);
     let tensor = |name: &str, list: &[f32]| (format!("{name}.weight"), values(vec![list.len() as u64], list));
-    Ok(vec![tensor("rope_factors_long", &long), tensor("rope_factors_short", &short)])
+    match (long, short) {
+        (Some(long), Some(short)) => Ok(vec![tensor("rope_factors_long", &long), tensor("rope_factors_short", &short)]),
+        (None, None) => Ok(Vec::new()),
+        _ => Err(Error::input("config.json has one of long_factor and short_factor, not both")),
+    }
 }

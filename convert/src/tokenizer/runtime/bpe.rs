@@ -4,6 +4,7 @@
 //! remembered. Short words search their pairs in line, long ones keep them in a queue: both join the lowest rank, and
 //! of equal ones the leftmost.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -13,6 +14,7 @@ use gguf::{Error, Metadata, Result};
 
 use super::split::{PreTokenizer, Splitter};
 use super::tokens::Tokens;
+use super::unicode::{SPACE, Table};
 use super::{ESCAPED_SPACE, Id, spm};
 
 /// Words of more symbols than this keep their pairs in a queue.
@@ -50,6 +52,78 @@ pub(crate) fn char_byte(c: char) -> Option<u8> {
     }
 }
 
+/// What happens to a text before it is cut into words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    Plain,
+    /// Spaces are escaped.
+    Escaped,
+    /// White space is dropped, and what lies between is independent.
+    Dropped {
+        lowercase: bool,
+    },
+    /// Between `<dna>` and `</dna>`, six bases at a time are a token.
+    Dna {
+        begin: Id,
+        end: Id,
+        other: Id,
+    },
+}
+
+/// A text made ready for its words, or a token that it became.
+#[derive(Debug)]
+pub(crate) enum Part<'t> {
+    Text(Cow<'t, str>),
+    Token(Id),
+}
+
+/// What sets tokens for six bases apart from ordinary ones of the same letters.
+pub(crate) const BASES_MARK: &str = "\u{e000}";
+
+impl Style {
+    /// The parts of a text.
+    pub fn prepare<'t>(self, text: &'t str, tokens: &Tokens) -> Vec<Part<'t>> {
+        match self {
+            Style::Plain => vec![Part::Text(Cow::Borrowed(text))],
+            Style::Escaped => vec![Part::Text(Cow::Owned(text.replace(' ', ESCAPED_SPACE)))],
+            Style::Dropped { lowercase } => {
+                let table = Table::get();
+                let words = text.split(|c| table.of(c) & SPACE != 0).filter(|word| !word.is_empty());
+                let lower = |word: &str| word.chars().map(|c| c.to_lowercase().next().unwrap_or(c)).collect();
+                words
+                    .map(|word| Part::Text(if lowercase { Cow::Owned(lower(word)) } else { Cow::Borrowed(word) }))
+                    .collect()
+            }
+            Style::Dna { begin, end, other } => {
+                let (mut parts, mut rest) = (Vec::new(), text);
+                let text = |text: &'t str| (!text.is_empty()).then_some(Part::Text(Cow::Borrowed(text)));
+                while let Some((before, after)) = rest.split_once("<dna>") {
+                    parts.extend(text(before));
+                    parts.push(Part::Token(begin));
+                    let (bases, after) = after.split_once("</dna>").map_or((after, None), |(b, a)| (b, Some(a)));
+                    parts.extend(six_bases(bases).map(|key| Part::Token(tokens.id(&key).unwrap_or(other))));
+                    let Some(after) = after else { return parts };
+                    parts.push(Part::Token(end));
+                    rest = after;
+                }
+                parts.extend(text(rest));
+                parts
+            }
+        }
+    }
+}
+
+/// The texts of the tokens for bases, six at a time, the last filled up with A.
+fn six_bases(bases: &str) -> impl Iterator<Item = Vec<u8>> {
+    const SIX: usize = 6;
+    bases.as_bytes().chunks(SIX).map(|six| {
+        let mut key = six.to_ascii_uppercase();
+        key.resize(SIX, b'A');
+        key.extend_from_slice(BASES_MARK.as_bytes());
+        key
+    })
+}
+
 #[derive(Debug)]
 pub(crate) struct Bpe {
     /// Pairs of texts with their rank and the text they join to.
@@ -61,6 +135,7 @@ pub(crate) struct Bpe {
     /// The text of each byte.
     bytes: [Text; 256],
     splitter: Splitter,
+    style: Style,
     /// Words are byte-level, not plain UTF-8.
     encoded: bool,
     /// No merge makes a text with an escaped space inside: words are independent within what is cut.
@@ -71,7 +146,7 @@ pub(crate) struct Bpe {
 }
 
 impl Bpe {
-    pub fn new(metadata: &Metadata, tokens: &Tokens, pre: &PreTokenizer, exact: bool) -> Result<Bpe> {
+    pub fn new(metadata: &Metadata, tokens: &Tokens, pre: &PreTokenizer, style: Style, published: bool) -> Result<Bpe> {
         let merges = metadata
             .get("tokenizer.ggml.merges")
             .ok_or_else(|| Error::input("the metadata has no tokenizer.ggml.merges, which a BPE vocabulary needs"));
@@ -87,9 +162,10 @@ impl Bpe {
             others: AHashMap::new(),
             fallbacks: Vec::new(),
             bytes: [UNKNOWN; 256],
-            splitter: pre.splitter(exact)?,
+            splitter: pre.splitter(published)?,
+            style,
             encoded: !pre.plain,
-            words: pre.plain,
+            words: pre.escaped,
             ignore_merges: pre.ignore_merges,
             whole_lines: pre.whole_lines,
             tokens: tokens.len() as u32,
@@ -128,6 +204,11 @@ impl Bpe {
         self.fallbacks.push(fallback(text, self.encoded, tokens));
         self.others.insert(text.into(), number);
         number
+    }
+
+    /// What happens to texts first.
+    pub fn style(&self) -> Style {
+        self.style
     }
 
     pub fn session<'t>(&'t self, tokens: &'t Tokens) -> Session<'t> {
@@ -331,11 +412,6 @@ impl<'t> Session<'t> {
         }
         self.work.queue = queue;
     }
-}
-
-/// A text with its spaces escaped.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace(' ', ESCAPED_SPACE)
 }
 
 #[cfg(test)]

@@ -5,18 +5,24 @@
 
 mod bpe;
 mod partition;
+mod plamo2;
+mod rwkv;
 mod split;
 mod spm;
 mod tokens;
+mod trie;
 mod ugm;
 mod unicode;
 mod wpm;
 
 use gguf::{Error, Metadata, Result};
 
+pub(crate) use bpe::byte_char;
+use bpe::{Part, Style};
 use partition::{Fragment, Partition};
-use split::PreTokenizer;
+pub(crate) use split::PreTokenizer;
 use tokens::{Attr, Specials, Tokens};
+use trie::Trie;
 pub(crate) use ugm::Charsmap;
 
 /// An id that stands for a token in this tokenizer's vocabulary.
@@ -31,7 +37,16 @@ pub struct Tokenizer {
     pieces: Pieces,
     settings: Settings,
     model: Model,
-    departs: bool,
+    departures: Departures,
+}
+
+/// What llama.cpp is known to do otherwise than the published tokenizer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Departures {
+    /// The pre-tokenizer's cuts: what is different about them.
+    pub cuts: Option<&'static str>,
+    /// WordPiece prepares its texts otherwise.
+    pub word_piece: bool,
 }
 
 /// What the metadata and the kind of model say about spaces and the tokens around a text.
@@ -39,6 +54,7 @@ pub struct Tokenizer {
 struct Settings {
     add_bos: bool,
     add_eos: bool,
+    add_sep: bool,
     add_space_prefix: bool,
     escape_whitespaces: bool,
     remove_extra_whitespaces: bool,
@@ -50,6 +66,8 @@ enum Model {
     Bpe(Box<bpe::Bpe>),
     Wpm(wpm::Wpm),
     Ugm(Box<ugm::Ugm>),
+    Rwkv(rwkv::Rwkv),
+    Plamo2(Box<plamo2::Plamo2>),
 }
 
 /// The bytes that each token stands for, one after the other.
@@ -79,8 +97,8 @@ impl Tokenizer {
         Tokenizer::build(metadata, false)
     }
 
-    /// As [`Tokenizer::from_metadata`], but cutting words as the published tokenizer does where llama.cpp's expression
-    /// for them is coarser.
+    /// As [`Tokenizer::from_metadata`], but preparing texts and cutting words as the published tokenizer does where
+    /// llama.cpp is known to do it otherwise.
     ///
     /// # Errors
     /// Those of [`Tokenizer::from_metadata`].
@@ -88,7 +106,7 @@ impl Tokenizer {
         Tokenizer::build(metadata, true)
     }
 
-    fn build(metadata: &Metadata, exact: bool) -> Result<Tokenizer> {
+    fn build(metadata: &Metadata, published: bool) -> Result<Tokenizer> {
         let name = metadata.str("tokenizer.ggml.model").ok_or_else(|| {
             Error::input("the metadata has no tokenizer.ggml.model, so there is no tokenizer")
                 .help("convert the checkpoint again with its tokenizer's files in the folder")
@@ -97,13 +115,16 @@ impl Tokenizer {
         let mut tokens = Tokens::load(metadata)?;
         let mut settings = kind.settings();
         let mut specials = kind.specials();
+        let mut departures = Departures { word_piece: kind == Kind::Wpm, ..Departures::default() };
         let mut pre = None;
         if kind == Kind::Bpe {
             let name =
                 if name == "gemma4" { "gemma4" } else { metadata.str("tokenizer.ggml.pre").unwrap_or("default") };
             let row = PreTokenizer::find(name)?;
             settings.add_bos = row.add_bos;
-            settings.escape_whitespaces = row.plain;
+            settings.add_sep = row.add_sep;
+            settings.escape_whitespaces = row.escaped;
+            departures.cuts = row.departure();
             if row.no_bos || name == "gemma4" {
                 specials.bos = None;
             }
@@ -113,6 +134,7 @@ impl Tokenizer {
         for (key, value) in [
             ("tokenizer.ggml.add_bos_token", &mut settings.add_bos),
             ("tokenizer.ggml.add_eos_token", &mut settings.add_eos),
+            ("tokenizer.ggml.add_sep_token", &mut settings.add_sep),
             ("tokenizer.ggml.add_space_prefix", &mut settings.add_space_prefix),
             ("tokenizer.ggml.remove_extra_whitespaces", &mut settings.remove_extra_whitespaces),
         ] {
@@ -123,9 +145,12 @@ impl Tokenizer {
         if pre.is_some_and(|row| row.whole_lines) {
             settings.add_bos = true;
         }
-        // WordPiece texts stand between beginning and separator, whatever the keys say.
-        if kind == Kind::Wpm {
-            (settings.add_bos, settings.add_eos) = (true, false);
+        match kind {
+            // WordPiece texts stand between beginning and separator, whatever the keys say.
+            Kind::Wpm => (settings.add_bos, settings.add_eos) = (true, false),
+            // Nothing is put around the texts of these.
+            Kind::Rwkv | Kind::Plamo2 => (settings.add_bos, settings.add_eos) = (false, false),
+            _ => {}
         }
         if settings.add_bos && specials.bos.is_none() {
             return Err(Error::input("the tokenizer puts a beginning token in front, but none is defined")
@@ -137,30 +162,47 @@ impl Tokenizer {
         }
         tokens::strip_attributes(metadata, &mut tokens);
         let partition = Partition::new(&tokens);
-        let pieces = pieces(&tokens, kind == Kind::Bpe && !settings.escape_whitespaces);
+        let pieces = pieces(&tokens, kind, name, &settings);
         let unknown = || {
             specials.unk.ok_or_else(|| {
                 Error::input("the vocabulary has no unknown token").help("set tokenizer.ggml.unknown_token_id")
             })
         };
+        let lowercase = metadata.bool("tokenizer.ggml.normalizer.lowercase");
         let model = match (kind, pre) {
             (Kind::Spm, _) => Model::Spm(spm::Spm::new(&tokens)),
-            (Kind::Bpe, Some(row)) => Model::Bpe(Box::new(bpe::Bpe::new(metadata, &tokens, row, exact)?)),
+            (Kind::Bpe, Some(row)) => {
+                let style = match name {
+                    "whitespace" => Style::Dropped { lowercase: lowercase.unwrap_or(!row.keeps_case) },
+                    "hybriddna" => {
+                        let id = |text: &str| tokens.id(text.as_bytes());
+                        match (id("<dna>"), id("</dna>"), id("<oov>")) {
+                            (Some(begin), Some(end), Some(other)) => Style::Dna { begin, end, other },
+                            _ => Style::Plain,
+                        }
+                    }
+                    _ if settings.escape_whitespaces => Style::Escaped,
+                    _ => Style::Plain,
+                };
+                Model::Bpe(Box::new(bpe::Bpe::new(metadata, &tokens, row, style, published)?))
+            }
             (Kind::Wpm, _) => {
                 if specials.sep.is_none() {
                     return Err(
                         Error::input("the vocabulary has no separator").help("set tokenizer.ggml.seperator_token_id")
                     );
                 }
-                let lowercase = metadata.bool("tokenizer.ggml.normalizer.lowercase").unwrap_or(true);
+                let lowercase = lowercase.unwrap_or(true);
                 let strip_accents = metadata.bool("tokenizer.ggml.normalizer.strip_accents").unwrap_or(lowercase);
-                Model::Wpm(wpm::Wpm { lowercase, strip_accents, unknown: unknown()? })
+                let pieces = Trie::of(0..tokens.len() as Id, &tokens);
+                Model::Wpm(wpm::Wpm { lowercase, strip_accents, unknown: unknown()?, published, pieces })
             }
             (Kind::Ugm, _) => Model::Ugm(Box::new(ugm::Ugm::new(metadata, &tokens, unknown()?)?)),
+            (Kind::Rwkv, _) => Model::Rwkv(rwkv::Rwkv::new(&tokens, specials.unk)),
+            (Kind::Plamo2, _) => Model::Plamo2(Box::new(plamo2::Plamo2::new(&tokens)?)),
             (Kind::Bpe, None) => return Err(Error::input("a BPE vocabulary needs a pre-tokenizer")),
         };
-        let departs = pre.is_some_and(PreTokenizer::departs);
-        Ok(Tokenizer { tokens, specials, partition, pieces, settings, model, departs })
+        Ok(Tokenizer { tokens, specials, partition, pieces, settings, model, departures })
     }
 
     /// The ids of a text.
@@ -175,7 +217,7 @@ impl Tokenizer {
         if add_special && self.settings.add_bos {
             out.extend(self.specials.bos);
         }
-        let escaped;
+        let prepared: Vec<Part<'_>>;
         let fragments = self.partition.split(text, parse_special, &self.tokens);
         match &self.model {
             Model::Spm(spm) => {
@@ -195,23 +237,24 @@ impl Tokenizer {
                 }
             }
             Model::Bpe(bpe) => {
-                // Escaped texts live as long as the session that remembers their words.
-                escaped = match self.settings.escape_whitespaces {
-                    true => fragments.iter().map(Fragment::escaped).collect(),
-                    false => Vec::new(),
-                };
+                // Prepared texts live as long as the session that remembers their words.
+                prepared = fragments
+                    .iter()
+                    .flat_map(|fragment| match *fragment {
+                        Fragment::Token(id) => vec![Part::Token(id)],
+                        Fragment::Text(text) => bpe.style().prepare(text, &self.tokens),
+                    })
+                    .collect();
                 let mut session = bpe.session(&self.tokens);
-                for (i, fragment) in fragments.iter().enumerate() {
-                    match *fragment {
-                        Fragment::Token(id) => out.push(id),
-                        Fragment::Text(text) => {
-                            session.encode(escaped.get(i).map_or(text, String::as_str), &mut out)?
-                        }
+                for part in &prepared {
+                    match part {
+                        Part::Token(id) => out.push(*id),
+                        Part::Text(text) => session.encode(text, &mut out)?,
                     }
                 }
             }
             Model::Wpm(wpm) => {
-                let mut session = wpm.session(&self.tokens);
+                let mut session = wpm.session();
                 for fragment in fragments {
                     match fragment {
                         Fragment::Token(id) => out.push(id),
@@ -220,6 +263,22 @@ impl Tokenizer {
                 }
                 if add_special {
                     out.extend(self.specials.sep);
+                }
+            }
+            Model::Rwkv(rwkv) => {
+                for fragment in fragments {
+                    match fragment {
+                        Fragment::Token(id) => out.push(id),
+                        Fragment::Text(text) => rwkv.encode(text, &mut out)?,
+                    }
+                }
+            }
+            Model::Plamo2(plamo2) => {
+                for fragment in fragments {
+                    match fragment {
+                        Fragment::Token(id) => out.push(id),
+                        Fragment::Text(text) => plamo2.encode(text, &mut out),
+                    }
                 }
             }
             Model::Ugm(ugm) => {
@@ -322,9 +381,14 @@ impl Tokenizer {
         self.settings.add_eos
     }
 
-    /// Whether llama.cpp cuts words for this pre-tokenizer more coarsely than the published tokenizer does.
-    pub(crate) fn departs(&self) -> bool {
-        self.departs
+    /// Whether a separator stands between two texts that are encoded as a pair.
+    pub fn adds_separator(&self) -> bool {
+        self.settings.add_sep
+    }
+
+    /// What llama.cpp is known to do otherwise than the published tokenizer of this kind.
+    pub(crate) fn departures(&self) -> Departures {
+        self.departures
     }
 
     /// Whether a generated text ends at this token.
@@ -410,22 +474,26 @@ enum Kind {
     Bpe,
     Wpm,
     Ugm,
+    Rwkv,
+    Plamo2,
 }
 
 impl Kind {
     fn find(name: &str) -> Result<Kind> {
         Ok(match name {
             "llama" => Kind::Spm,
-            "gpt2" | "gemma4" => Kind::Bpe,
+            "gpt2" | "gemma4" | "whitespace" | "hybriddna" => Kind::Bpe,
             "bert" => Kind::Wpm,
             "t5" => Kind::Ugm,
+            "rwkv" => Kind::Rwkv,
+            "plamo2" => Kind::Plamo2,
             "none" | "no_vocab" => {
                 return Err(Error::input("the model was stored without a tokenizer")
                     .help("use token ids instead of text, or convert again with the tokenizer's files"));
             }
             other => {
                 return Err(Error::input(format!("the tokenizer model '{other}' is not implemented")).help(
-                    "known are llama (SentencePiece), gpt2 (byte-level BPE), bert (WordPiece) and t5 (unigram)",
+                    "known are llama (SentencePiece), gpt2 (byte-level BPE), gemma4, whitespace and hybriddna (BPE), bert (WordPiece), t5 (unigram), rwkv and plamo2",
                 ));
             }
         })
@@ -435,6 +503,7 @@ impl Kind {
         let plain = Settings {
             add_bos: false,
             add_eos: false,
+            add_sep: false,
             add_space_prefix: false,
             escape_whitespaces: true,
             remove_extra_whitespaces: false,
@@ -442,8 +511,9 @@ impl Kind {
         match self {
             Kind::Spm => Settings { add_bos: true, add_space_prefix: true, ..plain },
             Kind::Bpe => plain,
-            Kind::Wpm => Settings { add_bos: true, ..plain },
+            Kind::Wpm => Settings { add_bos: true, add_sep: true, ..plain },
             Kind::Ugm => Settings { add_eos: true, ..plain },
+            Kind::Rwkv | Kind::Plamo2 => plain,
         }
     }
 
@@ -457,21 +527,30 @@ impl Kind {
                 Specials { bos: Some(101), unk: Some(100), sep: Some(102), pad: Some(0), mask: Some(103), ..none }
             }
             Kind::Ugm => Specials { eos: Some(1), unk: Some(2), pad: Some(0), ..none },
+            Kind::Rwkv => none,
+            Kind::Plamo2 => Specials { bos: Some(1), eos: Some(2), unk: Some(0), pad: Some(3), ..none },
         }
     }
 }
 
-/// The bytes of every token of a vocabulary with escaped spaces, or of a byte-level one.
-fn pieces(tokens: &Tokens, byte_level: bool) -> Pieces {
+/// The bytes of every token, by the way in which the kind of model writes them.
+fn pieces(tokens: &Tokens, kind: Kind, name: &str, settings: &Settings) -> Pieces {
     let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(tokens.len()));
+    let bases = if name == "hybriddna" { tokens.id(b"<oov>") } else { None };
     for id in 0..tokens.len() as Id {
-        let (text, attr) = (tokens.text(id).unwrap_or_default(), tokens.attr(id));
-        if attr.any(Attr::CONTROL | Attr::UNKNOWN | Attr::USER_DEFINED) {
-            bytes.extend_from_slice(text);
-        } else if attr.any(Attr::NORMAL) {
-            if byte_level { unmap(text, &mut bytes) } else { unescape(text, &mut bytes) }
-        } else if attr.any(Attr::BYTE) {
-            bytes.extend(tokens::byte_of(text));
+        let (mut text, attr) = (tokens.text(id).unwrap_or_default(), tokens.attr(id));
+        if bases.is_some_and(|other| id > other) {
+            text = text.strip_suffix(bpe::BASES_MARK.as_bytes()).unwrap_or(text);
+        }
+        match kind {
+            Kind::Rwkv => bytes.extend(rwkv::unescape(text)),
+            Kind::Plamo2 if attr.any(Attr::BYTE) && text.len() == 6 => bytes.extend(tokens::byte_of(text)),
+            Kind::Plamo2 => bytes.extend_from_slice(text),
+            _ if attr.any(Attr::CONTROL | Attr::UNKNOWN | Attr::USER_DEFINED) => bytes.extend_from_slice(text),
+            Kind::Bpe if attr.any(Attr::NORMAL) && !settings.escape_whitespaces => unmap(text, &mut bytes),
+            _ if attr.any(Attr::NORMAL) => unescape(text, &mut bytes),
+            _ if attr.any(Attr::BYTE) => bytes.extend(tokens::byte_of(text)),
+            _ => {}
         }
         ends.push(bytes.len());
     }

@@ -1,6 +1,6 @@
 //! Cutting a text at the special tokens written out in it.
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 
 use super::Id;
 use super::tokens::{Attr, Tokens};
@@ -10,16 +10,6 @@ use super::tokens::{Attr, Tokens};
 pub(crate) enum Fragment<'t> {
     Text(&'t str),
     Token(Id),
-}
-
-impl Fragment<'_> {
-    /// The text with its spaces escaped.
-    pub fn escaped(&self) -> String {
-        match self {
-            Fragment::Text(text) => super::bpe::escape(text),
-            Fragment::Token(_) => String::new(),
-        }
-    }
 }
 
 /// Finds special tokens: longer texts first, each over the whole text before the next is looked for.
@@ -36,7 +26,11 @@ impl Partition {
         let special = |id: &Id| tokens.attr(*id).any(Attr::CONTROL | Attr::USER_DEFINED | Attr::UNKNOWN);
         let mut special: Vec<Id> = (0..tokens.len() as Id).filter(special).collect();
         special.sort_by_key(|&id| std::cmp::Reverse(tokens.text(id).map_or(0, <[u8]>::len)));
-        let finder = AhoCorasick::new(special.iter().map(|&id| tokens.text(id).unwrap_or_default())).ok();
+        // Of the automatons, the one whose size and time to build grow with the texts alone: a token may be very long.
+        let finder = AhoCorasick::builder()
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
+            .build(special.iter().map(|&id| tokens.text(id).unwrap_or_default()))
+            .ok();
         Partition { special, finder }
     }
 

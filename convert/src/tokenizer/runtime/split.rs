@@ -13,6 +13,7 @@ use regex::Regex;
 use gguf::{Error, Result};
 
 use super::unicode::{LETTER, MARK, NUMBER, SPACE, Table};
+use crate::tokenizer::expressions;
 
 /// Steps back that an expression may take: what one word may cost, far above any text's longest.
 const BACKTRACKS: usize = 1 << 28;
@@ -81,42 +82,48 @@ const WORDS_QWEN2: Words = Words { digits: 1, ..WORDS_LLAMA3 };
 const GPT2: Cut = Cut::Words(WORDS_GPT2);
 const LLAMA3: Cut = Cut::Words(WORDS_LLAMA3);
 const QWEN2: Cut = Cut::Words(WORDS_QWEN2);
-const NUMBER_EACH: Cut = Cut::Regex(r"\p{N}");
-const NUMBERS_OF_3: Cut = Cut::Regex(r"\p{N}{1,3}");
-const CJK_KANA: Cut = Cut::Regex("[一-龥぀-ゟ゠-ヿ]+");
+const NUMBER_EACH: Cut = Cut::Regex(expressions::EACH_NUMBER);
+const NUMBERS_OF_3: Cut = Cut::Regex(expressions::NUMBERS_OF_3);
+const CJK_KANA: Cut = Cut::Regex(expressions::CJK_KANA);
 const CJK_HANGUL: Cut = Cut::Regex("[一-龥ࠀ-一가-퟿]+");
 const LINE_ENDS: Cut = Cut::Regex(r"[\r\n]");
 const BLOOM: Cut = Cut::Regex(r" ?[^(\s|.,!?…。，、।۔،)]+");
-const DEEPSEEK3: Cut = Cut::Regex(
-    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
-);
+const DEEPSEEK3: Cut = Cut::Regex(expressions::DEEPSEEK3);
 /// The words that distinguish upper from lower case, where letters outside ASCII are both.
 const CASED: &str = r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]*[\p{L}&&[^A-Z]]+(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]+[\p{L}&&[^A-Z]]*(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// The same with marks among the letters.
 const CASED_MARKS: &str = r"[^\r\n\p{L}\p{N}]?[[\p{L}\p{M}]&&[^a-z]]*[[\p{L}\p{M}]&&[^A-Z]]+(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|[^\r\n\p{L}\p{N}]?[[\p{L}\p{M}]&&[^a-z]]+[[\p{L}\p{M}]&&[^A-Z]]*(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// As published for GPT-4o.
-const CASED_EXACT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// The same where no case is told apart at all.
 const UNCASED_MARKS: &str = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const UNCASED_MARKS_DIGIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]*[\p{L}&&[^A-Z]]+|[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]+[\p{L}&&[^A-Z]]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const TEKKEN_EXACT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// What is different where llama.cpp's expression knows letter case in ASCII only.
+const ASCII_CASE: &str = "its expression for this pre-tokenizer knows upper and lower case in ASCII only";
+/// What is different where it knows none.
+const NO_CASE: &str = "its engine does not tell upper from lower case, as the expression of this pre-tokenizer wants";
 
 /// A pre-tokenizer of llama.cpp.
 pub(crate) struct PreTokenizer {
     /// The values of `tokenizer.ggml.pre` that mean it.
     names: &'static [&'static str],
     cuts: &'static [Cut],
-    /// The cuts of the published tokenizer, where llama.cpp's differ.
-    exact: Option<&'static [Cut]>,
+    /// The cuts of the published tokenizer where llama.cpp's differ, and what is different.
+    published: Option<(&'static [Cut], &'static str)>,
     /// A word that is a token is taken whole, whatever the merges say.
     pub ignore_merges: bool,
     /// A beginning is added unless the metadata says otherwise.
     pub add_bos: bool,
+    /// A separator stands between two texts unless the metadata says otherwise.
+    pub add_sep: bool,
     /// Without a key there is no beginning token.
     pub no_bos: bool,
-    /// The vocabulary is written in plain UTF-8 with escaped spaces, and falls back to `<0x..>` tokens.
+    /// The vocabulary is written in plain UTF-8 and falls back to `<0x..>` tokens.
     pub plain: bool,
+    /// Spaces are escaped in the vocabulary.
+    pub escaped: bool,
+    /// Capital letters stay unless the metadata says otherwise, where words lie between white space.
+    pub keeps_case: bool,
     /// A word of nothing but line feeds that is a token is taken whole.
     pub whole_lines: bool,
 }
@@ -124,11 +131,14 @@ pub(crate) struct PreTokenizer {
 const PLAIN_ROW: PreTokenizer = PreTokenizer {
     names: &[],
     cuts: &[],
-    exact: None,
+    published: None,
     ignore_merges: false,
     add_bos: false,
+    add_sep: false,
     no_bos: false,
     plain: false,
+    escaped: false,
+    keeps_case: false,
     whole_lines: false,
 };
 
@@ -174,26 +184,14 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
     ),
     row(&["deepseek-coder"], &[LINE_ENDS, Cut::Regex(r"\s?\p{L}+"), Cut::Regex(r"\s?\p{P}+"), CJK_HANGUL, NUMBER_EACH]),
     row(&["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], &[NUMBERS_OF_3, CJK_KANA, DEEPSEEK3]),
-    row(
-        &["spark2_5"],
-        &[
-            NUMBERS_OF_3,
-            CJK_KANA,
-            Cut::Regex(
-                r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"##,
-            ),
-            NUMBER_EACH,
-        ],
-    ),
+    row(&["spark2_5"], &[NUMBERS_OF_3, CJK_KANA, Cut::Regex(expressions::SPARK), NUMBER_EACH]),
     PreTokenizer {
         ignore_merges: true,
-        ..row(
-            &["youtu"],
-            &[
-                Cut::Regex("[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"),
-                Cut::Regex(UNCASED_MARKS_DIGIT),
-            ],
-        )
+        published: Some((
+            &[Cut::Regex(expressions::YOUTU_SCRIPTS), Cut::Regex(expressions::GPT4O_EACH_DIGIT)],
+            NO_CASE,
+        )),
+        ..row(&["youtu"], &[Cut::Regex(expressions::YOUTU_SCRIPTS), Cut::Regex(UNCASED_MARKS_DIGIT)])
     },
     row(&["falcon"], &[Cut::Regex(r"[\p{P}$+<=>^~|`]+"), GPT2, Cut::Regex("[0-9][0-9][0-9]")]),
     row(
@@ -212,9 +210,6 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
             "a.x-4.0",
             "mellum",
             "modern-bert",
-            "jina-v1-en",
-            "jina-v2-code",
-            "roberta-bpe",
             "mpt",
             "olmo",
             "jais",
@@ -224,6 +219,7 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
         ],
         &[GPT2],
     ),
+    PreTokenizer { add_sep: true, ..row(&["jina-v1-en", "jina-v2-code", "roberta-bpe"], &[GPT2]) },
     row(
         &["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "stablelm2", "hunyuan", "solar-open", "megrez", "grok-2"],
         &[QWEN2],
@@ -241,7 +237,7 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
     PreTokenizer {
         ignore_merges: true,
         add_bos: true,
-        exact: Some(&[Cut::Regex(TEKKEN_EXACT)]),
+        published: Some((&[Cut::Regex(expressions::TEKKEN)], ASCII_CASE)),
         ..row(&["tekken"], &[Cut::Regex(TEKKEN)])
     },
     PreTokenizer {
@@ -259,20 +255,26 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
         )
     },
     PreTokenizer {
-        exact: Some(&[Cut::Regex(CASED_EXACT)]),
+        published: Some((&[Cut::Regex(expressions::GPT4O)], ASCII_CASE)),
         ..row(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], &[Cut::Regex(CASED)])
     },
     PreTokenizer {
         ignore_merges: true,
-        exact: Some(&[Cut::Regex(CASED_EXACT)]),
+        published: Some((&[Cut::Regex(expressions::GPT4O)], ASCII_CASE)),
         ..row(&["granite-embed-multi-97m"], &[Cut::Regex(CASED_MARKS)])
     },
     PreTokenizer {
-        exact: Some(&[Cut::Regex(r"\d{1,3}(?=(?:\d{3})*\b)"), Cut::Regex(CASED_EXACT)]),
+        published: Some((&[Cut::Regex(expressions::GROUPED_DIGITS), Cut::Regex(expressions::GPT4O)], NO_CASE)),
         ..row(&["tiny_aya", "cohere2moe"], &[Cut::Thousands, Cut::Regex(UNCASED_MARKS)])
     },
-    row(&["kimi-k2"], &[Cut::Kimi]),
-    row(&["superbpe"], &[Cut::Regex(r"\p{N}+"), Cut::Regex("(?=(?:[0-9]{3})+(?![0-9]))")]),
+    PreTokenizer {
+        published: Some((
+            &[Cut::Regex(expressions::KIMI)],
+            "its words for this pre-tokenizer do not tell upper from lower case and take no marks with their letters",
+        )),
+        ..row(&["kimi-k2"], &[Cut::Kimi])
+    },
+    row(&["superbpe"], &[Cut::Regex(expressions::NUMBERS), Cut::Regex("(?=(?:[0-9]{3})+(?![0-9]))")]),
     row(
         &["bailingmoe", "bailingmoe2", "llada-moe"],
         &[Cut::Regex(
@@ -285,12 +287,21 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
             r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
         )],
     ),
-    row(
-        &["afmoe"],
-        &[Cut::Thousands, Cut::Regex("[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"), DEEPSEEK3],
-    ),
-    PreTokenizer { plain: true, whole_lines: true, ..row(&["gemma4", "granite-embed-multi-311m"], &[Cut::Lines]) },
-    PreTokenizer { plain: true, ..row(&["sarvam-moe"], &[Cut::Lines]) },
+    PreTokenizer {
+        published: Some((
+            &[NUMBERS_OF_3, Cut::Regex(expressions::AFMOE_SCRIPTS), DEEPSEEK3],
+            "it groups digits in threes from the right",
+        )),
+        ..row(&["afmoe"], &[Cut::Thousands, Cut::Regex(expressions::AFMOE_SCRIPTS), DEEPSEEK3])
+    },
+    PreTokenizer {
+        plain: true,
+        escaped: true,
+        whole_lines: true,
+        ..row(&["gemma4", "granite-embed-multi-311m"], &[Cut::Lines])
+    },
+    PreTokenizer { plain: true, escaped: true, ..row(&["sarvam-moe"], &[Cut::Lines]) },
+    PreTokenizer { plain: true, keeps_case: true, ..row(&["whitespace"], &[Cut::Regex(r"\S+")]) },
 ];
 
 impl PreTokenizer {
@@ -305,14 +316,17 @@ impl PreTokenizer {
         })
     }
 
-    /// Whether llama.cpp's cuts differ from those of the published tokenizer.
-    pub fn departs(&self) -> bool {
-        self.exact.is_some()
+    /// What llama.cpp's cuts do otherwise than those of the published tokenizer, if anything.
+    pub fn departure(&self) -> Option<&'static str> {
+        self.published.map(|(_, what)| what)
     }
 
     /// The cuts made ready: llama.cpp's, or the published ones.
-    pub fn splitter(&self, exact: bool) -> Result<Splitter> {
-        let cuts = if exact { self.exact.unwrap_or(self.cuts) } else { self.cuts };
+    pub fn splitter(&self, published: bool) -> Result<Splitter> {
+        let cuts = match self.published {
+            Some((cuts, _)) if published => cuts,
+            _ => self.cuts,
+        };
         let ready = |cut: &Cut| {
             Ok(match *cut {
                 Cut::Words(words) => Ready::Words(words),
@@ -724,7 +738,9 @@ mod tests {
 
     /// Every expression of the table with the engine that was chosen for it, and with the one that knows them all.
     static ENGINES: LazyLock<Vec<(Ready, fancy_regex::Regex)>> = LazyLock::new(|| {
-        let cuts = PRE_TOKENIZERS.iter().flat_map(|row| row.cuts.iter().chain(row.exact.into_iter().flatten()));
+        let cuts = PRE_TOKENIZERS
+            .iter()
+            .flat_map(|row| row.cuts.iter().chain(row.published.into_iter().flat_map(|(cuts, _)| cuts)));
         let expressions: std::collections::BTreeSet<&str> =
             cuts.filter_map(|cut| if let Cut::Regex(regex) = cut { Some(*regex) } else { None }).collect();
         let both = |regex: &str| (Ready::regex(regex).unwrap(), fancy_regex::Regex::new(regex).unwrap());

@@ -1,11 +1,10 @@
 //! Unigram: of all ways to write a text with tokens, the one with the greatest sum of scores, found by Viterbi's
 //! algorithm over the normalized text.
 
-use std::ops::Range;
-
 use gguf::{Error, Metadata, Result, Value};
 
 use super::tokens::{Attr, Tokens};
+use super::trie::Trie;
 use super::{ESCAPED_SPACE, Id, Settings};
 
 /// How much worse than the worst token an unknown character is.
@@ -29,8 +28,8 @@ impl Ugm {
             .map(|id| tokens.score(id))
             .fold(f32::MAX, |low, score| if score < low { score } else { low });
         Ok(Ugm {
-            matcher: Trie::new(ids(Attr::NORMAL | Attr::USER_DEFINED | Attr::UNUSED), tokens),
-            user_defined: Trie::new(ids(Attr::USER_DEFINED), tokens),
+            matcher: Trie::of(ids(Attr::NORMAL | Attr::USER_DEFINED | Attr::UNUSED), tokens),
+            user_defined: Trie::of(ids(Attr::USER_DEFINED), tokens),
             charsmap: Charsmap::load(metadata)?,
             unknown,
             unknown_score: lowest - UNKNOWN_PENALTY,
@@ -114,7 +113,7 @@ impl Ugm {
     /// What the text at a place becomes, and how many of its bytes that takes.
     fn normalize_prefix<'t>(&'t self, text: &'t str, at: usize) -> Result<(&'t [u8], usize)> {
         let rest = &text.as_bytes()[at..];
-        if let Some((longest, _)) = self.user_defined.prefixes(rest).last() {
+        if let Some((longest, _)) = self.user_defined.longest(rest) {
             return Ok((&rest[..longest], longest));
         }
         if let Some(charsmap) = &self.charsmap
@@ -138,105 +137,6 @@ fn utf8_len(lead: u8) -> usize {
         0xe0..0xf0 => 3,
         _ => 4,
     }
-}
-
-/// Texts as a tree of their bytes.
-#[derive(Debug)]
-struct Trie {
-    /// By the first byte: the texts that begin with it are below this node.
-    roots: Box<[u32; 256]>,
-    nodes: Vec<Node>,
-    /// The bytes that lead on from each node and where they lead, a stretch for each.
-    bytes: Vec<u8>,
-    targets: Vec<u32>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    edges: u32,
-    count: u16,
-    id: Option<Id>,
-}
-
-/// No node.
-const NOWHERE: u32 = u32::MAX;
-
-impl Trie {
-    fn new(ids: impl Iterator<Item = Id>, tokens: &Tokens) -> Trie {
-        let text = |id: Id| tokens.text(id).unwrap_or_default();
-        let mut ids: Vec<Id> = ids.filter(|&id| !text(id).is_empty()).collect();
-        ids.sort_by(|&a, &b| text(a).cmp(text(b)));
-        let mut trie =
-            Trie { roots: Box::new([NOWHERE; 256]), nodes: Vec::new(), bytes: Vec::new(), targets: Vec::new() };
-        // Stretches of ids that share their first bytes wait with the node that those lead to.
-        let mut waiting: Vec<(u32, usize, Range<usize>)> = Vec::new();
-        for range in groups(&ids, 0, tokens) {
-            let node = trie.node();
-            trie.roots[usize::from(text(ids[range.start])[0])] = node;
-            waiting.push((node, 1, range));
-        }
-        while let Some((node, depth, range)) = waiting.pop() {
-            let own = text(ids[range.start]).len() == depth;
-            let rest = range.start + usize::from(own)..range.end;
-            let edges = trie.bytes.len() as u32;
-            let mut count = 0;
-            for group in groups(&ids[rest.clone()], depth, tokens) {
-                let group = rest.start + group.start..rest.start + group.end;
-                let target = trie.node();
-                trie.bytes.push(text(ids[group.start])[depth]);
-                trie.targets.push(target);
-                waiting.push((target, depth + 1, group));
-                count += 1;
-            }
-            trie.nodes[node as usize] = Node { edges, count, id: own.then(|| ids[range.start]) };
-        }
-        trie
-    }
-
-    fn node(&mut self) -> u32 {
-        self.nodes.push(Node { edges: 0, count: 0, id: None });
-        self.nodes.len() as u32 - 1
-    }
-
-    /// The ids of all texts that this one begins with, with their lengths, the shortest first.
-    fn prefixes<'t>(&'t self, text: &'t [u8]) -> impl Iterator<Item = (usize, Id)> + 't {
-        let mut at = match text.first() {
-            Some(&byte) => self.roots[usize::from(byte)],
-            None => NOWHERE,
-        };
-        let mut depth = 0;
-        std::iter::from_fn(move || {
-            while at != NOWHERE {
-                let node = self.nodes[at as usize];
-                depth += 1;
-                let edges = node.edges as usize..node.edges as usize + usize::from(node.count);
-                at = match text.get(depth) {
-                    Some(byte) => match self.bytes[edges.clone()].binary_search(byte) {
-                        Ok(i) => self.targets[edges.start + i],
-                        Err(_) => NOWHERE,
-                    },
-                    None => NOWHERE,
-                };
-                if let Some(id) = node.id {
-                    return Some((depth, id));
-                }
-            }
-            None
-        })
-    }
-}
-
-/// The stretches of sorted ids whose texts have the same byte at a place; all are longer than that.
-fn groups(ids: &[Id], depth: usize, tokens: &Tokens) -> Vec<Range<usize>> {
-    let byte = |id: Id| tokens.text(id).and_then(|text| text.get(depth));
-    let mut groups: Vec<Range<usize>> = Vec::new();
-    for (i, &id) in ids.iter().enumerate() {
-        match groups.last_mut() {
-            Some(last) if byte(ids[last.start]) == byte(id) => last.end = i + 1,
-            _ => groups.push(i..i + 1),
-        }
-    }
-    groups
 }
 
 /// SentencePiece's character map: a double array of prefixes that leads to their replacements.

@@ -12,8 +12,10 @@ pub(crate) const SYMBOL: u8 = 16;
 /// Control, format, private use; not what is unassigned.
 pub(crate) const CONTROL: u8 = 32;
 pub(crate) const SPACE: u8 = 64;
+/// Marks that take no room of their own: accents.
+pub(crate) const ACCENT: u8 = 128;
 
-const CLASSES: [(u8, &str); 7] = [
+const CLASSES: [(u8, &str); 8] = [
     (LETTER, r"\p{L}"),
     (NUMBER, r"\p{N}"),
     (MARK, r"\p{M}"),
@@ -21,6 +23,7 @@ const CLASSES: [(u8, &str); 7] = [
     (SYMBOL, r"\p{S}"),
     (CONTROL, r"[\p{Cc}\p{Cf}\p{Co}]"),
     (SPACE, r"\s"),
+    (ACCENT, r"\p{Mn}"),
 ];
 
 /// The classes of every code point, one byte each.
@@ -65,7 +68,8 @@ mod tests {
             ('a', LETTER),
             ('ß', LETTER),
             ('७', NUMBER),
-            ('\u{301}', MARK),
+            ('\u{301}', MARK | ACCENT),
+            ('\u{903}', MARK),
             ('¿', PUNCTUATION),
             ('€', SYMBOL),
             ('\u{200d}', CONTROL),

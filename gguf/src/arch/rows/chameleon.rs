@@ -1,8 +1,8 @@
 //! Chameleon: text and images in one vocabulary.
 
 use crate::arch::{
-    Arch, Attention, BASE, Bias, Branch, Dense, Dims, Ends, HeadNorm, HeadNorms, Kind, Layer, Need, Norm, NormKind,
-    Own, Rotary, Step, step, trunk,
+    Arch, Attention, BASE, Bias, Branch, Dense, Dims, Ends, HeadNorm, HeadNorms, Kind, Layer, Norm, NormKind, Own,
+    Rotary, Step, step, trunk,
 };
 
 pub(super) const ROWS: &[Arch] = &[Arch {
@@ -25,9 +25,8 @@ fn layer(d: &Dims, l: usize) -> Layer {
     let norms = HeadNorms {
         kind: NormKind::Layer(d.norm_eps),
         query: HeadNorm::PerHead,
-        need: Need::Required,
         bias: Bias::Optional,
-        after_rotation: false,
+        ..HeadNorms::PLAIN
     };
     let attention = Attention {
         rows: [d.embd, d.values(0), d.values(0), d.embd],

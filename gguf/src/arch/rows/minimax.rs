@@ -39,6 +39,10 @@ fn minimax01_keys(k: &mut Keys<'_>) {
     k.rms();
     k.d.residual_scale = k.need_f32("residual_scale");
     let all = k.d.layers_all;
+    if k.d.any_size && !k.d.shapes.is_empty() {
+        k.d.recurrent = (0..all).map(|l| k.d.has(l, "attn_gate.weight")).collect();
+        return;
+    }
     k.d.recurrent = match k.u32s("attention.recurrent_layers", all) {
         Some(list) => {
             k.unused(&["full_attention_interval"]);

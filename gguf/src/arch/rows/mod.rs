@@ -2,19 +2,29 @@
 
 mod apertus;
 mod arcee;
+mod arctic;
 mod bailing;
+mod bert;
 mod bitnet;
 mod chameleon;
 mod cogvlm;
+mod cohere;
+mod dbrx;
+mod deepseek;
 mod deepseek3;
 mod dots;
 mod draft;
+mod encoders;
 mod ernie;
 mod exaone;
+mod falcon;
 mod falcon_h1;
+mod gemma;
 mod glm;
+mod gpt;
 mod gpt_oss;
 mod granite;
+mod grok;
 mod grove;
 mod hrm;
 mod hunyuan;
@@ -22,13 +32,24 @@ mod jais;
 mod kimi;
 mod laguna;
 mod lfm;
+mod llada;
 mod llama;
+mod mamba;
+mod maple;
+mod mellum;
 mod mimo;
+mod minicpm3;
 mod minimax;
 mod mistral;
 mod mtp;
+mod muse;
+mod nanbeige;
 mod nemotron;
+mod olmo;
+mod openelm;
 mod pangu;
+mod phi;
+mod plamo;
 mod plm;
 mod qwen;
 mod qwen35;
@@ -38,8 +59,10 @@ mod seed;
 mod smallthinker;
 mod smollm;
 mod spark;
+mod stablelm;
 mod stepfun;
 mod t5;
+mod talkie;
 mod wavtokenizer;
 
 use super::{Arch, Dense, Dims, Experts, Item, Kind, optional};
@@ -48,19 +71,29 @@ use super::{Arch, Dense, Dims, Experts, Item, Kind, optional};
 pub(super) const FAMILIES: &[&[Arch]] = &[
     apertus::ROWS,
     arcee::ROWS,
+    arctic::ROWS,
     bailing::ROWS,
+    bert::ROWS,
     bitnet::ROWS,
     chameleon::ROWS,
     cogvlm::ROWS,
+    cohere::ROWS,
+    dbrx::ROWS,
+    deepseek::ROWS,
     deepseek3::ROWS,
     dots::ROWS,
     draft::ROWS,
+    encoders::ROWS,
     ernie::ROWS,
     exaone::ROWS,
+    falcon::ROWS,
     falcon_h1::ROWS,
+    gemma::ROWS,
     glm::ROWS,
+    gpt::ROWS,
     gpt_oss::ROWS,
     granite::ROWS,
+    grok::ROWS,
     grove::ROWS,
     hrm::ROWS,
     hunyuan::ROWS,
@@ -68,12 +101,23 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     kimi::ROWS,
     laguna::ROWS,
     lfm::ROWS,
+    llada::ROWS,
     llama::ROWS,
+    mamba::ROWS,
+    maple::ROWS,
+    mellum::ROWS,
     mimo::ROWS,
+    minicpm3::ROWS,
     minimax::ROWS,
     mistral::ROWS,
+    muse::ROWS,
+    nanbeige::ROWS,
     nemotron::ROWS,
+    olmo::ROWS,
+    openelm::ROWS,
     pangu::ROWS,
+    phi::ROWS,
+    plamo::ROWS,
     plm::ROWS,
     qwen::ROWS,
     qwen35::ROWS,
@@ -83,8 +127,10 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     smallthinker::ROWS,
     smollm::ROWS,
     spark::ROWS,
+    stablelm::ROWS,
     stepfun::ROWS,
     t5::ROWS,
+    talkie::ROWS,
     wavtokenizer::ROWS,
 ];
 

@@ -1,26 +1,112 @@
 //! Qwen 1 to 3.
 
 use super::mtp::prediction;
+use super::{expert_len, needs_experts, rms_layer};
 use crate::arch::{
-    Arch, Attention, BASE, Bias, DeltaInputs, DeltaNet, Dense, Dims, Ends, Experts, Gate, Keys, Layer, Mtp, Norm,
-    Rotary, Types, blocks, linear, optional, step,
+    Arch, Attention, BASE, Bias, Classifier, DeltaInputs, DeltaNet, Dense, Dim, Dims, Ends, Experts, Gate, Gating,
+    Keys, Layer, Mtp, Norm, Projections, Rotary, Slot, Types, blocks, step, trunk,
 };
 
 pub(super) const ROWS: &[Arch] = &[
     Arch {
-        name: "qwen2",
-        types: Types { seventy_b: 80, ..BASE.types },
-        ends: |d| Ends::tied(d).output_bias(d, Bias::Optional),
-        stacks: &[blocks(qwen2)],
-        remark: "",
+        name: "qwen",
+        keys: |k| {
+            k.rms();
+            k.unused(&["attention.layer_norm_epsilon"]);
+        },
+        ends: Ends::untied,
+        stacks: &[trunk(|d, l| {
+            let mut attention = Attention::wide(d, l).stored(Projections::Fused).bias(Bias::Required, Bias::Never);
+            attention.rows = [d.embd; 4];
+            rms_layer(d, attention.rotary(d, Rotary::Halves, l), Dense::gated(d, d.ff(0) / 2))
+        })],
+        remark: "one tensor with a bias for queries, keys and values; the key has twice the feed's length",
         ..BASE
     },
     Arch {
-        name: "qwen3",
-        ends: |d| Ends::tied(d).with(optional(linear("cls.output", d.embd, d.classes(), Bias::Never))),
-        stacks: &[blocks(qwen3)],
-        remark: "norms of each head's queries and keys",
+        name: "qwen2",
+        types: Types { seventy_b: 80, ..BASE.types },
+        remark: "biases of queries, keys and values",
+        ..QWEN2
+    },
+    Arch {
+        name: "qwen2vl",
+        keys: |k| {
+            k.need_rope_sections();
+            // The loader takes no epsilon at all from the file.
+            k.d.rms_eps = k.unread_f32("attention.layer_norm_rms_epsilon").unwrap_or(0.0);
+        },
+        stacks: &[trunk(|d, l| qwen2(d, l, Rotary::Sections))],
+        remark: "Qwen2 with rotation by time, height and width",
+        ..QWEN2
+    },
+    Arch {
+        name: "qwen2moe",
+        keys: moe_keys,
+        ends: Ends::untied,
+        stacks: &[trunk(|d, l| {
+            let mut experts = Experts::new(d, l, expert_len(d)).gating(Gating::Softmax, false);
+            experts = experts.shared(Dense::gated(d, d.shared_ff.or(d.ff(0))));
+            experts.shared_gate = true;
+            rms_layer(d, Attention::wide(d, l).rotary(d, Rotary::Halves, l), experts)
+        })],
+        demand: needs_experts,
+        remark: "experts whose weights keep their sum, and a shared one with a gate",
         ..BASE
+    },
+    Arch {
+        name: "dream",
+        keys: |k| {
+            k.rms();
+            k.d.causal = false;
+        },
+        remark: "Qwen2 in both directions, a diffusion model",
+        ..QWEN2
+    },
+    Arch {
+        name: "qwen3",
+        ends: |d| Ends::tied(d).classifier(d, Classifier::shares(d)),
+        remark: "norms of each head's queries and keys; rerankers have a classifier",
+        ..QWEN3
+    },
+    Arch { name: "qwen3vl", remark: "Qwen3 with rotation by time, height and width", ..QWEN3VL },
+    Arch {
+        name: "qwen3tts",
+        ends: |d| {
+            let codes = Dim(3072);
+            let output = Slot::new("output.weight", [d.embd, codes]).optional();
+            let mut ends = Ends::embedding_only(d).with([output.into()]);
+            ends.first_logit = if d.present("output.weight") { d.vocab - codes } else { Dim(0) };
+            ends.classifier(d, Classifier { softmax: false, ..Classifier::shares(d) })
+        },
+        remark: "Qwen3-VL that gives the last 3072 tokens alone, which are codes of speech",
+        ..QWEN3VL
+    },
+    Arch {
+        name: "qwen3moe",
+        keys: moe_keys,
+        stacks: &[trunk(|d, l| qwen3moe(d, l, Rotary::Halves))],
+        remark: "Qwen3 with experts",
+        ..QWEN3MOE
+    },
+    Arch {
+        name: "qwen3vlmoe",
+        keys: |k| {
+            qwen3vl_keys(k);
+            k.expert_ff();
+        },
+        stacks: &[trunk(|d, l| qwen3moe(d, l, Rotary::Sections))],
+        remark: "Qwen3-VL with experts",
+        ..QWEN3MOE
+    },
+    Arch {
+        name: "rnd1",
+        keys: |k| {
+            moe_keys(k);
+            k.d.causal = false;
+        },
+        remark: "Qwen3 with experts in both directions, a diffusion model",
+        ..QWEN3MOE
     },
     Arch {
         name: "qwen3next",
@@ -33,14 +119,50 @@ pub(super) const ROWS: &[Arch] = &[
     },
 ];
 
-fn qwen2(d: &Dims, l: usize) -> Layer {
-    let attention = Attention::square(d, 0).rotary(d, Rotary::Halves, l);
-    Layer::new([step(Norm::rms(d, "attn_norm"), attention), step(Norm::rms(d, "ffn_norm"), Dense::gated(d, d.ff(0)))])
+const QWEN2: Arch = Arch {
+    ends: |d| Ends::tied(d).output_bias(d, Bias::Optional),
+    stacks: &[trunk(|d, l| qwen2(d, l, Rotary::Halves))],
+    ..BASE
+};
+
+const QWEN3: Arch = Arch { stacks: &[trunk(|d, l| qwen3(d, l, Rotary::Halves))], ..BASE };
+
+const QWEN3VL: Arch = Arch {
+    keys: qwen3vl_keys,
+    ends: |d| Ends::tied(d).classifier(d, Classifier::shares(d)),
+    stacks: &[trunk(|d, l| qwen3(d, l, Rotary::Sections))],
+    ..BASE
+};
+
+const QWEN3MOE: Arch = Arch { stacks: &[trunk(|d, l| qwen3moe(d, l, Rotary::Halves))], demand: needs_experts, ..BASE };
+
+fn qwen2(d: &Dims, l: usize, rotary: Rotary) -> Layer {
+    rms_layer(d, Attention::wide(d, l).rotary(d, rotary, l), Dense::gated(d, d.ff(0)))
 }
 
-fn qwen3(d: &Dims, l: usize) -> Layer {
-    let attention = Attention::new(d, 0).rotary(d, Rotary::Halves, l).head_norms(d);
-    Layer::new([step(Norm::rms(d, "attn_norm"), attention), step(Norm::rms(d, "ffn_norm"), Dense::gated(d, d.ff(0)))])
+fn moe_keys(k: &mut Keys<'_>) {
+    k.rms();
+    k.expert_ff();
+    k.d.shared_ff = k.unread_u32("expert_shared_feed_forward_length").unwrap_or(0).into();
+}
+
+fn qwen3vl_keys(k: &mut Keys<'_>) {
+    // Images add to the first layers; text does not.
+    k.u32("n_deepstack_layers");
+    k.need_rope_sections();
+    k.rms();
+}
+
+fn normed(d: &Dims, l: usize, rotary: Rotary) -> Attention {
+    Attention::grouped(d, l).rotary(d, rotary, l).head_norms(d)
+}
+
+fn qwen3(d: &Dims, l: usize, rotary: Rotary) -> Layer {
+    rms_layer(d, normed(d, l, rotary), Dense::gated(d, d.ff(0)))
+}
+
+fn qwen3moe(d: &Dims, l: usize, rotary: Rotary) -> Layer {
+    rms_layer(d, normed(d, l, rotary), Experts::new(d, l, expert_len(d)))
 }
 
 fn qwen3next_keys(k: &mut Keys<'_>) {
@@ -74,8 +196,8 @@ fn qwen3next(d: &Dims, l: usize) -> Layer {
     } else {
         step(before, Attention::uniform(d, l).rotary(d, Rotary::Halves, l).head_norms(d).gate(Gate::DoubledQuery))
     };
-    let len = d.expert_ff(0).or(d.ff(0) / d.experts_used(0));
-    let mut experts = Experts::new(d, l, len).fused_or_apart().shared(Dense::gated(d, d.shared_ff.or(d.ff(l))));
+    let mut experts = Experts::new(d, l, expert_len(d)).fused_or_apart();
+    experts = experts.shared(Dense::gated(d, d.shared_ff.or(d.ff(l))));
     experts.shared_gate = true;
     let layer = Layer::new([mixer, step(Norm::rms(d, "post_attention_norm"), experts)]);
     if l < d.layers() { layer } else { layer.with(prediction(d)) }

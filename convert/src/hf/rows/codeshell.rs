@@ -1,0 +1,44 @@
+//! CodeShell.
+
+use gguf::Result;
+
+use crate::hf::{BASE, Class, Params, Rule, r};
+
+pub(in crate::hf) const ROWS: &[Class] = &[Class {
+    names: &["CodeShellForCausalLM"],
+    arch: "codeshell",
+    spelling: &[CODESHELL],
+    prefixes: &[("transformer.", "")],
+    keys: codeshell,
+    remark: "",
+    ..BASE
+}];
+
+const CODESHELL: &[Rule] = &[
+    r("wte", "token_embd"),
+    r("wpe", "position_embd"),
+    r("ln_f", "output_norm"),
+    r("lm_head", "output"),
+    r("h.{}.ln_1", "blk.{}.attn_norm"),
+    r("h.{}.ln_2", "blk.{}.ffn_norm"),
+    r("h.{}.attn.c_attn", "blk.{}.attn_qkv"),
+    r("h.{}.attn.c_proj", "blk.{}.attn_output"),
+    r("h.{}.mlp.c_fc", "blk.{}.ffn_up"),
+    r("h.{}.mlp.c_proj", "blk.{}.ffn_down"),
+];
+
+fn codeshell(p: &mut Params<'_>) -> Result<()> {
+    let width = p.config().need_u64(&["n_embd"])?;
+    p.need_u32("context_length", &["n_positions"])?;
+    p.u32("embedding_length", width)?;
+    p.u32("feed_forward_length", width.saturating_mul(4))?;
+    p.blocks()?;
+    p.need_u32("attention.head_count", &["n_head"])?;
+    p.need_u32("attention.head_count_kv", &["num_query_groups"])?;
+    p.need_f32("attention.layer_norm_epsilon", &["layer_norm_epsilon"])?;
+    p.file_type();
+    p.f32("rope.freq_base", 10000.0);
+    p.set("rope.scaling.type", "linear");
+    p.f32("rope.scaling.factor", 1.0);
+    Ok(())
+}
