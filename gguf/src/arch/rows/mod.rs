@@ -65,7 +65,7 @@ mod t5;
 mod talkie;
 mod wavtokenizer;
 
-use super::{Arch, Dense, Dims, Experts, Item, Kind, optional};
+use super::{Arch, Branch, Dense, Dim, Dims, Experts, Item, Kind, Layer, Norm, Reads, Step, optional, step};
 
 /// Every row, family by family.
 pub(super) const FAMILIES: &[&[Arch]] = &[
@@ -79,8 +79,8 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     cogvlm::ROWS,
     cohere::ROWS,
     dbrx::ROWS,
-    deepseek::ROWS,
     deepseek3::ROWS,
+    deepseek::ROWS,
     dots::ROWS,
     draft::ROWS,
     encoders::ROWS,
@@ -119,8 +119,8 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     phi::ROWS,
     plamo::ROWS,
     plm::ROWS,
-    qwen::ROWS,
     qwen35::ROWS,
+    qwen::ROWS,
     qwen4::ROWS,
     rwkv::ROWS,
     seed::ROWS,
@@ -133,6 +133,31 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     talkie::ROWS,
     wavtokenizer::ROWS,
 ];
+
+/// A mixer and a feed one after the other, the input of each normalized by the root of the mean square.
+fn rms_layer(d: &Dims, mixer: impl Into<Kind>, feed: impl Into<Kind>) -> Layer {
+    Layer::new([step(Norm::rms(d, "attn_norm"), mixer), step(Norm::rms(d, "ffn_norm"), feed)])
+}
+
+/// The same, normalized by mean and variance, with biases.
+fn norm_layer(d: &Dims, mixer: impl Into<Kind>, feed: impl Into<Kind>) -> Layer {
+    Layer::new([step(Norm::layer(d, "attn_norm"), mixer), step(Norm::layer(d, "ffn_norm"), feed)])
+}
+
+/// A mixer and a feed side by side, on the same normalized input.
+fn parallel_layer(norm: Norm, mixer: impl Into<Kind>, feed: impl Into<Kind>) -> Layer {
+    Layer::new([Step::of([Branch::new(norm, mixer), Branch::new(None, feed).reads(Reads::FirstInput)])])
+}
+
+/// Length of the experts, or the dense length shared out among those that a token uses.
+fn expert_len(d: &Dims) -> Dim {
+    d.expert_ff(0).or(d.ff(0) / d.experts_used(0))
+}
+
+/// The rule of models that are nothing without experts.
+fn needs_experts(d: &Dims) -> Option<String> {
+    (d.experts == 0 || d.experts_used(0) == 0).then(|| format!("{} has experts in every layer", d.arch))
+}
 
 /// A feed that is one of experts where the file has a router, else dense, and the tensors of the other one, which the
 /// loader takes as well. Where there is no file yet, experts that a model has are in every layer.
