@@ -319,7 +319,13 @@ pub(super) fn rope_freqs(config: &Config) -> Result<Outputs> {
 }
 
 /// More rotating dimensions than any model has.
-const MAX_ROTARY: u64 = 1 << 16;
+pub(super) const MAX_ROTARY: u64 = 1 << 16;
+
+/// The frequency of a dimension's rotation, of so many that rotate, in the reference's f32 arithmetic.
+pub(super) fn frequency(base: f64, dimension: u64, dimensions: u64) -> f32 {
+    let exponent = dimension as f32 / dimensions as f32;
+    1.0 / (base.powf(f64::from(exponent)) as f32)
+}
 
 /// As [`rope_freqs`] with another factor where the configuration has none.
 pub(super) fn rope_freqs_with(config: &Config, factor: f64) -> Result<Outputs> {
@@ -340,10 +346,8 @@ pub(super) fn rope_freqs_with(config: &Config, factor: f64) -> Result<Outputs> {
     let factors: Vec<f32> = (0..dimensions)
         .step_by(2)
         .map(|i| {
-            let exponent = i as f32 / dimensions as f32;
-            let frequency = 1.0 / (base.powf(f64::from(exponent)) as f32);
             // torch divides a number by a tensor as the product with the reciprocal.
-            let wavelength = (1.0 / frequency) * (2.0 * std::f64::consts::PI) as f32;
+            let wavelength = (1.0 / frequency(base, i, dimensions)) * (2.0 * std::f64::consts::PI) as f32;
             if wavelength < high_wavelength {
                 1.0
             } else if wavelength > low_wavelength {

@@ -42,6 +42,7 @@ mod mimo;
 mod minicpm;
 mod minimax;
 mod mistral3;
+mod muse;
 mod nemotron;
 mod nemotron_h;
 mod olmo;
@@ -53,8 +54,14 @@ mod qwen;
 mod qwen4;
 mod qwen_next;
 mod qwen_vl;
+mod refact;
 mod rwkv;
+mod smallthinker;
+mod spark;
+mod step;
 mod t5;
+mod talkie;
+mod wavtokenizer;
 
 use super::Class;
 
@@ -102,6 +109,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     minicpm::ROWS,
     minimax::ROWS,
     mistral3::ROWS,
+    muse::ROWS,
     nemotron::ROWS,
     nemotron_h::ROWS,
     olmo::ROWS,
@@ -113,6 +121,12 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     qwen4::ROWS,
     qwen_next::ROWS,
     qwen_vl::ROWS,
+    refact::ROWS,
     rwkv::ROWS,
+    smallthinker::ROWS,
+    spark::ROWS,
+    step::ROWS,
     t5::ROWS,
+    talkie::ROWS,
+    wavtokenizer::ROWS,
 ];

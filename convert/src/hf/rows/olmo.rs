@@ -20,14 +20,38 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ..BASE
     },
     Class {
-        names: &["Olmo2ForCausalLM", "Olmo3ForCausalLM"],
-        arch: "olmo2",
+        names: &["Olmo2ForCausalLM"],
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-05, "max_position_embeddings": 2048,
-            "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 50304,
+            "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 50304, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "tie_word_embeddings": false,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
-        spelling: &[ENDS, ATTENTION, HEAD_NORMS, POST_NORMS, GATED],
-        keys: olmo2,
-        remark: "norms after attention and feed-forward; OLMo 3 slides",
+        remark: "norms after attention and feed-forward",
+        ..OLMO2
+    },
+    Class {
+        names: &["Olmo3ForCausalLM"],
+        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-05, "max_position_embeddings": 2048,
+            "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 50304, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "tie_word_embeddings": false, "sliding_window": 4096,
+            "rope_parameters": {"full_attention": {"rope_theta": 500000.0, "rope_type": "default"},
+                "sliding_attention": {"rope_theta": 500000.0, "rope_type": "default"}}}"#,
+        prepare: |config| {
+            let known = config.is_known();
+            let every_fourth = |i: u64, _| if (i + 1) % 4 == 0 { "full_attention" } else { "sliding_attention" };
+            if known { config.set_layer_types(every_fourth) } else { Ok(()) }
+        },
+        remark: "as OLMo 2; all layers but every fourth slide",
+        ..OLMO2
+    },
+    Class {
+        names: &["SeedOssForCausalLM"],
+        arch: "seed_oss",
+        defaults: r#"{"vocab_size": 155136, "hidden_size": 4096, "intermediate_size": 27648, "num_hidden_layers": 64,
+            "num_attention_heads": 80, "num_key_value_heads": 8, "max_position_embeddings": 524288,
+            "rms_norm_eps": 1e-06, "head_dim": 128, "tie_word_embeddings": false,
+            "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
+        spelling: &[ENDS, ATTENTION, SEED_NORMS, GATED],
+        remark: "Seed-OSS: biases in attention",
         ..BASE
     },
     Class {
@@ -41,6 +65,14 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         remark: "experts stacked",
         ..BASE
     },
+];
+
+const OLMO2: Class =
+    Class { arch: "olmo2", spelling: &[ENDS, ATTENTION, HEAD_NORMS, POST_NORMS, GATED], keys: olmo2, ..BASE };
+
+const SEED_NORMS: &[Rule] = &[
+    r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
+    r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
 ];
 
 const OLMO_ENDS: &[Rule] = &[r("model.embed_tokens", "token_embd"), r("lm_head", "output")];

@@ -76,7 +76,8 @@ pub(super) const DELTA: Class = Class {
 /// Norms that store their distance from 1.
 pub(super) const NORM: How = How::MapWeight(plus_one);
 
-const ENDS: &[Rule] =
+/// Token embedding, final norm and output head.
+pub(super) const ENDS: &[Rule] =
     &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm").how(NORM), r("lm_head", "output")];
 
 const NORMS: &[Rule] = &[
@@ -102,7 +103,7 @@ pub(super) const DELTA_NET: &[Rule] = &[
 ];
 
 /// What a layer of multi-token prediction has beside those of a usual one, norms plus 1.
-const PREDICTION_PLUS_ONE: &[Rule] = &[
+pub(super) const PREDICTION_PLUS_ONE: &[Rule] = &[
     r("model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),
     r("model.layers.{}.embed_tokens", "blk.{}.nextn.embed_tokens"),
     r("model.layers.{}.enorm", "blk.{}.nextn.enorm").how(NORM),
