@@ -43,7 +43,14 @@ pub struct Slot {
 impl Slot {
     /// A tensor that must be there.
     pub fn new(name: impl Into<String>, shape: impl Into<Vec<Dim>>) -> Slot {
-        Slot { name: name.into(), shape: shape.into(), or_shape: None, count_only: false, ignored: false, need: Need::Required }
+        Slot {
+            name: name.into(),
+            shape: shape.into(),
+            or_shape: None,
+            count_only: false,
+            ignored: false,
+            need: Need::Required,
+        }
     }
 
     /// The same, where the file has it.
