@@ -105,7 +105,7 @@ fn a_dry_run_writes_nothing() {
 }
 
 #[test]
-fn the_list_names_every_class_once() {
+fn the_list_names_every_class() {
     let (code, stdout, _) = run(Path::new("."), &["--list", "--json"]);
     assert_eq!(code, 0);
     let rows: serde_json::Value = serde_json::from_str(&stdout).unwrap();
@@ -116,11 +116,10 @@ fn the_list_names_every_class_once() {
         .flat_map(|r| r["classes"].as_array().unwrap())
         .map(|c| c.as_str().unwrap())
         .collect();
-    let count = classes.len();
+    // A class may have several rows, told apart by its configuration.
     classes.sort_unstable();
     classes.dedup();
-    assert_eq!(classes.len(), count);
-    assert!(count >= 40);
+    assert!(classes.len() >= 200, "{} classes", classes.len());
 }
 
 #[test]
