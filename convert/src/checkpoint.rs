@@ -100,7 +100,8 @@ impl Checkpoint {
             skip_card: options.skip_model_card,
         };
         let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
-        general.write(&mut metadata)?;
+        general.write(&mut metadata).map_err(|e| e.at(folder))?;
+        notes.extend_from_slice(general.notes());
         let mut params = Params::new(&config, folder, architecture.arch, file_type.file_type(), &mut metadata);
         (architecture.keys)(&mut params).map_err(|e| e.at(&config_path))?;
         metadata.set("general.quantization_version", 2_u32);

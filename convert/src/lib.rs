@@ -4,16 +4,18 @@
 //! and their precision between f32, f16 and bf16 only. What it shows equals, byte for byte, what llama.cpp's
 //! `convert_hf_to_gguf.py` writes.
 
+mod card;
 pub mod checkpoint;
 pub mod config;
 pub mod hf;
-mod json;
+pub mod json;
 pub mod lora;
 pub mod metadata;
 pub mod modelfile;
 mod names;
 pub mod packed;
 pub mod safetensors;
+mod titlecase;
 pub mod tokenizer;
 pub mod transform;
 
