@@ -9,7 +9,7 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::json;
+use crate::{json, links};
 
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
@@ -26,8 +26,9 @@ pub struct Config {
 /// `config.json` as it stands in a folder.
 ///
 /// # Errors
-/// A folder without one, or a file that is no JSON object.
+/// A folder without one or with links out of it, or a file that is no JSON object.
 pub fn read(folder: &Path) -> Result<Map<String, Value>> {
+    links::check(folder)?;
     let path = folder.join("config.json");
     if !path.is_file() {
         return Err(Error::input("has no config.json, so it is no checkpoint folder")

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod hf;
 pub mod json;
+pub mod links;
 pub mod lora;
 pub mod metadata;
 pub mod modelfile;
