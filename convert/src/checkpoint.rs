@@ -61,10 +61,10 @@ impl Checkpoint {
         let config_path = folder.join("config.json");
         let class = config::class(&root).map_err(|e| e.at(&config_path))?;
         let architecture = hf::find(&class).map_err(|e| e.at(&config_path))?;
-        let stored = safetensors::open_folder(folder)?;
+        let mut notes = Vec::new();
+        let stored = safetensors::open_folder_with_notes(folder, &mut notes)?;
         let mut config = Config::new(&root, &class, architecture.defaults).map_err(|e| e.at(&config_path))?;
         (architecture.prepare)(&mut config).map_err(|e| e.at(&config_path))?;
-        let mut notes = Vec::new();
         let stored = text_tensors(architecture, stored, &mut notes);
         let file_type = choose(options.outtype, &stored);
         let (mut tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
@@ -336,6 +336,12 @@ impl<'a> Plan<'a> {
                 return Ok(());
             }
             return Err(Error::input(format!("tensor {name} is of block {block}, config.json claims {blocks}")));
+        }
+        if rows.shape().contains(&0) && !matches!(rule.how, How::Drop) {
+            return Err(Error::input(format!("tensor {name} has no elements, its shape is {:?}", rows.shape())).help(
+                "DeepSpeed's ZeRO-3 leaves such behind where weights were not gathered: save the model again with \
+                 stage3_gather_16bit_weights_on_model_save, or make it of the shards with zero_to_fp32.py",
+            ));
         }
         if found.suffix.ends_with("scale") {
             // The factor of a packed weight goes beside it, whatever order its rows have.
