@@ -57,19 +57,22 @@ impl Checkpoint {
     /// A folder that is no checkpoint, files that are missing or malformed, an architecture that is not known,
     /// a tensor that no rule maps or that is missing.
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
-        let root = config::read(folder)?;
+        let mut root = config::read(folder)?;
         let config_path = folder.join("config.json");
         let class = config::class(&root).map_err(|e| e.at(&config_path))?;
         let architecture = hf::find(&class).map_err(|e| e.at(&config_path))?;
         let mut notes = Vec::new();
         let stored = safetensors::open_folder_with_notes(folder, &mut notes)?;
+        packed::complete(&mut root, folder, &stored)?;
         let mut config = Config::new(&root, &class, architecture.defaults).map_err(|e| e.at(&config_path))?;
         (architecture.prepare)(&mut config).map_err(|e| e.at(&config_path))?;
         let stored = text_tensors(architecture, stored, &mut notes);
         let file_type = choose(options.outtype, &stored);
-        let (mut tensors, note) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
-        let packed = note.is_some().then(|| packed_by(&root));
-        notes.extend(note);
+        let (mut tensors, packing) = unpacked(&root, &stored, options).map_err(|e| e.at(&config_path))?;
+        let packed = packing.map(|(method, note)| {
+            notes.push(note);
+            method.to_owned()
+        });
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;
             found.merge(&mut tensors, *scale)?;
@@ -158,13 +161,6 @@ impl Source for Checkpoint {
     }
 }
 
-/// The method that a configuration says its weights were packed by.
-fn packed_by(root: &serde_json::Map<String, serde_json::Value>) -> String {
-    let configuration = crate::packed::configuration(root);
-    let method = configuration.and_then(|c| c.get("quant_method")).and_then(serde_json::Value::as_str);
-    method.unwrap_or("an unnamed method").to_owned()
-}
-
 /// The type of a file's matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileType(TensorType);
@@ -250,10 +246,14 @@ fn vocabulary_size(folder: &Path, vocabulary: &Metadata) -> Result<Option<u64>> 
     Ok(Some((own + added) as u64))
 }
 
-/// The tensors without their packing, and what is to be said of it.
-fn unpacked(root: &Map<String, Value>, stored: &[Stored], options: &Options) -> Result<(Vec<Tensor>, Option<String>)> {
-    if let Some(Unpacked { tensors, note }) = packed::unpack(root, stored, options.blocks)? {
-        return Ok((tensors.into_iter().map(|(name, rows)| Tensor { name, rows }).collect(), Some(note)));
+/// A method of packing, and what is to be said of it.
+type Packing = (&'static str, String);
+
+/// The tensors without their packing.
+fn unpacked(root: &Map<String, Value>, stored: &[Stored], options: &Options) -> Result<(Vec<Tensor>, Option<Packing>)> {
+    if let Some(Unpacked { tensors, note, method }) = packed::unpack(root, stored, options.blocks)? {
+        let tensors = tensors.into_iter().map(|(name, rows)| Tensor { name, rows }).collect();
+        return Ok((tensors, Some((method, note))));
     }
     let tensors = stored.iter().map(|t| Ok(Tensor { name: t.name().to_owned(), rows: transform::stored(t)? }));
     Ok((tensors.collect::<Result<_>>()?, None))

@@ -42,7 +42,7 @@ pub fn read(folder: &Path) -> Result<Map<String, Value>> {
 }
 
 /// The text model's part of a wrapper's configuration.
-fn text_config(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
+pub(crate) fn text_config(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
     let thinker = root.get("thinker_config").and_then(|t| t.get("text_config"));
     TEXT_CONFIGS.iter().filter_map(|key| root.get(*key)).chain(thinker).find_map(Value::as_object)
 }

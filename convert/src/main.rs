@@ -324,7 +324,7 @@ impl Source for Watched<'_> {
     }
 }
 
-/// Whether a value's exponent has all bits set.
+/// Whether a value's exponent has all bits set, or a block's scale is NaN.
 fn has_nonfinite(ty: TensorType, bytes: &[u8]) -> bool {
     let halves = |exponent: u16| {
         let found = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent == exponent;
@@ -337,6 +337,9 @@ fn has_nonfinite(ty: TensorType, bytes: &[u8]) -> bool {
             let found = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7F80_0000 == 0x7F80_0000;
             bytes.as_chunks::<4>().0.iter().fold(false, |any, b| any | found(b))
         }
+        // E8M0 and E4M3 without infinities: the byte of all ones is NaN.
+        TensorType::MXFP4 => bytes.as_chunks::<17>().0.iter().any(|block| block[0] == 0xFF),
+        TensorType::NVFP4 => bytes.as_chunks::<36>().0.iter().any(|block| block[..4].iter().any(|s| s & 0x7F == 0x7F)),
         _ => false,
     }
 }
