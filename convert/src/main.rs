@@ -155,6 +155,7 @@ fn work(args: &Args) -> Result<Exit> {
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     let begun = std::time::Instant::now();
     let mut output = Output::create(&target, args.force, &inputs)?;
+    let modelfile = args.modelfile.then(|| modelfile(args, folder, &checkpoint, &target)).transpose()?;
     write(args, &checkpoint, &mut output, plan.file_bytes())?;
     if !args.no_verify {
         // The values were looked at while they were written.
@@ -167,7 +168,6 @@ fn work(args: &Args) -> Result<Exit> {
         let written = gguf::File::open(output.temporary())?;
         Some(check_tokenizer(args, folder, written.metadata())?)
     };
-    let modelfile = args.modelfile.then(|| modelfile(args, folder, &checkpoint, &target)).transpose()?;
     output.commit()?;
     if let Some(modelfile) = modelfile {
         modelfile.commit()?;
@@ -180,7 +180,7 @@ fn work(args: &Args) -> Result<Exit> {
 /// Encodes texts with the folder's tokenizer and with the one that the keys describe.
 fn check_tokenizer(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
     let text = match &args.text {
-        Some(path) => Some(std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?),
+        Some(path) => Some(convert::json::read_text(path, convert::json::MAX_BYTES)?),
         None => None,
     };
     let comparison = tokenizer::check_tokenizer(folder, metadata, text.as_deref()).map_err(|e| {
@@ -248,12 +248,16 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// No licence is longer than this.
+const MAX_LICENSE: u64 = 1 << 20;
+
 /// The Modelfile beside the output, finished but for its name.
 fn modelfile(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path) -> Result<Output> {
     let license = ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().map(|name| folder.join(name)).find(|p| p.is_file());
-    let license = license.map(|p| std::fs::read_to_string(&p).map_err(|e| Error::io(&p, "read", e))).transpose()?;
+    let license = license.map(|p| convert::json::read_at_most(&p, MAX_LICENSE)).transpose()?;
+    let license = license.as_deref().map(String::from_utf8_lossy);
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let text = convert::modelfile::write(checkpoint.metadata(), &name, license.as_deref());
+    let text = convert::modelfile::write(checkpoint.metadata(), &name, license.as_deref())?;
     let path = target.with_file_name("Modelfile");
     let mut output = Output::create(&path, args.force, &[])?;
     output.write_all(text.as_bytes()).map_err(|e| Error::io(&path, "write", e))?;
