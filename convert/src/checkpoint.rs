@@ -75,7 +75,7 @@ impl Checkpoint {
         });
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;
-            found.merge(&mut tensors, *scale)?;
+            found.merge(&mut tensors, architecture, *scale)?;
             notes.push(format!("merged: {} weights changed by {}, times {scale}", found.len(), adapter.display()));
         }
         let request = tokenizer::Request { pre: options.pre.clone() };
@@ -196,31 +196,39 @@ fn choose(wanted: OutType, tensors: &[Stored]) -> FileType {
     })
 }
 
+/// The name of a tensor of the text model without what wrappers put in front; none where it is of another sense.
+pub(crate) fn text_name(architecture: &Class, name: &str) -> Option<String> {
+    let mut name = name.to_owned();
+    for (from, to) in architecture.prefixes {
+        if let Some(rest) = name.strip_prefix(from) {
+            name = format!("{to}{rest}");
+        }
+    }
+    if names::is_other_sense(&name) {
+        return None;
+    }
+    if name.ends_with("e_score_correction_bias") {
+        name = name.replace("e_score_correction_bias", "e_score_correction.bias");
+    }
+    name = name.replace("language_model.", "");
+    for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
+        if let Some(stem) = name.strip_suffix(old) {
+            name = format!("{stem}{new}");
+        }
+    }
+    Some(name)
+}
+
 /// The tensors of the text model, their names without what wrappers put in front.
 fn text_tensors(architecture: &Class, stored: Vec<Stored>, notes: &mut Vec<String>) -> Vec<Stored> {
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
     let mut kept = Vec::with_capacity(stored.len());
     for tensor in stored {
-        let mut name = tensor.name().to_owned();
-        for (from, to) in architecture.prefixes {
-            if let Some(rest) = name.strip_prefix(from) {
-                name = format!("{to}{rest}");
-            }
-        }
-        if names::is_other_sense(&name) {
+        let Some(name) = text_name(architecture, tensor.name()) else {
             left_out += 1;
             left_bytes += tensor.bytes().len() as u64;
             continue;
-        }
-        if name.ends_with("e_score_correction_bias") {
-            name = name.replace("e_score_correction_bias", "e_score_correction.bias");
-        }
-        name = name.replace("language_model.", "");
-        for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
-            if let Some(stem) = name.strip_suffix(old) {
-                name = format!("{stem}{new}");
-            }
-        }
+        };
         let of_use = !architecture.unused.iter().any(|beginning| name.starts_with(beginning));
         if of_use && !names::is_buffer(&name) {
             kept.push(tensor.renamed(name));

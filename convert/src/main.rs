@@ -37,9 +37,9 @@ struct Args {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// The type of the matrices; vectors stay f32
-    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
-    outtype: OutType,
+    /// The type of the matrices; vectors stay f32 [default: auto, of an adapter f32]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    outtype: Option<OutType>,
 
     /// The model's name instead of the one that is derived
     #[arg(long, value_name = "NAME")]
@@ -125,17 +125,8 @@ fn work(args: &Args) -> Result<Exit> {
     if lora::is_adapter(folder) {
         return adapter_file(args, folder);
     }
-    let options = Options {
-        outtype: args.outtype,
-        model_name: args.model_name.clone(),
-        metadata: args.metadata.clone(),
-        pre: args.pre.clone(),
-        skip_model_card: args.no_model_card,
-        blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
-        merge: args.merge_lora.clone(),
-    };
-    let checkpoint = Checkpoint::open(folder, &options)?;
-    let target = target(args.output.as_deref(), &checkpoint);
+    let checkpoint = Checkpoint::open(folder, &options(args, OutType::Auto))?;
+    let target = target(args.output.as_deref(), checkpoint.file_name());
     let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
     if !args.common.quiet {
         checkpoint.notes().iter().for_each(|note| eprintln!("note: {note}"));
@@ -177,6 +168,19 @@ fn work(args: &Args) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// How a folder is converted, where nothing is said of the type of its matrices to this one.
+fn options(args: &Args, outtype: OutType) -> Options {
+    Options {
+        outtype: args.outtype.unwrap_or(outtype),
+        model_name: args.model_name.clone(),
+        metadata: args.metadata.clone(),
+        pre: args.pre.clone(),
+        skip_model_card: args.no_model_card,
+        blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
+        merge: args.merge_lora.clone(),
+    }
+}
+
 /// Encodes texts with the folder's tokenizer and with the one that the keys describe.
 fn check_tokenizer(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
     let text = match &args.text {
@@ -213,19 +217,18 @@ fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
 
 /// An adapter's folder becomes a GGUF adapter.
 fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
-    let base = args.base.as_deref().ok_or_else(|| {
+    // Some trainers put the model's configuration beside the adapter.
+    let beside = folder.join("config.json").is_file().then_some(folder);
+    let base = args.base.as_deref().or(beside).ok_or_else(|| {
         Error::usage("the folder holds an adapter, not a checkpoint")
             .at(folder)
             .help("--base DIR names the checkpoint it was made for; --merge-lora merges it while that is converted")
     })?;
-    let adapter = AdapterFile::open(folder, base)?;
-    let name = folder.canonicalize().map_err(|e| Error::io(folder, "find", e))?;
-    let name = format!("{}-F32-LoRA.gguf", name.file_name().unwrap_or_default().to_string_lossy());
-    let target = match args.output.as_deref() {
-        Some(path) if path.is_dir() => path.join(name),
-        Some(path) => path.to_path_buf(),
-        None => PathBuf::from(name),
-    };
+    let adapter = AdapterFile::open(folder, base, &options(args, OutType::F32))?;
+    if !args.common.quiet {
+        adapter.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    let target = target(args.output.as_deref(), adapter.file_name());
     let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
     if !args.dry_run {
         let inputs = inputs(folder)?;
@@ -239,8 +242,8 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         output.commit()?;
     }
     if args.common.json {
-        let weights = adapter.tensors().len() / 2;
-        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes()});
+        let weights = adapter.weights();
+        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
         cli::print_json(&result)?;
     } else {
         cli::print(&format!("{}: {}\n", target.display(), cli::bytes(plan.file_bytes())))?;
@@ -265,11 +268,11 @@ fn modelfile(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path)
 }
 
 /// Where the file goes: a folder is given the default name.
-fn target(wanted: Option<&Path>, checkpoint: &Checkpoint) -> PathBuf {
+fn target(wanted: Option<&Path>, default: &str) -> PathBuf {
     match wanted {
-        Some(path) if path.is_dir() => path.join(checkpoint.file_name()),
+        Some(path) if path.is_dir() => path.join(default),
         Some(path) => path.to_path_buf(),
-        None => PathBuf::from(checkpoint.file_name()),
+        None => PathBuf::from(default),
     }
 }
 

@@ -562,6 +562,33 @@ pub fn mapped(of: &Rows, f: fn(f32) -> f32) -> Rows {
     Arc::new(Mapped { of: Arc::clone(of), f, elements })
 }
 
+/// Every element times a factor, in f32.
+pub fn scaled(of: &Rows, factor: f32) -> Rows {
+    Arc::new(Scaled { of: Arc::clone(of), factor })
+}
+
+#[derive(Debug)]
+struct Scaled {
+    of: Rows,
+    factor: f32,
+}
+
+impl RowSource for Scaled {
+    fn shape(&self) -> &[u64] {
+        self.of.shape()
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let floats = to_f32(self.of.elements(), &self.of.rows(rows)?)?;
+        Ok(Cow::Owned(packed(&floats, |v| (v * self.factor).to_le_bytes())))
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.of.release(rows);
+    }
+}
+
 /// The exponential in f32 as the reference's library rounds it.
 ///
 /// Torch asks Intel's MKL, whose AVX-512 code cuts the octave into 32 parts, looks the nearest power below up and
