@@ -12,6 +12,7 @@ use crate::config::{self, Config};
 use crate::hf::{self, Class, How, Params, Piece, Rule};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
+use crate::names::Fused;
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
 use crate::transform::{self, Elements, Rows, row_count};
@@ -333,6 +334,9 @@ impl<'a> Plan<'a> {
         let Tensor { name, rows } = tensor;
         let fault = |e: Error| Error::input(format!("tensor {name}: {}", e.message()));
         let Some(found) = names::find(self.architecture, &name) else {
+            if let Some((form, block)) = names::fused(self.architecture, &name) {
+                return self.fused(form, block, &rows).map_err(fault);
+            }
             let near = names::nearest(self.architecture, &name).unwrap_or_default();
             return Err(Error::input(format!("tensor {name} has no place in a {} file", self.architecture.arch))
                 .help(format!("the nearest name that has is {near}")));
@@ -417,6 +421,40 @@ impl<'a> Plan<'a> {
         }
         self.sources.push(name);
         self.push(target, rows)
+    }
+
+    /// Experts in one tensor, where the class knows them one by one: they stay one, gate and up apart.
+    fn fused(&mut self, form: Fused, block: u64, rows: &Rows) -> Result<()> {
+        if block >= self.blocks {
+            return Err(Error::input(format!("it is of block {block}, config.json claims {}", self.blocks)));
+        }
+        let parts: &[&str] = match form {
+            Fused::Router => &["ffn_gate_inp"],
+            Fused::GateUp => &["ffn_gate_exps", "ffn_up_exps"],
+            Fused::Down => &["ffn_down_exps"],
+        };
+        for (i, part) in (0..).zip(parts) {
+            let (index, rule) = names::target(self.architecture, part)
+                .ok_or_else(|| Error::input(format!("a {} file has no {part}", self.architecture.arch)))?;
+            if let How::Stack { members, .. } = rule.how {
+                let members = members(self.config)?;
+                if rows.shape().len() != 3 || rows.shape()[0] != members {
+                    return Err(Error::input(format!("its shape {:?} is not that of {members} experts", rows.shape())));
+                }
+            }
+            let rows = match (form, rows.shape()) {
+                (Fused::GateUp, &[_, both, _]) if both.is_multiple_of(2) => {
+                    transform::sliced(rows, 1, i * (both / 2), both / 2)?
+                }
+                (Fused::GateUp, shape) => {
+                    return Err(Error::input(format!("its shape {shape:?} has no two equal halves")));
+                }
+                _ => rows.clone(),
+            };
+            self.seen.insert((index, Some(block)));
+            self.push(format!("{}.weight", names::with_block(rule.to, Some(block))), rows)?;
+        }
+        Ok(())
     }
 
     /// Token embeddings without the rows beyond the vocabulary, for those that have such.

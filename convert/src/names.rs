@@ -31,6 +31,37 @@ pub(crate) fn find<'a>(class: &Class, name: &'a str) -> Option<Match<'a>> {
     })
 }
 
+/// What a name of the transformers library's own form of experts stands for, where a class spells each expert for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fused {
+    /// The router, under another module's name.
+    Router,
+    /// Gate and up of all experts, one after the other along the second dimension.
+    GateUp,
+    /// Down of all experts.
+    Down,
+}
+
+/// The form of a name of fused experts (`mlp.experts.gate_up_proj` and its kin, transformers 5) and its block.
+pub(crate) fn fused(class: &Class, name: &str) -> Option<(Fused, u64)> {
+    let stem = name.strip_suffix(".weight").unwrap_or(name);
+    let stacked = rules(class).find(|rule| rule.from.contains("{x}") && rule.to.ends_with("_exps"))?;
+    let rest = stem.strip_prefix(stacked.from.split_once("{}")?.0)?;
+    let (block, rest) = rest.split_once('.')?;
+    let form = match rest.split('.').collect::<Vec<_>>().as_slice() {
+        [_, "experts", "gate_up_proj"] => Fused::GateUp,
+        [_, "experts", "down_proj"] => Fused::Down,
+        [_, "gate" | "router"] => Fused::Router,
+        _ => return None,
+    };
+    Some((form, block.parse().ok()?))
+}
+
+/// The rule whose target, without the block, is this.
+pub(crate) fn target(class: &Class, own: &str) -> Option<(usize, &'static Rule)> {
+    rules(class).enumerate().find(|(_, rule)| rule.to.strip_prefix("blk.{}.") == Some(own))
+}
+
 /// The numbers that stand for `{}` and `{x}`, if the name has the pattern's form.
 fn matches(pattern: &str, name: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (mut pattern, mut name) = (pattern, name);
@@ -158,6 +189,24 @@ mod tests {
         assert_eq!(matches("h.{}.ln", "h..ln"), None);
         assert_eq!(matches("h.{}.ln", "h.1.lnx"), None);
         assert_eq!(matches("h.{}.ln", "h.99999999999999999999999.ln"), None);
+    }
+
+    #[test]
+    fn fused_experts_have_the_place_of_single_ones() {
+        let class = crate::hf::find("MixtralForCausalLM").unwrap();
+        for (name, expected) in [
+            ("model.layers.3.mlp.experts.gate_up_proj", Some((Fused::GateUp, 3))),
+            ("model.layers.3.block_sparse_moe.experts.down_proj.weight", Some((Fused::Down, 3))),
+            ("model.layers.10.mlp.gate.weight", Some((Fused::Router, 10))),
+            ("model.layers.x.mlp.gate.weight", None),
+            ("model.layers.1.mlp.experts.0.gate_up_proj", None),
+            ("model.layers.1.experts.gate_up_proj", None),
+            ("layers.1.mlp.experts.gate_up_proj", None),
+        ] {
+            assert_eq!(fused(class, name), expected, "{name}");
+        }
+        assert_eq!(fused(crate::hf::find("LlamaForCausalLM").unwrap(), "model.layers.0.mlp.gate.weight"), None);
+        assert!(target(class, "ffn_gate_inp").is_some() && target(class, "nothing").is_none());
     }
 
     #[test]
