@@ -536,7 +536,9 @@ impl<'a> Plan<'a> {
 
     /// A head that the configuration says is not the token embedding has to be there.
     fn check_head(&self) -> Result<()> {
-        let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped();
+        // Models without a head end in another word.
+        let has_head = self.config.class().contains("For");
+        let separate = self.config.bool("tie_word_embeddings") == Some(false) && !self.config.is_wrapped() && has_head;
         let head = self.rules.iter().enumerate().find(|(_, rule)| rule.to == "output");
         match head {
             Some((i, rule)) if separate && !self.seen.contains(&(i, None)) => {

@@ -322,3 +322,22 @@ fn experts_of_one_tensor_are_those_of_many() {
         }
     }
 }
+
+#[test]
+fn a_model_without_a_head_needs_none() {
+    let folder = copy("Qwen2-Tiny");
+    let path = folder.path.join("model.safetensors");
+    let tensors = read(&path);
+    let bare: Tensors = tensors
+        .into_iter()
+        .filter(|t| t.0 != "lm_head.weight")
+        .map(|(name, dtype, shape, data)| (name.trim_start_matches("model.").to_owned(), dtype, shape, data))
+        .collect();
+    write(&path, &bare);
+    config(&folder, |c| _ = c.insert("tie_word_embeddings".into(), false.into()));
+    let error = Checkpoint::open(&folder.path, &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("lm_head.weight is missing"), "{error}");
+    config(&folder, |c| _ = c.insert("architectures".into(), json!(["Qwen2Model"])));
+    let found = open(&folder, OutType::BF16);
+    assert!(found.find("output.weight").is_none() && found.find("token_embd.weight").is_some());
+}
