@@ -431,6 +431,8 @@ impl<'a> Plan<'a> {
         let parts: &[&str] = match form {
             Fused::Router => &["ffn_gate_inp"],
             Fused::GateUp => &["ffn_gate_exps", "ffn_up_exps"],
+            Fused::Gate => &["ffn_gate_exps"],
+            Fused::Up => &["ffn_up_exps"],
             Fused::Down => &["ffn_down_exps"],
         };
         for (i, part) in (0..).zip(parts) {

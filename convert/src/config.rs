@@ -9,7 +9,7 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::{json, links};
+use crate::{json, links, safetensors};
 
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
@@ -31,6 +31,9 @@ pub fn read(folder: &Path) -> Result<Map<String, Value>> {
     links::check(folder)?;
     let path = folder.join("config.json");
     if !path.is_file() {
+        if let Some(error) = safetensors::mistral_form(folder).ok().flatten() {
+            return Err(error);
+        }
         return Err(Error::input("has no config.json, so it is no checkpoint folder")
             .at(folder)
             .help("give the folder that holds config.json and the safetensors files"));

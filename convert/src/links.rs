@@ -20,11 +20,11 @@ pub fn check(folder: &Path) -> Result<()> {
         return Ok(());
     }
     let root = folder.canonicalize().map_err(|e| Error::io(folder, "find", e))?;
-    check_entries(folder, &root, DEPTH)
+    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?;
+    check_entries(folder, entries, &root, DEPTH)
 }
 
-fn check_entries(folder: &Path, root: &Path, depth: usize) -> Result<()> {
-    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?;
+fn check_entries(folder: &Path, entries: fs::ReadDir, root: &Path, depth: usize) -> Result<()> {
     for entry in entries {
         let entry = entry.map_err(|e| Error::io(folder, "list", e))?;
         let path = entry.path();
@@ -33,8 +33,12 @@ fn check_entries(folder: &Path, root: &Path, depth: usize) -> Result<()> {
             continue;
         }
         let kind = entry.file_type().map_err(|e| Error::io(&path, "examine", e))?;
-        if kind.is_dir() && depth > 1 {
-            check_entries(&path, root, depth - 1)?;
+        // Of a folder that cannot be listed nothing is read without saying so.
+        if kind.is_dir()
+            && depth > 1
+            && let Ok(entries) = fs::read_dir(&path)
+        {
+            check_entries(&path, entries, root, depth - 1)?;
         }
         if !kind.is_symlink() {
             continue;

@@ -31,18 +31,23 @@ pub(crate) fn find<'a>(class: &Class, name: &'a str) -> Option<Match<'a>> {
     })
 }
 
-/// What a name of the transformers library's own form of experts stands for, where a class spells each expert for itself.
+/// What a name of experts in one tensor stands for, where a class spells each expert for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fused {
     /// The router, under another module's name.
     Router,
     /// Gate and up of all experts, one after the other along the second dimension.
     GateUp,
+    /// Gate of all experts.
+    Gate,
+    /// Up of all experts.
+    Up,
     /// Down of all experts.
     Down,
 }
 
-/// The form of a name of fused experts (`mlp.experts.gate_up_proj` and its kin, transformers 5) and its block.
+/// The form of a name of fused experts (`mlp.experts.gate_up_proj` of transformers 5, `switch_mlp.up_proj` of MLX) and its
+/// block.
 pub(crate) fn fused(class: &Class, name: &str) -> Option<(Fused, u64)> {
     let stem = name.strip_suffix(".weight").unwrap_or(name);
     let stacked = rules(class).find(|rule| rule.from.contains("{x}") && rule.to.ends_with("_exps"))?;
@@ -50,7 +55,9 @@ pub(crate) fn fused(class: &Class, name: &str) -> Option<(Fused, u64)> {
     let (block, rest) = rest.split_once('.')?;
     let form = match rest.split('.').collect::<Vec<_>>().as_slice() {
         [_, "experts", "gate_up_proj"] => Fused::GateUp,
-        [_, "experts", "down_proj"] => Fused::Down,
+        [_, "switch_mlp", "gate_proj"] => Fused::Gate,
+        [_, "switch_mlp", "up_proj"] => Fused::Up,
+        [_, "experts" | "switch_mlp", "down_proj"] => Fused::Down,
         [_, "gate" | "router"] => Fused::Router,
         _ => return None,
     };
@@ -197,6 +204,7 @@ mod tests {
         for (name, expected) in [
             ("model.layers.3.mlp.experts.gate_up_proj", Some((Fused::GateUp, 3))),
             ("model.layers.3.block_sparse_moe.experts.down_proj.weight", Some((Fused::Down, 3))),
+            ("model.layers.0.block_sparse_moe.switch_mlp.up_proj.weight", Some((Fused::Up, 0))),
             ("model.layers.10.mlp.gate.weight", Some((Fused::Router, 10))),
             ("model.layers.x.mlp.gate.weight", None),
             ("model.layers.1.mlp.experts.0.gate_up_proj", None),

@@ -429,21 +429,32 @@ fn files_named(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<String>>
     Ok(names)
 }
 
+/// Why a folder in Mistral's own form is refused; none where it is no such folder.
+///
+/// # Errors
+/// A folder that cannot be listed.
+pub(crate) fn mistral_form(folder: &Path) -> Result<Option<Error>> {
+    let own = files_named(folder, "consolidated", ".safetensors")?;
+    Ok(own.first().map(|own| {
+        Error::input(format!("the weights are in Mistral's own form ({own}), not in that of transformers"))
+            .at(folder)
+            .help(
+                "fetch the files of the other form from the same repository (model*.safetensors and config.json), or \
+                 convert these with convert_mistral_weights_to_hf.py of transformers",
+            )
+    }))
+}
+
 /// Why a folder without safetensors is refused, with the way out.
 fn no_weights(folder: &Path) -> Result<Error> {
     let mut pickles = Vec::new();
     for suffix in [".bin", ".pt", ".pth", ".ckpt"] {
         pickles.extend(files_named(folder, "", suffix)?.into_iter().filter(|name| name != "training_args.bin"));
     }
-    let others = files_named(folder, "", ".safetensors")?;
-    if let Some(own) = others.iter().find(|name| name.starts_with("consolidated")) {
-        return Ok(Error::input(format!("the weights are in Mistral's own form ({own}), not in that of transformers"))
-            .at(folder)
-            .help(
-                "fetch the files of the other form from the same repository (model*.safetensors and config.json), or \
-                 convert these with convert_mistral_weights_to_hf.py of transformers",
-            ));
+    if let Some(error) = mistral_form(folder)? {
+        return Ok(error);
     }
+    let others = files_named(folder, "", ".safetensors")?;
     if let Some(other) = others.first() {
         return Ok(Error::input(format!("holds {other}, but no file of the name model*.safetensors"))
             .at(folder)

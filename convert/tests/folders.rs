@@ -124,6 +124,10 @@ fn weights_of_other_names_are_told_apart() {
         let error = folder.open().unwrap_err();
         assert!(error.to_string().contains(words), "{name}: {error}");
     }
+    let folder = Folder::new();
+    fs::rename(folder.file("model.safetensors"), folder.file("consolidated.safetensors")).unwrap();
+    fs::rename(folder.file("config.json"), folder.file("params.json")).unwrap();
+    assert!(folder.open().unwrap_err().to_string().contains("Mistral's own form"));
 }
 
 #[test]

@@ -263,6 +263,23 @@ fn a_packing_may_be_described_elsewhere() {
         }
         std::fs::write(folder.path().join(file), "[").unwrap();
         assert!(unpacked_of(folder.path(), json!({})).is_err());
+        // AutoRound packs as the others do, and says so.
+        let mut round = settings.clone();
+        round["quant_method"] = "auto-round".into();
+        for (packing, known) in
+            [(format!("auto_round:auto_{}", form.split('-').next().unwrap()), true), ("auto_round".into(), false)]
+        {
+            round["packing_format"] = packing.into();
+            std::fs::write(folder.path().join("quantization_config.json"), round.to_string()).unwrap();
+            std::fs::remove_file(folder.path().join(file)).ok();
+            let found = unpacked_of(folder.path(), json!({}));
+            assert_eq!(found.is_ok(), known, "{form}");
+            if let Ok(Some(found)) = found {
+                let first = &expected.tensors.iter().find(|(n, _)| n.ends_with("q_proj.weight")).unwrap().1;
+                let same = &found.tensors.iter().find(|(n, _)| n.ends_with("q_proj.weight")).unwrap().1;
+                assert_eq!((found.method, all(first)), ("auto-round", all(same)));
+            }
+        }
         // Left over beside plain weights it says nothing.
         let plain = folder_of(&[("a.weight", "F32", &[1], bytes_of(&[1.0]))]);
         std::fs::write(plain.path().join(file), settings.to_string()).unwrap();

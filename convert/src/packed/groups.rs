@@ -100,7 +100,9 @@ pub(super) fn open_gptq(parts: &mut Parts<'_>) -> Result<()> {
                 order
             }
             None => {
-                let size = if group_size > 0 { group_size as u64 } else { inputs };
+                let stated = if group_size > 0 { group_size as u64 } else { inputs };
+                let own = inputs.checked_div(groups).filter(|own| mixed && own * groups == inputs);
+                let size = own.unwrap_or(stated);
                 if inputs.div_ceil(size.max(1)) != groups {
                     return Err(misfit(scales, format!("{groups} groups are not those of {inputs} inputs by {size}")));
                 }
@@ -120,6 +122,17 @@ pub(super) fn open_gptq(parts: &mut Parts<'_>) -> Result<()> {
         parts.count(&format!("{bits} bits in groups"));
     }
     Ok(())
+}
+
+/// Takes weights out of a checkpoint of AutoRound, which packs as GPTQ or AWQ do.
+pub(super) fn open_auto_round(parts: &mut Parts<'_>) -> Result<()> {
+    let form = parts.text("packing_format").or(parts.text("backend")).unwrap_or_default();
+    match form {
+        form if form.contains("gptq") => open_gptq(parts),
+        form if form.contains("awq") => open_awq(parts),
+        other => Err(Error::input(format!("AutoRound's packing_format \"{other}\" is not known"))
+            .help("auto_round:auto_gptq and auto_round:auto_awq are")),
+    }
 }
 
 #[derive(Debug)]

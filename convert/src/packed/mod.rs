@@ -68,6 +68,8 @@ const METHODS: &[Method] = &[
     Method { name: "mxfp4", title: "MXFP4", open: microscaling::open_mxfp4 },
     Method { name: "gptq", title: "GPTQ", open: groups::open_gptq },
     Method { name: "awq", title: "AWQ", open: groups::open_awq },
+    Method { name: "auto-round", title: "AutoRound", open: groups::open_auto_round },
+    Method { name: "intel/auto-round", title: "AutoRound", open: groups::open_auto_round },
     Method { name: "compressed-tensors", title: "compressed-tensors", open: compressed::open },
     Method { name: "modelopt", title: "ModelOpt", open: microscaling::open_modelopt },
     Method { name: "mlx", title: "MLX", open: mlx::open },
@@ -113,6 +115,7 @@ struct SideFile {
 
 const SIDE_FILES: &[SideFile] = &[
     SideFile { name: "quantize_config.json", within: None, method: "gptq", mark: ".qweight" },
+    SideFile { name: "quantization_config.json", within: None, method: "gptq", mark: ".qweight" },
     SideFile { name: "quant_config.json", within: None, method: "awq", mark: ".qweight" },
     SideFile { name: "hf_quant_config.json", within: Some("quantization"), method: "modelopt", mark: ".weight_scale" },
 ];
