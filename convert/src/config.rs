@@ -338,6 +338,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
     let theta = first(THETA);
     let local =
         first(&["local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq"]);
+    let says_scaling = stated.is_some();
     let mut rope = stated.unwrap_or_default();
     if nested(&rope) {
         fill_layered(&mut rope, &default);
@@ -346,7 +347,6 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
     let null = |map: &Map<String, Value>, key: &str| map.get(key).is_some_and(Value::is_null);
     let no_theta = theta.is_none() && (null(&rope, "rope_theta") || THETA.iter().any(|key| null(values, key)));
     rope.retain(|_, value| !value.is_null());
-    let says_scaling = !rope.is_empty();
     let factor = first(&["partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"]);
     let original = first(&["original_max_position_embeddings"])
         .or_else(|| defaults.get("original_max_position_embeddings").cloned());
@@ -475,7 +475,7 @@ mod tests {
             "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}"#;
         let text = r#"{"hidden_size": 64, "num_attention_heads": 4, "n_inner": null, "hidden_dim": 5, "head_dim": null,
             "num_key_value_heads": null, "rms_norm_eps": null, "sliding_window": null, "rope_theta": null,
-            "rope_parameters": {"rope_type": null, "rope_theta": null}}"#;
+            "rope_parameters": null}"#;
         let null = config(text, &defaults.replace("\"num_key_value_heads\": null", "\"num_key_value_heads\": 8"));
         let absent = config(r#"{"hidden_size": 64, "num_attention_heads": 4}"#, defaults);
         for key in ["head_dim", "rms_norm_eps", "intermediate_size"] {
