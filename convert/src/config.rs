@@ -666,7 +666,8 @@ mod tests {
         // What null turns off stays off.
         assert_eq!((null.get("sliding_window"), absent.u64("sliding_window")), (None, Some(4096)));
         for key in ["hidden_size", "intermediate_size", "vocab_size"] {
-            let root: Map<String, Value> = serde_json::from_str(&format!(r#"{{"{key}": null}}"#)).unwrap();
+            let text = format!(r#"{{"model_type": "llama", "{key}": null}}"#);
+            let root: Map<String, Value> = serde_json::from_str(&text).unwrap();
             let error = Config::new(&root, "X", defaults, &[]).unwrap_err().to_string();
             assert!(error.contains(&format!("{key} is null")), "{error}");
         }

@@ -467,19 +467,22 @@ pub fn has_file(folder: &Path, prefix: &str) -> Result<bool> {
     Ok(!files_named(folder, prefix, ".safetensors")?.is_empty())
 }
 
-/// Why a folder in Mistral's own form is refused; none where it is no such folder.
+/// Why a folder in Mistral's own form is refused where it was not said to be one; none where it is no such folder.
 ///
 /// # Errors
 /// A folder that cannot be listed.
 pub(crate) fn mistral_form(folder: &Path) -> Result<Option<Error>> {
     let own = files_named(folder, "consolidated", ".safetensors")?;
+    let help = if folder.join("params.json").is_file() {
+        "--mistral-format reads it"
+    } else {
+        "--mistral-format reads it: fetch params.json and the tokenizer (tekken.json or tokenizer.model.v*) from the \
+         same repository, or the files of the other form (model*.safetensors and config.json)"
+    };
     Ok(own.first().map(|own| {
         Error::input(format!("the weights are in Mistral's own form ({own}), not in that of transformers"))
             .at(folder)
-            .help(
-                "fetch the files of the other form from the same repository (model*.safetensors and config.json), or \
-                 convert these with convert_mistral_weights_to_hf.py of transformers",
-            )
+            .help(help)
     }))
 }
 

@@ -17,7 +17,7 @@ fn config(form: &str) -> Map<String, Value> {
 
 fn unpacked(form: &str, config: &Map<String, Value>, blocks: Blocks) -> gguf::Result<Unpacked> {
     let stored = open_folder(&fixtures::path(&format!("packed/{form}")))?;
-    unpack(config, &stored, blocks).map(|u| u.expect("a packed checkpoint"))
+    unpack(config, None, &stored, blocks).map(|u| u.expect("a packed checkpoint"))
 }
 
 fn all(rows: &Rows) -> Vec<f32> {
@@ -96,7 +96,7 @@ fn stacks_of_gpt_oss_keep_their_blocks() {
     std::fs::write(folder.path().join("model.safetensors"), file).unwrap();
     let stored = open_folder(folder.path()).unwrap();
     let Value::Object(root) = json!({"quantization_config": {"quant_method": "mxfp4"}}) else { unreachable!() };
-    let kept = unpack(&root, &stored, Blocks::Keep).unwrap().unwrap();
+    let kept = unpack(&root, None, &stored, Blocks::Keep).unwrap().unwrap();
     let (name, rows) = &kept.tensors[0];
     assert_eq!((name.as_str(), rows.shape()), ("m.gate_up_proj_blocks", [2, 4, 32].as_slice()));
     assert_eq!(rows.elements(), Elements::Blocks(TensorType::MXFP4));
@@ -125,7 +125,7 @@ fn unpacked_of(folder: &Path, root: Value) -> gguf::Result<Option<Unpacked>> {
     let Value::Object(mut root) = root else { panic!("{root}") };
     let stored = open_folder(folder)?;
     complete(&mut root, folder, &stored)?;
-    unpack(&root, &stored, Blocks::Keep)
+    unpack(&root, None, &stored, Blocks::Keep)
 }
 
 /// Numbers of a few bits one after the other, the lowest bits first.
@@ -394,7 +394,7 @@ fn parts_that_are_missing_are_named() {
     let q = "model.layers.0.self_attn.q_proj";
     let fault = |form: &str, folder: &Path| {
         let stored = open_folder(folder).unwrap();
-        unpack(&config(form), &stored, Blocks::Decode).unwrap_err().to_string()
+        unpack(&config(form), None, &stored, Blocks::Decode).unwrap_err().to_string()
     };
     for (form, part) in [
         ("bnb-nf4", "weight.absmax"),

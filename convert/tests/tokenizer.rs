@@ -219,7 +219,7 @@ fn an_unknown_pre_tokenizer_is_shown_and_can_be_named() {
     let e = tokenizer::metadata(dir.path(), &config, VocabKind::Gpt2, &Request::default()).unwrap_err();
     assert!(e.message().contains("split at /[a-z]+|./") && e.message().contains("NFC"), "{e}");
     assert!(e.way_out().unwrap().contains("--pre NAME"));
-    let request = Request { pre: Some("qwen2".into()) };
+    let request = Request { pre: Some("qwen2".into()), ..Request::default() };
     let named = tokenizer::metadata(dir.path(), &config, VocabKind::Gpt2, &request).unwrap();
     assert_eq!(named.str("tokenizer.ggml.pre"), Some("qwen2"));
 }
