@@ -872,3 +872,25 @@ pub fn is_adapter(folder: &Path) -> bool {
     };
     folder.join("adapter_config.json").is_file() && !has_model()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_layout_is_taken_where_rows_move_as_they_are() {
+        let b = transform::values(vec![4, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        let one = |rows: Rows| Ok(vec![("w".to_owned(), rows)]);
+        let turned = moved(|rows| one(rotated(rows, 1)?), &b).unwrap();
+        assert_eq!(values(&turned[0].1).unwrap(), [1.0, 2.0, 5.0, 6.0, 3.0, 4.0, 7.0, 8.0]);
+        let halves = |rows: &Rows| {
+            let half = |i: u64| Ok((format!("w{i}"), transform::sliced(rows, 0, i * 2, 2)?));
+            [0, 1].into_iter().map(half).collect()
+        };
+        assert_eq!(moved(halves, &b).unwrap().len(), 2);
+        // Arithmetic, and what moves columns.
+        assert!(moved(|rows| one(transform::scaled(rows, 2.0)), &b).is_err());
+        assert!(moved(|rows| one(transform::mapped(rows, |v| v + 1.0)), &b).is_err());
+        assert!(moved(|rows| one(transform::transposed(rows)?), &b).is_err());
+    }
+}
