@@ -130,11 +130,12 @@ fn sparse_mixer(scores: &[f32], used: usize) -> Vec<(usize, f32)> {
     chosen
 }
 
-/// Groups are ranked by the sum of their two best experts.
+/// Groups are ranked by the sum of their two best experts, or by the best one.
 fn keep_best_groups(ranks: &mut [f32], experts: &Experts) {
     let len = (experts.count / experts.groups).len().max(1);
+    let counted = if experts.group_of_best { 1 } else { 2 };
     let groups: Vec<f32> =
-        ranks.chunks(len).map(|group| largest(group, 2.min(len)).iter().map(|&i| group[i]).sum()).collect();
+        ranks.chunks(len).map(|group| largest(group, counted.min(len)).iter().map(|&i| group[i]).sum()).collect();
     let kept = largest(&groups, experts.groups_used.len());
     for (g, group) in ranks.chunks_mut(len).enumerate() {
         if !kept.contains(&g) {
@@ -188,6 +189,7 @@ mod tests {
             by_token: None,
             chunks: None,
             may_lack: false,
+            group_of_best: false,
             router: None,
             compression: None,
             extra: Vec::new(),
