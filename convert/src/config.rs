@@ -67,8 +67,9 @@ pub const MISTRAL_FORM: &str = "params.json";
 /// `params.json`, the configuration of a folder in Mistral's own form, as if it were a `config.json`.
 ///
 /// # Errors
-/// A folder without one, a file that is no JSON object, weights packed in a way that is not known.
+/// A folder without one or with links out of it, a file that is no JSON object, weights packed in a way that is not known.
 pub fn read_mistral(folder: &Path) -> Result<Map<String, Value>> {
+    links::check(folder)?;
     let path = folder.join("params.json");
     if !path.is_file() {
         return Err(Error::input("has no params.json, so it is not in Mistral's own form")

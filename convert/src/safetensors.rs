@@ -434,6 +434,7 @@ fn files_named(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<String>>
 /// # Errors
 /// No file of the name `consolidated*.safetensors`, a tensor in two of them, and what [`open_file`] meets.
 pub fn open_consolidated(folder: &Path) -> Result<Vec<Stored>> {
+    links::check(folder)?;
     let files = files_named(folder, "consolidated", ".safetensors")?;
     if files.is_empty() {
         return Err(Error::input("holds no file of the name consolidated*.safetensors, as Mistral's own form has")
