@@ -475,7 +475,7 @@ pub fn has_file(folder: &Path, prefix: &str) -> Result<bool> {
 pub(crate) fn mistral_form(folder: &Path) -> Result<Option<Error>> {
     let own = files_named(folder, "consolidated", ".safetensors")?;
     let help = if folder.join("params.json").is_file() {
-        "--mistral-format reads it"
+        "--mistral-format reads it; the files of the other form are model*.safetensors and config.json"
     } else {
         "--mistral-format reads it: fetch params.json and the tokenizer (tekken.json or tokenizer.model.v*) from the \
          same repository, or the files of the other form (model*.safetensors and config.json)"
