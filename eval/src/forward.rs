@@ -287,6 +287,7 @@ impl<'a> Forward<'a> {
                         encoded: cross.as_ref().map(|c| &c[group.sequences.clone()]),
                         kept: &kept[s][g],
                         layer_input: None,
+                        stream: &[],
                         embeddings: embeddings[s].as_deref().map(|e| &e[rows.clone()]),
                         per_layer: given.as_deref(),
                     };
@@ -419,7 +420,7 @@ fn run(
                 Some(norm) => part.norm(norm, from)?,
                 None => copied(from),
             };
-            let mut made = branch(&b.kind, part, site, &input, state.as_deref_mut())?;
+            let mut made = branch(&b.kind, part, &Site { stream: x, ..*site }, &input, state.as_deref_mut())?;
             if keeps_input && first.is_none() {
                 first = Some(input);
             }
@@ -694,6 +695,7 @@ impl<'a> Session<'a> {
                 encoded: None,
                 kept: &kept,
                 layer_input: None,
+                stream: &[],
                 embeddings: Some(&embeddings),
                 per_layer: given.as_deref(),
             };

@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 
 use gguf::arch::{
-    self, Arch, Attention, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Plan, Residual, Rotary, StackPlan,
+    self, Arch, Attention, Dim, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Plan, Residual, Rotary, StackPlan,
+    WindowKind,
 };
-use gguf::{Error, Metadata, Result};
+use gguf::{Error, Metadata, Result, Value};
 
 use crate::layers::rope::{Rope, Scaling, Table};
 use crate::weights::Weights;
@@ -103,12 +104,14 @@ impl Model {
                 .help("`convert --list` says which can be evaluated")
         })?;
         let shapes = weights.tensors().iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
-        let get = |key: &str| metadata.get(key);
+        let beyond = |key: &str| weights.beyond().iter().find(|(k, _)| k == key).map(|(_, value)| value);
+        let get = |key: &str| beyond(key).or_else(|| metadata.get(key));
         let (dims, faults) = arch.dims_of_any_size(&get, shapes);
         refuse(&faults)?;
         unread(metadata, arch, &dims)?;
-        let plan = arch.plan(&dims);
+        let mut plan = arch.plan(&dims);
         refuse(&plan.faults(&dims))?;
+        plan_beyond(&mut plan, &|key| beyond(&format!("{name}.{key}")));
         Model::of(dims, plan, weights)
     }
 
@@ -145,17 +148,6 @@ impl Model {
             plan,
             dims,
         })
-    }
-
-    /// The same model with its plan changed: for what a file's keys cannot say and a configuration does.
-    ///
-    /// # Errors
-    /// As [`Model::new`].
-    pub fn changed(mut self, weights: &dyn Weights, mut change: impl FnMut(usize, &mut Layer)) -> Result<Model> {
-        for stack in &mut self.plan.stacks {
-            stack.layers.iter_mut().enumerate().for_each(|(l, layer)| change(l, layer));
-        }
-        Model::of(self.dims, self.plan, weights)
     }
 
     /// The same model with its rotations' frequencies rounded to bf16, as transformers has them after
@@ -222,6 +214,27 @@ fn layers<'a>(plan: &'a Plan, dims: &'a Dims) -> impl Iterator<Item = (&'a Stack
     plan.stacks.iter().flat_map(move |stack| {
         stack.layers[..run(stack, dims)].iter().enumerate().map(move |(l, layer)| (stack, l, layer))
     })
+}
+
+/// What a checkpoint's configuration says of its layers and the keys of its architecture cannot: windows, and weights of
+/// experts that are taken as they are.
+fn plan_beyond<'a>(plan: &mut Plan, get: &dyn Fn(&str) -> Option<&'a Value>) {
+    let window = get("attention.sliding_window").and_then(Value::as_u64);
+    let pattern = get("attention.sliding_window_pattern").and_then(Value::as_array);
+    let windowed: Option<Vec<bool>> = pattern.map(|p| p.iter().map(|v| v.as_bool().unwrap_or(true)).collect());
+    let normalize = get("expert_weights_norm").and_then(Value::as_bool);
+    for layers in plan.stacks.iter_mut().map(|s| &mut s.layers) {
+        for (l, layer) in layers.iter_mut().enumerate() {
+            let slides = windowed.as_ref().is_none_or(|w| w.get(l).copied().unwrap_or(false));
+            for branch in layer.steps.iter_mut().flat_map(|s| &mut s.branches) {
+                match (&mut branch.kind, window, normalize) {
+                    (Kind::Attention(a), Some(n), _) if slides => a.window = (WindowKind::Sliding, Dim(n)),
+                    (Kind::Experts(e), _, Some(normalize)) => e.normalize = normalize,
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 /// The first of these faults as an error, with the number of the others.

@@ -69,6 +69,8 @@ pub struct Site<'a> {
     pub kept: &'a KeptKv,
     /// The stream as it was when the layer began, where a branch asks for it.
     pub layer_input: Option<&'a [f32]>,
+    /// The stream as the step's branches found it.
+    pub stream: &'a [f32],
     /// The embeddings of the tokens, where a branch asks for them.
     pub embeddings: Option<&'a [f32]>,
     /// What this layer gets of each token beside the stream.
@@ -102,7 +104,7 @@ pub fn branch(
         Kind::DeltaNet(n) => delta::delta_net(n, part, site, x, state),
         Kind::ShortConv(c) => conv::short_conv(c, part, site, x, state),
         Kind::Dense(f) => ffn::feed_forward(f, part, x),
-        Kind::Experts(e) => moe::mixture(e, part, x, site.layer_input),
+        Kind::Experts(e) => moe::mixture(e, part, site, x),
         Kind::Linear(l) => part.linear(l.name, x),
         Kind::Pass(pass) => {
             let mut x = copied(x);

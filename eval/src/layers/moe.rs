@@ -4,19 +4,19 @@ use gguf::Result;
 use gguf::arch::{Experts, Gating};
 
 use super::attention::columns;
-use super::{Part, add, add_scaled, ffn, norm};
+use super::{Part, Site, add, add_scaled, ffn, norm};
 
 /// The experts of a layer, and its shared experts where it has them.
 ///
 /// # Errors
 /// Tensors that are missing or do not fit.
-pub fn mixture(experts: &Experts, part: &Part<'_>, x: &[f32], layer_input: Option<&[f32]>) -> Result<Vec<f32>> {
+pub fn mixture(experts: &Experts, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -> Result<Vec<f32>> {
     let (width, count) = (experts.input.len(), experts.count.len());
     let tokens = x.len() / width.max(1);
-    let routed = layer_input.filter(|_| experts.router_reads_layer).unwrap_or(x);
+    let routed = site.layer_input.filter(|_| experts.router_reads_layer).unwrap_or(x);
     let mut read = Vec::new();
     if let Some(router) = experts.router {
-        read.extend_from_slice(routed);
+        read.extend_from_slice(site.stream);
         norm::normalize(router.norm, &mut read, width, None, None);
         let factors = part.values_of("ffn_gate_inp.scale", width)?;
         read.chunks_mut(width).for_each(|row| row.iter_mut().zip(&factors).for_each(|(x, f)| *x *= f * router.scale));
