@@ -4,6 +4,7 @@
 //! refused by its name, before anything is computed.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use gguf::arch::{
     self, Arch, Attention, Dim, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Plan, Residual, Rotary, StackPlan,
@@ -23,6 +24,28 @@ pub enum Shape {
     Encoder,
     /// An encoder whose output a decoder attends to.
     EncoderDecoder,
+}
+
+/// What comes next on the way through a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// This layer.
+    Layer(usize),
+    /// The last norm, between two passes.
+    Norm,
+    /// A stack of a cycle begins with the sum of both states.
+    Begin,
+    /// It ends with a norm, and gives one of the states.
+    End(Side),
+}
+
+/// A state of layers that run in cycles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The high one.
+    High = 0,
+    /// The low one.
+    Low = 1,
 }
 
 /// A model that can be run. Weights stay where they are.
@@ -117,9 +140,8 @@ impl Model {
 
     fn of(dims: Dims, plan: Plan, weights: &dyn Weights) -> Result<Model> {
         for (stack, l, layer) in layers(&plan, &dims) {
-            let parts = layer.steps.iter().flat_map(|s| &s.branches).map(|b| unsupported(&b.kind));
-            let residuals = layer.steps.iter().map(|s| unsupported_residual(&s.residual));
-            if let Some(missing) = parts.chain(residuals).flatten().next() {
+            let mut parts = layer.steps.iter().flat_map(|s| &s.branches).map(|b| unsupported(&b.kind));
+            if let Some(missing) = parts.find_map(|missing| missing) {
                 return Err(Error::input(format!(
                     "layer {}{l} has {missing}, which cannot be evaluated yet",
                     stack.prefix
@@ -127,7 +149,7 @@ impl Model {
                 .help("the model can be converted and quantized"));
             }
         }
-        if let Some(missing) = unsupported_whole(&plan, &dims) {
+        if let Some(missing) = unsupported_whole(&plan) {
             return Err(Error::input(format!("the model has {missing}, which cannot be evaluated yet"))
                 .help("the model can be converted and quantized"));
         }
@@ -176,6 +198,39 @@ impl Model {
     /// The layers of a stack that are run; those of multi-token prediction are not.
     pub fn layers<'a>(&self, stack: &'a StackPlan) -> &'a [Layer] {
         &stack.layers[..run(stack, &self.dims)]
+    }
+
+    /// The order in which a stack's layers run, and what happens between them.
+    pub fn turns(&self, stack: &StackPlan) -> Vec<Turn> {
+        let layers = self.layers(stack).len();
+        let all = |layers: Range<usize>| layers.map(Turn::Layer);
+        if let Flow::Cycles { layers, high, low, .. } = self.plan.flow {
+            let cycle = || {
+                let lows = (0..low)
+                    .flat_map(move |_| [Turn::Begin].into_iter().chain(all(0..layers)).chain([Turn::End(Side::Low)]));
+                lows.chain([Turn::Begin]).chain(all(layers..2 * layers)).chain([Turn::End(Side::High)])
+            };
+            return (0..high).flat_map(|_| cycle()).collect();
+        }
+        let mut turns = Vec::new();
+        for pass in 0..self.ends().loops.max(1) {
+            if pass > 0 && self.ends().loop_norm {
+                turns.push(Turn::Norm);
+            }
+            turns.extend(all(0..layers));
+        }
+        turns
+    }
+
+    /// Residual streams that a token has at once, with what blocks keep.
+    pub fn streams(&self) -> usize {
+        let steps = self.plan.stacks.iter().flat_map(|s| self.layers(s)).flat_map(|l| &l.steps);
+        let blocks = steps.clone().filter(|s| matches!(&s.residual, Residual::Blocks(b) if b.begins)).count();
+        let counts = steps.map(|s| match &s.residual {
+            Residual::Streams(streams) => streams.count.len(),
+            _ => 1 + blocks,
+        });
+        counts.chain(self.ends().altup.map(|a| a.streams.len())).max().unwrap_or(1)
     }
 
     /// The most values that attention and feed hold for a token at once, for planning memory: attention's, feed's.
@@ -278,35 +333,19 @@ fn unsupported(kind: &Kind) -> Option<&'static str> {
         Kind::Experts(e) if e.by_token.is_some() => Some("experts that a table chooses"),
         Kind::Experts(e) if e.chunks.is_some() => Some("chunk experts"),
         Kind::Experts(e) if e.gating == Gating::Unknown => Some("experts with a gating function that is not known"),
-        Kind::Experts(e) if e.inner != e.input || e.compression.is_some() => Some("experts on a compressed input"),
+        Kind::Experts(e) if e.inner != e.input && e.compression.is_none() => Some("experts on a compressed input"),
         Kind::Experts(_) => None,
         other => Some(other.name()),
     }
 }
 
 /// What is around the layers that there is no engine for.
-fn unsupported_whole(plan: &Plan, dims: &Dims) -> Option<&'static str> {
-    let ends = &plan.ends;
-    if ends.altup.is_some() {
-        return Some("alternating updates of several streams");
-    }
-    if ends.residual != Residual::Stream {
-        return Some(ends.residual.name());
-    }
-    if ends.loops > 1 {
-        return Some("layers that run several times");
-    }
-    if ends.first_logit > 0 {
-        return Some("logits of a part of the vocabulary");
-    }
-    ((plan.arch.flow)(dims) != Flow::Once).then_some("cycles of layers")
-}
-
-/// What the residual stream is that there is no engine for.
-fn unsupported_residual(residual: &Residual) -> Option<&'static str> {
-    match residual {
-        Residual::Stream | Residual::Normed(_) => None,
-        other => Some(other.name()),
+fn unsupported_whole(plan: &Plan) -> Option<&'static str> {
+    let known = matches!(plan.flow, Flow::Once | Flow::Cycles { .. });
+    if !known {
+        Some("an order of layers that is not known")
+    } else {
+        (plan.ends.first_logit > 0).then_some("logits of a part of the vocabulary")
     }
 }
 

@@ -98,7 +98,7 @@ pub fn attention(
     let steps = (kv_heads * key_len, kv_heads * value_len);
     let mut out = match site.model.kv_from.get(&site.layer).filter(|_| !a.own_kv) {
         Some(source) => {
-            let kept = site.kept.borrow();
+            let kept = site.kept.kv.borrow();
             let [keys, values] = kept
                 .get(source)
                 .ok_or_else(|| Error::input(format!("layer {source} keeps no keys for layer {}", site.layer)))?;
@@ -344,7 +344,7 @@ pub(super) fn with_state(
             Some(state) => [state.keys.clone(), state.values.clone()],
             None => [k, v],
         };
-        site.kept.borrow_mut().insert(layer, both);
+        site.kept.kv.borrow_mut().insert(layer, both);
     }
     out
 }

@@ -1,5 +1,6 @@
 //! The parts that blocks are composed of, one copy of each for all architectures.
 
+pub mod altup;
 pub mod attention;
 pub mod conv;
 pub mod delta;
@@ -10,12 +11,13 @@ pub mod mamba2;
 pub mod moe;
 pub mod norm;
 pub(crate) mod numeric;
+pub mod residual;
 pub mod rope;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use gguf::arch::{Kind, Need, Norm, PerLayer};
+use gguf::arch::{Item, Kind, Need, Norm, PerLayer};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
@@ -48,8 +50,16 @@ pub struct LayerState {
     pub state: Vec<f32>,
 }
 
-/// Keys and values of layers that later layers take too, by layer.
-pub type KeptKv = RefCell<HashMap<usize, [Vec<f32>; 2]>>;
+/// What layers keep of a group for later layers of the same pass.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Keys and values, by layer.
+    pub kv: RefCell<HashMap<usize, [Vec<f32>; 2]>>,
+    /// For each token of the group, the positions of its sequence that the last indexer chose; all where it is empty.
+    pub chosen: RefCell<Vec<Vec<usize>>>,
+    /// Values of the first layer (RWKV 7).
+    pub first_values: RefCell<Vec<f32>>,
+}
 
 /// Where a layer stands and what it may look at.
 pub struct Site<'a> {
@@ -65,8 +75,10 @@ pub struct Site<'a> {
     pub buckets: Option<&'a Buckets>,
     /// What the encoder made, of each sequence.
     pub encoded: Option<&'a [&'a [f32]]>,
-    /// Keys and values that layers share.
-    pub kept: &'a KeptKv,
+    /// What layers share.
+    pub kept: &'a Kept,
+    /// Blocks that were begun before this layer, where the residual stream has such.
+    pub blocks: usize,
     /// The stream as it was when the layer began, where a branch asks for it.
     pub layer_input: Option<&'a [f32]>,
     /// The stream as the step's branches found it.
@@ -175,6 +187,21 @@ impl<'a> Part<'a> {
             }
         }
         Ok(Part { prefix: prefix.to_owned(), matrices, observer: None })
+    }
+
+    /// The tensors of these items, where they exist.
+    ///
+    /// # Errors
+    /// Whatever reading can meet.
+    pub fn of_items(weights: &'a dyn Weights, items: &[Item]) -> Result<Part<'a>> {
+        let names: Vec<&str> = items
+            .iter()
+            .filter_map(|item| match item {
+                Item::Slot(slot) => Some(slot.name.as_str()),
+                Item::Either { .. } => None,
+            })
+            .collect();
+        Part::pick(weights, "", &names)
     }
 
     /// Says that this part will not be asked for soon.

@@ -35,13 +35,21 @@ pub fn mixture(experts: &Experts, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -
             chosen[expert].push((t, weight));
         }
     }
+    // What the experts read, and what they write to.
+    let compression = experts.compression.as_ref().filter(|c| part.has(&format!("{}.weight", c.down)));
+    let (inner, low) = match compression {
+        Some(c) => (experts.inner.len(), part.linear_to(c.down, x, tokens, experts.inner.len())?),
+        None => (width, Vec::new()),
+    };
+    let given = if compression.is_some() { &low } else { x };
     let fused = part.has("ffn_gate_up_exps.weight");
     let len = experts.len.len();
-    let mut out = vec![0.0; x.len()];
+    let mut out = vec![0.0; tokens * inner];
     for (e, chosen) in chosen.iter().enumerate().filter(|(_, c)| !c.is_empty()) {
-        let mut rows: Vec<f32> = chosen.iter().flat_map(|&(t, _)| &x[t * width..(t + 1) * width]).copied().collect();
+        let mut rows: Vec<f32> =
+            chosen.iter().flat_map(|&(t, _)| &given[t * inner..(t + 1) * inner]).copied().collect();
         if experts.weigh_input {
-            for (row, &(_, weight)) in rows.chunks_mut(width).zip(chosen) {
+            for (row, &(_, weight)) in rows.chunks_mut(inner).zip(chosen) {
                 row.iter_mut().for_each(|x| *x *= weight);
             }
         }
@@ -61,10 +69,16 @@ pub fn mixture(experts: &Experts, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -
             }
         }
         let down = part.expert("ffn_down_exps", e, count, &up)?;
-        for (&(t, weight), down) in chosen.iter().zip(down.chunks(width)) {
+        for (&(t, weight), down) in chosen.iter().zip(down.chunks(inner)) {
             let weight = if experts.weigh_input { 1.0 } else { weight };
-            add_scaled(&mut out[t * width..(t + 1) * width], down, weight);
+            add_scaled(&mut out[t * inner..(t + 1) * inner], down, weight);
         }
+    }
+    if let Some(c) = compression {
+        if let Some(norm) = &c.norm {
+            part.norm_in_place(norm, &mut out)?;
+        }
+        out = part.linear_to(c.up, &out, tokens, width)?;
     }
     if let Some(shared) = &experts.shared {
         let mut made = ffn::feed_forward(shared, part, x)?;
