@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use gguf::arch::{
-    self, Arch, Attention, Dim, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Plan, Residual, Rotary, StackPlan,
+    self, Arch, Attention, Dim, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Over, Plan, Residual, Rotary, StackPlan,
     WindowKind,
 };
 use gguf::{Error, Metadata, Result, Value};
 
 use crate::layers::rope::{Rope, Scaling, Table};
+use crate::layers::sparse::rope_key;
 use crate::weights::Weights;
 
 /// Which stacks of layers a model has.
@@ -238,12 +239,23 @@ impl Model {
         let mut widest = (0, 0);
         for (_, _, layer) in layers(&self.plan, &self.dims) {
             for branch in layer.steps.iter().flat_map(|s| &s.branches) {
+                let heads = |a: &Attention| a.rows.iter().map(|r| r.len()).sum::<usize>();
+                let latent = |l: &Latent| (l.heads * (l.kv_rank * 2 + l.rot + l.key_len + l.value_len)).len();
                 let (attention, feed) = match &branch.kind {
-                    Kind::Attention(a) | Kind::Cross(a) => (a.rows.iter().map(|r| r.len()).sum(), 0),
-                    Kind::Latent(l) => ((l.heads * (l.kv_rank * 2 + l.rot + l.key_len + l.value_len)).len(), 0),
+                    Kind::Attention(a) | Kind::Cross(a) => (heads(a), 0),
+                    Kind::Latent(l) => (latent(l), 0),
+                    Kind::Sparse(s) => {
+                        let over = match &s.over {
+                            Over::Heads(a) => heads(a),
+                            Over::Latent(l) => latent(l),
+                        };
+                        let index = s.indexer.as_ref().map_or(0, |n| (n.len * (n.heads + Dim(2)) + n.best).len());
+                        (over + index, 0)
+                    }
                     Kind::Mamba(m) => ((m.sizes.inner * 4).len(), 0),
                     Kind::Mamba2(m) => ((m.sizes.inner * 3 + m.sizes.groups * m.sizes.state * 4).len(), 0),
                     Kind::DeltaNet(n) => ((n.sizes.state * (n.sizes.groups * 2 + n.sizes.rank * 2) * 2).len(), 0),
+                    Kind::Kda(k) => ((k.heads * k.head * 9).len(), 0),
                     Kind::ShortConv(c) => ((c.input * 4).len(), 0),
                     Kind::Dense(f) => (0, f.len.len()),
                     Kind::Experts(e) => {
@@ -321,9 +333,11 @@ fn unsupported(kind: &Kind) -> Option<&'static str> {
         Kind::Attention(_)
         | Kind::Cross(_)
         | Kind::Latent(_)
+        | Kind::Sparse(_)
         | Kind::Mamba(_)
         | Kind::Mamba2(_)
         | Kind::DeltaNet(_)
+        | Kind::Kda(_)
         | Kind::ShortConv(_)
         | Kind::Linear(_)
         | Kind::Pass(_)
@@ -354,20 +368,38 @@ fn ropes(plan: &Plan, dims: &Dims, weights: &dyn Weights) -> Result<Vec<(RopeKey
     let mut ropes: Vec<(RopeKey, Rope)> = Vec::new();
     for (_, _, layer) in layers(plan, dims) {
         for branch in layer.steps.iter().flat_map(|s| &s.branches) {
-            let (key, head) = match &branch.kind {
-                Kind::Attention(a) => (RopeKey::of(a), a.key_len.len()),
-                Kind::Latent(l) => (RopeKey::of_latent(l), l.rot.len()),
-                _ => continue,
-            };
-            let Some(key) = key.filter(|key| ropes.iter().all(|(k, _)| k != key)) else { continue };
-            let scaling = if key.plain { Scaling::none() } else { Scaling::of(dims, key.windowed, plan.arch)? };
-            let base = if key.windowed { dims.rope_base_windowed } else { dims.rope_base };
-            let pairs = key.rotary == Rotary::Pairs;
-            let factors = key.factors.then_some(weights);
-            ropes.push((key, Rope::new(key.len, head, pairs, base, &scaling, factors, key.latent)?));
+            for (key, head) in rotations(&branch.kind) {
+                if ropes.iter().any(|(k, _)| *k == key) {
+                    continue;
+                }
+                let scaling = if key.plain { Scaling::none() } else { Scaling::of(dims, key.windowed, plan.arch)? };
+                let base = if key.windowed { dims.rope_base_windowed } else { dims.rope_base };
+                let pairs = key.rotary == Rotary::Pairs;
+                let factors = key.factors.then_some(weights);
+                ropes.push((key, Rope::new(key.len, head, pairs, base, &scaling, factors, key.latent)?));
+            }
         }
     }
     Ok(ropes)
+}
+
+/// The rotations of a branch, each with the length of a head.
+fn rotations(kind: &Kind) -> Vec<(RopeKey, usize)> {
+    let heads = |a: &Attention| RopeKey::of(a).map(|key| (key, a.key_len.len()));
+    let latent = |l: &Latent| RopeKey::of_latent(l).map(|key| (key, l.rot.len()));
+    match kind {
+        Kind::Attention(a) => heads(a).into_iter().collect(),
+        Kind::Latent(l) => latent(l).into_iter().collect(),
+        Kind::Sparse(s) => {
+            let over = match &s.over {
+                Over::Heads(a) => heads(a),
+                Over::Latent(l) => latent(l),
+            };
+            let index = rope_key(s).zip(s.indexer.as_ref()).map(|(key, n)| (key, n.len.len()));
+            over.into_iter().chain(index).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// For each layer without keys and values of its own: the last one before that has some, with the same window.

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::attention::columns;
 use super::conv::causal_conv;
+use super::delta::rows_of_heads;
 use super::mamba::softplus;
 use super::{LayerState, Part, Site, ffn, norm};
 
@@ -37,10 +38,7 @@ pub fn mamba2(
     let len = inner / heads.max(1);
     let mut out = vec![0.0; tokens * inner];
     for (i, span) in site.spans.iter().enumerate() {
-        let mut held = match states.as_deref_mut() {
-            Some(states) if !states[i].state.is_empty() => std::mem::take(&mut states[i].state),
-            _ => vec![0.0; inner * state],
-        };
+        let mut held = LayerState::take(states.as_deref_mut(), i, inner * state);
         let found: Vec<Vec<f32>> = held
             .par_chunks_mut(len * state)
             .enumerate()
@@ -65,14 +63,8 @@ pub fn mamba2(
                 y
             })
             .collect();
-        for (h, y) in found.iter().enumerate() {
-            for (t, y) in y.chunks(len).enumerate() {
-                out[(span.start + t) * inner + h * len..][..len].copy_from_slice(y);
-            }
-        }
-        if let Some(states) = states.as_deref_mut() {
-            states[i].state = held;
-        }
+        rows_of_heads(&found, span, len, &mut out);
+        LayerState::put(states.as_deref_mut(), i, held);
     }
     let gate = columns(&all, row, 0, inner);
     out.iter_mut().zip(&gate).for_each(|(o, &z)| *o *= z * ffn::sigmoid(z));

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod conv;
 pub mod delta;
 pub mod ffn;
+pub mod kda;
 pub mod latent;
 pub mod mamba;
 pub mod mamba2;
@@ -13,6 +14,7 @@ pub mod norm;
 pub(crate) mod numeric;
 pub mod residual;
 pub mod rope;
+pub mod sparse;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -48,6 +50,25 @@ pub struct LayerState {
     pub inputs: Vec<f32>,
     /// State of a recurrent mixer.
     pub state: Vec<f32>,
+    /// Keys of an indexer, of all tokens so far.
+    pub index_keys: Vec<f32>,
+}
+
+impl LayerState {
+    /// The recurrent state of sequence `i`, taken out; zeros of this number where there is none yet.
+    fn take(states: Option<&mut [LayerState]>, i: usize, len: usize) -> Vec<f32> {
+        match states {
+            Some(states) if !states[i].state.is_empty() => std::mem::take(&mut states[i].state),
+            _ => vec![0.0; len],
+        }
+    }
+
+    /// Puts it back, where states are kept.
+    fn put(states: Option<&mut [LayerState]>, i: usize, state: Vec<f32>) {
+        if let Some(states) = states {
+            states[i].state = state;
+        }
+    }
 }
 
 /// What layers keep of a group for later layers of the same pass.
@@ -55,8 +76,8 @@ pub struct LayerState {
 pub struct Kept {
     /// Keys and values, by layer.
     pub kv: RefCell<HashMap<usize, [Vec<f32>; 2]>>,
-    /// For each token of the group, the positions of its sequence that the last indexer chose; all where it is empty.
-    pub chosen: RefCell<Vec<Vec<usize>>>,
+    /// What the last indexer chose.
+    pub chosen: RefCell<sparse::Chosen>,
     /// Values of the first layer (RWKV 7).
     pub first_values: RefCell<Vec<f32>>,
 }
@@ -77,6 +98,8 @@ pub struct Site<'a> {
     pub encoded: Option<&'a [&'a [f32]]>,
     /// What layers share.
     pub kept: &'a Kept,
+    /// What the tokens see of their past, where an indexer chooses.
+    pub chosen: Option<&'a sparse::Chosen>,
     /// Blocks that were begun before this layer, where the residual stream has such.
     pub blocks: usize,
     /// The stream as it was when the layer began, where a branch asks for it.
@@ -110,10 +133,15 @@ pub fn branch(
     match kind {
         Kind::Attention(a) => attention::attention(a, part, site, x, state),
         Kind::Cross(a) => attention::cross_attention(a, part, site, x),
-        Kind::Latent(l) => latent::latent_attention(l, part, site, x, state),
+        Kind::Latent(l) => {
+            let low = latent::compressed_query(l, part, x)?;
+            latent::latent_attention(l, part, site, x, low, state)
+        }
+        Kind::Sparse(s) => sparse::sparse_attention(s, part, site, x, state),
         Kind::Mamba(m) => mamba::mamba(m, part, site, x, state),
         Kind::Mamba2(m) => mamba2::mamba2(m, part, site, x, state),
         Kind::DeltaNet(n) => delta::delta_net(n, part, site, x, state),
+        Kind::Kda(k) => kda::kda(k, part, site, x, state),
         Kind::ShortConv(c) => conv::short_conv(c, part, site, x, state),
         Kind::Dense(f) => ffn::feed_forward(f, part, x),
         Kind::Experts(e) => moe::mixture(e, part, site, x),

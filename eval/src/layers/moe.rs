@@ -158,7 +158,7 @@ fn keep_best_groups(ranks: &mut [f32], experts: &Experts) {
 }
 
 /// Positions of the `n` largest values, the largest first; of equals the first.
-fn largest(x: &[f32], n: usize) -> Vec<usize> {
+pub(super) fn largest(x: &[f32], n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..x.len()).collect();
     order.sort_by(|&a, &b| x[b].total_cmp(&x[a]));
     order.truncate(n);

@@ -57,17 +57,6 @@ impl Scaling {
         let attention_factor = dims.rope_attn_factor.into();
         Ok(Scaling { kind, attention_factor, original: dims.original_context.len() })
     }
-
-    /// What latent attention multiplies its scores with in place of its cosines: YaRN's factor, squared.
-    pub fn latent_score_factor(&self) -> f32 {
-        match self.kind {
-            Kind::Yarn { factor, log_multiplier, .. } => {
-                let mscale = self.attention_factor * (1.0 + log_multiplier * factor.ln());
-                (mscale * mscale) as f32
-            }
-            _ => 1.0,
-        }
-    }
 }
 
 /// The rotation of one kind of layer.
