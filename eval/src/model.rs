@@ -283,13 +283,14 @@ fn layers<'a>(plan: &'a Plan, dims: &'a Dims) -> impl Iterator<Item = (&'a Stack
     })
 }
 
-/// What a checkpoint's configuration says of its layers and the keys of its architecture cannot: windows, and weights of
-/// experts that are taken as they are.
+/// What a checkpoint's configuration says of its layers and the keys of its architecture cannot: windows, weights of
+/// experts that are taken as they are, rotations of halves in place of pairs.
 fn plan_beyond<'a>(plan: &mut Plan, get: &dyn Fn(&str) -> Option<&'a Value>) {
     let window = get("attention.sliding_window").and_then(Value::as_u64);
     let pattern = get("attention.sliding_window_pattern").and_then(Value::as_array);
     let windowed: Option<Vec<bool>> = pattern.map(|p| p.iter().map(|v| v.as_bool().unwrap_or(true)).collect());
     let normalize = get("expert_weights_norm").and_then(Value::as_bool);
+    let halves = get("rope.interleaved").and_then(Value::as_bool) == Some(false);
     for layers in plan.stacks.iter_mut().map(|s| &mut s.layers) {
         for (l, layer) in layers.iter_mut().enumerate() {
             let slides = windowed.as_ref().is_none_or(|w| w.get(l).copied().unwrap_or(false));
@@ -297,6 +298,13 @@ fn plan_beyond<'a>(plan: &mut Plan, get: &dyn Fn(&str) -> Option<&'a Value>) {
                 match (&mut branch.kind, window, normalize) {
                     (Kind::Attention(a), Some(n), _) if slides => a.window = (WindowKind::Sliding, Dim(n)),
                     (Kind::Experts(e), _, Some(normalize)) => e.normalize = normalize,
+                    (Kind::Latent(l), ..) if halves => l.rotary = Rotary::Halves,
+                    (Kind::Sparse(s), ..) if halves => {
+                        if let Over::Latent(l) = &mut s.over {
+                            l.rotary = Rotary::Halves;
+                        }
+                        s.indexer.iter_mut().for_each(|n| n.rotary = Rotary::Halves);
+                    }
                     _ => {}
                 }
             }

@@ -60,6 +60,14 @@ fn key_name(indexer: &Indexer) -> &'static str {
     }
 }
 
+/// Dimensions of a head that rotate.
+fn rotated(s: &Sparse) -> usize {
+    match &s.over {
+        Over::Latent(l) => l.rot.len(),
+        Over::Heads(a) => a.rot.len(),
+    }
+}
+
 /// The rotation of an indexer: that of its attention, by pairs or halves of its own.
 pub fn rope_key(s: &Sparse) -> Option<RopeKey> {
     let rotary = s.indexer.as_ref()?.rotary;
@@ -114,10 +122,12 @@ fn choose(
     if !averaged {
         normalize(&mut k, "k", kind)?;
     }
+    // Where rotation begins in a head.
+    let from = if n.rotates_last { len - rotated(s).min(len) } else { 0 };
     if let Some(table) = table {
-        rotate(table, site.spans, &mut q, heads, len, 0);
+        rotate(table, site.spans, &mut q, heads, len, from);
         if !averaged {
-            rotate(table, site.spans, &mut k, 1, len, 0);
+            rotate(table, site.spans, &mut k, 1, len, from);
         }
     }
     // With each key goes its score within a pool.
@@ -157,7 +167,7 @@ fn choose(
                 let mut keys: Vec<f32> = all.chunks_exact(pool * len).flat_map(mean).collect();
                 normalize(&mut keys, "k", kind)?;
                 if let Some(table) = table {
-                    keys.chunks_mut(len).enumerate().for_each(|(p, key)| table.rotate(key, p * pool));
+                    keys.chunks_mut(len).enumerate().for_each(|(p, key)| table.rotate(&mut key[from..], p * pool));
                 }
                 keys
             }

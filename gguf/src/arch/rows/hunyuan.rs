@@ -157,7 +157,7 @@ fn hy_v4(d: &Dims, l: usize) -> Layer {
     };
     let mixer: Kind = if d.count(INDEXER[2]) > 0 {
         let form = IndexForm::Compressed { input: d.embd, rank: d.q_rank };
-        let indexer = d.indexes(l).then(|| Indexer::new(d, form, Rotary::Pairs));
+        let indexer = d.indexes(l).then(|| Indexer { rotates_last: true, ..Indexer::new(d, form, Rotary::Pairs) });
         Sparse { over: Over::Latent(Box::new(latent)), indexer }.into()
     } else {
         latent.into()
