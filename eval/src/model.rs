@@ -256,6 +256,11 @@ impl Model {
                     Kind::Mamba2(m) => ((m.sizes.inner * 3 + m.sizes.groups * m.sizes.state * 4).len(), 0),
                     Kind::DeltaNet(n) => ((n.sizes.state * (n.sizes.groups * 2 + n.sizes.rank * 2) * 2).len(), 0),
                     Kind::Kda(k) => ((k.heads * k.head * 9).len(), 0),
+                    Kind::Lightning(l) => ((l.heads * l.head * 5).len(), 0),
+                    Kind::Rwkv6(r) => ((r.input * 8).len(), 0),
+                    Kind::Rwkv7(r) => ((r.input * 10).len(), 0),
+                    Kind::ChannelMix(c) => (0, c.len.len()),
+                    Kind::HeadMamba(m) => ((m.sizes.inner * 4).len(), 0),
                     Kind::ShortConv(c) => ((c.input * 4).len(), 0),
                     Kind::Dense(f) => (0, f.len.len()),
                     Kind::Experts(e) => {
@@ -346,6 +351,11 @@ fn unsupported(kind: &Kind) -> Option<&'static str> {
         | Kind::Mamba2(_)
         | Kind::DeltaNet(_)
         | Kind::Kda(_)
+        | Kind::Lightning(_)
+        | Kind::Rwkv6(_)
+        | Kind::Rwkv7(_)
+        | Kind::ChannelMix(_)
+        | Kind::HeadMamba(_)
         | Kind::ShortConv(_)
         | Kind::Linear(_)
         | Kind::Pass(_)

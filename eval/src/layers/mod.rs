@@ -5,8 +5,10 @@ pub mod attention;
 pub mod conv;
 pub mod delta;
 pub mod ffn;
+pub mod head_mamba;
 pub mod kda;
 pub mod latent;
+pub mod lightning;
 pub mod mamba;
 pub mod mamba2;
 pub mod moe;
@@ -14,6 +16,7 @@ pub mod norm;
 pub(crate) mod numeric;
 pub mod residual;
 pub mod rope;
+pub mod rwkv;
 pub mod sparse;
 
 use std::cell::RefCell;
@@ -50,6 +53,8 @@ pub struct LayerState {
     pub inputs: Vec<f32>,
     /// State of a recurrent mixer.
     pub state: Vec<f32>,
+    /// Last input of a mix over channels.
+    pub channel_inputs: Vec<f32>,
     /// Keys of an indexer, of all tokens so far.
     pub index_keys: Vec<f32>,
 }
@@ -142,6 +147,11 @@ pub fn branch(
         Kind::Mamba2(m) => mamba2::mamba2(m, part, site, x, state),
         Kind::DeltaNet(n) => delta::delta_net(n, part, site, x, state),
         Kind::Kda(k) => kda::kda(k, part, site, x, state),
+        Kind::Lightning(l) => lightning::lightning(l, part, site, x, state),
+        Kind::Rwkv6(r) => rwkv::rwkv6(r, part, site, x, state),
+        Kind::Rwkv7(r) => rwkv::rwkv7(r, part, site, x, state),
+        Kind::ChannelMix(c) => rwkv::channel_mix(c, part, site, x, state),
+        Kind::HeadMamba(m) => head_mamba::head_mamba(m, part, site, x, state),
         Kind::ShortConv(c) => conv::short_conv(c, part, site, x, state),
         Kind::Dense(f) => ffn::feed_forward(f, part, x),
         Kind::Experts(e) => moe::mixture(e, part, site, x),
