@@ -274,6 +274,7 @@ impl<'a> Forward<'a> {
             .map(|(s, x)| Trunk::new(s.model, s.weights, &s.model.plan.stacks[number], x))
             .collect::<Result<Vec<_>>>()?;
         let groups = groups(sequences, self.limits.group_tokens);
+        let ids: Vec<u32> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
         let kept: Vec<Vec<Kept>> =
             self.streams.iter().map(|_| groups.iter().map(|_| Kept::default()).collect()).collect();
         for turn in model.turns(&model.plan.stacks[number]) {
@@ -291,6 +292,7 @@ impl<'a> Forward<'a> {
                     let site = Site {
                         model,
                         layer: l,
+                        ids: &ids[group.rows.clone()],
                         spans: &group.spans,
                         tables: &tables[s],
                         buckets: buckets[s].as_ref(),
@@ -824,6 +826,7 @@ impl<'a> Session<'a> {
             let site = Site {
                 model,
                 layer: l,
+                ids: tokens,
                 spans: &spans,
                 tables: &self.tables,
                 buckets: None,

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use gguf::arch::{
-    self, Arch, Attention, Dim, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Over, Plan, Residual, Rotary, StackPlan,
-    WindowKind,
+    self, Arch, Attention, Compressed, Dim, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Over, Plan, Residual,
+    Rotary, StackPlan, WindowKind,
 };
 use gguf::{Error, Metadata, Result, Value};
 
@@ -78,6 +78,8 @@ pub struct RopeKey {
     latent: bool,
     factors: bool,
     plain: bool,
+    /// Where keys are compressed in time, the base is another.
+    compressed: bool,
 }
 
 impl RopeKey {
@@ -91,6 +93,7 @@ impl RopeKey {
             latent: false,
             factors: attention.rope_factors,
             plain: attention.plain_rope,
+            compressed: false,
         })
     }
 
@@ -104,6 +107,21 @@ impl RopeKey {
             latent: true,
             factors: true,
             plain: false,
+            compressed: false,
+        })
+    }
+
+    /// The rotation of compressed attention, if it rotates: scaled where keys are compressed, plain where they are not.
+    pub fn of_compressed(c: &Compressed) -> Option<RopeKey> {
+        let compressed = c.ratio > 0;
+        (c.rot > 0).then(|| RopeKey {
+            rotary: Rotary::Pairs,
+            len: c.rot.len(),
+            windowed: false,
+            latent: true,
+            factors: false,
+            plain: !compressed,
+            compressed,
         })
     }
 }
@@ -252,6 +270,10 @@ impl Model {
                         let index = s.indexer.as_ref().map_or(0, |n| (n.len * (n.heads + Dim(2)) + n.best).len());
                         (over + index, 0)
                     }
+                    Kind::Compressed(c) => {
+                        let index = c.indexer.heads * c.indexer.len;
+                        ((c.heads * c.head * 2 + c.head * 5 + index * 2 + c.indexer.best).len(), 0)
+                    }
                     Kind::Mamba(m) => ((m.sizes.inner * 4).len(), 0),
                     Kind::Mamba2(m) => ((m.sizes.inner * 3 + m.sizes.groups * m.sizes.state * 4).len(), 0),
                     Kind::DeltaNet(n) => ((n.sizes.state * (n.sizes.groups * 2 + n.sizes.rank * 2) * 2).len(), 0),
@@ -347,6 +369,7 @@ fn unsupported(kind: &Kind) -> Option<&'static str> {
         | Kind::Cross(_)
         | Kind::Latent(_)
         | Kind::Sparse(_)
+        | Kind::Compressed(_)
         | Kind::Mamba(_)
         | Kind::Mamba2(_)
         | Kind::DeltaNet(_)
@@ -362,8 +385,6 @@ fn unsupported(kind: &Kind) -> Option<&'static str> {
         | Kind::PerLayer(_)
         | Kind::Laurel(_)
         | Kind::Dense(_) => None,
-        Kind::Experts(e) if e.by_token.is_some() => Some("experts that a table chooses"),
-        Kind::Experts(e) if e.chunks.is_some() => Some("chunk experts"),
         Kind::Experts(e) if e.gating == Gating::Unknown => Some("experts with a gating function that is not known"),
         Kind::Experts(e) if e.inner != e.input && e.compression.is_none() => Some("experts on a compressed input"),
         Kind::Experts(_) => None,
@@ -391,7 +412,11 @@ fn ropes(plan: &Plan, dims: &Dims, weights: &dyn Weights) -> Result<Vec<(RopeKey
                     continue;
                 }
                 let scaling = if key.plain { Scaling::none() } else { Scaling::of(dims, key.windowed, plan.arch)? };
-                let base = if key.windowed { dims.rope_base_windowed } else { dims.rope_base };
+                let base = match &branch.kind {
+                    Kind::Compressed(c) if key.compressed => c.compressed_base,
+                    _ if key.windowed => dims.rope_base_windowed,
+                    _ => dims.rope_base,
+                };
                 let pairs = key.rotary == Rotary::Pairs;
                 let factors = key.factors.then_some(weights);
                 ropes.push((key, Rope::new(key.len, head, pairs, base, &scaling, factors, key.latent)?));
@@ -416,6 +441,7 @@ fn rotations(kind: &Kind) -> Vec<(RopeKey, usize)> {
             let index = rope_key(s).zip(s.indexer.as_ref()).map(|(key, n)| (key, n.len.len()));
             over.into_iter().chain(index).collect()
         }
+        Kind::Compressed(c) => RopeKey::of_compressed(c).map(|key| (key, c.rot.len())).into_iter().collect(),
         _ => Vec::new(),
     }
 }

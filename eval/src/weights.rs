@@ -210,6 +210,12 @@ impl<'a> Matrix<'a> {
                 out.copy_from_slice(&values[rows.start * self.cols..rows.end * self.cols]);
                 Ok(())
             }
+            Data::Blocks { ty: TensorType::I32, row_bytes, bytes } => {
+                let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+                let numbers = bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b) as f32);
+                out.iter_mut().zip(numbers).for_each(|(out, n)| *out = n);
+                Ok(())
+            }
             Data::Blocks { ty, row_bytes, bytes } => {
                 let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
                 quantize::decode_rows(*ty, bytes, out)

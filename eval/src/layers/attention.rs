@@ -389,6 +389,15 @@ fn over_kept(
     out
 }
 
+/// Attends over keys that are values too, of which each query sees those chosen; of one sequence.
+pub(super) fn attend_chosen(heads: &Heads<'_>, q: &[f32], keys: &[f32], chosen: &Chosen) -> Vec<f32> {
+    let step = heads.key_len;
+    let mut out = vec![0.0; q.len()];
+    let past = Past { keys, values: keys, key_step: step, value_step: step, chosen: Some((chosen, 0)) };
+    attend(heads, &[(q, past, 0)], &mut out);
+    out
+}
+
 fn rows<'x>(x: &'x [f32], span: &Span, step: usize) -> &'x [f32] {
     x.get(span.start * step..(span.start + span.len) * step).unwrap_or_default()
 }
@@ -404,6 +413,11 @@ impl Sight {
     /// What a layer's window and its direction say.
     pub(super) fn new((kind, len): (WindowKind, gguf::arch::Dim), causal: bool) -> Sight {
         Sight { causal, window: (kind != WindowKind::None && len > 0).then(|| (kind, len.len())) }
+    }
+
+    /// Everything, in both directions: for keys that are chosen.
+    pub(super) fn all() -> Sight {
+        Sight { causal: false, window: None }
     }
 
     /// The keys that a query at `position` sees, of `all`.

@@ -2,6 +2,7 @@
 
 pub mod altup;
 pub mod attention;
+pub mod compressed;
 pub mod conv;
 pub mod delta;
 pub mod ffn;
@@ -93,6 +94,8 @@ pub struct Site<'a> {
     pub model: &'a Model,
     /// The layer's number within its stack.
     pub layer: usize,
+    /// The tokens of the group.
+    pub ids: &'a [u32],
     /// The sequences of the group.
     pub spans: &'a [Span],
     /// Rotations.
@@ -142,6 +145,7 @@ pub fn branch(
             let low = latent::compressed_query(l, part, x)?;
             latent::latent_attention(l, part, site, x, low, state)
         }
+        Kind::Compressed(c) => compressed::compressed_attention(c, part, site, x, state),
         Kind::Sparse(s) => sparse::sparse_attention(s, part, site, x, state),
         Kind::Mamba(m) => mamba::mamba(m, part, site, x, state),
         Kind::Mamba2(m) => mamba2::mamba2(m, part, site, x, state),
@@ -172,7 +176,7 @@ pub fn branch(
             add(&mut made, x);
             Ok(made)
         }
-        other => Err(Error::input(format!("{} cannot be evaluated yet", other.name()))),
+        other => Err(Error::input(format!("{} cannot be evaluated", other.name()))),
     }
 }
 

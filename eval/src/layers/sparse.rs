@@ -6,6 +6,7 @@ use gguf::arch::{IndexForm, Indexer, Latent, Need, NormKind, Over, Pool, Sparse}
 use rayon::prelude::*;
 
 use super::attention::{attention, rotate};
+use super::compressed::soft_mean;
 use super::latent::{compressed_query, latent_attention};
 use super::moe::largest;
 use super::{LayerState, Part, Site, Span, copied, norm};
@@ -78,13 +79,15 @@ pub fn rope_key(s: &Sparse) -> Option<RopeKey> {
 }
 
 /// Scores of the keys that all queries see.
-struct Scored<'a> {
-    queries: &'a [f32],
+pub(super) struct Scored<'a> {
+    /// `[tokens, heads · len]`.
+    pub(super) queries: &'a [f32],
     /// Factors of heads, `[tokens, heads]`, where there are any.
-    weights: Option<&'a [f32]>,
-    keys: &'a [f32],
-    heads: usize,
-    len: usize,
+    pub(super) weights: Option<&'a [f32]>,
+    pub(super) keys: &'a [f32],
+    pub(super) heads: usize,
+    /// Length of a head.
+    pub(super) len: usize,
 }
 
 fn choose(
@@ -182,15 +185,8 @@ fn choose(
 fn gated_mean(pool: &[f32], places: &[f32], len: usize) -> Vec<f32> {
     (0..len)
         .map(|c| {
-            let rows = || pool.chunks(2 * len).zip(places.chunks(len));
-            let peak = rows().map(|(row, place)| row[len + c] + place[c]).fold(f32::NEG_INFINITY, f32::max);
-            let (mut sum, mut all) = (0.0, 0.0);
-            for (row, place) in rows() {
-                let share = (row[len + c] + place[c] - peak).exp();
-                sum += share * row[c];
-                all += share;
-            }
-            sum / all
+            let rows = pool.chunks(2 * len).zip(places.chunks(len));
+            soft_mean(&rows.map(|(row, place)| (row[len + c] + place[c], row[c])).collect::<Vec<_>>())
         })
         .collect()
 }
@@ -242,7 +238,7 @@ fn choose_of(n: &Indexer, span: &Span, scored: &Scored<'_>, groups: usize) -> Ve
 }
 
 /// Scores of the first `keys` keys for a token: of all heads together, or of one where heads choose apart.
-fn scores(s: &Scored<'_>, token: usize, group: Option<usize>, keys: usize) -> Vec<f32> {
+pub(super) fn scores(s: &Scored<'_>, token: usize, group: Option<usize>, keys: usize) -> Vec<f32> {
     let query = &s.queries[token * s.heads * s.len..][..s.heads * s.len];
     let of_head = |h: usize| {
         let mut found = vec![0.0; keys];
