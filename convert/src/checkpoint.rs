@@ -47,6 +47,7 @@ pub struct Checkpoint {
     rows: Vec<Rows>,
     notes: Vec<String>,
     packed: Option<String>,
+    beyond: Vec<(String, gguf::Value)>,
     file_name: String,
     architecture: &'static Class,
 }
@@ -138,7 +139,9 @@ impl Checkpoint {
             notes.extend(note);
         }
         let file_name = general.file_name((!options.vocab_only).then_some(file_type.name));
-        Ok(Checkpoint { metadata, infos, rows, notes, packed, file_name, architecture })
+        let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
+        let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
+        Ok(Checkpoint { metadata, infos, rows, notes, packed, beyond, file_name, architecture })
     }
 
     /// The default name of a converted file, by the naming convention of the specification.
@@ -183,6 +186,10 @@ impl Source for Checkpoint {
 
     fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    fn beyond(&self) -> &[(String, gguf::Value)] {
+        &self.beyond
     }
 }
 

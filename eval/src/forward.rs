@@ -5,20 +5,19 @@
 //! that their logits for the same positions arrive together; logits are handed to a visitor block by block and never
 //! kept. Within a layer, sequences go in groups of whole sequences, to bound what a block needs for itself.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use gguf::arch::{Branch, Kind, Layer, Reads, Residual, StackPlan};
+use gguf::arch::{Branch, Flow, Kind, Layer, NormKind, Reads, Residual, StackPlan};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use crate::layers::attention::Buckets;
+use crate::layers::residual::Form;
 use crate::layers::{
-    KeptKv, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, branch, copied, norm, numeric,
+    Kept, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, altup, branch, copied, norm, numeric, residual,
 };
-use crate::model::{Model, Shape, Tables};
+use crate::model::{Model, Shape, Tables, Turn};
 use crate::weights::{Matrix, Weights};
 
 /// One sequence.
@@ -121,8 +120,8 @@ impl<'a> Forward<'a> {
     /// No stream, or models that differ in stacks, layers, width or vocabulary.
     pub fn lockstep(streams: Vec<Stream<'a>>) -> Result<Forward<'a>> {
         let form = |m: &Model| {
-            let layers: Vec<usize> = m.plan.stacks.iter().map(|s| m.layers(s).len()).collect();
-            (m.shape, layers, m.width, m.vocabulary)
+            let turns: Vec<Vec<Turn>> = m.plan.stacks.iter().map(|s| m.turns(s)).collect();
+            (m.shape, turns, m.width, m.vocabulary)
         };
         let Some(first) = streams.first() else { return Err(Error::usage("there is no model to run")) };
         if let Some(other) = streams.iter().find(|s| form(s.model) != form(first.model)) {
@@ -216,8 +215,9 @@ impl<'a> Forward<'a> {
         let tokens: Vec<&[u32]> = inputs.iter().map(|i| i.tokens.as_slice()).collect();
         let read: Vec<&[u32]> = inputs.iter().map(|i| i.encoder.as_slice()).collect();
         let count = |stack: &StackPlan, tokens: &[&[u32]]| {
-            (self.model().layers(stack).len() * tokens.iter().map(|t| t.len()).sum::<usize>() * self.streams.len())
-                as u64
+            (layer_turns(&self.model().turns(stack))
+                * tokens.iter().map(|t| t.len()).sum::<usize>()
+                * self.streams.len()) as u64
         };
         let total = count(stack, &tokens) + encoder.map_or(0, |s| count(s, &read));
         let mut done = 0;
@@ -243,7 +243,7 @@ impl<'a> Forward<'a> {
         let model = self.model();
         let longest = sequences.iter().map(|s| s.len()).max().unwrap_or(0);
         let tables: Vec<Tables> = self.streams.iter().map(|s| s.model.tables(longest)).collect();
-        let mut hidden = self
+        let embedded = self
             .streams
             .iter()
             .map(|s| embed(s.model, s.weights, sequences, &vec![0; sequences.len()]))
@@ -258,21 +258,32 @@ impl<'a> Forward<'a> {
         let embeddings: Vec<Option<Vec<f32>>> = self
             .streams
             .iter()
-            .zip(&hidden)
+            .zip(&embedded)
             .map(|(s, x)| s.model.layers(&s.model.plan.stacks[number]).iter().any(reads_embeddings).then(|| copied(x)))
             .collect();
         let beside = self
             .streams
             .iter()
-            .zip(&hidden)
+            .zip(&embedded)
             .map(|(s, x)| Beside::new(s.model, s.weights, sequences, x))
             .collect::<Result<Vec<_>>>()?;
+        let mut hidden = self
+            .streams
+            .iter()
+            .zip(embedded)
+            .map(|(s, x)| Trunk::new(s.model, s.weights, &s.model.plan.stacks[number], x))
+            .collect::<Result<Vec<_>>>()?;
         let groups = groups(sequences, self.limits.group_tokens);
-        let kept: Vec<Vec<KeptKv>> =
-            self.streams.iter().map(|_| groups.iter().map(|_| KeptKv::default()).collect()).collect();
-        for l in 0..model.layers(&model.plan.stacks[number]).len() {
-            for (s, (&Stream { model, weights }, hidden)) in self.streams.iter().zip(&mut hidden).enumerate() {
+        let ids: Vec<u32> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
+        let kept: Vec<Vec<Kept>> =
+            self.streams.iter().map(|_| groups.iter().map(|_| Kept::default()).collect()).collect();
+        for turn in model.turns(&model.plan.stacks[number]) {
+            for (s, (&Stream { model, weights }, trunk)) in self.streams.iter().zip(&mut hidden).enumerate() {
                 let stack = &model.plan.stacks[number];
+                let Turn::Layer(l) = turn else {
+                    trunk.turn(turn, model, weights, stack)?;
+                    continue;
+                };
                 let part = Part::load(weights, &format!("{}{l}.", stack.prefix), self.observer)?;
                 for (g, group) in groups.iter().enumerate() {
                     let rows = group.rows.start * model.width..group.rows.end * model.width;
@@ -281,16 +292,20 @@ impl<'a> Forward<'a> {
                     let site = Site {
                         model,
                         layer: l,
+                        ids: &ids[group.rows.clone()],
                         spans: &group.spans,
                         tables: &tables[s],
                         buckets: buckets[s].as_ref(),
                         encoded: cross.as_ref().map(|c| &c[group.sequences.clone()]),
                         kept: &kept[s][g],
+                        chosen: None,
+                        blocks: blocks_begun(&stack.layers[..l]),
                         layer_input: None,
+                        stream: &[],
                         embeddings: embeddings[s].as_deref().map(|e| &e[rows.clone()]),
                         per_layer: given.as_deref(),
                     };
-                    let x = &mut hidden[group.rows.start * model.width..group.rows.end * model.width];
+                    let x = trunk.rows(&group.rows);
                     run(&stack.layers[l], &part, &site, x, None)?;
                     check(x, stack.prefix, l)?;
                     *done += group.rows.len() as u64;
@@ -301,12 +316,116 @@ impl<'a> Forward<'a> {
                 part.release(weights);
             }
         }
-        for (stream, hidden) in self.streams.iter().zip(&mut hidden) {
-            last_norm(stream.model, stream.weights, &stream.model.plan.stacks[number], hidden)?;
-        }
-        Ok(hidden)
+        self.streams
+            .iter()
+            .zip(hidden)
+            .map(|(stream, trunk)| {
+                let stack = &stream.model.plan.stacks[number];
+                let mut x = trunk.end(stream.model, stream.weights, stack)?;
+                last_norm(stream.model, stream.weights, stack, &mut x)?;
+                Ok(x)
+            })
+            .collect()
     }
 }
+
+/// How many of these turns are a layer's.
+fn layer_turns(turns: &[Turn]) -> usize {
+    turns.iter().filter(|t| matches!(t, Turn::Layer(_))).count()
+}
+
+/// How many blocks begin in these layers, where the residual stream has such.
+fn blocks_begun(layers: &[Layer]) -> usize {
+    let begins = |residual: &Residual| matches!(residual, Residual::Blocks(blocks) if blocks.begins);
+    layers.iter().flat_map(|l| &l.steps).filter(|s| begins(&s.residual)).count()
+}
+
+/// What goes through a stack: one residual stream or several, the states that cycles keep, and their form.
+struct Trunk {
+    /// `[tokens, slots · width]`.
+    x: Vec<f32>,
+    form: Form,
+    /// The high state and the low one, where layers run in cycles.
+    sides: Option<[Vec<f32>; 2]>,
+}
+
+impl Trunk {
+    /// Before the first layer.
+    fn new(model: &Model, weights: &dyn Weights, stack: &StackPlan, embeddings: Vec<f32>) -> Result<Trunk> {
+        let width = model.width;
+        let layers = model.layers(stack);
+        if let Some(ends) = &model.ends().altup {
+            let part = Part::pick(weights, "", ALTUP_ENDS)?;
+            let x = altup::spread(ends, &part, &embeddings, width)?;
+            let form = Form { width, slots: ends.streams.len(), kept: 0 };
+            return Ok(Trunk { x, form, sides: None });
+        }
+        let streams = layers.iter().flat_map(|l| &l.steps).find_map(|s| match &s.residual {
+            Residual::Streams(streams) => Some(streams.count.len()),
+            _ => None,
+        });
+        // Streams all begin as the embedding; what blocks keep is put there when they begin.
+        let (slots, equal) = match streams {
+            Some(count) => (count, true),
+            None => (1 + blocks_begun(layers), false),
+        };
+        let form = Form { width, slots, kept: 0 };
+        let sides = match &model.plan.flow {
+            Flow::Cycles { start, .. } => {
+                let low = Part::pick(weights, "", &[start])?.values_of(start, width)?;
+                let low = embeddings.chunks(width).flat_map(|_| &low).copied().collect();
+                Some([copied(&embeddings), low])
+            }
+            _ => None,
+        };
+        if slots == 1 {
+            return Ok(Trunk { x: embeddings, form, sides });
+        }
+        let mut x = vec![0.0; embeddings.len() * slots];
+        for (row, embedding) in x.chunks_mut(width * slots).zip(embeddings.chunks(width)) {
+            let places = if equal { slots } else { 1 };
+            row.chunks_mut(width).take(places).for_each(|stream| stream.copy_from_slice(embedding));
+        }
+        Ok(Trunk { x, form, sides })
+    }
+
+    /// The rows of these tokens.
+    fn rows(&mut self, tokens: &Range<usize>) -> &mut [f32] {
+        let row = self.form.width * self.form.slots;
+        &mut self.x[tokens.start * row..tokens.end * row]
+    }
+
+    /// What happens between layers.
+    fn turn(&mut self, turn: Turn, model: &Model, weights: &dyn Weights, stack: &StackPlan) -> Result<()> {
+        match (turn, &mut self.sides, &model.plan.flow) {
+            (Turn::Norm, ..) => last_norm(model, weights, stack, &mut self.x)?,
+            (Turn::Begin, Some([high, low]), _) => {
+                self.x.copy_from_slice(high);
+                add(&mut self.x, low);
+            }
+            (Turn::End(side), Some(sides), Flow::Cycles { eps, .. }) => {
+                norm::normalize(NormKind::Rms(*eps), &mut self.x, self.form.width, None, None);
+                sides[side as usize].copy_from_slice(&self.x);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The one stream that is read behind the last layer.
+    fn end(self, model: &Model, weights: &dyn Weights, stack: &StackPlan) -> Result<Vec<f32>> {
+        if let Some(ends) = &model.ends().altup {
+            return altup::gather(ends, &Part::pick(weights, "", ALTUP_ENDS)?, &self.x, self.form.width);
+        }
+        let residual = &model.ends().residual;
+        let part = Part::of_items(weights, &residual.reading_items())?;
+        let form = Form { kept: blocks_begun(model.layers(stack)), ..self.form };
+        residual::read_last(residual, &part, self.x, form)
+    }
+}
+
+/// The tensors that make several streams of one and one of several.
+const ALTUP_ENDS: &[&str] = &["altup_proj.weight", "altup_unembd_proj.weight"];
 
 /// What layers get of each token beside the stream (Gemma 3n and 4): `[tokens, layers · width]`.
 struct Beside {
@@ -393,8 +512,16 @@ fn groups(sequences: &[&[u32]], most: usize) -> Vec<Group> {
     groups
 }
 
-/// One layer on a group's hidden states, in place: its steps, whose branches join the stream.
-fn run(
+/// One layer on a group's hidden states, in place.
+fn run(layer: &Layer, part: &Part<'_>, site: &Site<'_>, x: &mut [f32], state: Option<&mut [LayerState]>) -> Result<()> {
+    match &layer.altup {
+        Some(a) => altup::layer(a, part, site, x, |active| steps(layer, part, site, active, state)),
+        None => steps(layer, part, site, x, state),
+    }
+}
+
+/// The steps of a layer, whose branches join the stream.
+fn steps(
     layer: &Layer,
     part: &Part<'_>,
     site: &Site<'_>,
@@ -403,23 +530,27 @@ fn run(
 ) -> Result<()> {
     let start = layer.steps.iter().flat_map(|s| &s.branches).any(reads_layer_input).then(|| copied(x));
     let site = &Site { layer_input: start.as_deref(), ..*site };
+    let width = site.model.width;
+    let mut form = Form { width, slots: x.len() / (site.tokens() * width).max(1), kept: site.blocks };
     for step in &layer.steps {
         let normed = matches!(step.residual, Residual::Normed(_));
         let keeps_input = normed || step.branches.iter().any(|b| b.reads == Reads::FirstInput);
+        let reading = residual::read(&step.residual, part, x, form)?;
+        let stream: &[f32] = reading.as_ref().map_or(x, |r| &r.read);
         let mut first: Option<Vec<f32>> = None;
         let mut sum: Option<Vec<f32>> = None;
         for b in &step.branches {
             let from: &[f32] = match b.reads {
-                Reads::Stream => x,
-                Reads::LayerInput => start.as_deref().unwrap_or(x),
-                Reads::FirstInput => first.as_deref().unwrap_or(x),
+                Reads::Stream => stream,
+                Reads::LayerInput => start.as_deref().unwrap_or(stream),
+                Reads::FirstInput => first.as_deref().unwrap_or(stream),
                 Reads::Embeddings => site.embeddings.ok_or_else(|| Error::usage("the embeddings were not kept"))?,
             };
             let input = match &b.before {
                 Some(norm) => part.norm(norm, from)?,
                 None => copied(from),
             };
-            let mut made = branch(&b.kind, part, site, &input, state.as_deref_mut())?;
+            let mut made = branch(&b.kind, part, &Site { stream, ..*site }, &input, state.as_deref_mut())?;
             if keeps_input && first.is_none() {
                 first = Some(input);
             }
@@ -438,17 +569,17 @@ fn run(
         if let Some(norm) = &step.after {
             part.norm_in_place(norm, &mut sum)?;
         }
-        match &step.residual {
+        match (&step.residual, &reading) {
+            (_, Some(reading)) => form.kept = reading.join(x, &sum, step.scale, form),
             _ if step.replaces => x.copy_from_slice(&sum),
-            Residual::Stream => add_scaled(x, &sum, step.scale),
-            Residual::Normed(scale) => {
+            (Residual::Normed(scale), _) => {
                 if let Some(first) = &first {
                     x.copy_from_slice(first);
                 }
                 x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, *scale));
                 add_scaled(x, &sum, step.scale);
             }
-            other => return Err(Error::input(format!("{} cannot be evaluated yet", other.name()))),
+            _ => add_scaled(x, &sum, step.scale),
         }
         if let Some(norm) = &step.sum_norm {
             part.norm_in_place(norm, x)?;
@@ -642,6 +773,7 @@ pub struct Session<'a> {
     model: &'a Model,
     weights: &'a dyn Weights,
     stack: &'a StackPlan,
+    turns: Vec<Turn>,
     tables: Tables,
     capacity: usize,
     states: Vec<LayerState>,
@@ -664,8 +796,9 @@ impl<'a> Session<'a> {
             return Err(Error::input(format!("{} is no decoder: it cannot continue a text", model.name())));
         }
         let (_, stack) = stacks(model);
-        let states = vec![LayerState::default(); model.layers(stack).len()];
-        Ok(Session { model, weights, stack, tables: model.tables(capacity), capacity, states, len: 0 })
+        let turns = model.turns(stack);
+        let states = vec![LayerState::default(); layer_turns(&turns)];
+        Ok(Session { model, weights, stack, turns, tables: model.tables(capacity), capacity, states, len: 0 })
     }
 
     /// Appends tokens and gives the logits behind the last one.
@@ -677,30 +810,41 @@ impl<'a> Session<'a> {
         if tokens.is_empty() || self.len + tokens.len() > self.capacity {
             return Err(Error::usage(format!("{} more tokens do not fit {}", tokens.len(), self.capacity)));
         }
-        let mut x = embed(model, self.weights, &[tokens], &[self.len])?;
+        let embeddings = embed(model, self.weights, &[tokens], &[self.len])?;
         let spans = [Span { start: 0, len: tokens.len(), past: self.len }];
-        let kept: KeptKv = RefCell::new(HashMap::new());
-        let embeddings = copied(&x);
-        let beside = Beside::new(model, self.weights, &[tokens], &x)?;
-        for (l, (layer, state)) in model.layers(self.stack).iter().zip(&mut self.states).enumerate() {
+        let kept = Kept::default();
+        let beside = Beside::new(model, self.weights, &[tokens], &embeddings)?;
+        let mut trunk = Trunk::new(model, self.weights, self.stack, copied(&embeddings))?;
+        let mut states = self.states.iter_mut();
+        for &turn in &self.turns {
+            let Turn::Layer(l) = turn else {
+                trunk.turn(turn, model, self.weights, self.stack)?;
+                continue;
+            };
             let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?;
             let given = beside.as_ref().map(|b| b.of_layer(l, 0..tokens.len()));
             let site = Site {
                 model,
                 layer: l,
+                ids: tokens,
                 spans: &spans,
                 tables: &self.tables,
                 buckets: None,
                 encoded: None,
                 kept: &kept,
+                chosen: None,
+                blocks: blocks_begun(&self.stack.layers[..l]),
                 layer_input: None,
+                stream: &[],
                 embeddings: Some(&embeddings),
                 per_layer: given.as_deref(),
             };
-            run(layer, &part, &site, &mut x, Some(std::slice::from_mut(state)))?;
-            check(&x, self.stack.prefix, l)?;
+            let x = trunk.rows(&(0..tokens.len()));
+            run(&self.stack.layers[l], &part, &site, x, states.next().map(std::slice::from_mut))?;
+            check(x, self.stack.prefix, l)?;
         }
         self.len += tokens.len();
+        let mut x = trunk.end(model, self.weights, self.stack)?;
         let mut last = x.split_off((tokens.len() - 1) * model.width);
         last_norm(model, self.weights, self.stack, &mut last)?;
         Head::load(model, self.weights, false, None)?.logits(model, &last)

@@ -4,13 +4,16 @@
 //! refused by its name, before anything is computed.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use gguf::arch::{
-    self, Arch, Attention, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Plan, Residual, Rotary, StackPlan,
+    self, Arch, Attention, Compressed, Dim, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Over, Plan, Residual,
+    Rotary, StackPlan, WindowKind,
 };
-use gguf::{Error, Metadata, Result};
+use gguf::{Error, Metadata, Result, Value};
 
 use crate::layers::rope::{Rope, Scaling, Table};
+use crate::layers::sparse::rope_key;
 use crate::weights::Weights;
 
 /// Which stacks of layers a model has.
@@ -22,6 +25,28 @@ pub enum Shape {
     Encoder,
     /// An encoder whose output a decoder attends to.
     EncoderDecoder,
+}
+
+/// What comes next on the way through a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// This layer.
+    Layer(usize),
+    /// The last norm, between two passes.
+    Norm,
+    /// A stack of a cycle begins with the sum of both states.
+    Begin,
+    /// It ends with a norm, and gives one of the states.
+    End(Side),
+}
+
+/// A state of layers that run in cycles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The high one.
+    High = 0,
+    /// The low one.
+    Low = 1,
 }
 
 /// A model that can be run. Weights stay where they are.
@@ -53,6 +78,8 @@ pub struct RopeKey {
     latent: bool,
     factors: bool,
     plain: bool,
+    /// Where keys are compressed in time, the base is another.
+    compressed: bool,
 }
 
 impl RopeKey {
@@ -66,6 +93,7 @@ impl RopeKey {
             latent: false,
             factors: attention.rope_factors,
             plain: attention.plain_rope,
+            compressed: false,
         })
     }
 
@@ -79,6 +107,21 @@ impl RopeKey {
             latent: true,
             factors: true,
             plain: false,
+            compressed: false,
+        })
+    }
+
+    /// The rotation of compressed attention, if it rotates: scaled where keys are compressed, plain where they are not.
+    pub fn of_compressed(c: &Compressed) -> Option<RopeKey> {
+        let compressed = c.ratio > 0;
+        (c.rot > 0).then(|| RopeKey {
+            rotary: Rotary::Pairs,
+            len: c.rot.len(),
+            windowed: false,
+            latent: true,
+            factors: false,
+            plain: !compressed,
+            compressed,
         })
     }
 }
@@ -103,20 +146,21 @@ impl Model {
                 .help("`convert --list` says which can be evaluated")
         })?;
         let shapes = weights.tensors().iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
-        let get = |key: &str| metadata.get(key);
+        let beyond = |key: &str| weights.beyond().iter().find(|(k, _)| k == key).map(|(_, value)| value);
+        let get = |key: &str| beyond(key).or_else(|| metadata.get(key));
         let (dims, faults) = arch.dims_of_any_size(&get, shapes);
         refuse(&faults)?;
         unread(metadata, arch, &dims)?;
-        let plan = arch.plan(&dims);
+        let mut plan = arch.plan(&dims);
         refuse(&plan.faults(&dims))?;
+        plan_beyond(&mut plan, &|key| beyond(&format!("{name}.{key}")));
         Model::of(dims, plan, weights)
     }
 
     fn of(dims: Dims, plan: Plan, weights: &dyn Weights) -> Result<Model> {
         for (stack, l, layer) in layers(&plan, &dims) {
-            let parts = layer.steps.iter().flat_map(|s| &s.branches).map(|b| unsupported(&b.kind));
-            let residuals = layer.steps.iter().map(|s| unsupported_residual(&s.residual));
-            if let Some(missing) = parts.chain(residuals).flatten().next() {
+            let mut parts = layer.steps.iter().flat_map(|s| &s.branches).map(|b| unsupported(&b.kind));
+            if let Some(missing) = parts.find_map(|missing| missing) {
                 return Err(Error::input(format!(
                     "layer {}{l} has {missing}, which cannot be evaluated yet",
                     stack.prefix
@@ -124,7 +168,7 @@ impl Model {
                 .help("the model can be converted and quantized"));
             }
         }
-        if let Some(missing) = unsupported_whole(&plan, &dims) {
+        if let Some(missing) = unsupported_whole(&plan) {
             return Err(Error::input(format!("the model has {missing}, which cannot be evaluated yet"))
                 .help("the model can be converted and quantized"));
         }
@@ -145,17 +189,6 @@ impl Model {
             plan,
             dims,
         })
-    }
-
-    /// The same model with its plan changed: for what a file's keys cannot say and a configuration does.
-    ///
-    /// # Errors
-    /// As [`Model::new`].
-    pub fn changed(mut self, weights: &dyn Weights, mut change: impl FnMut(usize, &mut Layer)) -> Result<Model> {
-        for stack in &mut self.plan.stacks {
-            stack.layers.iter_mut().enumerate().for_each(|(l, layer)| change(l, layer));
-        }
-        Model::of(self.dims, self.plan, weights)
     }
 
     /// The same model with its rotations' frequencies rounded to bf16, as transformers has them after
@@ -186,17 +219,70 @@ impl Model {
         &stack.layers[..run(stack, &self.dims)]
     }
 
+    /// The order in which a stack's layers run, and what happens between them.
+    pub fn turns(&self, stack: &StackPlan) -> Vec<Turn> {
+        let layers = self.layers(stack).len();
+        let all = |layers: Range<usize>| layers.map(Turn::Layer);
+        if let Flow::Cycles { layers, high, low, .. } = self.plan.flow {
+            let cycle = || {
+                let lows = (0..low)
+                    .flat_map(move |_| [Turn::Begin].into_iter().chain(all(0..layers)).chain([Turn::End(Side::Low)]));
+                lows.chain([Turn::Begin]).chain(all(layers..2 * layers)).chain([Turn::End(Side::High)])
+            };
+            return (0..high).flat_map(|_| cycle()).collect();
+        }
+        let mut turns = Vec::new();
+        for pass in 0..self.ends().loops.max(1) {
+            if pass > 0 && self.ends().loop_norm {
+                turns.push(Turn::Norm);
+            }
+            turns.extend(all(0..layers));
+        }
+        turns
+    }
+
+    /// Residual streams that a token has at once, with what blocks keep.
+    pub fn streams(&self) -> usize {
+        let steps = self.plan.stacks.iter().flat_map(|s| self.layers(s)).flat_map(|l| &l.steps);
+        let blocks = steps.clone().filter(|s| matches!(&s.residual, Residual::Blocks(b) if b.begins)).count();
+        let counts = steps.map(|s| match &s.residual {
+            Residual::Streams(streams) => streams.count.len(),
+            _ => 1 + blocks,
+        });
+        counts.chain(self.ends().altup.map(|a| a.streams.len())).max().unwrap_or(1)
+    }
+
     /// The most values that attention and feed hold for a token at once, for planning memory: attention's, feed's.
     pub fn widest(&self) -> (usize, usize) {
         let mut widest = (0, 0);
         for (_, _, layer) in layers(&self.plan, &self.dims) {
             for branch in layer.steps.iter().flat_map(|s| &s.branches) {
+                let heads = |a: &Attention| a.rows.iter().map(|r| r.len()).sum::<usize>();
+                let latent = |l: &Latent| (l.heads * (l.kv_rank * 2 + l.rot + l.key_len + l.value_len)).len();
                 let (attention, feed) = match &branch.kind {
-                    Kind::Attention(a) | Kind::Cross(a) => (a.rows.iter().map(|r| r.len()).sum(), 0),
-                    Kind::Latent(l) => ((l.heads * (l.kv_rank * 2 + l.rot + l.key_len + l.value_len)).len(), 0),
+                    Kind::Attention(a) | Kind::Cross(a) => (heads(a), 0),
+                    Kind::Latent(l) => (latent(l), 0),
+                    Kind::Sparse(s) => {
+                        let over = match &s.over {
+                            Over::Heads(a) => heads(a),
+                            Over::Latent(l) => latent(l),
+                        };
+                        let index = s.indexer.as_ref().map_or(0, |n| (n.len * (n.heads + Dim(2)) + n.best).len());
+                        (over + index, 0)
+                    }
+                    Kind::Compressed(c) => {
+                        let index = c.indexer.heads * c.indexer.len;
+                        ((c.heads * c.head * 2 + c.head * 5 + index * 2 + c.indexer.best).len(), 0)
+                    }
                     Kind::Mamba(m) => ((m.sizes.inner * 4).len(), 0),
                     Kind::Mamba2(m) => ((m.sizes.inner * 3 + m.sizes.groups * m.sizes.state * 4).len(), 0),
                     Kind::DeltaNet(n) => ((n.sizes.state * (n.sizes.groups * 2 + n.sizes.rank * 2) * 2).len(), 0),
+                    Kind::Kda(k) => ((k.heads * k.head * 9).len(), 0),
+                    Kind::Lightning(l) => ((l.heads * l.head * 5).len(), 0),
+                    Kind::Rwkv6(r) => ((r.input * 8).len(), 0),
+                    Kind::Rwkv7(r) => ((r.input * 10).len(), 0),
+                    Kind::ChannelMix(c) => (0, c.len.len()),
+                    Kind::HeadMamba(m) => ((m.sizes.inner * 4).len(), 0),
                     Kind::ShortConv(c) => ((c.input * 4).len(), 0),
                     Kind::Dense(f) => (0, f.len.len()),
                     Kind::Experts(e) => {
@@ -222,6 +308,35 @@ fn layers<'a>(plan: &'a Plan, dims: &'a Dims) -> impl Iterator<Item = (&'a Stack
     plan.stacks.iter().flat_map(move |stack| {
         stack.layers[..run(stack, dims)].iter().enumerate().map(move |(l, layer)| (stack, l, layer))
     })
+}
+
+/// What a checkpoint's configuration says of its layers and the keys of its architecture cannot: windows, weights of
+/// experts that are taken as they are, rotations of halves in place of pairs.
+fn plan_beyond<'a>(plan: &mut Plan, get: &dyn Fn(&str) -> Option<&'a Value>) {
+    let window = get("attention.sliding_window").and_then(Value::as_u64);
+    let pattern = get("attention.sliding_window_pattern").and_then(Value::as_array);
+    let windowed: Option<Vec<bool>> = pattern.map(|p| p.iter().map(|v| v.as_bool().unwrap_or(true)).collect());
+    let normalize = get("expert_weights_norm").and_then(Value::as_bool);
+    let halves = get("rope.interleaved").and_then(Value::as_bool) == Some(false);
+    for layers in plan.stacks.iter_mut().map(|s| &mut s.layers) {
+        for (l, layer) in layers.iter_mut().enumerate() {
+            let slides = windowed.as_ref().is_none_or(|w| w.get(l).copied().unwrap_or(false));
+            for branch in layer.steps.iter_mut().flat_map(|s| &mut s.branches) {
+                match (&mut branch.kind, window, normalize) {
+                    (Kind::Attention(a), Some(n), _) if slides => a.window = (WindowKind::Sliding, Dim(n)),
+                    (Kind::Experts(e), _, Some(normalize)) => e.normalize = normalize,
+                    (Kind::Latent(l), ..) if halves => l.rotary = Rotary::Halves,
+                    (Kind::Sparse(s), ..) if halves => {
+                        if let Over::Latent(l) = &mut s.over {
+                            l.rotary = Rotary::Halves;
+                        }
+                        s.indexer.iter_mut().for_each(|n| n.rotary = Rotary::Halves);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 /// The first of these faults as an error, with the number of the others.
@@ -253,47 +368,37 @@ fn unsupported(kind: &Kind) -> Option<&'static str> {
         Kind::Attention(_)
         | Kind::Cross(_)
         | Kind::Latent(_)
+        | Kind::Sparse(_)
+        | Kind::Compressed(_)
         | Kind::Mamba(_)
         | Kind::Mamba2(_)
         | Kind::DeltaNet(_)
+        | Kind::Kda(_)
+        | Kind::Lightning(_)
+        | Kind::Rwkv6(_)
+        | Kind::Rwkv7(_)
+        | Kind::ChannelMix(_)
+        | Kind::HeadMamba(_)
         | Kind::ShortConv(_)
         | Kind::Linear(_)
         | Kind::Pass(_)
         | Kind::PerLayer(_)
         | Kind::Laurel(_)
         | Kind::Dense(_) => None,
-        Kind::Experts(e) if e.by_token.is_some() => Some("experts that a table chooses"),
-        Kind::Experts(e) if e.chunks.is_some() => Some("chunk experts"),
         Kind::Experts(e) if e.gating == Gating::Unknown => Some("experts with a gating function that is not known"),
-        Kind::Experts(e) if e.inner != e.input || e.compression.is_some() => Some("experts on a compressed input"),
+        Kind::Experts(e) if e.inner != e.input && e.compression.is_none() => Some("experts on a compressed input"),
         Kind::Experts(_) => None,
         other => Some(other.name()),
     }
 }
 
 /// What is around the layers that there is no engine for.
-fn unsupported_whole(plan: &Plan, dims: &Dims) -> Option<&'static str> {
-    let ends = &plan.ends;
-    if ends.altup.is_some() {
-        return Some("alternating updates of several streams");
-    }
-    if ends.residual != Residual::Stream {
-        return Some(ends.residual.name());
-    }
-    if ends.loops > 1 {
-        return Some("layers that run several times");
-    }
-    if ends.first_logit > 0 {
-        return Some("logits of a part of the vocabulary");
-    }
-    ((plan.arch.flow)(dims) != Flow::Once).then_some("cycles of layers")
-}
-
-/// What the residual stream is that there is no engine for.
-fn unsupported_residual(residual: &Residual) -> Option<&'static str> {
-    match residual {
-        Residual::Stream | Residual::Normed(_) => None,
-        other => Some(other.name()),
+fn unsupported_whole(plan: &Plan) -> Option<&'static str> {
+    let known = matches!(plan.flow, Flow::Once | Flow::Cycles { .. });
+    if !known {
+        Some("an order of layers that is not known")
+    } else {
+        (plan.ends.first_logit > 0).then_some("logits of a part of the vocabulary")
     }
 }
 
@@ -302,20 +407,43 @@ fn ropes(plan: &Plan, dims: &Dims, weights: &dyn Weights) -> Result<Vec<(RopeKey
     let mut ropes: Vec<(RopeKey, Rope)> = Vec::new();
     for (_, _, layer) in layers(plan, dims) {
         for branch in layer.steps.iter().flat_map(|s| &s.branches) {
-            let (key, head) = match &branch.kind {
-                Kind::Attention(a) => (RopeKey::of(a), a.key_len.len()),
-                Kind::Latent(l) => (RopeKey::of_latent(l), l.rot.len()),
-                _ => continue,
-            };
-            let Some(key) = key.filter(|key| ropes.iter().all(|(k, _)| k != key)) else { continue };
-            let scaling = if key.plain { Scaling::none() } else { Scaling::of(dims, key.windowed, plan.arch)? };
-            let base = if key.windowed { dims.rope_base_windowed } else { dims.rope_base };
-            let pairs = key.rotary == Rotary::Pairs;
-            let factors = key.factors.then_some(weights);
-            ropes.push((key, Rope::new(key.len, head, pairs, base, &scaling, factors, key.latent)?));
+            for (key, head) in rotations(&branch.kind) {
+                if ropes.iter().any(|(k, _)| *k == key) {
+                    continue;
+                }
+                let scaling = if key.plain { Scaling::none() } else { Scaling::of(dims, key.windowed, plan.arch)? };
+                let base = match &branch.kind {
+                    Kind::Compressed(c) if key.compressed => c.compressed_base,
+                    _ if key.windowed => dims.rope_base_windowed,
+                    _ => dims.rope_base,
+                };
+                let pairs = key.rotary == Rotary::Pairs;
+                let factors = key.factors.then_some(weights);
+                ropes.push((key, Rope::new(key.len, head, pairs, base, &scaling, factors, key.latent)?));
+            }
         }
     }
     Ok(ropes)
+}
+
+/// The rotations of a branch, each with the length of a head.
+fn rotations(kind: &Kind) -> Vec<(RopeKey, usize)> {
+    let heads = |a: &Attention| RopeKey::of(a).map(|key| (key, a.key_len.len()));
+    let latent = |l: &Latent| RopeKey::of_latent(l).map(|key| (key, l.rot.len()));
+    match kind {
+        Kind::Attention(a) => heads(a).into_iter().collect(),
+        Kind::Latent(l) => latent(l).into_iter().collect(),
+        Kind::Sparse(s) => {
+            let over = match &s.over {
+                Over::Heads(a) => heads(a),
+                Over::Latent(l) => latent(l),
+            };
+            let index = rope_key(s).zip(s.indexer.as_ref()).map(|(key, n)| (key, n.len.len()));
+            over.into_iter().chain(index).collect()
+        }
+        Kind::Compressed(c) => RopeKey::of_compressed(c).map(|key| (key, c.rot.len())).into_iter().collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// For each layer without keys and values of its own: the last one before that has some, with the same window.

@@ -165,11 +165,11 @@ impl Plan {
         // Input, its norm, a branch and its sum; queries, keys and values with their results; the feed-forward halves,
         // and one of them once more in the order in which the product reads it.
         let (attention, feed) = model.widest();
-        let token = (4 * model.width + 2 * attention + 4 * feed) * float;
+        let token = (4 * model.width * model.streams() + 2 * attention + 4 * feed) * float;
         let group_tokens = (memory / 4 / token.max(1)).clamp(len, 4096.max(len));
         let rest =
             memory.saturating_sub((group_tokens * token).max(if decode_head { head } else { 0 } + logit_rows * row));
-        let sequences = (rest / (len * model.width * float * streams)).max(1);
+        let sequences = (rest / (len * model.width * model.streams() * float * streams)).max(1);
         Plan { sequences, limits: Limits { group_tokens, logit_rows, decode_head } }
     }
 }

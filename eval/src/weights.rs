@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use gguf::{Error, Result, Source, TensorInfo, TensorType};
+use gguf::{Error, Result, Source, TensorInfo, TensorType, Value};
 use rayon::prelude::*;
 
 /// Rows that a thread decodes at a time.
@@ -30,6 +30,11 @@ pub trait Weights: Sync {
     fn release(&self, tensor: usize) {
         let _ = tensor;
     }
+
+    /// What is known of the arithmetic beyond the metadata, as [`Source::beyond`].
+    fn beyond(&self) -> &[(String, Value)] {
+        &[]
+    }
 }
 
 impl<W: Weights + ?Sized> Weights for &W {
@@ -43,6 +48,10 @@ impl<W: Weights + ?Sized> Weights for &W {
 
     fn release(&self, tensor: usize) {
         (**self).release(tensor);
+    }
+
+    fn beyond(&self) -> &[(String, Value)] {
+        (**self).beyond()
     }
 }
 
@@ -71,6 +80,10 @@ impl Weights for Stored<'_> {
         if let Some(info) = self.0.tensors().get(tensor) {
             self.0.release(tensor, 0..info.rows());
         }
+    }
+
+    fn beyond(&self) -> &[(String, Value)] {
+        self.0.beyond()
     }
 }
 
@@ -195,6 +208,12 @@ impl<'a> Matrix<'a> {
         match &self.data {
             Data::Plain(values) => {
                 out.copy_from_slice(&values[rows.start * self.cols..rows.end * self.cols]);
+                Ok(())
+            }
+            Data::Blocks { ty: TensorType::I32, row_bytes, bytes } => {
+                let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+                let numbers = bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b) as f32);
+                out.iter_mut().zip(numbers).for_each(|(out, n)| *out = n);
                 Ok(())
             }
             Data::Blocks { ty, row_bytes, bytes } => {

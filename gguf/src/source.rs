@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::types::TensorType;
-use crate::value::Metadata;
+use crate::value::{Metadata, Value};
 
 /// The most dimensions a tensor may have (`GGML_MAX_DIMS`).
 pub const MAX_DIMS: usize = 4;
@@ -179,6 +179,13 @@ pub trait Source: Sync {
     fn notes(&self) -> &[String] {
         &[]
     }
+
+    /// What is known of the model's arithmetic beyond the metadata: keys that its architecture has no place for, or that
+    /// hold another value in files by convention. They take precedence where the model is computed, and are never
+    /// written.
+    fn beyond(&self) -> &[(String, Value)] {
+        &[]
+    }
 }
 
 impl<S: Source + Send + ?Sized> Source for Box<S> {
@@ -202,6 +209,9 @@ impl<S: Source + Send + ?Sized> Source for Box<S> {
     }
     fn notes(&self) -> &[String] {
         (**self).notes()
+    }
+    fn beyond(&self) -> &[(String, Value)] {
+        (**self).beyond()
     }
 }
 

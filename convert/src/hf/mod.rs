@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 pub use contents::Contents;
 pub use params::{Params, SIGMOID, SOFTMAX};
+pub(crate) use params::{switched_window, window};
 
 use crate::config::{self, Config, RAW};
 use crate::safetensors::Stored;
@@ -24,6 +25,9 @@ use crate::transform::Rows;
 
 /// Tensors by the names they have in the file.
 pub type Outputs = Vec<(String, Rows)>;
+
+/// A key without the architecture's name, and its value.
+pub type Key = (&'static str, gguf::Value);
 
 /// One family of classes.
 #[derive(Debug)]
@@ -65,6 +69,9 @@ pub struct Class {
     pub keys: fn(&mut Params<'_>) -> Result<()>,
     /// Keys that come after the vocabulary's, or change them.
     pub late: fn(&mut Params<'_>) -> Result<()>,
+    /// What the configuration says of the model's arithmetic and the format does not: keys without the architecture's
+    /// name, see [`gguf::Source::beyond`].
+    pub beyond: fn(&Config) -> Vec<Key>,
     /// Tensors of other files of the folder, which come before the model's.
     pub beside: fn(&Path) -> Result<Vec<Stored>>,
     /// Tensors that are made from the configuration.
@@ -106,6 +113,7 @@ pub(crate) const BASE: Class = Class {
     early: |_| Ok(()),
     keys: Params::common,
     late: |_| Ok(()),
+    beyond: |_| Vec::new(),
     beside: |_| Ok(Vec::new()),
     generated: |_| Ok(Vec::new()),
     in_f32: |_, _| None,

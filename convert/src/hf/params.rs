@@ -5,6 +5,7 @@ use std::path::Path;
 use gguf::{Array, Error, Metadata, Result, Value};
 use serde_json::Value as Json;
 
+use super::Key;
 use crate::config::{Config, as_u64};
 
 /// Collects the keys of one model.
@@ -394,4 +395,29 @@ impl<'a> Params<'a> {
         self.set("pooling_type", number);
         Ok(())
     }
+}
+
+/// The window that all layers have, where files of the architecture cannot say so.
+pub(crate) fn window(config: &Config) -> Vec<Key> {
+    let window = config.u64("sliding_window").and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+    window.map(|n| ("attention.sliding_window", n.into())).into_iter().collect()
+}
+
+/// The window that layers have where `use_sliding_window` is on: those that `layer_types` names, or by their number and
+/// that of `max_window_layers`.
+pub(crate) fn switched_window(config: &Config, slides: fn(u64, u64) -> bool) -> Vec<Key> {
+    if config.bool("use_sliding_window") != Some(true) {
+        return Vec::new();
+    }
+    let mut keys =
+        if config.has("sliding_window") { window(config) } else { vec![("attention.sliding_window", 4096_u32.into())] };
+    let most = config.u64("max_window_layers").unwrap_or(28);
+    let pattern: Vec<bool> = match config.get("layer_types").and_then(Json::as_array) {
+        Some(kinds) => kinds.iter().map(|kind| kind == "sliding_attention").collect(),
+        None => (0..config.blocks().unwrap_or(0)).map(|layer| slides(layer, most)).collect(),
+    };
+    if !keys.is_empty() {
+        keys.push(("attention.sliding_window_pattern", Array::from(&pattern[..]).into()));
+    }
+    keys
 }

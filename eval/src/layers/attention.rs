@@ -4,11 +4,12 @@
 //! maximum, sum and weighted values are corrected when a greater score appears (FlashAttention). Memory is one block
 //! of scores a thread, whatever the context.
 
-use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, Temperature, WindowKind};
+use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, Need, Temperature, WindowKind};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use super::rope::Table;
+use super::sparse::Chosen;
 use super::{LayerState, Part, Site, Span, ffn, norm, numeric};
 use crate::matmul::{Into, View, dense};
 use crate::model::RopeKey;
@@ -79,10 +80,7 @@ pub fn attention(
     if let Some(temperature) = a.temperature {
         warm(temperature, site.spans, &mut q, heads * key_len);
     }
-    let sinks = match a.sinks.filter(|_| part.has("attn_sinks.weight")) {
-        Some(_) => Some(part.values_of("attn_sinks.weight", heads)?),
-        None => None,
-    };
+    let sinks = sinks(a.sinks, heads, part)?;
     let spec = Heads {
         heads,
         kv_heads,
@@ -98,7 +96,7 @@ pub fn attention(
     let steps = (kv_heads * key_len, kv_heads * value_len);
     let mut out = match site.model.kv_from.get(&site.layer).filter(|_| !a.own_kv) {
         Some(source) => {
-            let kept = site.kept.borrow();
+            let kept = site.kept.kv.borrow();
             let [keys, values] = kept
                 .get(source)
                 .ok_or_else(|| Error::input(format!("layer {source} keeps no keys for layer {}", site.layer)))?;
@@ -112,20 +110,34 @@ pub fn attention(
     if let Some(norm) = &a.sub_norm {
         part.norm_in_place(norm, &mut out)?;
     }
-    apply_gate(a, part, x, &gate, &mut out)?;
+    apply_gate(a.gate, (heads, value_len), part, x, &gate, &mut out)?;
     part.linear(a.out_name, &out)
 }
 
+/// The learned scores of heads, where the file has them.
+pub(super) fn sinks(need: Option<Need>, heads: usize, part: &Part<'_>) -> Result<Option<Vec<f32>>> {
+    match need.filter(|_| part.has("attn_sinks.weight")) {
+        Some(_) => part.values_of("attn_sinks.weight", heads).map(Some),
+        None => Ok(None),
+    }
+}
+
 /// Multiplies attention's output with its gate; `doubled` is the half of doubled queries.
-fn apply_gate(a: &Attention, part: &Part<'_>, x: &[f32], doubled: &[f32], out: &mut [f32]) -> Result<()> {
-    let (heads, value_len) = (a.heads.len(), a.value_len.len());
-    let tokens = x.len() / a.input.len().max(1);
+pub(super) fn apply_gate(
+    gate: Gate,
+    (heads, value_len): (usize, usize),
+    part: &Part<'_>,
+    x: &[f32],
+    doubled: &[f32],
+    out: &mut [f32],
+) -> Result<()> {
+    let tokens = out.len() / (heads * value_len).max(1);
     let read = |rows: usize| part.linear_to("attn_gate", x, tokens, rows);
-    let function = match a.gate {
+    let function = match gate {
         Gate::SoftplusHead | Gate::SoftplusElement => super::mamba::softplus,
         _ => ffn::sigmoid,
     };
-    match a.gate {
+    match gate {
         Gate::None => {}
         Gate::DoubledQuery => out.iter_mut().zip(doubled).for_each(|(o, &g)| *o *= function(g)),
         Gate::Element | Gate::SoftplusElement => {
@@ -170,7 +182,7 @@ pub fn cross_attention(a: &Attention, part: &Part<'_>, site: &Site<'_>, x: &[f32
         let read = encoded.len() / input;
         let k = part.linear_to("cross_attn_k", encoded, read, key_step)?;
         let v = part.linear_to("cross_attn_v", encoded, read, value_step)?;
-        let one = Past { keys: &k, values: &v, key_step, value_step };
+        let one = Past { keys: &k, values: &v, key_step, value_step, chosen: None };
         let q = &q[span.start * heads * key_len..(span.start + span.len) * heads * key_len];
         attend(&spec, &[(q, one, 0)], &mut out[span.start * width..(span.start + span.len) * width]);
     }
@@ -336,7 +348,8 @@ pub(super) fn with_state(
             None => (rows(&k, span, key_step), rows(&v, span, value_step)),
         };
         let values = if values.is_empty() { keys } else { values };
-        jobs.push((rows(q, span, wide), Past { keys, values, key_step, value_step }, span.past));
+        let chosen = site.chosen.map(|chosen| (chosen, span.start));
+        jobs.push((rows(q, span, wide), Past { keys, values, key_step, value_step, chosen }, span.past));
     }
     attend(heads, &jobs, &mut out);
     if let Some(layer) = kept {
@@ -344,7 +357,7 @@ pub(super) fn with_state(
             Some(state) => [state.keys.clone(), state.values.clone()],
             None => [k, v],
         };
-        site.kept.borrow_mut().insert(layer, both);
+        site.kept.kv.borrow_mut().insert(layer, both);
     }
     out
 }
@@ -366,12 +379,22 @@ fn over_kept(
         .map(|span| {
             // A growing sequence keeps its whole past, a group the rows of its own tokens.
             let all = Span { start: if span.past > 0 { 0 } else { span.start }, len: span.past + span.len, past: 0 };
-            let past =
-                Past { keys: rows(keys, &all, key_step), values: rows(values, &all, value_step), key_step, value_step };
+            let (keys, values) = (rows(keys, &all, key_step), rows(values, &all, value_step));
+            let chosen = site.chosen.map(|chosen| (chosen, span.start));
+            let past = Past { keys, values, key_step, value_step, chosen };
             (rows(q, span, wide), past, span.past)
         })
         .collect();
     attend(heads, &jobs, &mut out);
+    out
+}
+
+/// Attends over keys that are values too, of which each query sees those chosen; of one sequence.
+pub(super) fn attend_chosen(heads: &Heads<'_>, q: &[f32], keys: &[f32], chosen: &Chosen) -> Vec<f32> {
+    let step = heads.key_len;
+    let mut out = vec![0.0; q.len()];
+    let past = Past { keys, values: keys, key_step: step, value_step: step, chosen: Some((chosen, 0)) };
+    attend(heads, &[(q, past, 0)], &mut out);
     out
 }
 
@@ -390,6 +413,11 @@ impl Sight {
     /// What a layer's window and its direction say.
     pub(super) fn new((kind, len): (WindowKind, gguf::arch::Dim), causal: bool) -> Sight {
         Sight { causal, window: (kind != WindowKind::None && len > 0).then(|| (kind, len.len())) }
+    }
+
+    /// Everything, in both directions: for keys that are chosen.
+    pub(super) fn all() -> Sight {
+        Sight { causal: false, window: None }
     }
 
     /// The keys that a query at `position` sees, of `all`.
@@ -425,6 +453,18 @@ struct Past<'a> {
     values: &'a [f32],
     key_step: usize,
     value_step: usize,
+    /// What the queries see of it, where that is chosen, and the first query's row there.
+    chosen: Option<(&'a Chosen, usize)>,
+}
+
+impl<'a> Past<'a> {
+    /// The positions that query `i` sees with this head of `heads`, where they are chosen.
+    fn seen(&self, i: usize, head: usize, heads: usize) -> Option<&'a [usize]> {
+        let (chosen, first) = self.chosen?;
+        let group = head / (heads / chosen.groups.max(1)).max(1);
+        let seen = chosen.seen.get((first + i) * chosen.groups + group)?;
+        (!seen.is_empty()).then_some(seen)
+    }
 }
 
 /// All heads of all sequences; each job: queries `[tokens, heads · key_len]`, what they see, the first one's position.
@@ -474,6 +514,9 @@ fn head(spec: &Heads<'_>, h: usize, q: &[f32], past: Past<'_>, first: usize, tok
             dense(n, m, spec.key_len, spec.scale, queries, keys, Into::Store, scores, m);
             for (i, row) in scores.chunks_mut(m).enumerate() {
                 apply_bias_and_mask(spec, h, row, top + i, at);
+                if let Some(seen) = past.seen(start + i, h, spec.heads) {
+                    keep_seen(row, seen, at);
+                }
                 let peak = numeric::max(row).max(peaks[i]);
                 if peak == f32::NEG_INFINITY {
                     row.fill(0.0);
@@ -522,4 +565,16 @@ fn apply_bias_and_mask(spec: &Heads<'_>, h: usize, row: &mut [f32], position: us
     let (first, last) = (first.saturating_sub(at).min(row.len()), last.saturating_sub(at).min(row.len()));
     row[last..].fill(f32::NEG_INFINITY);
     row[..first].fill(f32::NEG_INFINITY);
+}
+
+/// Masks the scores of the keys from `at` on that are not among those seen.
+fn keep_seen(row: &mut [f32], seen: &[usize], at: usize) {
+    let mut next = seen.partition_point(|&position| position < at);
+    for (j, score) in row.iter_mut().enumerate() {
+        if seen.get(next) == Some(&(at + j)) {
+            next += 1;
+        } else {
+            *score = f32::NEG_INFINITY;
+        }
+    }
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::attention::columns;
 use super::conv::causal_conv;
 use super::mamba::softplus;
-use super::{LayerState, Part, Site, ffn, norm};
+use super::{LayerState, Part, Site, Span, ffn, norm};
 
 /// Added under the root where queries and keys are brought to length one.
 const LENGTH_EPSILON: f64 = 1e-6;
@@ -58,10 +58,7 @@ pub fn delta_net(
     }
     let mut out = vec![0.0; tokens * values * len];
     for (i, span) in site.spans.iter().enumerate() {
-        let mut held = match states.as_deref_mut() {
-            Some(states) if !states[i].state.is_empty() => std::mem::take(&mut states[i].state),
-            _ => vec![0.0; values * len * len],
-        };
+        let mut held = LayerState::take(states.as_deref_mut(), i, values * len * len);
         let found: Vec<Vec<f32>> = held
             .par_chunks_mut(len * len)
             .enumerate()
@@ -71,45 +68,21 @@ pub fn delta_net(
                     DeltaInputs::Interleaved => h / each.max(1),
                     DeltaInputs::Apart => h % keys,
                 };
+                let mut rule = Rule::new(held, len);
                 let mut y = Vec::with_capacity(span.len * len);
-                let mut known = vec![0.0_f32; len];
                 for t in span.start..span.start + span.len {
                     let row = &u[t * channels..(t + 1) * channels];
                     let (q, k) = (&row[key * len..][..len], &row[(keys + key) * len..][..len]);
                     let v = &row[(2 * keys + h) * len..][..len];
                     let keep = (decay[h] * softplus(alpha[t * values + h] + step_bias[h])).exp();
                     let correct = ffn::sigmoid(beta[t * values + h]);
-                    // held[a, b]: what key dimension a says of value dimension b.
-                    known.fill(0.0);
-                    for (held, &k) in held.chunks_mut(len).zip(k) {
-                        for (h, known) in held.iter_mut().zip(&mut known) {
-                            *h *= keep;
-                            *known += *h * k;
-                        }
-                    }
-                    let at = y.len();
-                    y.resize(at + len, 0.0);
-                    for (known, v) in known.iter_mut().zip(v) {
-                        *known = (v - *known) * correct;
-                    }
-                    for ((held, &k), &q) in held.chunks_mut(len).zip(k).zip(q) {
-                        for ((h, d), y) in held.iter_mut().zip(&known).zip(&mut y[at..]) {
-                            *h += k * d;
-                            *y += *h * q;
-                        }
-                    }
+                    rule.learn(q, k, v, std::iter::repeat(keep), correct, &mut y);
                 }
                 y
             })
             .collect();
-        for (h, y) in found.iter().enumerate() {
-            for (t, y) in y.chunks(len).enumerate() {
-                out[((span.start + t) * values + h) * len..][..len].copy_from_slice(y);
-            }
-        }
-        if let Some(states) = states.as_deref_mut() {
-            states[i].state = held;
-        }
+        rows_of_heads(&found, span, len, &mut out);
+        LayerState::put(states.as_deref_mut(), i, held);
     }
     let weight = part.values_of("ssm_norm.weight", len)?;
     norm::normalize(NormKind::Rms(n.eps), &mut out, len, Some(&weight), None);
@@ -117,8 +90,63 @@ pub fn delta_net(
     part.linear("ssm_out", &out)
 }
 
+/// The state of a head under the delta rule: what each dimension of a key says of each dimension of a value, row by row.
+pub(super) struct Rule<'a> {
+    held: &'a mut [f32],
+    known: Vec<f32>,
+}
+
+impl<'a> Rule<'a> {
+    /// The rule over this state of values of `len`.
+    pub(super) fn new(held: &'a mut [f32], len: usize) -> Rule<'a> {
+        Rule { held, known: vec![0.0; len] }
+    }
+
+    /// Forgets to `keep`, a factor a dimension of the key, moves what is known of `k` towards `v` at the rate `correct`,
+    /// and appends what is known of `q` to `y`.
+    pub(super) fn learn(
+        &mut self,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        keep: impl Iterator<Item = f32>,
+        correct: f32,
+        y: &mut Vec<f32>,
+    ) {
+        let len = self.known.len();
+        self.known.fill(0.0);
+        for ((held, &k), keep) in self.held.chunks_mut(len).zip(k).zip(keep) {
+            for (h, known) in held.iter_mut().zip(&mut self.known) {
+                *h *= keep;
+                *known += *h * k;
+            }
+        }
+        for (known, v) in self.known.iter_mut().zip(v) {
+            *known = (v - *known) * correct;
+        }
+        let at = y.len();
+        y.resize(at + len, 0.0);
+        for ((held, &k), &q) in self.held.chunks_mut(len).zip(k).zip(q) {
+            for ((h, d), y) in held.iter_mut().zip(&self.known).zip(&mut y[at..]) {
+                *h += k * d;
+                *y += *h * q;
+            }
+        }
+    }
+}
+
+/// Puts what each head made of a sequence, `[tokens, len]`, side by side into the rows of its tokens.
+pub(super) fn rows_of_heads(found: &[Vec<f32>], span: &Span, len: usize, out: &mut [f32]) {
+    let heads = found.len();
+    for (h, y) in found.iter().enumerate() {
+        for (t, y) in y.chunks(len).enumerate() {
+            out[((span.start + t) * heads + h) * len..][..len].copy_from_slice(y);
+        }
+    }
+}
+
 /// Brings a vector to this length.
-fn to_length(x: &mut [f32], length: f64) {
+pub(super) fn to_length(x: &mut [f32], length: f64) {
     let squares: f64 = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
     let scale = (length / (squares + LENGTH_EPSILON).sqrt()) as f32;
     x.iter_mut().for_each(|v| *v *= scale);

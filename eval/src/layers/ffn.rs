@@ -25,6 +25,9 @@ pub fn feed_forward(f: &Dense, part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
     };
     if apart {
         let mut gate = part.linear(&name("gate"), x)?;
+        if let Some(deviations) = f.sparsity {
+            gate.par_chunks_mut(f.len.len().max(1)).for_each(|row| keep_largest(row, deviations));
+        }
         gated(f.activation, &mut gate, &mut up);
     } else if matches!(f.gate, FeedGate::Fused | FeedGate::FusedLast) {
         up = split_gate(f.activation, &up, 2 * f.len.len(), f.gate == FeedGate::FusedLast);
@@ -40,6 +43,15 @@ pub fn feed_forward(f: &Dense, part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
         part.norm_in_place(norm, &mut up)?;
     }
     part.linear(&name("down"), &up)
+}
+
+/// Takes the mean plus so many standard deviations from each value, and makes zero of what is below zero then.
+fn keep_largest(x: &mut [f32], deviations: f32) {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+    let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+    let least = (mean + variance.sqrt() * f64::from(deviations)) as f32;
+    x.iter_mut().for_each(|v| *v = (*v - least).max(0.0));
 }
 
 /// `up = activation(gate) · up`. What `gate` holds afterwards is of no use.

@@ -39,10 +39,7 @@ pub fn mamba(
 
     let mut out = vec![0.0; tokens * inner];
     for (i, span) in site.spans.iter().enumerate() {
-        let mut states = match memory.as_deref_mut() {
-            Some(memory) if !memory[i].state.is_empty() => std::mem::take(&mut memory[i].state),
-            _ => vec![0.0; inner * state],
-        };
+        let mut states = LayerState::take(memory.as_deref_mut(), i, inner * state);
         let columns: Vec<Vec<f32>> = states
             .par_chunks_mut(state)
             .enumerate()
@@ -67,9 +64,7 @@ pub fn mamba(
                 out[(span.start + t) * inner + c] = *y;
             }
         }
-        if let Some(memory) = memory.as_deref_mut() {
-            memory[i].state = states;
-        }
+        LayerState::put(memory.as_deref_mut(), i, states);
     }
     for (out, both) in out.chunks_mut(inner).zip(both.chunks(2 * inner)) {
         for (o, &z) in out.iter_mut().zip(&both[inner..]) {

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::attention::columns;
 use super::conv::causal_conv;
+use super::delta::rows_of_heads;
 use super::mamba::softplus;
 use super::{LayerState, Part, Site, ffn, norm};
 
@@ -34,46 +35,15 @@ pub fn mamba2(
     let step_bias = part.values_of("ssm_dt.bias", heads)?;
     let decay = part.values_of("ssm_a", heads)?;
     let skip = part.values_of("ssm_d", heads)?;
-    let len = inner / heads.max(1);
-    let mut out = vec![0.0; tokens * inner];
-    for (i, span) in site.spans.iter().enumerate() {
-        let mut held = match states.as_deref_mut() {
-            Some(states) if !states[i].state.is_empty() => std::mem::take(&mut states[i].state),
-            _ => vec![0.0; inner * state],
-        };
-        let found: Vec<Vec<f32>> = held
-            .par_chunks_mut(len * state)
-            .enumerate()
-            .map(|(h, held)| {
-                let group = h / (heads / groups).max(1);
-                let mut y = Vec::with_capacity(span.len * len);
-                for t in span.start..span.start + span.len {
-                    let dt = softplus(all[t * row + inner + convolved + h] + step_bias[h]);
-                    let keep = (dt * decay[h]).exp();
-                    let u = &u[t * convolved..(t + 1) * convolved];
-                    let b = &u[inner + group * state..][..state];
-                    let c = &u[inner + (groups + group) * state..][..state];
-                    for (x, held) in u[h * len..][..len].iter().zip(held.chunks_mut(state)) {
-                        let mut sum = skip[h] * x;
-                        for ((s, b), c) in held.iter_mut().zip(b).zip(c) {
-                            *s = *s * keep + dt * b * x;
-                            sum += *s * c;
-                        }
-                        y.push(sum);
-                    }
-                }
-                y
-            })
-            .collect();
-        for (h, y) in found.iter().enumerate() {
-            for (t, y) in y.chunks(len).enumerate() {
-                out[(span.start + t) * inner + h * len..][..len].copy_from_slice(y);
-            }
-        }
-        if let Some(states) = states.as_deref_mut() {
-            states[i].state = held;
-        }
-    }
+    let steps: Vec<f32> = all
+        .chunks(row)
+        .flat_map(|row| row[inner + convolved..].iter().zip(&step_bias).map(|(dt, bias)| softplus(dt + bias)))
+        .collect();
+    let [input, b, c] = [(0, inner), (inner, groups * state), (inner + groups * state, groups * state)]
+        .map(|(from, len)| columns(&u, convolved, from, len));
+    let scan =
+        Scan { heads, groups, state, inner, input: &input, steps: &steps, b: &b, c: &c, decay: &decay, skip: &skip };
+    let mut out = scan.run(site, states);
     let gate = columns(&all, row, 0, inner);
     out.iter_mut().zip(&gate).for_each(|(o, &z)| *o *= z * ffn::sigmoid(z));
     if part.has("ssm_norm.weight") {
@@ -81,4 +51,65 @@ pub fn mamba2(
         norm::normalize(NormKind::Rms(m.eps), &mut out, inner / groups, Some(&weight), None);
     }
     part.linear("ssm_out", &out)
+}
+
+/// A scan over the states of heads, whose inputs and what they are written and read with stand in rows of tokens.
+pub(super) struct Scan<'a> {
+    pub(super) heads: usize,
+    /// Groups of heads with the same b and c.
+    pub(super) groups: usize,
+    /// Length of the state of a value.
+    pub(super) state: usize,
+    /// Length of all heads' inputs.
+    pub(super) inner: usize,
+    /// `[tokens, inner]`.
+    pub(super) input: &'a [f32],
+    /// Time steps, `[tokens, heads]`.
+    pub(super) steps: &'a [f32],
+    /// What the state is written with, `[tokens, groups · state]`.
+    pub(super) b: &'a [f32],
+    /// What it is read with.
+    pub(super) c: &'a [f32],
+    /// Of each head.
+    pub(super) decay: &'a [f32],
+    /// How much of its input a head lets through.
+    pub(super) skip: &'a [f32],
+}
+
+impl Scan<'_> {
+    /// What the heads give, `[tokens, inner]`.
+    pub(super) fn run(&self, site: &Site<'_>, mut states: Option<&mut [LayerState]>) -> Vec<f32> {
+        let Scan { heads, groups, state, inner, .. } = *self;
+        let len = inner / heads.max(1);
+        let mut out = vec![0.0; site.tokens() * inner];
+        for (i, span) in site.spans.iter().enumerate() {
+            let mut held = LayerState::take(states.as_deref_mut(), i, inner * state);
+            let found: Vec<Vec<f32>> = held
+                .par_chunks_mut(len * state)
+                .enumerate()
+                .map(|(h, held)| {
+                    let group = h / (heads / groups).max(1);
+                    let mut y = Vec::with_capacity(span.len * len);
+                    for t in span.start..span.start + span.len {
+                        let dt = self.steps[t * heads + h];
+                        let keep = (dt * self.decay[h]).exp();
+                        let b = &self.b[(t * groups + group) * state..][..state];
+                        let c = &self.c[(t * groups + group) * state..][..state];
+                        for (x, held) in self.input[t * inner + h * len..][..len].iter().zip(held.chunks_mut(state)) {
+                            let mut sum = self.skip[h] * x;
+                            for ((s, b), c) in held.iter_mut().zip(b).zip(c) {
+                                *s = *s * keep + dt * b * x;
+                                sum += *s * c;
+                            }
+                            y.push(sum);
+                        }
+                    }
+                    y
+                })
+                .collect();
+            rows_of_heads(&found, span, len, &mut out);
+            LayerState::put(states.as_deref_mut(), i, held);
+        }
+        out
+    }
 }

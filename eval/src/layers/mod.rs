@@ -1,21 +1,29 @@
 //! The parts that blocks are composed of, one copy of each for all architectures.
 
+pub mod altup;
 pub mod attention;
+pub mod compressed;
 pub mod conv;
 pub mod delta;
 pub mod ffn;
+pub mod head_mamba;
+pub mod kda;
 pub mod latent;
+pub mod lightning;
 pub mod mamba;
 pub mod mamba2;
 pub mod moe;
 pub mod norm;
 pub(crate) mod numeric;
+pub mod residual;
 pub mod rope;
+pub mod rwkv;
+pub mod sparse;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use gguf::arch::{Kind, Need, Norm, PerLayer};
+use gguf::arch::{Item, Kind, Need, Norm, PerLayer};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
@@ -46,10 +54,39 @@ pub struct LayerState {
     pub inputs: Vec<f32>,
     /// State of a recurrent mixer.
     pub state: Vec<f32>,
+    /// Last input of a mix over channels.
+    pub channel_inputs: Vec<f32>,
+    /// Keys of an indexer, of all tokens so far.
+    pub index_keys: Vec<f32>,
 }
 
-/// Keys and values of layers that later layers take too, by layer.
-pub type KeptKv = RefCell<HashMap<usize, [Vec<f32>; 2]>>;
+impl LayerState {
+    /// The recurrent state of sequence `i`, taken out; zeros of this number where there is none yet.
+    fn take(states: Option<&mut [LayerState]>, i: usize, len: usize) -> Vec<f32> {
+        match states {
+            Some(states) if !states[i].state.is_empty() => std::mem::take(&mut states[i].state),
+            _ => vec![0.0; len],
+        }
+    }
+
+    /// Puts it back, where states are kept.
+    fn put(states: Option<&mut [LayerState]>, i: usize, state: Vec<f32>) {
+        if let Some(states) = states {
+            states[i].state = state;
+        }
+    }
+}
+
+/// What layers keep of a group for later layers of the same pass.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Keys and values, by layer.
+    pub kv: RefCell<HashMap<usize, [Vec<f32>; 2]>>,
+    /// What the last indexer chose.
+    pub chosen: RefCell<sparse::Chosen>,
+    /// Values of the first layer (RWKV 7).
+    pub first_values: RefCell<Vec<f32>>,
+}
 
 /// Where a layer stands and what it may look at.
 pub struct Site<'a> {
@@ -57,6 +94,8 @@ pub struct Site<'a> {
     pub model: &'a Model,
     /// The layer's number within its stack.
     pub layer: usize,
+    /// The tokens of the group.
+    pub ids: &'a [u32],
     /// The sequences of the group.
     pub spans: &'a [Span],
     /// Rotations.
@@ -65,10 +104,16 @@ pub struct Site<'a> {
     pub buckets: Option<&'a Buckets>,
     /// What the encoder made, of each sequence.
     pub encoded: Option<&'a [&'a [f32]]>,
-    /// Keys and values that layers share.
-    pub kept: &'a KeptKv,
+    /// What layers share.
+    pub kept: &'a Kept,
+    /// What the tokens see of their past, where an indexer chooses.
+    pub chosen: Option<&'a sparse::Chosen>,
+    /// Blocks that were begun before this layer, where the residual stream has such.
+    pub blocks: usize,
     /// The stream as it was when the layer began, where a branch asks for it.
     pub layer_input: Option<&'a [f32]>,
+    /// The stream as the step's branches found it.
+    pub stream: &'a [f32],
     /// The embeddings of the tokens, where a branch asks for them.
     pub embeddings: Option<&'a [f32]>,
     /// What this layer gets of each token beside the stream.
@@ -96,13 +141,24 @@ pub fn branch(
     match kind {
         Kind::Attention(a) => attention::attention(a, part, site, x, state),
         Kind::Cross(a) => attention::cross_attention(a, part, site, x),
-        Kind::Latent(l) => latent::latent_attention(l, part, site, x, state),
+        Kind::Latent(l) => {
+            let low = latent::compressed_query(l, part, x)?;
+            latent::latent_attention(l, part, site, x, low, state)
+        }
+        Kind::Compressed(c) => compressed::compressed_attention(c, part, site, x, state),
+        Kind::Sparse(s) => sparse::sparse_attention(s, part, site, x, state),
         Kind::Mamba(m) => mamba::mamba(m, part, site, x, state),
         Kind::Mamba2(m) => mamba2::mamba2(m, part, site, x, state),
         Kind::DeltaNet(n) => delta::delta_net(n, part, site, x, state),
+        Kind::Kda(k) => kda::kda(k, part, site, x, state),
+        Kind::Lightning(l) => lightning::lightning(l, part, site, x, state),
+        Kind::Rwkv6(r) => rwkv::rwkv6(r, part, site, x, state),
+        Kind::Rwkv7(r) => rwkv::rwkv7(r, part, site, x, state),
+        Kind::ChannelMix(c) => rwkv::channel_mix(c, part, site, x, state),
+        Kind::HeadMamba(m) => head_mamba::head_mamba(m, part, site, x, state),
         Kind::ShortConv(c) => conv::short_conv(c, part, site, x, state),
         Kind::Dense(f) => ffn::feed_forward(f, part, x),
-        Kind::Experts(e) => moe::mixture(e, part, x, site.layer_input),
+        Kind::Experts(e) => moe::mixture(e, part, site, x),
         Kind::Linear(l) => part.linear(l.name, x),
         Kind::Pass(pass) => {
             let mut x = copied(x);
@@ -120,7 +176,7 @@ pub fn branch(
             add(&mut made, x);
             Ok(made)
         }
-        other => Err(Error::input(format!("{} cannot be evaluated yet", other.name()))),
+        other => Err(Error::input(format!("{} cannot be evaluated", other.name()))),
     }
 }
 
@@ -173,6 +229,21 @@ impl<'a> Part<'a> {
             }
         }
         Ok(Part { prefix: prefix.to_owned(), matrices, observer: None })
+    }
+
+    /// The tensors of these items, where they exist.
+    ///
+    /// # Errors
+    /// Whatever reading can meet.
+    pub fn of_items(weights: &'a dyn Weights, items: &[Item]) -> Result<Part<'a>> {
+        let names: Vec<&str> = items
+            .iter()
+            .filter_map(|item| match item {
+                Item::Slot(slot) => Some(slot.name.as_str()),
+                Item::Either { .. } => None,
+            })
+            .collect();
+        Part::pick(weights, "", &names)
     }
 
     /// Says that this part will not be asked for soon.

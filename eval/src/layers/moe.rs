@@ -1,22 +1,23 @@
 //! Mixtures of experts.
 
-use gguf::Result;
 use gguf::arch::{Experts, Gating};
+use gguf::{Error, Result};
 
 use super::attention::columns;
-use super::{Part, add, add_scaled, ffn, norm};
+use super::{Part, Site, add, add_scaled, ffn, norm};
+use crate::weights::Matrix;
 
 /// The experts of a layer, and its shared experts where it has them.
 ///
 /// # Errors
 /// Tensors that are missing or do not fit.
-pub fn mixture(experts: &Experts, part: &Part<'_>, x: &[f32], layer_input: Option<&[f32]>) -> Result<Vec<f32>> {
+pub fn mixture(experts: &Experts, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -> Result<Vec<f32>> {
     let (width, count) = (experts.input.len(), experts.count.len());
     let tokens = x.len() / width.max(1);
-    let routed = layer_input.filter(|_| experts.router_reads_layer).unwrap_or(x);
+    let routed = site.layer_input.filter(|_| experts.router_reads_layer).unwrap_or(x);
     let mut read = Vec::new();
     if let Some(router) = experts.router {
-        read.extend_from_slice(routed);
+        read.extend_from_slice(site.stream);
         norm::normalize(router.norm, &mut read, width, None, None);
         let factors = part.values_of("ffn_gate_inp.scale", width)?;
         read.chunks_mut(width).for_each(|row| row.iter_mut().zip(&factors).for_each(|(x, f)| *x *= f * router.scale));
@@ -28,43 +29,43 @@ pub fn mixture(experts: &Experts, part: &Part<'_>, x: &[f32], layer_input: Optio
         true => Some(part.values_of(experts.choice_name, count)?),
         false => None,
     };
-    // Tokens of each expert, with their weights.
-    let mut chosen: Vec<Vec<(usize, f32)>> = vec![Vec::new(); count];
+    let table = match experts.by_token {
+        Some(_) => Some(part.need("ffn_gate_tid2eid.weight")?),
+        None => None,
+    };
+    // The experts of each token, with their weights.
+    let mut choices = Vec::with_capacity(tokens);
     for (t, scores) in scores.chunks(count).enumerate() {
-        for (expert, weight) in choose(experts, scores, bias.as_deref()) {
-            chosen[expert].push((t, weight));
-        }
+        choices.push(match table {
+            Some(table) => said(experts, scores, table, site.ids[t] as usize)?,
+            None => choose(experts, scores, bias.as_deref()),
+        });
     }
-    let fused = part.has("ffn_gate_up_exps.weight");
-    let len = experts.len.len();
-    let mut out = vec![0.0; x.len()];
-    for (e, chosen) in chosen.iter().enumerate().filter(|(_, c)| !c.is_empty()) {
-        let mut rows: Vec<f32> = chosen.iter().flat_map(|&(t, _)| &x[t * width..(t + 1) * width]).copied().collect();
-        if experts.weigh_input {
-            for (row, &(_, weight)) in rows.chunks_mut(width).zip(chosen) {
-                row.iter_mut().for_each(|x| *x *= weight);
-            }
+    // What the experts read, and what they write to.
+    let compression = experts.compression.as_ref().filter(|c| part.has(&format!("{}.weight", c.down)));
+    let (inner, low) = match compression {
+        Some(c) => (experts.inner.len(), part.linear_to(c.down, x, tokens, experts.inner.len())?),
+        None => (width, Vec::new()),
+    };
+    let given = if compression.is_some() { &low } else { x };
+    let mut out =
+        Stack { suffix: "exps", count, len: experts.len.len(), width: inner }.run(experts, part, given, &choices)?;
+    if let Some(chunks) = &experts.chunks {
+        let (group, groups) = (chunks.group.len().max(1), (experts.count / chunks.group).len());
+        let few = Experts { used: experts.used.min(experts.count / chunks.group), ..experts.clone() };
+        let choices: Vec<_> = scores
+            .chunks(count)
+            .map(|scores| choose(&few, scores, bias.as_deref()).into_iter().map(|(e, w)| (e / group, w)).collect())
+            .collect();
+        let stack = Stack { suffix: "chexps", count: groups, len: chunks.len.len(), width: inner };
+        let made = stack.run(experts, part, &out, &choices)?;
+        add_scaled(&mut out, &made, chunks.scale);
+    }
+    if let Some(c) = compression {
+        if let Some(norm) = &c.norm {
+            part.norm_in_place(norm, &mut out)?;
         }
-        let mut up;
-        if fused {
-            let both = part.expert("ffn_gate_up_exps", e, count, &rows)?;
-            let mut gate = columns(&both, 2 * len, 0, len);
-            up = columns(&both, 2 * len, len, len);
-            ffn::gated(experts.activation, &mut gate, &mut up);
-        } else {
-            up = part.expert("ffn_up_exps", e, count, &rows)?;
-            if part.has("ffn_gate_exps.weight") {
-                let mut gate = part.expert("ffn_gate_exps", e, count, &rows)?;
-                ffn::gated(experts.activation, &mut gate, &mut up);
-            } else {
-                ffn::activate(experts.activation, &mut up);
-            }
-        }
-        let down = part.expert("ffn_down_exps", e, count, &up)?;
-        for (&(t, weight), down) in chosen.iter().zip(down.chunks(width)) {
-            let weight = if experts.weigh_input { 1.0 } else { weight };
-            add_scaled(&mut out[t * width..(t + 1) * width], down, weight);
-        }
+        out = part.linear_to(c.up, &out, tokens, width)?;
     }
     if let Some(shared) = &experts.shared {
         let mut made = ffn::feed_forward(shared, part, x)?;
@@ -80,17 +81,84 @@ pub fn mixture(experts: &Experts, part: &Part<'_>, x: &[f32], layer_input: Optio
     Ok(out)
 }
 
+/// A stack of experts.
+struct Stack {
+    /// How its tensors' names end.
+    suffix: &'static str,
+    count: usize,
+    /// Length between the matrices.
+    len: usize,
+    /// Width that is read and written.
+    width: usize,
+}
+
+impl Stack {
+    /// The sum of what each token's experts make of its row, weighted.
+    fn run(&self, experts: &Experts, part: &Part<'_>, x: &[f32], choices: &[Vec<(usize, f32)>]) -> Result<Vec<f32>> {
+        let Stack { suffix, count, len, width } = *self;
+        let name = |what: &str| format!("ffn_{what}_{suffix}");
+        // Tokens of each expert, with their weights.
+        let mut chosen: Vec<Vec<(usize, f32)>> = vec![Vec::new(); count];
+        for (t, choices) in choices.iter().enumerate() {
+            for &(expert, weight) in choices {
+                chosen[expert].push((t, weight));
+            }
+        }
+        let fused = part.has(&format!("{}.weight", name("gate_up")));
+        let mut out = vec![0.0; x.len()];
+        for (e, chosen) in chosen.iter().enumerate().filter(|(_, c)| !c.is_empty()) {
+            let mut rows: Vec<f32> =
+                chosen.iter().flat_map(|&(t, _)| &x[t * width..(t + 1) * width]).copied().collect();
+            if experts.weigh_input {
+                for (row, &(_, weight)) in rows.chunks_mut(width).zip(chosen) {
+                    row.iter_mut().for_each(|x| *x *= weight);
+                }
+            }
+            let mut up;
+            if fused {
+                let both = part.expert(&name("gate_up"), e, count, &rows)?;
+                let mut gate = columns(&both, 2 * len, 0, len);
+                up = columns(&both, 2 * len, len, len);
+                ffn::gated(experts.activation, &mut gate, &mut up);
+            } else {
+                up = part.expert(&name("up"), e, count, &rows)?;
+                if part.has(&format!("{}.weight", name("gate"))) {
+                    let mut gate = part.expert(&name("gate"), e, count, &rows)?;
+                    ffn::gated(experts.activation, &mut gate, &mut up);
+                } else {
+                    ffn::activate(experts.activation, &mut up);
+                }
+            }
+            let down = part.expert(&name("down"), e, count, &up)?;
+            for (&(t, weight), down) in chosen.iter().zip(down.chunks(width)) {
+                let weight = if experts.weigh_input { 1.0 } else { weight };
+                add_scaled(&mut out[t * width..(t + 1) * width], down, weight);
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// The experts that a table says for a token, with the weights of their scores.
+fn said(experts: &Experts, scores: &[f32], table: &Matrix<'_>, token: usize) -> Result<Vec<(usize, f32)>> {
+    let mut row = vec![0.0; table.cols()];
+    table.decode(token..token + 1, &mut row)?;
+    let chosen: Vec<usize> = row.iter().map(|&e| e as usize).collect();
+    if let Some(expert) = chosen.iter().find(|&&e| e >= scores.len()) {
+        return Err(Error::input(format!("tensor {} names the expert {expert} of {}", table.name(), scores.len())));
+    }
+    Ok(weighted(experts, &probabilities(experts, scores), chosen))
+}
+
 /// The experts of one token with their weights.
 fn choose(experts: &Experts, scores: &[f32], bias: Option<&[f32]>) -> Vec<(usize, f32)> {
-    let probabilities = match experts.gating {
-        Gating::Softmax => softmax(scores),
-        Gating::SoftmaxOfBest => scores.to_vec(),
-        Gating::Sigmoid => scores.iter().map(|&s| ffn::sigmoid(s)).collect(),
+    match experts.gating {
         Gating::SparseMixer => return sparse_mixer(scores, experts.used.len()),
         // Refused where the model is made.
         Gating::Unknown => return Vec::new(),
-        Gating::SqrtSoftplus => scores.iter().map(|&s| super::mamba::softplus(s).sqrt()).collect(),
-    };
+        _ => {}
+    }
+    let probabilities = probabilities(experts, scores);
     // The bias decides who is chosen, not with what weight.
     let mut ranks = probabilities.clone();
     if let Some(bias) = bias {
@@ -100,7 +168,22 @@ fn choose(experts: &Experts, scores: &[f32], bias: Option<&[f32]>) -> Vec<(usize
         keep_best_groups(&mut ranks, experts);
     }
     let best = largest(&ranks, experts.used.len());
-    let mut weights: Vec<f32> = best.iter().map(|&e| probabilities[e]).collect();
+    weighted(experts, &probabilities, best)
+}
+
+/// Scores as the gating takes them.
+fn probabilities(experts: &Experts, scores: &[f32]) -> Vec<f32> {
+    match experts.gating {
+        Gating::Softmax => softmax(scores),
+        Gating::Sigmoid => scores.iter().map(|&s| ffn::sigmoid(s)).collect(),
+        Gating::SqrtSoftplus => scores.iter().map(|&s| super::mamba::softplus(s).sqrt()).collect(),
+        Gating::SoftmaxOfBest | Gating::SparseMixer | Gating::Unknown => scores.to_vec(),
+    }
+}
+
+/// The chosen experts with their weights.
+fn weighted(experts: &Experts, probabilities: &[f32], chosen: Vec<usize>) -> Vec<(usize, f32)> {
+    let mut weights: Vec<f32> = chosen.iter().map(|&e| probabilities[e]).collect();
     if experts.gating == Gating::SoftmaxOfBest {
         weights = softmax(&weights);
     }
@@ -110,7 +193,7 @@ fn choose(experts: &Experts, scores: &[f32], bias: Option<&[f32]>) -> Vec<(usize
         weights.iter_mut().for_each(|w| *w /= sum);
     }
     let scale = if experts.scale == 0.0 { 1.0 } else { experts.scale };
-    best.into_iter().zip(weights).map(|(e, w)| (e, w * scale)).collect()
+    chosen.into_iter().zip(weights).map(|(e, w)| (e, w * scale)).collect()
 }
 
 /// One expert after the other, each weighted with its share among those left whose score is near the best.
@@ -130,12 +213,12 @@ fn sparse_mixer(scores: &[f32], used: usize) -> Vec<(usize, f32)> {
     chosen
 }
 
-/// Groups are ranked by the sum of their two best experts, or by the best one.
+/// Groups are ranked by the sum of their two best experts, or by their best one.
 fn keep_best_groups(ranks: &mut [f32], experts: &Experts) {
     let len = (experts.count / experts.groups).len().max(1);
-    let counted = if experts.group_of_best { 1 } else { 2 };
+    let best = if experts.group_of_best { 1 } else { 2.min(len) };
     let groups: Vec<f32> =
-        ranks.chunks(len).map(|group| largest(group, counted.min(len)).iter().map(|&i| group[i]).sum()).collect();
+        ranks.chunks(len).map(|group| largest(group, best).iter().map(|&i| group[i]).sum()).collect();
     let kept = largest(&groups, experts.groups_used.len());
     for (g, group) in ranks.chunks_mut(len).enumerate() {
         if !kept.contains(&g) {
@@ -145,7 +228,7 @@ fn keep_best_groups(ranks: &mut [f32], experts: &Experts) {
 }
 
 /// Positions of the `n` largest values, the largest first; of equals the first.
-fn largest(x: &[f32], n: usize) -> Vec<usize> {
+pub(super) fn largest(x: &[f32], n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..x.len()).collect();
     order.sort_by(|&a, &b| x[b].total_cmp(&x[a]));
     order.truncate(n);

@@ -57,17 +57,6 @@ impl Scaling {
         let attention_factor = dims.rope_attn_factor.into();
         Ok(Scaling { kind, attention_factor, original: dims.original_context.len() })
     }
-
-    /// What latent attention multiplies its scores with in place of its cosines: YaRN's factor, squared.
-    pub fn latent_score_factor(&self) -> f32 {
-        match self.kind {
-            Kind::Yarn { factor, log_multiplier, .. } => {
-                let mscale = self.attention_factor * (1.0 + log_multiplier * factor.ln());
-                (mscale * mscale) as f32
-            }
-            _ => 1.0,
-        }
-    }
 }
 
 /// The rotation of one kind of layer.
@@ -194,15 +183,26 @@ pub struct Table {
 impl Table {
     /// Rotates the start of one head's values for this position; positions past the table are left as they are.
     pub fn rotate(&self, head: &mut [f32], position: usize) {
+        self.turn(head, position, 1.0);
+    }
+
+    /// Undoes what [`Table::rotate`] does.
+    pub fn rotate_back(&self, head: &mut [f32], position: usize) {
+        self.turn(head, position, -1.0);
+    }
+
+    #[inline]
+    fn turn(&self, head: &mut [f32], position: usize, direction: f32) {
         let Some(turns) = self.values.get(position * self.half..(position + 1) * self.half) else { return };
         if self.pairs {
             for (pair, [cos, sin]) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
-                let [a, b] = *pair;
+                let ([a, b], sin) = (*pair, sin * direction);
                 *pair = [a * cos - b * sin, a * sin + b * cos];
             }
         } else {
             let Some((low, high)) = head.split_at_mut_checked(self.half) else { return };
             for ((a, b), [cos, sin]) in low.iter_mut().zip(high).zip(turns) {
+                let sin = sin * direction;
                 (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
             }
         }

@@ -41,6 +41,11 @@ impl Compressed {
     /// Spans of so many tokens overlap.
     const OVERLAPPING: u64 = 4;
 
+    /// Whether spans overlap, and an indexer chooses among them.
+    pub fn overlaps(&self) -> bool {
+        self.ratio == Self::OVERLAPPING
+    }
+
     pub(super) fn items(&self) -> Vec<Item> {
         let Compressed { input, heads, head, q_rank, ratio, groups, out_rank, .. } = *self;
         let mut items = vec![Slot::new("attn_sinks.weight", [heads]).into()];
@@ -55,7 +60,7 @@ impl Compressed {
         if ratio == 0 {
             return items;
         }
-        let overlapping = ratio == Self::OVERLAPPING;
+        let overlapping = self.overlaps();
         items.extend(compressor("attn_compressor", input, head, if overlapping { 2 } else { 1 }, ratio));
         if overlapping {
             let Indexer { heads: index_heads, len, .. } = self.indexer;

@@ -194,10 +194,7 @@ impl Ends {
         let mut items = self.items.clone();
         items.extend(self.embedding_norm.iter().flat_map(Norm::items));
         items.extend(self.norm.iter().flat_map(Norm::items));
-        items.extend(match &self.residual {
-            Residual::Streams(streams) => streams.reading_items(),
-            other => other.items(),
-        });
+        items.extend(self.residual.reading_items());
         for name in ["output.scale", "output.input_scale"] {
             items.push(either(name, vec![Slot::new(name, [Dim(1)]).into()], Vec::new()));
         }

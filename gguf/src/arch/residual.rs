@@ -28,6 +28,14 @@ impl Residual {
         }
     }
 
+    /// The tensors of reading alone: behind the layers.
+    pub fn reading_items(&self) -> Vec<Item> {
+        match self {
+            Residual::Streams(streams) => streams.reading_items(),
+            other => other.items(),
+        }
+    }
+
     /// What it is called.
     pub fn name(&self) -> &'static str {
         match self {

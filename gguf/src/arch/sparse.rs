@@ -46,8 +46,10 @@ pub struct Indexer {
     pub best: Dim,
     /// What queries are made of, and how they and the keys are normalized.
     pub form: IndexForm,
-    /// How queries and keys rotate: the first dimensions that the attention rotates too.
+    /// How queries and keys rotate: as many dimensions as in the attention, the first ones.
     pub rotary: Rotary,
+    /// Whether it is the last dimensions that rotate (Hunyuan 4).
+    pub rotates_last: bool,
     /// Neighbours that are chosen together.
     pub pool: Pool,
     /// Epsilon of its norms.
@@ -114,7 +116,7 @@ impl Indexer {
     pub fn new(d: &Dims, form: IndexForm, rotary: Rotary) -> Indexer {
         let [heads, len, best] = KEYS.map(|key| d.count(key));
         let eps = if d.norm_eps == 0.0 { d.rms_eps } else { d.norm_eps };
-        Indexer { heads, len, best, form, rotary, pool: Pool::None, eps, need: Need::Required }
+        Indexer { heads, len, best, form, rotary, rotates_last: false, pool: Pool::None, eps, need: Need::Required }
     }
 
     /// Its tensors.

@@ -19,6 +19,12 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "num_attention_heads": 32, "vocab_size": 151552,
             "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_type": "default"}}"#,
         spelling: &[ENDS, ATTENTION, NORMS, GLM],
+        // Files have what the model's own code had, whatever the library's class says.
+        beyond: |config| {
+            let eps = config.f64("rms_norm_eps").map(|eps| ("attention.layer_norm_rms_epsilon", eps as f32));
+            let base = config.rope_f64("rope_theta").map(|base| ("rope.freq_base", base as f32));
+            [eps, base].into_iter().flatten().map(|(key, value)| (key, value.into())).collect()
+        },
         remark: "GLM-4-9B as the library has it",
         ..BASE_GLM
     },

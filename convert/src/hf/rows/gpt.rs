@@ -3,7 +3,7 @@
 use gguf::{Error, Result};
 
 use crate::config::Config;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r, window};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, joined, reordered, reshaped};
 
@@ -78,6 +78,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "hidden_size": 3072, "intermediate_size": 12288, "vocab_size": 49152,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
         spelling: &[ENDS, ATTENTION, NORMS, STARCODER2],
+        beyond: window,
         remark: "biases everywhere",
         ..BASE
     },

@@ -73,6 +73,8 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         spelling: &[ENDS_UNTIED, LATENT, NORMS, DENSE_OR_EXPERTS, HY_V4],
         prepare: hy_v4_layers,
         keys: hy_v4,
+        // llama.cpp rotates pairs of neighbours of the same rows.
+        beyond: |_| vec![("rope.interleaved", false.into())],
         in_f32: |config, name| {
             let head = name == "output.weight" && config.bool("enable_lm_head_fp32") == Some(true);
             (head || HYPER_CONNECTIONS.iter().any(|end| name.ends_with(end))).then_some(true)

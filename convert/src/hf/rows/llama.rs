@@ -7,7 +7,7 @@ use crate::config::{self, Config};
 use crate::hf::contents::{block_of, floats};
 use crate::hf::{
     ATTENTION, ATTENTION_ROTATED, BARE, BASE, Class, Contents, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, Params,
-    Piece, Rule, r,
+    Piece, Rule, r, window,
 };
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, sliced, transposed, values};
@@ -137,6 +137,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "intermediate_size": 14336,
             "hidden_size": 4096, "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}"#,
         spelling: &[ENDS, ATTENTION_ROTATED, NORMS, MIXTRAL_EXPERTS],
+        beyond: window,
         remark: "experts stacked",
         ..LLAMA
     },
@@ -173,6 +174,7 @@ const MISTRAL: Class = Class {
         "num_hidden_layers": 32, "num_attention_heads": 32, "sliding_window": 4096,
         "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
     spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
+    beyond: window,
     remark: "Mistral 7B, Nemo, Small",
     ..LLAMA
 };

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 use crate::config::{Config, RAW};
 use crate::hf::rows::llama::{halves, local_experts};
 use crate::hf::{
-    ATTENTION, BARE, BASE, Class, Contents, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, Params, Piece, Rule, r,
+    ATTENTION, BARE, BASE, Class, Contents, ENDS, GATED, HEAD_NORMS, How, Key, NORMS, Outputs, Params, Piece, Rule, r,
+    switched_window, window,
 };
 use crate::tokenizer::{self, VocabKind};
 use crate::transform::permuted;
@@ -27,6 +28,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "Qwen2AudioForConditionalGeneration",
             "AudioFlamingo3ForConditionalGeneration",
         ],
+        beyond: |config| switched_window(config, |layer, most| layer >= most),
         remark: "Qwen 1.5, 2, 2.5; biases of query, key and value",
         ..QWEN2
     },
@@ -43,7 +45,12 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         remark: "the text model of Intern-S1 mini",
         ..QWEN3
     },
-    Class { names: &["Qwen3ForCausalLM", "Qwen3Model"], remark: "norms of each head; rerankers", ..QWEN3 },
+    Class {
+        names: &["Qwen3ForCausalLM", "Qwen3Model"],
+        beyond: |config| switched_window(config, |layer, most| layer >= most),
+        remark: "norms of each head; rerankers",
+        ..QWEN3
+    },
     Class { names: &["StepVLForConditionalGeneration"], remark: "the text model of Step3-VL", ..QWEN3 },
     Class {
         names: &["Qwen2MoeForCausalLM"],
@@ -55,6 +62,11 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
         spelling: &[ENDS, ATTENTION, NORMS, DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT],
         keys: qwen_moe,
+        beyond: |config| {
+            let mut keys = switched_window(config, |layer, most| layer % 2 == 0 && layer < most);
+            keys.push(weights_norm(config));
+            keys
+        },
         remark: "Qwen 1.5 and 2 with experts and one that all tokens share",
         ..BASE
     },
@@ -65,7 +77,17 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         remark: "the text model of Intern-S1",
         ..QWEN3_MOE
     },
-    Class { names: &["Qwen3MoeForCausalLM"], remark: "experts stacked, or fused ones taken apart", ..QWEN3_MOE },
+    Class {
+        names: &["Qwen3MoeForCausalLM"],
+        beyond: |config| {
+            let windowed = config.bool("use_sliding_window") == Some(true);
+            let mut keys = if windowed { window(config) } else { Vec::new() };
+            keys.push(weights_norm(config));
+            keys
+        },
+        remark: "experts stacked, or fused ones taken apart",
+        ..QWEN3_MOE
+    },
     Class {
         names: &["RND1"],
         arch: "rnd1",
@@ -79,6 +101,11 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ..QWEN3_MOE
     },
 ];
+
+/// Whether the weights of a token's experts are made to sum to one, which files of these architectures cannot say.
+fn weights_norm(config: &Config) -> Key {
+    ("expert_weights_norm", config.bool("norm_topk_prob").unwrap_or(false).into())
+}
 
 const QWEN2: Class = Class {
     arch: "qwen2",

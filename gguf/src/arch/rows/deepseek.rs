@@ -100,13 +100,18 @@ fn deepseek2_keys(k: &mut Keys<'_>) {
     k.own_u32("attention.temperature_length");
 }
 
+/// transformers' default epsilon within the attention; llama.cpp takes that of the key.
+pub(super) const EPSILON_WITHIN: NormKind = NormKind::Rms(1e-6);
+
+/// What YaRN multiplies scores of latent attention with in place of its cosines.
+pub(super) fn yarn_scale(d: &Dims, log_multiplier: f32) -> f32 {
+    let stretched = d.rope_scaling == Scaling::Yarn && d.rope_scale < 1.0;
+    if stretched { (1.0 - log_multiplier * d.rope_scale.ln()).powi(2) } else { 1.0 }
+}
+
 fn deepseek2(d: &Dims, l: usize) -> Layer {
-    // transformers' default epsilon within the attention; llama.cpp takes that of the key.
-    let mut attention = Latent { norm: NormKind::Rms(1e-6), ..Latent::new(d, 0) };
-    if d.rope_scaling == Scaling::Yarn && d.rope_scale < 1.0 {
-        // With a multiplier of the factor's logarithm, scores grow in place of cosines.
-        attention.scale *= (1.0 - d.yarn_log_mul * d.rope_scale.ln()).powi(2);
-    }
+    let mut attention = Latent { norm: EPSILON_WITHIN, ..Latent::new(d, 0) };
+    attention.scale *= yarn_scale(d, d.yarn_log_mul);
     attention.temperature = d.float("attention.temperature_scale").filter(|s| *s != 0.0).map(|scale| Temperature {
         floor: d.count("attention.temperature_length"),
         scale,

@@ -1,5 +1,6 @@
 //! DeepSeek 3.2 and 4, and GLM 5, which has the attention of the first.
 
+use super::deepseek::{EPSILON_WITHIN, yarn_scale};
 use super::kimi::kda;
 use super::mtp::prediction;
 use crate::arch::{
@@ -114,7 +115,8 @@ fn deepseek32_keys(k: &mut Keys<'_>) {
 
 /// GLM 5's loader takes a file without indexers, and layers share what one before them has chosen.
 fn deepseek32(d: &Dims, l: usize, rotary: Rotary, need: Need) -> Layer {
-    let latent = Latent { absorbed: Absorbed::Yes, ..Latent::new(d, 0) };
+    let mut latent = Latent { norm: EPSILON_WITHIN, absorbed: Absorbed::Yes, ..Latent::new(d, 0) };
+    latent.scale *= yarn_scale(d, 0.1 * d.yarn_log_mul);
     let form = IndexForm::Compressed { input: d.embd, rank: d.q_rank };
     let indexer = Indexer { need, ..Indexer::new(d, form, rotary) };
     let shares = need == Need::Optional && l < d.layers() && !d.indexes(l);

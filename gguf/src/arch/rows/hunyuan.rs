@@ -1,5 +1,6 @@
 //! Hunyuan: dense, mixtures, 3 and 4.
 
+use super::deepseek::EPSILON_WITHIN;
 use super::mtp::prediction;
 use crate::arch::{
     Absorbed, Activation, Arch, Attention, BASE, Dense, Dims, Ends, ExpertGate, Experts, Gate, Gating, HeadNorms,
@@ -147,11 +148,16 @@ fn streams(d: &Dims, name: &'static str) -> Streams {
 }
 
 fn hy_v4(d: &Dims, l: usize) -> Layer {
-    let latent =
-        Latent { gate: Gate::Element, sinks: Some(Need::Required), absorbed: Absorbed::Yes, ..Latent::new(d, 0) };
+    let latent = Latent {
+        norm: EPSILON_WITHIN,
+        gate: Gate::Element,
+        sinks: Some(Need::Required),
+        absorbed: Absorbed::Yes,
+        ..Latent::new(d, 0)
+    };
     let mixer: Kind = if d.count(INDEXER[2]) > 0 {
         let form = IndexForm::Compressed { input: d.embd, rank: d.q_rank };
-        let indexer = d.indexes(l).then(|| Indexer::new(d, form, Rotary::Pairs));
+        let indexer = d.indexes(l).then(|| Indexer { rotates_last: true, ..Indexer::new(d, form, Rotary::Pairs) });
         Sparse { over: Over::Latent(Box::new(latent)), indexer }.into()
     } else {
         latent.into()

@@ -1,5 +1,6 @@
 //! Kimi Linear and K3: delta attention, latent attention without positions.
 
+use super::deepseek::EPSILON_WITHIN;
 use crate::arch::{
     Absorbed, Activation, Arch, BASE, Blocks, Compression, Decay, Dense, Dims, Ends, Experts, Gate, Gating, Kda,
     KdaInputs, Keys, Kind, Latent, Layer, Need, Norm, Residual, Rotary, Step, step, trunk,
@@ -69,7 +70,13 @@ fn decay(d: &Dims) -> Decay {
 }
 
 fn latent(d: &Dims) -> Latent {
-    Latent { absorbed: Absorbed::Either, either_query: true, rotary: Rotary::None, ..Latent::new(d, 0) }
+    Latent {
+        norm: EPSILON_WITHIN,
+        absorbed: Absorbed::Either,
+        either_query: true,
+        rotary: Rotary::None,
+        ..Latent::new(d, 0)
+    }
 }
 
 /// The shared experts, which the loader takes a file without.

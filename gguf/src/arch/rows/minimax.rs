@@ -60,7 +60,8 @@ fn minimax01(d: &Dims, l: usize) -> Layer {
     let mixer: Kind = if d.recurrent(l) {
         let last = d.layers().saturating_sub(1).max(1) as f32;
         let slope = 1.0 - l as f32 / last + 1e-5;
-        Lightning { input: d.embd, heads: d.heads(0), head: d.key_len(0), slope, eps: d.rms_eps }.into()
+        // The library's default epsilon, whatever the key of the other norms says.
+        Lightning { input: d.embd, heads: d.heads(0), head: d.key_len(0), slope, eps: 1e-6 }.into()
     } else {
         Attention::uniform(d, l).rotary(d, Rotary::Halves, l).into()
     };

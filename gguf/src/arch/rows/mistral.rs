@@ -1,5 +1,6 @@
 //! Ministral 3 and Mistral 4: queries grow with their position.
 
+use super::deepseek::{EPSILON_WITHIN, yarn_scale};
 use super::mtp::prediction;
 use crate::arch::{
     Arch, Attention, BASE, Bias, Dense, Dim, Dims, Ends, ExpertGate, Experts, Gating, Keys, Kind, Latent, Layer, Mtp,
@@ -87,7 +88,9 @@ fn mistral4_keys(k: &mut Keys<'_>) {
 }
 
 fn mistral4(d: &Dims, l: usize) -> Layer {
-    let latent = Latent { temperature: temperature(d, d.count(LENGTH)), ..Latent::new(d, 0) };
+    let temperature = temperature(d, d.count(LENGTH));
+    let mut latent = Latent { norm: EPSILON_WITHIN, temperature, ..Latent::new(d, 0) };
+    latent.scale *= yarn_scale(d, 0.1 * d.yarn_log_mul);
     let feed: Kind = if l < d.dense_lead {
         Dense::gated(d, d.ff(0)).into()
     } else {

@@ -67,7 +67,9 @@ fn plamo2(d: &Dims, l: usize) -> Layer {
         let step = (d.embd / 16).max(Dim(64));
         return between_norms(d, HeadMamba { input: d.embd, sizes: d.ssm, step, eps: d.rms_eps }, feed);
     }
-    between_norms(d, fused(d, l).norms(NormKind::Rms(d.rms_eps), HeadNorm::PerHead), feed)
+    // The whole head rotates; the loader takes the length from the first layer, which has no heads.
+    let attention = Attention { rot: d.key_len, ..fused(d, l) };
+    between_norms(d, attention.norms(NormKind::Rms(d.rms_eps), HeadNorm::PerHead), feed)
 }
 
 fn plamo3_keys(k: &mut Keys<'_>) {
