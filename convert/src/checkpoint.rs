@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
 use crate::hf::{self, Class, Contents, How, Params, Piece, Rule};
-use crate::lora::Adapter;
+use crate::lora::{self, Adapter};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::names::{Fused, Renamed};
 use crate::packed::{self, Unpacked};
@@ -48,7 +48,9 @@ pub struct Checkpoint {
     notes: Vec<String>,
     packed: Option<String>,
     beyond: Vec<(String, gguf::Value)>,
-    file_name: String,
+    general: General,
+    /// What default names call the type; `None` of a file of the vocabulary alone.
+    type_name: Option<&'static str>,
     architecture: &'static Class,
 }
 
@@ -59,6 +61,9 @@ impl Checkpoint {
     /// A folder that is no checkpoint, files that are missing or malformed, an architecture that is not known,
     /// a tensor that no rule maps or that is missing.
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
+        if lora::is_adapter(folder) {
+            return Err(lora::not_a_model(folder));
+        }
         let (mut root, config_path) = if options.mistral_format {
             (config::read_mistral(folder)?, folder.join("params.json"))
         } else {
@@ -138,15 +143,20 @@ impl Checkpoint {
             let note = complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
             notes.extend(note);
         }
-        let file_name = general.file_name((!options.vocab_only).then_some(file_type.name));
+        let type_name = (!options.vocab_only).then_some(file_type.name);
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
-        Ok(Checkpoint { metadata, infos, rows, notes, packed, beyond, file_name, architecture })
+        Ok(Checkpoint { metadata, infos, rows, notes, packed, beyond, general, type_name, architecture })
     }
 
     /// The default name of a converted file, by the naming convention of the specification.
-    pub fn file_name(&self) -> &str {
-        &self.file_name
+    pub fn file_name(&self) -> String {
+        self.general.file_name(self.type_name)
+    }
+
+    /// The default name of a file of this type made from the checkpoint.
+    pub fn file_name_of(&self, type_name: &str) -> String {
+        self.general.file_name(Some(type_name))
     }
 
     /// The row of the table that converts this checkpoint.

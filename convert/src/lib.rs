@@ -6,14 +6,17 @@
 
 mod card;
 pub mod checkpoint;
+pub mod cli;
 mod complete;
 pub mod config;
 pub mod hf;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod json;
 pub mod links;
+pub mod location;
 pub mod lora;
 pub mod metadata;
-pub mod modelfile;
 mod names;
 pub mod packed;
 mod reduce;
@@ -25,6 +28,7 @@ pub mod transform;
 use std::path::{Path, PathBuf};
 
 pub use checkpoint::Checkpoint;
+pub use gguf::modelfile;
 pub use gguf::{Error, Result};
 pub use transform::{Elements, RowSource, Rows};
 
@@ -84,7 +88,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Box<dyn gguf::Source + Sen
         return Ok(Box::new(Checkpoint::open(path, options)?));
     }
     if !path.exists() {
-        return Err(Error::input("there is no such file or folder").at(path));
+        return Err(location::missing(path));
     }
     if path.extension().is_some_and(|e| ["safetensors", "bin", "pt", "pth"].iter().any(|x| e == *x)) {
         return Err(Error::input("is the weights alone, without configuration and tokenizer")

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, inputs, tokenizer_json};
 use convert::lora::{self, AdapterFile};
 use convert::tokenizer::Report as Comparison;
-use convert::{Checkpoint, Options, OutType, hf, tokenizer};
+use convert::{Checkpoint, Options, OutType, hf, location};
 use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
@@ -21,6 +22,7 @@ Examples:
   convert models/tiny-llama -o tiny.gguf --outtype f16
   convert models/tiny-llama --dry-run --json      the plan: tensors, types, bytes
   convert models/tiny-llama --check-tokenizer --text book.txt
+  convert hf://meta-llama/Llama-3.2-1B            fetched from the hub into its cache, where it is not there yet
   convert --list                                  the architectures there are
 
 Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
@@ -29,7 +31,8 @@ Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
 #[derive(Debug, Parser)]
 #[command(name = "convert", version, after_help = EXAMPLES)]
 struct Args {
-    /// The checkpoint: a folder with config.json, safetensors files and a tokenizer
+    /// The checkpoint: a folder with config.json, safetensors files and a tokenizer, one of the hub's cache, or a name on
+    /// the hub such as hf://OWNER/NAME@REVISION
     #[arg(required_unless_present = "list")]
     folder: Option<PathBuf>,
 
@@ -41,49 +44,13 @@ struct Args {
     #[arg(long, value_enum, value_name = "TYPE")]
     outtype: Option<OutType>,
 
-    /// The model's name instead of the one that is derived
-    #[arg(long, value_name = "NAME")]
-    model_name: Option<String>,
-
-    /// A JSON file of general.* keys that override those that are derived
-    #[arg(long, value_name = "FILE")]
-    metadata: Option<PathBuf>,
-
-    /// Leave the model card (README.md) aside
-    #[arg(long)]
-    no_model_card: bool,
-
-    /// The pre-tokenizer instead of the one that is found
-    #[arg(long, value_name = "NAME")]
-    pre: Option<String>,
-
     /// Decode blocks that GGUF has a type for (MXFP4, NVFP4) instead of keeping them
     #[arg(long)]
     decode: bool,
 
-    /// Read Mistral's own form: params.json and consolidated*.safetensors, with tekken.json or tokenizer.model.v*
-    #[arg(long)]
-    mistral_format: bool,
-
-    /// With --mistral-format, write no chat template but one that the folder has
-    #[arg(long, requires = "mistral_format")]
-    disable_mistral_community_chat_template: bool,
-
     /// Write the keys and the vocabulary alone, without tensors; the folder needs no weights
     #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
     vocab_only: bool,
-
-    /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
-    #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
-    merge_lora: Vec<(PathBuf, f32)>,
-
-    /// The checkpoint that the adapter in FOLDER was made for; its configuration is enough
-    #[arg(long, value_name = "DIR")]
-    base: Option<PathBuf>,
-
-    /// Write a Modelfile for Ollama beside the output
-    #[arg(long)]
-    modelfile: bool,
 
     /// Print the plan and its sizes; write nothing
     #[arg(long)]
@@ -102,20 +69,28 @@ struct Args {
     no_verify: bool,
 
     /// Compare the tokenizer with the folder's own on texts of many kinds; write nothing
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long, conflicts_with_all = ["dry_run", "no_check_tokenizer"])]
     check_tokenizer: bool,
 
     /// Another text for the comparison of tokenizers
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
 
-    /// Do not compare tokenizers after the conversion
-    #[arg(long, conflicts_with = "check_tokenizer")]
-    no_check_tokenizer: bool,
-
     /// Print the architectures that are known
     #[arg(long)]
     list: bool,
+
+    #[command(flatten)]
+    reading: FolderArgs,
+
+    #[command(flatten)]
+    base: BaseArgs,
+
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
+
+    #[command(flatten)]
+    modelfile: ModelfileArgs,
 
     #[command(flatten)]
     common: Common,
@@ -127,25 +102,27 @@ fn main() -> ExitCode {
 }
 
 fn work(args: &Args) -> Result<Exit> {
-    let Some(folder) = args.folder.as_deref().filter(|_| !args.list) else {
+    let Some(wanted) = args.folder.as_deref().filter(|_| !args.list) else {
         return list(args.common.json);
     };
+    let folder = &location::find(wanted, &args.common)?;
     if !folder.is_dir() {
-        let what = if folder.exists() { "is a file, not a checkpoint folder" } else { "there is no such folder" };
-        return Err(Error::input(what).at(folder).help("give the folder that holds config.json"));
+        return Err(Error::input("is a file, not a checkpoint folder")
+            .at(folder)
+            .help("give the folder that holds config.json"));
     }
     if lora::is_adapter(folder) {
         return adapter_file(args, folder);
     }
-    let checkpoint = Checkpoint::open(folder, &options(args, OutType::Auto))?;
-    let target = target(args.output.as_deref(), checkpoint.file_name());
+    let checkpoint = Checkpoint::open(folder, &options(args, OutType::Auto)?)?;
+    let target = target(args.output.as_deref(), &checkpoint.file_name());
     let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
     let plan = if args.vocab_only { plan.unpadded() } else { plan };
     if !args.common.quiet {
         checkpoint.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
     if args.check_tokenizer {
-        let tokenizer = check_tokenizer(args, folder, checkpoint.metadata())?;
+        let tokenizer = check_tokenizer(folder, checkpoint.metadata(), args.text.as_deref(), &args.common)?;
         if args.common.json {
             cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
         }
@@ -159,7 +136,7 @@ fn work(args: &Args) -> Result<Exit> {
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     let begun = std::time::Instant::now();
     let mut output = Output::create(&target, args.force, &inputs)?;
-    let modelfile = args.modelfile.then(|| modelfile(args, folder, &checkpoint, &target)).transpose()?;
+    let modelfile = args.modelfile.create(&checkpoint, Some(folder), &target, args.force, &args.common)?;
     if args.vocab_only {
         let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
         written.map_err(|e| Error::io(&target, "write", e))?;
@@ -171,82 +148,37 @@ fn work(args: &Args) -> Result<Exit> {
         gguf::check::verify_file(output.temporary(), false)
             .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
     }
-    let tokenizer = if args.no_check_tokenizer {
+    let tokenizer = if args.tokenizer.no_check_tokenizer {
         None
     } else {
         let written = gguf::File::open(output.temporary())?;
-        Some(check_tokenizer(args, folder, written.metadata())?)
+        Some(check_tokenizer(folder, written.metadata(), args.text.as_deref(), &args.common)?)
     };
-    output.commit()?;
-    if let Some(modelfile) = modelfile {
-        modelfile.commit()?;
-    }
+    cli::commit_all([output].into_iter().chain(modelfile).collect())?;
     let seconds = begun.elapsed().as_secs_f64();
     report(args, &checkpoint, &target, plan.file_bytes(), Some(seconds), tokenizer.as_ref())?;
     Ok(Exit::Done)
 }
 
 /// How a folder is converted, where nothing is said of the type of its matrices to this one.
-fn options(args: &Args, outtype: OutType) -> Options {
-    Options {
-        outtype: args.outtype.unwrap_or(outtype),
-        model_name: args.model_name.clone(),
-        metadata: args.metadata.clone(),
-        pre: args.pre.clone(),
-        skip_model_card: args.no_model_card,
-        blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
-        merge: args.merge_lora.clone(),
-        mistral_format: args.mistral_format,
-        no_community_template: args.disable_mistral_community_chat_template,
-        vocab_only: args.vocab_only,
-        ..Options::default()
-    }
-}
-
-/// Encodes texts with the folder's tokenizer and with the one that the keys describe.
-fn check_tokenizer(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
-    let text = match &args.text {
-        Some(path) => Some(convert::json::read_text(path, convert::json::MAX_BYTES)?),
-        None => None,
-    };
-    let comparison = tokenizer::check_tokenizer(folder, metadata, text.as_deref()).map_err(|e| {
-        e.help("the file would encode text differently; --pre names another pre-tokenizer, --no-check-tokenizer writes it all the same")
-    })?;
-    if !args.common.quiet {
-        eprintln!(
-            "tokenizer: {} tokens of {} texts agree with {}",
-            cli::count(comparison.tokens as u64),
-            comparison.texts,
-            comparison.source
-        );
-        comparison.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    }
-    Ok(comparison)
-}
-
-fn tokenizer_json(c: &Comparison) -> serde_json::Value {
-    json!({"source": c.source, "texts": c.texts, "tokens": c.tokens, "notes": c.notes})
-}
-
-/// Parses `DIR` or `DIR=SCALE`.
-fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
-    match text.rsplit_once('=').map(|(folder, scale)| (folder, scale.parse::<f32>())) {
-        Some((folder, Ok(scale))) if scale.is_finite() => Ok((folder.into(), scale)),
-        Some(_) if !Path::new(text).exists() => Err(format!("\"{text}\" is not of the form DIR=NUMBER")),
-        _ => Ok((text.into(), 1.0)),
-    }
+fn options(args: &Args, outtype: OutType) -> Result<Options> {
+    let blocks = if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep };
+    let options = args.reading.options(args.outtype.unwrap_or(outtype), blocks, &args.common)?;
+    Ok(Options { vocab_only: args.vocab_only, ..options })
 }
 
 /// An adapter's folder becomes a GGUF adapter.
 fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     // Some trainers put the model's configuration beside the adapter.
-    let beside = folder.join("config.json").is_file().then_some(folder);
-    let base = args.base.as_deref().or(beside).ok_or_else(|| {
-        Error::usage("the folder holds an adapter, not a checkpoint")
-            .at(folder)
-            .help("--base DIR names the checkpoint it was made for; --merge-lora merges it while that is converted")
-    })?;
-    let adapter = AdapterFile::open(folder, base, &options(args, OutType::F32))?;
+    let beside = folder.join("config.json").is_file() && args.base.base.is_none();
+    let base = if beside {
+        folder.to_path_buf()
+    } else {
+        let named = args.base.of(folder)?;
+        let found = location::find_configuration(&named.to_string_lossy(), &args.common);
+        found.map_err(|e| e.help("--base DIR names the checkpoint that the adapter was made for"))?
+    };
+    let adapter = AdapterFile::open(folder, &base, &options(args, OutType::F32)?)?;
     if !args.common.quiet {
         adapter.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
@@ -273,22 +205,6 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// No licence is longer than this.
-const MAX_LICENSE: u64 = 1 << 20;
-
-/// The Modelfile beside the output, finished but for its name.
-fn modelfile(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path) -> Result<Output> {
-    let license = ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().map(|name| folder.join(name)).find(|p| p.is_file());
-    let license = license.map(|p| convert::json::read_at_most(&p, MAX_LICENSE)).transpose()?;
-    let license = license.as_deref().map(String::from_utf8_lossy);
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let text = convert::modelfile::write(checkpoint.metadata(), &name, license.as_deref())?;
-    let path = target.with_file_name("Modelfile");
-    let mut output = Output::create(&path, args.force, &[])?;
-    output.write_all(text.as_bytes()).map_err(|e| Error::io(&path, "write", e))?;
-    Ok(output)
-}
-
 /// Where the file goes: a folder is given the default name.
 fn target(wanted: Option<&Path>, default: &str) -> PathBuf {
     match wanted {
@@ -296,20 +212,6 @@ fn target(wanted: Option<&Path>, default: &str) -> PathBuf {
         Some(path) => path.to_path_buf(),
         None => PathBuf::from(default),
     }
-}
-
-/// The files of the folder, none of which may be the output.
-fn inputs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| Error::io(folder, "list", e))?.path();
-        // A file that an earlier run left in the folder is an output, not an input.
-        if path.is_file() && path.extension().is_none_or(|e| e != "gguf") {
-            files.push(path);
-        }
-    }
-    Ok(files)
 }
 
 fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<()> {

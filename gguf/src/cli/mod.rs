@@ -26,7 +26,7 @@ pub enum Exit {
 }
 
 /// Options that every program has.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Common {
     /// Print the result as one JSON document on standard output
     #[arg(long, global = true, help_heading = "Output")]
