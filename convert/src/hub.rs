@@ -19,6 +19,7 @@ use serde_json::Value;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+use crate::files;
 use crate::location::Remote;
 
 /// A list of files longer than this is none that a model has.
@@ -69,7 +70,7 @@ pub fn fetch(remote: &Remote, extent: Extent, common: &Common) -> Result<PathBuf
     };
     let commit = info["sha"].as_str().filter(|sha| !sha.is_empty() && sha.chars().all(|c| c.is_ascii_hexdigit()));
     let commit = commit.ok_or_else(|| Error::input(format!("{remote}: the hub names no commit")))?;
-    let all = files(remote, &info)?;
+    let all = listed(remote, &info)?;
     let snapshot = repository.join("snapshots").join(commit);
     let repo = api.repo(wanted(commit));
     let place = Place { api: &api, repo: &repo, remote, blobs: repository.join("blobs"), snapshot: &snapshot };
@@ -173,7 +174,7 @@ struct File {
 }
 
 /// The files of a repository. A name that would lead out of the cache is an error.
-fn files(remote: &Remote, info: &Value) -> Result<Vec<File>> {
+fn listed(remote: &Remote, info: &Value) -> Result<Vec<File>> {
     let fault = |what: String| Error::input(format!("{remote}: the hub lists {what}"));
     let siblings = info["siblings"].as_array().ok_or_else(|| fault("no files".into()))?;
     if siblings.len() > MAX_FILES {
@@ -206,7 +207,6 @@ fn shards(snapshot: &Path) -> Result<BTreeSet<String>> {
 /// What a conversion reads of a repository: configuration, tokenizer and model card, the weights as safetensors, and the
 /// parts of an embedding model. The same weights in other forms stay where they are.
 fn needed<'a>(remote: &Remote, all: &'a [File], shards: &BTreeSet<String>) -> Result<Vec<&'a File>> {
-    const SIDE: &[&str] = &[".json", ".model", ".jinja", ".txt", ".tiktoken", ".v3", ".v7"];
     let root = |f: &&File| !f.name.contains('/');
     let weights = |f: &&File| f.name.ends_with(".safetensors");
     let has = |name: &str| all.iter().any(|f| f.name == name);
@@ -235,18 +235,8 @@ fn needed<'a>(remote: &Remote, all: &'a [File], shards: &BTreeSet<String>) -> Re
             _ => error.help("is it the repository of a model?"),
         });
     }
-    let side = |f: &&File| {
-        let name = f.name.as_str();
-        let known = SIDE.iter().any(|e| name.ends_with(e)) || name == "README.md" || name.starts_with("LICENSE");
-        known && !name.ends_with(".index.json") || is_index(name)
-    };
-    // `1_Pooling/config.json`, `2_Dense/model.safetensors`: the modules of an embedding model.
-    let module = |f: &&File| {
-        let part = f.name.split_once('/').filter(|(folder, name)| {
-            folder.starts_with(|c: char| c.is_ascii_digit()) && folder.contains('_') && !name.contains('/')
-        });
-        part.is_some_and(|(_, name)| name == "config.json" || name == "model.safetensors")
-    };
+    let side = |f: &&File| files::is_side(&f.name);
+    let module = |f: &&File| f.name.split_once('/').is_some_and(|(folder, name)| files::is_module(folder, name));
     let mut out = of_weights;
     out.extend(all.iter().filter(root).filter(side));
     out.extend(all.iter().filter(module));
@@ -468,9 +458,9 @@ mod tests {
     fn names_that_lead_out_of_the_cache_are_refused() {
         for bad in ["../x", "a/../../x", "/etc/passwd", "a//b", "a\\..\\b", ""] {
             let info = serde_json::json!({"siblings": [{"rfilename": bad, "size": 1}]});
-            assert!(files(&remote(), &info).is_err(), "{bad}");
+            assert!(listed(&remote(), &info).is_err(), "{bad}");
         }
         let info = serde_json::json!({"siblings": [{"rfilename": "a/b.json", "size": 3}]});
-        assert_eq!(files(&remote(), &info).unwrap()[0].size, 3);
+        assert_eq!(listed(&remote(), &info).unwrap()[0].size, 3);
     }
 }

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod cli;
 mod complete;
 pub mod config;
+pub mod files;
 pub mod hf;
 #[cfg(feature = "hub")]
 pub mod hub;

@@ -108,8 +108,9 @@ fn serve(mut stream: TcpStream, hub: &Shared) -> Option<()> {
     let etag = if is_large(name) { fixtures::sha256(bytes) } else { git_digest(bytes) };
     if redirect {
         let host = "Location: /blob/".to_owned() + name;
-        let headers =
-            format!("{host}\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-ETag: \"{etag}\"\r\nETag: \"x\"\r\nContent-Length: 0\r\n");
+        let headers = format!(
+            "{host}\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-ETag: \"{etag}\"\r\nETag: \"x\"\r\nContent-Length: 0\r\n"
+        );
         return answer("302 Found", &headers, b"");
     }
     let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
@@ -162,7 +163,9 @@ impl Case {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::cargo_bin("convert").unwrap();
-        for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
+        for name in
+            ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY", "ALL_PROXY"]
+        {
             command.env_remove(name);
         }
         command.env("HF_HOME", self.home()).env("HF_ENDPOINT", &self.hub.address);
@@ -252,7 +255,9 @@ fn tokens_revisions_and_missing_models_are_told_apart() {
     fs::write(case.home().join("token"), "hf_secret\n").unwrap();
     let (code, _, said) = case.run(&["tiny/Tiny-Llama@v1", "--dry-run"]);
     assert_eq!(code, 0, "{said}");
-    for (name, word) in [("hf://tiny/Tiny-Llama@v2", "revision"), ("hf://tiny/none", "no such model"), ("hf://tiny", "form")] {
+    for (name, word) in
+        [("hf://tiny/Tiny-Llama@v2", "revision"), ("hf://tiny/none", "no such model"), ("hf://tiny", "form")]
+    {
         let (code, _, said) = case.run(&[name, "--dry-run"]);
         assert!([2, 3].contains(&code) && said.contains(word), "{name}: {said}");
     }
@@ -293,6 +298,7 @@ fn an_adapter_finds_its_base_and_needs_only_its_configuration() {
     let (code, _, said) = case.run(&[adapter.to_str().unwrap(), "-o", "lora.gguf"]);
     assert_eq!(code, 0, "{said}");
     assert!(!case.hub.log().iter().any(|l| l.contains("safetensors")));
-    let (code, _, said) = case.run(&[adapter.to_str().unwrap(), "-o", "named.gguf", "--base-model-id", "tiny/Tiny-Llama"]);
+    let (code, _, said) =
+        case.run(&[adapter.to_str().unwrap(), "-o", "named.gguf", "--base-model-id", "tiny/Tiny-Llama"]);
     assert_eq!(code, 0, "{said}");
 }

@@ -1,10 +1,12 @@
 //! What the four programs share: exit codes, atomic output, progress, tables.
 
+mod document;
 mod fault;
 mod output;
 mod progress;
 mod text;
 
+pub use document::{Digests, FileDigest, Files, digest_files, document, parse, parse_from};
 pub use output::{Output, OutputFolder, commit_all};
 pub use progress::{Progress, ProgressMode};
 pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
@@ -35,6 +37,10 @@ pub struct Common {
     /// Progress on standard error: a bar on a terminal (auto), JSON lines on standard output, or none
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Output")]
     pub progress: ProgressMode,
+
+    /// Which files the JSON document gives the SHA-256 of: those of commands that read them whole (auto), all, or none
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHICH", help_heading = "Output")]
+    pub digests: Digests,
 
     /// Say nothing on standard error but errors
     #[arg(long, short, global = true, help_heading = "Output")]

@@ -6,54 +6,99 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gguf::cli::{Align, Output, Table, bytes, count};
-use gguf::{Error, Result, TensorType};
+use gguf::{Error, Result, TensorType, quote};
 use quantize::pipeline::Summary;
 use quantize::plan::Plan;
 use serde_json::{Value, json};
 
+use super::folder;
+
 /// A finished run.
-pub struct Done<'a> {
+pub struct Run<'a> {
     pub input: &'a Path,
+    pub files: Option<Done<'a>>,
+    pub folders: &'a [folder::Written<'a>],
+    pub begun: Instant,
+}
+
+impl Run<'_> {
+    /// Every file that was written, those of folders too.
+    pub fn written(&self) -> Result<Vec<PathBuf>> {
+        let mut all: Vec<PathBuf> = self.files.iter().flat_map(|done| done.targets.iter().flatten().cloned()).collect();
+        for folder in self.folders {
+            let failed = |e| Error::io(folder.output, "list", e);
+            let entries = std::fs::read_dir(folder.output).map_err(failed)?;
+            let mut files = entries.map(|e| Ok(e.map_err(failed)?.path())).collect::<Result<Vec<_>>>()?;
+            files.sort();
+            all.extend(files);
+        }
+        Ok(all)
+    }
+
+    pub fn json(&self) -> Result<Value> {
+        let mut outputs = self.files.as_ref().map_or(Ok(Vec::new()), Done::outputs)?;
+        outputs.extend(self.folders.iter().map(folder::Written::json));
+        let mut out = serde_json::Map::new();
+        // Names of the first version, in which a folder was a run of its own.
+        if let ([folder], None) = (self.folders, &self.files) {
+            out.extend(folder.json().as_object().cloned().unwrap_or_default());
+        }
+        let fields = json!({
+            "input": quote::json(self.input),
+            "outputs": outputs,
+            "source_bytes": self.files.as_ref().map(|done| done.source_bytes),
+            "nonfinite_weights": self.files.as_ref().map(|done| done.summary.nonfinite),
+            "seconds": self.begun.elapsed().as_secs_f64(),
+        });
+        out.extend(fields.as_object().cloned().unwrap_or_default());
+        Ok(Value::Object(out))
+    }
+
+    pub fn text(&self) -> Result<String> {
+        let mut out = String::new();
+        if let Some(done) = &self.files {
+            out += &done.text(self.begun)?;
+        }
+        self.folders.iter().for_each(|folder| out += &folder.text());
+        Ok(out)
+    }
+}
+
+/// The GGUF files of a run.
+pub struct Done<'a> {
     pub plans: &'a [Plan],
     /// The files of each plan.
     pub targets: &'a [Vec<PathBuf>],
     /// Bytes of the source's tensors.
     pub source_bytes: u64,
     pub summary: Summary,
-    pub begun: Instant,
 }
 
 impl Done<'_> {
-    pub fn json(&self) -> Result<Value> {
+    fn outputs(&self) -> Result<Vec<Value>> {
         let outputs = self.plans.iter().zip(self.targets).map(|(plan, target)| {
             let mut output = describe(plan)?;
-            output["path"] = json!(target[0]);
+            output["path"] = quote::json(&target[0]);
             if target.len() > 1 {
-                output["shards"] = json!(target);
+                output["shards"] = target.iter().map(quote::json).collect();
             }
             Ok(output)
         });
-        Ok(json!({
-            "input": self.input,
-            "outputs": outputs.collect::<Result<Vec<_>>>()?,
-            "source_bytes": self.source_bytes,
-            "nonfinite_weights": self.summary.nonfinite,
-            "seconds": self.begun.elapsed().as_secs_f64(),
-        }))
+        outputs.collect()
     }
 
-    pub fn text(&self) -> Result<String> {
+    fn text(&self, begun: Instant) -> Result<String> {
         let mut out = String::new();
         for (plan, target) in self.plans.iter().zip(self.targets) {
             for file in target {
-                out.push_str(&format!("{}\n", file.display()));
+                out.push_str(&format!("{}\n", quote::path(file)));
             }
             out.push_str(&format!("{}{}", table(plan), summary_lines(plan)?));
         }
         if self.summary.nonfinite > 0 {
             out.push_str(&format!("  {} weights are NaN or infinite\n", count(self.summary.nonfinite)));
         }
-        let seconds = self.begun.elapsed().as_secs_f64();
+        let seconds = begun.elapsed().as_secs_f64();
         let rate = self.source_bytes as f64 / seconds.max(1e-9);
         out.push_str(&format!("  {} read in {seconds:.1} s, {}/s\n", bytes(self.source_bytes), bytes(rate as u64)));
         Ok(out)
@@ -156,7 +201,7 @@ pub fn dry_run(input: &Path, plans: &[Plan]) -> Result<Value> {
         output["plan"] = tensors.collect();
         Ok(output)
     });
-    Ok(json!({"input": input, "dry_run": true, "outputs": outputs.collect::<Result<Vec<_>>>()?}))
+    Ok(json!({"input": quote::json(input), "dry_run": true, "outputs": outputs.collect::<Result<Vec<_>>>()?}))
 }
 
 /// Plans for people, with every tensor.
