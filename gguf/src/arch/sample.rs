@@ -64,9 +64,9 @@ const ASKED: &[(&str, u32)] = &[
     ("full_attention_interval", 4),
     ("hash_layer_count", 1),
     ("hrm.h_cycles", 1),
-    ("hrm.l_cycles", 2),
+    ("hrm.l_cycles", 1),
     ("hrm.layers_per_stack", 2),
-    ("hyper_connection.count", 2),
+    ("hyper_connection.count", 4),
     ("hyper_connection.low_rank", 8),
     ("hyper_connection.sinkhorn_iterations", 2),
     ("interleave_moe_layer_step", 2),
@@ -96,6 +96,21 @@ const ASKED: &[(&str, u32)] = &[
     ("time_decay_extra_dim", 8),
     ("time_mix_extra_dim", 8),
     ("wkv.head_size", 16),
+];
+
+/// Numbers with a fraction.
+const FLOATS: &[(&str, f32)] = &[
+    ("activation.situ_beta", 2.0),
+    ("activation.situ_linear_beta", 3.0),
+    ("attention.clamp_kqv", 8.0),
+    ("attention.compress_rope_freq_base", 40_000.0),
+    ("expert_group_scale", 0.5),
+    ("expert_weights_scale", 1.5),
+    ("hyper_connection.magnitude", 2.0),
+    ("kda.gate_lower_bound", -5.0),
+    ("logit_scale", 0.5),
+    ("residual_scale", 1.5),
+    ("rope.freq_base_swa", 10_000.0),
 ];
 
 /// Keys that are lists, one number a layer.
@@ -137,10 +152,10 @@ pub fn sample_with(arch: &'static Arch, keys: &[&str]) -> Option<Metadata> {
             let whole = !arch.plan(&dims).slots(&dims).iter().any(|(_, slot)| hollow(slot));
             return (whole && (arch.demand)(&dims).is_none()).then_some(metadata);
         }
-        for fault in faults {
-            let given = fault.kind == FaultKind::KeyMissing && set(&mut metadata, arch, &fault.subject);
-            given.then_some(())?;
-        }
+        // What a key's value should be shows once it has one.
+        let missing: Vec<_> = faults.iter().filter(|fault| fault.kind == FaultKind::KeyMissing).collect();
+        let given = missing.iter().all(|fault| set(&mut metadata, arch, &fault.subject));
+        (given && !missing.is_empty()).then_some(())?;
     }
     None
 }
@@ -150,11 +165,14 @@ fn set(metadata: &mut Metadata, arch: &Arch, key: &str) -> bool {
     let Some(own) = key.strip_prefix(arch.name).and_then(|k| k.strip_prefix('.')) else { return false };
     let value: Option<Value> = match own {
         _ if own.ends_with("epsilon") => Some(1e-5_f32.into()),
+        "expert_weights_norm" | "use_parallel_residual" => Some(true.into()),
+        "swiglu_clamp_exp" => Some(Array::from([7.0_f32; 4].as_slice()).into()),
         "rope.dimension_sections" => Some(Array::from([3_i32, 3, 2, 0].as_slice()).into()),
         _ => LISTS
             .iter()
             .find(|(k, _)| *k == own)
             .map(|(_, list)| Array::from(list.as_slice()).into())
+            .or_else(|| FLOATS.iter().find(|(k, _)| *k == own).map(|(_, x)| (*x).into()))
             .or_else(|| ASKED.iter().find(|(k, _)| *k == own).map(|(_, n)| (*n).into())),
     };
     value.is_some_and(|value| {
