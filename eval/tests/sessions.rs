@@ -101,6 +101,7 @@ const LEFT_OUT: &[&str] = &[
     "qwen",
     "qwen3next",
     "smallthinker",
+    "step35",
     "wavtokenizer-dec",
 ];
 

@@ -353,7 +353,7 @@ impl<'a> Part<'a> {
         bias: Option<&[f32]>,
     ) -> Result<Vec<f32>> {
         let out = rows.len();
-        if x.len() % w.cols().max(1) != 0 {
+        if !x.len().is_multiple_of(w.cols().max(1)) {
             return Err(Error::input(format!(
                 "tensor {} has rows of {}, which do not fit its input",
                 w.name(),
@@ -401,7 +401,7 @@ impl<'a> Part<'a> {
         }
         let weight = self.values_of(&norm.weight(), len)?;
         let bias = self.values(&format!("{}.bias", norm.name))?;
-        if bias.as_ref().is_some_and(|b| b.len() != len) || x.len() % len.max(1) != 0 {
+        if bias.as_ref().is_some_and(|b| b.len() != len) || !x.len().is_multiple_of(len.max(1)) {
             return Err(Error::input(format!("tensor {}{}.bias does not fit its weights", self.prefix, norm.name)));
         }
         norm::normalize(norm.kind, x, len, Some(&weight), bias.as_deref());
