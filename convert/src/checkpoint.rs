@@ -12,6 +12,7 @@ use crate::config::{self, Config};
 use crate::hf::{self, Class, Contents, How, Params, Piece, Rule};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
+use crate::names::{Fused, Renamed};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
 use crate::transform::{self, Elements, Rows, row_count};
@@ -58,31 +59,34 @@ impl Checkpoint {
     /// A folder that is no checkpoint, files that are missing or malformed, an architecture that is not known,
     /// a tensor that no rule maps or that is missing.
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
-        let (root, config_path) = if options.mistral_format {
+        let (mut root, config_path) = if options.mistral_format {
             (config::read_mistral(folder)?, folder.join("params.json"))
         } else {
             (config::read(folder)?, folder.join("config.json"))
         };
         let (architecture, mut config) = hf::read(&root).map_err(|e| e.at(&config_path))?;
-        let stored = weights(folder, options)?;
+        let mut notes = Vec::new();
+        let stored = weights(folder, options, &mut notes)?;
+        packed::complete(&mut root, folder, &stored)?;
         let contents = Contents { folder, tensors: &stored };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
-        let mut notes = Vec::new();
         let beside = (architecture.beside)(folder)?;
         let Text { stored, moved } = text_tensors(architecture, &config, stored, &mut notes)?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
-        let (mut tensors, note) = if options.vocab_only {
+        let (mut tensors, packing) = if options.vocab_only {
             (Vec::new(), None)
         } else {
             unpacked(&root, architecture, &stored, options).map_err(|e| e.at(&config_path))?
         };
-        let packed = note.is_some().then(|| packed_by(&root, architecture));
+        let packed = packing.map(|(method, note)| {
+            notes.push(note);
+            method.to_owned()
+        });
         let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
         let file_type = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
-        notes.extend(note);
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;
-            found.merge(&mut tensors, *scale)?;
+            found.merge(&mut tensors, architecture, &config, *scale)?;
             notes.push(format!("merged: {} weights changed by {}, times {scale}", found.len(), adapter.display()));
         }
         let request = tokenizer::Request {
@@ -119,7 +123,8 @@ impl Checkpoint {
             skip_card: options.skip_model_card,
         };
         let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
-        general.write(&mut metadata)?;
+        general.write(&mut metadata).map_err(|e| e.at(folder))?;
+        notes.extend_from_slice(general.notes());
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.keys)(&mut params).map_err(|e| e.at(&config_path))?;
         metadata.set("general.quantization_version", 2_u32);
@@ -190,19 +195,16 @@ impl Source for Checkpoint {
 
 /// The tensors that are stored. A file of the vocabulary alone needs none of them, but takes its type from those there
 /// are.
-fn weights(folder: &Path, options: &Options) -> Result<Vec<Stored>> {
+fn weights(folder: &Path, options: &Options, notes: &mut Vec<String>) -> Result<Vec<Stored>> {
     let prefix = if options.mistral_format { "consolidated" } else { "model" };
     if options.vocab_only && !safetensors::has_file(folder, prefix)? {
         return Ok(Vec::new());
     }
-    if options.mistral_format { safetensors::open_consolidated(folder) } else { safetensors::open_folder(folder) }
-}
-
-/// The method that the weights were packed by.
-fn packed_by(root: &Map<String, Value>, architecture: &Class) -> String {
-    let configuration = packed::configuration(root);
-    let method = configuration.and_then(|c| c.get("quant_method")).and_then(Value::as_str);
-    architecture.packing.or(method).unwrap_or("an unnamed method").to_owned()
+    if options.mistral_format {
+        safetensors::open_consolidated(folder)
+    } else {
+        safetensors::open_folder_with_notes(folder, notes)
+    }
 }
 
 /// The type of a file's matrices.
@@ -252,19 +254,28 @@ struct Text {
     moved: HashSet<String>,
 }
 
-/// The tensors of the text model, their names without what wrappers put in front.
-fn text_tensors(architecture: &Class, config: &Config, stored: Vec<Stored>, notes: &mut Vec<String>) -> Result<Text> {
-    let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
-    let mut text = Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new() };
-    let blocks = config.blocks()?;
-    let further = config.layers().unwrap_or(blocks).min(blocks)..blocks;
-    for tensor in stored {
-        if names::is_other_sense(tensor.name()) {
-            left_out += 1;
-            left_bytes += tensor.bytes().len() as u64;
-            continue;
+/// What the tensors of the text model are called without what wrappers put in front.
+#[derive(Debug)]
+pub(crate) struct TextNames<'a> {
+    class: &'static Class,
+    config: &'a Config,
+    /// The blocks after the layers.
+    further: Range<u64>,
+}
+
+impl TextNames<'_> {
+    pub(crate) fn new<'a>(class: &'static Class, config: &'a Config) -> Result<TextNames<'a>> {
+        let blocks = config.blocks()?;
+        let further = config.layers().unwrap_or(blocks).min(blocks)..blocks;
+        Ok(TextNames { class, config, further })
+    }
+
+    /// The names that a tensor has, none of them where it is of no use; nothing where it is of another sense than text.
+    pub(crate) fn of(&self, name: &str) -> Option<Vec<Renamed>> {
+        if names::is_other_sense(name) {
+            return None;
         }
-        let mut name = tensor.name().replace("language_model.", "");
+        let mut name = name.replace("language_model.", "");
         if name.ends_with("e_score_correction_bias") {
             name = name.replace("e_score_correction_bias", "e_score_correction.bias");
         }
@@ -274,15 +285,39 @@ fn text_tensors(architecture: &Class, config: &Config, stored: Vec<Stored>, note
                 name = format!("{stem}{new}");
             }
         }
-        for renamed in names::replaced(architecture.prefixes, name, &further) {
-            let Some(name) = (architecture.rename)(config, &renamed.name) else { continue };
-            let of_use = !architecture.unused.iter().any(|beginning| name.starts_with(beginning));
-            if of_use && !names::is_buffer(&name) {
-                if renamed.moved {
-                    text.moved.insert(name.clone());
-                }
-                text.stored.push(tensor.clone().renamed(name));
+        let of_use = |renamed: &Renamed| {
+            let unused = self.class.unused.iter().any(|beginning| renamed.name.starts_with(beginning));
+            !unused && !names::is_buffer(&renamed.name)
+        };
+        let renamed = names::replaced(self.class.prefixes, name, &self.further).into_iter();
+        let renamed = renamed.filter_map(|Renamed { name, moved }| {
+            Some(Renamed { name: (self.class.rename)(self.config, &name)?, moved })
+        });
+        Some(renamed.filter(of_use).collect())
+    }
+}
+
+/// The tensors of the text model, their names without what wrappers put in front.
+fn text_tensors(
+    architecture: &'static Class,
+    config: &Config,
+    stored: Vec<Stored>,
+    notes: &mut Vec<String>,
+) -> Result<Text> {
+    let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
+    let mut text = Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new() };
+    let own = TextNames::new(architecture, config)?;
+    for tensor in stored {
+        let Some(names) = own.of(tensor.name()) else {
+            left_out += 1;
+            left_bytes += tensor.bytes().len() as u64;
+            continue;
+        };
+        for Renamed { name, moved } in names {
+            if moved {
+                text.moved.insert(name.clone());
             }
+            text.stored.push(tensor.clone().renamed(name));
         }
     }
     if left_out > 0 {
@@ -305,15 +340,20 @@ fn vocabulary_size(folder: &Path, vocabulary: &Metadata) -> Result<Option<u64>> 
     Ok(Some((own + added) as u64))
 }
 
-/// The tensors without their packing, and what is to be said of it.
+/// A method of packing, and what is to be said of it.
+type Packing = (&'static str, String);
+
+/// The tensors without their packing.
 fn unpacked(
     root: &Map<String, Value>,
     architecture: &Class,
     stored: &[Stored],
     options: &Options,
-) -> Result<(Vec<Tensor>, Option<String>)> {
-    if let Some(Unpacked { tensors, note }) = packed::unpack(root, architecture.packing, stored, options.blocks)? {
-        return Ok((tensors.into_iter().map(|(name, rows)| Tensor { name, rows }).collect(), Some(note)));
+) -> Result<(Vec<Tensor>, Option<Packing>)> {
+    let unpacked = packed::unpack(root, architecture.packing, stored, options.blocks)?;
+    if let Some(Unpacked { tensors, note, method }) = unpacked {
+        let tensors = tensors.into_iter().map(|(name, rows)| Tensor { name, rows }).collect();
+        return Ok((tensors, Some((method, note))));
     }
     let tensors = stored.iter().map(|t| Ok(Tensor { name: t.name().to_owned(), rows: transform::stored(t)? }));
     Ok((tensors.collect::<Result<_>>()?, None))
@@ -409,6 +449,9 @@ impl<'a> Plan<'a> {
         let made = Made { stored: rows.elements(), moved };
         let fault = |e: Error| Error::input(format!("tensor {name}: {}", e.message()));
         let Some(found) = names::find(self.architecture, &name) else {
+            if let Some((form, block)) = names::fused(self.architecture, &name) {
+                return self.fused(form, block, &rows, made).map_err(fault);
+            }
             let near = names::nearest(self.architecture, &name).unwrap_or_default();
             return Err(Error::input(format!("tensor {name} has no place in a {} file", self.architecture.arch))
                 .help(format!("the nearest name that has is {near}")));
@@ -420,6 +463,12 @@ impl<'a> Plan<'a> {
                 return Ok(());
             }
             return Err(Error::input(format!("tensor {name} is of block {block}, config.json claims {blocks}")));
+        }
+        if rows.shape().contains(&0) && !matches!(rule.how, How::Drop) {
+            return Err(Error::input(format!("tensor {name} has no elements, its shape is {:?}", rows.shape())).help(
+                "DeepSpeed's ZeRO-3 leaves such behind where weights were not gathered: save the model again with \
+                 stage3_gather_16bit_weights_on_model_save, or make it of the shards with zero_to_fp32.py",
+            ));
         }
         if found.suffix.ends_with("scale") {
             // The factor of a packed weight goes beside it, whatever order its rows have.
@@ -489,6 +538,42 @@ impl<'a> Plan<'a> {
         }
         self.sources.push(name);
         self.push(target, rows, made)
+    }
+
+    /// Experts in one tensor, where the class knows them one by one: they stay one, gate and up apart.
+    fn fused(&mut self, form: Fused, block: u64, rows: &Rows, made: Made) -> Result<()> {
+        if block >= self.blocks {
+            return Err(Error::input(format!("it is of block {block}, config.json claims {}", self.blocks)));
+        }
+        let parts: &[&str] = match form {
+            Fused::Router => &["ffn_gate_inp"],
+            Fused::GateUp => &["ffn_gate_exps", "ffn_up_exps"],
+            Fused::Gate => &["ffn_gate_exps"],
+            Fused::Up => &["ffn_up_exps"],
+            Fused::Down => &["ffn_down_exps"],
+        };
+        for (i, part) in (0..).zip(parts) {
+            let (index, rule) = names::target(self.architecture, part)
+                .ok_or_else(|| Error::input(format!("a {} file has no {part}", self.architecture.arch)))?;
+            if let Some((_, members)) = rule.how.stack() {
+                let members = members(self.config)?;
+                if rows.shape().len() != 3 || rows.shape()[0] != members {
+                    return Err(Error::input(format!("its shape {:?} is not that of {members} experts", rows.shape())));
+                }
+            }
+            let rows = match (form, rows.shape()) {
+                (Fused::GateUp, &[_, both, _]) if both.is_multiple_of(2) => {
+                    transform::sliced(rows, 1, i * (both / 2), both / 2)?
+                }
+                (Fused::GateUp, shape) => {
+                    return Err(Error::input(format!("its shape {shape:?} has no two equal halves")));
+                }
+                _ => rows.clone(),
+            };
+            self.seen.insert((index, Some(block)));
+            self.push(format!("{}.weight", names::with_block(rule.to, Some(block))), rows, made)?;
+        }
+        Ok(())
     }
 
     /// Token embeddings without the rows beyond the vocabulary, for those that have such.

@@ -9,7 +9,7 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::json;
+use crate::{json, links, safetensors};
 
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
@@ -43,10 +43,14 @@ pub struct Config {
 /// `config.json` as it stands in a folder.
 ///
 /// # Errors
-/// A folder without one, or a file that is no JSON object.
+/// A folder without one or with links out of it, or a file that is no JSON object.
 pub fn read(folder: &Path) -> Result<Map<String, Value>> {
+    links::check(folder)?;
     let path = folder.join("config.json");
     if !path.is_file() {
+        if let Some(error) = safetensors::mistral_form(folder).ok().flatten() {
+            return Err(error);
+        }
         return Err(Error::input("has no config.json, so it is no checkpoint folder")
             .at(folder)
             .help("give the folder that holds config.json and the safetensors files"));
@@ -63,8 +67,9 @@ pub const MISTRAL_FORM: &str = "params.json";
 /// `params.json`, the configuration of a folder in Mistral's own form, as if it were a `config.json`.
 ///
 /// # Errors
-/// A folder without one, a file that is no JSON object, weights packed in a way that is not known.
+/// A folder without one or with links out of it, a file that is no JSON object, weights packed in a way that is not known.
 pub fn read_mistral(folder: &Path) -> Result<Map<String, Value>> {
+    links::check(folder)?;
     let path = folder.join("params.json");
     if !path.is_file() {
         return Err(Error::input("has no params.json, so it is not in Mistral's own form")
@@ -86,7 +91,7 @@ pub fn read_mistral(folder: &Path) -> Result<Map<String, Value>> {
 }
 
 /// The text model's part of a wrapper's configuration.
-fn text_config(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
+pub(crate) fn text_config(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
     let thinker = root.get("thinker_config").and_then(|t| t.get("text_config"));
     TEXT_CONFIGS.iter().filter_map(|key| root.get(*key)).chain(thinker).find_map(Value::as_object)
 }
@@ -140,25 +145,35 @@ impl Config {
         let mut values = root.clone();
         let text = text_config(root);
         for (key, value) in text.into_iter().flatten() {
-            values.insert(key.clone(), value.clone());
+            if !value.is_null() || OFF.contains(&key.as_str()) || !values.contains_key(key) {
+                values.insert(key.clone(), value.clone());
+            }
         }
         // A model that the library does not know is read as it stands.
         let known = defaults != RAW && is_recognized(root);
         let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
         for &(alias, name) in aliases {
-            if let Some(value) = values.shift_remove(alias) {
-                values.entry(name).or_insert(value);
+            if let Some(value) = values.shift_remove(alias)
+                && values.get(name).is_none_or(Value::is_null)
+            {
+                values.insert(name.to_owned(), value);
             }
         }
         let defaults: Map<String, Value> = serde_json::from_str(defaults)
             .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))?;
+        check_heads(&values)?;
         let rope = rope_parameters(&values, &defaults);
         for (key, value) in defaults {
+            let null = values.get(&key).is_some_and(Value::is_null);
+            if null && SIZES.contains(&key.as_str()) && value.is_number() {
+                return Err(Error::input(format!("config.json: {key} is null")).help(format!(
+                    "write the number that the weights were made with; {class} has {value} by default"
+                )));
+            }
             // What a class computes where nothing is said, it computes for null as well.
-            if value == COMPUTED && values.get(&key).is_some_and(Value::is_null) {
+            let states = OFF.contains(&key.as_str()) && value != COMPUTED;
+            if !values.contains_key(&key) || null && !states {
                 values.insert(key, value);
-            } else {
-                values.entry(key).or_insert(value);
             }
         }
         // Classes that may leave the number of key-value heads out mean as many as there are heads.
@@ -212,7 +227,7 @@ impl Config {
         self.values.get(key).filter(|v| !v.is_null())
     }
 
-    /// Whether the key is there, be its value null.
+    /// Whether the key is there, be its value null: for the few classes to which null says something.
     pub fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
@@ -240,9 +255,16 @@ impl Config {
         self.values.shift_remove(key);
     }
 
-    /// The value of the first of these keys that is there; `None` where that is null.
+    /// The value of the first of these keys that is there and not null.
     pub fn first(&self, keys: &[&str]) -> Option<&Value> {
-        keys.iter().find_map(|key| self.values.get(*key)).filter(|v| !v.is_null())
+        keys.iter().find_map(|key| self.get(key))
+    }
+
+    fn missing(&self, keys: &[&str]) -> Error {
+        match keys.iter().find(|key| self.has(key)) {
+            Some(key) => Error::input(format!("config.json: {key} is null")),
+            None => Error::input(format!("config.json has no {}", keys.join(" nor "))),
+        }
     }
 
     /// A non-negative integer.
@@ -270,7 +292,7 @@ impl Config {
     /// # Errors
     /// None of them there, or another type.
     pub fn need_u64(&self, keys: &[&str]) -> Result<u64> {
-        let value = self.first(keys).ok_or_else(|| missing(keys))?;
+        let value = self.first(keys).ok_or_else(|| self.missing(keys))?;
         as_u64(value).ok_or_else(|| wrong(keys, "a whole number", value))
     }
 
@@ -279,7 +301,7 @@ impl Config {
     /// # Errors
     /// None of them there, or another type.
     pub fn need_f64(&self, keys: &[&str]) -> Result<f64> {
-        let value = self.first(keys).ok_or_else(|| missing(keys))?;
+        let value = self.first(keys).ok_or_else(|| self.missing(keys))?;
         value.as_f64().ok_or_else(|| wrong(keys, "a number", value))
     }
 
@@ -310,7 +332,7 @@ impl Config {
     /// # Errors
     /// None of them there, or another type.
     pub fn need_list(&self, keys: &[&str]) -> Result<Vec<u64>> {
-        let value = self.first(keys).ok_or_else(|| missing(keys))?;
+        let value = self.first(keys).ok_or_else(|| self.missing(keys))?;
         let list = value.as_array().and_then(|items| items.iter().map(as_u64).collect());
         list.ok_or_else(|| wrong(keys, "a list of whole numbers", value))
     }
@@ -393,12 +415,66 @@ fn believable(blocks: u64) -> Result<u64> {
     Ok(blocks)
 }
 
-fn at_least_one(n: u64, what: &str) -> Result<u64> {
-    if n == 0 { Err(Error::input(format!("config.json claims 0 {what}"))) } else { Ok(n) }
+/// More dimensions of a head than any model has.
+const MAX_HEAD: u64 = 1 << 16;
+
+/// Keys whose null is a statement: the thing is off, or, of key-value heads, that there are as many as heads. Elsewhere
+/// null equals absent.
+const OFF: &[&str] = &[
+    "attn_logit_softcapping",
+    "clip_qkv",
+    "final_logit_softcapping",
+    "first_k_dense_replace",
+    "kv_lora_rank",
+    "moe_intermediate_size",
+    "n_group",
+    "n_routed_experts",
+    "n_shared_experts",
+    "norm_topk_prob",
+    "num_experts",
+    "num_experts_per_tok",
+    "num_key_value_heads",
+    "num_local_experts",
+    "num_shared_experts",
+    "q_lora_rank",
+    "shared_expert_intermediate_size",
+    "sliding_window",
+    "top_k_experts",
+    "topk_group",
+];
+
+/// Sizes of the weights, which no default can stand for where a configuration says null.
+const SIZES: &[&str] = &[
+    "d_ff",
+    "d_model",
+    "hidden_size",
+    "intermediate_size",
+    "n_embd",
+    "n_head",
+    "n_heads",
+    "n_layer",
+    "n_layers",
+    "num_attention_heads",
+    "num_heads",
+    "num_hidden_layers",
+    "num_layers",
+    "vocab_size",
+];
+
+/// Refuses heads that nothing could be allocated for, whatever they are called.
+fn check_heads(values: &Map<String, Value>) -> Result<()> {
+    let heads =
+        values.iter().filter(|(key, _)| key.ends_with("head_dim") || ["d_kv", "kv_channels"].contains(&key.as_str()));
+    match heads.into_iter().find(|(_, value)| value.as_f64().is_some_and(|n| n > MAX_HEAD as f64)) {
+        Some((key, value)) => {
+            Err(Error::input(format!("config.json: {key} is {value}; {MAX_HEAD} is the most there are")))
+        }
+        None => Ok(()),
+    }
 }
 
-fn missing(keys: &[&str]) -> Error {
-    Error::input(format!("config.json has no {}", keys.join(" nor ")))
+fn at_least_one(n: u64, what: &str) -> Result<u64> {
+    if n == 0 { Err(Error::input(format!("config.json claims 0 {what}"))) } else { Ok(n) }
 }
 
 fn wrong(keys: &[&str], want: &str, value: &Value) -> Error {
@@ -413,21 +489,24 @@ pub(crate) fn as_u64(value: &Value) -> Option<u64> {
 
 /// The rope parameters in the newest spelling, from all that were ever in use.
 fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -> Map<String, Value> {
-    let first = |keys: &[&str]| keys.iter().find_map(|k| values.get(*k)).filter(|v| !v.is_null()).cloned();
+    let first = |keys: &[&str]| keys.iter().find_map(|k| values.get(*k).filter(|v| !v.is_null())).cloned();
     let object = |key: &str| values.get(key).and_then(Value::as_object).cloned();
     let stated = object("rope_parameters").or_else(|| object("rope_scaling"));
     let default = defaults.get("rope_parameters").and_then(Value::as_object).cloned().unwrap_or_default();
     let nested =
         |rope: &Map<String, Value>| rope.contains_key("full_attention") || rope.contains_key("sliding_attention");
-    let theta =
-        first(&["global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base"]);
+    let theta = first(THETA);
     let local =
         first(&["local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq"]);
     let says_scaling = stated.is_some();
     let mut rope = stated.unwrap_or_default();
     if nested(&rope) {
+        fill_layered(&mut rope, &default);
         return rope;
     }
+    let null = |map: &Map<String, Value>, key: &str| map.get(key).is_some_and(Value::is_null);
+    let no_theta = theta.is_none() && (null(&rope, "rope_theta") || THETA.iter().any(|key| null(values, key)));
+    rope.retain(|_, value| !value.is_null());
     let factor = first(&["partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"]);
     let original = first(&["original_max_position_embeddings"])
         .or_else(|| defaults.get("original_max_position_embeddings").cloned());
@@ -437,7 +516,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
         }
     };
     set("rope_theta", theta);
-    set("rope_type", values.get("rope_scaling").and_then(|s| s.get("type")).cloned());
+    set("rope_type", values.get("rope_scaling").and_then(|s| s.get("type")).filter(|v| !v.is_null()).cloned());
     set("partial_rotary_factor", factor);
     set("original_max_position_embeddings", original);
     if let Some(kind) = rope.get("type").cloned() {
@@ -447,8 +526,10 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
         return layered(rope, local, &default);
     }
     for (key, value) in default {
+        // The reference writes no base where a configuration says null, and readers then take the usual one.
+        let usual = no_theta && key == "rope_theta" && value == USUAL_THETA;
         // The kind of a default with scaling belongs to the default as a whole.
-        if !says_scaling || !SCALING_FIELDS.contains(&key.as_str()) {
+        if !usual && (!says_scaling || !SCALING_FIELDS.contains(&key.as_str())) {
             rope.entry(key).or_insert(value);
         }
     }
@@ -458,12 +539,35 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
     let scaled =
         rope.get("rope_type").and_then(Value::as_str).is_some_and(|t| ["llama3", "yarn", "longrope"].contains(&t));
     if scaled && !defaults.is_empty() && !rope.contains_key("original_max_position_embeddings") {
-        let longest = values.get("max_position_embeddings").or_else(|| defaults.get("max_position_embeddings"));
-        if let Some(longest) = longest.filter(|v| !v.is_null()) {
+        let stated = values.get("max_position_embeddings").filter(|v| !v.is_null());
+        if let Some(longest) = stated.or_else(|| defaults.get("max_position_embeddings")).filter(|v| !v.is_null()) {
             rope.insert("original_max_position_embeddings".into(), longest.clone());
         }
     }
     rope
+}
+
+/// The names of the base of rotation.
+const THETA: &[&str] =
+    &["global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base"];
+
+/// The base where a file says nothing of it.
+const USUAL_THETA: f64 = 10000.0;
+
+/// What parameters by kind of layer leave out or say null to, from the default's.
+fn fill_layered(rope: &mut Map<String, Value>, default: &Map<String, Value>) {
+    for (kind, default) in default.iter().filter_map(|(kind, value)| Some((kind, value.as_object()?))) {
+        let stated = rope.entry(kind.clone()).or_insert(Value::Null);
+        if stated.is_null() {
+            *stated = Value::Object(Map::new());
+        }
+        let Some(stated) = stated.as_object_mut() else { continue };
+        for key in ["rope_type", "rope_theta"] {
+            if let Some(value) = default.get(key).filter(|_| stated.get(key).is_none_or(Value::is_null)) {
+                stated.insert(key.to_owned(), value.clone());
+            }
+        }
+    }
 }
 
 /// The fields of a default that come with its kind of scaling.
@@ -542,6 +646,62 @@ mod tests {
         assert_eq!(class(&root).unwrap(), "B");
         let config = Config::new(&root, "B", "{}", &[]).unwrap();
         assert_eq!((config.u64("hidden_size"), config.is_wrapped()), (Some(2), true));
+    }
+
+    #[test]
+    fn null_equals_absent() {
+        let defaults = r#"{"head_dim": "computed", "num_key_value_heads": null, "rms_norm_eps": 1e-06,
+            "sliding_window": 4096, "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000,
+            "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}"#;
+        let text = r#"{"hidden_size": 64, "num_attention_heads": 4, "n_inner": null, "hidden_dim": 5, "head_dim": null,
+            "num_key_value_heads": null, "rms_norm_eps": null, "sliding_window": null, "rope_theta": null,
+            "rope_parameters": null}"#;
+        let null = config(text, &defaults.replace("\"num_key_value_heads\": null", "\"num_key_value_heads\": 8"));
+        let absent = config(r#"{"hidden_size": 64, "num_attention_heads": 4}"#, defaults);
+        for key in ["head_dim", "rms_norm_eps", "intermediate_size"] {
+            assert_eq!(null.get(key), absent.get(key), "{key}");
+        }
+        assert_eq!((null.u64("head_dim"), null.u64("num_key_value_heads")), (Some(16), Some(4)));
+        assert_eq!((null.rope_f64("rope_theta"), null.rope_type().as_str()), (Some(5e5), "default"));
+        assert_eq!(null.first(&["n_inner", "hidden_dim"]).and_then(Value::as_u64), Some(5));
+        // What null turns off stays off.
+        assert_eq!((null.get("sliding_window"), absent.u64("sliding_window")), (None, Some(4096)));
+        for key in ["hidden_size", "intermediate_size", "vocab_size"] {
+            let text = format!(r#"{{"model_type": "llama", "{key}": null}}"#);
+            let root: Map<String, Value> = serde_json::from_str(&text).unwrap();
+            let error = Config::new(&root, "X", defaults, &[]).unwrap_err().to_string();
+            assert!(error.contains(&format!("{key} is null")), "{error}");
+        }
+        let bare = config(r#"{"num_hidden_layers": null}"#, "{}");
+        assert!(bare.blocks().unwrap_err().to_string().contains("num_hidden_layers is null"));
+    }
+
+    #[test]
+    fn a_base_of_null_is_left_out_where_it_is_the_usual_one() {
+        let defaults =
+            |base: &str| format!(r#"{{"rope_parameters": {{"rope_theta": {base}, "rope_type": "default"}}}}"#);
+        for text in [r#"{"rope_theta": null}"#, r#"{"rope_parameters": {"rope_theta": null}}"#] {
+            assert_eq!(config(text, &defaults("10000.0")).rope_f64("rope_theta"), None, "{text}");
+            assert_eq!(config(text, &defaults("1000000.0")).rope_f64("rope_theta"), Some(1e6), "{text}");
+        }
+        let layers =
+            r#"{"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}}"#;
+        for text in
+            [r#"{"rope_parameters": {"full_attention": null, "sliding_attention": {"rope_theta": null}}}"#, "{}"]
+        {
+            assert_eq!(config(text, layers).rope()["full_attention"]["rope_theta"], 1e6, "{text}");
+            assert_eq!(config(text, layers).rope()["sliding_attention"]["rope_theta"], 1e4, "{text}");
+        }
+    }
+
+    #[test]
+    fn heads_that_no_model_has_are_refused_before_anything_is_made_of_them() {
+        for key in ["head_dim", "v_head_dim", "qk_rope_head_dim", "d_kv"] {
+            for number in ["2147483648", "65537", "1e300"] {
+                let root: Map<String, Value> = serde_json::from_str(&format!(r#"{{"{key}": {number}}}"#)).unwrap();
+                assert!(Config::new(&root, "X", "{}", &[]).unwrap_err().to_string().contains(key));
+            }
+        }
     }
 
     #[test]

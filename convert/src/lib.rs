@@ -4,11 +4,13 @@
 //! and their precision between f32, f16 and bf16 only, or to plain Q8_0. What it shows equals, byte for byte, what llama.cpp's
 //! `convert_hf_to_gguf.py` writes.
 
+mod card;
 pub mod checkpoint;
 mod complete;
 pub mod config;
 pub mod hf;
-mod json;
+pub mod json;
+pub mod links;
 pub mod lora;
 pub mod metadata;
 pub mod modelfile;
@@ -16,6 +18,7 @@ mod names;
 pub mod packed;
 mod reduce;
 pub mod safetensors;
+mod titlecase;
 pub mod tokenizer;
 pub mod transform;
 

@@ -1,61 +1,79 @@
 //! LoRA adapters of PEFT: as a GGUF adapter, or merged into the weights while these are converted.
 //!
 //! An adapter adds to a weight W [out, in] the product of B [out, r] and A [r, in] times alpha ÷ r (Hu et al., *LoRA*,
-//! 2021; alpha ÷ √r with rank stabilization). Other variants change more than that and are refused by name.
+//! 2021; alpha ÷ √r with rank stabilization). A GGUF adapter has one alpha, which readers divide by each rank: where
+//! that is not what an adapter means, its alpha is the product with √r, or what is left of the factor goes into B.
+//! Beside the matrices an adapter may hold weights that were trained as a whole: norms find a place in a GGUF adapter,
+//! and all are put in place by a merge. Other variants change more than that and are refused by name.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_range};
+use gguf::{Array, Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_range};
 use indexmap::IndexMap;
+use regex::Regex;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{Tensor, rotated};
+use crate::checkpoint::{Tensor, TextNames, rotated};
 use crate::config::{self, Config};
-use crate::hf::{self, Class, How, Piece};
+use crate::hf::{self, Class, How, Outputs, Piece, Rule};
 use crate::metadata::{General, Overrides, Parameters};
+use crate::names::Renamed;
 use crate::safetensors::{self, Stored};
 use crate::transform::{self, Elements, RowSource, Rows, row_count, row_len};
-use crate::{json, names};
+use crate::{Options, OutType, json, links, names};
 
 /// Keys of `adapter_config.json` that make something else of an adapter than a LoRA, and what they are called.
 const VARIANTS: &[(&str, &str)] = &[
     ("use_dora", "DoRA (weight-decomposed adaptation)"),
     ("use_qalora", "QALoRA"),
+    ("lora_bias", "matrices with biases (lora_bias)"),
     ("layer_replication", "layer replication"),
-    ("modules_to_save", "fully trained modules beside the adapter (modules_to_save)"),
     ("trainable_token_indices", "trained tokens"),
     ("target_parameters", "adapters of bare parameters (target_parameters)"),
     ("exclude_modules_to_save", "exclude_modules_to_save"),
-    ("alora_invocation_tokens", "activated LoRA"),
 ];
 
 /// A folder with an adapter.
 #[derive(Debug)]
 pub struct Adapter {
     folder: PathBuf,
-    alpha: f32,
-    stabilized: bool,
+    /// The alpha of a GGUF adapter: divided by the rank it is the factor of a matrix that has no other.
+    alpha: f64,
     /// Whether the weights are stored input-major, as those of `Conv1D`.
     input_major: bool,
+    /// Tokens from which on an activated LoRA counts.
+    activation: Vec<u32>,
     pairs: IndexMap<String, Pair>,
+    /// Weights that were trained as a whole.
+    wholes: IndexMap<String, Stored>,
 }
 
 /// The two matrices beside a weight.
 #[derive(Clone, Debug)]
 struct Pair {
     /// [r, in]
-    a: Stored,
+    a: Rows,
     /// [out, r]
-    b: Stored,
+    b: Rows,
+    /// Whether the weight is an embedding: [in, out], looked up instead of multiplied by.
+    embedding: bool,
+    /// What the product is multiplied by, times the rank.
+    strength: f64,
 }
 
 impl Pair {
     fn rank(&self) -> u64 {
         self.b.shape()[1]
+    }
+
+    /// The factor of the product.
+    fn factor(&self) -> f32 {
+        (self.strength / self.rank() as f64) as f32
     }
 }
 
@@ -66,6 +84,7 @@ impl Adapter {
     /// A folder that is no adapter, a variant that is more than a LoRA, matrices without the other, ranks and target
     /// modules that disagree with the configuration.
     pub fn open(folder: &Path) -> Result<Adapter> {
+        links::check(folder)?;
         let path = folder.join("adapter_config.json");
         let value = json::read(&path).map_err(|e| e.help("an adapter's folder has adapter_config.json"))?;
         let Value::Object(config) = value else { return Err(Error::input("is no JSON object").at(&path)) };
@@ -76,65 +95,110 @@ impl Adapter {
                 .at(folder)
                 .help("a pickle (adapter_model.bin) is never loaded: save the adapter again with safe_serialization"));
         }
-        let pairs = pairs(safetensors::open_file(&weights)?).map_err(|e| e.at(&weights))?;
-        check_targets(&config, &pairs).map_err(|e| e.at(&path))?;
-        let alpha = config.get("lora_alpha").and_then(Value::as_f64).filter(|a| a.is_finite());
-        let alpha = alpha.ok_or_else(|| Error::input("lora_alpha is no number").at(&path))?;
+        let mut stored = safetensors::open_file(&weights)?;
+        // The order of the file is that in which the reference goes through it.
+        stored.sort_by_key(Stored::offset);
+        let Parts { halves, wholes } = parts(stored).map_err(|e| e.at(&weights))?;
+        let factors = Factors::new(&config).map_err(|e| e.at(&path))?;
+        let pairs = pairs(halves, &factors).map_err(|e| e.at(&weights))?;
+        check_targets(&config, &pairs, &wholes).map_err(|e| e.at(&path))?;
+        let alpha = factors.common(&pairs);
         let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
-        Ok(Adapter {
-            folder: folder.to_path_buf(),
-            alpha: alpha as f32,
-            stabilized: flag("use_rslora"),
-            input_major: flag("fan_in_fan_out"),
-            pairs,
-        })
+        let input_major = flag("fan_in_fan_out");
+        let activation = activation(&config).map_err(|e| e.at(&path))?;
+        Ok(Adapter { folder: folder.to_path_buf(), alpha, input_major, activation, pairs, wholes })
     }
 
-    /// Merges the adapter, times `scale`, into the tensors of a checkpoint. The sums are f32.
+    /// Merges the adapter, times `scale`, into the tensors of a checkpoint of this class. The sums are f32.
     ///
     /// # Errors
     /// A weight that the checkpoint has not, or of another shape.
-    pub(crate) fn merge(&self, tensors: &mut [Tensor], scale: f32) -> Result<()> {
+    pub(crate) fn merge(
+        &self,
+        tensors: &mut [Tensor],
+        class: &'static Class,
+        config: &Config,
+        scale: f32,
+    ) -> Result<()> {
+        let own = TextNames::new(class, config)?;
+        if !self.activation.is_empty() {
+            return Err(Error::input(
+                "the adapter counts from certain tokens on (activated LoRA), which no merge does",
+            )
+            .at(&self.folder));
+        }
         for (name, pair) in &self.pairs {
-            let tensor = find(tensors, name).ok_or_else(|| {
-                Error::input(format!("the adapter changes {name}, which the checkpoint has not"))
-                    .at(&self.folder)
-                    .help("the adapter was made for another model")
-            })?;
-            let rows = if self.input_major { transform::transposed(&tensor.rows)? } else { Arc::clone(&tensor.rows) };
-            let expected = [pair.b.shape()[0], pair.a.shape()[1]];
-            if rows.shape() != expected {
-                return Err(Error::input(format!(
-                    "the adapter changes {name} as {expected:?}, the checkpoint's is {:?}",
-                    rows.shape()
-                ))
-                .at(&self.folder));
+            for i in self.changed(tensors, &own, name)? {
+                let rows = &tensors[i].rows;
+                tensors[i].rows = self.merged(name, pair, rows, scale)?;
             }
-            if matches!(rows.elements(), Elements::Blocks(_)) {
-                return Err(Error::input(format!("{name} is packed in blocks, which nothing is merged into")));
+        }
+        for (name, whole) in &self.wholes {
+            for i in self.changed(tensors, &own, name)? {
+                let rows = &mut tensors[i].rows;
+                if rows.shape() != whole.shape() {
+                    return Err(self.misfit(name, whole.shape(), rows.shape()));
+                }
+                *rows = transform::stored(whole)?;
             }
-            let rank = pair.rank() as f32;
-            let factor = scale * self.alpha / if self.stabilized { rank.sqrt() } else { rank };
-            let merged: Rows = Arc::new(Merged {
-                of: rows,
-                a: values(&pair.a)?,
-                b: values(&pair.b)?,
-                rank: pair.rank() as usize,
-                factor,
-            });
-            tensor.rows = if self.input_major { transform::transposed(&merged)? } else { merged };
         }
         Ok(())
     }
 
+    /// A weight with its change.
+    fn merged(&self, name: &str, pair: &Pair, rows: &Rows, scale: f32) -> Result<Rows> {
+        let turned = self.input_major && !pair.embedding;
+        let rows = if turned { transform::transposed(rows)? } else { Arc::clone(rows) };
+        // What is looked up is stored the other way round: the product is turned with it.
+        let (a, b) = if pair.embedding {
+            (transform::transposed(&pair.b)?, transform::transposed(&pair.a)?)
+        } else {
+            (Arc::clone(&pair.a), Arc::clone(&pair.b))
+        };
+        let expected = [b.shape()[0], a.shape()[1]];
+        if rows.shape() != expected {
+            return Err(self.misfit(name, &expected, rows.shape()));
+        }
+        if matches!(rows.elements(), Elements::Blocks(_)) {
+            return Err(Error::input(format!("{name} is packed in blocks, which nothing is merged into")));
+        }
+        let merged: Rows = Arc::new(Merged {
+            of: rows,
+            a: values(&a)?,
+            b: values(&b)?,
+            rank: pair.rank() as usize,
+            factor: scale * pair.factor(),
+        });
+        if turned { transform::transposed(&merged) } else { Ok(merged) }
+    }
+
+    /// The tensors that a name of the adapter means; none where the file has no use for it.
+    fn changed(&self, tensors: &[Tensor], own: &TextNames<'_>, name: &str) -> Result<Vec<usize>> {
+        let known = own.of(name).into_iter().flatten();
+        let found = known.map(|known| {
+            find(tensors, &known.name).ok_or_else(|| {
+                Error::input(format!("the adapter changes {name}, which the checkpoint has not"))
+                    .at(&self.folder)
+                    .help("the adapter was made for another model")
+            })
+        });
+        found.collect()
+    }
+
+    fn misfit(&self, name: &str, adapter: &[u64], checkpoint: &[u64]) -> Error {
+        Error::input(format!("the adapter changes {name} as {adapter:?}, the checkpoint's is {checkpoint:?}"))
+            .at(&self.folder)
+            .help("the adapter was made for another model, or for one to which tokens were added")
+    }
+
     /// How many weights it changes.
     pub fn len(&self) -> usize {
-        self.pairs.len()
+        self.pairs.len() + self.wholes.len()
     }
 
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.len() == 0
     }
 }
 
@@ -157,85 +221,208 @@ fn check_variant(config: &Map<String, Value>) -> Result<()> {
     if config.get("bias").and_then(Value::as_str).is_some_and(|b| b != "none") {
         return Err(Error::input("the adapter trains biases as well, which is not supported"));
     }
-    if config.get("alpha_pattern").and_then(Value::as_object).is_some_and(|p| !p.is_empty()) {
-        return Err(Error::input("the adapter has an alpha of its own for some modules (alpha_pattern)"));
-    }
     Ok(())
 }
 
-/// Matrices by the name of the weight they change, in the order of the file.
-fn pairs(stored: Vec<Stored>) -> Result<IndexMap<String, Pair>> {
-    let mut halves: IndexMap<String, [Option<Stored>; 2]> = IndexMap::new();
+/// The tokens that an activated LoRA begins to count with.
+fn activation(config: &Map<String, Value>) -> Result<Vec<u32>> {
+    let given = |key: &str| config.get(key).filter(|v| !v.is_null());
+    match given("alora_invocation_tokens") {
+        Some(tokens) => {
+            let number = |v: &Value| u32::try_from(config::as_u64(v)?).ok();
+            let tokens = tokens.as_array().and_then(|items| items.iter().map(number).collect());
+            tokens.ok_or_else(|| Error::input("alora_invocation_tokens is no list of tokens"))
+        }
+        None if given("invocation_string").and_then(Value::as_str).is_some_and(|s| !s.is_empty()) => {
+            Err(Error::input("the adapter is an activated LoRA whose tokens are given as text (invocation_string)")
+                .help("write their numbers under alora_invocation_tokens into adapter_config.json"))
+        }
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What the configuration says of factors: alpha for all and by patterns of modules' names, likewise the rank.
+#[derive(Debug)]
+struct Factors {
+    alpha: f64,
+    alphas: Vec<(Regex, f64)>,
+    rank: Option<f64>,
+    ranks: Vec<(Regex, f64)>,
+    stabilized: bool,
+}
+
+impl Factors {
+    fn new(config: &Map<String, Value>) -> Result<Factors> {
+        let number = |value: Option<&Value>| value.and_then(Value::as_f64).filter(|a| a.is_finite());
+        let patterns = |key: &str| -> Result<Vec<(Regex, f64)>> {
+            let entries = config.get(key).and_then(Value::as_object).into_iter().flatten();
+            let entry = |(pattern, value): (&String, &Value)| {
+                let fault = || Error::input(format!("{key} has \"{}\": {value}", pattern.escape_debug()));
+                // As PEFT asks: the name ends so, after a dot or as a whole.
+                let regex = Regex::new(&format!(r"\A(?:.*\.)?(?:{pattern})\z")).map_err(|e| fault().caused_by(e))?;
+                Ok((regex, number(Some(value)).ok_or_else(fault)?))
+            };
+            entries.map(entry).collect()
+        };
+        Ok(Factors {
+            alpha: number(config.get("lora_alpha")).ok_or_else(|| Error::input("lora_alpha is no number"))?,
+            alphas: patterns("alpha_pattern")?,
+            rank: number(config.get("r")),
+            ranks: patterns("rank_pattern")?,
+            stabilized: config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        })
+    }
+
+    fn of(patterns: &[(Regex, f64)], module: &str) -> Option<f64> {
+        patterns.iter().find(|(pattern, _)| pattern.is_match(module)).map(|(_, value)| *value)
+    }
+
+    /// The factor of a module's product, times its rank.
+    fn strength(&self, module: &str, rank: u64) -> Result<f64> {
+        let stated = Factors::of(&self.ranks, module).or(self.rank);
+        if let Some(stated) = stated.filter(|stated| *stated != rank as f64) {
+            return Err(Error::input(format!("r is {stated}, the rank of {module} is {rank}")));
+        }
+        Ok(self.stretched(Factors::of(&self.alphas, module).unwrap_or(self.alpha), rank as f64))
+    }
+
+    fn stretched(&self, alpha: f64, rank: f64) -> f64 {
+        if self.stabilized { alpha * rank.sqrt() } else { alpha }
+    }
+
+    /// The one alpha of a GGUF adapter: that of all, where a matrix has it.
+    fn common(&self, pairs: &IndexMap<String, Pair>) -> f64 {
+        let usual = self.rank.map_or(self.alpha, |rank| self.stretched(self.alpha, rank));
+        let has = |strength: f64| pairs.values().any(|p| p.strength == strength);
+        let other = || pairs.values().map(|p| p.strength).find(|s| *s != 0.0);
+        if has(usual) && usual != 0.0 { usual } else { other().unwrap_or(usual) }
+    }
+}
+
+/// A and B of each changed weight, and weights that were trained as a whole, in the order of the file.
+#[derive(Default)]
+struct Parts {
+    halves: IndexMap<String, Halves>,
+    wholes: IndexMap<String, Stored>,
+}
+
+#[derive(Default)]
+struct Halves {
+    found: [Option<Stored>; 2],
+    embedding: bool,
+}
+
+/// Endings of the names of A and B, and whether they are those of an embedding.
+const HALVES: [(&str, usize, bool); 8] = [
+    (".lora_A.weight", 0, false),
+    (".lora_B.weight", 1, false),
+    (".lora_A.default.weight", 0, false),
+    (".lora_B.default.weight", 1, false),
+    (".lora_embedding_A", 0, true),
+    (".lora_embedding_B", 1, true),
+    (".lora_embedding_A.default", 0, true),
+    (".lora_embedding_B.default", 1, true),
+];
+
+/// Sorts an adapter's tensors by the name of the weight they change.
+fn parts(stored: Vec<Stored>) -> Result<Parts> {
+    let mut out = Parts::default();
     for tensor in stored {
         let name = tensor.name().replace("base_model.model.", "");
         if name.contains("lora_magnitude_vector") {
             return Err(Error::input(format!("tensor {name}: the adapter is a DoRA, which is not supported")));
         }
-        let half = [".lora_A.weight", ".lora_B.weight"].iter().position(|e| name.ends_with(e));
-        let Some(half) = half else {
-            let what = format!("tensor {name} is neither A nor B of a linear layer");
-            return Err(Error::input(what).help("adapters of embeddings and of norms are not supported"));
-        };
-        if tensor.shape().len() != 2 || transform::stored(&tensor).is_err() {
-            return Err(Error::input(format!("tensor {name}: {} {:?} is no matrix", tensor.dtype(), tensor.shape())));
+        if [".base_layer.", ".original_module."].iter().any(|own| name.contains(own)) {
+            // The model's own weight, which some trainers save beside the adapter's.
+            continue;
         }
-        let base = format!("{}.weight", &name[..name.len() - ".lora_A.weight".len()]);
-        halves.entry(base).or_default()[half] = Some(tensor);
+        if transform::stored(&tensor).is_err() || tensor.elements() == 0 {
+            return Err(Error::input(format!("tensor {name}: {} {:?} is no weight", tensor.dtype(), tensor.shape())));
+        }
+        let half = HALVES.iter().find_map(|(ending, half, embedding)| {
+            name.strip_suffix(ending).map(|module| (format!("{module}.weight"), *half, *embedding))
+        });
+        let Some((base, half, embedding)) = half else {
+            if name.contains(".lora_") {
+                return Err(Error::input(format!("tensor {name} is neither A nor B of a layer"))
+                    .help("adapters of linear layers and of embeddings are known"));
+            }
+            let name = name.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".");
+            out.wholes.insert(name, tensor);
+            continue;
+        };
+        if tensor.shape().len() != 2 {
+            return Err(Error::input(format!("tensor {name}: {:?} is no matrix", tensor.shape())));
+        }
+        let halves = out.halves.entry(base).or_default();
+        halves.embedding = embedding;
+        halves.found[half] = Some(tensor);
     }
-    let mut pairs = IndexMap::new();
-    for (name, halves) in halves {
-        let [Some(a), Some(b)] = halves else {
+    if out.halves.is_empty() && out.wholes.is_empty() {
+        return Err(Error::input("the adapter changes nothing"));
+    }
+    Ok(out)
+}
+
+/// Matrices by the name of the weight they change.
+fn pairs(halves: IndexMap<String, Halves>, factors: &Factors) -> Result<IndexMap<String, Pair>> {
+    let pair = |(name, Halves { found, embedding }): (String, Halves)| {
+        let [Some(a), Some(b)] = found else {
             return Err(Error::input(format!("the adapter has only one of the two matrices of {name}")));
         };
-        if a.shape()[0] != b.shape()[1] || a.shape()[0] == 0 {
+        if a.shape()[0] != b.shape()[1] {
             let what = format!("the ranks of A {:?} and B {:?} of {name} differ", a.shape(), b.shape());
             return Err(Error::input(what));
         }
-        pairs.insert(name, Pair { a, b });
-    }
-    if pairs.is_empty() {
-        return Err(Error::input("the adapter changes nothing"));
-    }
-    Ok(pairs)
+        let strength = factors.strength(module_of(&name), a.shape()[0])?;
+        let (a, b) = (transform::stored(&a)?, transform::stored(&b)?);
+        Ok((name, Pair { a, b, embedding, strength }))
+    };
+    halves.into_iter().map(pair).collect()
 }
 
-/// Ranks and modules against what the configuration says of them.
-fn check_targets(config: &Map<String, Value>, pairs: &IndexMap<String, Pair>) -> Result<()> {
-    let own_ranks = config.get("rank_pattern").and_then(Value::as_object).is_some_and(|p| !p.is_empty());
-    if let Some(rank) = config.get("r").and_then(Value::as_u64).filter(|_| !own_ranks)
-        && let Some((name, pair)) = pairs.iter().find(|(_, p)| p.rank() != rank)
-    {
-        return Err(Error::input(format!("r is {rank}, the rank of {name} is {}", pair.rank())));
-    }
+fn module_of(weight: &str) -> &str {
+    weight.rsplit_once('.').map_or(weight, |(module, _)| module)
+}
+
+/// Modules against what the configuration says of them. PEFT asks that one of those it names is there, not each.
+fn check_targets(
+    config: &Map<String, Value>,
+    pairs: &IndexMap<String, Pair>,
+    wholes: &IndexMap<String, Stored>,
+) -> Result<()> {
     // A pattern instead of a list is PEFT's to interpret.
-    let Some(targets) = config.get("target_modules").and_then(Value::as_array) else { return Ok(()) };
-    let targets: Vec<&str> = targets.iter().filter_map(Value::as_str).collect();
-    let is_target = |name: &str, target: &str| {
-        let module = name.strip_suffix(".weight").unwrap_or(name);
-        module == target || module.ends_with(&format!(".{target}"))
+    let list = |key: &str| -> Option<Vec<&str>> {
+        Some(config.get(key)?.as_array()?.iter().filter_map(Value::as_str).collect())
     };
-    if let Some(name) = pairs.keys().find(|name| !targets.iter().any(|t| is_target(name, t))) {
+    let is_target = |name: &str, target: &str| {
+        let module = module_of(name);
+        module == target || module.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'))
+    };
+    if let Some(targets) = list("target_modules")
+        && let Some(name) = pairs.keys().find(|name| !targets.iter().any(|t| is_target(name, t)))
+    {
         return Err(Error::input(format!("the adapter changes {name}, which target_modules does not name")));
     }
-    if let Some(target) = targets.iter().find(|t| !pairs.keys().any(|name| is_target(name, t))) {
-        return Err(Error::input(format!("target_modules names {target}, for which the adapter has no matrices")));
+    if let Some(saved) = list("modules_to_save").filter(|saved| !saved.is_empty())
+        && !wholes.keys().any(|name| saved.iter().any(|s| is_target(name, s)))
+    {
+        return Err(Error::input(format!("the adapter has no weights of modules_to_save, {}", saved.join(", "))));
     }
     Ok(())
 }
 
 /// The tensor of this name, with or without a wrapper's prefix in front.
-fn find<'a>(tensors: &'a mut [Tensor], name: &str) -> Option<&'a mut Tensor> {
+fn find(tensors: &[Tensor], name: &str) -> Option<usize> {
     let exact = tensors.iter().position(|t| t.name == name);
     let without = |a: &str, b: &str| a.strip_suffix(b).is_some_and(|rest| rest.ends_with('.'));
-    let index = exact.or_else(|| {
+    exact.or_else(|| {
         let mut near = tensors.iter().enumerate().filter(|(_, t)| without(&t.name, name) || without(name, &t.name));
         near.next().map(|(i, _)| i).filter(|_| near.next().is_none())
-    })?;
-    tensors.get_mut(index)
+    })
 }
 
-fn values(stored: &Stored) -> Result<Vec<f32>> {
-    let rows = transform::stored(stored)?;
+fn values(rows: &Rows) -> Result<Vec<f32>> {
     transform::to_f32(rows.elements(), &rows.rows(0..row_count(rows.shape()))?)
 }
 
@@ -284,66 +471,374 @@ pub struct AdapterFile {
     metadata: Metadata,
     infos: Vec<TensorInfo>,
     rows: Vec<Rows>,
+    notes: Vec<String>,
+    file_name: String,
+    weights: usize,
 }
 
 impl AdapterFile {
-    /// Opens an adapter for the model in `base`, of which only the configuration is read. Matrices are f32.
+    /// Opens an adapter for the model in `base`, of which only the configuration is read.
     ///
     /// # Errors
     /// What [`Adapter::open`] meets, a model that is not known, or a layer whose change of layout an adapter cannot take.
-    pub fn open(folder: &Path, base: &Path) -> Result<AdapterFile> {
+    pub fn open(folder: &Path, base: &Path, options: &Options) -> Result<AdapterFile> {
         let adapter = Adapter::open(folder)?;
         let root = config::read(base)?;
         let path = base.join("config.json");
         let (architecture, config) = hf::read(&root).map_err(|e| e.at(&path))?;
+        if adapter.alpha == 0.0 {
+            return Err(Error::input(
+                "lora_alpha is 0: the adapter changes nothing, and readers take 0 for none given",
+            )
+            .at(folder));
+        }
+
+        let mut plan = Plan::new(architecture, &config).map_err(|e| e.at(&path))?;
+        plan.add_all(&adapter).map_err(|e| e.at(folder))?;
+        let Plan { out, left, .. } = plan;
+        let total = out.iter().map(|placed| placed.elements()).sum();
+        let parameters = Parameters { total, adapter: !adapter.pairs.is_empty(), ..Parameters::default() };
 
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);
         metadata.set("general.type", "adapter");
         metadata.set("adapter.type", "lora");
-        let overrides = Overrides { file: None, name: None, skip_card: false };
-        General::load(folder, &overrides, &Parameters::default())?.write(&mut metadata)?;
-        metadata.set("adapter.lora.alpha", adapter.alpha);
+        let overrides = Overrides {
+            file: options.metadata.clone(),
+            name: options.model_name.clone(),
+            skip_card: options.skip_model_card,
+        };
+        let general = General::load(folder, &overrides, &parameters)?;
+        general.write(&mut metadata).map_err(|e| e.at(folder))?;
+        metadata.set("adapter.lora.alpha", adapter.alpha as f32);
+        if !adapter.activation.is_empty() {
+            metadata.set("adapter.alora.invocation_tokens", Array::from(adapter.activation.as_slice()));
+        }
         metadata.set("general.quantization_version", 2_u32);
 
-        let mut file = AdapterFile { metadata, infos: Vec::new(), rows: Vec::new() };
-        for (name, pair) in &adapter.pairs {
-            for (target, a, b) in placed(architecture, &config, name, pair).map_err(|e| e.at(folder))? {
-                file.push(format!("{target}.lora_a"), a)?;
-                file.push(format!("{target}.lora_b"), b)?;
+        let ty = matrix_type(options.outtype, &adapter);
+        let mut notes = general.notes().to_vec();
+        let norms = out.iter().filter(|placed| matches!(placed.data, Data::Whole(_))).count();
+        if norms > 0 {
+            notes.push(format!("{norms} norms are written as they are, which llama.cpp leaves aside so far"));
+        }
+        if left > 0 {
+            notes.push(format!("left out: changes of {left} weights that the file of the model does not have"));
+        }
+        if adapter.pairs.values().any(|pair| pair.strength != adapter.alpha) {
+            notes.push("some matrices have factors of their own, which are multiplied into B".to_owned());
+        }
+        let mut file = AdapterFile {
+            metadata,
+            infos: Vec::new(),
+            rows: Vec::new(),
+            notes,
+            file_name: general.file_name(Some(ty.name())),
+            weights: out.len(),
+        };
+        for Placed { name, data } in out {
+            match data {
+                Data::Whole(rows) => file.push(name, rows, TensorType::F32)?,
+                Data::Matrices { a, b } => {
+                    // An embedding is looked up in A: a row for each token.
+                    let a = if name.contains("token_embd.weight") { transform::transposed(&a)? } else { a };
+                    file.push(format!("{name}.lora_a"), a, ty)?;
+                    file.push(format!("{name}.lora_b"), b, ty)?;
+                }
             }
         }
         Ok(file)
     }
 
-    fn push(&mut self, name: String, rows: Rows) -> Result<()> {
+    fn push(&mut self, name: String, rows: Rows, ty: TensorType) -> Result<()> {
+        // Rows that are no whole number of blocks stay floats.
+        let ty = if ty.bytes_for(row_len(rows.shape())).is_some() { ty } else { TensorType::F16 };
         let dims: Vec<u64> = rows.shape().iter().rev().copied().collect();
-        self.infos.push(TensorInfo::new(name, Shape::new(&dims)?, TensorType::F32)?);
+        self.infos.push(TensorInfo::new(name, Shape::new(&dims)?, ty)?);
         self.rows.push(rows);
+        Ok(())
+    }
+
+    /// The default name of a converted file, by the naming convention of the specification.
+    pub fn file_name(&self) -> &str {
+        &self.file_name
+    }
+
+    /// How many weights of the model the file changes.
+    pub fn weights(&self) -> usize {
+        self.weights
+    }
+}
+
+/// The type of an adapter's matrices; `auto` is the first 16-bit type there is, and f16 where there is none.
+fn matrix_type(wanted: OutType, adapter: &Adapter) -> TensorType {
+    match wanted {
+        OutType::F32 => TensorType::F32,
+        OutType::F16 => TensorType::F16,
+        OutType::BF16 => TensorType::BF16,
+        OutType::Q8_0 => TensorType::Q8_0,
+        OutType::Auto => {
+            let mut types = adapter.pairs.values().flat_map(|pair| [pair.a.elements(), pair.b.elements()]);
+            types.find(|e| [Elements::BF16, Elements::F16].contains(e)).map_or(TensorType::F16, Elements::ty)
+        }
+    }
+}
+
+/// What becomes of a weight's change in a GGUF adapter.
+#[derive(Debug)]
+struct Placed {
+    name: String,
+    data: Data,
+}
+
+#[derive(Clone, Debug)]
+enum Data {
+    Whole(Rows),
+    Matrices { a: Rows, b: Rows },
+}
+
+impl Placed {
+    /// Elements of the weight that is changed.
+    fn elements(&self) -> u64 {
+        match &self.data {
+            Data::Whole(rows) => rows.shape().iter().product(),
+            Data::Matrices { a, b } => {
+                let outer: u64 = b.shape().iter().rev().skip(1).product();
+                outer * row_len(a.shape())
+            }
+        }
+    }
+}
+
+/// Members of a stack that were seen so far: by rule, then by member.
+type Members = BTreeMap<usize, BTreeMap<u64, (Rows, Rows)>>;
+
+/// Maps changes one after the other.
+struct Plan<'a> {
+    class: &'static Class,
+    config: &'a Config,
+    own: TextNames<'a>,
+    stacks: BTreeMap<(&'static str, u64), Members>,
+    out: Vec<Placed>,
+    /// Changes of what the file has no use for: other senses than text, mostly.
+    left: u64,
+}
+
+impl<'a> Plan<'a> {
+    fn new(class: &'static Class, config: &'a Config) -> Result<Plan<'a>> {
+        let own = TextNames::new(class, config)?;
+        Ok(Plan { class, config, own, stacks: BTreeMap::new(), out: Vec::new(), left: 0 })
+    }
+
+    /// Weights that were trained as a whole come first, as the reference has it.
+    fn add_all(&mut self, adapter: &Adapter) -> Result<()> {
+        for (name, whole) in &adapter.wholes {
+            self.whole(name, whole)?;
+        }
+        for (name, pair) in &adapter.pairs {
+            // A factor of one's own, unless it is that of all.
+            let factor = pair.strength / adapter.alpha;
+            let b = if factor == 1.0 { Arc::clone(&pair.b) } else { transform::scaled(&pair.b, factor as f32) };
+            self.pair(name, &pair.a, &b)?;
+        }
+        let stacks = std::mem::take(&mut self.stacks);
+        for ((group, block), members) in stacks {
+            self.stack(group, block, members)?;
+        }
+        if self.out.is_empty() {
+            return Err(Error::input("the adapter changes nothing that the file of the model has"));
+        }
+        let mut names: Vec<&str> = self.out.iter().map(|placed| placed.name.as_str()).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|two| two[0] == two[1]) {
+            Some(two) => Err(Error::input(format!("two weights of the adapter become {}", two[0]))),
+            None => Ok(()),
+        }
+    }
+
+    /// The names of a weight as the tables know it, with the rule that each falls under.
+    fn rules(&mut self, name: &str) -> Result<Vec<(String, &'static Rule)>> {
+        let names = self.own.of(name).unwrap_or_default();
+        if names.is_empty() {
+            self.left += 1;
+        }
+        let rule = |Renamed { name: known, .. }| {
+            let rule = names::find(self.class, &known).and_then(|found| names::rules(self.class).nth(found.index));
+            let near = || names::nearest(self.class, &known).unwrap_or_default();
+            match rule {
+                Some(rule) => Ok((known, rule)),
+                None => Err(fault(name, "no tensor of this architecture has the name").help(format!(
+                    "the nearest name that there is is {}; was the adapter made for this model?",
+                    near()
+                ))),
+            }
+        };
+        names.into_iter().map(rule).collect()
+    }
+
+    fn whole(&mut self, name: &str, stored: &Stored) -> Result<()> {
+        for (known, rule) in self.rules(name)? {
+            let Some(found) = names::find(self.class, &known) else { continue };
+            let target = format!("{}{}", names::with_block(rule.to, found.block), found.suffix);
+            let rows = transform::stored(stored)?;
+            let rows = match rule.how {
+                How::Keep => rows,
+                How::Map(f) | How::MapWeight(f) => transform::mapped(&rows, f),
+                _ => return Err(trained_as_a_whole(name)),
+            };
+            if rows.shape().len() != 1 || !target.contains("_norm") {
+                return Err(trained_as_a_whole(name));
+            }
+            self.out.push(Placed { name: target, data: Data::Whole(rows) });
+        }
+        Ok(())
+    }
+
+    fn pair(&mut self, name: &str, a: &Rows, b: &Rows) -> Result<()> {
+        for (known, rule) in self.rules(name)? {
+            self.place(name, &known, rule, Arc::clone(a), Arc::clone(b))?;
+        }
+        Ok(())
+    }
+
+    /// The GGUF names of a changed weight with its A and B. What reorders rows of the weight reorders those of B.
+    fn place(&mut self, name: &str, known: &str, rule: &Rule, a: Rows, b: Rows) -> Result<()> {
+        let Some(found) = names::find(self.class, known) else { return Ok(()) };
+        let block = found.block.unwrap_or(0);
+        let to = names::with_block(rule.to, found.block);
+        let target = format!("{to}{}", found.suffix);
+        let config = self.config;
+        let tied = config.bool("tie_word_embeddings") == Some(true);
+        let piece =
+            |rows: &Rows| Piece { to: to.clone(), suffix: found.suffix.to_owned(), block, rows: Arc::clone(rows) };
+        let (a, b) = match rule.how {
+            How::Keep | How::First => (a, b),
+            How::Untied if !tied => (a, b),
+            How::RotateQuery => (a, rotated(&b, config.heads()?)?),
+            How::RotateKey => (a, rotated(&b, config.kv_heads()?)?),
+            // The transpose of B A is that of A times that of B.
+            How::Transpose => (transform::transposed(&b)?, transform::transposed(&a)?),
+            How::Stack { group, .. } => {
+                let members = self.stacks.entry((group, block)).or_default();
+                members.entry(found.index).or_default().insert(found.member.unwrap_or(0), (a, b));
+                if self.is_complete(group, block)? {
+                    let members = self.stacks.remove(&(group, block)).unwrap_or_default();
+                    self.stack(group, block, members)?;
+                }
+                return Ok(());
+            }
+            How::Split(split) => {
+                let make = |rows: &Rows| split(config, &piece(rows));
+                for (target, b) in moved(make, &b).map_err(|e| fault(name, e.message()))? {
+                    self.out.push(Placed { name: target, data: Data::Matrices { a: Arc::clone(&a), b } });
+                }
+                return Ok(());
+            }
+            How::Change(change) => {
+                let make = |rows: &Rows| Ok(vec![(target.clone(), change(config, &piece(rows))?)]);
+                let changed = moved(make, &b).map_err(|e| fault(name, e.message()))?;
+                (a, changed.into_iter().next().map_or(b, |(_, b)| b))
+            }
+            How::Drop | How::Tied | How::Untied => {
+                return Err(fault(
+                    name,
+                    "a file of this architecture does not have it, its token embedding serves for it or nothing",
+                ));
+            }
+            _ => return Err(fault(name, "its change of layout is not one that an adapter can take")),
+        };
+        self.out.push(Placed { name: target, data: Data::Matrices { a, b } });
+        Ok(())
+    }
+
+    /// The rules of a group, in the table's order, with the number of members of each.
+    fn tables(&self, group: &str) -> Result<Vec<(usize, &'static Rule, u64)>> {
+        let members = |(i, rule): (usize, &'static Rule)| match rule.how {
+            How::Stack { group: g, members } if g == group => Some(members(self.config).map(|n| (i, rule, n))),
+            _ => None,
+        };
+        names::rules(self.class).enumerate().filter_map(members).collect()
+    }
+
+    fn is_complete(&self, group: &'static str, block: u64) -> Result<bool> {
+        let seen = self.stacks.get(&(group, block));
+        let full = |(i, _, members): &(usize, &Rule, u64)| {
+            seen.and_then(|seen| seen.get(i)).is_some_and(|seen| seen.len() as u64 >= *members)
+        };
+        Ok(self.tables(group)?.iter().all(full))
+    }
+
+    /// Stacks the matrices of a block's experts. An adapter may change some of the tables only, but of all members.
+    fn stack(&mut self, group: &str, block: u64, mut members: Members) -> Result<()> {
+        for (i, rule, count) in self.tables(group)? {
+            let Some(seen) = members.remove(&i) else { continue };
+            let gap = (0..count.max(1)).find(|member| !seen.contains_key(member));
+            if let Some(gap) = gap.or_else(|| seen.keys().copied().find(|member| *member >= count)) {
+                let name = names::with_block(rule.from, Some(block)).replace("{x}", &gap.to_string());
+                let what = format!("a stack of {count} members has no place without, or for, {name}.weight");
+                return Err(Error::input(what).help("--merge-lora merges what the adapter has"));
+            }
+            let (a, b): (Vec<Rows>, Vec<Rows>) = seen.into_values().unzip();
+            let name = format!("{}.weight", names::with_block(rule.to, Some(block)));
+            let data = Data::Matrices { a: transform::stacked(a)?, b: transform::stacked(b)? };
+            self.out.push(Placed { name, data });
+        }
         Ok(())
     }
 }
 
-/// The GGUF names of a changed weight with its A and B. What reorders rows of the weight reorders those of B.
-fn placed(architecture: &'static Class, config: &Config, name: &str, pair: &Pair) -> Result<Vec<(String, Rows, Rows)>> {
-    let fault = |what: &str| Error::input(format!("the adapter changes {name}: {what}"));
-    let found = names::find(architecture, name).ok_or_else(|| fault("no tensor of this architecture has the name"))?;
-    let rule = names::rules(architecture).nth(found.index).ok_or_else(|| fault("no rule is known"))?;
-    let (a, b) = (transform::stored(&pair.a)?, transform::stored(&pair.b)?);
-    let to = names::with_block(rule.to, found.block);
-    let target = format!("{to}{}", found.suffix);
-    let one = |b: Rows| Ok(vec![(target.clone(), Arc::clone(&a), b)]);
-    match rule.how {
-        How::Keep => one(b),
-        How::RotateQuery => one(rotated(&b, config.heads()?)?),
-        How::RotateKey => one(rotated(&b, config.kv_heads()?)?),
-        // The transpose of B A is that of A times that of B.
-        How::Transpose => Ok(vec![(target.clone(), transform::transposed(&b)?, transform::transposed(&a)?)]),
-        How::Split(split) => {
-            let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows: b };
-            Ok(split(config, &piece)?.into_iter().map(|(name, b)| (name, Arc::clone(&a), b)).collect())
+fn fault(name: &str, what: &str) -> Error {
+    Error::input(format!("the adapter changes {name}: {what}"))
+}
+
+fn trained_as_a_whole(name: &str) -> Error {
+    Error::input(format!("{name} was trained as a whole (modules_to_save), for which a GGUF adapter has no place"))
+        .help("--merge-lora puts it into the model; norms find a place")
+}
+
+/// Columns of a weight that stands in for the real one: none of its dimensions is this by chance.
+const PROBE: u64 = 7919;
+
+/// What becomes of a weight, of B instead of it.
+///
+/// That is right where rows move as they are, which a weight without values shows, whose columns are the last dimension
+/// of every part, and B itself: its rows are what the parts are made of.
+fn moved(make: impl Fn(&Rows) -> Result<Outputs>, b: &Rows) -> Result<Outputs> {
+    let probe: Rows = Arc::new(Probe { shape: vec![b.shape()[0], PROBE] });
+    let whole_rows = |rows: &Rows| rows.shape().len() == 2 && row_len(rows.shape()) == PROBE;
+    let refused = || Error::input("its change of layout is not one that an adapter can take");
+    if !make(&probe)?.iter().all(|(_, rows)| whole_rows(rows)) {
+        return Err(refused());
+    }
+    let parts = make(b)?;
+    let rank = row_len(b.shape()) as usize;
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+    let known: HashSet<Vec<u32>> = values(b)?.chunks(rank.max(1)).map(bits).collect();
+    for (_, part) in &parts {
+        if !values(part)?.chunks(rank.max(1)).all(|row| known.contains(&bits(row))) {
+            return Err(refused());
         }
-        _ => Err(fault("its change of layout is not one that an adapter can take")),
+    }
+    Ok(parts)
+}
+
+/// A weight of zeros.
+#[derive(Debug)]
+struct Probe {
+    shape: Vec<u64>,
+}
+
+impl RowSource for Probe {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        Ok(Cow::Owned(vec![0; ((rows.end - rows.start) * row_len(&self.shape)) as usize * 4]))
     }
 }
 
@@ -359,11 +854,43 @@ impl Source for AdapterFile {
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
         row_range(&self.infos, tensor, &rows)?;
         let source = &self.rows[tensor];
-        transform::cast(source.rows(rows)?, source.elements(), TensorType::F32)
+        transform::cast(source.rows(rows)?, source.elements(), self.infos[tensor].ty())
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 }
 
-/// Whether a folder holds an adapter instead of a checkpoint.
+/// Whether a folder holds an adapter instead of a checkpoint: some trainers put the model's `config.json` beside it.
 pub fn is_adapter(folder: &Path) -> bool {
-    fs::exists(folder.join("adapter_config.json")).unwrap_or(false) && !folder.join("config.json").exists()
+    let is_model =
+        |name: &str| name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"));
+    let has_model = || {
+        let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.any(|entry| entry.file_name().to_str().is_some_and(is_model))
+    };
+    folder.join("adapter_config.json").is_file() && !has_model()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_layout_is_taken_where_rows_move_as_they_are() {
+        let b = transform::values(vec![4, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        let one = |rows: Rows| Ok(vec![("w".to_owned(), rows)]);
+        let turned = moved(|rows| one(rotated(rows, 1)?), &b).unwrap();
+        assert_eq!(values(&turned[0].1).unwrap(), [1.0, 2.0, 5.0, 6.0, 3.0, 4.0, 7.0, 8.0]);
+        let halves = |rows: &Rows| {
+            let half = |i: u64| Ok((format!("w{i}"), transform::sliced(rows, 0, i * 2, 2)?));
+            [0, 1].into_iter().map(half).collect()
+        };
+        assert_eq!(moved(halves, &b).unwrap().len(), 2);
+        // Arithmetic, and what moves columns.
+        assert!(moved(|rows| one(transform::scaled(rows, 2.0)), &b).is_err());
+        assert!(moved(|rows| one(transform::mapped(rows, |v| v + 1.0)), &b).is_err());
+        assert!(moved(|rows| one(transform::transposed(rows)?), &b).is_err());
+    }
 }

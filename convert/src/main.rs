@@ -37,9 +37,9 @@ struct Args {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// The type of the matrices; vectors stay f32
-    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
-    outtype: OutType,
+    /// The type of the matrices; vectors stay f32 [default: auto, of an adapter f32]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    outtype: Option<OutType>,
 
     /// The model's name instead of the one that is derived
     #[arg(long, value_name = "NAME")]
@@ -137,21 +137,8 @@ fn work(args: &Args) -> Result<Exit> {
     if lora::is_adapter(folder) {
         return adapter_file(args, folder);
     }
-    let options = Options {
-        outtype: args.outtype,
-        model_name: args.model_name.clone(),
-        metadata: args.metadata.clone(),
-        pre: args.pre.clone(),
-        skip_model_card: args.no_model_card,
-        blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
-        merge: args.merge_lora.clone(),
-        mistral_format: args.mistral_format,
-        no_community_template: args.disable_mistral_community_chat_template,
-        vocab_only: args.vocab_only,
-        ..Options::default()
-    };
-    let checkpoint = Checkpoint::open(folder, &options)?;
-    let target = target(args.output.as_deref(), &checkpoint);
+    let checkpoint = Checkpoint::open(folder, &options(args, OutType::Auto))?;
+    let target = target(args.output.as_deref(), checkpoint.file_name());
     let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
     let plan = if args.vocab_only { plan.unpadded() } else { plan };
     if !args.common.quiet {
@@ -172,6 +159,7 @@ fn work(args: &Args) -> Result<Exit> {
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     let begun = std::time::Instant::now();
     let mut output = Output::create(&target, args.force, &inputs)?;
+    let modelfile = args.modelfile.then(|| modelfile(args, folder, &checkpoint, &target)).transpose()?;
     if args.vocab_only {
         let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
         written.map_err(|e| Error::io(&target, "write", e))?;
@@ -189,7 +177,6 @@ fn work(args: &Args) -> Result<Exit> {
         let written = gguf::File::open(output.temporary())?;
         Some(check_tokenizer(args, folder, written.metadata())?)
     };
-    let modelfile = args.modelfile.then(|| modelfile(args, folder, &checkpoint, &target)).transpose()?;
     output.commit()?;
     if let Some(modelfile) = modelfile {
         modelfile.commit()?;
@@ -199,10 +186,27 @@ fn work(args: &Args) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// How a folder is converted, where nothing is said of the type of its matrices to this one.
+fn options(args: &Args, outtype: OutType) -> Options {
+    Options {
+        outtype: args.outtype.unwrap_or(outtype),
+        model_name: args.model_name.clone(),
+        metadata: args.metadata.clone(),
+        pre: args.pre.clone(),
+        skip_model_card: args.no_model_card,
+        blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
+        merge: args.merge_lora.clone(),
+        mistral_format: args.mistral_format,
+        no_community_template: args.disable_mistral_community_chat_template,
+        vocab_only: args.vocab_only,
+        ..Options::default()
+    }
+}
+
 /// Encodes texts with the folder's tokenizer and with the one that the keys describe.
 fn check_tokenizer(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
     let text = match &args.text {
-        Some(path) => Some(std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?),
+        Some(path) => Some(convert::json::read_text(path, convert::json::MAX_BYTES)?),
         None => None,
     };
     let comparison = tokenizer::check_tokenizer(folder, metadata, text.as_deref()).map_err(|e| {
@@ -235,19 +239,18 @@ fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
 
 /// An adapter's folder becomes a GGUF adapter.
 fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
-    let base = args.base.as_deref().ok_or_else(|| {
+    // Some trainers put the model's configuration beside the adapter.
+    let beside = folder.join("config.json").is_file().then_some(folder);
+    let base = args.base.as_deref().or(beside).ok_or_else(|| {
         Error::usage("the folder holds an adapter, not a checkpoint")
             .at(folder)
             .help("--base DIR names the checkpoint it was made for; --merge-lora merges it while that is converted")
     })?;
-    let adapter = AdapterFile::open(folder, base)?;
-    let name = folder.canonicalize().map_err(|e| Error::io(folder, "find", e))?;
-    let name = format!("{}-F32-LoRA.gguf", name.file_name().unwrap_or_default().to_string_lossy());
-    let target = match args.output.as_deref() {
-        Some(path) if path.is_dir() => path.join(name),
-        Some(path) => path.to_path_buf(),
-        None => PathBuf::from(name),
-    };
+    let adapter = AdapterFile::open(folder, base, &options(args, OutType::F32))?;
+    if !args.common.quiet {
+        adapter.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    let target = target(args.output.as_deref(), adapter.file_name());
     let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
     if !args.dry_run {
         let inputs = inputs(folder)?;
@@ -261,8 +264,8 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         output.commit()?;
     }
     if args.common.json {
-        let weights = adapter.tensors().len() / 2;
-        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes()});
+        let weights = adapter.weights();
+        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
         cli::print_json(&result)?;
     } else {
         cli::print(&format!("{}: {}\n", target.display(), cli::bytes(plan.file_bytes())))?;
@@ -270,12 +273,16 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// No licence is longer than this.
+const MAX_LICENSE: u64 = 1 << 20;
+
 /// The Modelfile beside the output, finished but for its name.
 fn modelfile(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path) -> Result<Output> {
     let license = ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().map(|name| folder.join(name)).find(|p| p.is_file());
-    let license = license.map(|p| std::fs::read_to_string(&p).map_err(|e| Error::io(&p, "read", e))).transpose()?;
+    let license = license.map(|p| convert::json::read_at_most(&p, MAX_LICENSE)).transpose()?;
+    let license = license.as_deref().map(String::from_utf8_lossy);
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let text = convert::modelfile::write(checkpoint.metadata(), &name, license.as_deref());
+    let text = convert::modelfile::write(checkpoint.metadata(), &name, license.as_deref())?;
     let path = target.with_file_name("Modelfile");
     let mut output = Output::create(&path, args.force, &[])?;
     output.write_all(text.as_bytes()).map_err(|e| Error::io(&path, "write", e))?;
@@ -283,11 +290,11 @@ fn modelfile(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path)
 }
 
 /// Where the file goes: a folder is given the default name.
-fn target(wanted: Option<&Path>, checkpoint: &Checkpoint) -> PathBuf {
+fn target(wanted: Option<&Path>, default: &str) -> PathBuf {
     match wanted {
-        Some(path) if path.is_dir() => path.join(checkpoint.file_name()),
+        Some(path) if path.is_dir() => path.join(default),
         Some(path) => path.to_path_buf(),
-        None => PathBuf::from(checkpoint.file_name()),
+        None => PathBuf::from(default),
     }
 }
 
@@ -346,7 +353,7 @@ impl Source for Watched<'_> {
     }
 }
 
-/// Whether a value's exponent has all bits set.
+/// Whether a value's exponent has all bits set, or a block's scale is NaN.
 fn has_nonfinite(ty: TensorType, bytes: &[u8]) -> bool {
     let halves = |exponent: u16| {
         let found = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent == exponent;
@@ -359,6 +366,9 @@ fn has_nonfinite(ty: TensorType, bytes: &[u8]) -> bool {
             let found = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7F80_0000 == 0x7F80_0000;
             bytes.as_chunks::<4>().0.iter().fold(false, |any, b| any | found(b))
         }
+        // E8M0 and E4M3 without infinities: the byte of all ones is NaN.
+        TensorType::MXFP4 => bytes.as_chunks::<17>().0.iter().any(|block| block[0] == 0xFF),
+        TensorType::NVFP4 => bytes.as_chunks::<36>().0.iter().any(|block| block[..4].iter().any(|s| s & 0x7F == 0x7F)),
         _ => false,
     }
 }

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use gguf::{Array, Error, Metadata, Result, Value};
 use regex::Regex;
 use serde_json::Value as Json;
-use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::json;
+use crate::{card, json, titlecase};
 
 /// Numbers of weights, as size labels want them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +20,8 @@ pub struct Parameters {
     pub expert: u64,
     /// Experts of a stack, on average.
     pub experts: u64,
+    /// Whether these are the weights that an adapter changes, of which the model may have more.
+    pub adapter: bool,
 }
 
 impl Parameters {
@@ -47,6 +48,11 @@ impl Parameters {
         }
         count.experts = expert_sum / stacks.max(1);
         count
+    }
+
+    /// All weights as the reference passes them on: less than nothing for an adapter.
+    fn signed(&self) -> i128 {
+        if self.adapter { -i128::from(self.total) } else { i128::from(self.total) }
     }
 
     /// The label of this size, such as `1.1B` or `8x7B`.
@@ -112,6 +118,8 @@ pub struct General {
     datasets: Option<Vec<Origin>>,
     tags: Option<Vec<String>>,
     languages: Option<Vec<String>>,
+    adapter: bool,
+    notes: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -152,24 +160,19 @@ impl General {
     /// A model card whose front matter is no YAML, or an override file that cannot be read.
     pub fn load(folder: &Path, overrides: &Overrides, parameters: &Parameters) -> Result<General> {
         let name = folder_name(folder);
-        let mut general = General::default();
+        let total = parameters.signed();
+        let mut general = General { adapter: parameters.adapter, ..General::default() };
         if !overrides.skip_card
-            && let Some(card) = model_card(&folder.join("README.md"))?
+            && let Some(card) = card::read(&folder.join("README.md"))?
         {
-            general.apply_card(&card, parameters.total);
+            general.apply_card(&card, total);
         }
         let config = json::read_optional(&folder.join("config.json"))?.unwrap_or(Json::Null);
         if let Some(path) = config["_name_or_path"].as_str().filter(|p| p.matches('/').count() <= 1) {
-            general.fill(&NameParts::of(path, parameters.total));
+            general.fill(&NameParts::of(path, total));
         }
-        general.fill(&NameParts::of(&name, parameters.total));
-        // A generation_config.json that is no JSON is not an error of the reference either: samplers are advice.
-        let generation =
-            json::read_optional(&folder.join("generation_config.json")).ok().flatten().unwrap_or(Json::Null);
-        for &(key, kind, names) in SAMPLING {
-            let value = names.iter().find_map(|n| generation.get(n)).filter(|v| !v.is_null()).cloned();
-            general.sampling.push((key, kind, value));
-        }
+        general.fill(&NameParts::of(&name, total));
+        general.apply_generation(&folder.join("generation_config.json"));
         if let Some(file) = &overrides.file {
             general.apply_file(&json::read(file)?).map_err(|e| e.at(file))?;
         }
@@ -177,10 +180,35 @@ impl General {
             general.name = Some(name.clone());
         }
         general.name.get_or_insert(name);
-        if general.size_label.is_none() && parameters.total > 0 {
+        if general.size_label.is_none() && total > 0 {
             general.size_label = Some(parameters.label());
         }
         Ok(general)
+    }
+
+    /// What was left aside of the folder's files and why.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Samplers are advice: a file that is no JSON is not an error of the reference either.
+    fn apply_generation(&mut self, path: &Path) {
+        let generation = match json::read_optional(path) {
+            Ok(generation) => generation.unwrap_or(Json::Null),
+            Err(error) => {
+                self.notes.push(format!("left aside: samplers of generation_config.json, which {}", error.message()));
+                Json::Null
+            }
+        };
+        for &(key, kind, names) in SAMPLING {
+            let value = names.iter().find_map(|n| generation.get(n)).filter(|v| !v.is_null()).cloned();
+            if let Some(word) = value.as_ref().and_then(Json::as_str)
+                && json::python_f64(&Json::from(word)).is_some()
+            {
+                self.notes.push(format!("general.sampling.{key} is {word}, as generation_config.json says"));
+            }
+            self.sampling.push((key, kind, value));
+        }
     }
 
     /// Takes what a name says for everything that is not known yet.
@@ -198,7 +226,7 @@ impl General {
         set(&mut self.size_label, parts.size_label.clone());
     }
 
-    fn apply_card(&mut self, card: &Json, total: u64) {
+    fn apply_card(&mut self, card: &Json, total: i128) {
         let text = |keys: &[&str]| keys.iter().find_map(|k| card.get(*k).and_then(plain_text));
         self.name = text(&["name", "model_name"]);
         self.author = text(&["author", "model_author", "model_creator"]);
@@ -282,11 +310,18 @@ impl General {
     pub fn write(&self, out: &mut Metadata) -> Result<()> {
         for (key, kind, value) in &self.sampling {
             let Some(value) = value else { continue };
-            let wrong = || Error::input(format!("generation_config.json: {key} is {value}"));
+            let wrong = |kind: &str| {
+                Error::input(format!("general.sampling.{key} is {value}, not {kind}"))
+                    .help("mend or remove it in generation_config.json, or set it in a file given with --metadata")
+            };
+            let whole = |v: f64| (v.fract() == 0.0 && v.abs() < 2_f64.powi(31)).then_some(v as i64);
             let value = match kind {
-                Sampling::Text => Value::from(value.as_str().ok_or_else(wrong)?),
-                Sampling::Int => Value::from(value.as_i64().and_then(|n| i32::try_from(n).ok()).ok_or_else(wrong)?),
-                Sampling::Float => Value::from(value.as_f64().ok_or_else(wrong)? as f32),
+                Sampling::Text => Value::from(value.as_str().ok_or_else(|| wrong("a text"))?),
+                Sampling::Int => {
+                    let number = value.as_i64().or_else(|| value.as_f64().and_then(whole));
+                    Value::from(number.and_then(|n| i32::try_from(n).ok()).ok_or_else(|| wrong("a whole number"))?)
+                }
+                Sampling::Float => Value::from(json::python_f64(value).ok_or_else(|| wrong("a number"))? as f32),
             };
             out.set(format!("general.sampling.{key}"), value);
         }
@@ -347,9 +382,24 @@ impl General {
         for part in [&self.finetune, &self.version].into_iter().flatten() {
             out += &format!("-{}", dashed(part));
         }
-        // A model card must not choose another folder.
-        format!("{out}-{}.gguf", encoding.unwrap_or("vocab")).replace(['/', '\\', '\0'], "-")
+        // A model card must not choose another folder, nor write to the terminal of who lists this one.
+        let mut out = out.replace(unfit, "-");
+        while out.len() > MAX_STEM {
+            out.pop();
+        }
+        let kind = if self.adapter { "-LoRA" } else { "" };
+        format!("{out}-{}{kind}.gguf", encoding.unwrap_or("vocab"))
     }
+}
+
+/// The longest beginning of a default name: with its ending it fits into the 255 bytes that file systems have.
+const MAX_STEM: usize = 200;
+
+/// What no default name has: separators of paths, and characters that no terminal shows as themselves.
+fn unfit(c: char) -> bool {
+    let invisible =
+        matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+    c.is_control() || invisible || ['/', '\\'].contains(&c)
 }
 
 fn unknown(key: &str) -> Error {
@@ -394,7 +444,7 @@ fn list(card: &Json, keys: &[&str]) -> Option<Vec<String>> {
 }
 
 /// Base models or datasets of a card: names on the hub, addresses, or objects.
-fn origins(card: &Json, keys: &[&str], total: u64) -> Option<Vec<Origin>> {
+fn origins(card: &Json, keys: &[&str], total: i128) -> Option<Vec<Origin>> {
     let value = keys.iter().find_map(|k| card.get(*k))?;
     let items = match value {
         Json::Array(items) => items.as_slice(),
@@ -404,7 +454,7 @@ fn origins(card: &Json, keys: &[&str], total: u64) -> Option<Vec<Origin>> {
     Some(items.iter().map(|item| origin(item, total)).collect())
 }
 
-fn origin(item: &Json, total: u64) -> Origin {
+fn origin(item: &Json, total: i128) -> Origin {
     let Json::String(id) = item else {
         return stated_origin(item);
     };
@@ -442,71 +492,14 @@ fn stated_origins(key: &str, value: &Json) -> Result<Vec<Origin>> {
     Ok(items.iter().map(stated_origin).collect())
 }
 
-/// The front matter of a model card.
-fn model_card(path: &Path) -> Result<Option<Json>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = String::from_utf8_lossy(&json::read_bytes(path)?).into_owned();
-    let mut lines = text.lines();
-    if lines.next() != Some("---") {
-        return Ok(None);
-    }
-    let mut front: String = lines.take_while(|line| *line != "---").flat_map(|line| [line, "\n"]).collect();
-    // Norwegian, and tabs for indentation: what cards get wrong.
-    front = front.replace("- no\n", "- \"no\"\n").replace('\t', "  ");
-    let fault = || {
-        Error::input("the front matter of the model card is not YAML")
-            .at(path)
-            .help("mend the lines between the two ---, or leave the card aside with --no-model-card")
-    };
-    let documents = YamlLoader::load_from_str(&front).map_err(|e| fault().caused_by(e))?;
-    let Some(document) = documents.into_iter().next() else {
-        return Ok(None);
-    };
-    Ok(Some(from_yaml(&document)).filter(Json::is_object))
-}
-
-/// Scalars keep their spelling: a version is `1.0`, not 1.
-fn from_yaml(yaml: &Yaml) -> Json {
-    match yaml {
-        Yaml::Real(text) | Yaml::String(text) => Json::String(text.clone()),
-        Yaml::Integer(n) => Json::String(n.to_string()),
-        Yaml::Boolean(b) => Json::Bool(*b),
-        Yaml::Array(items) => Json::Array(items.iter().map(from_yaml).collect()),
-        Yaml::Hash(map) => {
-            Json::Object(map.iter().filter_map(|(k, v)| Some((plain_text(&from_yaml(k))?, from_yaml(v)))).collect())
-        }
-        Yaml::Alias(_) | Yaml::Null | Yaml::BadValue => Json::Null,
-    }
-}
-
 /// Words in title case, but for those that have capitals, version numbers and words that begin with a digit.
 fn title(text: &str) -> String {
-    let version = |w: &str| {
-        w.starts_with(|c: char| c.is_ascii_digit())
-            || w.strip_prefix('v').is_some_and(|n| {
-                !n.is_empty() && n.split('.').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
-            })
-    };
-    let lower = |w: &str| w.chars().any(char::is_lowercase) && !w.chars().any(char::is_uppercase);
+    let version = |w: &str| PATTERNS.as_ref().is_some_and(|p| p.as_it_is.is_match(w));
     let dashless = text.trim().replace('-', " ");
-    let words = dashless.split_whitespace().map(|w| if lower(w) && !version(w) { title_word(w) } else { w.to_owned() });
+    let words = dashless
+        .split_whitespace()
+        .map(|w| if titlecase::is_lower(w) && !version(w) { titlecase::word(w) } else { w.to_owned() });
     words.collect::<Vec<_>>().join(" ")
-}
-
-fn title_word(word: &str) -> String {
-    let mut out = String::with_capacity(word.len());
-    let mut inside = false;
-    for c in word.chars() {
-        if inside {
-            out.extend(c.to_lowercase());
-        } else {
-            out.extend(c.to_uppercase());
-        }
-        inside = c.is_alphabetic();
-    }
-    out
 }
 
 /// What the parts of a model's name mean.
@@ -540,6 +533,8 @@ impl Kinds {
 }
 
 struct Patterns {
+    /// Words of a title that stay as they are.
+    as_it_is: Regex,
     version: Regex,
     encoding: Regex,
     size: Regex,
@@ -549,6 +544,7 @@ struct Patterns {
 static PATTERNS: std::sync::LazyLock<Option<Patterns>> = std::sync::LazyLock::new(|| {
     let whole = |p: &str| Regex::new(&format!(r"(?i)\A(?:{p})\z")).ok();
     Some(Patterns {
+        as_it_is: Regex::new(r"\A(v\d+(?:\.\d+)*|\d.*)\z").ok()?,
         version: whole(r"(v|iter)?\d+([.]\d+)*")?,
         encoding: whole(r"i?q\d(_\w)*|b?fp?(16|32)")?,
         size: whole(r"(([A]|\d+[x])?\d+([._]\d+)?[KMBT][\d]?|small|mini|medium|large|x?xl)")?,
@@ -557,7 +553,7 @@ static PATTERNS: std::sync::LazyLock<Option<Patterns>> = std::sync::LazyLock::ne
 });
 
 impl NameParts {
-    fn of(id: &str, total: u64) -> NameParts {
+    fn of(id: &str, total: i128) -> NameParts {
         if id.contains(' ') {
             return NameParts { full: Some(id.to_owned()), ..NameParts::default() };
         }
@@ -623,7 +619,7 @@ impl NameParts {
     }
 }
 
-fn annotate(patterns: &Patterns, i: usize, part: &mut String, kinds: &mut Kinds, total: u64) {
+fn annotate(patterns: &Patterns, i: usize, part: &mut String, kinds: &mut Kinds, total: i128) {
     if patterns.version.is_match(part) {
         kinds.version = true;
     } else if patterns.encoding.is_match(part) {
@@ -648,8 +644,15 @@ fn annotate(patterns: &Patterns, i: usize, part: &mut String, kinds: &mut Kinds,
         {
             let power = " KMBT".find(size[n - 1]).map_or(-1, |p| p as i32);
             let claimed = number * 1000_f64.powi(power);
-            // Far from the size of this model it is something else, such as a context length.
-            if (claimed - total as f64).abs() > (7 * u128::from(total) / 8) as f64 {
+            let size_of = total.unsigned_abs();
+            // Far from the size of this model it is something else, such as a context length. An adapter need not
+            // change every layer, so that its model may be larger.
+            let far = if total < 0 {
+                claimed < (size_of / 8) as f64
+            } else {
+                (claimed - size_of as f64).abs() > (7 * size_of / 8) as f64
+            };
+            if far {
                 kinds.finetune = true;
                 size[n - 1] = size[n - 1].to_ascii_lowercase();
             }
@@ -659,7 +662,9 @@ fn annotate(patterns: &Patterns, i: usize, part: &mut String, kinds: &mut Kinds,
         }
         *part = size.into_iter().collect();
     } else if i > 0 && patterns.finetune.is_match(part) {
-        kinds.finetune = true;
+        // The kind of the file says it already.
+        *(if total < 0 && part.eq_ignore_ascii_case("lora") { &mut kinds.encoding } else { &mut kinds.finetune }) =
+            true;
     }
 }
 
@@ -683,6 +688,33 @@ mod tests {
     }
 
     #[test]
+    fn names_of_adapters_may_name_a_larger_model() {
+        for (id, total, basename, size, finetune, version) in [
+            ("Llama-3-8B-Instruct-lora", -1_000_000, "Llama-3", Some("8B"), Some("Instruct"), None),
+            ("my-8K-lora", -1_000_000_000, "my", None, Some("8k"), None),
+            ("x-7b-adapter", -8_000_000_000, "x", Some("7B"), Some("adapter"), None),
+            ("x-7b-adapter", -80_000_000_000, "x", None, Some("7b-adapter"), None),
+            ("lora-model-v2", -10, "lora-model", None, None, Some("v2")),
+            ("model-lora", 0, "model", None, Some("lora"), None),
+        ] {
+            let parts = NameParts::of(id, total);
+            assert_eq!(parts.basename.as_deref(), Some(basename), "{id}");
+            assert_eq!((parts.size_label.as_deref(), parts.finetune.as_deref()), (size, finetune), "{id}");
+            assert_eq!(parts.version.as_deref(), version, "{id}");
+        }
+    }
+
+    #[test]
+    fn default_names_are_names_of_files() {
+        let named = |name: &str| General { name: Some(name.to_owned()), ..General::default() }.file_name(Some("F16"));
+        assert_eq!(named("A model"), "A-model-F16.gguf");
+        assert_eq!(named("a\nSYSTEM x\t\u{1b}[2J\r\u{202e}b"), "a-SYSTEM-x--[2J--b-F16.gguf");
+        assert_eq!(named("../../etc/passwd\0"), "..-..-etc-passwd--F16.gguf");
+        let long = named(&"é".repeat(4000));
+        assert!(long.len() <= 255 && long.ends_with("é-F16.gguf"));
+    }
+
+    #[test]
     fn sizes_have_two_digits() {
         assert_eq!(rounded(4_196_608), "4.2M");
         assert_eq!(rounded(127_296), "127K");
@@ -695,7 +727,7 @@ mod tests {
     fn experts_count_once() {
         let stack: &[u64] = &[8, 4, 2];
         let count = Parameters::count([("blk.0.ffn_up_exps.weight", stack), ("token_embd.weight", &[10, 2])]);
-        assert_eq!(count, Parameters { total: 84, shared: 20, expert: 8, experts: 8 });
+        assert_eq!(count, Parameters { total: 84, shared: 20, expert: 8, experts: 8, adapter: false });
         assert_eq!(count.label(), "8x0.03K");
     }
 

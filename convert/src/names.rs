@@ -36,6 +36,44 @@ pub(crate) fn find<'a>(class: &Class, name: &'a str) -> Option<Match<'a>> {
     })
 }
 
+/// What a name of experts in one tensor stands for, where a class spells each expert for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fused {
+    /// The router, under another module's name.
+    Router,
+    /// Gate and up of all experts, one after the other along the second dimension.
+    GateUp,
+    /// Gate of all experts.
+    Gate,
+    /// Up of all experts.
+    Up,
+    /// Down of all experts.
+    Down,
+}
+
+/// The form of a name of fused experts (`mlp.experts.gate_up_proj` of transformers 5, `switch_mlp.up_proj` of MLX) and its
+/// block.
+pub(crate) fn fused(class: &Class, name: &str) -> Option<(Fused, u64)> {
+    let stem = name.strip_suffix(".weight").unwrap_or(name);
+    let stacked = rules(class).find(|rule| rule.from.contains("{x}") && rule.to.ends_with("_exps"))?;
+    let rest = stem.strip_prefix(stacked.from.split_once("{}")?.0)?;
+    let (block, rest) = rest.split_once('.')?;
+    let form = match rest.split('.').collect::<Vec<_>>().as_slice() {
+        [_, "experts", "gate_up_proj"] => Fused::GateUp,
+        [_, "switch_mlp", "gate_proj"] => Fused::Gate,
+        [_, "switch_mlp", "up_proj"] => Fused::Up,
+        [_, "experts" | "switch_mlp", "down_proj"] => Fused::Down,
+        [_, "gate" | "router"] => Fused::Router,
+        _ => return None,
+    };
+    Some((form, block.parse().ok()?))
+}
+
+/// The rule whose target, without the block, is this.
+pub(crate) fn target(class: &Class, own: &str) -> Option<(usize, &'static Rule)> {
+    rules(class).enumerate().find(|(_, rule)| rule.to.strip_prefix("blk.{}.") == Some(own))
+}
+
 /// The numbers that stand for `{}` and `{x}`, if the name has the pattern's form.
 fn matches(pattern: &str, name: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (mut pattern, mut name) = (pattern, name);
@@ -83,7 +121,7 @@ pub(crate) fn replaced(prefixes: &[(&str, &str)], name: String, further: &Range<
 }
 
 fn replaced_once(from: &str, to: &str, old: Renamed, further: &Range<u64>) -> Vec<Renamed> {
-    let Some((number, rest)) = beginning(from, &old.name) else { return vec![old] };
+    let Some((number, rest)) = blocks_in(from, &old.name) else { return vec![old] };
     if !to.contains(['+', '*']) {
         return vec![Renamed { name: with_block(to, number) + rest, moved: old.moved }];
     }
@@ -96,15 +134,6 @@ fn replaced_once(from: &str, to: &str, old: Renamed, further: &Range<u64>) -> Ve
         Some(number) => vec![made(further.start.saturating_add(number))],
         None => further.clone().map(made).collect(),
     }
-}
-
-/// The number at `{}` of a beginning, and what follows it, if the name begins so.
-fn beginning<'a>(pattern: &str, name: &'a str) -> Option<(Option<u64>, &'a str)> {
-    let Some((before, after)) = pattern.split_once("{}") else { return Some((None, name.strip_prefix(pattern)?)) };
-    let rest = name.strip_prefix(before)?;
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    let number = rest[..digits].parse().ok()?;
-    Some((Some(number), rest[digits..].strip_prefix(after)?))
 }
 
 /// Where a tensor comes among those that come first: group, block and place; all others after them.
@@ -260,6 +289,28 @@ mod tests {
         assert_eq!(matches("h.{}.ln", "h..ln"), None);
         assert_eq!(matches("h.{}.ln", "h.1.lnx"), None);
         assert_eq!(matches("h.{}.ln", "h.99999999999999999999999.ln"), None);
+    }
+
+    #[test]
+    fn fused_experts_have_the_place_of_single_ones() {
+        let class = crate::hf::find("MixtralForCausalLM", &Map::new()).unwrap();
+        for (name, expected) in [
+            ("model.layers.3.mlp.experts.gate_up_proj", Some((Fused::GateUp, 3))),
+            ("model.layers.3.block_sparse_moe.experts.down_proj.weight", Some((Fused::Down, 3))),
+            ("model.layers.0.block_sparse_moe.switch_mlp.up_proj.weight", Some((Fused::Up, 0))),
+            ("model.layers.10.mlp.gate.weight", Some((Fused::Router, 10))),
+            ("model.layers.x.mlp.gate.weight", None),
+            ("model.layers.1.mlp.experts.0.gate_up_proj", None),
+            ("model.layers.1.experts.gate_up_proj", None),
+            ("layers.1.mlp.experts.gate_up_proj", None),
+        ] {
+            assert_eq!(fused(class, name), expected, "{name}");
+        }
+        assert_eq!(
+            fused(crate::hf::find("LlamaForCausalLM", &Map::new()).unwrap(), "model.layers.0.mlp.gate.weight"),
+            None
+        );
+        assert!(target(class, "ffn_gate_inp").is_some() && target(class, "nothing").is_none());
     }
 
     #[test]

@@ -4,16 +4,17 @@
 //! names with control characters, gaps between tensors. Nothing of a header is believed before it was held
 //! against the file's length.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gguf::{Error, Result};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
-use crate::json;
+use crate::{json, links};
 
 /// The longest header the format allows.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -123,6 +124,11 @@ impl Stored {
         self.shape.iter().product()
     }
 
+    /// Where its data begin in the file: the order in which it was written.
+    pub fn offset(&self) -> usize {
+        self.span.start
+    }
+
     /// The file it is in.
     pub fn path(&self) -> &Path {
         &self.part.path
@@ -174,27 +180,16 @@ fn parse_header(part: &Arc<Part>) -> Result<Vec<Stored>> {
         .help("the file is cut short or no safetensors file: fetch it again"));
     }
     let (header, data) = rest.split_at(length as usize);
-    let header =
-        json::parse(header).map_err(|e| Error::input("the header is not the JSON it should be").caused_by(e))?;
-    let Value::Object(header) = header else {
-        return Err(Error::input("the header is not a JSON object"));
-    };
     let data_start = bytes.len() - data.len();
-    let mut tensors = Vec::with_capacity(header.len());
-    for (name, entry) in header {
-        if name == "__metadata__" {
-            let strings = entry.as_object().is_some_and(|map| map.values().all(Value::is_string));
-            // A tensor of this name would have fields that are no strings.
-            if !strings {
-                return Err(Error::input("__metadata__ of the header does not map strings to strings"));
-            }
-            continue;
-        }
-        let (dtype, shape, span) = parse_entry(&name, &entry, data.len() as u64)?;
+    let entries: Entries = serde_json::from_slice(header)
+        .map_err(|e| Error::input("the header is not the JSON it should be").caused_by(e))?;
+    let mut tensors = Vec::with_capacity(entries.0.len());
+    for (name, entry) in entries.0 {
+        let (dtype, span) = entry.checked(&name, data.len() as u64)?;
         tensors.push(Stored {
             name,
             dtype,
-            shape,
+            shape: entry.shape,
             part: Arc::clone(part),
             span: data_start + span.start as usize..data_start + span.end as usize,
         });
@@ -219,46 +214,152 @@ fn parse_header(part: &Arc<Part>) -> Result<Vec<Stored>> {
     Ok(tensors)
 }
 
-/// A tensor's entry held against the bytes of data there are.
-fn parse_entry(name: &str, entry: &Value, available: u64) -> Result<(Dtype, Vec<u64>, Range<u64>)> {
-    let fault = |what: &str| Error::input(format!("tensor \"{}\": {what}", name.escape_debug()));
-    if name.is_empty() || name.contains(char::is_control) {
-        return Err(fault("the name is empty or holds control characters"));
-    }
-    let dtype = entry["dtype"].as_str().ok_or_else(|| fault("the header gives no dtype"))?;
-    let dtype = Dtype::from_name(dtype).ok_or_else(|| fault(&format!("the dtype {dtype:?} is unknown")))?;
-    let numbers =
-        |value: &Value| value.as_array().and_then(|a| a.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
-    let shape = numbers(&entry["shape"]).ok_or_else(|| fault("the header gives no shape"))?;
-    let offsets = numbers(&entry["data_offsets"]).ok_or_else(|| fault("the header gives no data_offsets"))?;
-    let &[start, end] = offsets.as_slice() else {
-        return Err(fault("data_offsets are not two numbers"));
-    };
-    if start > end || end > available {
-        return Err(fault(&format!("its data from {start} to {end} lies outside the {available} bytes of the file"))
-            .help("the file is cut short or damaged: fetch it again"));
-    }
-    let bytes = shape
-        .iter()
-        .try_fold(1_u64, |n, &d| n.checked_mul(d))
-        .and_then(|n| n.checked_mul(dtype.bits()))
-        .filter(|bits| bits % 8 == 0)
-        .map(|bits| bits / 8);
-    if bytes != Some(end - start) {
-        return Err(fault(&format!("its shape {shape:?} of {dtype} does not make the {} bytes it has", end - start)));
-    }
-    Ok((dtype, shape, start..end))
+/// The tensors of a header, read without a tree in between: memory grows with the tensors there are.
+struct Entries(Vec<(String, Entry)>);
+
+/// What a header says of a tensor.
+#[derive(serde::Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: Vec<u64>,
 }
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entries, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+        while let Some(name) = map.next_key::<String>()? {
+            if !seen.insert(name.clone()) {
+                return Err(A::Error::custom(format!("the key {name:?} stands twice")));
+            }
+            if name == "__metadata__" {
+                // A tensor of this name would have fields that are no strings.
+                map.next_value::<BTreeMap<String, String>>()
+                    .map_err(|e| A::Error::custom(format!("__metadata__ does not map strings to strings: {e}")))?;
+                continue;
+            }
+            let fault = |e: A::Error| A::Error::custom(format!("tensor \"{}\": {e}", name.escape_debug()));
+            let entry = map.next_value().map_err(fault)?;
+            entries.push((name, entry));
+        }
+        Ok(Entries(entries))
+    }
+}
+
+/// More dimensions than any tensor has.
+const MAX_DIMENSIONS: usize = 32;
+
+impl Entry {
+    /// Type and place, held against the bytes of data there are.
+    fn checked(&self, name: &str, available: u64) -> Result<(Dtype, Range<u64>)> {
+        let fault = |what: &str| Error::input(format!("tensor \"{}\": {what}", name.escape_debug()));
+        if name.is_empty() || name.contains(char::is_control) {
+            return Err(fault("the name is empty or holds control characters"));
+        }
+        let dtype = Dtype::from_name(&self.dtype).ok_or_else(|| {
+            let shown: String = self.dtype.chars().take(60).collect();
+            fault(&format!("the dtype {shown:?} is unknown"))
+        })?;
+        if self.shape.len() > MAX_DIMENSIONS {
+            return Err(fault(&format!("its shape has {} dimensions", self.shape.len())));
+        }
+        let &[start, end] = self.data_offsets.as_slice() else {
+            return Err(fault("data_offsets are not two numbers"));
+        };
+        if start > end || end > available {
+            return Err(fault(&format!(
+                "its data from {start} to {end} lies outside the {available} bytes of the file"
+            ))
+            .help("the file is cut short or damaged: fetch it again"));
+        }
+        let bytes = self
+            .shape
+            .iter()
+            .try_fold(1_u64, |n, &d| n.checked_mul(d))
+            .and_then(|n| n.checked_mul(dtype.bits()))
+            .filter(|bits| bits % 8 == 0)
+            .map(|bits| bits / 8);
+        if bytes != Some(end - start) {
+            let what = format!("its shape {:?} of {dtype} does not make the {} bytes it has", self.shape, end - start);
+            return Err(fault(&what));
+        }
+        Ok((dtype, start..end))
+    }
+}
+
+/// The single file of weights, which the transformers library prefers to any index.
+const SINGLE: &str = "model.safetensors";
+
+/// The list of shards.
+const INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of a checkpoint folder, in the order of its files' names and, within a file, of their own.
 ///
 /// # Errors
-/// No safetensors file, an index and shards that disagree, and what [`open_file`] meets.
+/// No safetensors file, an index and shards that disagree, links that lead out of the folder, and what [`open_file`]
+/// meets.
 pub fn open_folder(folder: &Path) -> Result<Vec<Stored>> {
-    let index_path = folder.join("model.safetensors.index.json");
-    let index = json::read_optional(&index_path)?.map(|index| parse_index(&index).map_err(|e| e.at(&index_path)));
-    let index = index.transpose()?;
-    let files: Vec<String> = match &index {
+    open_folder_with_notes(folder, &mut Vec::new())
+}
+
+/// As [`open_folder`], with what there is to say of files that were left aside.
+///
+/// # Errors
+/// As [`open_folder`].
+pub fn open_folder_with_notes(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Stored>> {
+    links::check(folder)?;
+    let index_path = folder.join(INDEX);
+    let index = match json::read_optional(&index_path) {
+        Ok(index) => index.map(|index| parse_index(&index).map_err(|e| e.at(&index_path))).transpose(),
+        Err(error) => Err(error),
+    };
+    // A whole checkpoint in one file beside what is left of an older one in shards.
+    let single = folder.join(SINGLE);
+    let named = index.as_ref().is_ok_and(|i| i.as_ref().is_some_and(|i| i.values().any(|file| file == SINGLE)));
+    let whole = single.is_file() && !named;
+    let listed = index.and_then(|index| {
+        let tensors = listed(folder, index.as_ref())?;
+        Ok((tensors, index.is_some()))
+    });
+    match listed {
+        Ok((tensors, indexed)) => {
+            if whole && indexed {
+                notes.push(format!(
+                    "left aside: {SINGLE}, which {INDEX} does not name; transformers reads it alone, so remove it or the \
+                     index with its shards"
+                ));
+            }
+            Ok(tensors)
+        }
+        Err(error) if whole => {
+            let tensors = open_file(&single)?;
+            notes.push(format!(
+                "{SINGLE} is read alone, as transformers does; remove {INDEX} and what is left of its shards ({error})"
+            ));
+            Ok(tensors)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The tensors of the files that an index names, without one of all files of the usual name.
+fn listed(folder: &Path, index: Option<&BTreeMap<String, String>>) -> Result<Vec<Stored>> {
+    let index_path = folder.join(INDEX);
+    let files: Vec<String> = match index {
         Some(index) => index.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
         None => files_named(folder, "model", ".safetensors")?,
     };
@@ -270,7 +371,7 @@ pub fn open_folder(folder: &Path) -> Result<Vec<Stored>> {
     for file in &files {
         let path = folder.join(file);
         if !path.is_file() {
-            let count = index.iter().flatten().filter(|(_, f)| *f == file).count();
+            let count = index.into_iter().flatten().filter(|(_, f)| *f == file).count();
             return Err(Error::input(format!("the shard is missing: the index places {count} tensors in it"))
                 .at(&path)
                 .help("fetch the missing file into the folder"));
@@ -283,7 +384,7 @@ pub fn open_folder(folder: &Path) -> Result<Vec<Stored>> {
         }
     }
     if let Some(index) = index {
-        for (name, file) in &index {
+        for (name, file) in index {
             match seen.get(name) {
                 None => return Err(Error::input(format!("tensor {name} is missing from {file}")).at(&index_path)),
                 Some(found) if found != file => {
@@ -333,6 +434,7 @@ fn files_named(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<String>>
 /// # Errors
 /// No file of the name `consolidated*.safetensors`, a tensor in two of them, and what [`open_file`] meets.
 pub fn open_consolidated(folder: &Path) -> Result<Vec<Stored>> {
+    links::check(folder)?;
     let files = files_named(folder, "consolidated", ".safetensors")?;
     if files.is_empty() {
         return Err(Error::input("holds no file of the name consolidated*.safetensors, as Mistral's own form has")
@@ -366,11 +468,39 @@ pub fn has_file(folder: &Path, prefix: &str) -> Result<bool> {
     Ok(!files_named(folder, prefix, ".safetensors")?.is_empty())
 }
 
+/// Why a folder in Mistral's own form is refused where it was not said to be one; none where it is no such folder.
+///
+/// # Errors
+/// A folder that cannot be listed.
+pub(crate) fn mistral_form(folder: &Path) -> Result<Option<Error>> {
+    let own = files_named(folder, "consolidated", ".safetensors")?;
+    let help = if folder.join("params.json").is_file() {
+        "--mistral-format reads it; the files of the other form are model*.safetensors and config.json"
+    } else {
+        "--mistral-format reads it: fetch params.json and the tokenizer (tekken.json or tokenizer.model.v*) from the \
+         same repository, or the files of the other form (model*.safetensors and config.json)"
+    };
+    Ok(own.first().map(|own| {
+        Error::input(format!("the weights are in Mistral's own form ({own}), not in that of transformers"))
+            .at(folder)
+            .help(help)
+    }))
+}
+
 /// Why a folder without safetensors is refused, with the way out.
 fn no_weights(folder: &Path) -> Result<Error> {
     let mut pickles = Vec::new();
     for suffix in [".bin", ".pt", ".pth", ".ckpt"] {
         pickles.extend(files_named(folder, "", suffix)?.into_iter().filter(|name| name != "training_args.bin"));
+    }
+    if let Some(error) = mistral_form(folder)? {
+        return Ok(error);
+    }
+    let others = files_named(folder, "", ".safetensors")?;
+    if let Some(other) = others.first() {
+        return Ok(Error::input(format!("holds {other}, but no file of the name model*.safetensors"))
+            .at(folder)
+            .help("rename it to model.safetensors where it is the whole checkpoint"));
     }
     let Some(first) = pickles.first() else {
         return Ok(Error::input("holds no safetensors file")

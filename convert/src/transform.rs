@@ -796,6 +796,33 @@ impl RowSource for ScaledRows {
     }
 }
 
+/// Every element times a factor, in f32.
+pub fn scaled(of: &Rows, factor: f32) -> Rows {
+    Arc::new(Scaled { of: Arc::clone(of), factor })
+}
+
+#[derive(Debug)]
+struct Scaled {
+    of: Rows,
+    factor: f32,
+}
+
+impl RowSource for Scaled {
+    fn shape(&self) -> &[u64] {
+        self.of.shape()
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let floats = to_f32(self.of.elements(), &self.of.rows(rows)?)?;
+        Ok(Cow::Owned(packed(&floats, |v| (v * self.factor).to_le_bytes())))
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.of.release(rows);
+    }
+}
+
 /// The exponential in f32, correctly rounded.
 ///
 /// The reference's value depends on the processor: torch asks the vendor's library, which is wrong in the last bit

@@ -248,3 +248,96 @@ fn rows_are_the_same_at_any_cut() {
     }
     assert!(fixtures::path(TINY).exists());
 }
+
+#[test]
+fn experts_of_one_tensor_are_those_of_many() {
+    for (name, module, [gate, up, down]) in [
+        ("Mixtral-Tiny-4x1B", "block_sparse_moe", ["w1", "w3", "w2"]),
+        ("DeepSeek-V2-Tiny-Lite", "mlp", ["gate_proj", "up_proj", "down_proj"]),
+        ("DeepSeek-V3-Tiny-R1", "mlp", ["gate_proj", "up_proj", "down_proj"]),
+        ("OLMoE-Tiny", "mlp", ["gate_proj", "up_proj", "down_proj"]),
+        ("Qwen2-MoE-Tiny", "mlp", ["gate_proj", "up_proj", "down_proj"]),
+        ("Qwen3-MoE-Tiny-A1B", "mlp", ["gate_proj", "up_proj", "down_proj"]),
+    ] {
+        let folder = copy(name);
+        let sorted = |checkpoint: &Checkpoint| {
+            let mut tensors: Vec<(String, Vec<u64>, Vec<u8>)> = (0..checkpoint.tensors().len())
+                .map(|i| {
+                    let info = &checkpoint.tensors()[i];
+                    let data = checkpoint.rows(i, 0..info.rows()).unwrap().into_owned();
+                    (info.name().to_owned(), info.shape().dims().to_vec(), data)
+                })
+                .collect();
+            tensors.sort();
+            tensors
+        };
+        let single = sorted(&open(&folder, OutType::BF16));
+        let path = folder.path.join("model.safetensors");
+        let tensors = read(&path);
+        let mut fused: Tensors = Vec::new();
+        for (tensor, dtype, shape, data) in &tensors {
+            let Some((before, rest)) = tensor.split_once(&format!(".{module}.experts.")) else {
+                // The router goes by the module's new name.
+                fused.push((tensor.replace(".block_sparse_moe.", ".mlp."), dtype.clone(), shape.clone(), data.clone()));
+                continue;
+            };
+            if rest != format!("0.{gate}.weight") {
+                continue;
+            }
+            let member = |x: u64, table: &str| {
+                let name = format!("{before}.{module}.experts.{x}.{table}.weight");
+                tensors.iter().find(|t| t.0 == name).map(|t| (t.2.clone(), t.3.clone()))
+            };
+            let count = (0..).take_while(|x| member(*x, gate).is_some()).count() as u64;
+            let all = |tables: &[&str]| -> Vec<u8> {
+                (0..count)
+                    .flat_map(|x| tables.iter().flat_map(move |t| member(x, t).unwrap().1).collect::<Vec<u8>>())
+                    .collect()
+            };
+            let shape = |x: &str| {
+                member(0, x).unwrap().0.as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).collect::<Vec<_>>()
+            };
+            let (g, d) = (shape(gate), shape(down));
+            let name = |kind: &str| format!("{before}.mlp.experts.{kind}");
+            fused.push((name("gate_up_proj"), dtype.clone(), json!([count, g[0] * 2, g[1]]), all(&[gate, up])));
+            fused.push((name("down_proj"), dtype.clone(), json!([count, d[0], d[1]]), all(&[down])));
+        }
+        assert!(fused.len() < tensors.len());
+        write(&path, &fused);
+        assert_eq!(sorted(&open(&folder, OutType::BF16)), single, "{name}");
+        // Experts that the configuration does not have, and halves that are none. Rows that know both forms leave that to
+        // the check of shapes.
+        if module == "mlp" && !name.starts_with("DeepSeek") {
+            continue;
+        }
+        for change in [|s: &mut Value| s[0] = 1.into(), |s: &mut Value| *s = json!([s[0], 1, 2])] {
+            let mut wrong: Tensors = fused.clone();
+            let entry = wrong.iter_mut().find(|t| t.0.ends_with("gate_up_proj")).unwrap();
+            change(&mut entry.2);
+            let size: u64 = entry.2.as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).product::<u64>() * 2;
+            entry.3 = vec![0; size as usize];
+            write(&path, &wrong);
+            let error = Checkpoint::open(&folder.path, &Options::default()).unwrap_err().to_string();
+            assert!(error.contains("gate_up_proj"), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_model_without_a_head_needs_none() {
+    let folder = copy("Qwen2-Tiny");
+    let path = folder.path.join("model.safetensors");
+    let tensors = read(&path);
+    let bare: Tensors = tensors
+        .into_iter()
+        .filter(|t| t.0 != "lm_head.weight")
+        .map(|(name, dtype, shape, data)| (name.trim_start_matches("model.").to_owned(), dtype, shape, data))
+        .collect();
+    write(&path, &bare);
+    config(&folder, |c| _ = c.insert("tie_word_embeddings".into(), false.into()));
+    let error = Checkpoint::open(&folder.path, &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("lm_head.weight is missing"), "{error}");
+    config(&folder, |c| _ = c.insert("architectures".into(), json!(["Qwen2Model"])));
+    let found = open(&folder, OutType::BF16);
+    assert!(found.find("output.weight").is_none() && found.find("token_embd.weight").is_some());
+}

@@ -80,45 +80,22 @@ fn grown(arch: &'static Arch, metadata: &Metadata, all: bool) -> Result<Option<f
     grows.then(|| difference(&model, &weights)).transpose()
 }
 
-/// Keys that some tiny models need beyond those that must be there.
-const BESIDE: [&[&str]; 4] = [
-    &[],
-    &["expert_count", "expert_used_count"],
-    &["attention.gate_lora_rank"],
-    &["attention.key_length_mla", "attention.value_length_mla", "expert_count", "expert_used_count"],
-];
-
-/// Architectures without a tiny model that can be run: it is not made, or its loader wants sizes that contradict the keys.
-const LEFT_OUT: &[&str] = &[
-    "apertus",
-    "deepseek4",
-    "dflash",
-    "dots1",
-    "eagle3",
-    "gemma4-assistant",
-    "graniteswitch",
-    "olmoe",
-    "qwen",
-    "qwen3next",
-    "smallthinker",
-    "step35",
-    "wavtokenizer-dec",
-];
+/// Architectures whose tiny model cannot be run: with sizes that contradict its keys, of dense layers and experts at once,
+/// or of kinds without a kernel (drafts for other models, switched adapters, sound).
+const LEFT_OUT: [&str; 10] =
+    ["dflash", "dots1", "eagle3", "graniteswitch", "hy_v3", "mimo2", "olmoe", "qwen", "step35", "wavtokenizer-dec"];
 
 #[test]
 fn growing_sequences_give_what_whole_ones_give() {
     let mut seen = 0;
     for arch in arch::all().filter(|arch| !LEFT_OUT.contains(&arch.name)) {
-        let samples: Vec<Metadata> = BESIDE.iter().filter_map(|keys| arch::sample_with(arch, keys)).collect();
-        // What must be there alone, and all that may be there; one of them may be too little or too much.
-        let found = [false, true].map(|all| {
-            let mut tries = samples.iter().map(|metadata| grown(arch, metadata, all));
-            tries.find(Result::is_ok).or_else(|| samples.last().map(|metadata| grown(arch, metadata, all)))
-        });
-        let runs: Vec<Option<f32>> = found.iter().flatten().flatten().copied().collect();
-        assert!(!runs.is_empty(), "{} was not run: {found:?}", arch.name);
-        let off = runs.iter().flatten().copied().fold(0.0, f32::max);
-        assert!(off < 1e-5, "{}: {off:e}", arch.name);
+        let Some(metadata) = arch::sample(arch) else { continue };
+        // What must be there alone, or all that may be there where that is too little.
+        let found = grown(arch, &metadata, false).or_else(|_| grown(arch, &metadata, true));
+        match found.unwrap_or_else(|e| panic!("{}: {e}", arch.name)) {
+            Some(off) => assert!(off < 1e-5, "{}: {off:e}", arch.name),
+            None => continue,
+        }
         seen += 1;
     }
     assert!(seen > 120, "{seen}");

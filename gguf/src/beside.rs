@@ -235,7 +235,7 @@ fn sweep(target: &Path) {
 fn is_live(path: &Path) -> bool {
     let plain = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() || m.is_dir());
     let lock = plain.then(|| File::open(path).ok()).flatten();
-    !lock.is_some_and(|file| file.try_lock().is_ok())
+    lock.is_none_or(|file| file.try_lock().is_err())
 }
 
 /// Renames without replacing anything.

@@ -34,7 +34,7 @@ fn decoded(packed: &Path, folder: &Path) {
     tokenizer(folder);
     let mut config: Map<String, Value> =
         serde_json::from_slice(&fs::read(packed.join("config.json")).unwrap()).unwrap();
-    let unpacked = unpack(&config, &open_folder(packed).unwrap(), Blocks::Decode).unwrap().unwrap();
+    let unpacked = unpack(&config, None, &open_folder(packed).unwrap(), Blocks::Decode).unwrap().unwrap();
     config.remove("quantization_config");
     fs::write(folder.join("config.json"), Value::Object(config).to_string()).unwrap();
     let (mut header, mut data) = (Map::new(), Vec::new());
@@ -126,7 +126,7 @@ fn folders_are_written_by_the_program_and_read_again() {
         // Packed zero points load in transformers only where weights are decoded on the way.
         let (form, zero_point) = (&config["quantization_config"], extra.contains(&"--zero-point"));
         assert_eq!(form.get("dequantize").is_some(), form["format"] == "pack-quantized" && zero_point, "{ty}");
-        let unpacked = unpack(&config, &open_folder(&out).unwrap(), Blocks::Decode).unwrap().unwrap();
+        let unpacked = unpack(&config, None, &open_folder(&out).unwrap(), Blocks::Decode).unwrap().unwrap();
         let original = open_folder(&input).unwrap();
         for (name, rows) in unpacked.tensors.iter().filter(|(name, _)| name.contains("proj")) {
             let before = original.iter().find(|t| t.name() == name).unwrap();

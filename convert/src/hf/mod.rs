@@ -155,6 +155,9 @@ pub struct Rule {
     pub how: How,
 }
 
+/// How many parts become one.
+pub type Members = fn(&Config) -> Result<u64>;
+
 /// What happens to a tensor's data.
 #[derive(Clone, Copy, Debug)]
 pub enum How {
@@ -176,14 +179,14 @@ pub enum How {
         /// Which tables belong together.
         group: &'static str,
         /// How many members each has.
-        members: fn(&Config) -> Result<u64>,
+        members: Members,
     },
     /// The same with members that follow each other in one tensor.
     Chain {
         /// Which tables belong together.
         group: &'static str,
         /// How many members each has.
-        members: fn(&Config) -> Result<u64>,
+        members: Members,
     },
     /// The tensor becomes others.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
@@ -228,7 +231,7 @@ pub(crate) const fn r(from: &'static str, to: &'static str) -> Rule {
 
 impl How {
     /// The group and the number of members, of what becomes one with others.
-    pub(crate) fn stack(self) -> Option<(&'static str, fn(&Config) -> Result<u64>)> {
+    pub(crate) fn stack(self) -> Option<(&'static str, Members)> {
         match self {
             How::Stack { group, members } | How::Chain { group, members } => Some((group, members)),
             _ => None,

@@ -7,12 +7,9 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
 use super::fp8::Scaled;
-use super::{Decode, Packing, Parts, Scales, expect, lazy, matrix, microscaling, misfit, word};
+use super::{Decode, Packing, Parts, RUN_TIME, Scales, expect, lazy, matrix, microscaling, misfit, word};
 use crate::safetensors::{Dtype, Stored};
 use crate::transform::Elements;
-
-/// Parts that matter at run time only.
-const RUN_TIME: &[&str] = &[".input_scale", ".input_zero_point", ".output_scale", ".k_scale", ".v_scale", ".q_scale"];
 
 /// Takes the weights of compressed-tensors out of a checkpoint.
 pub(super) fn open(parts: &mut Parts<'_>) -> Result<()> {

@@ -6,7 +6,7 @@
 use gguf::{Error, Result};
 use serde_json::Value;
 
-use super::{Decode, Parts, Scales, lazy, matrix, misfit};
+use super::{Decode, Parts, RUN_TIME, Scales, lazy, matrix, misfit};
 use crate::safetensors::{Dtype, Stored};
 use crate::transform::Elements;
 
@@ -157,7 +157,7 @@ impl Decode for Scaled {
 ///
 /// The name notwithstanding, `weight_scale_inv` is multiplied by: it is the inverse of what was multiplied by before.
 pub(super) fn open(parts: &mut Parts<'_>) -> Result<()> {
-    parts.ignore(&[".activation_scale", "_activation_scale", ".input_scale", ".k_scale", ".v_scale"]);
+    parts.ignore(RUN_TIME);
     let block = match parts.config.get("weight_block_size").filter(|v| !v.is_null()) {
         None => None,
         Some(sizes) => {
@@ -168,9 +168,10 @@ pub(super) fn open(parts: &mut Parts<'_>) -> Result<()> {
             }
         }
     };
-    for ending in ["_scale_inv", "_scale"] {
-        for weight in parts.ending(ending) {
-            let scales = parts.need(&format!("{weight}{ending}"), &weight)?;
+    for ending in ["_scale_inv", "_scale", ".qscale_weight"] {
+        for stem in parts.ending(ending) {
+            let scales = parts.need(&format!("{stem}{ending}"), &stem)?;
+            let weight = if ending == ".qscale_weight" { format!("{stem}.weight") } else { stem };
             let codes = *parts.stored.get(&weight).ok_or_else(|| misfit(scales, "its weight is missing"))?;
             let block = block.filter(|_| scales.elements() != 1);
             let decoder = Scaled::new(codes, scales, block, None)?;

@@ -52,13 +52,15 @@ impl Decode for Gptq {
     }
 }
 
+/// The bits that GPTQ packs.
+const BITS: [u64; 4] = [2, 3, 4, 8];
+
 /// Takes GPTQ weights out of a checkpoint.
 pub(super) fn open_gptq(parts: &mut Parts<'_>) -> Result<()> {
     let bits = parts.number("bits").unwrap_or_default() as u32;
-    if ![2, 3, 4, 8].contains(&bits) {
+    if !BITS.contains(&u64::from(bits)) {
         return Err(Error::input(format!("GPTQ of {bits} bits is not known; 2, 3, 4 and 8 are")));
     }
-    let packing = Packing { bits };
     let format = parts.text("checkpoint_format").unwrap_or("gptq");
     let offset = match format {
         "gptq" => 1,
@@ -69,15 +71,23 @@ pub(super) fn open_gptq(parts: &mut Parts<'_>) -> Result<()> {
         }
     };
     let group_size = parts.config.get("group_size").and_then(Value::as_i64).unwrap_or(-1);
+    // Modules may have bits of their own, by patterns of their names: the zero points of an output tell how many.
+    let mixed = ["dynamic", "extra_config"]
+        .iter()
+        .any(|key| parts.config.get(*key).and_then(Value::as_object).is_some_and(|map| !map.is_empty()));
     for module in parts.ending(".qweight") {
         let name = format!("{module}.qweight");
         let codes = *parts.stored.get(&name).ok_or_else(|| Error::input(format!("tensor {name} is missing")))?;
         let (words, outputs) = matrix(codes)?;
         expect(codes, Dtype::I32, &[words, outputs])?;
-        let inputs = words * 32 / u64::from(bits);
         let scales = parts.need(&format!("{module}.scales"), &name)?;
         let (groups, _) = matrix(scales)?;
         let zeros = parts.need(&format!("{module}.qzeros"), &name)?;
+        let own = matrix(zeros)?.1.checked_mul(32).filter(|all| outputs > 0 && all.is_multiple_of(outputs));
+        let own = own.map(|all| all / outputs).filter(|own| mixed && BITS.contains(own));
+        let bits = own.map_or(bits, |own| own as u32);
+        let packing = Packing { bits };
+        let inputs = words * 32 / u64::from(bits);
         let zero_words = packing.words(outputs).ok_or_else(|| misfit(codes, "the outputs do not fill words"))?;
         expect(zeros, Dtype::I32, &[groups, zero_words])?;
         let order: Vec<u32> = match parts.take(&format!("{module}.g_idx")) {
@@ -90,7 +100,9 @@ pub(super) fn open_gptq(parts: &mut Parts<'_>) -> Result<()> {
                 order
             }
             None => {
-                let size = if group_size > 0 { group_size as u64 } else { inputs };
+                let stated = if group_size > 0 { group_size as u64 } else { inputs };
+                let own = inputs.checked_div(groups).filter(|own| mixed && own * groups == inputs);
+                let size = own.unwrap_or(stated);
                 if inputs.div_ceil(size.max(1)) != groups {
                     return Err(misfit(scales, format!("{groups} groups are not those of {inputs} inputs by {size}")));
                 }
@@ -110,6 +122,17 @@ pub(super) fn open_gptq(parts: &mut Parts<'_>) -> Result<()> {
         parts.count(&format!("{bits} bits in groups"));
     }
     Ok(())
+}
+
+/// Takes weights out of a checkpoint of AutoRound, which packs as GPTQ or AWQ do.
+pub(super) fn open_auto_round(parts: &mut Parts<'_>) -> Result<()> {
+    let form = parts.text("packing_format").or(parts.text("backend")).unwrap_or_default();
+    match form {
+        form if form.contains("gptq") => open_gptq(parts),
+        form if form.contains("awq") => open_awq(parts),
+        other => Err(Error::input(format!("AutoRound's packing_format \"{other}\" is not known"))
+            .help("auto_round:auto_gptq and auto_round:auto_awq are")),
+    }
 }
 
 #[derive(Debug)]

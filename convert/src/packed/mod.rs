@@ -9,16 +9,20 @@ mod float;
 mod fp8;
 mod groups;
 mod microscaling;
+mod mlx;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use gguf::{Error, Result};
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
+use crate::config::text_config;
+use crate::json;
 use crate::safetensors::{Dtype, Stored};
 use crate::transform::{self, Elements, RowSource, Rows, row_len};
 
@@ -44,6 +48,8 @@ pub struct Unpacked {
     pub tensors: Vec<(String, Rows)>,
     /// What was found and what is done with it, in a line.
     pub note: String,
+    /// The method, as a configuration names it.
+    pub method: &'static str,
 }
 
 /// A way of packing.
@@ -62,15 +68,96 @@ const METHODS: &[Method] = &[
     Method { name: "mxfp4", title: "MXFP4", open: microscaling::open_mxfp4 },
     Method { name: "gptq", title: "GPTQ", open: groups::open_gptq },
     Method { name: "awq", title: "AWQ", open: groups::open_awq },
+    Method { name: "auto-round", title: "AutoRound", open: groups::open_auto_round },
+    Method { name: "intel/auto-round", title: "AutoRound", open: groups::open_auto_round },
     Method { name: "compressed-tensors", title: "compressed-tensors", open: compressed::open },
     Method { name: "modelopt", title: "ModelOpt", open: microscaling::open_modelopt },
     Method { name: "deepseek-v4", title: "MXFP4 experts and FP8", open: microscaling::open_deepseek },
+    Method { name: "mlx", title: "MLX", open: mlx::open },
 ];
 
-/// The packing that a configuration claims, if any: here or in the part about text.
+/// Scales of activations and of the cache of keys and values: of use at run time only.
+const RUN_TIME: &[&str] = &[
+    ".act_scale",
+    ".activation_scale",
+    "_activation_scale",
+    ".input_scale",
+    ".input_scale_ub",
+    ".input_zero_point",
+    ".output_scale",
+    ".k_scale",
+    ".kv_scale",
+    ".prob_output_scale",
+    ".prob_scale",
+    ".q_scale",
+    ".qscale_act",
+    ".v_scale",
+];
+
+/// The packing that a configuration claims, if any: here or in the part about text. One that says nothing claims none.
 pub fn configuration(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
-    let text = root.get("text_config").and_then(|t| t.get("quantization_config"));
-    root.get("quantization_config").or(text).and_then(Value::as_object)
+    const NAMES: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
+    [Some(root), text_config(root)]
+        .into_iter()
+        .flatten()
+        .flat_map(|map| NAMES.iter().filter_map(|name| map.get(*name)?.as_object()))
+        .find(|config| !config.is_empty())
+}
+
+/// A file that says how weights are packed where `config.json` does not.
+struct SideFile {
+    name: &'static str,
+    /// Where in the file it is said.
+    within: Option<&'static str>,
+    method: &'static str,
+    /// The ending of a tensor's name without which the weights are plain and the file is left over.
+    mark: &'static str,
+}
+
+const SIDE_FILES: &[SideFile] = &[
+    SideFile { name: "quantize_config.json", within: None, method: "gptq", mark: ".qweight" },
+    SideFile { name: "quantization_config.json", within: None, method: "gptq", mark: ".qweight" },
+    SideFile { name: "quant_config.json", within: None, method: "awq", mark: ".qweight" },
+    SideFile { name: "hf_quant_config.json", within: Some("quantization"), method: "modelopt", mark: ".weight_scale" },
+];
+
+/// Adds to `root` what another file of the folder says of the packing, where `root` says nothing.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn complete(root: &mut Map<String, Value>, folder: &Path, stored: &[Stored]) -> Result<()> {
+    if configuration(root).is_some_and(|config| config.contains_key("quant_method")) {
+        return Ok(());
+    }
+    for file in SIDE_FILES.iter().filter(|file| stored.iter().any(|t| t.name().ends_with(file.mark))) {
+        let Some(found) = json::read_optional(&folder.join(file.name))? else { continue };
+        let found = file.within.map_or(&found, |key| &found[key]);
+        if let Some(config) = found.as_object().filter(|config| !config.is_empty()) {
+            let mut config = config.clone();
+            if config.get("quant_method").is_none_or(|method| !method.is_string()) {
+                config.insert("quant_method".into(), file.method.into());
+            }
+            root.insert("quantization_config".into(), config.into());
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The method of a configuration that may not name it; none where the weights are plain.
+fn method_of<'a>(config: &'a Map<String, Value>, stored: &[Stored]) -> Option<&'a str> {
+    if let Some(name) = config.get("quant_method").and_then(Value::as_str) {
+        return Some(name);
+    }
+    let says = |key: &str| config.get(key).and_then(Value::as_bool) == Some(true);
+    let has = |ending: &str| stored.iter().any(|t| t.name().ends_with(ending));
+    match () {
+        () if says("load_in_4bit") || says("load_in_8bit") => Some("bitsandbytes"),
+        () if has(".qweight") && (config.contains_key("w_bit") || config.contains_key("zero_point")) => Some("awq"),
+        () if has(".qweight") => Some("gptq"),
+        () if has(".scales") => Some("mlx"),
+        () => None,
+    }
 }
 
 /// Unpacks the tensors of a checkpoint whose `config.json` is `root`; none where it is not packed. `packing` is the
@@ -86,8 +173,7 @@ pub fn unpack(
 ) -> Result<Option<Unpacked>> {
     let none = Map::new();
     let Some(config) = configuration(root).or(packing.map(|_| &none)) else { return Ok(None) };
-    let stated = config.get("quant_method").and_then(Value::as_str);
-    let name = packing.or(stated).unwrap_or_default();
+    let Some(name) = packing.or_else(|| method_of(config, stored)) else { return Ok(None) };
     let method = METHODS.iter().find(|m| m.name == name).ok_or_else(|| {
         let known: Vec<&str> = METHODS.iter().map(|m| m.name).collect();
         Error::input(format!("the checkpoint is quantized by a method that is not known: \"{name}\""))
@@ -121,7 +207,7 @@ pub fn unpack(
     }
     let forms: Vec<String> = forms.iter().map(|(form, count)| format!("{count} as {form}")).collect();
     let note = format!("packed by {}: {}; {kept} tensors plain", method.title, forms.join(", "));
-    Ok(Some(Unpacked { tensors, note }))
+    Ok(Some(Unpacked { tensors, note, method: method.name }))
 }
 
 /// A checkpoint on its way through a method.
@@ -212,22 +298,42 @@ fn matrix(tensor: &Stored) -> Result<(u64, u64)> {
 #[derive(Clone, Debug)]
 struct Scales {
     stored: Stored,
-    float: Float,
+    kind: ScaleKind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum ScaleKind {
+    Float(Float),
+    /// A power of two in a byte.
+    E8m0,
 }
 
 impl Scales {
     /// Scales of a float type, this many of them.
     fn new(tensor: &Stored, count: u64) -> Result<Scales> {
-        let float = Float::from_safetensors(tensor.dtype().name())
-            .ok_or_else(|| misfit(tensor, format!("scales of type {} are not floats", tensor.dtype())))?;
+        let float = Float::from_safetensors(tensor.dtype().name()).map(ScaleKind::Float);
+        let kind = float.or_else(|| (tensor.dtype() == Dtype::F8_E8M0).then_some(ScaleKind::E8m0));
+        let kind = kind.ok_or_else(|| misfit(tensor, format!("scales of type {} are not floats", tensor.dtype())))?;
         if tensor.elements() != count {
             return Err(misfit(tensor, format!("its shape {:?} does not make {count} scales", tensor.shape())));
         }
-        Ok(Scales { stored: tensor.clone(), float })
+        Ok(Scales { stored: tensor.clone(), kind })
     }
 
     fn at(&self, i: usize) -> f32 {
-        self.float.at(self.stored.bytes(), i)
+        match self.kind {
+            ScaleKind::Float(float) => float.at(self.stored.bytes(), i),
+            ScaleKind::E8m0 => decode_e8m0(self.stored.bytes()[i]),
+        }
+    }
+}
+
+/// A byte of E8M0: a power of two from 2⁻¹²⁷ on; 0xFF is NaN (OCP *Microscaling Formats*, 2023).
+fn decode_e8m0(byte: u8) -> f32 {
+    match byte {
+        0 => f32::from_bits(0x0040_0000),
+        0xFF => f32::NAN,
+        byte => f32::from_bits(u32::from(byte) << 23),
     }
 }
 
@@ -307,6 +413,35 @@ impl<D: Decode> RowSource for Lazy<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_says_nothing_claims_nothing() {
+        let of = |value: Value| match value {
+            Value::Object(root) => configuration(&root).and_then(|c| c.get("bits")).and_then(Value::as_u64),
+            _ => None,
+        };
+        use serde_json::json;
+        for key in ["quantization_config", "compression_config", "quantization"] {
+            assert_eq!(of(json!({key: {"bits": 4}})), Some(4));
+            for nothing in [json!(null), json!({}), json!("none"), json!([]), json!(false)] {
+                assert_eq!(of(json!({key: nothing})), None);
+                for part in ["text_config", "llm_config", "language_config"] {
+                    assert_eq!(of(json!({key: nothing, part: {"quantization_config": {"bits": 3}}})), Some(3));
+                }
+            }
+        }
+        assert_eq!(of(json!({"thinker_config": {"text_config": {"quantization_config": {"bits": 3}}}})), Some(3));
+    }
+
+    #[test]
+    fn powers_of_two_in_a_byte() {
+        assert_eq!(
+            [decode_e8m0(127), decode_e8m0(128), decode_e8m0(0), decode_e8m0(1)],
+            [1.0, 2.0, 2_f32.powi(-127), 2_f32.powi(-126)]
+        );
+        assert_eq!(decode_e8m0(254), 2_f32.powi(127));
+        assert!(decode_e8m0(255).is_nan());
+    }
 
     #[test]
     fn methods_have_one_row() {

@@ -23,6 +23,7 @@ pub(crate) fn bytes(dir: &Path, name: &str) -> Result<Option<Vec<u8>>> {
 /// A file parsed as JSON; `None` where there is no such file.
 pub(crate) fn json(dir: &Path, name: &str) -> Result<Option<Value>> {
     let Some(bytes) = bytes(dir, name)? else { return Ok(None) };
+    let bytes = crate::json::from_python(&bytes).map_err(|e| e.at(dir.join(name)))?;
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|e| Error::input("this is not the JSON it should be").at(dir.join(name)).caused_by(e))

@@ -626,7 +626,7 @@ impl Setting<'_> {
         let stated = stated.map(|(id, token)| (id.parse::<u32>().ok(), token));
         let listed = added[1]["added_tokens"].as_array().into_iter().flatten();
         let listed = listed.map(|token| (token["id"].as_u64().and_then(|id| u32::try_from(id).ok()), token));
-        if let Some((Some(id), _)) = stated.chain(listed).filter(|(_, token)| token["content"] == TURN).last() {
+        if let Some((Some(id), _)) = stated.chain(listed).rfind(|(_, token)| token["content"] == TURN) {
             special.ids.insert("eos".to_owned(), id);
         }
         special.write(out);

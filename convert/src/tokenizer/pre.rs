@@ -143,7 +143,7 @@ const STRUCTURES: &[Structure] = &[
         &[S(r"[\r\n]"), S(DEEPSEEK_LETTERS), S(DEEPSEEK_SIGNS), S(r"\s+$"), S(DEEPSEEK_CJK), Each, Bytes],
     ),
     row(
-        &[("deepseek-coder", When::Else)],
+        &[("deepseek-coder", When::Has("<|EOT|>")), ("deepseek-llm", When::Else)],
         &[S(r"[\r\n]"), S(r"\s?\p{L}+"), S(r"\s?\p{P}+"), S(DEEPSEEK_CJK), Each, Bytes],
     ),
     row(&[("deepseek-v3", When::Else)], &[S(NUMBERS_OF_3), S(CJK_KANA), S(DEEPSEEK3), Bytes]),

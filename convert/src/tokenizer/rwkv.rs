@@ -96,7 +96,11 @@ fn literal_bytes(literal: &str) -> Option<Vec<u8>> {
                 _ => 0,
             };
             if digits > 0 {
-                let digits: String = chars.by_ref().take(digits).collect();
+                let count = digits;
+                let digits: String = chars.by_ref().take(count).filter(char::is_ascii_hexdigit).collect();
+                if digits.len() != count {
+                    return None;
+                }
                 let code = u32::from_str_radix(&digits, 16).ok()?;
                 if raw {
                     bytes.push(u8::try_from(code).ok()?);

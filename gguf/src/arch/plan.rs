@@ -1,5 +1,6 @@
 //! A model's plan: what its layers do and which tensors they hold, held against the tensors that are there.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::dims::Dims;
@@ -77,9 +78,9 @@ impl Plan {
         let mut known: HashMap<String, Slot> = HashMap::new();
         let mut names: Vec<String> = Vec::new();
         for (name, slot) in self.slots(d) {
-            if !known.contains_key(&name) {
-                names.push(name.clone());
-                known.insert(name, slot);
+            if let Entry::Vacant(first) = known.entry(name) {
+                names.push(first.key().clone());
+                first.insert(slot);
             }
         }
         for name in &names {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::slot::{Need, Slot};
-use super::{Arch, FaultKind};
+use super::{Arch, Fault, FaultKind};
 use crate::value::{Array, Metadata, Value};
 
 /// Numbers of a tiny model, by key without the architecture. Keys of the first part are given to every architecture; those
@@ -50,6 +50,7 @@ const ASKED: &[(&str, u32)] = &[
     ("conv_kernel_size", 3),
     ("convnext.block_count", 2),
     ("convnext.embedding_length", 64),
+    ("embedding_length_out", 48),
     ("embedding_length_per_layer_input", 8),
     ("expert_chunk_feed_forward_length", 16),
     ("expert_count", 4),
@@ -98,26 +99,26 @@ const ASKED: &[(&str, u32)] = &[
     ("wkv.head_size", 16),
 ];
 
-/// Numbers with a fraction.
-const FLOATS: &[(&str, f32)] = &[
-    ("activation.situ_beta", 2.0),
-    ("activation.situ_linear_beta", 3.0),
-    ("attention.clamp_kqv", 8.0),
-    ("attention.compress_rope_freq_base", 40_000.0),
-    ("expert_group_scale", 0.5),
-    ("expert_weights_scale", 1.5),
-    ("hyper_connection.magnitude", 2.0),
-    ("kda.gate_lower_bound", -5.0),
-    ("logit_scale", 0.5),
-    ("residual_scale", 1.5),
-    ("rope.freq_base_swa", 10_000.0),
-];
-
 /// Keys that are lists, one number a layer.
 const LISTS: &[(&str, [u32; 4])] = &[
     ("attention.compress_ratios", [0, 4, 128, 4]),
     ("attention.indexer.types", [1, 1, 1, 1]),
     ("attention.sliding_window_pattern", [1, 0, 1, 0]),
+];
+
+/// Lists of signed numbers that are no numbers of layers.
+const SIGNED: &[(&str, &[i32])] = &[
+    ("adapters.token_ids_activate", &[1, 2]),
+    ("adapters.token_ids_substitute", &[3, 4]),
+    ("rope.dimension_sections", &[3, 3, 2, 0]),
+    ("target_layers", &[0, 1, 2]),
+];
+
+/// Lists of 64-bit numbers.
+const WIDE: &[(&str, &[u64])] = &[
+    ("ple.head_offsets", &[0, 8, 16, 24]),
+    ("ple.head_vocab_sizes", &[8, 8, 8, 8]),
+    ("ple.layer_multipliers", &[3, 5, 7]),
 ];
 
 /// Tokens of the tiny vocabulary.
@@ -126,7 +127,13 @@ const TOKENS: usize = 96;
 /// The keys of a tiny model of an architecture, dense where the architecture can be, else with experts; `None` where its
 /// reader asks for what no tiny model has.
 pub fn sample(arch: &'static Arch) -> Option<Metadata> {
-    sample_with(arch, &[]).or_else(|| sample_with(arch, &["expert_count", "expert_used_count"]))
+    const EXPERTS: &[&str] = &["expert_count", "expert_used_count"];
+    const WIDTHS: &[&str] = &["expert_count", "expert_used_count", "expert_feed_forward_length"];
+    const LATENT: &[&str] =
+        &["expert_count", "expert_used_count", "attention.key_length_mla", "attention.value_length_mla"];
+    [&[], EXPERTS, WIDTHS, LATENT, &["embedding_length_out"], &["attention.gate_lora_rank"]]
+        .iter()
+        .find_map(|keys| sample_with(arch, keys))
 }
 
 /// The same with these keys of the architecture besides those that must be there.
@@ -141,7 +148,7 @@ pub fn sample_with(arch: &'static Arch, keys: &[&str]) -> Option<Metadata> {
     metadata.set("tokenizer.ggml.tokens", Array::strings((0..TOKENS).map(|i| format!("t{i}"))));
     metadata.set("tokenizer.ggml.token_type_count", 2_u32);
     for key in keys {
-        set(&mut metadata, arch, &format!("{}.{key}", arch.name)).then_some(())?;
+        set(&mut metadata, arch, &format!("{}.{key}", arch.name));
     }
     // Each round gives what the one before missed.
     for _ in 0..8 {
@@ -152,31 +159,57 @@ pub fn sample_with(arch: &'static Arch, keys: &[&str]) -> Option<Metadata> {
             let whole = !arch.plan(&dims).slots(&dims).iter().any(|(_, slot)| hollow(slot));
             return (whole && (arch.demand)(&dims).is_none()).then_some(metadata);
         }
-        // What a key's value should be shows once it has one.
-        let missing: Vec<_> = faults.iter().filter(|fault| fault.kind == FaultKind::KeyMissing).collect();
-        let given = missing.iter().all(|fault| set(&mut metadata, arch, &fault.subject));
-        (given && !missing.is_empty()).then_some(())?;
+        // A number that does not fit another may be that of a key which is still missing.
+        let range = |f: &Fault| f.kind == FaultKind::Range;
+        let only_range = faults.iter().all(range);
+        for fault in faults.into_iter().filter(|f| only_range || !range(f)) {
+            let given = match fault.kind {
+                FaultKind::KeyMissing => {
+                    set(&mut metadata, arch, &fault.subject);
+                    true
+                }
+                FaultKind::KeyType => retype(&mut metadata, &fault.subject),
+                _ => false,
+            };
+            given.then_some(())?;
+        }
     }
     None
 }
 
-/// Gives a key its value; `false` where there is none.
-fn set(metadata: &mut Metadata, arch: &Arch, key: &str) -> bool {
-    let Some(own) = key.strip_prefix(arch.name).and_then(|k| k.strip_prefix('.')) else { return false };
-    let value: Option<Value> = match own {
-        _ if own.ends_with("epsilon") => Some(1e-5_f32.into()),
-        "expert_weights_norm" | "use_parallel_residual" => Some(true.into()),
-        "swiglu_clamp_exp" => Some(Array::from([7.0_f32; 4].as_slice()).into()),
-        "rope.dimension_sections" => Some(Array::from([3_i32, 3, 2, 0].as_slice()).into()),
-        _ => LISTS
-            .iter()
-            .find(|(k, _)| *k == own)
-            .map(|(_, list)| Array::from(list.as_slice()).into())
-            .or_else(|| FLOATS.iter().find(|(k, _)| *k == own).map(|(_, x)| (*x).into()))
-            .or_else(|| ASKED.iter().find(|(k, _)| *k == own).map(|(_, n)| (*n).into())),
+/// Gives a key the next type after the one that its reader does not take; `false` where there is none left.
+fn retype(metadata: &mut Metadata, key: &str) -> bool {
+    let next: Value = match metadata.get(key) {
+        Some(Value::U32(_)) => 1.0_f32.into(),
+        Some(Value::F32(_)) => true.into(),
+        Some(Value::Bool(_)) => "silu".into(),
+        _ => return false,
     };
-    value.is_some_and(|value| {
-        metadata.set(key, value);
-        true
-    })
+    metadata.set(key, next);
+    true
+}
+
+/// Gives a key its value; one that no list has gets a small number, whose type is changed until its reader takes it.
+fn set(metadata: &mut Metadata, arch: &Arch, key: &str) {
+    let own = key.strip_prefix(arch.name).and_then(|k| k.strip_prefix('.')).unwrap_or(key);
+    let value: Value = match own {
+        _ if own.ends_with("epsilon") => 1e-5_f32.into(),
+        // The only way of weighing its experts.
+        "expert_gating_func" if arch.name == "deepseek4" => 4_u32.into(),
+        "kda.gate_lower_bound" => (-2.0_f32).into(),
+        "ple.layers" => Array::from([1_u32, 3].as_slice()).into(),
+        _ if SIGNED.iter().any(|(k, _)| *k == own) => {
+            let list = SIGNED.iter().find(|(k, _)| *k == own).map_or(&[][..], |(_, list)| list);
+            Array::from(list).into()
+        }
+        _ if WIDE.iter().any(|(k, _)| *k == own) => {
+            let list = WIDE.iter().find(|(k, _)| *k == own).map_or(&[][..], |(_, list)| list);
+            Array::from(list).into()
+        }
+        _ => match LISTS.iter().find(|(k, _)| *k == own) {
+            Some((_, list)) => Array::from(list.as_slice()).into(),
+            None => ASKED.iter().find(|(k, _)| *k == own).map_or(1, |(_, n)| *n).into(),
+        },
+    };
+    metadata.set(key, value);
 }

@@ -1103,7 +1103,7 @@ impl DeltaNet {
             input: d.embd,
             sizes: d.ssm,
             inputs,
-            inputs_need: Need::Optional,
+            inputs_need: if d.any_size { Need::Required } else { Need::Optional },
             sigmoid_gate: false,
             eps: d.rms_eps,
         }

@@ -98,7 +98,7 @@ fn with_layer_types(config: &mut Config) -> Result<()> {
     let pattern = |every: &str| config.u64(every).filter(|n| *n > 0).unwrap_or(1);
     let (before, after) = (pattern("prefix_dense_sliding_window_pattern"), pattern("sliding_window_pattern"));
     let kind = |i: u64| {
-        let slides = if i < dense { (i + 1) % before != 0 } else { (i - dense + 1) % after != 0 };
+        let slides = if i < dense { !(i + 1).is_multiple_of(before) } else { !(i - dense + 1).is_multiple_of(after) };
         if slides { "sliding_attention" } else { "full_attention" }
     };
     let types: Vec<&str> = (0..layers).map(kind).collect();

@@ -90,7 +90,7 @@ fn norm_a_group(config: &Config, piece: &Piece) -> Result<Rows> {
 /// A vector as one row a group.
 pub(super) fn in_groups(rows: &Rows, groups: u64) -> Result<Rows> {
     let size: u64 = rows.shape().iter().product();
-    if groups == 0 || size % groups != 0 {
+    if groups == 0 || !size.is_multiple_of(groups) {
         return Err(Error::input(format!("its {size} values do not divide into {groups} groups")));
     }
     reshaped(rows, vec![groups, size / groups])

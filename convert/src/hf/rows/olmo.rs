@@ -37,7 +37,8 @@ pub(in crate::hf) const ROWS: &[Class] = &[
                 "sliding_attention": {"rope_theta": 500000.0, "rope_type": "default"}}}"#,
         prepare: |config| {
             let known = config.is_known();
-            let every_fourth = |i: u64, _| if (i + 1) % 4 == 0 { "full_attention" } else { "sliding_attention" };
+            let every_fourth =
+                |i: u64, _| if (i + 1).is_multiple_of(4) { "full_attention" } else { "sliding_attention" };
             if known { config.set_layer_types(every_fourth) } else { Ok(()) }
         },
         remark: "as OLMo 2; all layers but every fourth slide",

@@ -290,9 +290,9 @@ pub(super) fn qwen3(p: &mut Params<'_>) -> Result<()> {
     qwen(p)?;
     if p.config().get(ANSWERS).is_some() {
         p.u32("pooling_type", 4)?;
-        p.set("classifier.output_labels", Array::strings(&["yes", "no"]));
+        p.set("classifier.output_labels", Array::strings(["yes", "no"]));
         p.set("tokenizer.chat_template.rerank", RERANK);
-        p.set("tokenizer.chat_templates", Array::strings(&["rerank"]));
+        p.set("tokenizer.chat_templates", Array::strings(["rerank"]));
     }
     Ok(())
 }

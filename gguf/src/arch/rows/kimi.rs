@@ -119,7 +119,7 @@ fn k3_keys(k: &mut Keys<'_>) {
 
 /// What a step reads where the model has residuals over blocks.
 fn blocks(d: &Dims, score: &'static str, begins: bool) -> Option<Blocks> {
-    (d.count(BLOCK) > 0).then(|| Blocks { width: d.embd, score, begins, eps: d.rms_eps })
+    (d.count(BLOCK) > 0).then_some(Blocks { width: d.embd, score, begins, eps: d.rms_eps })
 }
 
 fn k3(d: &Dims, l: usize) -> Layer {

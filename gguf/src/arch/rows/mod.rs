@@ -53,6 +53,7 @@ mod plamo;
 mod plm;
 mod qwen;
 mod qwen35;
+mod qwen4;
 mod rwkv;
 mod seed;
 mod smallthinker;
@@ -120,6 +121,7 @@ pub(super) const FAMILIES: &[&[Arch]] = &[
     plm::ROWS,
     qwen35::ROWS,
     qwen::ROWS,
+    qwen4::ROWS,
     rwkv::ROWS,
     seed::ROWS,
     smallthinker::ROWS,

@@ -2,7 +2,8 @@
 
 use super::{norm_layer, rms_layer};
 use crate::arch::{
-    Arch, Attention, BASE, Bias, Dense, Dims, Ends, Experts, Gating, Keys, Layer, Norm, Rotary, WindowKind, trunk,
+    Arch, Attention, BASE, Bias, Dense, Dims, Ends, Experts, Gating, Keys, Layer, Norm, Projections, Rotary,
+    WindowKind, trunk,
 };
 
 pub(super) const ROWS: &[Arch] = &[
@@ -13,7 +14,7 @@ pub(super) const ROWS: &[Arch] = &[
             k.d.window = k.u32_or("attention.sliding_window", 0);
         },
         ends: |d| Ends::tied(d).long_rope(d.rot(0) / 2),
-        stacks: &[trunk(|d, l| rms_layer(d, attention(d, l).optional(), Dense::gated(d, d.ff(0)).fused()))],
+        stacks: &[trunk(|d, l| rms_layer(d, projected(d, l), Dense::gated(d, d.ff(0)).fused()))],
         remark: "queries, keys and values in one tensor, gate and up too; factors for long contexts",
         ..BASE
     },
@@ -29,6 +30,12 @@ pub(super) const ROWS: &[Arch] = &[
         ..BASE
     },
 ];
+
+/// The loader takes a file without projections, which nothing can run.
+fn projected(d: &Dims, l: usize) -> Attention {
+    let attention = attention(d, l);
+    if d.any_size { attention.stored(Projections::Fused) } else { attention.optional() }
+}
 
 /// transformers gives every layer the window of the key, if there is one; llama.cpp none.
 fn attention(d: &Dims, l: usize) -> Attention {

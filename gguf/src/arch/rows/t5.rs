@@ -60,18 +60,24 @@ fn feed(d: &Dims) -> Step {
     step(Norm::rms(d, "ffn_norm"), feed.activation(Activation::GeluTanh))
 }
 
-fn relative_bias(d: &Dims, name: &str) -> Slot {
-    Slot::new(format!("{name}.weight"), [d.heads(0), d.relative_buckets]).optional()
+/// The loader takes a file without biases of distances, which nothing can run.
+fn relative_bias(d: &Dims, name: &str, l: usize) -> Slot {
+    let slot = Slot::new(format!("{name}.weight"), [d.heads(0), d.relative_buckets]);
+    slot.needed(d.any_size && l == 0 && name == "attn_rel_b")
 }
 
-fn encoder(d: &Dims, _: usize) -> Layer {
-    Layer::new([step(Norm::rms(d, "attn_norm"), attention(d, false)), feed(d)])
-        .with([relative_bias(d, "attn_rel_b").into()])
+fn encoder(d: &Dims, l: usize) -> Layer {
+    Layer::new([step(Norm::rms(d, "attn_norm"), attention(d, false)), feed(d)]).with([relative_bias(
+        d,
+        "attn_rel_b",
+        l,
+    )
+    .into()])
 }
 
-fn decoder(d: &Dims, _: usize) -> Layer {
+fn decoder(d: &Dims, l: usize) -> Layer {
     let cross = Attention { buckets: Dim(0), ..attention(d, false) };
     let cross = Step::of([Branch::new(Norm::rms(d, "cross_attn_norm"), Kind::Cross(Box::new(cross)))]);
     Layer::new([step(Norm::rms(d, "attn_norm"), attention(d, true)), cross, feed(d)])
-        .with([relative_bias(d, "attn_rel_b").into(), relative_bias(d, "cross_attn_rel_b").into()])
+        .with([relative_bias(d, "attn_rel_b", l).into(), relative_bias(d, "cross_attn_rel_b", l).into()])
 }
