@@ -123,8 +123,8 @@ impl Score {
         self.sum / self.count as f64
     }
 
-    /// Standard error of the mean, as llama-perplexity has it: √((mean of squares − square of mean) / (n − 1)).
-    /// `None` for fewer than two tokens.
+    /// Standard error of the mean over tokens as if they were independent, as llama-perplexity has it: √((mean of
+    /// squares − square of mean) / (n − 1)). `None` for fewer than two tokens.
     pub fn nll_error(&self) -> Option<f64> {
         let n = self.count as f64;
         let variance = self.squares / n - self.nll() * self.nll();

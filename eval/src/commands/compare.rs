@@ -16,7 +16,7 @@ use eval::report::gate::{self, Limit, Measure, Verdict, parse_share};
 use eval::report::{self, Base, Model as Row, Report};
 use eval::tensors::counterpart;
 use eval::weights::{Stored, Weights};
-use gguf::cli::{Common, Exit, Output, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, parse_bytes, print, print_json, say};
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
 
 use super::{Opened, ProgressBar, open_importance, read_text};
@@ -201,15 +201,23 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     }
     let found = measure(args, &base, &candidates, &chunks, identity.as_ref(), &bar)?;
     bar.finish();
+    if found.clipped > 0 && !common.quiet {
+        say(&format!(
+            "note: of {positions} right tokens {} lie at the floor of {}: the base's perplexity and what is measured \
+             against it (PPL ratio, Δp) are bounds, the KL divergence is not concerned",
+            found.clipped,
+            args.base_from.as_deref().map_or(String::new(), gguf::quote::path),
+        ));
+    }
 
     let parameters: u64 = base.source.tensors().iter().map(TensorInfo::elements).sum();
     let bits = |bytes: u64| 8.0 * bytes as f64 / parameters.max(1) as f64;
-    let mean_nll = Estimate::of(found.base_nll.iter().copied());
+    let mean_nll = Estimate::of(found.base_nll.iter().copied(), chunks.scored.len());
     let row = |(i, candidate): (usize, &Candidate<'_>)| Row {
         name: candidate.name.clone(),
         bytes: candidate.bytes,
         bits_per_weight: bits(candidate.bytes),
-        divergence: Divergence::of(&found.base_nll, &found.models[i]),
+        divergence: Divergence::of(&found.base_nll, &found.models[i], chunks.scored.len()),
         tensors: i.checked_sub(others.len()).map_or(Vec::new(), |e| encoded[e].errors()),
     };
     let base_bytes = bytes_of(base.source.tensors());

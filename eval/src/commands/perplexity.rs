@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use eval::divergence::error_over_chunks;
 use eval::perplexity::{Chunks, Plan, Protocol, Score, perplexity};
 use eval::weights::Stored;
 use gguf::Result;
@@ -97,6 +98,7 @@ fn report(
     seconds: f64,
 ) -> Result<()> {
     let rate = chunks.tokens() as f64 / seconds;
+    let over_chunks = Some(error_over_chunks(each.iter().copied())).filter(|e| e.is_finite());
     if common.json {
         return print_json(&json!({
             "model": args.model.display().to_string(),
@@ -113,8 +115,10 @@ fn report(
             "scored": score.count,
             "mean_nll": score.nll(),
             "mean_nll_error": score.nll_error(),
+            "mean_nll_chunk_error": over_chunks,
             "ppl": score.ppl(),
             "ppl_error": score.ppl_error(),
+            "ppl_chunk_error": over_chunks.map(|e| e * score.ppl()),
             "chunk_nll": each,
             "running_ppl": running,
             "seconds": seconds,
@@ -127,13 +131,17 @@ fn report(
             eprintln!("{}", line.join("  "));
         }
     }
-    let pm = |error: Option<f64>| error.map_or(String::new(), |e| format!(" ± {e:.5}"));
+    let pm = |by_tokens: Option<f64>, by_chunks: Option<f64>| {
+        let tokens = by_tokens.map_or(String::new(), |e| format!(" ± {e:.5} over tokens"));
+        tokens + &by_chunks.map_or(String::new(), |e| format!(", ± {e:.5} over chunks"))
+    };
     print(&format!(
-        "perplexity  {:.4}{}\nmean nll    {:.6}{}\n{} tokens scored in {} chunks of {}; {:.1} s, {rate:.0} tokens/s\n",
+        "perplexity  {:.4}{}\nmean nll    {:.6}{}\n{} tokens scored in {} chunks of {}; {:.1} s, {rate:.0} tokens/s\n\
+         The error over tokens takes them as independent, which is llama.cpp's convention.\n",
         score.ppl(),
-        pm(score.ppl_error()),
+        pm(score.ppl_error(), over_chunks.map(|e| e * score.ppl())),
         score.nll(),
-        pm(score.nll_error()),
+        pm(score.nll_error(), over_chunks),
         count(score.count),
         chunks.inputs.len(),
         chunks.inputs[0].tokens.len(),

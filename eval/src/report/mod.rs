@@ -132,11 +132,11 @@ pub(crate) mod tests {
                 name: name.into(),
                 bytes: (bits * 4_196_608.0 / 8.0) as u64,
                 bits_per_weight: bits,
-                divergence: Divergence::of(&base_nll, &positions),
+                divergence: Divergence::of(&base_nll, &positions, 200),
                 tensors: Vec::new(),
             }
         };
-        let mean_nll = Estimate::of(base_nll.iter().copied());
+        let mean_nll = Estimate::of(base_nll.iter().copied(), 200);
         Report {
             schema: 1,
             program: "evaluate 0.1.0".into(),
