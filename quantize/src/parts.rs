@@ -80,6 +80,18 @@ impl Part {
     }
 }
 
+/// Reads the argument of `--part` as [`Part::parse`] does, in the environment of the process; errors are one line for
+/// people.
+///
+/// # Errors
+/// As [`Part::parse`].
+pub fn argument(text: &str) -> std::result::Result<Part, String> {
+    Part::parse(text, |name| std::env::var(name).ok()).map_err(|e| match e.way_out() {
+        Some(help) => format!("{}: {help}", e.message()),
+        None => e.message().to_owned(),
+    })
+}
+
 fn not_a_part(text: &str) -> Error {
     Error::usage(format!("\"{text}\" is no part such as 2/8, and not auto"))
 }

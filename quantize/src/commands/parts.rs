@@ -34,7 +34,7 @@ pub struct Run<'a> {
 pub struct PartArgs {
     /// Write part I of N alone, as its shard of the whole model, into the folder -o; `auto` takes I and N from a Slurm
     /// array or a Kubernetes indexed job
-    #[arg(long, value_name = "I/N", value_parser = part, conflicts_with_all = ["keep_split", "dry_run"])]
+    #[arg(long, value_name = "I/N", value_parser = parts::argument, conflicts_with_all = ["keep_split", "dry_run"])]
     pub part: Option<Part>,
 
     /// Check that all parts are in this folder and belong together; with -o FILE they become one file
@@ -44,13 +44,6 @@ pub struct PartArgs {
     /// How many parts there have to be
     #[arg(long, value_name = "N", requires = "gather")]
     pub parts: Option<usize>,
-}
-
-fn part(text: &str) -> Result<Part, String> {
-    Part::parse(text, |name| std::env::var(name).ok()).map_err(|e| match e.way_out() {
-        Some(help) => format!("{}: {help}", e.message()),
-        None => e.message().to_owned(),
-    })
 }
 
 impl Run<'_> {
@@ -316,7 +309,8 @@ fn merge(first: &Path, target: &Path, force: bool, common: &Common) -> Result<()
     let total = splits.tensors().iter().map(|t| t.bytes()).sum();
     let progress = Progress::bytes(common.progress, common.quiet, "merging", total);
     let out = std::io::BufWriter::with_capacity(1 << 20, output);
-    let out = gguf::write::copy(splits.as_ref(), splits.metadata(), out, |n| progress.add(n)).map_err(|e| e.at(target))?;
+    let out =
+        gguf::write::copy(splits.as_ref(), splits.metadata(), out, |n| progress.add(n)).map_err(|e| e.at(target))?;
     let output = out.into_inner().map_err(|e| Error::io(target, "write", e.into_error()))?;
     progress.finish();
     gguf::check::verify_file(output.temporary(), true).map_err(|e| e.at(target))?;
