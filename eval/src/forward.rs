@@ -17,6 +17,7 @@ use crate::layers::residual::Form;
 use crate::layers::{
     Kept, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, altup, branch, copied, norm, numeric, residual,
 };
+use crate::matmul::{Order, product};
 use crate::model::{Model, Shape, Tables, Turn};
 use crate::weights::{Matrix, Weights};
 
@@ -696,6 +697,7 @@ pub struct Head<'a> {
     output: Matrix<'a>,
     bias: Option<Vec<f32>>,
     observer: Option<&'a dyn Observe>,
+    order: Order,
 }
 
 impl<'a> Head<'a> {
@@ -729,7 +731,13 @@ impl<'a> Head<'a> {
             output = output.into_f32()?;
         }
         let bias = find("output.bias").map(|b| weights.matrix(b)?.to_f32()).transpose()?;
-        Ok(Head { output, bias: bias.filter(|b| b.len() == model.vocabulary), observer })
+        Ok(Head { output, bias: bias.filter(|b| b.len() == model.vocabulary), observer, order: Order::Fixed })
+    }
+
+    /// Adds up in the order that is the quickest, for sequences that grow token by token.
+    fn quickest(mut self) -> Head<'a> {
+        self.order = Order::Quickest;
+        self
     }
 
     /// Logits `[rows, vocabulary]` of hidden states `[rows, width]`.
@@ -740,7 +748,7 @@ impl<'a> Head<'a> {
         if let Some(observer) = self.observer {
             observer.input(self.output.name(), None, hidden, model.width);
         }
-        let mut logits = crate::matmul::product(hidden, &self.output, 0..self.output.rows())?;
+        let mut logits = product(hidden, &self.output, 0..self.output.rows(), self.order)?;
         let first = model.ends().first_logit.len();
         if first > 0 {
             let rows = logits.chunks(self.output.rows().max(1));
@@ -829,7 +837,7 @@ impl<'a> Session<'a> {
                 trunk.turn(turn, model, self.weights, self.stack)?;
                 continue;
             };
-            let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?;
+            let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?.quickest();
             let given = beside.as_ref().map(|b| b.of_layer(l, 0..tokens.len()));
             let site = Site {
                 model,
@@ -855,6 +863,6 @@ impl<'a> Session<'a> {
         let mut x = trunk.end(model, self.weights, self.stack)?;
         let mut last = x.split_off((tokens.len() - 1) * model.width);
         last_norm(model, self.weights, self.stack, &mut last)?;
-        Head::load(model, self.weights, false, None)?.logits(model, &last)
+        Head::load(model, self.weights, false, None)?.quickest().logits(model, &last)
     }
 }
