@@ -6,6 +6,7 @@
 //! is a named value of its row.
 
 mod contents;
+pub mod modules;
 mod params;
 mod rows;
 
@@ -15,6 +16,7 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
 pub use contents::Contents;
+pub use modules::Modules;
 pub use params::{Params, SIGMOID, SOFTMAX};
 pub(crate) use params::{switched_window, window};
 
@@ -90,6 +92,8 @@ pub struct Class {
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
     pub cut_embedding: bool,
+    /// Which modules transformers makes of the weights, where it is not the usual.
+    pub modules: Modules,
     /// What is special, for `--list`.
     pub remark: &'static str,
 }
@@ -123,6 +127,7 @@ pub(crate) const BASE: Class = Class {
     drop_zero_biases: false,
     drop_equal_output: false,
     cut_embedding: false,
+    modules: Modules::USUAL,
     remark: "",
 };
 

@@ -2,7 +2,7 @@
 
 use gguf::Result;
 
-use crate::hf::{BASE, Class, How, Params, Rule, r};
+use crate::hf::{BASE, Class, How, Modules, Params, Rule, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -27,6 +27,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
         Ok(())
     },
     keys: t5,
+    modules: Modules { in_f32: &["wo"], ..Modules::USUAL },
     remark: "T5, Flan-T5, mT5, UMT5; one of its equal embeddings",
     ..BASE
 }];
