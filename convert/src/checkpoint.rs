@@ -9,12 +9,13 @@ use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_r
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, Contents, How, Params, Piece, Rule};
+use crate::hf::{self, Class, Contents, How, Params, Piece, Rule, Target};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
 use crate::names::{Fused, Renamed};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
+use crate::tokenizer::VocabKind;
 use crate::transform::{self, Elements, Rows, row_count};
 use crate::{Options, OutType, complete, names, tokenizer};
 
@@ -64,11 +65,12 @@ impl Checkpoint {
         } else {
             (config::read(folder)?, folder.join("config.json"))
         };
-        let (architecture, mut config) = hf::read(&root).map_err(|e| e.at(&config_path))?;
+        let (architecture, mut config) = hf::read(&root, options.part).map_err(|e| e.at(&config_path))?;
+        let target = target(architecture, folder, options)?;
         let mut notes = Vec::new();
         let stored = weights(folder, options, &mut notes)?;
         packed::complete(&mut root, folder, &stored)?;
-        let contents = Contents { folder, tensors: &stored };
+        let contents = Contents { folder, tensors: &stored, target: target.as_ref() };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let beside = (architecture.beside)(folder)?;
         let Text { stored, moved } = text_tensors(architecture, &config, stored, &mut notes)?;
@@ -96,7 +98,12 @@ impl Checkpoint {
             mistral_format: options.mistral_format,
             no_community_template: options.no_community_template,
         };
-        let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocabulary, &request)?;
+        let (tokenizer, kind) = match &target {
+            Some(target) if architecture.vocabulary == VocabKind::Target => (target.folder(), target.vocabulary()),
+            Some(target) => (target.folder(), architecture.vocabulary),
+            None => (folder, architecture.vocabulary),
+        };
+        let vocabulary = tokenizer::metadata(tokenizer, &config.to_value(), kind, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, file_type, size)?;
         if !options.vocab_only {
@@ -190,6 +197,17 @@ impl Source for Checkpoint {
 
     fn beyond(&self) -> &[(String, gguf::Value)] {
         &self.beyond
+    }
+}
+
+/// The model that a draft is made for; nothing for other models.
+fn target(architecture: &Class, folder: &Path, options: &Options) -> Result<Option<Target>> {
+    match (&options.target, architecture.drafts) {
+        (Some(target), true) => Target::open(target).map(Some),
+        (None, true) => Err(Error::usage("the folder holds a draft, whose vocabulary is that of another model")
+            .at(folder)
+            .help("--target-model-dir DIR names the folder of the model that it drafts for")),
+        (_, false) => Ok(None),
     }
 }
 
@@ -688,7 +706,8 @@ impl<'a> Plan<'a> {
             return Err(Error::input(format!("tensor {name}{suffix} is missing")).help("is the checkpoint complete?"));
         }
         let leading = self.architecture.leading;
-        self.out.sort_by_key(|(info, _)| names::leading(leading, info.name()));
+        let last = self.architecture.last;
+        self.out.sort_by_key(|(info, _)| (last.contains(&info.name()), names::leading(leading, info.name())));
         self.check_head()
     }
 

@@ -14,6 +14,9 @@ use crate::{json, links, safetensors};
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
 
+/// The key under which drafts keep the configuration of their layers, which goes before all others.
+pub(crate) const LAYER_CONFIG: &str = "transformer_layer_config";
+
 /// The defaults of a class that the transformers library does not know.
 pub(crate) const RAW: &str = "{}";
 
@@ -148,6 +151,9 @@ impl Config {
             if !value.is_null() || OFF.contains(&key.as_str()) || !values.contains_key(key) {
                 values.insert(key.clone(), value.clone());
             }
+        }
+        for (key, value) in root.get(LAYER_CONFIG).and_then(Value::as_object).into_iter().flatten() {
+            values.insert(key.clone(), value.clone());
         }
         // A model that the library does not know is read as it stands.
         let known = defaults != RAW && is_recognized(root);
@@ -345,6 +351,11 @@ impl Config {
     /// Sets a rope parameter, for the few classes that compute one.
     pub fn set_rope(&mut self, key: &str, value: impl Into<Value>) {
         self.rope.insert(key.to_owned(), value.into());
+    }
+
+    /// Sets all rope parameters, for the few classes that read others than most.
+    pub fn set_rope_parameters(&mut self, rope: Map<String, Value>) {
+        self.rope = rope;
     }
 
     /// The rope parameters of layers with full attention.

@@ -14,10 +14,11 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
-pub use contents::Contents;
+pub use contents::{Contents, Target};
 pub use params::{Params, SIGMOID, SOFTMAX};
 pub(crate) use params::{switched_window, window};
 
+use crate::Part;
 use crate::config::{self, Config, RAW};
 use crate::safetensors::Stored;
 use crate::tokenizer::VocabKind;
@@ -44,6 +45,8 @@ pub struct Class {
     pub aliases: &'static [(&'static str, &'static str)],
     /// How the vocabulary is read.
     pub vocabulary: VocabKind,
+    /// Whether it drafts for another model, whose folder has the vocabulary.
+    pub drafts: bool,
     /// The tensors, in tables that families share.
     pub spelling: &'static [&'static [Rule]],
     /// Beginnings of names that are replaced before the tables are asked.
@@ -80,6 +83,8 @@ pub struct Class {
     pub in_f32: fn(&Config, &str) -> Option<bool>,
     /// Tensors that come first in the file, by their names there: group by group, and within a group block by block.
     pub leading: &'static [&'static [&'static str]],
+    /// Tensors that come last in the file, by their names there.
+    pub last: &'static [&'static str],
     /// Which tensors have a type that is not asked for.
     pub types: Types,
     /// `general.file_type`, where it does not follow from the type of the matrices, with its name.
@@ -102,6 +107,7 @@ pub(crate) const BASE: Class = Class {
     defaults: RAW,
     aliases: &[],
     vocabulary: VocabKind::Gpt2,
+    drafts: false,
     spelling: &[],
     prefixes: &[],
     unused: &[],
@@ -118,6 +124,7 @@ pub(crate) const BASE: Class = Class {
     generated: |_| Ok(Vec::new()),
     in_f32: |_, _| None,
     leading: &[],
+    last: &[],
     types: Types::Usual,
     file_type: None,
     drop_zero_biases: false,
@@ -256,8 +263,15 @@ pub fn all() -> impl Iterator<Item = &'static Class> {
 ///
 /// # Errors
 /// A configuration that names no class or one that no row has, or values that contradict each other.
-pub fn read(root: &Map<String, Value>) -> Result<(&'static Class, Config)> {
-    let class = config::class(root)?;
+pub fn read(root: &Map<String, Value>, part: Part) -> Result<(&'static Class, Config)> {
+    let mut class = config::class(root)?;
+    if part == Part::DSpark {
+        if class != "DeepseekV4ForCausalLM" {
+            return Err(Error::input(format!("{class} has no draft inside that is written alone"))
+                .help("drafts in folders of their own are converted as any model"));
+        }
+        class = "DeepseekV4DSparkModel".to_owned();
+    }
     let row = find(&class, root)?;
     let mut config = Config::new(root, &class, row.defaults, row.aliases)?;
     (row.prepare)(&mut config)?;
