@@ -17,7 +17,7 @@ use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
 use crate::tokenizer::VocabKind;
 use crate::transform::{self, Elements, Rows, row_count};
-use crate::{Options, OutType, complete, names, tokenizer};
+use crate::{Options, OutType, Part, complete, names, tokenizer};
 
 /// A tensor of a checkpoint under its own name: as stored, or what a decoder makes of it.
 #[derive(Clone, Debug)]
@@ -73,7 +73,8 @@ impl Checkpoint {
         let contents = Contents { folder, tensors: &stored, target: target.as_ref() };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let beside = (architecture.beside)(folder)?;
-        let Text { stored, moved } = text_tensors(architecture, &config, stored, &mut notes)?;
+        let Text { stored, moved } =
+            text_tensors(architecture, &config, stored, &mut notes).map_err(|e| e.at(folder))?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
         let (mut tensors, packing) = if options.vocab_only {
             (Vec::new(), None)
@@ -145,7 +146,11 @@ impl Checkpoint {
             let note = complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
             notes.extend(note);
         }
-        let file_name = general.file_name((!options.vocab_only).then_some(file_type.name));
+        let encoding = (!options.vocab_only).then_some(file_type.name);
+        let file_name = match options.part {
+            Part::Prediction => general.prediction_file_name(encoding),
+            _ => general.file_name(encoding),
+        };
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
         Ok(Checkpoint { metadata, infos, rows, notes, packed, beyond, file_name, architecture })
@@ -307,6 +312,9 @@ impl TextNames<'_> {
             let unused = self.class.unused.iter().any(|beginning| renamed.name.starts_with(beginning));
             !unused && !names::is_buffer(&renamed.name)
         };
+        if !self.class.keeps(self.config, &name) {
+            return Some(Vec::new());
+        }
         let renamed = names::replaced(self.class.prefixes, name, &self.further).into_iter();
         let renamed = renamed.filter_map(|Renamed { name, moved }| {
             Some(Renamed { name: (self.class.rename)(self.config, &name)?, moved })
@@ -325,7 +333,9 @@ fn text_tensors(
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
     let mut text = Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new() };
     let own = TextNames::new(architecture, config)?;
+    let mut predicts = false;
     for tensor in stored {
+        predicts |= architecture.predicts(config, &tensor.name().replace("language_model.", ""));
         let Some(names) = own.of(tensor.name()) else {
             left_out += 1;
             left_bytes += tensor.bytes().len() as u64;
@@ -337,6 +347,9 @@ fn text_tensors(
             }
             text.stored.push(tensor.clone().renamed(name));
         }
+    }
+    if config.part() == Part::Prediction && !predicts {
+        return Err(Error::input("the checkpoint has no layers of multi-token prediction").help("leave --mtp out"));
     }
     if left_out > 0 {
         notes.push(format!(

@@ -9,7 +9,7 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::{json, links, safetensors};
+use crate::{Part, json, links, safetensors};
 
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
@@ -41,6 +41,7 @@ pub struct Config {
     wrapped: bool,
     known: bool,
     blocks: Option<u64>,
+    part: Part,
 }
 
 /// `config.json` as it stands in a folder.
@@ -189,7 +190,8 @@ impl Config {
         }
         let origin = first_class(root).unwrap_or(class).to_owned();
         let wrapped = text.is_some();
-        let mut config = Config { values, rope, class: class.to_owned(), origin, wrapped, known, blocks: None };
+        let mut config =
+            Config { values, rope, class: class.to_owned(), origin, wrapped, known, blocks: None, part: Part::Model };
         config.fill_head_dim();
         Ok(config)
     }
@@ -371,6 +373,19 @@ impl Config {
     /// The kind of rope scaling, in lower case; empty where there is none.
     pub fn rope_type(&self) -> String {
         self.rope_full().get("rope_type").and_then(Value::as_str).unwrap_or("").to_lowercase()
+    }
+
+    /// Says which part of the model the file has. Without its layers of prediction, nothing counts them.
+    pub(crate) fn set_part(&mut self, part: Part) {
+        self.part = part;
+        if part == Part::Trunk {
+            ["num_nextn_predict_layers", "mtp_num_hidden_layers"].iter().for_each(|key| self.remove(key));
+        }
+    }
+
+    /// Which part of the model the file has.
+    pub fn part(&self) -> Part {
+        self.part
     }
 
     /// Says how many blocks the file has, where that is not the number of layers.

@@ -49,9 +49,13 @@ pub enum OutType {
 /// Which part of a checkpoint becomes the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Part {
-    /// All of the text model.
+    /// The text model, with its layers of multi-token prediction where the reference converter keeps them.
     #[default]
     Model,
+    /// The text model without layers of multi-token prediction.
+    Trunk,
+    /// The layers of multi-token prediction, with what they share with the model.
+    Prediction,
     /// The draft inside DeepSeek V4 alone.
     DSpark,
 }

@@ -77,6 +77,14 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     target_model_dir: Option<PathBuf>,
 
+    /// Write the layers of multi-token prediction alone, with the embeddings and the head that they share
+    #[arg(long, conflicts_with_all = ["no_mtp", "dspark"])]
+    mtp: bool,
+
+    /// Leave the layers of multi-token prediction out
+    #[arg(long, alias = "no-nextn", conflicts_with = "dspark")]
+    no_mtp: bool,
+
     /// Write the DSpark draft inside DeepSeek V4 alone
     #[arg(long)]
     dspark: bool,
@@ -207,7 +215,12 @@ fn options(args: &Args, outtype: OutType) -> Options {
         mistral_format: args.mistral_format,
         no_community_template: args.disable_mistral_community_chat_template,
         vocab_only: args.vocab_only,
-        part: if args.dspark { Part::DSpark } else { Part::Model },
+        part: match (args.mtp, args.no_mtp, args.dspark) {
+            (true, ..) => Part::Prediction,
+            (_, true, _) => Part::Trunk,
+            (.., true) => Part::DSpark,
+            _ => Part::Model,
+        },
         target: args.target_model_dir.clone(),
         ..Options::default()
     }

@@ -20,6 +20,7 @@ pub(crate) use params::{switched_window, window};
 
 use crate::Part;
 use crate::config::{self, Config, RAW};
+use crate::names;
 use crate::safetensors::Stored;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
@@ -47,6 +48,8 @@ pub struct Class {
     pub vocabulary: VocabKind,
     /// Whether it drafts for another model, whose folder has the vocabulary.
     pub drafts: bool,
+    /// The layers of multi-token prediction, of a class whose files can be without them or have nothing else.
+    pub prediction: Option<Prediction>,
     /// The tensors, in tables that families share.
     pub spelling: &'static [&'static [Rule]],
     /// Beginnings of names that are replaced before the tables are asked.
@@ -108,6 +111,7 @@ pub(crate) const BASE: Class = Class {
     aliases: &[],
     vocabulary: VocabKind::Gpt2,
     drafts: false,
+    prediction: None,
     spelling: &[],
     prefixes: &[],
     unused: &[],
@@ -132,6 +136,51 @@ pub(crate) const BASE: Class = Class {
     cut_embedding: false,
     remark: "",
 };
+
+/// How layers of multi-token prediction are told from others.
+#[derive(Clone, Copy, Debug)]
+pub struct Prediction {
+    /// How the names of their tensors begin, beside those of blocks after the layers.
+    pub beginnings: &'static [&'static str],
+    /// How the names of the tensors begin that a file of these layers alone has too.
+    pub shared: &'static [&'static str],
+}
+
+impl Prediction {
+    /// Whether a tensor is one of the layers of prediction.
+    fn has(self, config: &Config, name: &str) -> bool {
+        let block = names::blocks_in("model.layers.{}.", name).and_then(|(block, _)| block);
+        let behind = block.zip(config.layers().ok()).is_some_and(|(block, layers)| block >= layers);
+        behind || self.beginnings.iter().any(|beginning| name.starts_with(beginning))
+    }
+
+    /// Whether a tensor belongs into a file of this part of the model.
+    fn keeps(self, config: &Config, name: &str) -> bool {
+        match config.part() {
+            Part::Model | Part::DSpark => true,
+            Part::Trunk => !self.has(config, name),
+            Part::Prediction => {
+                self.has(config, name) || self.shared.iter().any(|beginning| name.starts_with(beginning))
+            }
+        }
+    }
+}
+
+impl Class {
+    /// Whether a tensor belongs into a file of the part that the configuration is read for.
+    pub(crate) fn keeps(&self, config: &Config, name: &str) -> bool {
+        self.prediction.is_none_or(|prediction| prediction.keeps(config, name))
+    }
+
+    /// Whether a tensor is of a layer of prediction.
+    pub(crate) fn predicts(&self, config: &Config, name: &str) -> bool {
+        self.prediction.is_some_and(|prediction| prediction.has(config, name))
+    }
+}
+
+/// Layers of prediction that follow the others, with the embedding, norm and head of most models.
+pub(crate) const BEHIND: Prediction =
+    Prediction { beginnings: &[], shared: &["model.embed_tokens.", "model.norm.", "lm_head."] };
 
 /// Which tensors have a type that does not depend on what is asked for.
 ///
@@ -273,7 +322,12 @@ pub fn read(root: &Map<String, Value>, part: Part) -> Result<(&'static Class, Co
         class = "DeepseekV4DSparkModel".to_owned();
     }
     let row = find(&class, root)?;
+    if row.prediction.is_none() && [Part::Trunk, Part::Prediction].contains(&part) {
+        return Err(Error::usage(format!("{class} has no layers of multi-token prediction that stand apart"))
+            .help("convert it without --mtp and --no-mtp"));
+    }
     let mut config = Config::new(root, &class, row.defaults, row.aliases)?;
+    config.set_part(part);
     (row.prepare)(&mut config)?;
     Ok((row, config))
 }

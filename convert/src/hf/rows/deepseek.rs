@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use crate::config::Config;
 use crate::hf::rows::llama::{head_dim, local_experts};
 use crate::hf::{
-    ATTENTION, ATTENTION_ROTATED, BASE, Class, GATED, How, NORMS, Outputs, PREDICTION, Params, Piece, Rule, Types, r,
-    with_prediction,
+    ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, GATED, How, NORMS, Outputs, PREDICTION, Params, Piece, Rule,
+    Types, r, with_prediction,
 };
 use crate::tokenizer::{VocabKind, templates};
 use crate::transform::view;
@@ -93,6 +93,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         aliases: &[("num_local_experts", "n_routed_experts"), ("num_experts", "n_routed_experts")],
         spelling: &[ENDS, LATENT, INDEXER, NORMS, GATED, EXPERTS, PREDICTION],
         drop_further_blocks: false,
+        prediction: Some(BEHIND),
         prepare: with_prediction,
         keys: deepseek32,
         remark: "V3.2; the indexer of sparse attention, layers of prediction kept",
