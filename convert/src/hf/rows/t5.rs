@@ -11,6 +11,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
         "T5WithLMHeadModel",
         "MT5ForConditionalGeneration",
         "UMT5ForConditionalGeneration",
+        "UMT5Model",
     ],
     arch: "t5",
     defaults: r#"{"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
