@@ -7,10 +7,11 @@
 
 use gguf::TensorType::{self, *};
 
+use super::book::{self, Book};
 use crate::lanes::{Floats, Ints, Masks};
 
 /// The levels of a format.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Levels {
     /// The integers from `low` to `high`.
     Even {
@@ -21,6 +22,8 @@ pub enum Levels {
     },
     /// A table of points.
     Points(Points),
+    /// A book of groups of levels.
+    Book(&'static Book),
 }
 
 /// Sixteen levels (or fewer, the last repeated), ascending.
@@ -59,6 +62,7 @@ impl Levels {
         match self {
             Levels::Even { low, high } => x.nearest().min(F::splat(*high as f32)).max(F::splat(*low as f32)),
             Levels::Points(points) => F::lookup16(&points.values, index(points, x)),
+            Levels::Book(_) => x,
         }
     }
 
@@ -68,6 +72,7 @@ impl Levels {
         match self {
             Levels::Even { low, high } => (*low as f32, *high as f32),
             Levels::Points(points) => (points.values[0], points.values[15]),
+            Levels::Book(_) => (-1.0, 1.0),
         }
     }
 }
@@ -85,7 +90,7 @@ fn index<F: Floats>(points: &Points, x: F) -> F::Int {
 }
 
 /// What a scale can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scale {
     /// A binary16 of the block.
     Half,
@@ -100,6 +105,17 @@ pub enum Scale {
         /// The lowest integer.
         low: i32,
         /// The highest.
+        high: i32,
+    },
+    /// The superblock's binary16 times (`first` + `step` × an integer from 0) × `part`.
+    Stepped {
+        /// What the integer 0 stands for.
+        first: f32,
+        /// What each more adds.
+        step: f32,
+        /// What the sum is multiplied with.
+        part: f32,
+        /// The highest integer.
         high: i32,
     },
 }
@@ -119,7 +135,7 @@ pub enum Min {
 }
 
 /// The numbers that a format can hold.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Grid {
     /// Values of a superblock; of a block where there are no superblocks.
     pub len: usize,
@@ -141,6 +157,11 @@ const fn points(len: usize, sub: usize, points: Points, scale: Scale) -> Grid {
     Grid { len, sub, levels: Levels::Points(points), scale, min: Min::None }
 }
 
+const fn book(sub: usize, book: &'static Book, first: f32, step: f32, part: f32, high: i32) -> Grid {
+    let scale = Scale::Stepped { first, step, part, high };
+    Grid { len: 256, sub, levels: Levels::Book(book), scale, min: Min::None }
+}
+
 const IN_ORDER: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 const IQ4: Points = Points::new(
@@ -158,7 +179,7 @@ const SIX_BITS: Scale = Scale::Times { low: -32, high: 31 };
 
 /// The formats of GGUF whose values are scale × level − min.
 #[rustfmt::skip]
-pub const GRIDS: &[(TensorType, Grid)] = &[
+pub static GRIDS: &[(TensorType, Grid)] = &[
     (Q4_0,   even(32, 32,   -8,   7, Scale::Half, Min::None)),
     (Q4_1,   even(32, 32,    0,  15, Scale::Half, Min::Half)),
     (Q5_0,   even(32, 32,  -16,  15, Scale::Half, Min::None)),
@@ -176,6 +197,13 @@ pub const GRIDS: &[(TensorType, Grid)] = &[
     (TQ1_0,  even(256, 256, -1,   1, Scale::Half, Min::None)),
     (TQ2_0,  even(256, 256, -1,   1, Scale::Half, Min::None)),
     (Q2_0,   even(64, 64,   -1,   2, Scale::Half, Min::None)),
+    (IQ2_XXS, book(32, &book::IQ2_XXS, 0.5, 1.0, 0.25, 15)),
+    (IQ2_XS,  book(16, &book::IQ2_XS,  0.5, 1.0, 0.25, 15)),
+    (IQ2_S,   book(16, &book::IQ2_S,   0.5, 1.0, 0.25, 15)),
+    (IQ3_XXS, book(32, &book::IQ3_XXS, 0.5, 1.0, 0.5, 15)),
+    (IQ3_S,   book(32, &book::IQ3_S,   1.0, 2.0, 1.0, 15)),
+    (IQ1_S,   book(32, &book::IQ1_S,   1.0, 2.0, 1.0, 7)),
+    (IQ1_M,   book(16, &book::IQ1_M,   1.0, 2.0, 1.0, 7)),
 ];
 
 /// The numbers of a type, where they are scale × level − min.
@@ -191,29 +219,13 @@ impl Grid {
 
     /// Whether scales (and minima) are integers times a float of the superblock.
     pub fn is_nested(&self) -> bool {
-        matches!(self.scale, Scale::Times { .. })
+        matches!(self.scale, Scale::Times { .. } | Scale::Stepped { .. })
     }
 
     /// The level nearest to `x / scale`, with `inverse` = 1 / scale.
     #[inline(always)]
     pub(crate) fn level<F: Floats>(&self, x: F, inverse: F) -> F {
         self.levels.nearest(x * inverse)
-    }
-
-    /// The levels beside a level, below and above; the level itself at the ends.
-    #[inline(always)]
-    pub(crate) fn beside<F: Floats>(&self, level: F) -> (F, F) {
-        match &self.levels {
-            Levels::Even { low, high } => {
-                let one = F::splat(1.0);
-                ((level - one).max(F::splat(*low as f32)), (level + one).min(F::splat(*high as f32)))
-            }
-            Levels::Points(points) => {
-                let (at, one) = (index(points, level), F::Int::splat(1));
-                let below = (at - one).max(F::Int::splat(0));
-                (F::lookup16(&points.values, below), F::lookup16(&points.values, (at + one).min(F::Int::splat(15))))
-            }
-        }
     }
 
     /// The code of a level.
@@ -224,6 +236,8 @@ impl Grid {
                 let at = points.bounds.iter().position(|&bound| level < bound).unwrap_or(15);
                 points.codes[at]
             }
+            // Groups of levels have codes, not levels.
+            Levels::Book(_) => 0,
         }
     }
 
@@ -238,6 +252,13 @@ impl Grid {
                     .min(F::splat(high as f32))
                     .max(F::splat(low as f32));
                 (d * code, code)
+            }
+            Scale::Stepped { first, step: more, part, high } => {
+                let number = scale * inverse(d * F::splat(part));
+                let code = (((number - F::splat(first)) * F::splat(1.0 / more)).nearest() + F::splat(step as f32))
+                    .min(F::splat(high as f32))
+                    .max(F::splat(0.0));
+                (self.scale_of(code, d), code)
             }
             Scale::Half => {
                 let half = F::from_half((scale * notch).to_half());
@@ -255,8 +276,7 @@ impl Grid {
                 let bits = (twice.bits() + F::Int::splat(0x0008_0000)).shr(20) - F::Int::splat(120 << 3);
                 let tiny = (twice * F::splat(512.0)).nearest();
                 let is_tiny = tiny.lt(F::splat(8.0));
-                let code = F::Int::select(is_tiny, F::from_int(F::Int::splat(0)).truncate(), bits);
-                let code = F::select(is_tiny, tiny, F::from_int(code)) + F::splat(step as f32);
+                let code = F::select(is_tiny, tiny, F::from_int(bits)) + F::splat(step as f32);
                 let code = code.min(F::splat(126.0)).max(F::splat(1.0));
                 (half_of_ue4m3(code), code)
             }
@@ -287,9 +307,20 @@ impl Grid {
     pub(crate) fn scale_of<F: Floats>(&self, code: F, d: F) -> F {
         match self.scale {
             Scale::Times { .. } => d * code,
+            Scale::Stepped { first, step, part, .. } => {
+                (d * (F::splat(first) + F::splat(step) * code)) * F::splat(part)
+            }
             Scale::Half | Scale::Single => code,
             Scale::Power => F::from_bits((code.truncate() - F::Int::splat(1)).shl(23)),
             Scale::Small => half_of_ue4m3(code),
+        }
+    }
+
+    /// What the superblock's float is multiplied with for a code.
+    pub(crate) fn times(&self, code: f32) -> f32 {
+        match self.scale {
+            Scale::Stepped { first, step, part, .. } => (first + step * code) * part,
+            _ => code,
         }
     }
 

@@ -16,12 +16,15 @@
 //! Every sum has a fixed order and every lane belongs to one row: the bytes are the same for any number of threads and
 //! any SIMD path.
 
+pub(crate) mod book;
 pub mod cholesky;
 pub mod grid;
 pub mod inputs;
+pub mod moments;
 mod pack;
 pub mod rows;
 mod scale;
 pub mod strips;
 
+pub use rows::{knows, search};
 pub(crate) use scale::{Affine, AffineTries, Symmetric, affine, clamp, positive, refined, symmetric};

@@ -202,11 +202,12 @@ mod tests {
     #[test]
     fn every_format_decodes_to_what_was_chosen() {
         let mut random = Random(11);
-        for (ty, grid) in GRIDS {
+        for (ty, grid) in GRIDS.iter().filter(|row| !matches!(row.1.levels, Levels::Book(_))) {
             for _ in 0..20 {
                 let level = |random: &mut Random| match grid.levels {
                     Levels::Even { low, high } => (low + random.below(high - low + 1)) as f32,
                     Levels::Points(points) => points.values[random.below(16) as usize],
+                    Levels::Book(_) => 0.0,
                 };
                 let levels: Vec<f32> = (0..grid.len).map(|_| level(&mut random)).collect();
                 let codes: Vec<u8> = levels.iter().map(|&l| grid.code(l)).collect();
@@ -214,6 +215,7 @@ mod tests {
                 let (d, dmin) = (floats[random.below(3) as usize], 0.0078125);
                 let scale = |random: &mut Random| match grid.scale {
                     Scale::Times { low, high } => (low + random.below(high - low + 1)) as f32,
+                    Scale::Stepped { high, .. } => random.below(high + 1) as f32,
                     Scale::Half | Scale::Single => floats[random.below(3) as usize],
                     Scale::Power => (2 + random.below(200)) as f32,
                     Scale::Small => (1 + random.below(126)) as f32,
