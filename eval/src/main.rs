@@ -39,6 +39,7 @@ enum Command {
     Imatrix(commands::imatrix::Args),
     Generate(commands::generate::Args),
     Logits(commands::logits::Args),
+    Optimize(Box<commands::optimize::Args>),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             Command::Imatrix(args) => commands::imatrix::run(args, &common),
             Command::Generate(args) => commands::generate::run(args, &common),
             Command::Logits(args) => commands::logits::run(args, &common),
+            Command::Optimize(args) => commands::optimize::run(args, &common),
         }
     })
 }

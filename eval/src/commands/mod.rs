@@ -4,6 +4,7 @@ pub mod compare;
 pub mod generate;
 pub mod imatrix;
 pub mod logits;
+pub mod optimize;
 pub mod perplexity;
 pub mod tensors;
 

@@ -73,33 +73,52 @@ fn square(h: &Strips, at: usize, len: usize) -> Strips {
     square
 }
 
-/// What has to be added to a matrix so that its outputs come nearest to what they should be: `b` (H + damping)⁻¹, with
-/// one row of `b` in a lane. `None` where H has no factor.
-pub fn least_squares(h: &Strips, damping: f64, b: &Strips) -> Option<Strips> {
-    let n = h.rows();
-    let r = factor(h, damping * mean_diagonal(h))?;
-    let turned = r.turned();
-    let blocks: Vec<usize> = (0..n).step_by(BLOCK).collect();
-    let u: Vec<Strips> = blocks.par_iter().map(|&at| inverse_square(&r, at, BLOCK.min(n - at))).collect();
-    let u_turned: Vec<Strips> = u.par_iter().map(Strips::turned).collect();
-    let mut x = b.clone();
-    x.par_groups_mut(1).for_each(|x| {
-        let mut part = vec![0.0; BLOCK * STRIP];
-        // x R Rᵀ = b: first z Rᵀ = b from the last columns on, then x R = z from the first.
-        for (i, &at) in blocks.iter().enumerate().rev() {
-            let len = BLOCK.min(n - at);
-            part[..len * STRIP].copy_from_slice(&x[at * STRIP..(at + len) * STRIP]);
-            multiply(&turned, at..at + len, x, at + len..n, Sum::Subtract, &mut part);
-            multiply(&u_turned[i], 0..len, &part, 0..len, Sum::Store, &mut x[at * STRIP..(at + len) * STRIP]);
-        }
-        for (i, &at) in blocks.iter().enumerate() {
-            let len = BLOCK.min(n - at);
-            part[..len * STRIP].copy_from_slice(&x[at * STRIP..(at + len) * STRIP]);
-            multiply(&r, at..at + len, x, 0..at, Sum::Subtract, &mut part);
-            multiply(&u[i], 0..len, &part, 0..len, Sum::Store, &mut x[at * STRIP..(at + len) * STRIP]);
-        }
-    });
-    Some(x)
+/// H + damping, ready to be solved with.
+#[derive(Debug)]
+pub struct Solver {
+    r: Strips,
+    turned: Strips,
+    u: Vec<Strips>,
+    u_turned: Vec<Strips>,
+}
+
+impl Solver {
+    /// Factors H after adding `damping` times the mean of its diagonal to the diagonal. `None` where it has no factor.
+    pub fn new(h: &Strips, damping: f64) -> Option<Solver> {
+        let n = h.rows();
+        let r = factor(h, damping * mean_diagonal(h))?;
+        let turned = r.turned();
+        let blocks: Vec<usize> = (0..n).step_by(BLOCK).collect();
+        let u: Vec<Strips> = blocks.par_iter().map(|&at| inverse_square(&r, at, BLOCK.min(n - at))).collect();
+        let u_turned = u.par_iter().map(Strips::turned).collect();
+        Some(Solver { r, turned, u, u_turned })
+    }
+
+    /// `b` (H + damping)⁻¹, with one row of `b` in a lane.
+    #[must_use]
+    pub fn solve(&self, b: &Strips) -> Strips {
+        let Solver { r, turned, u, u_turned } = self;
+        let n = r.rows();
+        let blocks: Vec<usize> = (0..n).step_by(BLOCK).collect();
+        let mut x = b.clone();
+        x.par_groups_mut(1).for_each(|x| {
+            let mut part = vec![0.0; BLOCK * STRIP];
+            // x R Rᵀ = b: first z Rᵀ = b from the last columns on, then x R = z from the first.
+            for (i, &at) in blocks.iter().enumerate().rev() {
+                let len = BLOCK.min(n - at);
+                part[..len * STRIP].copy_from_slice(&x[at * STRIP..(at + len) * STRIP]);
+                multiply(turned, at..at + len, x, at + len..n, Sum::Subtract, &mut part);
+                multiply(&u_turned[i], 0..len, &part, 0..len, Sum::Store, &mut x[at * STRIP..(at + len) * STRIP]);
+            }
+            for (i, &at) in blocks.iter().enumerate() {
+                let len = BLOCK.min(n - at);
+                part[..len * STRIP].copy_from_slice(&x[at * STRIP..(at + len) * STRIP]);
+                multiply(r, at..at + len, x, 0..at, Sum::Subtract, &mut part);
+                multiply(&u[i], 0..len, &part, 0..len, Sum::Store, &mut x[at * STRIP..(at + len) * STRIP]);
+            }
+        });
+        x
+    }
 }
 
 /// e H eᵀ of every row, summed: the squared error of the outputs.

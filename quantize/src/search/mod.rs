@@ -16,6 +16,9 @@
 //! Every sum has a fixed order and every lane belongs to one row: the bytes are the same for any number of threads and
 //! any SIMD path.
 
+// One index runs over several arrays at once in these kernels.
+#![allow(clippy::needless_range_loop)]
+
 pub(crate) mod book;
 pub mod cholesky;
 pub mod grid;

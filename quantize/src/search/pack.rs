@@ -120,7 +120,7 @@ pub(crate) fn pack(ty: TensorType, chosen: &Chosen<'_>, out: &mut [u8]) {
                     let digit = |k: usize| codes[value..].get(k * count + l).copied().unwrap_or(0);
                     let digits = if count == 4 { 4 } else { 5 };
                     let number = (0..5).fold(0_u32, |n, k| n * 3 + u32::from(if k < digits { digit(k) } else { 0 }));
-                    out[byte + l] = ((number * 256 + 242) / 243) as u8;
+                    out[byte + l] = (number * 256).div_ceil(243) as u8;
                 }
             }
             out[52..54].copy_from_slice(&half(scales[0]));
