@@ -40,6 +40,7 @@ enum Command {
     Gather(Box<commands::gather::Args>),
     Generate(commands::generate::Args),
     Logits(commands::logits::Args),
+    Optimize(Box<commands::optimize::Args>),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             Command::Gather(args) => commands::gather::run(args, &common),
             Command::Generate(args) => commands::generate::run(args, &common),
             Command::Logits(args) => commands::logits::run(args, &common),
+            Command::Optimize(args) => commands::optimize::run(args, &common),
         }
     })
 }

@@ -10,7 +10,7 @@ pub mod pattern;
 pub mod pipeline;
 pub mod plan;
 pub mod recipe;
-mod search;
+pub mod search;
 
 pub use block::{FORMATS, Format, format};
 pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};

@@ -5,6 +5,7 @@ pub mod gather;
 pub mod generate;
 pub mod imatrix;
 pub mod logits;
+pub mod optimize;
 pub mod parts;
 pub mod perplexity;
 pub mod tensors;

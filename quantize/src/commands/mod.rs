@@ -379,6 +379,7 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
         allow_requantize: args.model.allow_requantize,
         no_fallback: choice.no_fallback,
         dry_run: args.run.dry_run,
+        measured: false,
         fixed,
     };
     Ok((types, options))
