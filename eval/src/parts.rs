@@ -360,7 +360,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = written(folder.path(), "1", &found(1, 2));
         let told = |paths: &[PathBuf]| Gathered::open(paths).unwrap_err().to_string();
-        assert!(told(&[first.clone()]).contains("part 2 of 2 is missing"));
+        assert!(told(std::slice::from_ref(&first)).contains("part 2 of 2 is missing"));
         assert!(told(&[first.clone(), first.clone(), written(folder.path(), "2", &found(2, 2))]).contains("twice"));
         let other = Found { run: BTreeMap::from([("text".to_owned(), "x".to_owned())]), ..found(2, 2) };
         assert!(told(&[first.clone(), written(folder.path(), "x", &other)]).contains("another text"));
