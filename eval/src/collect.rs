@@ -58,7 +58,7 @@ fn add_squares(rows: &[f32], sums: &mut [i128]) {
         for row in rows.chunks_exact(cols) {
             for (sum, &value) in sums.iter_mut().zip(row) {
                 // The cast saturates, and makes 0 of NaN, which no run survives.
-                *sum = sum.saturating_add((f64::from(value).powi(2) * UNIT) as i128);
+                *sum = sum.saturating_add((f64::from(value).powi(2) * UNIT).round_ties_even() as i128);
             }
         }
         return;

@@ -128,19 +128,23 @@ const OTHER_COST: u64 = 2_000;
 /// What it takes to read or write a byte, in picoseconds: a disk of 1 GB/s.
 const BYTE_COST: u64 = 1_000;
 
-/// What a tensor costs, in picoseconds of one core: reading, encoding, writing.
-pub fn cost(tensor: &Planned) -> u64 {
-    let read = tensor.from.bytes_for(tensor.info.elements()).unwrap_or(0);
-    let moved = read.saturating_add(tensor.info.bytes()).saturating_mul(BYTE_COST);
+/// What encoding a tensor takes, in picoseconds of one core; 0 for one that is copied.
+pub fn encoding(tensor: &Planned) -> u64 {
     if !tensor.converts() {
-        return moved;
+        return 0;
     }
     let ty = tensor.info.ty();
     let each = COST
         .iter()
         .find(|row| row.0 == ty)
         .map_or(OTHER_COST, |row| if tensor.importance.is_some() { row.2 } else { row.1 });
-    moved.saturating_add(tensor.info.elements().saturating_mul(each))
+    tensor.info.elements().saturating_mul(each)
+}
+
+/// What a tensor costs, in picoseconds of one core: reading, encoding, writing.
+pub fn cost(tensor: &Planned) -> u64 {
+    let read = tensor.from.bytes_for(tensor.info.elements()).unwrap_or(0);
+    read.saturating_add(tensor.info.bytes()).saturating_mul(BYTE_COST).saturating_add(encoding(tensor))
 }
 
 /// Divides costs in a row into parts of neighbours, none empty, so that the dearest part is as cheap as can be.
