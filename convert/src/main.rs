@@ -11,7 +11,7 @@ use clap::Parser;
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, inputs, tokenizer_json};
 use convert::lora::{self, AdapterFile};
 use convert::tokenizer::Report as Comparison;
-use convert::{Checkpoint, Options, OutType, hf, location};
+use convert::{Checkpoint, Options, OutType, Part, hf, location};
 use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
@@ -51,6 +51,22 @@ struct Args {
     /// Write the keys and the vocabulary alone, without tensors; the folder needs no weights
     #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
     vocab_only: bool,
+
+    /// The folder of the model that a draft (EAGLE 3, DFlash, DSpark) is made for
+    #[arg(long, value_name = "DIR")]
+    target_model_dir: Option<PathBuf>,
+
+    /// Write the layers of multi-token prediction alone, with the embeddings and the head that they share
+    #[arg(long, conflicts_with_all = ["no_mtp", "dspark"])]
+    mtp: bool,
+
+    /// Leave the layers of multi-token prediction out
+    #[arg(long, alias = "no-nextn", conflicts_with = "dspark")]
+    no_mtp: bool,
+
+    /// Write the DSpark draft inside DeepSeek V4 alone
+    #[arg(long)]
+    dspark: bool,
 
     /// Print the plan and its sizes; write nothing
     #[arg(long)]
@@ -121,8 +137,10 @@ fn work(args: &Args) -> Result<Exit> {
     if !args.common.quiet {
         checkpoint.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
+    // A draft has the vocabulary of its target.
+    let vocabulary = args.target_model_dir.as_deref().unwrap_or(folder);
     if args.check_tokenizer {
-        let tokenizer = check_tokenizer(folder, checkpoint.metadata(), args.text.as_deref(), &args.common)?;
+        let tokenizer = check_tokenizer(vocabulary, checkpoint.metadata(), args.text.as_deref(), &args.common)?;
         if args.common.json {
             cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
         }
@@ -152,7 +170,7 @@ fn work(args: &Args) -> Result<Exit> {
         None
     } else {
         let written = gguf::File::open(output.temporary())?;
-        Some(check_tokenizer(folder, written.metadata(), args.text.as_deref(), &args.common)?)
+        Some(check_tokenizer(vocabulary, written.metadata(), args.text.as_deref(), &args.common)?)
     };
     cli::commit_all([output].into_iter().chain(modelfile).collect())?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -164,7 +182,13 @@ fn work(args: &Args) -> Result<Exit> {
 fn options(args: &Args, outtype: OutType) -> Result<Options> {
     let blocks = if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep };
     let options = args.reading.options(args.outtype.unwrap_or(outtype), blocks, &args.common)?;
-    Ok(Options { vocab_only: args.vocab_only, ..options })
+    let part = match (args.mtp, args.no_mtp, args.dspark) {
+        (true, ..) => Part::Prediction,
+        (_, true, _) => Part::Trunk,
+        (.., true) => Part::DSpark,
+        _ => Part::Model,
+    };
+    Ok(Options { vocab_only: args.vocab_only, part, target: args.target_model_dir.clone(), ..options })
 }
 
 /// An adapter's folder becomes a GGUF adapter.

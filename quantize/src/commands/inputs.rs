@@ -46,7 +46,7 @@ impl Opened {
     }
 
     /// What a file of this type is called where nobody says: of a folder as its conversion is, of a file as that.
-    fn file_name(&self, input: &Path, ty: &str) -> String {
+    pub fn file_name(&self, input: &Path, ty: &str) -> String {
         match self {
             Opened::Folder(checkpoint) => checkpoint.file_name_of(ty),
             Opened::File(_) => format!("{}-{ty}.gguf", name(input)),

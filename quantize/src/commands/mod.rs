@@ -3,6 +3,7 @@
 mod folder;
 mod imatrix;
 mod inputs;
+mod parts;
 mod report;
 mod types;
 
@@ -89,6 +90,9 @@ pub struct Args {
 
     #[command(flatten)]
     modelfile: ModelfileArgs,
+
+    #[command(flatten)]
+    parts: parts::PartArgs,
 
     #[command(flatten)]
     run: RunArgs,
@@ -225,9 +229,17 @@ fn tensor_rule(text: &str) -> Result<(String, TensorType), String> {
 pub fn run(args: Args) -> Result<Exit> {
     match args.command {
         Some(Command::Imatrix(command)) => imatrix::run(&command, &args.common),
+        None if args.parts.gather.is_some() => gather(&args),
         None if args.types.contains(&Wanted::List) => types::list(&args.common).map(|()| Exit::Done),
         None => quantize_model(&args),
     }
+}
+
+/// Checks, and merges, what other runs wrote with `--part`.
+fn gather(args: &Args) -> Result<Exit> {
+    let folder = args.parts.gather.as_deref().unwrap_or(Path::new(""));
+    let output = args.output.as_deref().or(args.out.as_deref());
+    parts::gather(folder, &args.parts, output, args.run.force, &args.common)
 }
 
 /// What is to be made.
@@ -264,6 +276,11 @@ fn order(args: &Args) -> Result<Order> {
     if let Some(option) = only_folders {
         return Err(Error::usage(format!("{option} is about GGUF files, and {} is a folder", order.folders[0].name()))
             .help("make the folder in a run of its own"));
+    }
+    if args.parts.part.is_some() && !(order.folders.is_empty() && !args.modelfile.modelfile) {
+        return Err(
+            Error::usage("--part makes shards of GGUF files alone").help("leave folder types and --modelfile out")
+        );
     }
     if args.modelfile.modelfile && order.files.len() > 1 {
         return Err(Error::usage("a Modelfile is about one file").help("give one type with --modelfile"));
@@ -309,6 +326,7 @@ impl Args {
             (model.allow_requantize, "--allow-requantize"),
             (model.keep_split, "--keep-split"),
             (self.modelfile.modelfile, "--modelfile"),
+            (self.parts.part.is_some(), "--part"),
             (self.run.dry_run, "--dry-run"),
         ];
         all.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
@@ -330,7 +348,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
             .at(input)
             .help(format!("{} is made from a folder", order.folders[0].name())));
     }
-    let plans = match &model {
+    let mut plans = match &model {
         Some(model) => plans(args, &order, model.source(), input)?,
         None => Vec::new(),
     };
@@ -343,9 +361,12 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let output = args.output.as_deref().or(args.out.as_deref());
-    let targets = inputs::targets(model.as_ref(), input, output, &plans, &order.folders)?;
     let untouched = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
     let untouched: Vec<&Path> = untouched.iter().map(PathBuf::as_path).collect();
+    if let (Some(part), Some(model)) = (args.parts.part, &model) {
+        return write_part(args, part, model, input, &mut plans, &untouched);
+    }
+    let targets = inputs::targets(model.as_ref(), input, output, &plans, &order.folders)?;
     for target in targets.files.iter().flatten() {
         Output::check(target, args.run.force, &untouched)?;
     }
@@ -389,6 +410,42 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Writes one part of each planned file, for a run on several machines.
+fn write_part(
+    args: &Args,
+    part: quantize::parts::Part,
+    model: &Opened,
+    input: &Path,
+    plans: &mut [Plan],
+    untouched: &[&Path],
+) -> Result<Exit> {
+    let output = args.output.as_deref().or(args.out.as_deref());
+    let run = parts::Run {
+        source: model.source(),
+        input,
+        folder: output
+            .ok_or_else(|| Error::usage("the parts of a model go into one folder").help("give it with -o FOLDER"))?,
+        part,
+        settings: &settings(args),
+        force: args.run.force,
+        verify: !args.run.no_verify,
+        inputs: untouched,
+        common: &args.common,
+    };
+    run.run(plans, |plan| {
+        let name = model.file_name(input, plan.file_type.name);
+        name.strip_suffix(".gguf").map(str::to_owned).unwrap_or(name)
+    })
+}
+
+fn settings(args: &Args) -> Settings {
+    Settings {
+        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
+        max_memory: args.run.max_memory,
+        allow_nonfinite: args.model.allow_nonfinite,
+    }
+}
+
 /// The folder or file that is meant, and how it is read. An adapter stands for its base with it merged.
 fn located(args: &Args, wanted: &Path) -> Result<(PathBuf, FolderArgs)> {
     let input = location::find(wanted, &args.common)?;
@@ -420,6 +477,9 @@ fn plans(args: &Args, order: &Order, source: &dyn Source, input: &Path) -> Resul
         plans.push(plan.map_err(|e| e.at(input))?);
     }
     if let (Some(path), None) = (&args.choice.plan, &options.fixed) {
+        if args.parts.part.is_some() {
+            return Err(Error::usage("there is no such plan").at(path).help("write it before, without --part"));
+        }
         report::write_plan(&plans[0], path)?;
     }
     if !args.common.quiet {
@@ -458,15 +518,10 @@ fn write_files(
         let outputs = outputs.collect::<Result<Vec<_>>>()?;
         jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
     }
-    let settings = Settings {
-        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
-        max_memory: args.run.max_memory,
-        allow_nonfinite: args.model.allow_nonfinite,
-    };
     let total = source_bytes(Some(model), plans);
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
     let (outputs, summary) =
-        pipeline::run(model.source(), jobs, &settings, |bytes| progress.add(bytes)).map_err(|e| e.at(input))?;
+        pipeline::run(model.source(), jobs, &settings(args), |bytes| progress.add(bytes)).map_err(|e| e.at(input))?;
     progress.finish();
     if !args.run.no_verify {
         for output in outputs.iter().flatten() {
@@ -572,6 +627,7 @@ fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Option
         allow_requantize: args.model.allow_requantize,
         no_fallback: choice.no_fallback,
         dry_run: args.run.dry_run,
+        measured: false,
         fixed,
     };
     Ok((types, options))
