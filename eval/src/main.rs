@@ -44,7 +44,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Cli { common, command } = Cli::parse();
+    let Cli { common, command } = gguf::cli::parse::<Cli>();
     keep_freed_memory();
     gguf::cli::run(|| {
         // What cannot be forced is told before any work, not passed over.

@@ -45,12 +45,21 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
 }
 
 /// The same for other words than those of the command line.
-pub fn parse_from<T: FromArgMatches>(mut command: Command, words: impl IntoIterator<Item = std::ffi::OsString>) -> T {
+pub fn parse_from<T: FromArgMatches>(command: Command, words: impl IntoIterator<Item = std::ffi::OsString>) -> T {
+    let mut command = super::pages::with_options(command);
+    let words: Vec<_> = words.into_iter().collect();
+    super::pages::answer(&mut command, &words);
     let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
     let program = command.get_name().to_owned();
     // A second call within one process would be a test's: the first stays.
     let _ = CALL.set(Call { program, options: given(&command, &matches) });
     T::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// The options that the program was called with, by name, with the words that were given for them: flags as `true`,
+/// those that may be given more than once as lists.
+pub fn call_options() -> Map<String, Value> {
+    CALL.get().map(|call| call.options.clone()).unwrap_or_default()
 }
 
 /// The options that were given, by name, with the words that were given for them: flags as `true`, those that may be
@@ -217,7 +226,7 @@ pub fn document(schema: &str, version: &str, files: &Files, fields: Value) -> Va
     out.insert("schema".into(), schema.into());
     out.insert("program".into(), call.map_or("", |c| c.program.as_str()).into());
     out.insert("version".into(), version.into());
-    out.insert("options".into(), Value::Object(call.map(|c| c.options.clone()).unwrap_or_default()));
+    out.insert("options".into(), Value::Object(call_options()));
     out.insert("files".into(), files.json());
     match fields {
         Value::Object(fields) => out.extend(fields),

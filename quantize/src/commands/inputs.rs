@@ -112,6 +112,15 @@ fn name(input: &Path) -> String {
     }
 }
 
+/// The folder that outputs lie in; `is_folder` says that the output is one folder for transformers itself.
+pub fn place(output: Option<&Path>, is_folder: bool) -> PathBuf {
+    match output {
+        Some(folder) if folder.is_dir() && !is_folder => folder.to_path_buf(),
+        Some(file) => file.parent().map(Path::to_path_buf).unwrap_or_default(),
+        None => PathBuf::new(),
+    }
+}
+
 /// Where the outputs of a run go: the files of each plan, then each folder.
 pub struct Targets {
     pub files: Vec<Vec<PathBuf>>,

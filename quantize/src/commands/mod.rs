@@ -4,6 +4,7 @@ mod folder;
 mod imatrix;
 mod inputs;
 mod parts;
+mod record;
 mod report;
 mod types;
 
@@ -19,6 +20,7 @@ use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
 use quantize::plan::{self, Importance, Options, Plan, Written};
 use quantize::recipe::{FileType, Wishes};
+use serde_json::json;
 
 use folder::{FolderOptions, FolderType};
 use inputs::Opened;
@@ -98,6 +100,9 @@ pub struct Args {
     run: RunArgs,
 
     #[command(flatten)]
+    record: record::RecordArgs,
+
+    #[command(flatten)]
     common: Common,
 }
 
@@ -105,6 +110,7 @@ pub struct Args {
 enum Command {
     /// Look at, merge and convert importance matrices
     Imatrix(imatrix::Args),
+    Verify(record::VerifyArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -229,6 +235,7 @@ fn tensor_rule(text: &str) -> Result<(String, TensorType), String> {
 pub fn run(args: Args) -> Result<Exit> {
     match args.command {
         Some(Command::Imatrix(command)) => imatrix::run(&command, &args.common),
+        Some(Command::Verify(command)) => record::verify(&command, &args.common),
         None if args.parts.gather.is_some() => gather(&args),
         None if args.types.contains(&Wanted::List) => types::list(&args.common).map(|()| Exit::Done),
         None => quantize_model(&args),
@@ -341,6 +348,24 @@ fn quantize_model(args: &Args) -> Result<Exit> {
             .help("quantize INPUT --type TYPE; INPUT is a checkpoint folder or a GGUF file")
     })?;
     let (input, reading) = &located(args, wanted)?;
+    if args.record.print_cache_key {
+        let key = record::cache_key(input, &inputs::read(input, args)?, &args.common)?;
+        let document = || Ok(document("quantize-key-1", VERSION, &Files::default(), json!({"cache_key": key})));
+        args.common.result(document, || Ok(format!("{key}\n")))?;
+        return Ok(Exit::Done);
+    }
+    let output = args.output.as_deref().or(args.out.as_deref());
+    let place = inputs::place(output, order.files.is_empty() && order.folders.len() == 1);
+    if args.record.if_changed && record::is_current(args, input, &inputs::read(input, args)?, &place)? {
+        let document = || {
+            let files = Files::new(&args.common, false, &inputs::read(input, args)?, &[])?;
+            Ok(document("quantize-1", VERSION, &files, json!({"input": quote::json(input), "unchanged": true})))
+        };
+        args.common.result(document, || Ok("nothing has changed since the manifest was written\n".to_owned()))?;
+        return Ok(Exit::Done);
+    }
+    // What is out of date is replaced.
+    let force = args.run.force || args.record.if_changed;
     let makes_files = !order.files.is_empty() || args.types.is_empty();
     let model = makes_files.then(|| Opened::open(input, reading, &args.common)).transpose()?;
     if !order.folders.is_empty() && !input.is_dir() {
@@ -360,7 +385,6 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         args.common.result(document, || report::dry_run_text(&plans))?;
         return Ok(Exit::Done);
     }
-    let output = args.output.as_deref().or(args.out.as_deref());
     let untouched = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
     let untouched: Vec<&Path> = untouched.iter().map(PathBuf::as_path).collect();
     if let (Some(part), Some(model)) = (args.parts.part, &model) {
@@ -368,10 +392,10 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     }
     let targets = inputs::targets(model.as_ref(), input, output, &plans, &order.folders)?;
     for target in targets.files.iter().flatten() {
-        Output::check(target, args.run.force, &untouched)?;
+        Output::check(target, force, &untouched)?;
     }
     for target in &targets.folders {
-        OutputFolder::check(target, args.run.force, &untouched[..1])?;
+        OutputFolder::check(target, force, &untouched[..1])?;
     }
     if let Some(threads) = args.run.threads.filter(|_| !order.folders.is_empty()) {
         let built = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
@@ -388,7 +412,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     let mut folders = Vec::with_capacity(order.folders.len());
     for (ty, output) in order.folders.iter().zip(&targets.folders) {
         let begun = Instant::now();
-        let run = folder::Run { no_fallback: args.choice.no_fallback, force: args.run.force, common: &args.common };
+        let run = folder::Run { no_fallback: args.choice.no_fallback, force: force, common: &args.common };
         let report = args.folders.write(input, output, *ty, run)?;
         folders.push(folder::Written { input, output, ty: *ty, report, seconds: begun.elapsed().as_secs_f64() });
     }
@@ -399,11 +423,33 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         summary,
     });
     let done = report::Run { input, files, folders: &folders, begun };
+    let mut written = done.written()?;
+    if let (true, Some(first)) = (args.modelfile.modelfile, targets.files.iter().flatten().next()) {
+        written.push(first.with_file_name("Modelfile"));
+    }
+    let read = inputs::read(input, args)?;
+    let files = if args.record.wants_digests() {
+        let (inputs, outputs) = (record::digested(&read, &args.common)?, record::digested(&written, &args.common)?);
+        let one = match (targets.files.as_slice(), targets.folders.as_slice()) {
+            ([files], []) if files.len() == 1 => files.first(),
+            ([], [folder]) => Some(folder),
+            _ => None,
+        };
+        let finished = record::Finished {
+            input,
+            inputs: &inputs,
+            outputs: &outputs,
+            folder: &place,
+            output: one.map(PathBuf::as_path),
+        };
+        finished.write(args)?;
+        Files::digested(inputs, outputs)
+    } else {
+        Files::new(&args.common, true, &read, &written)?
+    };
     let document = || {
-        let written = done.written()?;
         let mut fields = done.json()?;
         fields["tokenizer"] = tokenizer.as_ref().map_or(serde_json::Value::Null, tokenizer_json);
-        let files = Files::new(&args.common, true, &inputs::read(input, args)?, &written)?;
         Ok(document("quantize-1", VERSION, &files, fields))
     };
     args.common.result(document, || done.text())?;
@@ -512,9 +558,10 @@ fn write_files(
     targets: &[Vec<PathBuf>],
     untouched: &[&Path],
 ) -> Result<pipeline::Summary> {
+    let force = args.run.force || args.record.if_changed;
     let mut jobs = Vec::with_capacity(plans.len());
     for (plan, target) in plans.iter().zip(targets) {
-        let outputs = target.iter().map(|path| Output::create(path, args.run.force, untouched));
+        let outputs = target.iter().map(|path| Output::create(path, force, untouched));
         let outputs = outputs.collect::<Result<Vec<_>>>()?;
         jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
     }
@@ -532,7 +579,7 @@ fn write_files(
         Some(output) if args.modelfile.modelfile => {
             let written = gguf::File::open(output.temporary())?;
             let folder = input.is_dir().then_some(input);
-            args.modelfile.create(&written, folder, output.target(), args.run.force, &args.common)?
+            args.modelfile.create(&written, folder, output.target(), force, &args.common)?
         }
         _ => None,
     };
