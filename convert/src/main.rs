@@ -12,7 +12,7 @@ use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tok
 use convert::lora::{self, AdapterFile};
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, Part, hf, location};
-use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
+use gguf::cli::{self, Align, Common, Exit, Files, Output, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
 
@@ -219,10 +219,12 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         }
         output.commit()?;
     }
-    if args.common.json {
+    if args.common.wants_document() {
         let weights = adapter.weights();
         let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
-        cli::print_json(&result)?;
+        let files = Files::new(&args.common, !args.dry_run, &read(args)?, &written(args, &target, !args.dry_run))?;
+        let document = cli::document(SCHEMA, VERSION, &files, result);
+        args.common.result(|| Ok(document), || Ok(String::new()))?;
     } else {
         cli::print(&format!("{}: {}\n", target.display(), cli::bytes(plan.file_bytes())))?;
     }
@@ -299,6 +301,28 @@ fn has_nonfinite(ty: TensorType, bytes: &[u8]) -> bool {
     }
 }
 
+/// The schema of the document that `--json` prints.
+const SCHEMA: &str = "convert-1";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The files that the conversion read.
+fn read(args: &Args) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    let folders = args.folder.iter().chain(args.reading.merge_lora.iter().map(|(adapter, _)| adapter));
+    for folder in folders.chain(&args.target_model_dir) {
+        let folder = location::find(folder, &args.common)?;
+        all.extend(convert::files::of_folder(&folder)?.into_iter().map(|name| folder.join(name)));
+    }
+    all.extend(args.reading.metadata.clone());
+    Ok(all)
+}
+
+/// The files that it wrote.
+fn written(args: &Args, target: &Path, done: bool) -> Vec<PathBuf> {
+    let modelfile = args.modelfile.modelfile.then(|| target.with_file_name("Modelfile"));
+    if done { [target.to_path_buf()].into_iter().chain(modelfile).collect() } else { Vec::new() }
+}
+
 /// Tensors, elements and bytes of a type.
 #[derive(Default)]
 struct Share {
@@ -322,7 +346,7 @@ fn report(
         share.elements += tensor.elements();
         share.bytes += tensor.bytes();
     }
-    if args.common.json {
+    if args.common.wants_document() {
         let types: serde_json::Map<String, serde_json::Value> = types
             .iter()
             .map(|(name, s)| ((*name).into(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes})))
@@ -348,7 +372,10 @@ fn report(
                 )
                 .collect();
         }
-        return cli::print_json(&result);
+        let files =
+            Files::new(&args.common, seconds.is_some(), &read(args)?, &written(args, target, seconds.is_some()))?;
+        let document = cli::document(SCHEMA, VERSION, &files, result);
+        return args.common.result(|| Ok(document), || Ok(String::new()));
     }
     let mut table = Table::new(&[
         ("type", Align::Left),

@@ -325,9 +325,8 @@ mod tests {
         let adapted = Options { adapted: Some("llama3.1:8b"), ..Options::default() };
         let text = write(&adapter, "a.gguf", &adapted).unwrap();
         assert!(text.starts_with("FROM llama3.1:8b\nADAPTER ./a.gguf\n"), "{text}");
-        for bad in [Options { projector: Some("a\nSYSTEM x"), ..Options::default() }] {
-            assert!(write(&metadata(None), "m.gguf", &bad).is_err());
-        }
+        let bad = Options { projector: Some("a\nSYSTEM x"), ..Options::default() };
+        assert!(write(&metadata(None), "m.gguf", &bad).is_err());
     }
 
     #[test]

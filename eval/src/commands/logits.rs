@@ -56,7 +56,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     Output::check(&args.output, args.force, &[&args.model])?;
     let tokens = token_list(&args.tokens)?;
     let options = convert::Options { any_pre: true, exact: true, ..convert::Options::default() };
-    let source = convert::open(&args.model, &options)?;
+    let source = convert::open(&convert::location::find(&args.model, common)?, &options)?;
     let weights = Stored(&source);
     let model = Model::new(source.metadata(), &weights).map_err(|e| e.at(&args.model))?;
     let output = Output::create(&args.output, args.force, &[&args.model])?;

@@ -30,7 +30,11 @@ pub struct Opened {
 
 impl Opened {
     /// Opens a GGUF file or a checkpoint folder and what is needed to run it.
-    pub fn open(path: &Path) -> Result<Opened> {
+    ///
+    /// # Errors
+    /// A model that is not there, cannot be read, or that the evaluator cannot run.
+    pub fn open(path: &Path, common: &Common) -> Result<Opened> {
+        let path = &convert::location::find(path, common)?;
         let source = convert::open(path, &convert::Options { exact: true, ..convert::Options::default() })?;
         let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;

@@ -164,7 +164,7 @@ const OWN_TEXTS: usize = 64;
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::open(&args.model, common)?;
     let plans = plans(args, &opened)?;
     let targets = targets(args, &plans)?;
     let inputs = [args.model.as_path(), args.calibrate.as_path()];

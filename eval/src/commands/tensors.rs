@@ -42,14 +42,14 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let options = convert::Options::default();
-    let base = convert::open(&args.base, &options)?;
+    let base = convert::open(&convert::location::find(&args.base, common)?, &options)?;
     let importance = args.imatrix.as_deref().map(open_importance).transpose()?;
     let elements: u64 = base.tensors().iter().map(TensorInfo::elements).sum();
     let jobs = args.types.len() as u64 + u64::from(args.model.is_some());
     let bar = Progress::tokens(common.progress, common.quiet, "weights", elements * jobs);
     let mut results: Vec<(String, Vec<TensorError>)> = Vec::new();
     if let Some(path) = &args.model {
-        let other = convert::open(path, &options)?;
+        let other = convert::open(&convert::location::find(path, common)?, &options)?;
         let errors = between(&base, &other, importance.as_ref(), |n| bar.add(n)).map_err(|e| e.at(path))?;
         results.push((path.display().to_string(), errors));
     }

@@ -284,7 +284,7 @@ fn order(args: &Args) -> Result<Order> {
         return Err(Error::usage(format!("{option} is about GGUF files, and {} is a folder", order.folders[0].name()))
             .help("make the folder in a run of its own"));
     }
-    if args.parts.part.is_some() && !(order.folders.is_empty() && !args.modelfile.modelfile) {
+    if args.parts.part.is_some() && (args.modelfile.modelfile || !order.folders.is_empty()) {
         return Err(
             Error::usage("--part makes shards of GGUF files alone").help("leave folder types and --modelfile out")
         );
@@ -412,7 +412,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     let mut folders = Vec::with_capacity(order.folders.len());
     for (ty, output) in order.folders.iter().zip(&targets.folders) {
         let begun = Instant::now();
-        let run = folder::Run { no_fallback: args.choice.no_fallback, force: force, common: &args.common };
+        let run = folder::Run { no_fallback: args.choice.no_fallback, force, common: &args.common };
         let report = args.folders.write(input, output, *ty, run)?;
         folders.push(folder::Written { input, output, ty: *ty, report, seconds: begun.elapsed().as_secs_f64() });
     }
