@@ -136,6 +136,14 @@ fn several_types_and_a_folder_are_one_result() {
     assert!(sums.contains("  tiny-llama-nf4/model.safetensors\n") && sums.contains("-Q8_0.gguf\n"), "{sums}");
     let (code, said, errors) = quantize(place.path(), &["verify", "m.json", "--source", &tiny(), "--result", "."]);
     assert_eq!(code, 0, "{said}{errors}");
+    let (code, _, errors) = quantize(
+        place.path(),
+        &[&tiny(), "-o", "model.{ftype}.gguf", "-t", "q8_0", "-t", "f16", "--manifest", "n.json"],
+    );
+    assert_eq!(code, 0, "{errors}");
+    let (code, said, errors) = quantize(place.path(), &["verify", "n.json", "--source", &tiny(), "--result", "."]);
+    assert_eq!(code, 0, "{said}{errors}");
+    assert!(place.path().join("model.Q8_0.gguf").exists() && place.path().join("model.F16.gguf").exists());
 }
 
 #[test]

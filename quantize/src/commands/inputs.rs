@@ -121,6 +121,14 @@ pub fn place(output: Option<&Path>, is_folder: bool) -> PathBuf {
     }
 }
 
+/// Stands for the type in the name of an output.
+const TYPE_MARK: &str = "{ftype}";
+
+/// Whether an output's name has a place for the type.
+pub fn names_types(output: &Path) -> bool {
+    output.to_str().is_some_and(|text| text.contains(TYPE_MARK))
+}
+
 /// Where the outputs of a run go: the files of each plan, then each folder.
 pub struct Targets {
     pub files: Vec<Vec<PathBuf>>,
@@ -141,6 +149,11 @@ pub fn targets(
     let folder = |ty: &FolderType| PathBuf::from(format!("{}-{}", convert::location::model_name(input), ty.name()));
     let several = plans.len() + folders.len() > 1;
     let (whole, folders): (Vec<PathBuf>, Vec<PathBuf>) = match output {
+        Some(place) if names_types(place) => {
+            let named = |ty: &str| PathBuf::from(place.to_string_lossy().replace(TYPE_MARK, ty));
+            let file = |plan: &Plan| named(plan.file_type.name);
+            (plans.iter().map(file).collect(), folders.iter().map(|ty| named(ty.name())).collect())
+        }
         // A folder that is there is where files go; one that is to be made is an output itself.
         Some(place) if several || (place.is_dir() && folders.is_empty()) => {
             if !place.is_dir() {

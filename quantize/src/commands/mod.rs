@@ -54,7 +54,8 @@ pub struct Args {
     /// A checkpoint folder, a GGUF file, a folder of the hub's cache, or a name on the hub such as hf://OWNER/NAME@REVISION
     input: Option<PathBuf>,
 
-    /// The output; where there are several types, the folder for them [default: NAME-TYPE.gguf in the current folder]
+    /// The output, where {ftype} stands for the type; where there are several types without that, the folder for them
+    /// [default: NAME-TYPE.gguf in the current folder]
     output: Option<PathBuf>,
 
     /// What llama-quantize takes in third and fourth place.
@@ -435,13 +436,8 @@ fn quantize_model(args: &Args) -> Result<Exit> {
             ([], [folder]) => Some(folder),
             _ => None,
         };
-        let finished = record::Finished {
-            input,
-            inputs: &inputs,
-            outputs: &outputs,
-            folder: &place,
-            output: one.map(PathBuf::as_path),
-        };
+        let one = one.map(PathBuf::as_path).or(output.filter(|path| inputs::names_types(path)));
+        let finished = record::Finished { input, inputs: &inputs, outputs: &outputs, folder: &place, output: one };
         finished.write(args)?;
         Files::digested(inputs, outputs)
     } else {
