@@ -152,7 +152,7 @@ fn of_whole_cache(folder: &Path) -> Result<PathBuf> {
 
 /// The error of a path where there is nothing, with what may have been meant.
 pub(crate) fn missing(wanted: &Path) -> Error {
-    let error = Error::input("there is no such file or folder").at(wanted);
+    let error = Error::input("there is no such folder or file").at(wanted);
     if let Some(near) = near(wanted) {
         return error.help(format!("did you mean {}?", gguf::quote::path(near)));
     }

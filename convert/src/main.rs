@@ -147,7 +147,7 @@ fn work(args: &Args) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     if args.dry_run {
-        report(args, &checkpoint, &target, plan.file_bytes(), None, None)?;
+        report(args, folder, &checkpoint, &target, plan.file_bytes(), None, None)?;
         return Ok(Exit::Done);
     }
     let inputs = inputs(folder)?;
@@ -174,7 +174,7 @@ fn work(args: &Args) -> Result<Exit> {
     };
     cli::commit_all([output].into_iter().chain(modelfile).collect())?;
     let seconds = begun.elapsed().as_secs_f64();
-    report(args, &checkpoint, &target, plan.file_bytes(), Some(seconds), tokenizer.as_ref())?;
+    report(args, folder, &checkpoint, &target, plan.file_bytes(), Some(seconds), tokenizer.as_ref())?;
     Ok(Exit::Done)
 }
 
@@ -222,7 +222,8 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     if args.common.wants_document() {
         let weights = adapter.weights();
         let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
-        let files = Files::new(&args.common, !args.dry_run, &read(args)?, &written(args, &target, !args.dry_run))?;
+        let files =
+            Files::new(&args.common, !args.dry_run, &read(args, folder)?, &written(args, &target, !args.dry_run))?;
         let document = cli::document(SCHEMA, VERSION, &files, result);
         args.common.result(|| Ok(document), || Ok(String::new()))?;
     } else {
@@ -306,11 +307,14 @@ const SCHEMA: &str = "convert-1";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The files that the conversion read.
-fn read(args: &Args) -> Result<Vec<PathBuf>> {
+fn read(args: &Args, folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = vec![folder.to_path_buf()];
+    for (adapter, _) in &args.reading.merge_lora {
+        folders.push(location::find(adapter, &args.common)?);
+    }
+    folders.extend(args.target_model_dir.clone());
     let mut all = Vec::new();
-    let folders = args.folder.iter().chain(args.reading.merge_lora.iter().map(|(adapter, _)| adapter));
-    for folder in folders.chain(&args.target_model_dir) {
-        let folder = location::find(folder, &args.common)?;
+    for folder in folders {
         all.extend(convert::files::of_folder(&folder)?.into_iter().map(|name| folder.join(name)));
     }
     all.extend(args.reading.metadata.clone());
@@ -333,6 +337,7 @@ struct Share {
 
 fn report(
     args: &Args,
+    folder: &Path,
     checkpoint: &Checkpoint,
     target: &Path,
     bytes: u64,
@@ -372,8 +377,12 @@ fn report(
                 )
                 .collect();
         }
-        let files =
-            Files::new(&args.common, seconds.is_some(), &read(args)?, &written(args, target, seconds.is_some()))?;
+        let files = Files::new(
+            &args.common,
+            seconds.is_some(),
+            &read(args, folder)?,
+            &written(args, target, seconds.is_some()),
+        )?;
         let document = cli::document(SCHEMA, VERSION, &files, result);
         return args.common.result(|| Ok(document), || Ok(String::new()));
     }
