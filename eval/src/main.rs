@@ -14,7 +14,7 @@ use quantize::SimdPath;
     name = "evaluate",
     version,
     after_help = "Examples:
-  evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt
+  evaluate perplexity Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt
   evaluate compare tiny-llama --text sample.txt --html report.html
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt

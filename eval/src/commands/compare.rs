@@ -38,7 +38,7 @@ const LEAST_POSITIONS: usize = 100;
 #[command(after_help = "Examples:
   evaluate compare tiny-llama --text sample.txt
   evaluate compare tiny-llama --types q8_0,q4_k_m,nf4 --text sample.txt --html report.html
-  evaluate compare tiny-llama tiny-llama-Q4_K_M.gguf --text sample.txt --json
+  evaluate compare tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt --json
   evaluate compare tiny-llama --types q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
 
 Exit codes: 0 done and within the limits, 1 beyond a limit, 2 wrong usage, 3 bad input, 4 the system failed.")]

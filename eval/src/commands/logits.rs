@@ -24,7 +24,7 @@ const MAX_TOKEN_FILE: u64 = 64 << 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
-  evaluate logits tiny-llama-Q4_K_M.gguf --tokens @tokens.txt --hidden -o hidden.f32 --json")]
+  evaluate logits Tiny-Llama-4.2M-Q4_K_M.gguf --tokens @tokens.txt --hidden -o hidden.f32 --json")]
 pub struct Args {
     /// A GGUF file or a checkpoint folder
     #[arg(value_name = "MODEL")]

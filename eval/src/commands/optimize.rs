@@ -23,7 +23,7 @@ use super::{Opened, ProgressBar, read_text};
 /// Choose better numbers for a type: less loss at the same size, in a file that every reader decodes
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o tiny-llama-Q4_K_M.gguf
+  evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o Tiny-Llama-4.2M-Q4_K_M.gguf
   evaluate optimize tiny-llama --type q4_k_m --type q3_k_m --calibrate self -o quantized/
   evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o out.gguf --resume
 

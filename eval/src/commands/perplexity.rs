@@ -29,7 +29,7 @@ pub enum Form {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate perplexity tiny-llama --text sample.txt
-  evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt --ctx 512 --chunks 40 --json
+  evaluate perplexity Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt --ctx 512 --chunks 40 --json
   evaluate perplexity tiny-llama --text sample.txt --part 1/2 -o parts
   evaluate perplexity tiny-llama --text sample.txt --part 2/2 -o parts
   evaluate gather parts")]

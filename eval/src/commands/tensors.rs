@@ -15,7 +15,7 @@ use super::open_importance;
 /// Measure what a type did to each tensor's weights, most harm first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  evaluate tensors tiny-llama tiny-llama-Q4_K_M.gguf
+  evaluate tensors tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf
   evaluate tensors tiny-llama --types q4_k_m,nf4 --imatrix imatrix.gguf --top 10 --json")]
 pub struct Args {
     /// The base: a GGUF file or a checkpoint folder
