@@ -268,7 +268,7 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
         cli::print_json(&result)?;
     } else {
-        cli::print(&format!("{}: {}\n", target.display(), cli::bytes(plan.file_bytes())))?;
+        cli::print(&format!("{}: {}\n", gguf::quote::path(target), cli::bytes(plan.file_bytes())))?;
     }
     Ok(Exit::Done)
 }
@@ -434,8 +434,8 @@ fn report(
         table.row([(*name).to_owned(), cli::count(share.tensors), cli::count(share.elements), cli::bytes(share.bytes)]);
     }
     let end = match seconds {
-        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", target.display(), cli::bytes(bytes)),
-        None => format!("{}: {} would be written\n", target.display(), cli::bytes(bytes)),
+        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", gguf::quote::path(target), cli::bytes(bytes)),
+        None => format!("{}: {} would be written\n", gguf::quote::path(target), cli::bytes(bytes)),
     };
     cli::print(&(table.render() + &end))
 }

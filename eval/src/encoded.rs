@@ -144,6 +144,10 @@ impl<'a> Encoded<'a> {
                 }
             }
             Precision::Int8 => {
+                notes.push(
+                    "the rounding of the weights alone is measured; bitsandbytes rounds activations to 8 bits as well"
+                        .to_owned(),
+                );
                 for (_, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
                     *how = How::Int8;
                 }

@@ -5,7 +5,6 @@
 //! legacy `.dat`, which holds means scaled by a number of calls.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use gguf::{Array, Error, File, Metadata, Result, Shape, Source, TensorInfo, TensorType, Value};
@@ -60,6 +59,9 @@ pub struct Imatrix {
     pub legacy: bool,
 }
 
+/// The most bytes of an importance matrix. That of a model of a trillion weights has some gigabytes.
+const LARGEST: u64 = 8 << 30;
+
 impl Imatrix {
     /// Reads a file of either form.
     ///
@@ -67,7 +69,7 @@ impl Imatrix {
     /// A file that cannot be read, is of neither form, or holds values that are not finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Imatrix> {
         let path = path.as_ref();
-        let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let bytes = convert::json::read_at_most(path, LARGEST)?;
         let read = if bytes.starts_with(&gguf::read::MAGIC) { from_gguf } else { from_dat };
         let imatrix = read(bytes.into()).map_err(|e| e.at(path))?;
         if imatrix.entries.is_empty() {

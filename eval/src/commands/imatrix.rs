@@ -8,8 +8,8 @@ use eval::collect::Collector;
 use eval::forward::Forward;
 use eval::perplexity::{Chunks, Plan, Protocol};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, count, parse_bytes, print, print_json};
-use gguf::{Error, Result};
+use gguf::cli::{Common, Exit, Output, count, parse_bytes, parse_count, print, print_json};
+use gguf::{Error, Result, quote};
 use serde_json::json;
 
 use super::{Opened, ProgressBar, read_text};
@@ -50,7 +50,7 @@ pub struct Args {
     ctx: usize,
 
     /// At most so many chunks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
 
     /// Collect for the output matrix too
@@ -108,7 +108,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let seconds = begun.elapsed().as_secs_f64();
     if common.json {
         print_json(&json!({
-            "output": args.output.display().to_string(),
+            "output": quote::json(&args.output),
             "entries": matrix.entries.len(),
             "chunks": chunks.inputs.len(),
             "tokens": chunks.tokens(),
@@ -119,7 +119,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     } else {
         print(&format!(
             "{}: the importance of {} matrices over {} tokens in {} chunks of {}; {seconds:.1} s\n",
-            args.output.display(),
+            quote::path(&args.output),
             matrix.entries.len(),
             count(chunks.tokens() as u64),
             chunks.inputs.len(),

@@ -6,8 +6,8 @@ use std::time::Instant;
 use eval::divergence::error_over_chunks;
 use eval::perplexity::{Chunks, Plan, Protocol, Score, perplexity};
 use eval::weights::Stored;
-use gguf::Result;
-use gguf::cli::{Common, Exit, count, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, count, parse_bytes, parse_count, print, print_json};
+use gguf::{Result, quote};
 use serde_json::json;
 
 use super::{Opened, ProgressBar, read_text};
@@ -40,7 +40,7 @@ pub struct Args {
     ctx: usize,
 
     /// At most so many chunks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
 
     /// Which tokens of a chunk are scored
@@ -101,8 +101,8 @@ fn report(
     let over_chunks = Some(error_over_chunks(each.iter().copied())).filter(|e| e.is_finite());
     if common.json {
         return print_json(&json!({
-            "model": args.model.display().to_string(),
-            "text": args.text.display().to_string(),
+            "model": quote::json(&args.model),
+            "text": quote::json(&args.text),
             "protocol": match args.stride {
                 Some(_) => "stride",
                 None if args.protocol == Form::Plain => "plain",

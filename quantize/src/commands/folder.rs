@@ -166,7 +166,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let seconds = begun.elapsed().as_secs_f64();
     if args.common.json {
         print_json(&json!({
-            "input": input,
+            "input": gguf::quote::json(input),
             "output": args.output,
             "quantized": report.quantized,
             "kept": report.kept,
@@ -181,7 +181,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     if !args.common.quiet {
         eprintln!(
             "{}: {} weights quantized, {} tensors kept, {} from {} in {seconds:.1} s",
-            args.output.display(),
+            gguf::quote::path(&args.output),
             report.quantized,
             report.kept,
             bytes(report.bytes_after),
