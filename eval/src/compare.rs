@@ -92,7 +92,7 @@ pub fn compare(
         };
         let mut start = 0;
         for (i, input) in inputs.iter().enumerate() {
-            let chunk = pass * together + i;
+            let chunk = chunks.first + pass * together + i;
             let of = |stream: &'_ [f32], block: &std::ops::Range<usize>| -> std::ops::Range<usize> {
                 debug_assert!(stream.len() >= (start + block.end) * width);
                 (start + block.start) * width..(start + block.end) * width

@@ -3,6 +3,7 @@
 pub mod folder;
 mod imatrix;
 mod inputs;
+mod parts;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub struct Args {
     command: Option<Command>,
 
     /// A checkpoint folder or a GGUF file
-    #[arg(required = true)]
+    #[arg(required_unless_present = "gather")]
     input: Option<PathBuf>,
 
     /// The output file; a folder where there are several types [default: NAME-TYPE.gguf in the current folder]
@@ -39,7 +40,7 @@ pub struct Args {
     out: Option<PathBuf>,
 
     /// The type of file, such as q4_k_m; several make several files from one reading
-    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type, required_unless_present = "plan")]
+    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type, required_unless_present_any = ["plan", "gather"])]
     types: Vec<&'static FileType>,
 
     #[command(flatten)]
@@ -50,6 +51,9 @@ pub struct Args {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    parts: parts::PartArgs,
 
     #[command(flatten)]
     run: RunArgs,
@@ -206,6 +210,10 @@ pub fn run(args: Args) -> Result<Exit> {
 
 fn quantize_model(args: &Args) -> Result<Exit> {
     let begun = Instant::now();
+    let output = args.output.as_deref().or(args.out.as_deref());
+    if let Some(folder) = &args.parts.gather {
+        return parts::gather(folder, &args.parts, output, args.run.force, &args.common);
+    }
     let input = args.input.as_deref().unwrap_or(Path::new(""));
     let source = inputs::open(input)?;
     let (types, options) = options(args)?;
@@ -217,6 +225,9 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     }
     // Where it cannot be written there is no use in working; it gets its name when the work has succeeded.
     let written = match (&args.choice.plan, &options.fixed) {
+        (Some(path), None) if args.parts.part.is_some() => {
+            return Err(Error::usage("there is no such plan").at(path).help("write it before, without --part"));
+        }
         (Some(path), None) => Some(report::write_plan(&plans[0], path)?),
         _ => None,
     };
@@ -242,9 +253,31 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         written.map_or(Ok(()), Output::commit)?;
         return Ok(Exit::Done);
     }
-    let targets = inputs::targets(input, args.output.as_deref().or(args.out.as_deref()), &plans)?;
     let inputs = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    let settings = Settings {
+        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
+        max_memory: args.run.max_memory,
+        allow_nonfinite: args.model.allow_nonfinite,
+        no_degenerate: args.choice.no_degenerate,
+    };
+    if let Some(part) = args.parts.part {
+        let run = parts::Run {
+            source: source.as_ref(),
+            input,
+            folder: output.ok_or_else(|| {
+                Error::usage("the parts of a model go into one folder").help("give it with -o FOLDER")
+            })?,
+            part,
+            settings: &settings,
+            force: args.run.force,
+            verify: !args.run.no_verify,
+            inputs: &inputs,
+            common: &args.common,
+        };
+        return run.run(&mut plans, |plan| inputs::stem(input, plan));
+    }
+    let targets = inputs::targets(input, output, &plans)?;
     let mut jobs = Vec::with_capacity(plans.len());
     for target in targets.iter().flatten() {
         Output::check(target, args.run.force, &inputs)?;
@@ -255,12 +288,6 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
     }
     let total = plans[0].tensors.iter().map(|t| source.tensors()[t.source].bytes()).sum();
-    let settings = Settings {
-        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
-        max_memory: args.run.max_memory,
-        allow_nonfinite: args.model.allow_nonfinite,
-        no_degenerate: args.choice.no_degenerate,
-    };
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
     let (outputs, summary) =
         pipeline::run(source.as_ref(), jobs, &settings, |bytes| progress.add(bytes)).map_err(|e| e.at(input))?;
@@ -282,7 +309,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         print_json(&done.json()?)?;
     }
     if !args.common.quiet {
-        done.warnings().iter().for_each(|line| say(line));
+        report::warnings(&done.summary).iter().for_each(|line| say(line));
         eprint!("{}", done.text()?);
     }
     Ok(Exit::Done)
@@ -371,6 +398,7 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
         allow_requantize: args.model.allow_requantize,
         no_fallback: choice.no_fallback,
         dry_run: args.run.dry_run,
+        measured: false,
         fixed,
     };
     Ok((types, options))

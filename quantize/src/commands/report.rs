@@ -46,17 +46,6 @@ impl Done<'_> {
         }))
     }
 
-    /// What was lost, a line each.
-    pub fn warnings(&self) -> Vec<String> {
-        const MOST: usize = 20;
-        let lost = &self.summary.degenerate;
-        let mut lines: Vec<String> = lost.iter().take(MOST).map(|d| format!("warning: {d}")).collect();
-        if lost.len() > MOST {
-            lines.push(format!("warning: {} more tensors have such blocks; --json lists them", lost.len() - MOST));
-        }
-        lines
-    }
-
     pub fn text(&self) -> Result<String> {
         let mut out = String::new();
         for (plan, target) in self.plans.iter().zip(self.targets) {
@@ -73,6 +62,17 @@ impl Done<'_> {
         out.push_str(&format!("  {} read in {seconds:.1} s, {}/s\n", bytes(self.source_bytes), bytes(rate as u64)));
         Ok(out)
     }
+}
+
+/// What was lost, a line each.
+pub fn warnings(summary: &Summary) -> Vec<String> {
+    const MOST: usize = 20;
+    let lost = &summary.degenerate;
+    let mut lines: Vec<String> = lost.iter().take(MOST).map(|d| format!("warning: {d}")).collect();
+    if lost.len() > MOST {
+        lines.push(format!("warning: {} more tensors have such blocks; --json lists them", lost.len() - MOST));
+    }
+    lines
 }
 
 /// Tensors, weights and bytes of each type in a plan.
