@@ -106,8 +106,12 @@ struct Args {
     dry_run: bool,
 
     /// Replace an output that exists
-    #[arg(long, short)]
+    #[arg(long)]
     force: bool,
+
+    /// The old spelling of --force; -f is the text of `evaluate`
+    #[arg(short = 'f', hide = true)]
+    old_force: bool,
 
     /// Convert weights that are NaN or infinite too
     #[arg(long)]
@@ -138,7 +142,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    if args.old_force {
+        args.force = true;
+        cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
+    }
     cli::run(|| work(&args))
 }
 
