@@ -32,24 +32,6 @@ fn apart(codes: &[u8], out: &mut [u8]) {
     }
 }
 
-/// The scale of a group that is NaN: E8M0's, and E4M3's but for the sign.
-const E8M0_NAN: u8 = 0xFF;
-const E4M3_NAN: u8 = 0x7F;
-
-/// Refuses scales that are NaN, `across` of them a row.
-fn refuse_nan(stored: &Stored, rows: Range<u64>, across: usize, nan: u8) -> Result<()> {
-    let (from, to) = (rows.start as usize * across, rows.end as usize * across);
-    match stored.bytes()[from..to].iter().position(|scale| scale & nan == nan) {
-        None => Ok(()),
-        Some(at) => {
-            let (row, group) = ((from + at) / across, (from + at) % across);
-            let byte = stored.bytes()[from + at];
-            let error = misfit(stored, format!("the scale of row {row}, group {group} is NaN ({byte:#04X})"));
-            Err(error.help("the file is damaged or the quantization went wrong: download it again, or quantize again"))
-        }
-    }
-}
-
 /// Blocks of GGUF made of codes and scales.
 #[derive(Debug)]
 struct Repacked {
@@ -73,8 +55,6 @@ impl RowSource for Repacked {
         let (from, to) = (rows.start as usize * cols, rows.end as usize * cols);
         let codes = &self.codes.bytes()[from / 2..to / 2];
         let mut out = Vec::with_capacity((to - from) * 9 / 16);
-        let (group, nan) = if self.ty == TensorType::MXFP4 { (32, E8M0_NAN) } else { (16, E4M3_NAN) };
-        refuse_nan(&self.scales, rows, cols / group, nan)?;
         if self.ty == TensorType::MXFP4 {
             let scales = &self.scales.bytes()[from / 32..to / 32];
             for (scale, codes) in scales.iter().zip(codes.chunks_exact(16)) {
@@ -105,17 +85,11 @@ struct Micro {
     scales: Stored,
     group: usize,
     decode_scale: fn(u8) -> f32,
-    /// The code of a scale that is NaN.
-    nan: u8,
     /// A factor for the whole tensor.
     factor: f32,
 }
 
 impl Decode for Micro {
-    fn check(&self, rows: Range<u64>, cols: usize) -> Result<()> {
-        refuse_nan(&self.scales, rows, cols / self.group, self.nan)
-    }
-
     fn decode(&self, first: usize, cols: usize, out: &mut [f32]) {
         let from = first * cols;
         let scales = &self.scales.bytes()[from / self.group..];
@@ -181,7 +155,7 @@ fn mxfp4(parts: &mut Parts<'_>, codes: &Stored, scales: &Stored, shape: Vec<u64>
         }
         Blocks::Decode => {
             parts.count("MXFP4, decoded");
-            let decoder = Micro { codes, scales, group: 32, decode_scale: decode_e8m0, nan: E8M0_NAN, factor: 1.0 };
+            let decoder = Micro { codes, scales, group: 32, decode_scale: decode_e8m0, factor: 1.0 };
             lazy(&shape, Elements::F32, decoder)
         }
     }
@@ -288,9 +262,6 @@ fn nvfp4(parts: &mut Parts<'_>, name: &str, weight: &str, factor: Option<f32>, i
     }
     expect(scales, Dtype::F8_E4M3, &[rows, cols / 16])?;
     let factor = factor.unwrap_or(1.0);
-    if !factor.is_finite() {
-        return Err(misfit(codes, format!("the scale of the whole tensor is {factor}")));
-    }
     let shape = vec![rows, cols];
     // Stacks of experts get one factor each, which a file would have to stack as well.
     if parts.blocks == Blocks::Keep && cols.is_multiple_of(64) && !weight.contains(".experts.") {
@@ -304,14 +275,8 @@ fn nvfp4(parts: &mut Parts<'_>, name: &str, weight: &str, factor: Option<f32>, i
         }
         parts.count("NVFP4, kept bit for bit");
     } else {
-        let decoder = Micro {
-            codes: codes.clone(),
-            scales: scales.clone(),
-            group: 16,
-            decode_scale: decode_e4m3,
-            nan: E4M3_NAN,
-            factor,
-        };
+        let decoder =
+            Micro { codes: codes.clone(), scales: scales.clone(), group: 16, decode_scale: decode_e4m3, factor };
         parts.replace(name, weight.to_owned(), lazy(&shape, Elements::F32, decoder));
         parts.count("NVFP4, decoded");
     }
