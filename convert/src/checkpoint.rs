@@ -90,7 +90,11 @@ impl Checkpoint {
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;
             found.merge(&mut tensors, architecture, &config, *scale)?;
-            notes.push(format!("merged: {} weights changed by {}, times {scale}", found.len(), adapter.display()));
+            notes.push(format!(
+                "merged: {} weights changed by {}, times {scale}",
+                found.len(),
+                gguf::quote::path(adapter)
+            ));
         }
         let request = tokenizer::Request {
             pre: options.pre.clone(),

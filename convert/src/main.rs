@@ -106,8 +106,12 @@ struct Args {
     dry_run: bool,
 
     /// Replace an output that exists
-    #[arg(long, short)]
+    #[arg(long)]
     force: bool,
+
+    /// The old spelling of --force; -f is the text of `evaluate`
+    #[arg(short = 'f', hide = true)]
+    old_force: bool,
 
     /// Convert weights that are NaN or infinite too
     #[arg(long)]
@@ -138,7 +142,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    if args.old_force {
+        args.force = true;
+        cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
+    }
     cli::run(|| work(&args))
 }
 
@@ -293,7 +301,7 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
         cli::print_json(&result)?;
     } else {
-        cli::print(&format!("{}: {}\n", target.display(), cli::bytes(plan.file_bytes())))?;
+        cli::print(&format!("{}: {}\n", gguf::quote::path(target), cli::bytes(plan.file_bytes())))?;
     }
     Ok(Exit::Done)
 }
@@ -459,8 +467,8 @@ fn report(
         table.row([(*name).to_owned(), cli::count(share.tensors), cli::count(share.elements), cli::bytes(share.bytes)]);
     }
     let end = match seconds {
-        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", target.display(), cli::bytes(bytes)),
-        None => format!("{}: {} would be written\n", target.display(), cli::bytes(bytes)),
+        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", gguf::quote::path(target), cli::bytes(bytes)),
+        None => format!("{}: {} would be written\n", gguf::quote::path(target), cli::bytes(bytes)),
     };
     cli::print(&(table.render() + &end))
 }

@@ -49,6 +49,9 @@ impl Chunks {
         most: Option<usize>,
         protocol: Protocol,
     ) -> Result<Chunks> {
+        if most == Some(0) {
+            return Err(Error::usage("no chunk was asked for").help("give a number of at least 1, or none for all"));
+        }
         let (len, apart) = match protocol {
             Protocol::Strided(stride) => (context + stride / 2, stride),
             _ => (context, context),

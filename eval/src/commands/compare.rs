@@ -15,11 +15,11 @@ use eval::kld::KldFile;
 use eval::model::Model;
 use eval::parts::{Gathered, Numbers, share};
 use eval::perplexity::{Chunks, Plan, Protocol};
-use eval::report::gate::{self, Limit, Measure, Verdict, parse_share};
+use eval::report::gate::{self, Limit, Measure, Verdict, parse_part, parse_share};
 use eval::report::{self, Compared, Facts, Report};
 use eval::tensors::{TensorError, counterpart};
 use eval::weights::{Stored, Weights};
-use gguf::cli::{Common, Exit, Output, parse_bytes, print, print_json, say};
+use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, print_json, say};
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
 use quantize::parts::Part;
 use serde_json::{Value, json};
@@ -65,7 +65,7 @@ pub struct Args {
     ctx: usize,
 
     /// At most so many chunks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
 
     /// An importance matrix for the types that are encoded
@@ -131,11 +131,11 @@ pub struct Show {
     max_ppl_increase: Option<f64>,
 
     /// The largest mean KL divergence, in nats
-    #[arg(long, value_name = "NATS", help_heading = "Gate")]
+    #[arg(long, value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
     max_kld: Option<f64>,
 
     /// The least share of positions with the same top token, such as 95%
-    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    #[arg(long, value_parser = parse_part, value_name = "SHARE", help_heading = "Gate")]
     min_same_top: Option<f64>,
 
     /// Ask that a limit holds with this certainty, such as 95%, given the errors of measurement

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use eval::generate::{Sampler, Sampling, generate};
 use eval::weights::Stored;
-use gguf::Result;
 use gguf::cli::{Common, Exit, print, print_json};
+use gguf::{Result, quote};
 use serde_json::json;
 
 use super::Opened;
@@ -80,7 +80,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let rate = tokens.len() as f64 / seconds;
     if common.json {
         print_json(&json!({
-            "model": args.model.display().to_string(),
+            "model": quote::json(&args.model),
             "prompt": args.prompt,
             "text": text,
             "prompt_tokens": prompt,

@@ -7,7 +7,7 @@ use eval::forward::{Forward, Input};
 use eval::model::{Model, Shape};
 use eval::weights::Stored;
 use gguf::cli::{Common, Exit, Output, count, print, print_json};
-use gguf::{Error, Result};
+use gguf::{Error, Result, quote};
 use serde_json::json;
 
 /// Tokens that a decoder of an encoder-decoder reads where nothing else is said.
@@ -87,14 +87,14 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let kind = if hidden { "hidden states" } else { "logits" };
     if common.json {
         print_json(&json!({
-            "model": args.model.display().to_string(),
-            "output": args.output.display().to_string(),
+            "model": quote::json(&args.model),
+            "output": quote::json(&args.output),
             "kind": kind,
             "shape": [rows, columns],
             "type": "f32",
         }))?;
     } else if !common.quiet {
-        let name = args.output.display();
+        let name = quote::path(&args.output);
         print(&format!("{name}: {kind}, {} rows of {}, f32\n", count(rows as u64), count(columns as u64)))?;
     }
     Ok(Exit::Done)

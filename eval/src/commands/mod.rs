@@ -46,6 +46,9 @@ impl Opened {
     }
 }
 
+/// The most bytes of a text: years of work for any model, and what a device that never ends may cost.
+const LARGEST_TEXT: u64 = 1 << 30;
+
 /// The name of a model: of its folder, or of its file without the ending.
 pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
@@ -55,9 +58,7 @@ pub fn name_of(path: &Path) -> String {
 
 /// A text file.
 pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the text", e))?;
-    String::from_utf8(bytes)
-        .map_err(|e| Error::input("the text is not UTF-8").at(path).at_offset(e.utf8_error().valid_up_to() as u64))
+    convert::json::read_text(path, LARGEST_TEXT)
 }
 
 /// An importance matrix with the name of its file.

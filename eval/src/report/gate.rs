@@ -149,6 +149,17 @@ pub fn parse_share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Parses a share of a whole, which is no more than all of it.
+///
+/// # Errors
+/// Those of [`parse_share`], and shares above 100 %.
+pub fn parse_part(text: &str) -> Result<f64, String> {
+    match parse_share(text)? {
+        share if share > 1.0 => Err(format!("\"{text}\" is more than all; shares are such as 95% or 0.95")),
+        share => Ok(share),
+    }
+}
+
 /// The verdicts as a JUnit XML document: a test case for each model and limit.
 pub fn junit(report: &Report, verdicts: &[Verdict]) -> String {
     let failures = verdicts.iter().filter(|v| !v.holds).count();

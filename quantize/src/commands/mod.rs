@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use gguf::cli::{Common, Exit, Output, Progress, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, Progress, commit_all, parse_bytes, print, print_json, say};
 use gguf::{Error, Result, Source, TensorType, Value};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
@@ -99,6 +99,10 @@ struct ChoiceArgs {
     #[arg(long)]
     no_fallback: bool,
 
+    /// Refuse blocks that cannot hold their weights and become zeros, instead of warning of them
+    #[arg(long)]
+    no_degenerate: bool,
+
     /// Write the plan as TOML, or follow it if the file exists
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -168,6 +172,9 @@ struct RunArgs {
     max_memory: u64,
 }
 
+/// The most bytes of a plan or a list of rules: some for each of a million tensors.
+const LARGEST_LIST: u64 = 64 << 20;
+
 fn file_type(text: &str) -> Result<&'static FileType, String> {
     text.parse().map_err(|_| "no such type; the types are listed by --help".to_owned())
 }
@@ -216,12 +223,14 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         let plan = Plan::new(source.metadata(), source.tensors(), file_type, &options, importance.as_ref());
         plans.push(plan.map_err(|e| e.at(input))?);
     }
-    if let (Some(path), None) = (&args.choice.plan, &options.fixed) {
-        if args.parts.part.is_some() {
+    // Where it cannot be written there is no use in working; it gets its name when the work has succeeded.
+    let written = match (&args.choice.plan, &options.fixed) {
+        (Some(path), None) if args.parts.part.is_some() => {
             return Err(Error::usage("there is no such plan").at(path).help("write it before, without --part"));
         }
-        report::write_plan(&plans[0], path)?;
-    }
+        (Some(path), None) => Some(report::write_plan(&plans[0], path)?),
+        _ => None,
+    };
     if !args.common.quiet {
         for note in source.notes().iter().chain(plans.iter().flat_map(|p| &p.notes)) {
             eprintln!("note: {note}");
@@ -241,6 +250,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         } else {
             print(&report::dry_run_text(&plans)?)?
         }
+        written.map_or(Ok(()), Output::commit)?;
         return Ok(Exit::Done);
     }
     let inputs = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
@@ -249,6 +259,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         threads: args.run.threads.map_or(Settings::default().threads, usize::from),
         max_memory: args.run.max_memory,
         allow_nonfinite: args.model.allow_nonfinite,
+        no_degenerate: args.choice.no_degenerate,
     };
     if let Some(part) = args.parts.part {
         let run = parts::Run {
@@ -287,14 +298,18 @@ fn quantize_model(args: &Args) -> Result<Exit> {
             verify(output, !args.model.keep_split, summary.nonfinite == 0)?;
         }
     }
-    for output in outputs {
-        output.commit()?;
+    // A file of several shards appears as a whole; files of several types do so one by one.
+    let mut outputs = outputs.into_iter();
+    for target in &targets {
+        commit_all(outputs.by_ref().take(target.len()).collect())?;
     }
+    written.map_or(Ok(()), Output::commit)?;
     let done = report::Done { input, plans: &plans, targets: &targets, source_bytes: total, summary, begun };
     if args.common.json {
         print_json(&done.json()?)?;
     }
     if !args.common.quiet {
+        report::warnings(&done.summary).iter().for_each(|line| say(line));
         eprint!("{}", done.text()?);
     }
     Ok(Exit::Done)
@@ -331,7 +346,7 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
         tensors.push((Pattern::anywhere("--tensor-type", pattern)?, *ty));
     }
     if let Some(path) = &choice.tensor_type_file {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+        let text = convert::json::read_text(path, LARGEST_LIST)?;
         for rule in text.split_whitespace() {
             let (pattern, ty) = tensor_rule(rule).map_err(|e| Error::input(e).at(path))?;
             tensors.push((Pattern::anywhere("--tensor-type-file", &pattern).map_err(|e| e.at(path))?, ty));
@@ -341,13 +356,17 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
     prune.sort_unstable();
     prune.dedup();
     let mut types = args.types.clone();
+    if let Some((_, twice)) = types.iter().enumerate().find(|(i, ty)| types[..*i].iter().any(|t| t.name == ty.name)) {
+        return Err(Error::usage(format!("--type asks twice for the same file, {twice}"))
+            .help("give each type once; Q3_K, Q4_K and Q5_K are the M of their kind"));
+    }
     let mut fixed = None;
     if let Some(path) = choice.plan.as_deref() {
         if types.len() > 1 {
             return Err(Error::usage("a plan is of one type").help("give --type once with --plan"));
         }
         if path.exists() {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+            let text = convert::json::read_text(path, LARGEST_LIST)?;
             let (file_type, tensors) = Written::parse(&text).map_err(|e| e.at(path))?;
             if types.iter().any(|t| *t != file_type) {
                 return Err(Error::usage(format!("the plan is of type {file_type}, not {}", types[0]))

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use gguf::cli::{Common, Exit, Output, Progress, bytes, commit_all, print_json};
+use gguf::cli::{Common, Exit, Output, Progress, bytes, commit_all, print_json, say};
 use gguf::{Error, Result, Source, quote};
 use quantize::parts::{self, Part, Record};
 use quantize::pipeline::{self, Job, Settings};
@@ -101,9 +101,12 @@ impl Run<'_> {
         let total = own.tensors.iter().map(|t| self.source.tensors()[t.source].bytes()).sum();
         let progress = Progress::bytes(self.common.progress, self.common.quiet, "quantizing", total);
         let jobs = vec![Job { plan: own, files: vec![(layout, output)] }];
-        let (outputs, _) = pipeline::run(self.source, jobs, self.settings, |bytes| progress.add(bytes))
+        let (outputs, summary) = pipeline::run(self.source, jobs, self.settings, |bytes| progress.add(bytes))
             .map_err(|e| e.at(self.input))?;
         progress.finish();
+        if !self.common.quiet {
+            super::report::warnings(&summary).iter().for_each(|line| say(line));
+        }
         let Some(mut output) = outputs.into_iter().flatten().next() else {
             return Err(Error::usage("the part has no file").at(target));
         };
