@@ -365,7 +365,7 @@ impl One<'_> {
         let outcome = outcome.map_err(|e| e.at(&args.model))?;
         bar.finish();
 
-        let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain).map(|s| s.tensors.len()).sum();
+        let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain_won()).map(|s| s.tensors.len()).sum();
         let mut plan = self.plan.clone();
         self.sign(&mut plan, &job, plain_tensors);
         let inputs = [args.model.as_path(), args.calibrate.as_path()];
@@ -424,7 +424,7 @@ impl One<'_> {
         begun: Instant,
     ) -> Result<serde_json::Value> {
         let seconds = begun.elapsed().as_secs_f64();
-        let stayed: Vec<&Stage> = outcome.stages.iter().filter(|s| s.plain).collect();
+        let stayed: Vec<&Stage> = outcome.stages.iter().filter(|s| s.plain_won()).collect();
         let bytes = std::fs::metadata(self.target).map(|m| m.len()).unwrap_or(0);
         if !self.common.json {
             let mut lines = format!(
