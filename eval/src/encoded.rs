@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use convert::packed::Float;
 use convert::packed::bnb::{Code, decode, decode_int8};
+use gguf::arch::Module;
 use gguf::{Error, Result, Source, TensorInfo, TensorType};
 use quantize::bnb::{four_bit, int8, nested::Nested};
 use quantize::plan::{self, Importance, Plan, Planned};
@@ -369,14 +370,9 @@ fn round_to(float: Option<Float>, values: &mut [f32]) {
     }
 }
 
-/// The matrices that bitsandbytes replaces: linear layers inside the blocks, not routers, embeddings or the head.
+/// The matrices that bitsandbytes replaces: linear layers, not routers, embeddings, experts or the head.
 fn is_linear(info: &TensorInfo) -> bool {
-    const NOT: [&str; 4] = ["norm", "ffn_gate_inp", "attn_rel_b", "ssm_conv1d"];
-    let name = info.name();
-    info.shape().dims().len() == 2
-        && name.contains("blk.")
-        && name.ends_with(".weight")
-        && !NOT.iter().any(|part| name.contains(part))
+    Module::of(info.name(), info.shape().dims().len()) == Module::Linear
 }
 
 fn stored_bytes(info: &TensorInfo, how: &How) -> u64 {
@@ -412,17 +408,5 @@ mod tests {
         let bits = |how: How| 8.0 * stored_bytes(&info, &how) as f64 / info.elements() as f64;
         assert_eq!(bits(How::FourBit { code: Code::Nf4, nested: false }), 4.5);
         assert!((bits(How::FourBit { code: Code::Nf4, nested: true }) - 4.127).abs() < 1e-3);
-    }
-
-    #[test]
-    fn only_linear_layers_are_replaced() {
-        let linear = |name: &str, dims: &[u64]| {
-            is_linear(&TensorInfo::new(name, gguf::Shape::new(dims).unwrap(), TensorType::F32).unwrap())
-        };
-        assert!(linear("blk.0.attn_q.weight", &[64, 64]));
-        assert!(!linear("token_embd.weight", &[64, 64]));
-        assert!(!linear("output.weight", &[64, 64]));
-        assert!(!linear("blk.0.ffn_gate_inp.weight", &[64, 8]));
-        assert!(!linear("blk.0.attn_norm.weight", &[64]));
     }
 }

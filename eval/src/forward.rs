@@ -17,6 +17,7 @@ use crate::layers::residual::Form;
 use crate::layers::{
     Kept, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, altup, branch, copied, norm, numeric, residual,
 };
+use crate::matmul::{Order, product};
 use crate::model::{Model, Shape, Tables, Turn};
 use crate::weights::{Matrix, Weights};
 
@@ -824,6 +825,7 @@ pub struct Head<'a> {
     output: Matrix<'a>,
     bias: Option<Vec<f32>>,
     observer: Option<&'a dyn Observe>,
+    order: Order,
 }
 
 impl<'a> Head<'a> {
@@ -842,13 +844,14 @@ impl<'a> Head<'a> {
             .or_else(|| find("token_embd.weight"))
             .ok_or_else(|| Error::input("tensor output.weight is missing"))?;
         let mut output = weights.matrix(tensor)?;
-        if output.rows() != model.vocabulary || output.cols() != model.width {
+        let rows = model.vocabulary.saturating_sub(model.ends().first_logit.len());
+        if output.rows() != rows || output.cols() != model.width {
             return Err(Error::input(format!(
                 "tensor {} is {} × {}, not {} × {}",
                 output.name(),
                 output.rows(),
                 output.cols(),
-                model.vocabulary,
+                rows,
                 model.width
             )));
         }
@@ -856,7 +859,13 @@ impl<'a> Head<'a> {
             output = output.into_f32()?;
         }
         let bias = find("output.bias").map(|b| weights.matrix(b)?.to_f32()).transpose()?;
-        Ok(Head { output, bias: bias.filter(|b| b.len() == model.vocabulary), observer })
+        Ok(Head { output, bias: bias.filter(|b| b.len() == model.vocabulary), observer, order: Order::Fixed })
+    }
+
+    /// Adds up in the order that is the quickest, for sequences that grow token by token.
+    fn quickest(mut self) -> Head<'a> {
+        self.order = Order::Quickest;
+        self
     }
 
     /// Logits `[rows, vocabulary]` of hidden states `[rows, width]`.
@@ -867,7 +876,12 @@ impl<'a> Head<'a> {
         if let Some(observer) = self.observer {
             observer.input(self.output.name(), None, hidden, model.width);
         }
-        let mut logits = crate::matmul::product(hidden, &self.output, 0..model.vocabulary)?;
+        let mut logits = product(hidden, &self.output, 0..self.output.rows(), self.order)?;
+        let first = model.ends().first_logit.len();
+        if first > 0 {
+            let rows = logits.chunks(self.output.rows().max(1));
+            logits = rows.flat_map(|row| std::iter::repeat_n(&0.0, first).chain(row)).copied().collect();
+        }
         let (scale, cap) = (model.ends().logit_scale, model.ends().logit_cap);
         let never = model.ends().never.clone();
         logits.par_chunks_mut(model.vocabulary).try_for_each(|row| {
@@ -877,7 +891,9 @@ impl<'a> Head<'a> {
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
             }
+            // Tokens before the first that has a logit are never predicted either.
             row.iter_mut().take(never.end).skip(never.start).for_each(|x| *x = f32::MIN);
+            row.iter_mut().take(first).for_each(|x| *x = f32::MIN);
             if cap > 0.0 {
                 row.iter_mut().for_each(|x| *x = (*x / cap).tanh() * cap);
             }
@@ -954,7 +970,7 @@ impl<'a> Session<'a> {
                 trunk.turn(turn, model, self.weights, self.stack)?;
                 continue;
             };
-            let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?;
+            let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?.quickest();
             let given = beside.as_ref().map(|b| b.of_layer(l, 0..tokens.len()));
             let site = Site {
                 model,
@@ -980,6 +996,6 @@ impl<'a> Session<'a> {
         let x = trunk.end(model, self.weights, self.stack)?;
         let mut last: Vec<f32> = x.chunks(count * width).flat_map(|x| &x[(count - 1) * width..]).copied().collect();
         last_norm(model, self.weights, self.stack, &mut last)?;
-        Head::load(model, self.weights, false, None)?.logits(model, &last)
+        Head::load(model, self.weights, false, None)?.quickest().logits(model, &last)
     }
 }

@@ -5,6 +5,7 @@ pub mod bnb;
 pub mod codec;
 pub mod imatrix;
 mod lanes;
+pub mod parts;
 pub mod pattern;
 pub mod pipeline;
 pub mod plan;

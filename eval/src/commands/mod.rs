@@ -1,10 +1,12 @@
 //! The program's commands: options, work, report.
 
 pub mod compare;
+pub mod gather;
 pub mod generate;
 pub mod imatrix;
 pub mod logits;
 pub mod optimize;
+pub mod parts;
 pub mod perplexity;
 pub mod tensors;
 
@@ -42,6 +44,13 @@ impl Opened {
         }
         Ok(Opened { source, model, tokenizer })
     }
+}
+
+/// The name of a model: of its folder, or of its file without the ending.
+pub fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    stem.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A text file.

@@ -54,9 +54,9 @@ pub fn judge(job: &Job<'_>, plain: &dyn Weights, chosen: &dyn Weights, memory: u
         let (plain, chosen) = (distance(&streams[1]), distance(&streams[2]));
         return Ok(Verdict { measure: "mean cosine distance", plain, chosen });
     }
-    let chunks = Chunks { inputs: job.held.to_vec(), scored: 0..len.saturating_sub(1) };
+    let chunks = Chunks { inputs: job.held.to_vec(), scored: 0..len.saturating_sub(1), first: 0 };
     let found = compare(Baseline::Run(stream(&base)), &models, &chunks, plan, None, |_| Ok(()))?;
-    let mean = |i: usize| Divergence::of(&found.base_nll, &found.models[i]).kld.value;
+    let mean = |i: usize| Divergence::of(&found.base_nll, &found.models[i], chunks.scored.len()).kld.value;
     Ok(Verdict { measure: "mean KLD", plain: mean(0), chosen: mean(1) })
 }
 

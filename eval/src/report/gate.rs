@@ -36,7 +36,7 @@ impl Measure {
     fn of(self, model: &Model) -> Estimate {
         let d = &model.divergence;
         match self {
-            Measure::PplIncrease => Estimate { value: d.ppl_ratio.value - 1.0, error: d.ppl_ratio.error },
+            Measure::PplIncrease => d.ppl_ratio.derived(d.ppl_ratio.value - 1.0, 1.0),
             Measure::Kld => d.kld,
             Measure::SameTop => d.same_top,
         }
@@ -95,12 +95,12 @@ pub fn judge(report: &Report, limits: &[Limit], confidence: Option<f64>) -> Vec<
         let show = |v| limit.measure.show(v);
         let certainty =
             confidence.map_or(String::new(), |c| format!(" at {:.1} % confidence ({})", 100.0 * c, show(worst)));
+        let error = if measured.error.is_finite() { format!(" ± {}", show(measured.error)) } else { String::new() };
         let sentence = format!(
-            "{}: {} is {} ± {}{certainty}, {} {} of {}{}",
+            "{}: {} is {}{error}{certainty}, {} {} of {}{}",
             model.name,
             limit.measure.name(),
             show(measured.value),
-            show(measured.error),
             if holds { "within the" } else { "beyond the" },
             if floor { "least" } else { "most" },
             show(limit.limit),

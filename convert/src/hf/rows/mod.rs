@@ -15,6 +15,7 @@ mod dbrx;
 mod deci;
 mod deepseek;
 mod dots;
+mod draft;
 mod dream;
 mod ernie;
 mod exaone;
@@ -83,6 +84,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     deci::ROWS,
     deepseek::ROWS,
     dots::ROWS,
+    draft::ROWS,
     dream::ROWS,
     ernie::ROWS,
     exaone::ROWS,

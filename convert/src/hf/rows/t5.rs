@@ -2,7 +2,7 @@
 
 use gguf::Result;
 
-use crate::hf::{BASE, Class, How, Params, Rule, r};
+use crate::hf::{BASE, Class, How, Modules, Params, Rule, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -11,6 +11,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
         "T5WithLMHeadModel",
         "MT5ForConditionalGeneration",
         "UMT5ForConditionalGeneration",
+        "UMT5Model",
     ],
     arch: "t5",
     defaults: r#"{"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
@@ -27,6 +28,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
         Ok(())
     },
     keys: t5,
+    modules: Modules { in_f32: &["wo"], ..Modules::USUAL },
     remark: "T5, Flan-T5, mT5, UMT5; one of its equal embeddings",
     ..BASE
 }];
