@@ -116,9 +116,8 @@ fn run(types: &str) -> Result<()> {
         if machines == 1 {
             alone = slowest;
         }
-        let costs: Vec<u64> = (0..machines)
-            .map(|part| plan.tensors.iter().filter(|t| t.shard == part).map(parts::cost).sum())
-            .collect();
+        let costs: Vec<u64> =
+            (0..machines).map(|part| plan.tensors.iter().filter(|t| t.shard == part).map(parts::cost).sum()).collect();
         let share = *costs.iter().max().unwrap_or(&0) as f64 * machines as f64 / costs.iter().sum::<u64>() as f64;
         let hours = each.iter().sum::<f64>() / 3600.0;
         println!(
