@@ -442,7 +442,7 @@ mod tests {
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             // All exponents that do not overflow.
-            f32::from_bits((state & 0x807f_ffff) | (state >> 9 & 0x3f) + 0x60 << 23)
+            f32::from_bits((state & 0x807f_ffff) | (((state >> 9 & 0x3f) + 0x60) << 23))
         };
         for _ in 0..200_000 {
             let (a, b, c) = (next(), next(), next());
