@@ -156,6 +156,29 @@ fn a_model_calibrates_itself() {
 }
 
 #[test]
+fn a_gguf_and_its_folder_and_a_plan_give_the_same_file() {
+    let p = Place::new();
+    let wide = ["optimize", &p.model, "--calibrate", &p.calibration, "--type", "bf16", "--ctx", "16", "--chunks", "2"];
+    done(&evaluate(p.path()).args(wide).args(["-o", "bf16.gguf"]).output().unwrap());
+    let more = ["--calibrate", &p.calibration, "--type", "q5_0", "--ctx", "64", "--chunks", "5"];
+    let from = |model: &str, out: &str, rest: &[&str]| {
+        let args = [&["optimize", model][..], &more, rest, &["-o", out]].concat();
+        done(&evaluate(p.path()).args(&args).output().unwrap());
+    };
+    from(&p.model, "folder.gguf", &["--plan", "plan.toml"]);
+    from("bf16.gguf", "file.gguf", &["--plan", "plan.toml"]);
+    let open = |name: &str| gguf::File::open(p.path().join(name)).unwrap();
+    let (folder, file) = (open("folder.gguf"), open("file.gguf"));
+    assert_eq!(folder.tensors(), file.tensors());
+    for (i, info) in folder.tensors().iter().enumerate() {
+        assert!(folder.rows(i, 0..info.rows()).unwrap() == file.rows(i, 0..info.rows()).unwrap(), "{}", info.name());
+    }
+    // Experts.
+    let experts = fixtures::path("golden/arch/Qwen2-MoE-Tiny/hf/Qwen2-MoE-Tiny");
+    from(&experts.to_string_lossy(), "experts.gguf", &["--tensor-type", "attn_q=nvfp4"]);
+}
+
+#[test]
 fn what_cannot_be_optimized_is_refused() {
     let p = Place::new();
     let said = refused(p.path(), 3, &p.optimize(&["--type", "q4_0", "--ctx", "512", "--chunks", "1"]));
@@ -164,6 +187,12 @@ fn what_cannot_be_optimized_is_refused() {
     assert!(said.contains("q9_9"), "{said}");
     let said = refused(p.path(), 2, &["optimize", &p.model, "--type", "q4_0"]);
     assert!(said.contains("--calibrate"), "{said}");
+    std::fs::copy(Path::new(&p.model).join("config.json"), p.path().join("config.json")).unwrap();
+    std::fs::copy(Path::new(&p.model).join("model.safetensors"), p.path().join("model.safetensors")).unwrap();
+    std::fs::copy(Path::new(&p.model).join("tokenizer.model"), p.path().join("tokenizer.model")).unwrap();
+    let own = ["optimize", ".", "--calibrate", &p.calibration, "--type", "q4_0", "-o", "model.safetensors", "--force"];
+    let said = refused(p.path(), 2, &own);
+    assert!(said.contains("the output is the input"), "{said}");
     let t5 = fixtures::path("golden/arch/T5-Tiny-small/hf/T5-Tiny-small");
     let t5 = t5.to_string_lossy();
     let said = refused(p.path(), 3, &["optimize", &t5, "--calibrate", &p.calibration, "--type", "q8_0", "--ctx", "16"]);
