@@ -10,7 +10,7 @@ pub mod parts;
 pub mod perplexity;
 pub mod tensors;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use convert::tokenizer::Tokenizer;
@@ -20,6 +20,16 @@ use gguf::cli::{Common, Progress};
 use gguf::{Error, Result, Source};
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
+
+/// The files that an output must not replace: those of the model (every file of a folder), and others that were named.
+pub fn files_of(model: &Path, others: &[&Path]) -> Vec<PathBuf> {
+    let mut files = gguf::split::files(model);
+    if let Ok(entries) = std::fs::read_dir(model) {
+        files.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    files.extend(others.iter().map(|other| other.to_path_buf()));
+    files
+}
 
 /// A model that was opened, whatever it is stored as.
 pub struct Opened {

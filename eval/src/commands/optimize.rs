@@ -18,7 +18,7 @@ use quantize::plan::{self, Plan, Written};
 use quantize::recipe::{FileType, Wishes};
 use serde_json::json;
 
-use super::{Opened, ProgressBar, read_text};
+use super::{Opened, ProgressBar, files_of, read_text};
 
 /// Choose better numbers for a type: less loss at the same size, in a file that every reader decodes
 #[derive(Debug, clap::Args)]
@@ -167,7 +167,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let opened = Opened::open(&args.model)?;
     let plans = plans(args, &opened)?;
     let targets = targets(args, &plans)?;
-    let inputs = [args.model.as_path(), args.calibrate.as_path()];
+    let inputs = files_of(&args.model, &[&args.calibrate]);
+    let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     for target in &targets {
         Output::check(target, args.force, &inputs)?;
     }
@@ -365,10 +366,11 @@ impl One<'_> {
         let outcome = outcome.map_err(|e| e.at(&args.model))?;
         bar.finish();
 
-        let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain).map(|s| s.tensors.len()).sum();
+        let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain_won()).map(|s| s.tensors.len()).sum();
         let mut plan = self.plan.clone();
         self.sign(&mut plan, &job, plain_tensors);
-        let inputs = [args.model.as_path(), args.calibrate.as_path()];
+        let inputs = files_of(&args.model, &[&args.calibrate]);
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         let out = Output::create(self.target, args.force, &inputs)?;
         let out = job.write(&plan, &store, &outcome, out).map_err(|e| e.at(self.target))?;
         gguf::check::verify_file(out.temporary(), true).map_err(|e| {
@@ -424,7 +426,7 @@ impl One<'_> {
         begun: Instant,
     ) -> Result<serde_json::Value> {
         let seconds = begun.elapsed().as_secs_f64();
-        let stayed: Vec<&Stage> = outcome.stages.iter().filter(|s| s.plain).collect();
+        let stayed: Vec<&Stage> = outcome.stages.iter().filter(|s| s.plain_won()).collect();
         let bytes = std::fs::metadata(self.target).map(|m| m.len()).unwrap_or(0);
         if !self.common.json {
             let mut lines = format!(
@@ -434,12 +436,13 @@ impl One<'_> {
                 count(bytes)
             );
             if let Some(verdict) = verdict {
+                let change = match verdict.plain > 0.0 {
+                    true => format!(" ({:+.0} %)", 100.0 * (verdict.chosen / verdict.plain - 1.0)),
+                    false => String::new(),
+                };
                 lines += &format!(
-                    "  on the text held back: {} {:.3e}, plain bytes {:.3e} ({:+.0} %)\n",
-                    verdict.measure,
-                    verdict.chosen,
-                    verdict.plain,
-                    100.0 * (verdict.chosen / verdict.plain - 1.0)
+                    "  on the text held back: {} {:.3e}, plain bytes {:.3e}{change}\n",
+                    verdict.measure, verdict.chosen, verdict.plain
                 );
             }
             if !kept {
