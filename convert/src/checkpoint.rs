@@ -15,6 +15,7 @@ use crate::metadata::{General, Overrides, Parameters};
 use crate::names::{Fused, Renamed};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
+use crate::tasks::TaskAdapter;
 use crate::transform::{self, Elements, Rows, row_count};
 use crate::{Options, OutType, complete, names, tokenizer};
 
@@ -50,6 +51,7 @@ pub struct Checkpoint {
     beyond: Vec<(String, gguf::Value)>,
     file_name: String,
     architecture: &'static Class,
+    tasks: Vec<TaskAdapter>,
 }
 
 impl Checkpoint {
@@ -68,9 +70,10 @@ impl Checkpoint {
         let mut notes = Vec::new();
         let stored = weights(folder, options, &mut notes)?;
         packed::complete(&mut root, folder, &stored)?;
-        let contents = Contents { folder, tensors: &stored };
+        let contents = Contents { folder, tensors: &stored, dense_modules: options.dense_modules };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
-        let beside = (architecture.beside)(folder)?;
+        let beside = (architecture.beside)(&config, folder)?;
+        let tasks = if options.vocab_only { Vec::new() } else { tasks(architecture, &config, &stored, &mut notes)? };
         let Text { stored, moved } = text_tensors(architecture, &config, stored, &mut notes)?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
         let (mut tensors, packing) = if options.vocab_only {
@@ -141,7 +144,7 @@ impl Checkpoint {
         let file_name = general.file_name((!options.vocab_only).then_some(file_type.name));
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
-        Ok(Checkpoint { metadata, infos, rows, notes, packed, beyond, file_name, architecture })
+        Ok(Checkpoint { metadata, infos, rows, notes, packed, beyond, file_name, architecture, tasks })
     }
 
     /// The default name of a converted file, by the naming convention of the specification.
@@ -152,6 +155,11 @@ impl Checkpoint {
     /// The row of the table that converts this checkpoint.
     pub fn architecture(&self) -> &'static Class {
         self.architecture
+    }
+
+    /// The adapters of its tasks, which become files of their own.
+    pub fn tasks(&self) -> &[TaskAdapter] {
+        &self.tasks
     }
 }
 
@@ -205,6 +213,22 @@ fn weights(folder: &Path, options: &Options, notes: &mut Vec<String>) -> Result<
     } else {
         safetensors::open_folder_with_notes(folder, notes)
     }
+}
+
+/// The adapters that the folder holds beside the weights.
+fn tasks(
+    class: &'static Class,
+    config: &Config,
+    stored: &[Stored],
+    notes: &mut Vec<String>,
+) -> Result<Vec<TaskAdapter>> {
+    let tasks = (class.tasks)(config, class, stored)?.into_iter().map(|task| TaskAdapter::new(class.arch, task));
+    let tasks: Vec<TaskAdapter> = tasks.collect::<Result<_>>()?;
+    if !tasks.is_empty() {
+        let names: Vec<&str> = tasks.iter().map(TaskAdapter::name).collect();
+        notes.push(format!("adapters of tasks are files of their own, which convert writes: {}", names.join(", ")));
+    }
+    Ok(tasks)
 }
 
 /// The type of a file's matrices.

@@ -14,10 +14,12 @@ pub mod links;
 pub mod lora;
 pub mod metadata;
 pub mod modelfile;
+pub mod modules;
 mod names;
 pub mod packed;
 mod reduce;
 pub mod safetensors;
+pub mod tasks;
 mod titlecase;
 pub mod tokenizer;
 pub mod transform;
@@ -71,6 +73,9 @@ pub struct Options {
     pub mistral_format: bool,
     /// Write no chat template that the community made for models in Mistral's own form.
     pub no_community_template: bool,
+    /// Take the layers behind the pooling of a sentence-transformers folder too, where files of the architecture have a
+    /// place for them.
+    pub dense_modules: bool,
     /// The keys alone, without tensors; the folder needs no weights.
     pub vocab_only: bool,
 }

@@ -14,6 +14,8 @@ pub struct Contents<'a> {
     pub folder: &'a Path,
     /// Its tensors.
     pub tensors: &'a [Stored],
+    /// Whether the layers behind the pooling are wanted too, where files of the architecture have a place for them.
+    pub dense_modules: bool,
 }
 
 impl<'a> Contents<'a> {

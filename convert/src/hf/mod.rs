@@ -20,6 +20,7 @@ pub(crate) use params::{switched_window, window};
 
 use crate::config::{self, Config, RAW};
 use crate::safetensors::Stored;
+use crate::tasks::Task;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
@@ -73,7 +74,9 @@ pub struct Class {
     /// name, see [`gguf::Source::beyond`].
     pub beyond: fn(&Config) -> Vec<Key>,
     /// Tensors of other files of the folder, which come before the model's.
-    pub beside: fn(&Path) -> Result<Vec<Stored>>,
+    pub beside: fn(&Config, &Path) -> Result<Vec<Stored>>,
+    /// Adapters among the tensors, one for each task, which become files of their own.
+    pub tasks: fn(&Config, &'static Class, &[Stored]) -> Result<Vec<Task>>,
     /// Tensors that are made from the configuration.
     pub generated: fn(&Config) -> Result<Outputs>,
     /// Whether the tensor of this name in the file is f32 whatever the rest is, where the general rule is not right.
@@ -114,7 +117,8 @@ pub(crate) const BASE: Class = Class {
     keys: Params::common,
     late: |_| Ok(()),
     beyond: |_| Vec::new(),
-    beside: |_| Ok(Vec::new()),
+    beside: |_, _| Ok(Vec::new()),
+    tasks: |_, _, _| Ok(Vec::new()),
     generated: |_| Ok(Vec::new()),
     in_f32: |_, _| None,
     leading: &[],

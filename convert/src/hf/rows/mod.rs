@@ -16,6 +16,7 @@ mod deci;
 mod deepseek;
 mod dots;
 mod dream;
+mod encoders;
 mod ernie;
 mod exaone;
 mod falcon_h1;
@@ -84,6 +85,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     deepseek::ROWS,
     dots::ROWS,
     dream::ROWS,
+    encoders::ROWS,
     ernie::ROWS,
     exaone::ROWS,
     falcon_h1::ROWS,
