@@ -70,7 +70,8 @@ impl Checkpoint {
         let mut notes = Vec::new();
         let stored = weights(folder, options, &mut notes)?;
         packed::complete(&mut root, folder, &stored)?;
-        let contents = Contents { folder, tensors: &stored, dense_modules: options.dense_modules };
+        let contents =
+            Contents { folder, tensors: &stored, dense_modules: options.dense_modules, whole_head: options.whole_head };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let beside = (architecture.beside)(&config, folder)?;
         let tasks = if options.vocab_only { Vec::new() } else { tasks(architecture, &config, &stored, &mut notes)? };

@@ -76,6 +76,8 @@ pub struct Options {
     /// Take the layers behind the pooling of a sentence-transformers folder too, where files of the architecture have a
     /// place for them.
     pub dense_modules: bool,
+    /// Keep the whole output matrix of a reranker, of which a file has the rows of its answers alone: for logits.
+    pub whole_head: bool,
     /// The keys alone, without tensors; the folder needs no weights.
     pub vocab_only: bool,
 }

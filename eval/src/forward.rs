@@ -251,7 +251,7 @@ impl<'a> Forward<'a> {
         let buckets = self
             .streams
             .iter()
-            .map(|s| relative_bias(s.weights, &s.model.plan.stacks[number]))
+            .map(|s| first_relative_bias(s.weights, &s.model.plan.stacks[number]))
             .collect::<Result<Vec<_>>>()?;
         let reads_embeddings =
             |layer: &Layer| layer.steps.iter().flat_map(|s| &s.branches).any(|b| b.reads == Reads::Embeddings);
@@ -285,6 +285,7 @@ impl<'a> Forward<'a> {
                     continue;
                 };
                 let part = Part::load(weights, &format!("{}{l}.", stack.prefix), self.observer)?;
+                let own = relative_bias(&part, stack)?;
                 for (g, group) in groups.iter().enumerate() {
                     let rows = group.rows.start * model.width..group.rows.end * model.width;
                     let given = beside[s].as_ref().map(|b| b.of_layer(l, group.rows.clone()));
@@ -295,7 +296,7 @@ impl<'a> Forward<'a> {
                         ids: &ids[group.rows.clone()],
                         spans: &group.spans,
                         tables: &tables[s],
-                        buckets: buckets[s].as_ref(),
+                        buckets: own.as_ref().or(buckets[s].as_ref()),
                         encoded: cross.as_ref().map(|c| &c[group.sequences.clone()]),
                         kept: &kept[s][g],
                         chosen: None,
@@ -638,12 +639,12 @@ fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usi
         let mut row = vec![0.0; width];
         for (sequence, past) in sequences.iter().zip(past) {
             for (i, x) in rows.by_ref().take(sequence.len()).enumerate() {
-                let at = past + i;
+                let at = model.ends().first_position + past + i;
                 if at >= positions.rows() || positions.cols() != width {
                     return Err(Error::input(format!(
                         "the model knows {} positions, not {}",
-                        positions.rows(),
-                        at + 1
+                        positions.rows().saturating_sub(model.ends().first_position),
+                        past + i + 1
                     ))
                     .help("choose a smaller context: --ctx"));
                 }
@@ -680,16 +681,22 @@ fn last_norm(model: &Model, weights: &dyn Weights, stack: &StackPlan, x: &mut [f
     ends.norm_in_place(norm, x)
 }
 
-/// The biases that all layers of a stack share; the first holds them.
-fn relative_bias(weights: &dyn Weights, stack: &StackPlan) -> Result<Option<Buckets>> {
-    let part = Part::pick(weights, &format!("{}0.", stack.prefix), &["attn_rel_b.weight"])?;
-    let Some(bias) = part.get("attn_rel_b.weight") else { return Ok(None) };
+/// The biases of the first layer, which those without biases of their own share.
+fn first_relative_bias(weights: &dyn Weights, stack: &StackPlan) -> Result<Option<Buckets>> {
+    relative_bias(&Part::pick(weights, &format!("{}0.", stack.prefix), &[RELATIVE_BIAS])?, stack)
+}
+
+/// The biases for distances that a layer has.
+fn relative_bias(part: &Part<'_>, stack: &StackPlan) -> Result<Option<Buckets>> {
+    let Some(bias) = part.get(RELATIVE_BIAS) else { return Ok(None) };
     let causal = !stack.prefix.starts_with("enc.");
     if bias.rows() < 2 {
         return Err(Error::input(format!("tensor {} has no buckets", bias.name())));
     }
     Ok(Some(Buckets::new(bias.to_f32()?, bias.cols(), !causal)))
 }
+
+const RELATIVE_BIAS: &str = "attn_rel_b.weight";
 
 /// The output matrix and what belongs to it.
 pub struct Head<'a> {

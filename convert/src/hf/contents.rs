@@ -16,6 +16,8 @@ pub struct Contents<'a> {
     pub tensors: &'a [Stored],
     /// Whether the layers behind the pooling are wanted too, where files of the architecture have a place for them.
     pub dense_modules: bool,
+    /// Whether the output matrix of a reranker is wanted as a whole.
+    pub whole_head: bool,
 }
 
 impl<'a> Contents<'a> {

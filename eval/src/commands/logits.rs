@@ -55,7 +55,7 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     Output::check(&args.output, args.force, &[&args.model])?;
     let tokens = token_list(&args.tokens)?;
-    let options = convert::Options { any_pre: true, exact: true, ..convert::Options::default() };
+    let options = convert::Options { any_pre: true, exact: true, whole_head: true, ..convert::Options::default() };
     let source = convert::open(&args.model, &options)?;
     let weights = Stored(&source);
     let model = Model::new(source.metadata(), &weights).map_err(|e| e.at(&args.model))?;

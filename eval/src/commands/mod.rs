@@ -28,7 +28,16 @@ pub struct Opened {
 impl Opened {
     /// Opens a GGUF file or a checkpoint folder and what is needed to run it.
     pub fn open(path: &Path) -> Result<Opened> {
-        let source = convert::open(path, &convert::Options { exact: true, ..convert::Options::default() })?;
+        Opened::with(path, &convert::Options { exact: true, ..convert::Options::default() })
+    }
+
+    /// The same for predicting tokens: a reranker of a folder keeps its whole output matrix.
+    pub fn for_tokens(path: &Path) -> Result<Opened> {
+        Opened::with(path, &convert::Options { exact: true, whole_head: true, ..convert::Options::default() })
+    }
+
+    fn with(path: &Path, options: &convert::Options) -> Result<Opened> {
+        let source = convert::open(path, options)?;
         let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;
         if tokenizer.vocab_size() > model.vocabulary {

@@ -57,7 +57,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::for_tokens(&args.model)?;
     let (model, tokenizer) = (&opened.model, &opened.tokenizer);
     let tokens = tokenizer.encode(&read_text(&args.text)?, true, false).map_err(|e| e.at(&args.text))?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());

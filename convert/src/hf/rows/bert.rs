@@ -20,6 +20,10 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["CamembertModel"],
         defaults: ROBERTA_DEFAULTS,
+        beyond: |config| {
+            let pad = config.u64("pad_token_id");
+            pad.map(|pad| ("position_offset", pad.saturating_add(1).into())).into_iter().collect()
+        },
         remark: "as BERT: llama.cpp begins at the position 0 where the model begins at 2",
         ..BERT
     },

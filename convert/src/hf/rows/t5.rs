@@ -2,17 +2,23 @@
 
 use gguf::Result;
 
-use crate::hf::{BASE, Class, How, Params, Rule, r};
+use crate::config::Config;
+use crate::hf::{BASE, Class, How, Key, Params, Rule, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
-    Class { names: &["T5ForConditionalGeneration", "T5WithLMHeadModel"], remark: "T5, Flan-T5", ..T5 },
     Class {
-        names: &["MT5ForConditionalGeneration", "UMT5ForConditionalGeneration", "UMT5Model"],
-        defaults: r#"{"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6,
-            "relative_attention_num_buckets": 32, "layer_norm_epsilon": 1e-06, "vocab_size": 250112,
-            "decoder_start_token_id": 0}"#,
-        remark: "mT5, UMT5",
+        names: &["T5ForConditionalGeneration", "T5WithLMHeadModel"],
+        beyond: scaled_states,
+        remark: "T5, Flan-T5",
+        ..T5
+    },
+    Class { names: &["MT5ForConditionalGeneration"], defaults: MULTILINGUAL, remark: "mT5", ..T5 },
+    Class {
+        names: &["UMT5ForConditionalGeneration", "UMT5Model"],
+        defaults: MULTILINGUAL,
+        beyond: scaled_states,
+        remark: "UMT5: biases of distances in every layer",
         ..T5
     },
     Class {
@@ -51,6 +57,19 @@ const T5: Class = Class {
     remark: "one of its equal embeddings",
     ..BASE
 };
+
+const MULTILINGUAL: &str = r#"{"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6,
+    "relative_attention_num_buckets": 32, "layer_norm_epsilon": 1e-06, "vocab_size": 250112,
+    "decoder_start_token_id": 0}"#;
+
+/// The library divides the states by the root of their length before the output, unless it was told that the output is
+/// not the embeddings; llama.cpp never does.
+fn scaled_states(config: &Config) -> Vec<Key> {
+    let tied = config.bool("tie_word_embeddings") != Some(false);
+    let scaled = config.bool("scale_decoder_outputs").unwrap_or(tied);
+    let width = config.f64("d_model").filter(|width| scaled && *width > 0.0);
+    width.map(|width| ("logit_scale", (1.0 / width.sqrt()).into())).into_iter().collect()
+}
 
 const T5_ENDS: &[Rule] = &[
     r("decoder.embed_tokens", "token_embd").how(How::First),
