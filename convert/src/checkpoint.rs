@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use gguf::arch::HeadFunction;
 use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_range};
 use serde_json::{Map, Value};
 
@@ -12,6 +13,7 @@ use crate::config::{self, Config};
 use crate::hf::{self, Class, Contents, How, Params, Piece, Rule};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
+use crate::modules::{self, Behind, Dense};
 use crate::names::{Fused, Renamed};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
@@ -52,6 +54,9 @@ pub struct Checkpoint {
     file_name: String,
     architecture: &'static Class,
     tasks: Vec<TaskAdapter>,
+    departures: Vec<String>,
+    folder: PathBuf,
+    pooler: Option<(Stored, Option<Stored>)>,
 }
 
 impl Checkpoint {
@@ -75,6 +80,7 @@ impl Checkpoint {
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let beside = (architecture.beside)(&config, folder)?;
         let tasks = if options.vocab_only { Vec::new() } else { tasks(architecture, &config, &stored, &mut notes)? };
+        let pooler = architecture.pooler.and_then(|name| pooler(architecture, name, &stored));
         let Text { stored, moved } = text_tensors(architecture, &config, stored, &mut notes)?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
         let (mut tensors, packing) = if options.vocab_only {
@@ -137,15 +143,32 @@ impl Checkpoint {
         }
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.late)(&mut params).map_err(|e| e.at(folder))?;
+        let mut departures: Vec<String> = Vec::new();
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
         if !options.vocab_only {
-            let note = complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
-            notes.extend(note);
+            let found = complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
+            notes.extend(found.note);
+            departures.extend(found.departs.into_iter().chain((architecture.departs)(&config)).map(str::to_owned));
+            notes.extend(departures.iter().map(|d| format!("llama.cpp computes something else from this file: {d}")));
         }
+        let folder = folder.to_path_buf();
         let file_name = general.file_name((!options.vocab_only).then_some(file_type.name));
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
-        Ok(Checkpoint { metadata, infos, rows, notes, packed, beyond, file_name, architecture, tasks })
+        Ok(Checkpoint {
+            metadata,
+            infos,
+            rows,
+            notes,
+            packed,
+            beyond,
+            file_name,
+            architecture,
+            tasks,
+            departures,
+            folder,
+            pooler,
+        })
     }
 
     /// The default name of a converted file, by the naming convention of the specification.
@@ -156,6 +179,23 @@ impl Checkpoint {
     /// The row of the table that converts this checkpoint.
     pub fn architecture(&self) -> &'static Class {
         self.architecture
+    }
+
+    /// Where llama.cpp computes something else from the file than the model's own code does; each is a note too.
+    pub fn departures(&self) -> &[String] {
+        &self.departures
+    }
+
+    /// What the folder does with hidden states, whether or not a file of its architecture has a place for it.
+    ///
+    /// # Errors
+    /// Modules that are not known, or whose files are missing or malformed.
+    pub fn behind(&self) -> Result<Behind> {
+        let pooler = self
+            .pooler
+            .as_ref()
+            .map(|(weight, bias)| Dense::of(weight.name(), weight, bias.as_ref(), Some(HeadFunction::Tanh)));
+        Ok(Behind { stages: modules::stages(&self.folder)?, pooler: pooler.transpose()? })
     }
 
     /// The adapters of its tasks, which become files of their own.
@@ -214,6 +254,16 @@ fn weights(folder: &Path, options: &Options, notes: &mut Vec<String>) -> Result<
     } else {
         safetensors::open_folder_with_notes(folder, notes)
     }
+}
+
+/// The layer of this name, as the class's checkpoints call it.
+fn pooler(class: &Class, name: &str, stored: &[Stored]) -> Option<(Stored, Option<Stored>)> {
+    let prefixes = || class.prefixes.iter().map(|p| p.0).chain([""]);
+    let find = |suffix: &str| {
+        let mut names = prefixes().map(|prefix| format!("{prefix}{name}{suffix}"));
+        names.find_map(|name| stored.iter().find(|t| t.name() == name)).cloned()
+    };
+    Some((find(".weight")?, find(".bias")))
 }
 
 /// The adapters that the folder holds beside the weights.

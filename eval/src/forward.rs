@@ -27,11 +27,13 @@ pub struct Input {
     pub tokens: Vec<u32>,
     /// What the encoder of an encoder-decoder reads; empty for other models.
     pub encoder: Vec<u32>,
+    /// The first token of the second kind, where the model tells two kinds apart; 0: all are of the first.
+    pub second: usize,
 }
 
 impl From<Vec<u32>> for Input {
     fn from(tokens: Vec<u32>) -> Input {
-        Input { tokens, encoder: Vec::new() }
+        Input { tokens, ..Input::default() }
     }
 }
 
@@ -226,10 +228,11 @@ impl<'a> Forward<'a> {
             Some(_) if read.iter().any(|r| r.is_empty()) => {
                 return Err(Error::input(format!("{} needs a text for its encoder", self.model().name())));
             }
-            Some(_) => Some(self.stack(0, &read, None, (&mut done, total))?),
+            Some(_) => Some(self.stack(0, &read, &vec![0; read.len()], None, (&mut done, total))?),
         };
         let last = self.model().plan.stacks.len() - 1;
-        self.stack(last, &tokens, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
+        let seconds: Vec<usize> = inputs.iter().map(|i| i.second).collect();
+        self.stack(last, &tokens, &seconds, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
     }
 
     /// Pushes all sequences through one stack.
@@ -237,6 +240,7 @@ impl<'a> Forward<'a> {
         &self,
         number: usize,
         sequences: &[&[u32]],
+        seconds: &[usize],
         encoded: Option<Encoded<'_>>,
         (done, total): (&mut u64, u64),
     ) -> Result<Vec<Vec<f32>>> {
@@ -246,7 +250,7 @@ impl<'a> Forward<'a> {
         let embedded = self
             .streams
             .iter()
-            .map(|s| embed(s.model, s.weights, sequences, &vec![0; sequences.len()]))
+            .map(|s| embed(s.model, s.weights, sequences, &vec![0; sequences.len()], seconds))
             .collect::<Result<Vec<_>>>()?;
         let buckets = self
             .streams
@@ -616,7 +620,13 @@ fn check(x: &[f32], prefix: &str, layer: usize) -> Result<()> {
 }
 
 /// Embeddings of all tokens, each sequence beginning at its position.
-fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usize]) -> Result<Vec<f32>> {
+fn embed(
+    model: &Model,
+    weights: &dyn Weights,
+    sequences: &[&[u32]],
+    past: &[usize],
+    seconds: &[usize],
+) -> Result<Vec<f32>> {
     let ends = Part::pick(weights, "", EMBEDDINGS)?;
     let table = ends.need("token_embd.weight")?;
     let width = model.width;
@@ -654,9 +664,16 @@ fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usi
         }
     }
     if let Some(kinds) = ends.get("token_types.weight").filter(|k| k.rows() > 0 && k.cols() == width) {
-        let mut first = vec![0.0; width];
-        kinds.decode(0..1, &mut first)?;
-        x.par_chunks_mut(width).for_each(|x| add(x, &first));
+        let count = kinds.rows().min(2);
+        let mut both = vec![0.0; count * width];
+        kinds.decode(0..count, &mut both)?;
+        let mut rows = x.chunks_mut(width);
+        for (sequence, &second) in sequences.iter().zip(seconds) {
+            for (i, x) in rows.by_ref().take(sequence.len()).enumerate() {
+                let kind = usize::from(second > 0 && i >= second).min(count - 1);
+                add(x, &both[kind * width..(kind + 1) * width]);
+            }
+        }
     }
     if let Some(norm) = &model.ends().embedding_norm {
         ends.norm_in_place(norm, &mut x)?;
@@ -825,7 +842,7 @@ impl<'a> Session<'a> {
         if tokens.is_empty() || self.len + tokens.len() > self.capacity {
             return Err(Error::usage(format!("{} more tokens do not fit {}", tokens.len(), self.capacity)));
         }
-        let embeddings = embed(model, self.weights, &[tokens], &[self.len])?;
+        let embeddings = embed(model, self.weights, &[tokens], &[self.len], &[0])?;
         let spans = [Span { start: 0, len: tokens.len(), past: self.len }];
         let kept = Kept::default();
         let beside = Beside::new(model, self.weights, &[tokens], &embeddings)?;

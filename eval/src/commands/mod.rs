@@ -1,15 +1,19 @@
 //! The program's commands: options, work, report.
 
 pub mod compare;
+pub mod embed;
 pub mod generate;
 pub mod imatrix;
 pub mod logits;
 pub mod perplexity;
 pub mod tensors;
+pub mod texts;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use convert::Checkpoint;
+use convert::modules::Behind;
 use convert::tokenizer::Tokenizer;
 use eval::model::Model;
 use eval::weights::Stored;
@@ -23,6 +27,10 @@ pub struct Opened {
     pub source: Box<dyn Source + Send>,
     pub model: Model,
     pub tokenizer: Tokenizer,
+    /// What a folder does with hidden states; a file has it in its tensors.
+    pub behind: Behind,
+    /// Where llama.cpp computes something else than the model's own code.
+    pub departures: Vec<String>,
 }
 
 impl Opened {
@@ -36,8 +44,26 @@ impl Opened {
         Opened::with(path, &convert::Options { exact: true, whole_head: true, ..convert::Options::default() })
     }
 
+    /// The same for work on token ids alone: any pre-tokenizer will do.
+    pub fn for_ids(path: &Path) -> Result<Opened> {
+        Opened::with(path, &convert::Options { any_pre: true, exact: true, ..convert::Options::default() })
+    }
+
+    /// Says where llama.cpp computes something else.
+    pub fn say_departures(&self, bar: &ProgressBar) {
+        for departure in &self.departures {
+            bar.say(&format!("note: llama.cpp computes something else from this model: {departure}"));
+        }
+    }
+
     fn with(path: &Path, options: &convert::Options) -> Result<Opened> {
-        let source = convert::open(path, options)?;
+        let (source, folder): (Box<dyn Source + Send>, _) = if path.is_dir() {
+            let checkpoint = Checkpoint::open(path, options)?;
+            let known = (checkpoint.behind()?, checkpoint.departures().to_vec());
+            (Box::new(checkpoint), Some(known))
+        } else {
+            (convert::open(path, options)?, None)
+        };
         let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;
         if tokenizer.vocab_size() > model.vocabulary {
@@ -48,7 +74,11 @@ impl Opened {
             ))
             .at(path));
         }
-        Ok(Opened { source, model, tokenizer })
+        let (behind, departures) = folder.unwrap_or_else(|| {
+            let own = (model.plan.arch.departs)(&model.dims).map(str::to_owned);
+            (Behind::default(), own.into_iter().collect())
+        });
+        Ok(Opened { source, model, tokenizer, behind, departures })
     }
 }
 

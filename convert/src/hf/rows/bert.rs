@@ -12,9 +12,11 @@ use crate::tokenizer::{VocabKind, truthy};
 use crate::transform::{self, Rows, reshaped, sliced, transposed};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
+    Class { names: &["BertModel", "BertForMaskedLM"], remark: "embedding models", ..BERT },
     Class {
-        names: &["BertModel", "BertForMaskedLM", "BertForSequenceClassification"],
-        remark: "embedding models, classifiers and their labels",
+        names: &["BertForSequenceClassification"],
+        pooler: Some("pooler.dense"),
+        remark: "classifiers and their labels, rerankers; llama.cpp scores without the layer before the classifier",
         ..BERT
     },
     Class {
@@ -24,6 +26,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             let pad = config.u64("pad_token_id");
             pad.map(|pad| ("position_offset", pad.saturating_add(1).into())).into_iter().collect()
         },
+        departs: |_| Some("positions begin behind that of padding, llama.cpp begins at 0"),
         remark: "as BERT: llama.cpp begins at the position 0 where the model begins at 2",
         ..BERT
     },
@@ -56,20 +59,13 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         remark: "Jina v3: rotation; an adapter file for each task",
         ..ROBERTA
     },
+    Class { names: &["DistilBertModel", "DistilBertForMaskedLM"], remark: "half of BERT's layers", ..DISTILBERT },
     Class {
-        names: &["DistilBertModel", "DistilBertForMaskedLM", "DistilBertForSequenceClassification"],
-        defaults: r#"{"vocab_size": 30522, "max_position_embeddings": 512, "n_layers": 6, "n_heads": 12, "dim": 768,
-            "hidden_dim": 3072}"#,
-        aliases: &[("hidden_size", "dim"), ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")],
-        spelling: &[BERT_ENDS, DISTILBERT],
-        prefixes: &[("distilbert.", ""), ("bert.", "")],
-        unused: &["vocab_", "embeddings.position_ids"],
-        keys: |p| {
-            p.f32("attention.layer_norm_epsilon", 1e-12);
-            encoder(p)
-        },
-        remark: "half of BERT's layers; classifiers",
-        ..BERT
+        names: &["DistilBertForSequenceClassification"],
+        beyond: |_| vec![("classifier.activation", "relu".into())],
+        departs: |_| Some("ReLU stands before the classifier, llama.cpp takes the hyperbolic tangent"),
+        remark: "the same as a classifier",
+        ..DISTILBERT
     },
     Class {
         names: &["JinaBertModel", "JinaBertForMaskedLM"],
@@ -92,6 +88,20 @@ const BERT: Class = Class {
     unused: &["embeddings.position_ids", "pooler.dense.", "cls.predictions", "cls.seq_relationship"],
     keys: encoder,
     ..BASE
+};
+
+const DISTILBERT: Class = Class {
+    defaults: r#"{"vocab_size": 30522, "max_position_embeddings": 512, "n_layers": 6, "n_heads": 12, "dim": 768,
+        "hidden_dim": 3072}"#,
+    aliases: &[("hidden_size", "dim"), ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")],
+    spelling: &[BERT_ENDS, DISTILBERT_LAYER],
+    prefixes: &[("distilbert.", ""), ("bert.", "")],
+    unused: &["vocab_", "embeddings.position_ids"],
+    keys: |p| {
+        p.f32("attention.layer_norm_epsilon", 1e-12);
+        encoder(p)
+    },
+    ..BERT
 };
 
 const ROBERTA_DEFAULTS: &str = r#"{"layer_norm_eps": 1e-12, "max_position_embeddings": 512, "hidden_size": 768,
@@ -144,7 +154,7 @@ const BERT_FEED: &[Rule] = &[
     r("encoder.layer.{}.output.LayerNorm", "blk.{}.layer_output_norm"),
 ];
 
-const DISTILBERT: &[Rule] = &[
+const DISTILBERT_LAYER: &[Rule] = &[
     r("transformer.layer.{}.attention.q_lin", "blk.{}.attn_q"),
     r("transformer.layer.{}.attention.k_lin", "blk.{}.attn_k"),
     r("transformer.layer.{}.attention.v_lin", "blk.{}.attn_v"),

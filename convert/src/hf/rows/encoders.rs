@@ -30,6 +30,15 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
     Class {
         names: &["ModernBertModel", "ModernBertForMaskedLM", "ModernBertForSequenceClassification"],
+        beyond: |config| {
+            let function = config.str("classifier_activation").filter(|f| *f != "gelu");
+            function.map(|f| ("classifier.activation", f.into())).into_iter().collect()
+        },
+        departs: |config| {
+            let other = config.str("classifier_activation").is_some_and(|f| f != "gelu");
+            let classifies = config.class().ends_with("SequenceClassification");
+            (other && classifies).then_some("the classifier's function is not GELU, which llama.cpp takes always")
+        },
         arch: "modern-bert",
         defaults: r#"{"vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
             "num_attention_heads": 12, "hidden_activation": "gelu", "max_position_embeddings": 8192, "norm_eps": 1e-05,

@@ -10,6 +10,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["T5ForConditionalGeneration", "T5WithLMHeadModel"],
         beyond: scaled_states,
+        departs: unscaled,
         remark: "T5, Flan-T5",
         ..T5
     },
@@ -18,6 +19,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         names: &["UMT5ForConditionalGeneration", "UMT5Model"],
         defaults: MULTILINGUAL,
         beyond: scaled_states,
+        departs: unscaled,
         remark: "UMT5: biases of distances in every layer",
         ..T5
     },
@@ -69,6 +71,11 @@ fn scaled_states(config: &Config) -> Vec<Key> {
     let scaled = config.bool("scale_decoder_outputs").unwrap_or(tied);
     let width = config.f64("d_model").filter(|width| scaled && *width > 0.0);
     width.map(|width| ("logit_scale", (1.0 / width.sqrt()).into())).into_iter().collect()
+}
+
+fn unscaled(config: &Config) -> Option<&'static str> {
+    let scaled = !scaled_states(config).is_empty();
+    scaled.then_some("states are divided by the root of their length before the output, which llama.cpp does not do")
 }
 
 const T5_ENDS: &[Rule] = &[
