@@ -7,6 +7,7 @@ use std::time::Instant;
 use eval::baseline::{Identity, SavedBase, Saver, fingerprint, sha256};
 use eval::compare::{Baseline, Comparison, compare};
 use eval::divergence::{Divergence, Estimate};
+use eval::embed::{self, Pool};
 use eval::encoded::{Encoded, Precision};
 use eval::forward::Stream;
 use eval::kld::KldFile;
@@ -18,32 +19,45 @@ use eval::tensors::counterpart;
 use eval::weights::{Stored, Weights};
 use gguf::cli::{Common, Exit, Output, parse_bytes, print, print_json};
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
+use serde_json::Value;
 
+use super::similarity;
 use super::{Opened, ProgressBar, open_importance, read_text};
 
 /// What is compared where neither models nor types are named.
 const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
 
+/// Tokens of a chunk where nothing else is said.
+const CONTEXT: usize = 512;
+
+/// What may be limited of a model that predicts tokens.
+const TOKEN_MEASURES: &[Measure] = &[Measure::PplIncrease, Measure::Kld, Measure::SameTop];
+
 /// Fewer scored positions than this say nothing with any confidence.
 const LEAST_POSITIONS: usize = 100;
 
 /// Measure how far models, or types encoded in memory, are from a base on a text
+///
+/// Of embedding models the text has a line for each text (or is JSON lines, as `evaluate embed` takes them), and vectors are
+/// compared: cosine to the base's, rank correlation of all pairwise similarities, overlap of the ten nearest. Of rerankers
+/// and classifiers, scores are.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate compare tiny-llama --text sample.txt
   evaluate compare tiny-llama --types q8_0,q4_k_m,nf4 --text sample.txt --html report.html
   evaluate compare tiny-llama tiny-llama-Q4_K_M.gguf --text sample.txt --json
+  evaluate compare bge-small-en-v1.5 --types q8_0,q4_k_m --text questions.txt --min-cosine 0.99 --min-overlap 90%
   evaluate compare tiny-llama --types q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
 
 Exit codes: 0 done and within the limits, 1 beyond a limit, 2 wrong usage, 3 bad input, 4 the system failed.")]
 pub struct Args {
     /// The base: a GGUF file or a checkpoint folder
     #[arg(value_name = "BASE")]
-    base: PathBuf,
+    pub base: PathBuf,
 
     /// Models to compare with it
     #[arg(value_name = "MODEL")]
-    models: Vec<PathBuf>,
+    pub models: Vec<PathBuf>,
 
     /// Types to encode the base's own weights to, in memory: file types of `quantize`, nf4, nf4-double, fp4, fp4-double,
     /// int8; separated by commas [default without models: q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4]
@@ -52,15 +66,23 @@ pub struct Args {
 
     /// The text, UTF-8
     #[arg(long, short = 'f', value_name = "FILE")]
-    text: PathBuf,
+    pub text: PathBuf,
 
-    /// Tokens of a chunk
-    #[arg(long, short, default_value_t = 512, value_name = "N")]
-    ctx: usize,
+    /// Tokens of a chunk [default: 512]; of an embedding model's texts at most [default: what it was made for]
+    #[arg(long, short, value_name = "N")]
+    pub ctx: Option<usize>,
 
     /// At most so many chunks
     #[arg(long, value_name = "N")]
-    chunks: Option<usize>,
+    pub chunks: Option<usize>,
+
+    /// What stands in front of every text of an embedding model, such as 'query: '
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub prefix: String,
+
+    /// Compare vectors that states are pooled to in this way, whatever the model says
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub pooling: Option<Pool>,
 
     /// An importance matrix for the types that are encoded
     #[arg(long, value_name = "FILE")]
@@ -68,15 +90,15 @@ pub struct Args {
 
     /// Save the base's final hidden states, to compare with later without running it
     #[arg(long, value_name = "FILE")]
-    save_base: Option<PathBuf>,
+    pub save_base: Option<PathBuf>,
 
     /// Take the base's predictions from a saved base, or from a .kld file of llama-perplexity
     #[arg(long, value_name = "FILE", conflicts_with = "save_base")]
-    base_from: Option<PathBuf>,
+    pub base_from: Option<PathBuf>,
 
     /// Memory for hidden states and what a layer makes of them
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
-    max_memory: u64,
+    pub max_memory: u64,
 
     /// Print every statistic as CSV
     #[arg(long, help_heading = "Output", conflicts_with_all = ["json", "markdown"])]
@@ -114,17 +136,31 @@ pub struct Args {
     #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
     min_same_top: Option<f64>,
 
+    /// The least mean cosine of an embedding model's vectors to the base's, such as 0.99
+    #[arg(long, value_parser = parse_share, value_name = "COSINE", help_heading = "Gate")]
+    min_cosine: Option<f64>,
+
+    /// The least rank correlation of pairwise similarities, or of a reranker's scores
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    min_rank_correlation: Option<f64>,
+
+    /// The least share of the ten nearest, or of a reranker's ten best, that are so under the base, such as 90%
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    min_overlap: Option<f64>,
+
     /// Ask that a limit holds with this certainty, such as 95%, given the errors of measurement
     #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
-    confidence: Option<f64>,
+    pub confidence: Option<f64>,
 }
 
 /// One model that is compared.
-struct Candidate<'a> {
-    name: String,
-    bytes: u64,
-    model: &'a Model,
-    weights: Box<dyn Weights + 'a>,
+pub struct Candidate<'a> {
+    pub name: String,
+    pub bytes: u64,
+    pub model: &'a Model,
+    pub weights: Box<dyn Weights + 'a>,
+    /// The types that were encoded in memory.
+    pub encoded: Option<&'a Encoded<'a>>,
 }
 
 /// Runs the command.
@@ -152,19 +188,6 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .map(|&precision| Encoded::new(&base.source, precision, importance.as_ref()).map_err(|e| e.at(&args.base)))
         .collect::<Result<Vec<_>>>()?;
 
-    let text = read_text(&args.text)?;
-    let tokens = base.tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
-    let bos = base.tokenizer.bos().filter(|_| base.tokenizer.adds_bos());
-    let chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, Protocol::Halves).map_err(|e| e.at(&args.text))?;
-    let positions = chunks.scored.len() * chunks.inputs.len();
-    if args.confidence.is_some() && positions < LEAST_POSITIONS {
-        return Err(Error::input(format!(
-            "{positions} scored positions are too few to be confident of anything; at least {LEAST_POSITIONS} are needed"
-        ))
-        .at(&args.text)
-        .help("give a longer text, or leave --confidence out"));
-    }
-
     let mut candidates: Vec<Candidate<'_>> = args
         .models
         .iter()
@@ -174,6 +197,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             bytes: bytes_of(opened.source.tensors()),
             model: &opened.model,
             weights: Box::new(Stored(&opened.source)),
+            encoded: None,
         })
         .collect();
     let types = encoded.iter().zip(&precisions).map(|(e, p)| Candidate {
@@ -181,8 +205,40 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         bytes: e.bytes(),
         model: &base.model,
         weights: Box::new(e),
+        encoded: Some(e),
     });
     candidates.extend(types);
+
+    if embed::embeds(&base.model) || args.pooling.is_some() {
+        let told: Vec<String> = args
+            .models
+            .iter()
+            .zip(&others)
+            .filter_map(|(path, other)| Some(format!("{}: {}", name_of(path), differences(&base, other)?)))
+            .chain(
+                notes(&encoded, &precisions).into_iter().map(|(note, names)| format!("{}: {note}", names.join(", "))),
+            )
+            .collect();
+        return similarity::run(args, common, &base, &candidates, &limits, &told);
+    }
+    check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
+    if !args.prefix.is_empty() {
+        return Err(Error::usage("--prefix is for embedding models, this one predicts tokens"));
+    }
+
+    let text = read_text(&args.text)?;
+    let tokens = base.tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
+    let bos = base.tokenizer.bos().filter(|_| base.tokenizer.adds_bos());
+    let chunks = Chunks::new(&tokens, bos, args.ctx.unwrap_or(CONTEXT), args.chunks, Protocol::Halves)
+        .map_err(|e| e.at(&args.text))?;
+    let positions = chunks.scored.len() * chunks.inputs.len();
+    if args.confidence.is_some() && positions < LEAST_POSITIONS {
+        return Err(Error::input(format!(
+            "{positions} scored positions are too few to be confident of anything; at least {LEAST_POSITIONS} are needed"
+        ))
+        .at(&args.text)
+        .help("give a longer text, or leave --confidence out"));
+    }
 
     let identity = match args.save_base.is_some() || args.base_from.is_some() {
         true => Some(Identity { model: fingerprint(&base.source)?, text: sha256(text.as_bytes()) }),
@@ -210,7 +266,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         bytes: candidate.bytes,
         bits_per_weight: bits(candidate.bytes),
         divergence: Divergence::of(&found.base_nll, &found.models[i]),
-        tensors: i.checked_sub(others.len()).map_or(Vec::new(), |e| encoded[e].errors()),
+        tensors: candidate.encoded.map_or(Vec::new(), Encoded::errors),
     };
     let base_bytes = bytes_of(base.source.tensors());
     let report = Report {
@@ -229,7 +285,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             text: args.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             text_sha256: sha256(text.as_bytes()),
             tokens: tokens.len(),
-            context: args.ctx,
+            context: args.ctx.unwrap_or(CONTEXT),
             chunks: chunks.inputs.len(),
             first_scored: chunks.scored.start,
             positions,
@@ -238,8 +294,15 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         },
         models: candidates.iter().enumerate().map(row).collect(),
     };
-    let verdicts = gate::judge(&report, &limits, args.confidence);
-    publish(args, common, &report, &verdicts)
+    let verdicts = gate::judge(&report.models, &limits, args.confidence);
+    let forms = Forms {
+        json: || report.json(),
+        csv: || report::csv(&report),
+        markdown: || report::markdown(&report),
+        terminal: || report::terminal(&report),
+        html: || report::html(&report),
+    };
+    publish(args, common, &forms, &report.base.name, report.protocol.seconds, &verdicts)
 }
 
 /// What a person should know of the precisions: each note once, with the names it is about.
@@ -391,18 +454,41 @@ fn value_text(value: &gguf::Value) -> String {
     }
 }
 
+/// A report in each form, made when it is asked for.
+pub struct Forms<J, C, M, T, H> {
+    pub json: J,
+    pub csv: C,
+    pub markdown: M,
+    pub terminal: T,
+    pub html: H,
+}
+
 /// Prints the result, writes the files, says what the gate says.
-fn publish(args: &Args, common: &Common, report: &Report, verdicts: &[Verdict]) -> Result<Exit> {
-    for (path, text) in [(&args.html, report::html(report)), (&args.junit, gate::junit(report, verdicts))] {
-        if let Some(path) = path {
-            let mut out = Output::create(path, args.force, &[&args.base, &args.text])?;
-            out.write_all(text.as_bytes()).map_err(|e| Error::io(path, "write", e))?;
-            out.commit()?;
-        }
-    }
+pub fn publish(
+    args: &Args,
+    common: &Common,
+    forms: &Forms<
+        impl Fn() -> Value,
+        impl Fn() -> String,
+        impl Fn() -> String,
+        impl Fn() -> String,
+        impl Fn() -> String,
+    >,
+    base: &str,
+    seconds: f64,
+    verdicts: &[Verdict],
+) -> Result<Exit> {
+    let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| -> Result<()> {
+        let Some(path) = path else { return Ok(()) };
+        let mut out = Output::create(path, args.force, &[&args.base, &args.text])?;
+        out.write_all(text().as_bytes()).map_err(|e| Error::io(path, "write", e))?;
+        out.commit()
+    };
+    write(&args.html, &forms.html)?;
+    write(&args.junit, &|| gate::junit(base, seconds, verdicts))?;
     match (common.json, args.csv, args.markdown) {
         (true, ..) => {
-            let mut json = report.json();
+            let mut json = (forms.json)();
             if !verdicts.is_empty() {
                 json["gate"] = verdicts
                     .iter()
@@ -411,9 +497,9 @@ fn publish(args: &Args, common: &Common, report: &Report, verdicts: &[Verdict]) 
             }
             print_json(&json)?;
         }
-        (_, true, _) => print(&report::csv(report))?,
-        (.., true) => print(&report::markdown(report))?,
-        _ => print(&report::terminal(report))?,
+        (_, true, _) => print(&(forms.csv)())?,
+        (.., true) => print(&(forms.markdown)())?,
+        _ => print(&(forms.terminal)())?,
     }
     if args.github {
         eprint!("{}", gate::github(verdicts));
@@ -431,6 +517,9 @@ fn limits(args: &Args) -> Result<Vec<Limit>> {
         of(Measure::PplIncrease, args.max_ppl_increase),
         of(Measure::Kld, args.max_kld),
         of(Measure::SameTop, args.min_same_top),
+        of(Measure::Cosine, args.min_cosine),
+        of(Measure::RankCorrelation, args.min_rank_correlation),
+        of(Measure::Overlap, args.min_overlap),
     ]
     .into_iter()
     .flatten()
@@ -442,19 +531,27 @@ fn limits(args: &Args) -> Result<Vec<Limit>> {
         [(args.confidence.is_some(), "--confidence"), (args.junit.is_some(), "--junit"), (args.github, "--github")]
     {
         if given && limits.is_empty() {
-            return Err(Error::usage(format!("{option} needs a limit to judge by"))
-                .help("add --max-ppl-increase, --max-kld or --min-same-top"));
+            return Err(Error::usage(format!("{option} needs a limit to judge by")).help(
+                "add --max-ppl-increase, --max-kld or --min-same-top; for vectors --min-cosine or --min-overlap",
+            ));
         }
     }
     Ok(limits)
 }
 
-fn name_of(path: &Path) -> String {
+/// Refuses limits of what is not measured.
+pub fn check_measures(limits: &[Limit], known: &[Measure], of: &str) -> Result<()> {
+    let Some(other) = limits.iter().find(|l| !known.contains(&l.measure)) else { return Ok(()) };
+    let names: Vec<String> = known.iter().map(|m| format!("--{}", m.option())).collect();
+    Err(Error::usage(format!("--{} says nothing of {of}", other.measure.option())).help(names.join(", ")))
+}
+
+pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
     stem.unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn bytes_of(tensors: &[TensorInfo]) -> u64 {
+pub fn bytes_of(tensors: &[TensorInfo]) -> u64 {
     tensors.iter().map(TensorInfo::bytes).sum()
 }

@@ -6,6 +6,7 @@ pub mod generate;
 pub mod imatrix;
 pub mod logits;
 pub mod perplexity;
+pub mod similarity;
 pub mod tensors;
 pub mod texts;
 
