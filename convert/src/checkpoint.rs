@@ -10,7 +10,7 @@ use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_r
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, Contents, How, Params, Piece, Rule};
+use crate::hf::{self, Class, Contents, How, Params, Piece, Rule, Target};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
 use crate::modules::{self, Behind, Dense};
@@ -18,8 +18,9 @@ use crate::names::{Fused, Renamed};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
 use crate::tasks::TaskAdapter;
+use crate::tokenizer::VocabKind;
 use crate::transform::{self, Elements, Rows, row_count};
-use crate::{Options, OutType, complete, names, tokenizer};
+use crate::{Options, OutType, Part, complete, names, tokenizer};
 
 /// A tensor of a checkpoint under its own name: as stored, or what a decoder makes of it.
 #[derive(Clone, Debug)]
@@ -71,17 +72,24 @@ impl Checkpoint {
         } else {
             (config::read(folder)?, folder.join("config.json"))
         };
-        let (architecture, mut config) = hf::read(&root).map_err(|e| e.at(&config_path))?;
+        let (architecture, mut config) = hf::read(&root, options.part).map_err(|e| e.at(&config_path))?;
+        let target = target(architecture, folder, options)?;
         let mut notes = Vec::new();
         let stored = weights(folder, options, &mut notes)?;
         packed::complete(&mut root, folder, &stored)?;
-        let contents =
-            Contents { folder, tensors: &stored, dense_modules: options.dense_modules, whole_head: options.whole_head };
+        let contents = Contents {
+            folder,
+            tensors: &stored,
+            target: target.as_ref(),
+            dense_modules: options.dense_modules,
+            whole_head: options.whole_head,
+        };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let beside = (architecture.beside)(&config, folder)?;
         let tasks = if options.vocab_only { Vec::new() } else { tasks(architecture, &config, &stored, &mut notes)? };
         let pooler = architecture.pooler.and_then(|name| pooler(architecture, name, &stored));
-        let Text { stored, moved } = text_tensors(architecture, &config, stored, &mut notes)?;
+        let Text { stored, moved } =
+            text_tensors(architecture, &config, stored, &mut notes).map_err(|e| e.at(folder))?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
         let (mut tensors, packing) = if options.vocab_only {
             (Vec::new(), None)
@@ -106,7 +114,12 @@ impl Checkpoint {
             mistral_format: options.mistral_format,
             no_community_template: options.no_community_template,
         };
-        let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocabulary, &request)?;
+        let (tokenizer, kind) = match &target {
+            Some(target) if architecture.vocabulary == VocabKind::Target => (target.folder(), target.vocabulary()),
+            Some(target) => (target.folder(), architecture.vocabulary),
+            None => (folder, architecture.vocabulary),
+        };
+        let vocabulary = tokenizer::metadata(tokenizer, &config.to_value(), kind, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, file_type, size)?;
         if !options.vocab_only {
@@ -151,8 +164,12 @@ impl Checkpoint {
             departures.extend(found.departs.into_iter().chain((architecture.departs)(&config)).map(str::to_owned));
             notes.extend(departures.iter().map(|d| format!("llama.cpp computes something else from this file: {d}")));
         }
+        let encoding = (!options.vocab_only).then_some(file_type.name);
+        let file_name = match options.part {
+            Part::Prediction => general.prediction_file_name(encoding),
+            _ => general.file_name(encoding),
+        };
         let folder = folder.to_path_buf();
-        let file_name = general.file_name((!options.vocab_only).then_some(file_type.name));
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
         Ok(Checkpoint {
@@ -239,6 +256,17 @@ impl Source for Checkpoint {
 
     fn beyond(&self) -> &[(String, gguf::Value)] {
         &self.beyond
+    }
+}
+
+/// The model that a draft is made for; nothing for other models.
+fn target(architecture: &Class, folder: &Path, options: &Options) -> Result<Option<Target>> {
+    match (&options.target, architecture.drafts) {
+        (Some(target), true) => Target::open(target).map(Some),
+        (None, true) => Err(Error::usage("the folder holds a draft, whose vocabulary is that of another model")
+            .at(folder)
+            .help("--target-model-dir DIR names the folder of the model that it drafts for")),
+        (_, false) => Ok(None),
     }
 }
 
@@ -364,6 +392,9 @@ impl TextNames<'_> {
             let unused = self.class.unused.iter().any(|beginning| renamed.name.starts_with(beginning));
             !unused && !names::is_buffer(&renamed.name)
         };
+        if !self.class.keeps(self.config, &name) {
+            return Some(Vec::new());
+        }
         let renamed = names::replaced(self.class.prefixes, name, &self.further).into_iter();
         let renamed = renamed.filter_map(|Renamed { name, moved }| {
             Some(Renamed { name: (self.class.rename)(self.config, &name)?, moved })
@@ -382,7 +413,9 @@ fn text_tensors(
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
     let mut text = Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new() };
     let own = TextNames::new(architecture, config)?;
+    let mut predicts = false;
     for tensor in stored {
+        predicts |= architecture.predicts(config, &tensor.name().replace("language_model.", ""));
         let Some(names) = own.of(tensor.name()) else {
             left_out += 1;
             left_bytes += tensor.bytes().len() as u64;
@@ -394,6 +427,9 @@ fn text_tensors(
             }
             text.stored.push(tensor.clone().renamed(name));
         }
+    }
+    if config.part() == Part::Prediction && !predicts {
+        return Err(Error::input("the checkpoint has no layers of multi-token prediction").help("leave --mtp out"));
     }
     if left_out > 0 {
         notes.push(format!(
@@ -763,7 +799,8 @@ impl<'a> Plan<'a> {
             return Err(Error::input(format!("tensor {name}{suffix} is missing")).help("is the checkpoint complete?"));
         }
         let leading = self.architecture.leading;
-        self.out.sort_by_key(|(info, _)| names::leading(leading, info.name()));
+        let last = self.architecture.last;
+        self.out.sort_by_key(|(info, _)| (last.contains(&info.name()), names::leading(leading, info.name())));
         self.check_head()
     }
 

@@ -48,6 +48,20 @@ pub enum OutType {
     Q8_0,
 }
 
+/// Which part of a checkpoint becomes the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// The text model, with its layers of multi-token prediction where the reference converter keeps them.
+    #[default]
+    Model,
+    /// The text model without layers of multi-token prediction.
+    Trunk,
+    /// The layers of multi-token prediction, with what they share with the model.
+    Prediction,
+    /// The draft inside DeepSeek V4 alone.
+    DSpark,
+}
+
 /// How a checkpoint is converted.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -80,6 +94,10 @@ pub struct Options {
     pub whole_head: bool,
     /// The keys alone, without tensors; the folder needs no weights.
     pub vocab_only: bool,
+    /// Which part of the checkpoint becomes the file.
+    pub part: Part,
+    /// The folder of the model that a draft is made for.
+    pub target: Option<PathBuf>,
 }
 
 /// Opens a model, whatever it is stored as: a checkpoint folder, or a GGUF file.

@@ -11,7 +11,7 @@ use clap::Parser;
 use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
-use convert::{Checkpoint, Options, OutType, hf, tokenizer};
+use convert::{Checkpoint, Options, OutType, Part, hf, tokenizer};
 use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
@@ -77,6 +77,22 @@ struct Args {
     /// Write the keys and the vocabulary alone, without tensors; the folder needs no weights
     #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
     vocab_only: bool,
+
+    /// The folder of the model that a draft (EAGLE 3, DFlash, DSpark) is made for
+    #[arg(long, value_name = "DIR")]
+    target_model_dir: Option<PathBuf>,
+
+    /// Write the layers of multi-token prediction alone, with the embeddings and the head that they share
+    #[arg(long, conflicts_with_all = ["no_mtp", "dspark"])]
+    mtp: bool,
+
+    /// Leave the layers of multi-token prediction out
+    #[arg(long, alias = "no-nextn", conflicts_with = "dspark")]
+    no_mtp: bool,
+
+    /// Write the DSpark draft inside DeepSeek V4 alone
+    #[arg(long)]
+    dspark: bool,
 
     /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
     #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
@@ -210,6 +226,13 @@ fn options(args: &Args, outtype: OutType) -> Options {
         no_community_template: args.disable_mistral_community_chat_template,
         dense_modules: args.sentence_transformers_dense_modules,
         vocab_only: args.vocab_only,
+        part: match (args.mtp, args.no_mtp, args.dspark) {
+            (true, ..) => Part::Prediction,
+            (_, true, _) => Part::Trunk,
+            (.., true) => Part::DSpark,
+            _ => Part::Model,
+        },
+        target: args.target_model_dir.clone(),
         ..Options::default()
     }
 }
@@ -220,6 +243,8 @@ fn check_tokenizer(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Res
         Some(path) => Some(convert::json::read_text(path, convert::json::MAX_BYTES)?),
         None => None,
     };
+    // A draft has the vocabulary of its target.
+    let folder = args.target_model_dir.as_deref().unwrap_or(folder);
     let comparison = tokenizer::check_tokenizer(folder, metadata, text.as_deref()).map_err(|e| {
         e.help("the file would encode text differently; --pre names another pre-tokenizer, --no-check-tokenizer writes it all the same")
     })?;

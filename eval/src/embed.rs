@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::forward::{Forward, Input, Progress, Stream};
 use crate::layers::{Part, add, ffn, norm, numeric};
-use crate::matmul::product;
+use crate::matmul::{Order, product};
 use crate::model::Model;
 use crate::perplexity::Plan;
 use crate::weights::{Matrix, Weights};
@@ -214,7 +214,7 @@ impl<'a> Head<'a> {
             match step {
                 Step::Linear(part, name) => x = part.linear(name, &x)?,
                 Step::Given(matrix, bias) => {
-                    x = product(&x, matrix, 0..matrix.rows())?;
+                    x = product(&x, matrix, 0..matrix.rows(), Order::Fixed)?;
                     if let Some(bias) = bias {
                         x.chunks_mut(bias.len().max(1)).for_each(|x| add(x, bias));
                     }

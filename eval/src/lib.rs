@@ -12,6 +12,8 @@ pub mod kld;
 pub mod layers;
 pub mod matmul;
 pub mod model;
+pub mod optimize;
+pub mod parts;
 pub mod perplexity;
 pub mod report;
 pub mod similarity;

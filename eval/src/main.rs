@@ -38,9 +38,11 @@ enum Command {
     Compare(Box<commands::compare::Args>),
     Tensors(commands::tensors::Args),
     Imatrix(commands::imatrix::Args),
+    Gather(Box<commands::gather::Args>),
     Generate(commands::generate::Args),
     Logits(commands::logits::Args),
     Embed(commands::embed::Args),
+    Optimize(Box<commands::optimize::Args>),
 }
 
 fn main() -> ExitCode {
@@ -54,9 +56,11 @@ fn main() -> ExitCode {
             Command::Compare(args) => commands::compare::run(args, &common),
             Command::Tensors(args) => commands::tensors::run(args, &common),
             Command::Imatrix(args) => commands::imatrix::run(args, &common),
+            Command::Gather(args) => commands::gather::run(args, &common),
             Command::Generate(args) => commands::generate::run(args, &common),
             Command::Logits(args) => commands::logits::run(args, &common),
             Command::Embed(args) => commands::embed::run(args, &common),
+            Command::Optimize(args) => commands::optimize::run(args, &common),
         }
     })
 }

@@ -66,11 +66,11 @@ impl Similarity {
         };
         Similarity {
             texts: cosines.len(),
-            cosine: Estimate::of(cosines.iter().copied()),
+            cosine: Estimate::of(cosines.iter().copied(), 0),
             worst_cosine: worst.map_or(f64::NAN, |w| cosines[w]),
             worst_text: worst.unwrap_or(0),
             rank_correlation: jackknife(count, correlation),
-            overlap: Estimate::of(shares),
+            overlap: Estimate::of(shares, 0),
             nearest,
             pairwise_texts: count,
         }
@@ -122,16 +122,15 @@ impl ScoreChange {
         let top = |row: &Vec<f32>| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
         let same = base.iter().zip(other).map(|(a, b)| f64::from(u8::from(top(a) == top(b))));
         let usable = labels > 0 && nearest > 0;
-        let nothing = Estimate { value: f64::NAN, error: f64::NAN };
         ScoreChange {
             texts: changes.len(),
-            change: Estimate::of(changes.iter().copied()),
+            change: Estimate::of(changes.iter().copied(), 0),
             worst_change: worst.map_or(f64::NAN, |w| changes[w]),
             worst_text: worst.unwrap_or(0),
-            rank_correlation: if usable { jackknife(base.len(), correlation) } else { nothing },
-            overlap: if usable { jackknife(base.len(), overlap) } else { nothing },
+            rank_correlation: if usable { jackknife(base.len(), correlation) } else { Estimate::NONE },
+            overlap: if usable { jackknife(base.len(), overlap) } else { Estimate::NONE },
             best: nearest,
-            same_label: (labels > 1).then(|| Estimate::of(same)),
+            same_label: (labels > 1).then(|| Estimate::of(same, 0)),
         }
     }
 }
@@ -159,13 +158,13 @@ fn jackknife(texts: usize, statistic: impl Fn(&[usize]) -> f64 + Sync) -> Estima
     let value = statistic(&all);
     let groups = GROUPS.min(texts);
     if groups < 3 {
-        return Estimate { value, error: f64::NAN };
+        return Estimate { value, ..Estimate::NONE };
     }
     let without = |g: usize| statistic(&all.iter().copied().filter(|i| i % groups != g).collect::<Vec<_>>());
     let each: Vec<f64> = (0..groups).into_par_iter().map(without).collect();
     let mean = each.iter().sum::<f64>() / groups as f64;
     let squares: f64 = each.iter().map(|v| (v - mean) * (v - mean)).sum();
-    Estimate { value, error: (squares * (groups - 1) as f64 / groups as f64).sqrt() }
+    Estimate { value, error: (squares * (groups - 1) as f64 / groups as f64).sqrt(), ..Estimate::NONE }
 }
 
 /// Spearman's rank correlation: that of the ranks, equal values sharing the mean of theirs. NaN where one side is constant.

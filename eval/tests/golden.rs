@@ -5,7 +5,7 @@ use eval::divergence::RowSummary;
 use eval::embed::{self, Head};
 use eval::forward::{Forward, Input, Stream};
 use eval::model::{Model, Shape};
-use eval::perplexity::{Chunks, Plan, Protocol, perplexity};
+use eval::perplexity::{Chunks, Plan, Protocol, Score, perplexity};
 use eval::weights::Stored;
 use gguf::Source;
 
@@ -202,7 +202,8 @@ fn perplexity_is_the_reference_s_and_no_plan_changes_it() {
     let golden = &fixtures::json("golden/tiny-llama/expected.json")["perplexity"]["base"];
     let mut each = Vec::new();
     let plan = Plan::new(&model, 1, 512, 1 << 30);
-    let score = perplexity(&model, &weights, &chunks, plan, None, |chunk, _| each.push(chunk.nll())).unwrap();
+    perplexity(&model, &weights, &chunks, plan, None, |chunk| each.push(chunk.to_vec())).unwrap();
+    let score = Score::of(&each.concat());
     let ppl = golden["ppl"].as_f64().unwrap();
     assert!((score.ppl() / ppl - 1.0).abs() < 1e-6, "{} is not {ppl}", score.ppl());
     assert!((score.nll() - golden["mean_nll"].as_f64().unwrap()).abs() < 1e-6);
@@ -214,7 +215,7 @@ fn perplexity_is_the_reference_s_and_no_plan_changes_it() {
     let tight = Plan::new(&model, 1, 512, 1 << 20);
     assert!(tight.sequences < 5, "{tight:?}");
     let mut again = Vec::new();
-    perplexity(&model, &weights, &chunks, tight, None, |chunk, _| again.push(chunk.nll())).unwrap();
+    perplexity(&model, &weights, &chunks, tight, None, |chunk| again.push(chunk.to_vec())).unwrap();
     assert_eq!(each[..5], again);
 }
 

@@ -36,6 +36,8 @@ pub struct Options {
     pub no_fallback: bool,
     /// Only plan: a missing importance is told, not an error.
     pub dry_run: bool,
+    /// The importance is measured while the file is made: recipes count on one, and none is missing.
+    pub measured: bool,
     /// The shard of each tensor of the source: the output gets as many.
     pub shards: Option<Vec<usize>>,
     /// The types of a plan that was written before, by tensor name; the recipe is not asked then.
@@ -130,7 +132,7 @@ impl Plan {
         let shards = options.shards.iter().flatten().max().map_or(1, |last| last + 1);
         let mut notes = Vec::new();
         let names = kept.iter().map(|k| k.1.as_str());
-        let mut recipe = Recipe::new(file_type, &model, &options.wishes, matrix.is_some(), names);
+        let mut recipe = Recipe::new(file_type, &model, &options.wishes, matrix.is_some() || options.measured, names);
         let mut planned = Vec::with_capacity(kept.len());
         let mut without = 0_usize;
         for (source, name) in &kept {
@@ -165,7 +167,7 @@ impl Plan {
                 }
                 let required = requires_importance(choice.ty) || needs_importance(name, choice.ty, file_type);
                 tensor.lacks_importance = required && tensor.importance.is_none();
-                if tensor.lacks_importance && !options.dry_run {
+                if tensor.lacks_importance && !options.dry_run && !options.measured {
                     return Err(missing_importance(&tensor, matrix.is_some()));
                 }
             }

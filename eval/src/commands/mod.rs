@@ -2,9 +2,12 @@
 
 pub mod compare;
 pub mod embed;
+pub mod gather;
 pub mod generate;
 pub mod imatrix;
 pub mod logits;
+pub mod optimize;
+pub mod parts;
 pub mod perplexity;
 pub mod similarity;
 pub mod tensors;
@@ -81,6 +84,13 @@ impl Opened {
         });
         Ok(Opened { source, model, tokenizer, behind, departures })
     }
+}
+
+/// The name of a model: of its folder, or of its file without the ending.
+pub fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    stem.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A text file.

@@ -13,8 +13,8 @@ use eval::weights::Stored;
 use gguf::cli::{Common, Exit};
 use gguf::{Error, Result, TensorInfo};
 
-use super::compare::{Args, Candidate, Forms, bytes_of, check_measures, name_of, publish};
-use super::{Opened, ProgressBar, read_text, texts};
+use super::compare::{Args, Candidate, Forms, bytes_of, check_measures, publish};
+use super::{Opened, ProgressBar, name_of, read_text, texts};
 
 /// Fewer texts than this say nothing with any confidence.
 const LEAST_TEXTS: usize = 20;
@@ -42,6 +42,7 @@ pub fn run(
         (args.chunks.is_some(), "--chunks"),
         (args.save_base.is_some(), "--save-base"),
         (args.base_from.is_some(), "--base-from"),
+        (args.part.part.is_some(), "--part"),
     ] {
         if given {
             return Err(Error::usage(format!(
@@ -52,7 +53,7 @@ pub fn run(
     let all = read_text(&args.text)?;
     let texts = texts::read(&args.text, scores)?;
     let (inputs, cut) = texts::encode(base, &texts, &args.prefix, args.ctx).map_err(|e| e.at(&args.text))?;
-    if args.confidence.is_some() && texts.len() < LEAST_TEXTS {
+    if args.show.confidence.is_some() && texts.len() < LEAST_TEXTS {
         return Err(Error::input(format!(
             "{} texts are too few to be confident of anything; at least {LEAST_TEXTS} are needed",
             texts.len()
@@ -134,13 +135,14 @@ pub fn run(
         },
         models: candidates.iter().zip(&found).map(row).collect::<Result<_>>()?,
     };
-    let verdicts = gate::judge(&report.models, limits, args.confidence);
+    let verdicts = gate::judge(&report.models, limits, args.show.confidence);
     let forms = Forms {
-        json: || report.json(),
-        csv: || embedding::csv(&report),
-        markdown: || embedding::markdown(&report),
-        terminal: || embedding::terminal(&report),
-        html: || embedding::html(&report),
+        json: &|| report.json(),
+        csv: &|| embedding::csv(&report),
+        markdown: &|| embedding::markdown(&report),
+        terminal: &|| embedding::terminal(&report),
+        html: &|| embedding::html(&report),
+        junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
     };
-    publish(args, common, &forms, &report.base.name, report.protocol.seconds, &verdicts)
+    publish(&args.show, common, &forms, &verdicts, &[&args.base, &args.text])
 }

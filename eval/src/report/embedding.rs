@@ -125,7 +125,7 @@ type Statistic = (String, &'static str, Estimate, f64, usize);
 
 /// One that has no error of its own.
 fn exact(value: f64) -> Estimate {
-    Estimate { value, error: f64::NAN }
+    Estimate { value, ..Estimate::NONE }
 }
 
 /// The statistics of a model, in the order of the tables.

@@ -39,7 +39,7 @@ impl Judged for Model {
     fn measured(&self, measure: Measure) -> Option<Estimate> {
         let d = &self.divergence;
         match measure {
-            Measure::PplIncrease => Some(Estimate { value: d.ppl_ratio.value - 1.0, error: d.ppl_ratio.error }),
+            Measure::PplIncrease => Some(d.ppl_ratio.derived(d.ppl_ratio.value - 1.0, 1.0)),
             Measure::Kld => Some(d.kld),
             Measure::SameTop => Some(d.same_top),
             Measure::Cosine | Measure::RankCorrelation | Measure::Overlap => None,
@@ -116,7 +116,7 @@ pub struct Verdict {
 pub fn judge(models: &[impl Judged], limits: &[Limit], confidence: Option<f64>) -> Vec<Verdict> {
     let margin = confidence.map_or(0.0, normal_quantile);
     let verdict = |model: &_, limit: Limit| {
-        let measured = Judged::measured(model, limit.measure).unwrap_or(Estimate { value: f64::NAN, error: f64::NAN });
+        let measured = Judged::measured(model, limit.measure).unwrap_or(Estimate::NONE);
         let floor = limit.measure.is_floor();
         let worst =
             if floor { measured.value - margin * measured.error } else { measured.value + margin * measured.error };
@@ -127,11 +127,11 @@ pub fn judge(models: &[impl Judged], limits: &[Limit], confidence: Option<f64>) 
         let show = |v| limit.measure.show(v);
         let certainty =
             confidence.map_or(String::new(), |c| format!(" at {:.1} % confidence ({})", 100.0 * c, show(worst)));
+        let error = if measured.error.is_finite() { format!(" ± {}", show(measured.error)) } else { String::new() };
         let sentence = format!(
-            "{name}: {} is {} ± {}{certainty}, {} {} of {}{}",
+            "{name}: {} is {}{error}{certainty}, {} {} of {}{}",
             limit.measure.name(),
             show(measured.value),
-            show(measured.error),
             if holds { "within the" } else { "beyond the" },
             if floor { "least" } else { "most" },
             show(limit.limit),

@@ -181,13 +181,19 @@ fn plus_minus(e: Estimate, unit: f64, digits: usize) -> String {
     format!("{:.digits$} ± {:.digits$}", e.value * unit, e.error * unit)
 }
 
+/// An error, or a dash where it is not known.
+fn alone(error: f64, digits: usize) -> String {
+    if error.is_finite() { format!("{error:.digits$}") } else { "–".into() }
+}
+
 /// A line of the table of figures: its head and what it shows of a model.
 type Line = (&'static str, fn(&Model) -> String);
 
-const LINES: [Line; 10] = [
+const LINES: [Line; 11] = [
     ("Size", |m| bytes(m.bytes)),
     ("Bits per weight", |m| format!("{:.3}", m.bits_per_weight)),
     ("PPL", |m| plus_minus(m.divergence.ppl, 1.0, 4)),
+    ("± over chunks", |m| alone(m.divergence.ppl.chunk_error, 4)),
     ("ln PPL(Q)/PPL(base)", |m| plus_minus(m.divergence.ln_ppl_ratio, 1.0, 6)),
     ("PPL(Q)/PPL(base)", |m| plus_minus(m.divergence.ppl_ratio, 1.0, 6)),
     ("PPL(Q) − PPL(base)", |m| plus_minus(m.divergence.ppl_difference, 1.0, 4)),
@@ -272,8 +278,9 @@ fn measured(report: &Report) -> String {
          the vocabulary asks for one, and the positions from {} to the one before the last predict the next token: {} positions in all. \
          Arithmetic: {}. Perplexity is the exponential of the mean negative log-likelihood; KL divergence is Σ p ln(p/q) over the whole \
          vocabulary with p the base; Δp is the change of the right token's probability; same top p is the share of positions at which both give \
-         the same token the largest probability. Errors are standard errors over positions; those of ratios and differences include the \
-         covariance of the two models on the same text. Percentiles are exact.</p>\n\
+         the same token the largest probability. Errors are standard errors over positions as if they were independent, which is \
+         llama.cpp's convention; those of ratios and differences include the covariance of the two models on the same text. Neighbouring \
+         positions are alike, so the error over the means of chunks is usually larger. Percentiles are exact.</p>\n\
          <dl><dt>Text</dt><dd>{}, {} tokens, SHA-256 <code>{}</code></dd><dt>Base</dt><dd>{}, {}</dd><dt>Made by</dt><dd>{}, in {:.1} s</dd></dl>\n",
         p.chunks,
         p.context,

@@ -50,7 +50,7 @@ pub use lightning::Lightning;
 pub use per_layer::{PerLayer, PerLayerInputs};
 pub use plan::{Plan, StackPlan};
 pub use residual::{Blocks, Residual, StreamWeights, Streams};
-pub use role::{Role, quantizes};
+pub use role::{Module, Role, quantizes};
 pub use rwkv::{ChannelMix, Rwkv6, Rwkv7};
 pub use sample::{sample, sample_with};
 pub use simple::{Linear, Pass};

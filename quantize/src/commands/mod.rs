@@ -3,6 +3,7 @@
 pub mod folder;
 mod imatrix;
 mod inputs;
+mod parts;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub struct Args {
     command: Option<Command>,
 
     /// A checkpoint folder or a GGUF file
-    #[arg(required = true)]
+    #[arg(required_unless_present = "gather")]
     input: Option<PathBuf>,
 
     /// The output file; a folder where there are several types [default: NAME-TYPE.gguf in the current folder]
@@ -39,7 +40,7 @@ pub struct Args {
     out: Option<PathBuf>,
 
     /// The type of file, such as q4_k_m; several make several files from one reading
-    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type, required_unless_present = "plan")]
+    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type, required_unless_present_any = ["plan", "gather"])]
     types: Vec<&'static FileType>,
 
     #[command(flatten)]
@@ -50,6 +51,9 @@ pub struct Args {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    parts: parts::PartArgs,
 
     #[command(flatten)]
     run: RunArgs,
@@ -199,6 +203,10 @@ pub fn run(args: Args) -> Result<Exit> {
 
 fn quantize_model(args: &Args) -> Result<Exit> {
     let begun = Instant::now();
+    let output = args.output.as_deref().or(args.out.as_deref());
+    if let Some(folder) = &args.parts.gather {
+        return parts::gather(folder, &args.parts, output, args.run.force, &args.common);
+    }
     let input = args.input.as_deref().unwrap_or(Path::new(""));
     let source = inputs::open(input)?;
     let (types, options) = options(args)?;
@@ -209,6 +217,9 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         plans.push(plan.map_err(|e| e.at(input))?);
     }
     if let (Some(path), None) = (&args.choice.plan, &options.fixed) {
+        if args.parts.part.is_some() {
+            return Err(Error::usage("there is no such plan").at(path).help("write it before, without --part"));
+        }
         report::write_plan(&plans[0], path)?;
     }
     if !args.common.quiet {
@@ -232,9 +243,30 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         }
         return Ok(Exit::Done);
     }
-    let targets = inputs::targets(input, args.output.as_deref().or(args.out.as_deref()), &plans)?;
     let inputs = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    let settings = Settings {
+        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
+        max_memory: args.run.max_memory,
+        allow_nonfinite: args.model.allow_nonfinite,
+    };
+    if let Some(part) = args.parts.part {
+        let run = parts::Run {
+            source: source.as_ref(),
+            input,
+            folder: output.ok_or_else(|| {
+                Error::usage("the parts of a model go into one folder").help("give it with -o FOLDER")
+            })?,
+            part,
+            settings: &settings,
+            force: args.run.force,
+            verify: !args.run.no_verify,
+            inputs: &inputs,
+            common: &args.common,
+        };
+        return run.run(&mut plans, |plan| inputs::stem(input, plan));
+    }
+    let targets = inputs::targets(input, output, &plans)?;
     let mut jobs = Vec::with_capacity(plans.len());
     for target in targets.iter().flatten() {
         Output::check(target, args.run.force, &inputs)?;
@@ -245,11 +277,6 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
     }
     let total = plans[0].tensors.iter().map(|t| source.tensors()[t.source].bytes()).sum();
-    let settings = Settings {
-        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
-        max_memory: args.run.max_memory,
-        allow_nonfinite: args.model.allow_nonfinite,
-    };
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
     let (outputs, summary) =
         pipeline::run(source.as_ref(), jobs, &settings, |bytes| progress.add(bytes)).map_err(|e| e.at(input))?;
@@ -352,6 +379,7 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
         allow_requantize: args.model.allow_requantize,
         no_fallback: choice.no_fallback,
         dry_run: args.run.dry_run,
+        measured: false,
         fixed,
     };
     Ok((types, options))

@@ -6,7 +6,9 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, as_u64};
-use crate::hf::{ATTENTION, BARE, BASE, Class, Contents, GATED, How, Outputs, Params, Piece, Rule, plus_one, r};
+use crate::hf::{
+    ATTENTION, BARE, BASE, Class, Contents, GATED, How, Modules, Outputs, Params, Piece, Rule, plus_one, r,
+};
 use crate::modules;
 use crate::safetensors::{self, Stored};
 use crate::tokenizer::VocabKind;
@@ -84,6 +86,10 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         spelling: &[GEMMA3N, PLAIN_NORMS, ATTENTION, GATED, PER_LAYER],
         prepare: each_layer,
         keys: gemma3n,
+        modules: Modules {
+            last: &["embed_audio.embedding_projection", "altup_unembed_projections.{}"],
+            ..Modules::USUAL
+        },
         remark: "the text model; alternating updates, low-rank residuals, an embedding for each layer",
         ..BASE
     },
@@ -117,6 +123,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             Ok(())
         },
         keys: assistant,
+        modules: Modules { last: &["post_projection"], ..Modules::USUAL },
         remark: "drafts for Gemma 4, which lends it keys and values",
         ..GEMMA4
     },
@@ -134,6 +141,11 @@ const GEMMA4: Class = Class {
     spelling: &[GEMMA4_RULES, PLAIN_NORMS, ATTENTION, GATED, PER_LAYER],
     prepare: two_sizes,
     keys: gemma4,
+    modules: Modules {
+        linear: &["router.proj"],
+        last: &["embed_audio.embedding_projection", "embed_vision.embedding_projection"],
+        ..Modules::USUAL
+    },
     generated: rotated_part,
     cut_embedding: true,
     ..BASE

@@ -15,6 +15,7 @@ mod dbrx;
 mod deci;
 mod deepseek;
 mod dots;
+mod draft;
 mod dream;
 mod encoders;
 mod ernie;
@@ -84,6 +85,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     deci::ROWS,
     deepseek::ROWS,
     dots::ROWS,
+    draft::ROWS,
     dream::ROWS,
     encoders::ROWS,
     ernie::ROWS,

@@ -287,7 +287,8 @@ const RERANK: &str = "<|im_start|>system\nJudge whether the Document meets the r
     <Instruct>: Given a web search query, retrieve relevant passages that answer the query\n<Query>: {query}\n\
     <Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
 
-fn qwen(p: &mut Params<'_>) -> Result<()> {
+/// The keys that all of Qwen 2 and 3 have.
+pub(super) fn qwen(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     p.pooling()
 }

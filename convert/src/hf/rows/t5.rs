@@ -3,7 +3,7 @@
 use gguf::Result;
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, How, Key, Params, Rule, r};
+use crate::hf::{BASE, Class, How, Key, Modules, Params, Rule, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -56,6 +56,7 @@ const T5: Class = Class {
         Ok(())
     },
     keys: |p| t5(p, true),
+    modules: Modules { in_f32: &["wo"], ..Modules::USUAL },
     remark: "one of its equal embeddings",
     ..BASE
 };
