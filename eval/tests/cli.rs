@@ -101,7 +101,7 @@ fn each_bad_input_has_its_own_error() {
 
     let broken = file("broken.txt", b"caf\xe9");
     let message = fails(&mut perplexity(&tiny(), &broken), 3);
-    assert!(message.contains("not UTF-8 (at byte 3)"), "{message}");
+    assert!(message.contains("not UTF-8 text (at byte 3)"), "{message}");
 
     let message = fails(&mut perplexity(&tiny(), &folder.path().join("none.txt")), 3);
     assert!(message.contains("none.txt"), "{message}");

@@ -24,6 +24,7 @@ use crate::Part;
 use crate::config::{self, Config, RAW};
 use crate::names;
 use crate::safetensors::Stored;
+use crate::tasks::Task;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
@@ -80,8 +81,15 @@ pub struct Class {
     /// What the configuration says of the model's arithmetic and the format does not: keys without the architecture's
     /// name, see [`gguf::Source::beyond`].
     pub beyond: fn(&Config) -> Vec<Key>,
+    /// Where llama.cpp computes something else from the file than the model's own code, beyond what
+    /// [`gguf::arch::Arch::departs`] knows of the architecture.
+    pub departs: fn(&Config) -> Option<&'static str>,
+    /// The layer before a classifier, which the file leaves out though the model computes with it.
+    pub pooler: Option<&'static str>,
     /// Tensors of other files of the folder, which come before the model's.
-    pub beside: fn(&Path) -> Result<Vec<Stored>>,
+    pub beside: fn(&Config, &Path) -> Result<Vec<Stored>>,
+    /// Adapters among the tensors, one for each task, which become files of their own.
+    pub tasks: fn(&Config, &'static Class, &[Stored]) -> Result<Vec<Task>>,
     /// Tensors that are made from the configuration.
     pub generated: fn(&Config) -> Result<Outputs>,
     /// Whether the tensor of this name in the file is f32 whatever the rest is, where the general rule is not right.
@@ -128,7 +136,10 @@ pub(crate) const BASE: Class = Class {
     keys: Params::common,
     late: |_| Ok(()),
     beyond: |_| Vec::new(),
-    beside: |_| Ok(Vec::new()),
+    departs: |_| None,
+    pooler: None,
+    beside: |_, _| Ok(Vec::new()),
+    tasks: |_, _, _| Ok(Vec::new()),
     generated: |_| Ok(Vec::new()),
     in_f32: |_, _| None,
     leading: &[],

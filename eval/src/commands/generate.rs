@@ -48,7 +48,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::for_tokens(&args.model)?;
     let tokenizer = &opened.tokenizer;
     let prompt = tokenizer.encode(&args.prompt, true, true)?;
     let sampling = Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed };

@@ -55,7 +55,7 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     Output::check(&args.output, args.force, &[&args.model])?;
     let tokens = token_list(&args.tokens)?;
-    let options = convert::Options { any_pre: true, exact: true, ..convert::Options::default() };
+    let options = convert::Options { any_pre: true, exact: true, whole_head: true, ..convert::Options::default() };
     let source = convert::open(&args.model, &options)?;
     let weights = Stored(&source);
     let model = Model::new(source.metadata(), &weights).map_err(|e| e.at(&args.model))?;
@@ -68,7 +68,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     };
     let input = match model.shape {
         Shape::EncoderDecoder => {
-            Input { tokens: tokens[..tokens.len().min(args.decoder_tokens.max(1))].to_vec(), encoder: tokens }
+            let read = tokens[..tokens.len().min(args.decoder_tokens.max(1))].to_vec();
+            Input { tokens: read, encoder: tokens, second: 0 }
         }
         _ => Input::from(tokens),
     };
@@ -101,7 +102,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
 }
 
 /// Token ids from the command line or a file.
-fn token_list(text: &str) -> Result<Vec<u32>> {
+pub fn token_list(text: &str) -> Result<Vec<u32>> {
     let (text, path) = match text.strip_prefix('@') {
         None => (text.to_owned(), None),
         Some(path) => {

@@ -1,6 +1,7 @@
 //! The program's commands: options, work, report.
 
 pub mod compare;
+pub mod embed;
 pub mod gather;
 pub mod generate;
 pub mod imatrix;
@@ -8,11 +9,15 @@ pub mod logits;
 pub mod optimize;
 pub mod parts;
 pub mod perplexity;
+pub mod similarity;
 pub mod tensors;
+pub mod texts;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use convert::Checkpoint;
+use convert::modules::Behind;
 use convert::tokenizer::Tokenizer;
 use eval::model::Model;
 use eval::weights::Stored;
@@ -36,12 +41,43 @@ pub struct Opened {
     pub source: Box<dyn Source + Send>,
     pub model: Model,
     pub tokenizer: Tokenizer,
+    /// What a folder does with hidden states; a file has it in its tensors.
+    pub behind: Behind,
+    /// Where llama.cpp computes something else than the model's own code.
+    pub departures: Vec<String>,
 }
 
 impl Opened {
     /// Opens a GGUF file or a checkpoint folder and what is needed to run it.
     pub fn open(path: &Path) -> Result<Opened> {
-        let source = convert::open(path, &convert::Options { exact: true, ..convert::Options::default() })?;
+        Opened::with(path, &convert::Options { exact: true, ..convert::Options::default() })
+    }
+
+    /// The same for predicting tokens: a reranker of a folder keeps its whole output matrix.
+    pub fn for_tokens(path: &Path) -> Result<Opened> {
+        Opened::with(path, &convert::Options { exact: true, whole_head: true, ..convert::Options::default() })
+    }
+
+    /// The same for work on token ids alone: any pre-tokenizer will do.
+    pub fn for_ids(path: &Path) -> Result<Opened> {
+        Opened::with(path, &convert::Options { any_pre: true, exact: true, ..convert::Options::default() })
+    }
+
+    /// Says where llama.cpp computes something else.
+    pub fn say_departures(&self, bar: &ProgressBar) {
+        for departure in &self.departures {
+            bar.say(&format!("note: llama.cpp computes something else from this model: {departure}"));
+        }
+    }
+
+    fn with(path: &Path, options: &convert::Options) -> Result<Opened> {
+        let (source, folder): (Box<dyn Source + Send>, _) = if path.is_dir() {
+            let checkpoint = Checkpoint::open(path, options)?;
+            let known = (checkpoint.behind()?, checkpoint.departures().to_vec());
+            (Box::new(checkpoint), Some(known))
+        } else {
+            (convert::open(path, options)?, None)
+        };
         let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;
         if tokenizer.vocab_size() > model.vocabulary {
@@ -52,7 +88,11 @@ impl Opened {
             ))
             .at(path));
         }
-        Ok(Opened { source, model, tokenizer })
+        let (behind, departures) = folder.unwrap_or_else(|| {
+            let own = (model.plan.arch.departs)(&model.dims).map(str::to_owned);
+            (Behind::default(), own.into_iter().collect())
+        });
+        Ok(Opened { source, model, tokenizer, behind, departures })
     }
 }
 

@@ -101,7 +101,7 @@ struct Facts {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::for_tokens(&args.model)?;
     let (model, tokenizer) = (&opened.model, &opened.tokenizer);
     let text = read_text(&args.text)?;
     let tokens = tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;

@@ -24,7 +24,7 @@ const COLUMNS: [Column; 10] = [
     ("same top, %", |m| estimate(m.divergence.same_top, 100.0, 2)),
 ];
 
-fn number(value: f64, digits: usize) -> String {
+pub(super) fn number(value: f64, digits: usize) -> String {
     if value.is_finite() { format!("{value:.digits$}") } else { "–".into() }
 }
 
@@ -40,7 +40,7 @@ fn base_ppl(report: &Report) -> String {
     format!("PPL {}{chunks}", estimate(ppl, 1.0, 4))
 }
 
-fn estimate(e: Estimate, unit: f64, digits: usize) -> String {
+pub(super) fn estimate(e: Estimate, unit: f64, digits: usize) -> String {
     match (e.value.is_finite(), e.error.is_finite()) {
         (true, true) => format!("{:.digits$} ± {:.digits$}", e.value * unit, e.error * unit),
         (true, false) => number(e.value * unit, digits),
@@ -132,11 +132,11 @@ pub fn csv(report: &Report) -> String {
     out
 }
 
-fn plain(value: f64) -> String {
+pub(super) fn plain(value: f64) -> String {
     if value.is_finite() { value.to_string() } else { String::new() }
 }
 
-fn quoted(cell: &str) -> String {
+pub(super) fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
 }
 
