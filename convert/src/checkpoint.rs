@@ -235,13 +235,7 @@ impl Source for Checkpoint {
     }
 
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        row_range(&self.infos, tensor, &rows)?;
-        let source = &self.rows[tensor];
-        if self.infos[tensor].bytes() == 0 {
-            return Ok(Cow::Borrowed(&[]));
-        }
-        let bytes = source.rows(rows)?;
-        transform::cast(bytes, source.elements(), self.infos[tensor].ty())
+        transform::rows_of(&self.infos, &self.rows, tensor, rows)
     }
 
     fn release(&self, tensor: usize, rows: Range<u64>) {

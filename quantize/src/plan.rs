@@ -527,6 +527,28 @@ impl<'a> Renumbering<'a> {
     }
 }
 
+/// Parses a type that weights can be encoded to, such as `q8_0`; errors are one line for people.
+///
+/// # Errors
+/// Other text.
+pub fn parse_tensor_type(text: &str) -> Result<TensorType, String> {
+    match text.parse() {
+        Ok(ty) if crate::codec(ty).is_some() => Ok(ty),
+        _ => Err(format!("\"{text}\" is no type of tensor such as q8_0")),
+    }
+}
+
+/// Parses `PATTERN=TYPE`.
+///
+/// # Errors
+/// Text of another form, and as [`parse_tensor_type`].
+pub fn parse_tensor_rule(text: &str) -> Result<(String, TensorType), String> {
+    match text.rsplit_once('=') {
+        Some((pattern, ty)) if !pattern.is_empty() => Ok((pattern.to_owned(), parse_tensor_type(ty)?)),
+        _ => Err(format!("\"{text}\" is not of the form PATTERN=TYPE")),
+    }
+}
+
 /// Parses `KEY=TYPE:VALUE`, with the types `int`, `float`, `bool` and `str`, as `llama-quantize` takes it.
 ///
 /// # Errors
