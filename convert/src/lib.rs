@@ -73,6 +73,8 @@ pub struct Options {
     pub no_community_template: bool,
     /// The keys alone, without tensors; the folder needs no weights.
     pub vocab_only: bool,
+    /// The projector file instead of the text model's: the towers that see and hear.
+    pub projector: bool,
 }
 
 /// Opens a model, whatever it is stored as: a checkpoint folder, or a GGUF file.

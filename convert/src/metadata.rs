@@ -373,10 +373,19 @@ impl General {
     /// The default name of the output, by the naming convention of the specification. A file of the vocabulary alone
     /// has neither size nor encoding.
     pub fn file_name(&self, encoding: Option<&str>) -> String {
+        self.name_with(self.size_label.as_deref(), encoding)
+    }
+
+    /// The default name of a projector file, which says nothing of the size.
+    pub fn projector_file_name(&self, encoding: &str) -> String {
+        format!("mmproj-{}", self.name_with(None, Some(encoding)))
+    }
+
+    fn name_with(&self, size_label: Option<&str>, encoding: Option<&str>) -> String {
         let dashed = |text: &str| text.trim().replace(' ', "-");
         let name = self.basename.as_ref().or(self.name.as_ref());
         let mut out = name.map_or_else(|| "ggml-model".to_owned(), |n| dashed(n).replace('/', "-"));
-        if let Some(label) = self.size_label.as_ref().filter(|_| encoding.is_some()) {
+        if let Some(label) = size_label.filter(|_| encoding.is_some()) {
             out += &format!("-{label}");
         }
         for part in [&self.finetune, &self.version].into_iter().flatten() {

@@ -7,6 +7,7 @@
 
 mod contents;
 mod params;
+pub mod projectors;
 mod rows;
 
 use std::path::Path;
@@ -17,7 +18,9 @@ use serde_json::{Map, Value};
 pub use contents::Contents;
 pub use params::{Params, SIGMOID, SOFTMAX};
 pub(crate) use params::{switched_window, window};
+pub use projectors::{Forced, Sense, Tower};
 
+use crate::OutType;
 use crate::config::{self, Config, RAW};
 use crate::safetensors::Stored;
 use crate::tokenizer::VocabKind;
@@ -90,6 +93,17 @@ pub struct Class {
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
     pub cut_embedding: bool,
+    /// The towers, where the row makes a projector file.
+    pub towers: &'static [Tower],
+    /// What may follow the names of the tables.
+    pub suffixes: &'static [&'static str],
+    /// Tensors of projector files whose type is not asked for: beginnings of their names in the file, in which `{}`
+    /// stands for a number.
+    pub forced: &'static [(&'static str, Forced)],
+    /// The type of matrices where none is asked for, if that does not follow from the tensors.
+    pub unasked: Option<OutType>,
+    /// Whether the file has the general keys.
+    pub general: bool,
     /// What is special, for `--list`.
     pub remark: &'static str,
 }
@@ -123,6 +137,11 @@ pub(crate) const BASE: Class = Class {
     drop_zero_biases: false,
     drop_equal_output: false,
     cut_embedding: false,
+    towers: &[],
+    suffixes: &[".weight", ".bias", ".scale", ".input_scale"],
+    forced: &[],
+    unasked: None,
+    general: true,
     remark: "",
 };
 
@@ -247,12 +266,19 @@ impl Rule {
     }
 }
 
-/// Every row, family by family.
+impl Class {
+    /// Whether the row makes a projector file.
+    pub fn is_projector(&self) -> bool {
+        !self.towers.is_empty()
+    }
+}
+
+/// Every row of a text model, family by family.
 pub fn all() -> impl Iterator<Item = &'static Class> {
     rows::FAMILIES.iter().copied().flatten()
 }
 
-/// The row that converts a configuration, and the configuration as that row reads it.
+/// The row that converts the text model of a configuration, and the configuration as that row reads it.
 ///
 /// # Errors
 /// A configuration that names no class or one that no row has, or values that contradict each other.
