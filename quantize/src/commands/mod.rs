@@ -119,6 +119,10 @@ struct ImportanceArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The model")]
 struct ModelArgs {
+    /// Of a folder, quantize the projector file (towers that see or hear) instead of the text model's
+    #[arg(long)]
+    mmproj: bool,
+
     /// Layers to leave out
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     prune_layers: Vec<u64>,
@@ -200,7 +204,7 @@ pub fn run(args: Args) -> Result<Exit> {
 fn quantize_model(args: &Args) -> Result<Exit> {
     let begun = Instant::now();
     let input = args.input.as_deref().unwrap_or(Path::new(""));
-    let source = inputs::open(input)?;
+    let source = inputs::open(input, args.model.mmproj)?;
     let (types, options) = options(args)?;
     let importance = args.importance.imatrix.as_deref().map(|path| importance(path, &args.importance)).transpose()?;
     let mut plans = Vec::with_capacity(types.len());
@@ -232,7 +236,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         }
         return Ok(Exit::Done);
     }
-    let targets = inputs::targets(input, args.output.as_deref().or(args.out.as_deref()), &plans)?;
+    let targets = inputs::targets(input, args.model.mmproj, args.output.as_deref().or(args.out.as_deref()), &plans)?;
     let inputs = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     let mut jobs = Vec::with_capacity(plans.len());
