@@ -14,6 +14,7 @@ pub mod model;
 pub mod perplexity;
 pub mod report;
 pub mod tensors;
+pub mod towers;
 pub mod weights;
 
 pub use gguf::{Error, Result};

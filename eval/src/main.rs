@@ -20,6 +20,7 @@ use quantize::SimdPath;
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
   evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
+  evaluate features mmproj-llava-F16.gguf --pixels image.f32 --shape 3,336,336
 
 Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed."
 )]
@@ -39,6 +40,7 @@ enum Command {
     Imatrix(commands::imatrix::Args),
     Generate(commands::generate::Args),
     Logits(commands::logits::Args),
+    Features(commands::features::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
             Command::Imatrix(args) => commands::imatrix::run(args, &common),
             Command::Generate(args) => commands::generate::run(args, &common),
             Command::Logits(args) => commands::logits::run(args, &common),
+            Command::Features(args) => commands::features::run(args, &common),
         }
     })
 }

@@ -1,6 +1,7 @@
 //! The program's commands: options, work, report.
 
 pub mod compare;
+pub mod features;
 pub mod generate;
 pub mod imatrix;
 pub mod logits;
