@@ -176,7 +176,7 @@ impl std::fmt::Debug for Tower<'_> {
 }
 
 /// The kind that a projector file names for a sense.
-fn named<'m>(metadata: &'m Metadata, sense: Sense) -> Option<&'m str> {
+fn named(metadata: &Metadata, sense: Sense) -> Option<&str> {
     let has = metadata.bool(&format!("clip.has_{}_encoder", sense.name())) == Some(true);
     let own = metadata.str(&format!("clip.{}.projector_type", sense.name()));
     own.or_else(|| metadata.str("clip.projector_type")).filter(|_| has)

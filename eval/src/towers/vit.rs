@@ -20,6 +20,8 @@ pub(super) struct Vit {
     pub(super) rms: bool,
     /// Which form of GELU its models have.
     pub(super) gelu: Act,
+    /// Its models have that one whatever the keys say.
+    pub(super) always: bool,
     /// Where the token that stands for the whole image is, if there is one.
     pub(super) class: Class,
     /// How learned positions fit other grids.
@@ -84,6 +86,7 @@ const AXES: Rotation =
 pub(super) const SIGLIP: Vit = Vit {
     rms: false,
     gelu: Act::GeluTanh,
+    always: false,
     class: Class::None,
     positions: Resize::Fixed,
     axes: false,
@@ -119,11 +122,13 @@ pub(super) const PIXTRAL: Vit = Vit {
 
 pub(super) const GEMMA4: Vit = Vit {
     rms: true,
+    always: true,
     axes: true,
     rotation: Some(Rotation { pairs: Pairs::Quarters, column_first: true, base: 100.0, ..AXES }),
     channels_last: true,
     centred: true,
     plain: true,
+    merge: ("projector.scale_factor", 3),
     ..SIGLIP
 };
 
@@ -169,10 +174,9 @@ struct Turns {
 
 impl Vit {
     /// The states behind the last layer and its norm, without the class token, in the order of the tokens.
-    pub(super) fn run(&self, tower: &Tower<'_>, pixels: &Pixels) -> Result<(Image, Vec<f32>, Option<String>)> {
-        let merge = tower.number(self.merge.0).unwrap_or(self.merge.1).max(1);
-        let patches = self.patches(tower, pixels, merge)?;
-        let Patches { image, frames, note } = patches;
+    pub(super) fn run(&self, tower: &Tower<'_>, pixels: &Pixels) -> Result<(Image, Vec<f32>, Vec<String>)> {
+        let (merge, guessed) = self.merge(tower, pixels)?;
+        let Patches { image, frames, note } = self.patches(tower, pixels, merge)?;
         let mut x = self.embedded(tower, &image, &frames)?;
         drop(frames);
         let width = tower.width()?;
@@ -191,15 +195,15 @@ impl Vit {
             places = order.iter().map(|i| image.places[*i]).collect();
         }
         let turns = self.rotation.map(|rotation| self.turns(tower, rotation, &places, len)).transpose()?;
-        let act = tower.activation(self.gelu);
+        let act = if self.always { self.gelu } else { tower.activation(self.gelu) };
         let layers = Layers { tower, norm, act, heads, kv_heads, len, width, turns };
         let tokens = x.len() / width;
         let period = tower.number("n_wa_pattern").unwrap_or(0);
         for layer in 0..tower.need("block_count")? {
-            let all = [0..tokens];
+            let all = 0..tokens;
             let spans = match &order {
                 Some((_, spans)) if period > 0 && (layer + 1) % period != 0 => &spans[..],
-                _ => &all[..],
+                _ => std::slice::from_ref(&all),
             };
             layers.run(self, layer, &mut x, spans)?;
         }
@@ -217,7 +221,25 @@ impl Vit {
             order.iter().enumerate().for_each(|(i, from)| back[*from] = i);
             x = gathered(&x, &back, width);
         }
-        Ok((image, x, note.or_else(|| deep(tower))))
+        Ok((image, x, [guessed, note, deep(tower)].into_iter().flatten().collect()))
+    }
+
+    /// How many patches are merged along a side. Where the file does not say and the usual number does not fit the
+    /// image, the least that does.
+    fn merge(&self, tower: &Tower<'_>, pixels: &Pixels) -> Result<(usize, Option<String>)> {
+        let (key, usual) = self.merge;
+        if let Some(stated) = tower.number(key).filter(|n| *n > 0) {
+            return Ok((stated, None));
+        }
+        if usual <= 2 || pixels.image().is_some() {
+            return Ok((usual, None));
+        }
+        let (count, _) = pixels.matrix()?;
+        let fits =
+            |n: &usize| pixels.grid(count, *n).is_ok_and(|((h, w), _)| h.is_multiple_of(*n) && w.is_multiple_of(*n));
+        let found = [usual].into_iter().chain(2..=8).find(fits).unwrap_or(usual);
+        let note = || format!("the file does not say how many patches are merged; {found} × {found} fit the image");
+        Ok((found, (found != usual).then(note)))
     }
 
     fn norm(&self, tower: &Tower<'_>) -> NormKind {
@@ -479,11 +501,11 @@ pub(super) fn linear(part: &Part<'_>, name: &str, x: &[f32]) -> Result<Vec<f32>>
 }
 
 impl Layers<'_> {
-    fn run(&self, vit: &Vit, number: usize, x: &mut Vec<f32>, spans: &[Range<usize>]) -> Result<()> {
+    fn run(&self, vit: &Vit, number: usize, x: &mut [f32], spans: &[Range<usize>]) -> Result<()> {
         let part = self.tower.part(&format!("v.blk.{number}."))?;
         let width = self.width;
         let tokens = x.len() / width;
-        let h = normed(&part, self.norm, "ln1", x.clone(), width)?;
+        let h = normed(&part, self.norm, "ln1", x.to_vec(), width)?;
         let (mut q, mut k, mut v) = self.queries_keys_values(&part, &h, tokens)?;
         self.head_norm(&part, "attn_q_norm", &mut q, self.heads)?;
         self.head_norm(&part, "attn_k_norm", &mut k, self.kv_heads)?;
@@ -503,7 +525,7 @@ impl Layers<'_> {
             made = normed(&part, self.norm, "attn_post_norm", made, width)?;
         }
         join(x, &made)?;
-        let h = normed(&part, self.norm, vit.second, x.clone(), width)?;
+        let h = normed(&part, self.norm, vit.second, x.to_vec(), width)?;
         let mut made = self.feed_forward(&part, &h)?;
         if part.has("ffn_post_norm.weight") {
             made = normed(&part, self.norm, "ffn_post_norm", made, width)?;

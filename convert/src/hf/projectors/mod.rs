@@ -21,7 +21,7 @@ use std::path::Path;
 use gguf::{Array, Error, Result};
 use serde_json::{Map, Value};
 
-use super::{Class, Params, Rule, find as find_text};
+use super::{Class, Key, Params, Rule, find as find_text};
 use crate::config::{self, Config};
 
 /// What a tower perceives.
@@ -95,7 +95,25 @@ pub(super) const FAMILIES: &[&[Class]] =
     &[gemma::ROWS, glm::ROWS, granite::ROWS, llava::ROWS, pixtral::ROWS, qwen::ROWS, siglip::ROWS, whisper::ROWS];
 
 /// A row from which others are made by functional update.
-const BASE: Class = Class { arch: "clip", ..super::BASE };
+const BASE: Class = Class { arch: "clip", beyond, ..super::BASE };
+
+/// What towers compute with and their files have no key for: readers have values of their own there.
+fn beyond(config: &Config) -> Vec<Key> {
+    let Some(tower) = config.part("vision") else { return Vec::new() };
+    let whole = |key: &'static str, name: &str| {
+        let value = u32::try_from(tower.u64(name)?).ok()?;
+        Some((key, gguf::Value::from(value)))
+    };
+    let rope = tower.get("rope_parameters").and_then(|rope| rope.get("rope_theta")).and_then(Value::as_f64);
+    let base = rope.or_else(|| tower.f64("rope_theta"));
+    let keys = [
+        base.map(|base| ("vision.rope.freq_base", gguf::Value::from(base as f32))),
+        whole("vision.window_size", "window_size"),
+        whole("vision.spatial_merge_size", "spatial_merge_size"),
+        whole("vision.projector.scale_factor", "pooling_kernel_size"),
+    ];
+    keys.into_iter().flatten().collect()
+}
 
 /// Every row.
 pub fn all() -> impl Iterator<Item = &'static Class> {

@@ -382,7 +382,7 @@ fn qwen3(p: &mut Params<'_>) -> Result<()> {
 fn sinusoids(config: &Config) -> Result<Rows> {
     const LENGTH: u64 = 1500;
     let width = tower_of(config, Sense::Audio)?.need_u64(&["hidden_size"])?;
-    if width < 4 || width > 1 << 16 {
+    if !(4..=1 << 16).contains(&width) {
         return Err(Error::input(format!("config.json: an encoder of width {width} has no sinusoidal positions")));
     }
     let half = width / 2;
