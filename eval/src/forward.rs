@@ -714,13 +714,14 @@ impl<'a> Head<'a> {
             .or_else(|| find("token_embd.weight"))
             .ok_or_else(|| Error::input("tensor output.weight is missing"))?;
         let mut output = weights.matrix(tensor)?;
-        if output.rows() != model.vocabulary || output.cols() != model.width {
+        let rows = model.vocabulary.saturating_sub(model.ends().first_logit.len());
+        if output.rows() != rows || output.cols() != model.width {
             return Err(Error::input(format!(
                 "tensor {} is {} × {}, not {} × {}",
                 output.name(),
                 output.rows(),
                 output.cols(),
-                model.vocabulary,
+                rows,
                 model.width
             )));
         }
@@ -739,7 +740,12 @@ impl<'a> Head<'a> {
         if let Some(observer) = self.observer {
             observer.input(self.output.name(), None, hidden, model.width);
         }
-        let mut logits = crate::matmul::product(hidden, &self.output, 0..model.vocabulary)?;
+        let mut logits = crate::matmul::product(hidden, &self.output, 0..self.output.rows())?;
+        let first = model.ends().first_logit.len();
+        if first > 0 {
+            let rows = logits.chunks(self.output.rows().max(1));
+            logits = rows.flat_map(|row| std::iter::repeat_n(&0.0, first).chain(row)).copied().collect();
+        }
         let (scale, cap) = (model.ends().logit_scale, model.ends().logit_cap);
         let never = model.ends().never.clone();
         logits.par_chunks_mut(model.vocabulary).try_for_each(|row| {
@@ -749,7 +755,9 @@ impl<'a> Head<'a> {
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
             }
+            // Tokens before the first that has a logit are never predicted either.
             row.iter_mut().take(never.end).skip(never.start).for_each(|x| *x = f32::MIN);
+            row.iter_mut().take(first).for_each(|x| *x = f32::MIN);
             if cap > 0.0 {
                 row.iter_mut().for_each(|x| *x = (*x / cap).tanh() * cap);
             }
