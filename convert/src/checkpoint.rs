@@ -214,6 +214,7 @@ impl Checkpoint {
             metadata.set("general.quantization_version", 2_u32);
         }
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
+        notes.extend(complete::check_projector(architecture, &metadata, &infos).map_err(|e| e.at(folder))?);
         let file_name = general.projector_file_name(file_type.name);
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();

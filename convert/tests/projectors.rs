@@ -102,6 +102,9 @@ fn what_is_no_tower_or_lacks_something_is_named() {
     std::fs::remove_file(folder.join("preprocessor_config.json")).unwrap();
     let text = message(&folder);
     assert!(text.contains("preprocessor_config.json has no image_mean"), "{text}");
+    let (_keep, folder) = changed("gemma-3-Tiny-it", |c| c["vision_config"]["num_hidden_layers"] = json!(9));
+    let text = message(&folder);
+    assert!(text.contains("encoder.layers.4.") && text.contains("is missing"), "{text}");
     let (_keep, folder) = changed("Qwen2.5-VL-Tiny-Instruct", |c| {
         c["vision_config"]["fullatt_block_indexes"] = json!([1, 2]);
     });
@@ -113,7 +116,7 @@ fn what_is_no_tower_or_lacks_something_is_named() {
 fn a_folder_without_tensors_of_its_towers_makes_no_file() {
     let (_keep, folder) = changed("gemma-3-Tiny-it", |_| {});
     let mut header = br#"{"model.norm.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.to_vec();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(b' ');
     }
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
