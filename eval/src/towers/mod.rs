@@ -4,12 +4,16 @@
 //! stands behind them. The arithmetic is that of the transformers library; where llama.cpp's differs, the row says so.
 
 mod grid;
+mod picture;
 mod project;
 mod speech;
 mod vit;
 mod whisper;
 
 pub use grid::{Pixels, Resize};
+pub use picture::{Picture, Processor};
+
+use self::picture::{Filter, Look, Sizing};
 
 use gguf::arch::NormKind;
 use gguf::{Error, Metadata, Result, Value};
@@ -123,11 +127,18 @@ const TANH: &str = "llama.cpp computes the projector's GELU through tanh";
 #[rustfmt::skip]
 pub static KINDS: &[Kind] = &[
     image("mlp", vit::CLIP, project::llava, TANH),
-    image("gemma3", vit::SIGLIP, project::gemma3, ""),
+    image("gemma3", Vit { look: Look { sizing: Sizing::Square, filter: Filter::Bilinear }, ..vit::SIGLIP }, project::gemma3, ""),
     image("gemma4v", vit::GEMMA4, project::gemma4, ""),
-    image("idefics3", Vit { positions: Resize::Buckets, ..vit::SIGLIP }, project::idefics3, ""),
-    image("lfm2", Vit { positions: Resize::Smoothed, channels_last: true, ..vit::SIGLIP }, project::lfm2, TANH),
-    image("janus_pro", Vit { gelu: Act::Gelu, ..vit::SIGLIP }, project::janus, TANH),
+    image("idefics3", Vit {
+        positions: Resize::Buckets, look: Look { sizing: Sizing::Square, filter: Filter::Lanczos }, ..vit::SIGLIP
+    }, project::idefics3, ""),
+    image("lfm2", Vit {
+        positions: Resize::Smoothed, channels_last: true,
+        look: Look { sizing: Sizing::Tokens { least: 64, most: 256 }, filter: Filter::Bilinear }, ..vit::SIGLIP
+    }, project::lfm2, TANH),
+    image("janus_pro", Vit {
+        gelu: Act::Gelu, look: Look { sizing: Sizing::Padded, filter: Filter::Bicubic }, ..vit::SIGLIP
+    }, project::janus, TANH),
     image("internvl", vit::INTERN, project::internvl, TANH),
     image("llama4", vit::LLAMA4, project::llama4,
         "llama.cpp takes the norm before the feed-forward part for one behind the attention, as the converter names it"),
@@ -259,6 +270,19 @@ impl<'a> Tower<'a> {
     /// All tensors whose name begins like this.
     fn part(&self, prefix: &str) -> Result<Part<'a>> {
         Part::load(self.weights, prefix, None)
+    }
+
+    /// What the tower reads of an image.
+    ///
+    /// # Errors
+    /// A tower that hears, a processor that does not say what its kind needs.
+    pub fn pixels(&self, picture: &Picture, processor: &Processor) -> Result<Pixels> {
+        match &self.kind.run {
+            Run::Image(vit, _) => vit.pixels(self, picture, processor),
+            _ => {
+                Err(Error::usage("a tower that hears does not take an image").help("give its spectrogram by --pixels"))
+            }
+        }
     }
 
     /// The vectors that enter the text model.

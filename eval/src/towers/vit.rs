@@ -8,6 +8,7 @@ use gguf::{Error, Result, Value};
 use rayon::prelude::*;
 
 use super::grid::{Pixels, Resize};
+use super::picture::{Filter, Grain, Look, Picture, Processor, Sizing};
 use super::{Act, Image, Tower, normed};
 use crate::layers::{Part, add, attention::attend_spans, norm::normalize, numeric};
 use crate::matmul::product;
@@ -44,6 +45,8 @@ pub(super) struct Vit {
     pub(super) second: &'static str,
     /// The key of how many patches are merged along a side, and what holds without it.
     pub(super) merge: (&'static str, usize),
+    /// What becomes of an image before the tower reads it.
+    pub(super) look: Look,
 }
 
 /// Where the class token is.
@@ -98,9 +101,15 @@ pub(super) const SIGLIP: Vit = Vit {
     plain: false,
     second: "ln2",
     merge: ("projector.scale_factor", 1),
+    look: Look { sizing: Sizing::Square, filter: Filter::Bicubic },
 };
 
-pub(super) const CLIP: Vit = Vit { gelu: Act::Gelu, class: Class::First, ..SIGLIP };
+pub(super) const CLIP: Vit = Vit {
+    gelu: Act::Gelu,
+    class: Class::First,
+    look: Look { sizing: Sizing::Crop, filter: Filter::Bicubic },
+    ..SIGLIP
+};
 
 pub(super) const INTERN: Vit = Vit { gelu: Act::Gelu, class: Class::First, ..SIGLIP };
 
@@ -109,6 +118,7 @@ pub(super) const LLAMA4: Vit = Vit {
     class: Class::Last,
     rotation: Some(Rotation { pairs: Pairs::Neighbours, column_first: true, offset: 1, ..AXES }),
     second: "attn_post_norm",
+    look: Look { sizing: Sizing::Square, filter: Filter::Bilinear },
     ..SIGLIP
 };
 
@@ -117,6 +127,7 @@ pub(super) const PIXTRAL: Vit = Vit {
     gelu: Act::Gelu,
     rotation: Some(Rotation { pairs: Pairs::Neighbours, alternating: true, ..AXES }),
     merge: ("spatial_merge_size", 1),
+    look: Look { sizing: Sizing::Longest, filter: Filter::Bicubic },
     ..SIGLIP
 };
 
@@ -129,11 +140,18 @@ pub(super) const GEMMA4: Vit = Vit {
     centred: true,
     plain: true,
     merge: ("projector.scale_factor", 3),
+    look: Look { sizing: Sizing::Budget(280), filter: Filter::Bicubic },
     ..SIGLIP
 };
 
-pub(super) const QWEN2: Vit =
-    Vit { gelu: Act::Gelu, rotation: Some(AXES), blocks: true, merge: ("spatial_merge_size", 2), ..SIGLIP };
+pub(super) const QWEN2: Vit = Vit {
+    gelu: Act::Gelu,
+    rotation: Some(AXES),
+    blocks: true,
+    merge: ("spatial_merge_size", 2),
+    look: Look { sizing: Sizing::Between { least: 56 * 56, most: 28 * 28 * 1280, frames: 1 }, filter: Filter::Bicubic },
+    ..SIGLIP
+};
 
 pub(super) const QWEN25: Vit = Vit { rms: true, windows: true, ..QWEN2 };
 
@@ -141,7 +159,15 @@ pub(super) const EXAONE: Vit = QWEN25;
 
 pub(super) const QWEN3: Vit = Vit { gelu: Act::GeluTanh, positions: Resize::Corners, ..QWEN2 };
 
-pub(super) const GLM4: Vit = Vit { rms: true, positions: Resize::Cubic, ..QWEN2 };
+pub(super) const GLM4: Vit = Vit {
+    rms: true,
+    positions: Resize::Cubic,
+    look: Look {
+        sizing: Sizing::Between { least: 112 * 112, most: 28 * 28 * 15_000, frames: 2 },
+        filter: Filter::Bicubic,
+    },
+    ..QWEN2
+};
 
 /// Pixels along a side of a window where the file does not say: what Qwen2.5-VL was trained with.
 const WINDOW: usize = 112;
@@ -222,6 +248,12 @@ impl Vit {
             x = gathered(&x, &back, width);
         }
         Ok((image, x, [guessed, note, deep(tower)].into_iter().flatten().collect()))
+    }
+
+    /// What the tower reads of an image.
+    pub(super) fn pixels(&self, tower: &Tower<'_>, picture: &Picture, processor: &Processor) -> Result<Pixels> {
+        let merge = tower.number(self.merge.0).unwrap_or(self.merge.1).max(1);
+        picture.pixels(processor, self.look, &Grain { patch: tower.need("patch_size")?, merge })
     }
 
     /// How many patches are merged along a side. Where the file does not say and the usual number does not fit the
