@@ -184,6 +184,13 @@ impl Plan {
         if !options.wishes.tensors.is_empty() && !file_type.is_quantized() {
             notes.push(format!("--tensor-type has no effect on a file of type {file_type}"));
         }
+        let projector = metadata.architecture() == Some("clip") && options.fixed.is_none();
+        if projector && planned.iter().any(|t| t.converts() && Model::asks_shared_heads(file_type, t.info.name())) {
+            notes.push(format!(
+                "{file_type} asks how many query heads share a key head, which a projector file does not say: \
+                 llama-quantize ends there, here each has its own"
+            ));
+        }
         let mut out = keys(metadata, tensors, file_type, options);
         if let Some((importance, matrix)) = importance.zip(matrix) {
             put(&mut out, "quantize.imatrix.file", cut(&importance.file));

@@ -127,6 +127,10 @@ struct ImportanceArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The model")]
 struct ModelArgs {
+    /// Of a folder, quantize the projector file (towers that see or hear) instead of the text model's
+    #[arg(long)]
+    mmproj: bool,
+
     /// Layers to leave out
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     prune_layers: Vec<u64>,
@@ -202,7 +206,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         return parts::gather(folder, &args.parts, output, args.run.force, &args.common);
     }
     let input = args.input.as_deref().unwrap_or(Path::new(""));
-    let source = inputs::open(input)?;
+    let source = inputs::open(input, args.model.mmproj)?;
     let (types, options) = options(args)?;
     let importance = args.importance.imatrix.as_deref().map(|path| importance(path, &args.importance)).transpose()?;
     let mut plans = Vec::with_capacity(types.len());
@@ -264,7 +268,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         };
         return run.run(&mut plans, |plan| inputs::stem(input, plan));
     }
-    let targets = inputs::targets(input, output, &plans)?;
+    let targets = inputs::targets(input, args.model.mmproj, output, &plans)?;
     let mut jobs = Vec::with_capacity(plans.len());
     for target in targets.iter().flatten() {
         Output::check(target, args.run.force, &inputs)?;
