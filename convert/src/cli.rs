@@ -42,6 +42,10 @@ pub struct FolderArgs {
     #[arg(long, requires = "mistral_format")]
     pub disable_mistral_community_chat_template: bool,
 
+    /// Take the layers behind the pooling too (sentence-transformers' Dense modules of EmbeddingGemma)
+    #[arg(long)]
+    pub sentence_transformers_dense_modules: bool,
+
     /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
     #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
     pub merge_lora: Vec<(PathBuf, f32)>,
@@ -63,6 +67,7 @@ impl FolderArgs {
             blocks,
             merge: merge.collect::<Result<_>>()?,
             mistral_format: self.mistral_format,
+            dense_modules: self.sentence_transformers_dense_modules,
             no_community_template: self.disable_mistral_community_chat_template,
             ..Options::default()
         })
@@ -76,6 +81,7 @@ impl FolderArgs {
             (self.no_model_card, "--no-model-card"),
             (self.pre.is_some(), "--pre"),
             (self.mistral_format, "--mistral-format"),
+            (self.sentence_transformers_dense_modules, "--sentence-transformers-dense-modules"),
             (!self.merge_lora.is_empty(), "--merge-lora"),
         ];
         all.into_iter().find(|(given, _)| *given).map(|(_, name)| name)

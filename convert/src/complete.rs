@@ -9,18 +9,21 @@ use gguf::{Error, Metadata, Result, TensorInfo};
 use crate::hf::{Class, How};
 use crate::names;
 
-/// Checks the tensors and keys of a converted model. What a person should know: that llama.cpp takes models of this form
-/// in the published sizes alone.
+/// What a person should know of a whole model.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// That llama.cpp takes models of this form in the published sizes alone.
+    pub note: Option<String>,
+    /// Where llama.cpp computes something else than the model's own code.
+    pub departs: Option<&'static str>,
+}
+
+/// Checks the tensors and keys of a converted model.
 ///
 /// # Errors
 /// The first tensor that is missing, has no place or has another shape than the keys ask for, or a key that is missing.
-pub(crate) fn check(
-    class: &Class,
-    metadata: &Metadata,
-    tensors: &[TensorInfo],
-    sources: &[String],
-) -> Result<Option<String>> {
-    let Some(row) = arch::find(class.arch) else { return Ok(None) };
+pub(crate) fn check(class: &Class, metadata: &Metadata, tensors: &[TensorInfo], sources: &[String]) -> Result<Found> {
+    let Some(row) = arch::find(class.arch) else { return Ok(Found::default()) };
     let shapes: HashMap<String, Vec<u64>> =
         tensors.iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
     let get = |key: &str| metadata.get(key);
@@ -38,12 +41,40 @@ pub(crate) fn check(
     if let Some(fault) = faults.iter().find(|f| f.kind == FaultKind::TensorMissing).or_else(|| faults.first()) {
         return Err(error(class, fault, sources));
     }
+    let departs = (row.departs)(&dims);
     // The model is whole; what is left is what the loader demands of the sizes that it knows.
     let (dims, mut faults) = row.dims(&get, shapes);
     if faults.is_empty() {
         faults = row.plan(&dims).faults(&dims);
     }
-    Ok(faults.first().map(|fault| format!("llama.cpp does not load a {} of this size: {}", class.arch, fault.message)))
+    let refused = |fault: &Fault| format!("llama.cpp does not load a {} of this size: {}", class.arch, fault.message);
+    Ok(Found { note: faults.first().map(refused), departs })
+}
+
+/// The same for a projector file, held against `gguf::projector`.
+///
+/// # Errors
+/// The first tensor that is missing.
+pub(crate) fn check_projector(class: &Class, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Option<String>> {
+    use gguf::projector::{Fault, faults};
+    let held: Vec<(&str, &[u64])> = tensors.iter().map(|t| (t.name(), t.shape().dims())).collect();
+    let faults = faults(&|key| metadata.get(key), &held);
+    if let Some(name) = faults.iter().find_map(|f| if let Fault::Tensor(name) = f { Some(name) } else { None }) {
+        let name = said(class, name);
+        return Err(Error::input(format!("tensor {name} is missing, without which the projector file does not load"))
+            .help("is the checkpoint complete, and does config.json count as many layers as there are?"));
+    }
+    Ok(faults.first().map(|fault| {
+        let what = match fault {
+            Fault::NoTower => "no tower".to_owned(),
+            Fault::Kind(_, kind) => format!("the kind {kind}"),
+            Fault::Key(name) => format!("{name} is not there"),
+            Fault::Lacking(name) => format!("tensor {name} is not there, which its own converter leaves out as well"),
+            Fault::Tensor(name) | Fault::Beyond(name) => format!("tensor {name}"),
+            Fault::Value(name, what) | Fault::Shape(name, what) => format!("{name}: {what}"),
+        };
+        format!("llama.cpp does not load this projector file: {what}")
+    }))
 }
 
 fn error(class: &Class, fault: &Fault, sources: &[String]) -> Error {

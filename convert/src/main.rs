@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, inputs, tokenizer_json};
 use convert::lora::{self, AdapterFile};
+use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, Part, hf, location};
 use gguf::cli::{self, Align, Common, Exit, Files, Output, Progress, Table};
@@ -23,6 +24,8 @@ Examples:
   convert models/tiny-llama --dry-run --json      the plan: tensors, types, bytes
   convert models/tiny-llama --check-tokenizer --text book.txt
   convert hf://meta-llama/Llama-3.2-1B            fetched from the hub into its cache, where it is not there yet
+  convert models/llava --mmproj -o mmproj.gguf    the towers that see and hear
+  convert models/llava --all -o out/              both files, under their default names
   convert --list                                  the architectures there are
 
 Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
@@ -68,13 +71,25 @@ struct Args {
     #[arg(long)]
     dspark: bool,
 
+    /// Write the projector file (towers that see or hear) instead of the text model's
+    #[arg(long, conflicts_with_all = ["all", "vocab_only", "merge_lora", "modelfile", "check_tokenizer"])]
+    mmproj: bool,
+
+    /// Write the text model's file and, where the folder has towers, the projector file; -o names a folder
+    #[arg(long, conflicts_with_all = ["vocab_only", "check_tokenizer"])]
+    all: bool,
+
     /// Print the plan and its sizes; write nothing
     #[arg(long)]
     dry_run: bool,
 
     /// Replace an output that exists
-    #[arg(long, short)]
+    #[arg(long)]
     force: bool,
+
+    /// The old spelling of --force; -f is the text of `evaluate`
+    #[arg(short = 'f', hide = true)]
+    old_force: bool,
 
     /// Convert weights that are NaN or infinite too
     #[arg(long)]
@@ -113,7 +128,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = cli::parse::<Args>();
+    let mut args = cli::parse::<Args>();
+    if args.old_force {
+        args.force = true;
+        cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
+    }
     cli::run(|| work(&args))
 }
 
@@ -130,52 +149,141 @@ fn work(args: &Args) -> Result<Exit> {
     if lora::is_adapter(folder) {
         return adapter_file(args, folder);
     }
-    let checkpoint = Checkpoint::open(folder, &options(args, OutType::Auto)?)?;
-    let target = target(args.output.as_deref(), &checkpoint.file_name());
-    let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
-    let plan = if args.vocab_only { plan.unpadded() } else { plan };
-    if !args.common.quiet {
-        checkpoint.notes().iter().for_each(|note| eprintln!("note: {note}"));
-    }
-    // A draft has the vocabulary of its target.
-    let vocabulary = args.target_model_dir.as_deref().unwrap_or(folder);
+    let text = (!args.mmproj).then(|| Conversion::open(args, folder, false)).transpose()?;
+    let projector = match (args.mmproj, args.all) {
+        (false, true) if !has_towers(args, folder)? => {
+            if !args.common.quiet {
+                cli::say("note: the folder has no towers that see or hear, so there is no projector file");
+            }
+            None
+        }
+        (true, _) | (_, true) => Some(Conversion::open(args, folder, true)?),
+        _ => None,
+    };
+    let files: Vec<Conversion> = text.into_iter().chain(projector).collect();
     if args.check_tokenizer {
-        let tokenizer = check_tokenizer(vocabulary, checkpoint.metadata(), args.text.as_deref(), &args.common)?;
+        let tokenizer = compare_tokenizers(args, folder, files[0].checkpoint.metadata())?;
         if args.common.json {
             cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
         }
         return Ok(Exit::Done);
     }
     if args.dry_run {
-        report(args, folder, &checkpoint, &target, plan.file_bytes(), None, None)?;
-        return Ok(Exit::Done);
+        return print_result(args, folder, &files, None);
+    }
+    if let Some(path) = args.output.as_deref().filter(|path| args.all && is_folder(path)) {
+        std::fs::create_dir_all(path).map_err(|e| Error::io(path, "create", e))?;
     }
     let inputs = inputs(folder)?;
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-    let begun = std::time::Instant::now();
-    let mut output = Output::create(&target, args.force, &inputs)?;
-    let modelfile = args.modelfile.create(&checkpoint, Some(folder), &target, args.force, &args.common)?;
-    if args.vocab_only {
-        let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
-        written.map_err(|e| Error::io(&target, "write", e))?;
+    // All files are finished before the first of them gets its name.
+    let mut written = files.iter().map(|file| file.write(args, folder, &inputs)).collect::<Result<Vec<_>>>()?;
+    cli::commit_all(written.iter_mut().flat_map(|file| file.outputs.drain(..)).collect())?;
+    print_result(args, folder, &files, Some(&written))
+}
+
+/// Encodes texts with the folder's tokenizer and with the one that the keys describe.
+fn compare_tokenizers(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
+    // A draft has the vocabulary of its target.
+    let folder = args.target_model_dir.as_deref().unwrap_or(folder);
+    check_tokenizer(folder, metadata, args.text.as_deref(), &args.common)
+}
+
+/// Whether a path stands for a folder, be it there or not.
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() || path.as_os_str().to_string_lossy().ends_with(std::path::is_separator)
+}
+
+/// Whether a folder has towers of a class that is known.
+fn has_towers(args: &Args, folder: &Path) -> Result<bool> {
+    let root = if args.reading.mistral_format {
+        convert::config::read_mistral(folder)?
     } else {
-        write(args, &checkpoint, &mut output, plan.file_bytes())?;
-    }
-    if !args.no_verify {
-        // The values were looked at while they were written.
-        gguf::check::verify_file(output.temporary(), false)
-            .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
-    }
-    let tokenizer = if args.tokenizer.no_check_tokenizer {
-        None
-    } else {
-        let written = gguf::File::open(output.temporary())?;
-        Some(check_tokenizer(vocabulary, written.metadata(), args.text.as_deref(), &args.common)?)
+        convert::config::read(folder)?
     };
-    cli::commit_all([output].into_iter().chain(modelfile).collect())?;
-    let seconds = begun.elapsed().as_secs_f64();
-    report(args, folder, &checkpoint, &target, plan.file_bytes(), Some(seconds), tokenizer.as_ref())?;
-    Ok(Exit::Done)
+    Ok(hf::projectors::find(&root).is_some_and(|row| {
+        let there = |tower: &hf::Tower| root.get(tower.path[0]).is_some_and(|part| !part.is_null());
+        row.towers.iter().any(there)
+    }))
+}
+
+/// One of a folder's files.
+struct Conversion {
+    checkpoint: Checkpoint,
+    target: PathBuf,
+    plan: gguf::Plan,
+    projector: bool,
+}
+
+/// A file, and what stands beside it, that only lack their names.
+struct Written {
+    outputs: Vec<Output>,
+    tokenizer: Option<Comparison>,
+    seconds: f64,
+}
+
+impl Conversion {
+    fn open(args: &Args, folder: &Path, projector: bool) -> Result<Conversion> {
+        let mut options = Options { projector, ..options(args, OutType::Auto)? };
+        if projector {
+            options.merge.clear();
+        }
+        let checkpoint = Checkpoint::open(folder, &options)?;
+        let default = checkpoint.file_name();
+        let target = match args.output.as_deref().filter(|path| args.all && is_folder(path)) {
+            Some(folder) => folder.join(default),
+            None if args.all && args.output.is_some() => {
+                return Err(Error::usage("--all writes two files, so -o names a folder")
+                    .help("end its path with / where it is not there yet"));
+            }
+            None => target(args.output.as_deref(), &default),
+        };
+        let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
+        let plan = if args.vocab_only { plan.unpadded() } else { plan };
+        if !args.common.quiet {
+            // What the other file holds is not left out where that is written as well.
+            let notes = checkpoint.notes().iter().filter(|note| !args.all || !note.contains("--mmproj"));
+            notes.for_each(|note| cli::say(&format!("note: {note}")));
+        }
+        Ok(Conversion { checkpoint, target, plan, projector })
+    }
+
+    /// Writes the file but for its name.
+    fn write(&self, args: &Args, folder: &Path, inputs: &[&Path]) -> Result<Written> {
+        let begun = std::time::Instant::now();
+        let Conversion { checkpoint, target, plan, .. } = self;
+        let mut output = Output::create(target, args.force, inputs)?;
+        for task in checkpoint.tasks() {
+            Output::check(&task_target(task, target), args.force, inputs)?;
+        }
+        let modelfile = match self.projector {
+            true => None,
+            false => args.modelfile.create(checkpoint, Some(folder), target, args.force, &args.common)?,
+        };
+        if args.vocab_only {
+            let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
+            written.map_err(|e| Error::io(target, "write", e))?;
+        } else {
+            write(args, checkpoint, &mut output, plan.file_bytes())?;
+        }
+        if !args.no_verify {
+            // The values were looked at while they were written.
+            gguf::check::verify_file(output.temporary(), false)
+                .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
+        }
+        let tokenizer = if args.tokenizer.no_check_tokenizer || self.projector {
+            None
+        } else {
+            let written = gguf::File::open(output.temporary())?;
+            Some(compare_tokenizers(args, folder, written.metadata())?)
+        };
+        let mut outputs = vec![output];
+        for task in checkpoint.tasks() {
+            outputs.push(task_file(args, task, target, inputs)?);
+        }
+        outputs.extend(modelfile);
+        Ok(Written { outputs, tokenizer, seconds: begun.elapsed().as_secs_f64() })
+    }
 }
 
 /// How a folder is converted, where nothing is said of the type of its matrices to this one.
@@ -204,7 +312,7 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     };
     let adapter = AdapterFile::open(folder, &base, &options(args, OutType::F32)?)?;
     if !args.common.quiet {
-        adapter.notes().iter().for_each(|note| eprintln!("note: {note}"));
+        adapter.notes().iter().for_each(|note| cli::say(&format!("note: {note}")));
     }
     let target = target(args.output.as_deref(), adapter.file_name());
     let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
@@ -222,14 +330,36 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     if args.common.wants_document() {
         let weights = adapter.weights();
         let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
-        let files =
-            Files::new(&args.common, !args.dry_run, &read(args, folder)?, &written(args, &target, !args.dry_run))?;
+        let files = Files::new(
+            &args.common,
+            !args.dry_run,
+            &read(args, folder)?,
+            if args.dry_run { &[] } else { std::slice::from_ref(&target) },
+        )?;
         let document = cli::document(SCHEMA, VERSION, &files, result);
         args.common.result(|| Ok(document), || Ok(String::new()))?;
     } else {
-        cli::print(&format!("{}: {}\n", target.display(), cli::bytes(plan.file_bytes())))?;
+        cli::print(&format!("{}: {}\n", gguf::quote::path(&target), cli::bytes(plan.file_bytes())))?;
     }
     Ok(Exit::Done)
+}
+
+/// Where the adapter of a task goes: beside the model.
+fn task_target(task: &TaskAdapter, target: &Path) -> PathBuf {
+    target.with_file_name(task.file_name(&target.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// The adapter of a task, finished but for its name.
+fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -> Result<Output> {
+    let target = task_target(task, target);
+    let plan = gguf::Plan::new(task.metadata(), task.tensors())?;
+    let mut output = Output::create(&target, args.force, inputs)?;
+    write(args, task, &mut output, plan.file_bytes())?;
+    if !args.no_verify {
+        gguf::check::verify_file(output.temporary(), true)
+            .map_err(|e| Error::input("the finished file is not sound").at(&target).caused_by(e))?;
+    }
+    Ok(output)
 }
 
 /// Where the file goes: a folder is given the default name.
@@ -321,12 +451,6 @@ fn read(args: &Args, folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// The files that it wrote.
-fn written(args: &Args, target: &Path, done: bool) -> Vec<PathBuf> {
-    let modelfile = args.modelfile.modelfile.then(|| target.with_file_name("Modelfile"));
-    if done { [target.to_path_buf()].into_iter().chain(modelfile).collect() } else { Vec::new() }
-}
-
 /// Tensors, elements and bytes of a type.
 #[derive(Default)]
 struct Share {
@@ -335,82 +459,113 @@ struct Share {
     bytes: u64,
 }
 
-fn report(
-    args: &Args,
-    folder: &Path,
-    checkpoint: &Checkpoint,
-    target: &Path,
-    bytes: u64,
-    seconds: Option<f64>,
-    tokenizer: Option<&Comparison>,
-) -> Result<()> {
-    let mut types: BTreeMap<&str, Share> = BTreeMap::new();
-    for tensor in checkpoint.tensors() {
-        let share = types.entry(tensor.ty().name()).or_default();
-        share.tensors += 1;
-        share.elements += tensor.elements();
-        share.bytes += tensor.bytes();
+/// Prints what was written, with the comparison of tokenizers and the seconds of each file, or what would be.
+fn print_result(args: &Args, folder: &Path, files: &[Conversion], written: Option<&[Written]>) -> Result<Exit> {
+    let of = |i: usize| written.map(|all| &all[i]);
+    let document = || {
+        let mut all: Vec<_> = files.iter().enumerate().map(|(i, file)| file.json(of(i))).collect();
+        let fields = if args.all { json!({ "files": all }) } else { all.remove(0) };
+        let done = written.is_some();
+        let outputs = if done { files.iter().flat_map(|file| file.outputs(args)).collect() } else { Vec::new() };
+        Ok(cli::document(SCHEMA, VERSION, &Files::new(&args.common, done, &read(args, folder)?, &outputs)?, fields))
+    };
+    let text = || Ok(files.iter().enumerate().map(|(i, file)| file.text(of(i))).collect());
+    args.common.result(document, text)?;
+    Ok(Exit::Done)
+}
+
+impl Conversion {
+    /// The files that are written.
+    fn outputs(&self, args: &Args) -> Vec<PathBuf> {
+        let modelfile = args.modelfile.modelfile && !self.projector;
+        let modelfile = modelfile.then(|| self.target.with_file_name("Modelfile"));
+        let tasks = self.checkpoint.tasks().iter().map(|task| task_target(task, &self.target));
+        [self.target.clone()].into_iter().chain(tasks).chain(modelfile).collect()
     }
-    if args.common.wants_document() {
-        let types: serde_json::Map<String, serde_json::Value> = types
-            .iter()
-            .map(|(name, s)| ((*name).into(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes})))
-            .collect();
+
+    /// Tensors, elements and bytes of each type.
+    fn shares(&self) -> BTreeMap<&str, Share> {
+        let mut types: BTreeMap<&str, Share> = BTreeMap::new();
+        for tensor in self.checkpoint.tensors() {
+            let share = types.entry(tensor.ty().name()).or_default();
+            share.tensors += 1;
+            share.elements += tensor.elements();
+            share.bytes += tensor.bytes();
+        }
+        types
+    }
+
+    fn json(&self, written: Option<&Written>) -> serde_json::Value {
+        let Conversion { checkpoint, target, plan, .. } = self;
+        let share = |(name, s): (&str, Share)| {
+            (name.to_owned(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes}))
+        };
+        let types: serde_json::Map<String, serde_json::Value> = self.shares().into_iter().map(share).collect();
+        let adapters: Vec<_> = checkpoint.tasks().iter().map(|t| gguf::quote::json(task_target(t, target))).collect();
+        let metadata = checkpoint.metadata();
         let mut result = json!({
-            "output": target.to_string_lossy(),
-            "written": seconds.is_some(),
+            "output": gguf::quote::json(target),
+            "written": written.is_some(),
             "architecture": checkpoint.architecture().arch,
-            "name": checkpoint.metadata().str("general.name"),
-            "pre_tokenizer": checkpoint.metadata().str("tokenizer.ggml.pre"),
+            "name": metadata.str("general.name"),
+            "pre_tokenizer": metadata.str("tokenizer.ggml.pre"),
             "tensors": checkpoint.tensors().len(),
-            "bytes": bytes,
+            "bytes": plan.file_bytes(),
             "types": types,
             "notes": checkpoint.notes(),
-            "tokenizer": tokenizer.map(tokenizer_json),
+            "tokenizer": written.and_then(|written| written.tokenizer.as_ref()).map(tokenizer_json),
+            "adapters": adapters,
         });
-        if seconds.is_none() {
-            result["plan"] = checkpoint
-                .tensors()
-                .iter()
-                .map(
-                    |t| json!({"name": t.name(), "shape": t.shape().dims(), "type": t.ty().name(), "bytes": t.bytes()}),
-                )
-                .collect();
+        if self.projector {
+            let kinds = ["clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type"];
+            result["projectors"] = kinds.iter().filter_map(|key| metadata.str(key)).collect();
         }
-        let files = Files::new(
-            &args.common,
-            seconds.is_some(),
-            &read(args, folder)?,
-            &written(args, target, seconds.is_some()),
-        )?;
-        let document = cli::document(SCHEMA, VERSION, &files, result);
-        return args.common.result(|| Ok(document), || Ok(String::new()));
+        if written.is_none() {
+            let tensor = |t: &TensorInfo| json!({"name": t.name(), "shape": t.shape().dims(), "type": t.ty().name(), "bytes": t.bytes()});
+            result["plan"] = checkpoint.tensors().iter().map(tensor).collect();
+        }
+        result
     }
-    let mut table = Table::new(&[
-        ("type", Align::Left),
-        ("tensors", Align::Right),
-        ("elements", Align::Right),
-        ("bytes", Align::Right),
-    ]);
-    for (name, share) in &types {
-        table.row([(*name).to_owned(), cli::count(share.tensors), cli::count(share.elements), cli::bytes(share.bytes)]);
+
+    fn text(&self, written: Option<&Written>) -> String {
+        let Conversion { checkpoint, target, plan, .. } = self;
+        let mut table = Table::new(&[
+            ("type", Align::Left),
+            ("tensors", Align::Right),
+            ("elements", Align::Right),
+            ("bytes", Align::Right),
+        ]);
+        for (name, share) in &self.shares() {
+            table.row([
+                (*name).to_owned(),
+                cli::count(share.tensors),
+                cli::count(share.elements),
+                cli::bytes(share.bytes),
+            ]);
+        }
+        let bytes = cli::bytes(plan.file_bytes());
+        let mut end = match written {
+            Some(Written { seconds, .. }) => format!("{}: {bytes} in {seconds:.1} s\n", gguf::quote::path(target)),
+            None => format!("{}: {bytes} would be written\n", gguf::quote::path(target)),
+        };
+        for task in checkpoint.tasks() {
+            end += &format!("{}: the adapter of {}\n", gguf::quote::path(task_target(task, target)), task.name());
+        }
+        table.render() + &end
     }
-    let end = match seconds {
-        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", target.display(), cli::bytes(bytes)),
-        None => format!("{}: {} would be written\n", target.display(), cli::bytes(bytes)),
-    };
-    cli::print(&(table.render() + &end))
 }
 
 fn list(as_json: bool) -> Result<Exit> {
     if as_json {
-        let rows: Vec<_> =
-            hf::all().map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark})).collect();
+        let rows: Vec<_> = hf::all()
+            .chain(hf::projectors::all())
+            .map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark}))
+            .collect();
         cli::print_json(&json!(rows))?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&[("architecture", Align::Left), ("class", Align::Left), ("", Align::Left)]);
-    for row in hf::all() {
+    for row in hf::all().chain(hf::projectors::all()) {
         for (i, class) in row.names.iter().enumerate() {
             let remark = if i == 0 { row.remark } else { "" };
             table.row([row.arch.to_owned(), (*class).to_owned(), remark.to_owned()]);

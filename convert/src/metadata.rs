@@ -382,6 +382,11 @@ impl General {
         format!("mtp-{}", self.named(encoding, None))
     }
 
+    /// The default name of a projector file, which says nothing of the size.
+    pub fn projector_file_name(&self, encoding: Option<&str>) -> String {
+        format!("mmproj-{}", self.named(encoding, None))
+    }
+
     fn named(&self, encoding: Option<&str>, size: Option<&str>) -> String {
         let dashed = |text: &str| text.trim().replace(' ', "-");
         let name = self.basename.as_ref().or(self.name.as_ref());

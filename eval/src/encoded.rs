@@ -112,12 +112,12 @@ impl<'a> Encoded<'a> {
     ) -> Result<Encoded<'a>> {
         let tensors = source.tensors().to_vec();
         let mut how = vec![How::Kept; tensors.len()];
+        let mut notes = Vec::new();
         match precision {
             Precision::File(file_type) => {
                 // Weights that are quantized already are compared as they are; encoding them again is what was asked.
                 let options = plan::Options { allow_requantize: true, ..plan::Options::default() };
                 let plan = Plan::new(source.metadata(), source.tensors(), file_type, &options, importance)?;
-                let mut notes = Vec::new();
                 let (fell, _) = plan.fallbacks();
                 if fell > 0 {
                     notes.push(format!("{fell} tensors do not fit their type and fall back to another"));
@@ -140,12 +140,16 @@ impl<'a> Encoded<'a> {
                 }
             }
             Precision::Int8 => {
+                notes.push(
+                    "the rounding of the weights alone is measured; bitsandbytes rounds activations to 8 bits as well"
+                        .to_owned(),
+                );
                 for (_, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
                     *how = How::Int8;
                 }
             }
         }
-        Ok(Encoded { source, tensors, how, measured: Mutex::default(), importance, notes: Vec::new() })
+        Ok(Encoded { source, tensors, how, measured: Mutex::default(), importance, notes })
     }
 
     /// The types and importances of a plan that was made already.
@@ -158,15 +162,11 @@ impl<'a> Encoded<'a> {
             importance: None,
             notes: plan.notes.clone(),
         };
-        encoded.follow(plan);
-        encoded
-    }
-
-    fn follow(&mut self, plan: Plan) {
         for planned in plan.tensors.into_iter().filter(Planned::converts) {
-            self.how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);
-            self.tensors[planned.source] = planned.info;
+            encoded.how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);
+            encoded.tensors[planned.source] = planned.info;
         }
+        encoded
     }
 
     /// What a person should know of the precision, a line each.

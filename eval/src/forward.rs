@@ -28,11 +28,13 @@ pub struct Input {
     pub tokens: Vec<u32>,
     /// What the encoder of an encoder-decoder reads; empty for other models.
     pub encoder: Vec<u32>,
+    /// The first token of the second kind, where the model tells two kinds apart; 0: all are of the first.
+    pub second: usize,
 }
 
 impl From<Vec<u32>> for Input {
     fn from(tokens: Vec<u32>) -> Input {
-        Input { tokens, encoder: Vec::new() }
+        Input { tokens, ..Input::default() }
     }
 }
 
@@ -227,10 +229,11 @@ impl<'a> Forward<'a> {
             Some(_) if read.iter().any(|r| r.is_empty()) => {
                 return Err(Error::input(format!("{} needs a text for its encoder", self.model().name())));
             }
-            Some(_) => Some(self.stack(0, &read, None, (&mut done, total))?),
+            Some(_) => Some(self.stack(0, &read, &vec![0; read.len()], None, (&mut done, total))?),
         };
         let last = self.model().plan.stacks.len() - 1;
-        self.stack(last, &tokens, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
+        let seconds: Vec<usize> = inputs.iter().map(|i| i.second).collect();
+        self.stack(last, &tokens, &seconds, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
     }
 
     /// Pushes all sequences through one stack.
@@ -238,6 +241,7 @@ impl<'a> Forward<'a> {
         &self,
         number: usize,
         sequences: &[&[u32]],
+        seconds: &[usize],
         encoded: Option<Encoded<'_>>,
         (done, total): (&mut u64, u64),
     ) -> Result<Vec<Vec<f32>>> {
@@ -245,7 +249,14 @@ impl<'a> Forward<'a> {
         let mut walks = Vec::with_capacity(self.streams.len());
         for (s, stream) in self.streams.iter().enumerate() {
             let encoded = encoded.map(|(states, read)| rows_of(&states[s], read, model.width));
-            walks.push(Walk::new(stream.model, stream.weights, number, sequences, encoded, self.limits.group_tokens)?);
+            walks.push(Walk::new(
+                stream.model,
+                stream.weights,
+                number,
+                (sequences, seconds),
+                encoded,
+                self.limits.group_tokens,
+            )?);
         }
         for turn in model.turns(&model.plan.stacks[number]) {
             for (stream, (walk, trunk)) in self.streams.iter().zip(&mut walks) {
@@ -304,13 +315,13 @@ impl<'a> Walk<'a> {
         model: &'a Model,
         weights: &dyn Weights,
         number: usize,
-        sequences: &[&[u32]],
+        (sequences, seconds): (&[&[u32]], &[usize]),
         encoded: Option<Vec<&'a [f32]>>,
         together: usize,
     ) -> Result<(Walk<'a>, Trunk)> {
         let stack = &model.plan.stacks[number];
         let longest = sequences.iter().map(|s| s.len()).max().unwrap_or(0);
-        let embedded = embed(model, weights, sequences, &vec![0; sequences.len()])?;
+        let embedded = embed(model, weights, sequences, &vec![0; sequences.len()], seconds)?;
         let reads_embeddings =
             |layer: &Layer| layer.steps.iter().flat_map(|s| &s.branches).any(|b| b.reads == Reads::Embeddings);
         let groups = groups(sequences, together);
@@ -321,7 +332,7 @@ impl<'a> Walk<'a> {
             kept: groups.iter().map(|_| Kept::default()).collect(),
             groups,
             tables: model.tables(longest),
-            buckets: relative_bias(weights, stack)?,
+            buckets: first_relative_bias(weights, stack)?,
             embeddings: model.layers(stack).iter().any(reads_embeddings).then(|| copied(&embedded)),
             beside: Beside::new(model, weights, sequences, &embedded)?,
             encoded,
@@ -345,8 +356,15 @@ impl<'a> Walk<'a> {
         self.groups.iter().map(|g| &g.rows)
     }
 
-    /// What a layer may look at for the sequences of a group.
-    fn at<T>(&self, layer: usize, group: usize, act: impl FnOnce(&Site<'_>) -> T) -> T {
+    /// What a layer of these tensors may look at for the sequences of a group.
+    fn at<T>(
+        &self,
+        layer: usize,
+        part: &Part<'_>,
+        group: usize,
+        act: impl FnOnce(&Site<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let own = relative_bias(part, self.stack)?;
         let Group { rows, sequences, spans } = &self.groups[group];
         let width = self.model.width;
         let given = self.beside.as_ref().map(|b| b.of_layer(layer, rows.clone()));
@@ -356,7 +374,7 @@ impl<'a> Walk<'a> {
             ids: &self.ids[rows.clone()],
             spans,
             tables: &self.tables,
-            buckets: self.buckets.as_ref(),
+            buckets: own.as_ref().or(self.buckets.as_ref()),
             encoded: self.encoded.as_ref().map(|e| &e[sequences.clone()]),
             kept: &self.kept[group],
             chosen: None,
@@ -377,7 +395,7 @@ impl<'a> Walk<'a> {
         x: &mut [f32],
         state: Option<&mut [LayerState]>,
     ) -> Result<()> {
-        self.at(layer, group, |site| run(&self.stack.layers[layer], part, site, x, state))?;
+        self.at(layer, part, group, |site| run(&self.stack.layers[layer], part, site, x, state))?;
         check(x, self.stack.prefix, layer)
     }
 
@@ -405,7 +423,7 @@ impl<'a> Walk<'a> {
         x: &mut [f32],
     ) -> Result<usize> {
         let of = &self.stack.layers[layer];
-        let kept = self.at(layer, group, |site| {
+        let kept = self.at(layer, part, group, |site| {
             if of.altup.is_some() {
                 run(of, part, site, x, None)?;
                 return Ok(begun.kept);
@@ -744,7 +762,13 @@ fn check(x: &[f32], prefix: &str, layer: usize) -> Result<()> {
 }
 
 /// Embeddings of all tokens, each sequence beginning at its position.
-fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usize]) -> Result<Vec<f32>> {
+fn embed(
+    model: &Model,
+    weights: &dyn Weights,
+    sequences: &[&[u32]],
+    past: &[usize],
+    seconds: &[usize],
+) -> Result<Vec<f32>> {
     let ends = Part::pick(weights, "", EMBEDDINGS)?;
     let table = ends.need("token_embd.weight")?;
     let width = model.width;
@@ -767,12 +791,12 @@ fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usi
         let mut row = vec![0.0; width];
         for (sequence, past) in sequences.iter().zip(past) {
             for (i, x) in rows.by_ref().take(sequence.len()).enumerate() {
-                let at = past + i;
+                let at = model.ends().first_position + past + i;
                 if at >= positions.rows() || positions.cols() != width {
                     return Err(Error::input(format!(
                         "the model knows {} positions, not {}",
-                        positions.rows(),
-                        at + 1
+                        positions.rows().saturating_sub(model.ends().first_position),
+                        past + i + 1
                     ))
                     .help("choose a smaller context: --ctx"));
                 }
@@ -782,9 +806,16 @@ fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usi
         }
     }
     if let Some(kinds) = ends.get("token_types.weight").filter(|k| k.rows() > 0 && k.cols() == width) {
-        let mut first = vec![0.0; width];
-        kinds.decode(0..1, &mut first)?;
-        x.par_chunks_mut(width).for_each(|x| add(x, &first));
+        let count = kinds.rows().min(2);
+        let mut both = vec![0.0; count * width];
+        kinds.decode(0..count, &mut both)?;
+        let mut rows = x.chunks_mut(width);
+        for (sequence, &second) in sequences.iter().zip(seconds) {
+            for (i, x) in rows.by_ref().take(sequence.len()).enumerate() {
+                let kind = usize::from(second > 0 && i >= second).min(count - 1);
+                add(x, &both[kind * width..(kind + 1) * width]);
+            }
+        }
     }
     if let Some(norm) = &model.ends().embedding_norm {
         ends.norm_in_place(norm, &mut x)?;
@@ -809,16 +840,22 @@ fn last_norm(model: &Model, weights: &dyn Weights, stack: &StackPlan, x: &mut [f
     ends.norm_in_place(norm, x)
 }
 
-/// The biases that all layers of a stack share; the first holds them.
-fn relative_bias(weights: &dyn Weights, stack: &StackPlan) -> Result<Option<Buckets>> {
-    let part = Part::pick(weights, &format!("{}0.", stack.prefix), &["attn_rel_b.weight"])?;
-    let Some(bias) = part.get("attn_rel_b.weight") else { return Ok(None) };
+/// The biases of the first layer, which those without biases of their own share.
+fn first_relative_bias(weights: &dyn Weights, stack: &StackPlan) -> Result<Option<Buckets>> {
+    relative_bias(&Part::pick(weights, &format!("{}0.", stack.prefix), &[RELATIVE_BIAS])?, stack)
+}
+
+/// The biases for distances that a layer has.
+fn relative_bias(part: &Part<'_>, stack: &StackPlan) -> Result<Option<Buckets>> {
+    let Some(bias) = part.get(RELATIVE_BIAS) else { return Ok(None) };
     let causal = !stack.prefix.starts_with("enc.");
     if bias.rows() < 2 {
         return Err(Error::input(format!("tensor {} has no buckets", bias.name())));
     }
     Ok(Some(Buckets::new(bias.to_f32()?, bias.cols(), !causal)))
 }
+
+const RELATIVE_BIAS: &str = "attn_rel_b.weight";
 
 /// The output matrix and what belongs to it.
 pub struct Head<'a> {
@@ -957,7 +994,8 @@ impl<'a> Session<'a> {
         if count == 0 || self.len + count > self.capacity || sequences.iter().any(|s| s.len() != count) {
             return Err(Error::usage(format!("{count} more tokens do not fit {}", self.capacity)));
         }
-        let embeddings = embed(model, self.weights, sequences, &vec![self.len; sequences.len()])?;
+        let embeddings =
+            embed(model, self.weights, sequences, &vec![self.len; sequences.len()], &vec![0; sequences.len()])?;
         let spans: Vec<Span> =
             (0..sequences.len()).map(|s| Span { start: s * count, len: count, past: self.len }).collect();
         let tokens = sequences.concat();

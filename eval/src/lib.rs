@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod collect;
 pub mod compare;
 pub mod divergence;
+pub mod embed;
 pub mod encoded;
 pub mod forward;
 pub mod generate;
@@ -15,7 +16,9 @@ pub mod optimize;
 pub mod parts;
 pub mod perplexity;
 pub mod report;
+pub mod similarity;
 pub mod tensors;
+pub mod towers;
 pub mod weights;
 
 pub use gguf::{Error, Result};

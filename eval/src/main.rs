@@ -19,7 +19,9 @@ use quantize::SimdPath;
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
+  evaluate embed bge-small-en-v1.5 --text questions.txt
   evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
+  evaluate features mmproj-llava-F16.gguf --pixels image.f32 --shape 3,336,336
 
 Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed."
 )]
@@ -40,7 +42,9 @@ enum Command {
     Gather(Box<commands::gather::Args>),
     Generate(commands::generate::Args),
     Logits(commands::logits::Args),
+    Embed(commands::embed::Args),
     Optimize(Box<commands::optimize::Args>),
+    Features(commands::features::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,7 +61,9 @@ fn main() -> ExitCode {
             Command::Gather(args) => commands::gather::run(args, &common),
             Command::Generate(args) => commands::generate::run(args, &common),
             Command::Logits(args) => commands::logits::run(args, &common),
+            Command::Embed(args) => commands::embed::run(args, &common),
             Command::Optimize(args) => commands::optimize::run(args, &common),
+            Command::Features(args) => commands::features::run(args, &common),
         }
     })
 }

@@ -49,6 +49,9 @@ impl Chunks {
         most: Option<usize>,
         protocol: Protocol,
     ) -> Result<Chunks> {
+        if most == Some(0) {
+            return Err(Error::usage("no chunk was asked for").help("give a number of at least 1, or none for all"));
+        }
         let (len, apart) = match protocol {
             Protocol::Strided(stride) => (context + stride / 2, stride),
             _ => (context, context),
@@ -88,8 +91,8 @@ impl Chunks {
     /// # Panics
     /// Chunks that there are not.
     pub fn only(mut self, chunks: Range<usize>) -> Chunks {
-        self.inputs = self.inputs[chunks.clone()].to_vec();
         self.first += chunks.start;
+        self.inputs = self.inputs.drain(chunks).collect();
         self
     }
 

@@ -57,6 +57,7 @@ pub mod keys;
 pub mod map;
 pub mod memory;
 pub mod modelfile;
+pub mod projector;
 pub mod quote;
 pub mod read;
 pub mod source;

@@ -305,6 +305,16 @@ impl fmt::Display for FileType {
     }
 }
 
+/// The `general.file_type` that llama.cpp's loader names after the most frequent type of a tensor; `None` for types it
+/// names no file after.
+pub(crate) fn guessed(most: TensorType) -> Option<u32> {
+    match most {
+        // No recipe makes such files.
+        NVFP4 => Some(39),
+        ty => ty.name().parse::<&FileType>().ok().map(|row| row.id),
+    }
+}
+
 impl FromStr for &'static FileType {
     type Err = Error;
 
@@ -389,6 +399,12 @@ impl Model {
             heads_per_kv: heads.checked_div(heads_kv).unwrap_or(0),
             seventy_b: false,
         }
+    }
+
+    /// Whether a type of file asks of this tensor how many query heads share a key head.
+    pub fn asks_shared_heads(file_type: &FileType, name: &str) -> bool {
+        let asks = |rule: &Rule| rule.1.iter().any(|when| matches!(when, SharedHeads | SharedHeadsOrExperts));
+        file_type.rules.iter().any(|rule| rule.0 == Role::of(name) && asks(rule))
     }
 
     /// Whether a tensor of this name and shape is ever quantized.

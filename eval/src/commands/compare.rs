@@ -9,43 +9,56 @@ use std::time::Instant;
 use eval::baseline::{Identity, SavedBase, Saver, fingerprint, sha256};
 use eval::compare::{Baseline, Comparison, compare};
 use eval::divergence::Position;
+use eval::embed::{self, Pool};
 use eval::encoded::{Encoded, Precision};
 use eval::forward::Stream;
 use eval::kld::KldFile;
 use eval::model::Model;
 use eval::parts::{Gathered, Numbers, share};
 use eval::perplexity::{Chunks, Plan, Protocol};
-use eval::report::gate::{self, Limit, Measure, Verdict, parse_share};
-use eval::report::{self, Compared, Facts, Report};
+use eval::report::gate::{self, Limit, Measure, Verdict, parse_part, parse_share};
+use eval::report::{self, Compared, Facts};
 use eval::tensors::{TensorError, counterpart};
 use eval::weights::{Stored, Weights};
-use gguf::cli::{Common, Exit, Output, parse_bytes, print, print_json, say};
+use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, print_json, say};
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
 use quantize::parts::Part;
 use serde_json::{Value, json};
 
 use super::parts::{self, PartArgs};
+use super::similarity;
 use super::{Opened, ProgressBar, name_of, open_importance, read_text};
 
 /// What is compared where neither models nor types are named.
 const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
 
+/// Tokens of a chunk where nothing else is said.
+const CONTEXT: usize = 512;
+
+/// What may be limited of a model that predicts tokens.
+const TOKEN_MEASURES: &[Measure] = &[Measure::PplIncrease, Measure::Kld, Measure::SameTop];
+
 /// Fewer scored positions than this say nothing with any confidence.
 const LEAST_POSITIONS: usize = 100;
 
 /// Measure how far models, or types encoded in memory, are from a base on a text
+///
+/// Of embedding models the text has a line for each text (or is JSON lines, as `evaluate embed` takes them), and vectors are
+/// compared: cosine to the base's, rank correlation of all pairwise similarities, overlap of the ten nearest. Of rerankers
+/// and classifiers, scores are.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate compare tiny-llama --text sample.txt
   evaluate compare tiny-llama --types q8_0,q4_k_m,nf4 --text sample.txt --html report.html
   evaluate compare tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt --json
+  evaluate compare bge-small-en-v1.5 --types q8_0,q4_k_m --text questions.txt --min-cosine 0.99 --min-overlap 90%
   evaluate compare tiny-llama --types q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
 
 Exit codes: 0 done and within the limits, 1 beyond a limit, 2 wrong usage, 3 bad input, 4 the system failed.")]
 pub struct Args {
     /// The base: a GGUF file or a checkpoint folder
     #[arg(value_name = "BASE")]
-    base: PathBuf,
+    pub base: PathBuf,
 
     /// Models to compare with it
     #[arg(value_name = "MODEL")]
@@ -58,15 +71,23 @@ pub struct Args {
 
     /// The text, UTF-8
     #[arg(long, short = 'f', value_name = "FILE")]
-    text: PathBuf,
+    pub text: PathBuf,
 
-    /// Tokens of a chunk
-    #[arg(long, short, default_value_t = 512, value_name = "N")]
-    ctx: usize,
+    /// Tokens of a chunk [default: 512]; of an embedding model's texts at most [default: what it was made for]
+    #[arg(long, short, value_name = "N")]
+    pub ctx: Option<usize>,
 
     /// At most so many chunks
-    #[arg(long, value_name = "N")]
-    chunks: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub chunks: Option<usize>,
+
+    /// What stands in front of every text of an embedding model, such as 'query: '
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub prefix: String,
+
+    /// Compare vectors that states are pooled to in this way, whatever the model says
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub pooling: Option<Pool>,
 
     /// An importance matrix for the types that are encoded
     #[arg(long, value_name = "FILE")]
@@ -74,18 +95,18 @@ pub struct Args {
 
     /// Save the base's final hidden states, to compare with later without running it
     #[arg(long, value_name = "FILE")]
-    save_base: Option<PathBuf>,
+    pub save_base: Option<PathBuf>,
 
     /// Take the base's predictions from a saved base, or from a .kld file of llama-perplexity
     #[arg(long, value_name = "FILE", conflicts_with = "save_base")]
-    base_from: Option<PathBuf>,
+    pub base_from: Option<PathBuf>,
 
     /// Memory for hidden states and what a layer makes of them
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
-    max_memory: u64,
+    pub max_memory: u64,
 
     #[command(flatten)]
-    part: PartArgs,
+    pub part: PartArgs,
 
     /// Divide the types and models among the parts, rather than the text
     #[arg(long, requires = "part", help_heading = "Several machines")]
@@ -96,7 +117,7 @@ pub struct Args {
     output: Option<PathBuf>,
 
     #[command(flatten)]
-    show: Show,
+    pub show: Show,
 }
 
 /// How a comparison is shown and judged.
@@ -131,16 +152,28 @@ pub struct Show {
     max_ppl_increase: Option<f64>,
 
     /// The largest mean KL divergence, in nats
-    #[arg(long, value_name = "NATS", help_heading = "Gate")]
+    #[arg(long, value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
     max_kld: Option<f64>,
 
     /// The least share of positions with the same top token, such as 95%
-    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    #[arg(long, value_parser = parse_part, value_name = "SHARE", help_heading = "Gate")]
     min_same_top: Option<f64>,
+
+    /// The least mean cosine of an embedding model's vectors to the base's, such as 0.99
+    #[arg(long, value_parser = parse_share, value_name = "COSINE", help_heading = "Gate")]
+    min_cosine: Option<f64>,
+
+    /// The least rank correlation of pairwise similarities, or of a reranker's scores
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    min_rank_correlation: Option<f64>,
+
+    /// The least share of the ten nearest, or of a reranker's ten best, that are so under the base, such as 90%
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    min_overlap: Option<f64>,
 
     /// Ask that a limit holds with this certainty, such as 95%, given the errors of measurement
     #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
-    confidence: Option<f64>,
+    pub confidence: Option<f64>,
 }
 
 impl Show {
@@ -156,6 +189,9 @@ impl Show {
             of(Measure::PplIncrease, self.max_ppl_increase),
             of(Measure::Kld, self.max_kld),
             of(Measure::SameTop, self.min_same_top),
+            of(Measure::Cosine, self.min_cosine),
+            of(Measure::RankCorrelation, self.min_rank_correlation),
+            of(Measure::Overlap, self.min_overlap),
         ]
         .into_iter()
         .flatten()
@@ -167,8 +203,9 @@ impl Show {
             [(self.confidence.is_some(), "--confidence"), (self.junit.is_some(), "--junit"), (self.github, "--github")]
         {
             if given && limits.is_empty() {
-                return Err(Error::usage(format!("{option} needs a limit to judge by"))
-                    .help("add --max-ppl-increase, --max-kld or --min-same-top"));
+                return Err(Error::usage(format!("{option} needs a limit to judge by")).help(
+                    "add --max-ppl-increase, --max-kld or --min-same-top; for vectors --min-cosine or --min-overlap",
+                ));
             }
         }
         Ok(limits)
@@ -188,6 +225,11 @@ impl Show {
 }
 
 impl Args {
+    /// Tokens of a chunk.
+    fn context(&self) -> usize {
+        self.ctx.unwrap_or(CONTEXT)
+    }
+
     /// Refuses what only all parts together can give.
     fn check_part(&self, limits: &[Limit]) -> Result<()> {
         let shown = !limits.is_empty() || self.show.csv || self.show.markdown || self.show.files().next().is_some();
@@ -203,13 +245,13 @@ impl Args {
 }
 
 /// One model that is compared.
-struct Candidate<'a> {
-    name: String,
-    bytes: u64,
-    model: &'a Model,
-    weights: Box<dyn Weights + 'a>,
+pub struct Candidate<'a> {
+    pub name: String,
+    pub bytes: u64,
+    pub model: &'a Model,
+    pub weights: Box<dyn Weights + 'a>,
     /// Where the base is encoded in memory.
-    encoded: Option<&'a Encoded<'a>>,
+    pub encoded: Option<&'a Encoded<'a>>,
 }
 
 /// Runs the command.
@@ -237,13 +279,6 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .map(|&precision| Encoded::new(&base.source, precision, importance.as_ref()).map_err(|e| e.at(&args.base)))
         .collect::<Result<Vec<_>>>()?;
 
-    let text = read_text(&args.text)?;
-    let tokens = base.tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
-    let bos = base.tokenizer.bos().filter(|_| base.tokenizer.adds_bos());
-    let chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, Protocol::Halves).map_err(|e| e.at(&args.text))?;
-    let positions = chunks.scored.len() * chunks.inputs.len();
-    args.show.enough(positions).map_err(|e| e.at(&args.text))?;
-
     let mut candidates: Vec<Candidate<'_>> = args
         .models
         .iter()
@@ -264,6 +299,31 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         encoded: Some(e),
     });
     candidates.extend(types);
+
+    if embed::embeds(&base.model) || args.pooling.is_some() {
+        let told: Vec<String> = args
+            .models
+            .iter()
+            .zip(&others)
+            .filter_map(|(path, other)| Some(format!("{}: {}", name_of(path), differences(&base, other)?)))
+            .chain(
+                notes(&encoded, &precisions).into_iter().map(|(note, names)| format!("{}: {note}", names.join(", "))),
+            )
+            .collect();
+        return similarity::run(args, common, &base, &candidates, &limits, &told);
+    }
+    check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
+    if !args.prefix.is_empty() {
+        return Err(Error::usage("--prefix is for embedding models, this one predicts tokens"));
+    }
+
+    let text = read_text(&args.text)?;
+    let tokens = base.tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
+    let bos = base.tokenizer.bos().filter(|_| base.tokenizer.adds_bos());
+    let chunks =
+        Chunks::new(&tokens, bos, args.context(), args.chunks, Protocol::Halves).map_err(|e| e.at(&args.text))?;
+    let positions = chunks.scored.len() * chunks.inputs.len();
+    args.show.enough(positions).map_err(|e| e.at(&args.text))?;
 
     let part = args.part.part.map(|part| begin_part(args, part, &base, &others, &text)).transpose()?;
     let mut chunks = chunks;
@@ -309,7 +369,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             text: args.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             text_sha256: sha256(text.as_bytes()),
             tokens: tokens.len(),
-            context: args.ctx,
+            context: args.context(),
             chunks: all_chunks,
             first_scored: chunks.scored.start,
             positions,
@@ -335,11 +395,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
 
 /// What the parts of a comparison have in common.
 fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &str) -> Result<parts::Run> {
-    let file = |path: &PathBuf| -> Result<Value> {
-        let failed = |e| Error::io(path, "read", e);
-        let (digest, _) = quantize::parts::digest(std::fs::File::open(path).map_err(failed)?).map_err(failed)?;
-        Ok(digest.into())
-    };
+    let file = |path: &PathBuf| -> Result<Value> { Ok(quantize::parts::file_digest(path)?.0.into()) };
     let models: Vec<String> =
         others.iter().map(|o| quantize::parts::source_digest(&o.source)).collect::<Result<_>>()?;
     let names: Vec<String> = args.models.iter().map(|path| name_of(path)).collect();
@@ -355,7 +411,7 @@ fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &
             ("set of types", json!(types)),
             ("importance matrix", args.imatrix.as_ref().map(file).transpose()?.into()),
             ("saved base", args.base_from.as_ref().map(file).transpose()?.into()),
-            ("context (--ctx)", json!(args.ctx)),
+            ("context (--ctx)", json!(args.context())),
             ("number of chunks (--chunks)", json!(args.chunks)),
         ],
     )
@@ -459,6 +515,7 @@ fn of_parts(parts: &Gathered) -> Result<(Facts, Comparison)> {
 /// Shows and judges a comparison that was made in parts.
 pub fn gather(parts: &Gathered, args: &Show, common: &Common) -> Result<Exit> {
     let limits = args.limits()?;
+    check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
     let inputs: Vec<&Path> = parts.paths.iter().map(PathBuf::as_path).collect();
     let (facts, found) = of_parts(parts)?;
     args.enough(facts.protocol.positions).map_err(|e| e.at(&parts.paths[0]))?;
@@ -485,8 +542,16 @@ fn show(
         ));
     }
     let report = facts.report(found);
-    let verdicts = gate::judge(&report, limits, args.confidence);
-    publish(args, common, &report, &verdicts, inputs)
+    let verdicts = gate::judge(&report.models, limits, args.confidence);
+    let forms = Forms {
+        json: &|| report.json(),
+        csv: &|| report::csv(&report),
+        markdown: &|| report::markdown(&report),
+        terminal: &|| report::terminal(&report),
+        html: &|| report::html(&report),
+        junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
+    };
+    publish(args, common, &forms, &verdicts, inputs)
 }
 
 /// What a person should know of the precisions: each note once, with the names it is about.
@@ -639,18 +704,34 @@ fn value_text(value: &gguf::Value) -> String {
     }
 }
 
+/// A report in each form, made when it is asked for.
+pub struct Forms<'a> {
+    pub json: &'a dyn Fn() -> Value,
+    pub csv: &'a dyn Fn() -> String,
+    pub markdown: &'a dyn Fn() -> String,
+    pub terminal: &'a dyn Fn() -> String,
+    pub html: &'a dyn Fn() -> String,
+    pub junit: &'a dyn Fn() -> String,
+}
+
 /// Prints the result, writes the files, says what the gate says.
-fn publish(args: &Show, common: &Common, report: &Report, verdicts: &[Verdict], inputs: &[&Path]) -> Result<Exit> {
-    for (path, text) in [(&args.html, report::html(report)), (&args.junit, gate::junit(report, verdicts))] {
+pub fn publish(
+    args: &Show,
+    common: &Common,
+    forms: &Forms<'_>,
+    verdicts: &[Verdict],
+    inputs: &[&Path],
+) -> Result<Exit> {
+    for (path, text) in [(&args.html, forms.html), (&args.junit, forms.junit)] {
         if let Some(path) = path {
             let mut out = Output::create(path, args.force, inputs)?;
-            out.write_all(text.as_bytes()).map_err(|e| Error::io(path, "write", e))?;
+            out.write_all(text().as_bytes()).map_err(|e| Error::io(path, "write", e))?;
             out.commit()?;
         }
     }
     match (common.json, args.csv, args.markdown) {
         (true, ..) => {
-            let mut json = report.json();
+            let mut json = (forms.json)();
             if !verdicts.is_empty() {
                 json["gate"] = verdicts
                     .iter()
@@ -659,9 +740,9 @@ fn publish(args: &Show, common: &Common, report: &Report, verdicts: &[Verdict], 
             }
             print_json(&json)?;
         }
-        (_, true, _) => print(&report::csv(report))?,
-        (.., true) => print(&report::markdown(report))?,
-        _ => print(&report::terminal(report))?,
+        (_, true, _) => print(&(forms.csv)())?,
+        (.., true) => print(&(forms.markdown)())?,
+        _ => print(&(forms.terminal)())?,
     }
     if args.github {
         eprint!("{}", gate::github(verdicts));
@@ -673,6 +754,13 @@ fn publish(args: &Show, common: &Common, report: &Report, verdicts: &[Verdict], 
     Ok(if broken.is_empty() { Exit::Done } else { Exit::No })
 }
 
-fn bytes_of(tensors: &[TensorInfo]) -> u64 {
+/// Refuses limits of what is not measured.
+pub fn check_measures(limits: &[Limit], known: &[Measure], of: &str) -> Result<()> {
+    let Some(other) = limits.iter().find(|l| !known.contains(&l.measure)) else { return Ok(()) };
+    let names: Vec<String> = known.iter().map(|m| format!("--{}", m.option())).collect();
+    Err(Error::usage(format!("--{} says nothing of {of}", other.measure.option())).help(names.join(", ")))
+}
+
+pub fn bytes_of(tensors: &[TensorInfo]) -> u64 {
     tensors.iter().map(TensorInfo::bytes).sum()
 }

@@ -10,7 +10,7 @@ use eval::forward::Forward;
 use eval::parts::{Gathered, Numbers};
 use eval::perplexity::{Chunks, Plan, Protocol};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, count, parse_bytes, print, print_json, say};
+use gguf::cli::{Common, Exit, Output, count, parse_bytes, parse_count, print, print_json, say};
 use gguf::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -58,7 +58,7 @@ pub struct Args {
     ctx: usize,
 
     /// At most so many chunks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
 
     /// Collect for the output matrix too

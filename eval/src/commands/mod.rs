@@ -1,6 +1,8 @@
 //! The program's commands: options, work, report.
 
 pub mod compare;
+pub mod embed;
+pub mod features;
 pub mod gather;
 pub mod generate;
 pub mod imatrix;
@@ -8,11 +10,15 @@ pub mod logits;
 pub mod optimize;
 pub mod parts;
 pub mod perplexity;
+pub mod similarity;
 pub mod tensors;
+pub mod texts;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use convert::Checkpoint;
+use convert::modules::Behind;
 use convert::tokenizer::Tokenizer;
 use eval::model::Model;
 use eval::weights::Stored;
@@ -21,11 +27,25 @@ use gguf::{Error, Result, Source};
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
 
+/// The files that an output must not replace: those of the model (every file of a folder), and others that were named.
+pub fn files_of(model: &Path, others: &[&Path]) -> Vec<PathBuf> {
+    let mut files = gguf::split::files(model);
+    if let Ok(entries) = std::fs::read_dir(model) {
+        files.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    files.extend(others.iter().map(|other| other.to_path_buf()));
+    files
+}
+
 /// A model that was opened, whatever it is stored as.
 pub struct Opened {
     pub source: Box<dyn Source + Send>,
     pub model: Model,
     pub tokenizer: Tokenizer,
+    /// What a folder does with hidden states; a file has it in its tensors.
+    pub behind: Behind,
+    /// Where llama.cpp computes something else than the model's own code.
+    pub departures: Vec<String>,
 }
 
 impl Opened {
@@ -34,8 +54,35 @@ impl Opened {
     /// # Errors
     /// A model that is not there, cannot be read, or that the evaluator cannot run.
     pub fn open(path: &Path, common: &Common) -> Result<Opened> {
+        Opened::with(path, common, &convert::Options { exact: true, ..convert::Options::default() })
+    }
+
+    /// The same for predicting tokens: a reranker of a folder keeps its whole output matrix.
+    pub fn for_tokens(path: &Path, common: &Common) -> Result<Opened> {
+        Opened::with(path, common, &convert::Options { exact: true, whole_head: true, ..convert::Options::default() })
+    }
+
+    /// The same for work on token ids alone: any pre-tokenizer will do.
+    pub fn for_ids(path: &Path, common: &Common) -> Result<Opened> {
+        Opened::with(path, common, &convert::Options { any_pre: true, exact: true, ..convert::Options::default() })
+    }
+
+    /// Says where llama.cpp computes something else.
+    pub fn say_departures(&self, bar: &ProgressBar) {
+        for departure in &self.departures {
+            bar.say(&format!("note: llama.cpp computes something else from this model: {departure}"));
+        }
+    }
+
+    fn with(path: &Path, common: &Common, options: &convert::Options) -> Result<Opened> {
         let path = &convert::location::find(path, common)?;
-        let source = convert::open(path, &convert::Options { exact: true, ..convert::Options::default() })?;
+        let (source, folder): (Box<dyn Source + Send>, _) = if path.is_dir() {
+            let checkpoint = Checkpoint::open(path, options)?;
+            let known = (checkpoint.behind()?, checkpoint.departures().to_vec());
+            (Box::new(checkpoint), Some(known))
+        } else {
+            (convert::open(path, options)?, None)
+        };
         let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;
         if tokenizer.vocab_size() > model.vocabulary {
@@ -46,9 +93,16 @@ impl Opened {
             ))
             .at(path));
         }
-        Ok(Opened { source, model, tokenizer })
+        let (behind, departures) = folder.unwrap_or_else(|| {
+            let own = (model.plan.arch.departs)(&model.dims).map(str::to_owned);
+            (Behind::default(), own.into_iter().collect())
+        });
+        Ok(Opened { source, model, tokenizer, behind, departures })
     }
 }
+
+/// The most bytes of a text: years of work for any model, and what a device that never ends may cost.
+const LARGEST_TEXT: u64 = 1 << 30;
 
 /// The name of a model: of its folder, or of its file without the ending.
 pub fn name_of(path: &Path) -> String {
@@ -59,9 +113,7 @@ pub fn name_of(path: &Path) -> String {
 
 /// A text file.
 pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the text", e))?;
-    String::from_utf8(bytes)
-        .map_err(|e| Error::input("the text is not UTF-8").at(path).at_offset(e.utf8_error().valid_up_to() as u64))
+    convert::json::read_text(path, LARGEST_TEXT)
 }
 
 /// An importance matrix with the name of its file.

@@ -14,11 +14,11 @@ use gguf::cli::{Common, Exit, Output, count, parse_bytes, print, print_json};
 use gguf::{Error, Result, Source, TensorType, Value};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Settings};
-use quantize::plan::{self, Plan, Written};
+use quantize::plan::{self, Plan, Written, parse_tensor_rule, parse_tensor_type};
 use quantize::recipe::{FileType, Wishes};
 use serde_json::json;
 
-use super::{Opened, ProgressBar, read_text};
+use super::{Opened, ProgressBar, files_of, read_text};
 
 /// Choose better numbers for a type: less loss at the same size, in a file that every reader decodes
 #[derive(Debug, clap::Args)]
@@ -74,15 +74,15 @@ pub struct Args {
     leave_output_tensor: bool,
 
     /// The type of output.weight
-    #[arg(long, value_name = "TYPE", value_parser = tensor_type, help_heading = "Types of tensors")]
+    #[arg(long, value_name = "TYPE", value_parser = parse_tensor_type, help_heading = "Types of tensors")]
     output_tensor_type: Option<TensorType>,
 
     /// The type of the token embedding
-    #[arg(long, value_name = "TYPE", value_parser = tensor_type, help_heading = "Types of tensors")]
+    #[arg(long, value_name = "TYPE", value_parser = parse_tensor_type, help_heading = "Types of tensors")]
     token_embedding_type: Option<TensorType>,
 
     /// The type of tensors whose name matches a regular expression; the first that matches wins
-    #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_rule, help_heading = "Types of tensors")]
+    #[arg(long, value_name = "PATTERN=TYPE", value_parser = parse_tensor_rule, help_heading = "Types of tensors")]
     tensor_type: Vec<(String, TensorType)>,
 
     /// Follow a plan of `quantize`, or write one if the file does not exist
@@ -140,20 +140,6 @@ fn file_type(text: &str) -> Result<&'static FileType, String> {
     text.parse().map_err(|_| "no such type; `quantize --help` lists them".to_owned())
 }
 
-fn tensor_type(text: &str) -> Result<TensorType, String> {
-    match text.parse() {
-        Ok(ty) if quantize::codec(ty).is_some() => Ok(ty),
-        _ => Err(format!("\"{text}\" is no type of tensor such as q8_0")),
-    }
-}
-
-fn tensor_rule(text: &str) -> Result<(String, TensorType), String> {
-    match text.rsplit_once('=') {
-        Some((pattern, ty)) if !pattern.is_empty() => Ok((pattern.to_owned(), tensor_type(ty)?)),
-        _ => Err(format!("\"{text}\" is not of the form PATTERN=TYPE")),
-    }
-}
-
 /// The shortest text that is not warned of.
 const FEW_TOKENS: usize = 16_384;
 /// One chunk of so many is held back, and at most so many.
@@ -167,7 +153,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let opened = Opened::open(&args.model, common)?;
     let plans = plans(args, &opened)?;
     let targets = targets(args, &plans)?;
-    let inputs = [args.model.as_path(), args.calibrate.as_path()];
+    let inputs = files_of(&args.model, &[&args.calibrate]);
+    let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     for target in &targets {
         Output::check(target, args.force, &inputs)?;
     }
@@ -365,10 +352,11 @@ impl One<'_> {
         let outcome = outcome.map_err(|e| e.at(&args.model))?;
         bar.finish();
 
-        let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain).map(|s| s.tensors.len()).sum();
+        let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain_won()).map(|s| s.tensors.len()).sum();
         let mut plan = self.plan.clone();
         self.sign(&mut plan, &job, plain_tensors);
-        let inputs = [args.model.as_path(), args.calibrate.as_path()];
+        let inputs = files_of(&args.model, &[&args.calibrate]);
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         let out = Output::create(self.target, args.force, &inputs)?;
         let out = job.write(&plan, &store, &outcome, out).map_err(|e| e.at(self.target))?;
         gguf::check::verify_file(out.temporary(), true).map_err(|e| {
@@ -424,7 +412,7 @@ impl One<'_> {
         begun: Instant,
     ) -> Result<serde_json::Value> {
         let seconds = begun.elapsed().as_secs_f64();
-        let stayed: Vec<&Stage> = outcome.stages.iter().filter(|s| s.plain).collect();
+        let stayed: Vec<&Stage> = outcome.stages.iter().filter(|s| s.plain_won()).collect();
         let bytes = std::fs::metadata(self.target).map(|m| m.len()).unwrap_or(0);
         if !self.common.json {
             let mut lines = format!(
@@ -434,12 +422,13 @@ impl One<'_> {
                 count(bytes)
             );
             if let Some(verdict) = verdict {
+                let change = match verdict.plain > 0.0 {
+                    true => format!(" ({:+.0} %)", 100.0 * (verdict.chosen / verdict.plain - 1.0)),
+                    false => String::new(),
+                };
                 lines += &format!(
-                    "  on the text held back: {} {:.3e}, plain bytes {:.3e} ({:+.0} %)\n",
-                    verdict.measure,
-                    verdict.chosen,
-                    verdict.plain,
-                    100.0 * (verdict.chosen / verdict.plain - 1.0)
+                    "  on the text held back: {} {:.3e}, plain bytes {:.3e}{change}\n",
+                    verdict.measure, verdict.chosen, verdict.plain
                 );
             }
             if !kept {

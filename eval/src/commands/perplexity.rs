@@ -8,7 +8,7 @@ use eval::divergence::error_over_chunks;
 use eval::parts::{Gathered, Numbers};
 use eval::perplexity::{Chunks, Plan, Protocol, Score, perplexity};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, count, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, count, parse_bytes, parse_count, print, print_json};
 use gguf::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ pub struct Args {
     ctx: usize,
 
     /// At most so many chunks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
 
     /// Which tokens of a chunk are scored
@@ -101,7 +101,7 @@ struct Facts {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::open(&args.model, common)?;
+    let opened = Opened::for_tokens(&args.model, common)?;
     let (model, tokenizer) = (&opened.model, &opened.tokenizer);
     let text = read_text(&args.text)?;
     let tokens = tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;

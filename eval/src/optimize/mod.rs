@@ -125,6 +125,13 @@ pub struct Stage {
     pub plain: bool,
 }
 
+impl Stage {
+    /// Whether plain bytes stayed because they won, not because there was nothing to choose.
+    pub fn plain_won(&self) -> bool {
+        self.plain && self.errors.is_some()
+    }
+}
+
 /// What was chosen outside of the layers, and what became of all stages.
 pub struct Outcome {
     /// Tensors outside of the layers, by their position in the source.

@@ -42,7 +42,7 @@ pub(super) struct Side<'a> {
 impl<'a> Side<'a> {
     fn new(model: &'a Model, weights: &dyn Weights, inputs: &[Input], together: usize) -> Result<Side<'a>> {
         let sequences: Vec<&[u32]> = inputs.iter().map(|i| i.tokens.as_slice()).collect();
-        let (walk, trunk) = Walk::new(model, weights, 0, &sequences, None, together)?;
+        let (walk, trunk) = Walk::new(model, weights, 0, (&sequences, &vec![0; sequences.len()]), None, together)?;
         Ok(Side { walk, trunk, begun: Vec::new() })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! One [`Report`], one function a form. A number that could not be had is `null`, an empty cell or a dash, never 0.
 
+pub mod embedding;
 mod html;
 mod svg;
 mod text;
@@ -160,15 +161,14 @@ impl Report {
 
     /// The models that no other one beats in both size and KL divergence, by position in `models`.
     pub fn pareto_front(&self) -> Vec<usize> {
-        let cost = |m: &Model| (m.bits_per_weight, m.divergence.kld.value);
-        let beaten = |a: &Model| {
-            self.models.iter().any(|b| {
-                let ((ab, ak), (bb, bk)) = (cost(a), cost(b));
-                bb <= ab && bk <= ak && (bb < ab || bk < ak)
-            })
-        };
-        (0..self.models.len()).filter(|&i| !beaten(&self.models[i])).collect()
+        pareto_front(self.models.iter().map(|m| (m.bits_per_weight, m.divergence.kld.value)).collect())
     }
+}
+
+/// Which of these, of a size and a cost each, no other one beats in both.
+fn pareto_front(costs: Vec<(f64, f64)>) -> Vec<usize> {
+    let beats = |a: &(f64, f64), b: &(f64, f64)| a.0 <= b.0 && a.1 <= b.1 && (a.0 < b.0 || a.1 < b.1);
+    (0..costs.len()).filter(|&i| !costs.iter().any(|other| beats(other, &costs[i]))).collect()
 }
 
 #[cfg(test)]

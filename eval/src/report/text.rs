@@ -3,7 +3,7 @@
 use gguf::cli::{Align, Table, bytes};
 
 use super::{Model, Report};
-use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
+use crate::divergence::{DELTA_P_FRACTIONS, Divergence, Estimate, KLD_FRACTIONS};
 
 /// A column of the short table: its head and what it shows of a model.
 type Column = (&'static str, fn(&Model) -> String);
@@ -24,7 +24,7 @@ const COLUMNS: [Column; 10] = [
     ("same top, %", |m| estimate(m.divergence.same_top, 100.0, 2)),
 ];
 
-fn number(value: f64, digits: usize) -> String {
+pub(super) fn number(value: f64, digits: usize) -> String {
     if value.is_finite() { format!("{value:.digits$}") } else { "–".into() }
 }
 
@@ -40,7 +40,7 @@ fn base_ppl(report: &Report) -> String {
     format!("PPL {}{chunks}", estimate(ppl, 1.0, 4))
 }
 
-fn estimate(e: Estimate, unit: f64, digits: usize) -> String {
+pub(super) fn estimate(e: Estimate, unit: f64, digits: usize) -> String {
     match (e.value.is_finite(), e.error.is_finite()) {
         (true, true) => format!("{:.digits$} ± {:.digits$}", e.value * unit, e.error * unit),
         (true, false) => number(e.value * unit, digits),
@@ -96,9 +96,7 @@ pub fn markdown(report: &Report) -> String {
 pub fn csv(report: &Report) -> String {
     let mut heads: Vec<String> =
         ["model", "bytes", "bits_per_weight", "positions", "base_ppl"].map(String::from).into();
-    for name in
-        ["mean_nll", "ppl", "ln_ppl_ratio", "ppl_ratio", "ppl_difference", "kld", "delta_p", "delta_p_rms", "same_top"]
-    {
+    for (name, _) in Divergence::of(&[], &[], 1).estimates() {
         heads.extend([name.to_owned(), format!("{name}_error"), format!("{name}_chunk_error")]);
     }
     heads.extend(KLD_FRACTIONS.map(|f| format!("kld_{}", f.1)));
@@ -113,17 +111,7 @@ pub fn csv(report: &Report) -> String {
             d.positions.to_string(),
             plain(report.base.ppl.value),
         ];
-        for e in [
-            d.mean_nll,
-            d.ppl,
-            d.ln_ppl_ratio,
-            d.ppl_ratio,
-            d.ppl_difference,
-            d.kld,
-            d.delta_p,
-            d.delta_p_rms,
-            d.same_top,
-        ] {
+        for (_, e) in d.estimates() {
             cells.extend([plain(e.value), plain(e.error), plain(e.chunk_error)]);
         }
         cells.extend(d.kld_quantiles.iter().chain(&d.delta_p_quantiles).map(|&v| plain(v)));
@@ -132,11 +120,11 @@ pub fn csv(report: &Report) -> String {
     out
 }
 
-fn plain(value: f64) -> String {
+pub(super) fn plain(value: f64) -> String {
     if value.is_finite() { value.to_string() } else { String::new() }
 }
 
-fn quoted(cell: &str) -> String {
+pub(super) fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
 }
 

@@ -54,6 +54,7 @@ mod known;
 mod layout;
 mod lora;
 mod model;
+mod projector;
 mod scan;
 mod splits;
 mod template;
@@ -106,6 +107,8 @@ pub enum Group {
     Data,
     /// Adapters.
     Lora,
+    /// Files of towers that see or hear.
+    Projector,
 }
 
 impl Group {
@@ -122,6 +125,7 @@ impl Group {
             Group::Tokenizer => "tokenizer",
             Group::Data => "data",
             Group::Lora => "lora",
+            Group::Projector => "projector",
         }
     }
 }
@@ -156,7 +160,7 @@ pub struct Rule {
 
 /// Every rule, group by group.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {
-    const GROUPS: [&[&Rule]; 10] = [
+    const GROUPS: [&[&Rule]; 11] = [
         header::RULES,
         keys::RULES,
         tensors::RULES,
@@ -167,6 +171,7 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> {
         tokenizer::RULES,
         data::RULES,
         lora::RULES,
+        projector::RULES,
     ];
     GROUPS.into_iter().flatten().copied()
 }
@@ -422,6 +427,20 @@ pub fn check_bytes(bytes: Bytes, name: impl AsRef<Path>, options: &Options) -> R
     sink.into_report(&path, Vec::new())
 }
 
+/// The errors of a file that is still to be written: what its keys and tensor infos say, without data and layout.
+///
+/// # Errors
+/// Those of [`crate::Plan::new`].
+pub fn faults(metadata: &crate::Metadata, tensors: &[crate::TensorInfo]) -> Result<Vec<Finding>> {
+    let mut header = Vec::new();
+    let plan = crate::Plan::new(metadata, tensors)?.unpadded();
+    crate::Writer::new(&mut header, plan).map_err(|e| Error::usage("the header cannot be laid out").caused_by(e))?;
+    let options = Options::default();
+    let mut findings = check_bytes(header.into(), "", &options).findings;
+    findings.retain(|f| f.severity == Severity::Error && ![Group::Layout, Group::Splits].contains(&f.rule.group));
+    Ok(findings)
+}
+
 /// The groups that need one file only.
 fn one(mapped: Mapped, options: &Options, sink: &mut Sink<'_>) -> Scan {
     let scan = Scan::run(mapped, sink);
@@ -443,6 +462,7 @@ fn whole(shards: &[Shard], path: Option<&Path>, options: &Options, sink: &mut Si
     hparams::check(&model, sink);
     tokenizer::check(&model, sink);
     lora::check(&model, sink);
+    projector::check(&model, sink);
 }
 
 /// Opens a file that was just written and judges its layout and, with `data`, its values.

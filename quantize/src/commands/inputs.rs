@@ -20,16 +20,23 @@ pub enum Opened {
 }
 
 impl Opened {
-    /// Opens a checkpoint folder or a GGUF file. Packed weights that are not complete by themselves are decoded.
-    pub fn open(path: &Path, reading: &FolderArgs, common: &Common) -> Result<Opened> {
+    /// Opens a checkpoint folder (for its projector file, if that is wanted) or a GGUF file. Packed weights that are not
+    /// complete by themselves are decoded.
+    pub fn open(path: &Path, reading: &FolderArgs, projector: bool, common: &Common) -> Result<Opened> {
         if path.is_dir() {
             let options = reading.options(OutType::Auto, convert::packed::Blocks::Alone, common)?;
+            let options = convert::Options { projector, ..options };
             return Ok(Opened::Folder(Box::new(Checkpoint::open(path, &options)?)));
         }
         if let Some(option) = reading.given() {
             return Err(Error::usage(format!("{option} is about a checkpoint folder, and this is a file"))
                 .at(path)
                 .help("leave it out, or give the folder"));
+        }
+        if projector {
+            return Err(Error::usage("--mmproj is for a checkpoint folder")
+                .at(path)
+                .help("a projector file needs no option"));
         }
         if gguf::split::parse(path).is_some() {
             return Ok(Opened::File(gguf::split::open(path)?));

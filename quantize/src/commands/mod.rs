@@ -18,7 +18,7 @@ use gguf::cli::{Common, Exit, Files, Output, OutputFolder, Progress, commit_all,
 use gguf::{Error, Result, Source, TensorType, Value, quote};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
-use quantize::plan::{self, Importance, Options, Plan, Written};
+use quantize::plan::{self, Importance, Options, Plan, Written, parse_tensor_rule, parse_tensor_type};
 use quantize::recipe::{FileType, Wishes};
 use serde_json::json;
 
@@ -126,15 +126,15 @@ struct ChoiceArgs {
     leave_output_tensor: bool,
 
     /// The type of output.weight
-    #[arg(long, value_name = "TYPE", value_parser = tensor_type)]
+    #[arg(long, value_name = "TYPE", value_parser = parse_tensor_type)]
     output_tensor_type: Option<TensorType>,
 
     /// The type of the token embedding
-    #[arg(long, value_name = "TYPE", value_parser = tensor_type)]
+    #[arg(long, value_name = "TYPE", value_parser = parse_tensor_type)]
     token_embedding_type: Option<TensorType>,
 
     /// The type of tensors whose name matches a regular expression; the first that matches wins
-    #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_rule)]
+    #[arg(long, value_name = "PATTERN=TYPE", value_parser = parse_tensor_rule)]
     tensor_type: Vec<(String, TensorType)>,
 
     /// A file of such PATTERN=TYPE, separated by spaces or line ends
@@ -144,6 +144,10 @@ struct ChoiceArgs {
     /// Refuse a type that does not fit a tensor's rows instead of taking another
     #[arg(long)]
     no_fallback: bool,
+
+    /// Refuse blocks that cannot hold their weights and become zeros, instead of warning of them
+    #[arg(long)]
+    no_degenerate: bool,
 
     /// Write the plan as TOML, or follow it if the file exists
     #[arg(long, value_name = "FILE")]
@@ -173,6 +177,10 @@ struct ImportanceArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The model")]
 struct ModelArgs {
+    /// Of a folder, quantize the projector file (towers that see or hear) instead of the text model's
+    #[arg(long)]
+    mmproj: bool,
+
     /// Layers to leave out
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     prune_layers: Vec<u64>,
@@ -218,19 +226,8 @@ struct RunArgs {
     max_memory: u64,
 }
 
-fn tensor_type(text: &str) -> Result<TensorType, String> {
-    match text.parse() {
-        Ok(ty) if quantize::codec(ty).is_some() => Ok(ty),
-        _ => Err(format!("\"{text}\" is no type of tensor such as q8_0")),
-    }
-}
-
-fn tensor_rule(text: &str) -> Result<(String, TensorType), String> {
-    match text.rsplit_once('=') {
-        Some((pattern, ty)) if !pattern.is_empty() => Ok((pattern.to_owned(), tensor_type(ty)?)),
-        _ => Err(format!("\"{text}\" is not of the form PATTERN=TYPE")),
-    }
-}
+/// The most bytes of a plan or a list of rules: some for each of a million tensors.
+const LARGEST_LIST: u64 = 64 << 20;
 
 /// Does what the arguments say.
 pub fn run(args: Args) -> Result<Exit> {
@@ -335,6 +332,8 @@ impl Args {
             (model.keep_split, "--keep-split"),
             (self.modelfile.modelfile, "--modelfile"),
             (self.parts.part.is_some(), "--part"),
+            (model.mmproj, "--mmproj"),
+            (choice.no_degenerate, "--no-degenerate"),
             (self.run.dry_run, "--dry-run"),
         ];
         all.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
@@ -368,15 +367,15 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     // What is out of date is replaced.
     let force = args.run.force || args.record.if_changed;
     let makes_files = !order.files.is_empty() || args.types.is_empty();
-    let model = makes_files.then(|| Opened::open(input, reading, &args.common)).transpose()?;
+    let model = makes_files.then(|| Opened::open(input, reading, args.model.mmproj, &args.common)).transpose()?;
     if !order.folders.is_empty() && !input.is_dir() {
         return Err(Error::input("is not a checkpoint folder")
             .at(input)
             .help(format!("{} is made from a folder", order.folders[0].name())));
     }
-    let mut plans = match &model {
+    let (mut plans, plan_file) = match &model {
         Some(model) => plans(args, &order, model.source(), input)?,
-        None => Vec::new(),
+        None => (Vec::new(), None),
     };
     if args.run.dry_run {
         let document = || {
@@ -384,6 +383,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
             Ok(document("quantize-1", VERSION, &files, report::dry_run(input, &plans)?))
         };
         args.common.result(document, || report::dry_run_text(&plans))?;
+        plan_file.map_or(Ok(()), Output::commit)?;
         return Ok(Exit::Done);
     }
     let untouched = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
@@ -405,11 +405,13 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     let mut tokenizer = None;
     let mut summary = None;
     if let Some(model) = &model {
-        if let (Opened::Folder(_), false) = (model, args.tokenizer.no_check_tokenizer) {
+        let compares = !args.tokenizer.no_check_tokenizer && !args.model.mmproj;
+        if let (Opened::Folder(_), true) = (model, compares) {
             tokenizer = Some(check_tokenizer(input, &plans[0].metadata, None, &args.common)?);
         }
         summary = Some(write_files(args, model, input, &plans, &targets.files, &untouched)?);
     }
+    plan_file.map_or(Ok(()), Output::commit)?;
     let mut folders = Vec::with_capacity(order.folders.len());
     for (ty, output) in order.folders.iter().zip(&targets.folders) {
         let begun = Instant::now();
@@ -448,6 +450,9 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         fields["tokenizer"] = tokenizer.as_ref().map_or(serde_json::Value::Null, tokenizer_json);
         Ok(document("quantize-1", VERSION, &files, fields))
     };
+    if let Some(files) = done.files.as_ref().filter(|_| !args.common.quiet) {
+        report::warnings(&files.summary).iter().for_each(|line| say(line));
+    }
     args.common.result(document, || done.text())?;
     Ok(Exit::Done)
 }
@@ -485,6 +490,7 @@ fn settings(args: &Args) -> Settings {
         threads: args.run.threads.map_or(Settings::default().threads, usize::from),
         max_memory: args.run.max_memory,
         allow_nonfinite: args.model.allow_nonfinite,
+        no_degenerate: args.choice.no_degenerate,
     }
 }
 
@@ -509,8 +515,8 @@ fn located(args: &Args, wanted: &Path) -> Result<(PathBuf, FolderArgs)> {
     Ok((base, reading))
 }
 
-/// Plans every file.
-fn plans(args: &Args, order: &Order, source: &dyn Source, input: &Path) -> Result<Vec<Plan>> {
+/// Plans every file. A plan that is to be kept has been written, but for its name.
+fn plans(args: &Args, order: &Order, source: &dyn Source, input: &Path) -> Result<(Vec<Plan>, Option<Output>)> {
     let (types, options) = options(args, order)?;
     let importance = args.importance.imatrix.as_deref().map(|path| importance(path, &args.importance)).transpose()?;
     let mut plans = Vec::with_capacity(types.len());
@@ -518,12 +524,14 @@ fn plans(args: &Args, order: &Order, source: &dyn Source, input: &Path) -> Resul
         let plan = Plan::new(source.metadata(), source.tensors(), file_type, &options, importance.as_ref());
         plans.push(plan.map_err(|e| e.at(input))?);
     }
-    if let (Some(path), None) = (&args.choice.plan, &options.fixed) {
-        if args.parts.part.is_some() {
+    // Where it cannot be written there is no use in working; it gets its name when the work has succeeded.
+    let written = match (&args.choice.plan, &options.fixed) {
+        (Some(path), None) if args.parts.part.is_some() => {
             return Err(Error::usage("there is no such plan").at(path).help("write it before, without --part"));
         }
-        report::write_plan(&plans[0], path)?;
-    }
+        (Some(path), None) => Some(report::write_plan(&plans[0], path)?),
+        _ => None,
+    };
     if !args.common.quiet {
         for note in source.notes().iter().chain(plans.iter().flat_map(|p| &p.notes)) {
             say(&format!("note: {note}"));
@@ -536,7 +544,7 @@ fn plans(args: &Args, order: &Order, source: &dyn Source, input: &Path) -> Resul
             ));
         }
     }
-    Ok(plans)
+    Ok((plans, written))
 }
 
 /// Bytes of the tensors that are read.
@@ -617,9 +625,9 @@ fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Option
         tensors.push((Pattern::anywhere("--tensor-type", pattern)?, *ty));
     }
     if let Some(path) = &choice.tensor_type_file {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+        let text = convert::json::read_text(path, LARGEST_LIST)?;
         for rule in text.split_whitespace() {
-            let (pattern, ty) = tensor_rule(rule).map_err(|e| Error::input(e).at(path))?;
+            let (pattern, ty) = parse_tensor_rule(rule).map_err(|e| Error::input(e).at(path))?;
             tensors.push((Pattern::anywhere("--tensor-type-file", &pattern).map_err(|e| e.at(path))?, ty));
         }
     }
@@ -627,13 +635,17 @@ fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Option
     prune.sort_unstable();
     prune.dedup();
     let mut types = order.files.clone();
+    if let Some((_, twice)) = types.iter().enumerate().find(|(i, ty)| types[..*i].iter().any(|t| t.name == ty.name)) {
+        return Err(Error::usage(format!("--type asks twice for the same file, {twice}"))
+            .help("give each type once; Q3_K, Q4_K and Q5_K are the M of their kind"));
+    }
     let mut fixed = None;
     if let Some(path) = choice.plan.as_deref() {
         if types.len() > 1 {
             return Err(Error::usage("a plan is of one type").help("give --type once with --plan"));
         }
         if path.exists() {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+            let text = convert::json::read_text(path, LARGEST_LIST)?;
             let (file_type, tensors) = Written::parse(&text).map_err(|e| e.at(path))?;
             if types.iter().any(|t| *t != file_type) {
                 return Err(Error::usage(format!("the plan is of type {file_type}, not {}", types[0]))

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use gguf::cli::{Common, Exit, Output, Progress, bytes, commit_all, print_json};
+use gguf::cli::{Common, Exit, Output, Progress, bytes, commit_all, print_json, say};
 use gguf::{Error, Result, Source, quote};
 use quantize::parts::{self, Part, Record};
 use quantize::pipeline::{self, Job, Settings};
@@ -101,9 +101,12 @@ impl Run<'_> {
         let total = own.tensors.iter().map(|t| self.source.tensors()[t.source].bytes()).sum();
         let progress = Progress::bytes(self.common.progress, self.common.quiet, "quantizing", total);
         let jobs = vec![Job { plan: own, files: vec![(layout, output)] }];
-        let (outputs, _) = pipeline::run(self.source, jobs, self.settings, |bytes| progress.add(bytes))
+        let (outputs, summary) = pipeline::run(self.source, jobs, self.settings, |bytes| progress.add(bytes))
             .map_err(|e| e.at(self.input))?;
         progress.finish();
+        if !self.common.quiet {
+            super::report::warnings(&summary).iter().for_each(|line| say(line));
+        }
         let Some(mut output) = outputs.into_iter().flatten().next() else {
             return Err(Error::usage("the part has no file").at(target));
         };
@@ -111,18 +114,13 @@ impl Run<'_> {
         if self.verify {
             super::verify(&output, false, false)?;
         }
-        (record.sha256, record.bytes) = digest_of(output.temporary())?;
+        (record.sha256, record.bytes) = parts::file_digest(output.temporary())?;
         let text = serde_json::to_string_pretty(&record).map_err(|e| Error::usage("no record").caused_by(e))?;
         record_file.write_all(format!("{text}\n").as_bytes()).map_err(|e| Error::io(&beside, "write", e))?;
         // The shard gets its name last: where it is, its record is.
         commit_all(vec![output, record_file])?;
         Ok(record)
     }
-}
-
-fn digest_of(path: &Path) -> Result<(String, u64)> {
-    let failed = |e| Error::io(path, "read", e);
-    parts::digest(fs::File::open(path).map_err(failed)?).map_err(failed)
 }
 
 /// The record's file of a shard: `NAME-00001-of-00004.part.json`.
@@ -142,7 +140,7 @@ fn finished(target: &Path, wanted: &Record) -> Result<Option<Record>> {
             .at(target)
             .help("choose an empty folder with -o, or replace it with --force"));
     }
-    let (sha256, bytes) = digest_of(target)?;
+    let (sha256, bytes) = parts::file_digest(target)?;
     if (&sha256, bytes) != (&record.sha256, record.bytes) {
         return Err(Error::input("is not the file that its record describes")
             .at(target)
@@ -289,7 +287,7 @@ impl Model {
                     .at(path)
                     .help(format!("write it with --part {}/{of}", record.part)));
             }
-            let (sha256, bytes) = digest_of(&path)?;
+            let (sha256, bytes) = parts::file_digest(&path)?;
             if (&sha256, bytes) != (&record.sha256, record.bytes) {
                 return Err(Error::input("is not the file that its record describes")
                     .at(path)

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use gguf::cli::{Align, Output, Table, bytes, count};
 use gguf::{Error, Result, TensorType, quote};
-use quantize::pipeline::Summary;
+use quantize::pipeline::{Degenerate, Summary};
 use quantize::plan::Plan;
 use serde_json::{Value, json};
 
@@ -48,6 +48,7 @@ impl Run<'_> {
             "outputs": outputs,
             "source_bytes": self.files.as_ref().map(|done| done.source_bytes),
             "nonfinite_weights": self.files.as_ref().map(|done| done.summary.nonfinite),
+            "degenerate": self.files.as_ref().map(|done| degenerate(&done.summary)),
             "seconds": self.begun.elapsed().as_secs_f64(),
         });
         out.extend(fields.as_object().cloned().unwrap_or_default());
@@ -103,6 +104,23 @@ impl Done<'_> {
         out.push_str(&format!("  {} read in {seconds:.1} s, {}/s\n", bytes(self.source_bytes), bytes(rate as u64)));
         Ok(out)
     }
+}
+
+/// Tensors with blocks that cannot hold their weights.
+fn degenerate(summary: &Summary) -> Vec<Value> {
+    let one = |d: &Degenerate| json!({"tensor": d.tensor, "type": d.ty.name(), "blocks": d.blocks, "of": d.of, "largest": d.largest});
+    summary.degenerate.iter().map(one).collect()
+}
+
+/// What was lost, a line each.
+pub fn warnings(summary: &Summary) -> Vec<String> {
+    const MOST: usize = 20;
+    let lost = &summary.degenerate;
+    let mut lines: Vec<String> = lost.iter().take(MOST).map(|d| format!("warning: {d}")).collect();
+    if lost.len() > MOST {
+        lines.push(format!("warning: {} more tensors have such blocks; --json lists them", lost.len() - MOST));
+    }
+    lines
 }
 
 /// Tensors, weights and bytes of each type in a plan.
@@ -237,9 +255,9 @@ pub fn dry_run_text(plans: &[Plan]) -> Result<String> {
     Ok(out)
 }
 
-/// Writes a plan as TOML.
-pub fn write_plan(plan: &Plan, path: &Path) -> Result<()> {
+/// Writes a plan as TOML, to be given its name.
+pub fn write_plan(plan: &Plan, path: &Path) -> Result<Output> {
     let mut output = Output::create(path, false, &[])?;
     output.write_all(plan.to_toml().as_bytes()).map_err(|e| Error::io(path, "write", e))?;
-    output.commit()
+    Ok(output)
 }

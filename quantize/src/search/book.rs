@@ -328,6 +328,8 @@ impl Book {
         let mut found = [zero; OCTET];
         for table in tables {
             let mut around = *t;
+            // A lane that a round did not help goes no further, whatever its neighbours do.
+            let mut goes_on = zero.eq(zero);
             for _ in 0..ROUNDS {
                 let levels = self.nearest(table, &around, &diagonal, scale);
                 let mut error = [zero; OCTET];
@@ -346,7 +348,8 @@ impl Book {
                     cost = cost + error[i] * (rest + error[i] * F::splat(square[i][i]));
                     moved[i] = rest * F::splat(1.0 / square[i][i]);
                 }
-                let better = cost.lt(best);
+                let better = cost.lt(best) & goes_on;
+                goes_on = better;
                 best = F::select(better, cost, best);
                 for i in 0..OCTET {
                     found[i] = F::select(better, levels[i], found[i]);
@@ -549,7 +552,8 @@ impl BookSteps<'_> {
             };
             for (s, table) in tables[..shifts].iter().enumerate() {
                 let mut around = around;
-                let allowed = match (self.book.other.is_none() || self.book.shift_each, s) {
+                // As far as rounds help the lane, whatever its neighbours do.
+                let mut goes_on = match (self.book.other.is_none() || self.book.shift_each, s) {
                     (true, _) => zero.eq(zero),
                     (false, 0) => down.not(),
                     (false, _) => down,
@@ -573,7 +577,8 @@ impl BookSteps<'_> {
                         gain = gain + change[i] * ((product + change[i] * F::splat(diagonal[i])) - twice);
                         around[i] = scale * old[i] + (gradient[first + i] - product) * F::splat(1.0 / diagonal[i]);
                     }
-                    let better = gain.lt(best) & allowed;
+                    let better = gain.lt(best) & goes_on;
+                    goes_on = better;
                     best = F::select(better, gain, best);
                     for i in 0..OCTET {
                         found[i] = F::select(better, levels[i], found[i]);
