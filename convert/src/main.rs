@@ -609,7 +609,7 @@ impl Conversion {
             None => format!("{}: {bytes} would be written\n", gguf::quote::path(target)),
         };
         for task in checkpoint.tasks() {
-            end += &format!("{}: the adapter of {}\n", gguf::quote::path(&task_target(task, target)), task.name());
+            end += &format!("{}: the adapter of {}\n", gguf::quote::path(task_target(task, target)), task.name());
         }
         Ok((serde_json::Value::Null, table.render() + &end))
     }
