@@ -563,9 +563,10 @@ fn projector_files_of_folders_are_byte_identical() {
         }
         let folder = root.join(format!("{name}/hf/{name}"));
         let types = ["Q8_0", "Q4_K_M", "Q4_0", "Q2_K"];
+        let named = format!("mmproj-{name}-{{ftype}}.gguf");
         let wanted = types.iter().flat_map(|t| ["--type", t]);
         let args = ["--mmproj", "--force", folder.to_str().unwrap()];
-        let output = place.done(args.into_iter().chain(wanted).chain(["-o", "."]));
+        let output = place.done(args.into_iter().chain(wanted).chain(["-o", &named]));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains("note: Q2_K asks how many query heads share a key head"), "{name}: {said}");
         for ty in types {
