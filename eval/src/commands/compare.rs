@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use eval::baseline::{Identity, SavedBase, Saver, fingerprint, sha256};
+use eval::baseline::{Identity, SavedBase, Saver, fingerprint};
 use eval::compare::{Baseline, Comparison, compare};
 use eval::divergence::Position;
 use eval::embed::{self, Pool};
@@ -21,6 +21,7 @@ use eval::report::{self, Compared, Facts};
 use eval::tensors::{TensorError, counterpart};
 use eval::weights::{Stored, Weights};
 use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, print_json, say};
+use gguf::digest::sha256;
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
 use quantize::parts::Part;
 use serde_json::{Value, json};
@@ -395,7 +396,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
 
 /// What the parts of a comparison have in common.
 fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &str) -> Result<parts::Run> {
-    let file = |path: &PathBuf| -> Result<Value> { Ok(quantize::parts::file_digest(path)?.0.into()) };
+    let file = |path: &PathBuf| -> Result<Value> { Ok(gguf::digest::sha256_file(path, |_| ())?.0.into()) };
     let models: Vec<String> =
         others.iter().map(|o| quantize::parts::source_digest(&o.source)).collect::<Result<_>>()?;
     let names: Vec<String> = args.models.iter().map(|path| name_of(path)).collect();
