@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use gguf::arch::HeadFunction;
 use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_range};
 use serde_json::{Map, Value};
 
@@ -12,9 +13,11 @@ use crate::config::{self, Config};
 use crate::hf::{self, Class, Contents, How, Params, Piece, Rule, Target};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
+use crate::modules::{self, Behind, Dense};
 use crate::names::{Fused, Renamed};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
+use crate::tasks::TaskAdapter;
 use crate::tokenizer::VocabKind;
 use crate::transform::{self, Elements, Rows, row_count};
 use crate::{Options, OutType, Part, complete, names, tokenizer};
@@ -51,6 +54,10 @@ pub struct Checkpoint {
     beyond: Vec<(String, gguf::Value)>,
     file_name: String,
     architecture: &'static Class,
+    tasks: Vec<TaskAdapter>,
+    departures: Vec<String>,
+    folder: PathBuf,
+    pooler: Option<(Stored, Option<Stored>)>,
 }
 
 impl Checkpoint {
@@ -70,9 +77,17 @@ impl Checkpoint {
         let mut notes = Vec::new();
         let stored = weights(folder, options, &mut notes)?;
         packed::complete(&mut root, folder, &stored)?;
-        let contents = Contents { folder, tensors: &stored, target: target.as_ref() };
+        let contents = Contents {
+            folder,
+            tensors: &stored,
+            target: target.as_ref(),
+            dense_modules: options.dense_modules,
+            whole_head: options.whole_head,
+        };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
-        let beside = (architecture.beside)(folder)?;
+        let beside = (architecture.beside)(&config, folder)?;
+        let tasks = if options.vocab_only { Vec::new() } else { tasks(architecture, &config, &stored, &mut notes)? };
+        let pooler = architecture.pooler.and_then(|name| pooler(architecture, name, &stored));
         let Text { stored, moved } =
             text_tensors(architecture, &config, stored, &mut notes).map_err(|e| e.at(folder))?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
@@ -90,7 +105,11 @@ impl Checkpoint {
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;
             found.merge(&mut tensors, architecture, &config, *scale)?;
-            notes.push(format!("merged: {} weights changed by {}, times {scale}", found.len(), adapter.display()));
+            notes.push(format!(
+                "merged: {} weights changed by {}, times {scale}",
+                found.len(),
+                gguf::quote::path(adapter)
+            ));
         }
         let request = tokenizer::Request {
             pre: options.pre.clone(),
@@ -141,19 +160,36 @@ impl Checkpoint {
         }
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.late)(&mut params).map_err(|e| e.at(folder))?;
+        let mut departures: Vec<String> = Vec::new();
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
         if !options.vocab_only {
-            let note = complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
-            notes.extend(note);
+            let found = complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
+            notes.extend(found.note);
+            departures.extend(found.departs.into_iter().chain((architecture.departs)(&config)).map(str::to_owned));
+            notes.extend(departures.iter().map(|d| format!("llama.cpp computes something else from this file: {d}")));
         }
         let encoding = (!options.vocab_only).then_some(file_type.name);
         let file_name = match options.part {
             Part::Prediction => general.prediction_file_name(encoding),
             _ => general.file_name(encoding),
         };
+        let folder = folder.to_path_buf();
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
-        Ok(Checkpoint { metadata, infos, rows, notes, packed, beyond, file_name, architecture })
+        Ok(Checkpoint {
+            metadata,
+            infos,
+            rows,
+            notes,
+            packed,
+            beyond,
+            file_name,
+            architecture,
+            tasks,
+            departures,
+            folder,
+            pooler,
+        })
     }
 
     /// The default name of a converted file, by the naming convention of the specification.
@@ -164,6 +200,28 @@ impl Checkpoint {
     /// The row of the table that converts this checkpoint.
     pub fn architecture(&self) -> &'static Class {
         self.architecture
+    }
+
+    /// Where llama.cpp computes something else from the file than the model's own code does; each is a note too.
+    pub fn departures(&self) -> &[String] {
+        &self.departures
+    }
+
+    /// What the folder does with hidden states, whether or not a file of its architecture has a place for it.
+    ///
+    /// # Errors
+    /// Modules that are not known, or whose files are missing or malformed.
+    pub fn behind(&self) -> Result<Behind> {
+        let pooler = self
+            .pooler
+            .as_ref()
+            .map(|(weight, bias)| Dense::of(weight.name(), weight, bias.as_ref(), Some(HeadFunction::Tanh)));
+        Ok(Behind { stages: modules::stages(&self.folder)?, pooler: pooler.transpose()? })
+    }
+
+    /// The adapters of its tasks, which become files of their own.
+    pub fn tasks(&self) -> &[TaskAdapter] {
+        &self.tasks
     }
 }
 
@@ -228,6 +286,32 @@ fn weights(folder: &Path, options: &Options, notes: &mut Vec<String>) -> Result<
     } else {
         safetensors::open_folder_with_notes(folder, notes)
     }
+}
+
+/// The layer of this name, as the class's checkpoints call it.
+fn pooler(class: &Class, name: &str, stored: &[Stored]) -> Option<(Stored, Option<Stored>)> {
+    let prefixes = || class.prefixes.iter().map(|p| p.0).chain([""]);
+    let find = |suffix: &str| {
+        let mut names = prefixes().map(|prefix| format!("{prefix}{name}{suffix}"));
+        names.find_map(|name| stored.iter().find(|t| t.name() == name)).cloned()
+    };
+    Some((find(".weight")?, find(".bias")))
+}
+
+/// The adapters that the folder holds beside the weights.
+fn tasks(
+    class: &'static Class,
+    config: &Config,
+    stored: &[Stored],
+    notes: &mut Vec<String>,
+) -> Result<Vec<TaskAdapter>> {
+    let tasks = (class.tasks)(config, class, stored)?.into_iter().map(|task| TaskAdapter::new(class.arch, task));
+    let tasks: Vec<TaskAdapter> = tasks.collect::<Result<_>>()?;
+    if !tasks.is_empty() {
+        let names: Vec<&str> = tasks.iter().map(TaskAdapter::name).collect();
+        notes.push(format!("adapters of tasks are files of their own, which convert writes: {}", names.join(", ")));
+    }
+    Ok(tasks)
 }
 
 /// The type of a file's matrices.

@@ -14,10 +14,12 @@ pub mod links;
 pub mod lora;
 pub mod metadata;
 pub mod modelfile;
+pub mod modules;
 mod names;
 pub mod packed;
 mod reduce;
 pub mod safetensors;
+pub mod tasks;
 mod titlecase;
 pub mod tokenizer;
 pub mod transform;
@@ -85,6 +87,11 @@ pub struct Options {
     pub mistral_format: bool,
     /// Write no chat template that the community made for models in Mistral's own form.
     pub no_community_template: bool,
+    /// Take the layers behind the pooling of a sentence-transformers folder too, where files of the architecture have a
+    /// place for them.
+    pub dense_modules: bool,
+    /// Keep the whole output matrix of a reranker, of which a file has the rows of its answers alone: for logits.
+    pub whole_head: bool,
     /// The keys alone, without tensors; the folder needs no weights.
     pub vocab_only: bool,
     /// Which part of the checkpoint becomes the file.

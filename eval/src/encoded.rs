@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use convert::packed::Float;
 use convert::packed::bnb::{Code, decode, decode_int8};
+use gguf::arch::Module;
 use gguf::{Error, Result, Source, TensorInfo, TensorType};
 use quantize::bnb::{four_bit, int8, nested::Nested};
-use quantize::plan::{self, Importance, Plan};
+use quantize::plan::{self, Importance, Plan, Planned};
 use quantize::recipe::FileType;
 use rayon::prelude::*;
 
@@ -109,7 +110,7 @@ impl<'a> Encoded<'a> {
         precision: Precision,
         importance: Option<&'a Importance>,
     ) -> Result<Encoded<'a>> {
-        let mut tensors = source.tensors().to_vec();
+        let tensors = source.tensors().to_vec();
         let mut how = vec![How::Kept; tensors.len()];
         let mut notes = Vec::new();
         match precision {
@@ -122,12 +123,7 @@ impl<'a> Encoded<'a> {
                     notes.push(format!("{fell} tensors do not fit their type and fall back to another"));
                 }
                 notes.extend(plan.notes.iter().cloned());
-                for planned in plan.tensors {
-                    if planned.converts() {
-                        how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);
-                        tensors[planned.source] = planned.info;
-                    }
-                }
+                return Ok(Encoded { notes, importance, ..Encoded::planned(source, plan) });
             }
             Precision::FourBit { code, nested } => {
                 for (info, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
@@ -144,12 +140,37 @@ impl<'a> Encoded<'a> {
                 }
             }
             Precision::Int8 => {
+                notes.push(
+                    "the rounding of the weights alone is measured; bitsandbytes rounds activations to 8 bits as well"
+                        .to_owned(),
+                );
                 for (_, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
                     *how = How::Int8;
                 }
             }
         }
         Ok(Encoded { source, tensors, how, measured: Mutex::default(), importance, notes })
+    }
+
+    /// The types and importances of a plan that was made already.
+    pub fn planned(source: &'a dyn Source, plan: Plan) -> Encoded<'a> {
+        let mut encoded = Encoded {
+            source,
+            tensors: source.tensors().to_vec(),
+            how: vec![How::Kept; source.tensors().len()],
+            measured: Mutex::default(),
+            importance: None,
+            notes: plan.notes.clone(),
+        };
+        encoded.follow(plan);
+        encoded
+    }
+
+    fn follow(&mut self, plan: Plan) {
+        for planned in plan.tensors.into_iter().filter(Planned::converts) {
+            self.how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);
+            self.tensors[planned.source] = planned.info;
+        }
     }
 
     /// What a person should know of the precision, a line each.
@@ -353,14 +374,9 @@ fn round_to(float: Option<Float>, values: &mut [f32]) {
     }
 }
 
-/// The matrices that bitsandbytes replaces: linear layers inside the blocks, not routers, embeddings or the head.
+/// The matrices that bitsandbytes replaces: linear layers, not routers, embeddings, experts or the head.
 fn is_linear(info: &TensorInfo) -> bool {
-    const NOT: [&str; 4] = ["norm", "ffn_gate_inp", "attn_rel_b", "ssm_conv1d"];
-    let name = info.name();
-    info.shape().dims().len() == 2
-        && name.contains("blk.")
-        && name.ends_with(".weight")
-        && !NOT.iter().any(|part| name.contains(part))
+    Module::of(info.name(), info.shape().dims().len()) == Module::Linear
 }
 
 fn stored_bytes(info: &TensorInfo, how: &How) -> u64 {
@@ -396,17 +412,5 @@ mod tests {
         let bits = |how: How| 8.0 * stored_bytes(&info, &how) as f64 / info.elements() as f64;
         assert_eq!(bits(How::FourBit { code: Code::Nf4, nested: false }), 4.5);
         assert!((bits(How::FourBit { code: Code::Nf4, nested: true }) - 4.127).abs() < 1e-3);
-    }
-
-    #[test]
-    fn only_linear_layers_are_replaced() {
-        let linear = |name: &str, dims: &[u64]| {
-            is_linear(&TensorInfo::new(name, gguf::Shape::new(dims).unwrap(), TensorType::F32).unwrap())
-        };
-        assert!(linear("blk.0.attn_q.weight", &[64, 64]));
-        assert!(!linear("token_embd.weight", &[64, 64]));
-        assert!(!linear("output.weight", &[64, 64]));
-        assert!(!linear("blk.0.ffn_gate_inp.weight", &[64, 8]));
-        assert!(!linear("blk.0.attn_norm.weight", &[64]));
     }
 }

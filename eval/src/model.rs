@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use gguf::arch::{
-    self, Arch, Attention, Compressed, Dim, Dims, Ends, Flow, Gating, Kind, Latent, Layer, Over, Plan, Residual,
-    Rotary, StackPlan, WindowKind,
+    self, Arch, Attention, Compressed, Dim, Dims, Ends, Flow, Gating, HeadFunction, Indexer, Kind, Latent, Layer, Over,
+    Plan, Pool, Residual, Rotary, StackPlan, WindowKind,
 };
 use gguf::{Error, Metadata, Result, Value};
 
@@ -168,9 +168,17 @@ impl Model {
                 .help("the model can be converted and quantized"));
             }
         }
-        if let Some(missing) = unsupported_whole(&plan) {
-            return Err(Error::input(format!("the model has {missing}, which cannot be evaluated yet"))
-                .help("the model can be converted and quantized"));
+        for (stack, l, layer) in layers(&plan, &dims) {
+            let streams = layer.steps.iter().map(|s| match &s.residual {
+                Residual::Streams(streams) => streams.count > 0,
+                _ => true,
+            });
+            let kinds = layer.steps.iter().flat_map(|s| &s.branches).map(|b| divides(&b.kind));
+            if !streams.chain(kinds).all(|fits| fits) {
+                let at = format!("layer {}{l} has heads, groups or experts of no length, or that", stack.prefix);
+                return Err(Error::input(format!("{at} do not divide into each other"))
+                    .help("`gguf check FILE` says which keys of the file contradict each other"));
+            }
         }
         let shape = match plan.stacks.as_slice() {
             [_, _] => Shape::EncoderDecoder,
@@ -311,13 +319,24 @@ fn layers<'a>(plan: &'a Plan, dims: &'a Dims) -> impl Iterator<Item = (&'a Stack
 }
 
 /// What a checkpoint's configuration says of its layers and the keys of its architecture cannot: windows, weights of
-/// experts that are taken as they are, rotations of halves in place of pairs.
+/// experts that are taken as they are, rotations of halves in place of pairs, where positions begin, what logits are
+/// multiplied with, what stands before a classifier.
 fn plan_beyond<'a>(plan: &mut Plan, get: &dyn Fn(&str) -> Option<&'a Value>) {
     let window = get("attention.sliding_window").and_then(Value::as_u64);
     let pattern = get("attention.sliding_window_pattern").and_then(Value::as_array);
     let windowed: Option<Vec<bool>> = pattern.map(|p| p.iter().map(|v| v.as_bool().unwrap_or(true)).collect());
     let normalize = get("expert_weights_norm").and_then(Value::as_bool);
     let halves = get("rope.interleaved").and_then(Value::as_bool) == Some(false);
+    if let Some(first) = get("position_offset").and_then(Value::as_u64) {
+        plan.ends.first_position = usize::try_from(first).unwrap_or(usize::MAX / 2);
+    }
+    let function = get("classifier.activation").and_then(Value::as_str).and_then(HeadFunction::named);
+    if let (Some(head), Some(function)) = (&mut plan.ends.classifier, function) {
+        head.function = function;
+    }
+    if let Some(scale) = get("logit_scale").and_then(Value::as_f64) {
+        plan.ends.logit_scale = scale as f32;
+    }
     for layers in plan.stacks.iter_mut().map(|s| &mut s.layers) {
         for (l, layer) in layers.iter_mut().enumerate() {
             let slides = windowed.as_ref().is_none_or(|w| w.get(l).copied().unwrap_or(false));
@@ -392,13 +411,43 @@ fn unsupported(kind: &Kind) -> Option<&'static str> {
     }
 }
 
-/// What is around the layers that there is no engine for.
-fn unsupported_whole(plan: &Plan) -> Option<&'static str> {
-    let known = matches!(plan.flow, Flow::Once | Flow::Cycles { .. });
-    if !known {
-        Some("an order of layers that is not known")
-    } else {
-        (plan.ends.first_logit > 0).then_some("logits of a part of the vocabulary")
+/// Whether the sizes of a kind are such that its arithmetic has no empty parts and no remainders.
+fn divides(kind: &Kind) -> bool {
+    let some = |sizes: &[Dim]| sizes.iter().all(|size| *size > 0);
+    let into = |all: Dim, parts: Dim| parts > 0 && all.get().is_multiple_of(parts.get());
+    let heads = |a: &Attention| some(&[a.heads, a.key_len, a.value_len]) && into(a.heads, a.kv_heads);
+    let latent = |l: &Latent| some(&[l.heads, l.kv_rank, l.value_len]) && l.key_len >= l.rot;
+    let index = |n: &Indexer| some(&[n.heads, n.len, n.best]);
+    match kind {
+        Kind::Attention(a) | Kind::Cross(a) => heads(a),
+        Kind::Latent(l) => latent(l),
+        Kind::Sparse(s) => {
+            let (over, all) = match &s.over {
+                Over::Heads(a) => (heads(a), a.heads),
+                Over::Latent(l) => (latent(l), l.heads),
+            };
+            let apart = |n: &Indexer| !matches!(n.pool, Pool::Best { .. }) || into(all, n.heads);
+            over && s.indexer.as_ref().is_none_or(|n| index(n) && apart(n))
+        }
+        Kind::Compressed(c) => {
+            let heads = some(&[c.heads, c.head, c.q_rank, c.out_rank]) && c.head >= c.rot;
+            heads && into(c.heads * c.head, c.groups) && (!c.overlaps() || index(&c.indexer))
+        }
+        Kind::Kda(k) => some(&[k.heads, k.head, k.kernel]),
+        Kind::Lightning(l) => some(&[l.heads, l.head]),
+        Kind::Rwkv6(r) => {
+            some(&[r.head, r.mix_rank])
+                && into(r.input, r.head)
+                && (r.kv_heads == 0 || into(r.input / r.head, r.kv_heads))
+        }
+        Kind::Rwkv7(r) => some(&[r.head]) && into(r.input, r.head),
+        Kind::ChannelMix(c) => some(&[c.input, c.len]),
+        Kind::HeadMamba(m) => some(&[m.sizes.state, m.sizes.kernel, m.step]) && into(m.sizes.inner, m.sizes.rank),
+        Kind::Experts(e) => {
+            let chunks = e.chunks.as_ref().is_none_or(|c| c.len > 0 && into(e.count, c.group));
+            some(&[e.count, e.len, e.inner]) && chunks
+        }
+        _ => true,
     }
 }
 

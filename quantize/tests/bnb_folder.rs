@@ -64,12 +64,8 @@ fn the_layers_are_those_that_transformers_replaces() {
         let config: serde_json::Value =
             serde_json::from_slice(&std::fs::read(input.join("config.json")).unwrap()).unwrap();
         let layers = layers.as_object().unwrap();
-        let rules = Layers::new(config["model_type"].as_str().unwrap(), None);
-        let Ok(rules) = rules else {
-            assert!(layers.is_empty(), "{name}");
-            continue;
-        };
         let tensors = open_folder(&input).unwrap();
+        let rules = Layers::new(config.as_object().unwrap(), &tensors, None).unwrap();
         let chosen: BTreeSet<&str> = tensors
             .iter()
             .filter(|t| !matches!(rules.treatment(t.name(), t.shape()), Treatment::Kept(_)))
@@ -77,12 +73,76 @@ fn the_layers_are_those_that_transformers_replaces() {
             .collect();
         assert_eq!(chosen, layers.keys().map(String::as_str).collect(), "{name}");
 
+        if layers.is_empty() {
+            let out = tempfile::tempdir().unwrap();
+            let options = Options::new(four_bit(Code::Nf4, false));
+            let fault = write(&input, &out.path().join("out"), &options, &|_| {}).unwrap_err();
+            assert!(fault.message().contains("a class of its own"), "{name}: {fault}");
+            continue;
+        }
         let folder = written(&input, &Options::new(four_bit(Code::Nf4, false)));
         let tensors = open_folder(&folder.path().join("out")).unwrap();
         let bytes = |name: String| tensors.iter().find(|t| t.name() == name).unwrap().bytes();
         for (layer, hash) in layers {
             let all = ["", ".absmax", ".quant_state.bitsandbytes__nf4"].map(|s| bytes(format!("{layer}{s}"))).concat();
             assert_eq!(short_sha(&all), *hash, "{name}: {layer}");
+        }
+    }
+}
+
+/// A tensor of a checkpoint of which only names and shapes are known.
+fn stored(shapes: &serde_json::Map<String, serde_json::Value>, folder: &Path) -> Vec<Stored> {
+    let (mut header, mut end) = (serde_json::Map::new(), 0_u64);
+    for (name, shape) in shapes {
+        let bytes: u64 = shape.as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).product();
+        header.insert(
+            name.clone(),
+            serde_json::json!({"dtype": "U8", "shape": shape, "data_offsets": [end, end + bytes]}),
+        );
+        end += bytes;
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header);
+    file.resize(file.len() + end as usize, 0);
+    std::fs::write(folder.join("model.safetensors"), file).unwrap();
+    open_folder(folder).unwrap()
+}
+
+#[test]
+fn the_layers_of_every_class_are_those_that_transformers_replaces() {
+    let golden = fixtures::json("golden/bnb/classes.json");
+    let mut faults = Vec::new();
+    for (name, entry) in golden.as_object().unwrap() {
+        let [replaced, kept] = ["replaced", "kept"].map(|key| entry[key].as_object().unwrap());
+        let all = replaced.clone().into_iter().chain(kept.clone()).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let tensors = stored(&all, folder.path());
+        let rules = Layers::new(entry["config"].as_object().unwrap(), &tensors, None).unwrap();
+        for tensor in &tensors {
+            let treatment = rules.treatment(tensor.name(), tensor.shape());
+            if matches!(treatment, Treatment::Kept(_)) == replaced.contains_key(tensor.name()) {
+                faults.push(format!("{name}: {} {:?} {treatment:?}", tensor.name(), tensor.shape()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn heads_with_a_bias_are_quantized_and_stacks_and_embeddings_are_not() {
+    for name in ["bert-base", "bert-sequence", "llama-tokens"] {
+        for (form, type_name) in [(four_bit(Code::Nf4, false), "nf4"), (Form::Int8 { threshold: 6.0 }, "int8")] {
+            let folder = written(&fixtures::path(&format!("golden/bnb/heads/{name}")), &Options::new(form));
+            let golden = fixtures::json(&format!("golden/bnb/heads/{name}/{type_name}.json"));
+            let expected = golden.as_object().unwrap();
+            let tensors = open_folder(&folder.path().join("out")).unwrap();
+            let names: BTreeSet<&str> = tensors.iter().map(Stored::name).collect();
+            assert_eq!(names, expected.keys().map(String::as_str).collect(), "{name} {type_name}");
+            for tensor in &tensors {
+                let found = serde_json::json!([tensor.dtype().name(), tensor.shape(), short_sha(tensor.bytes())]);
+                assert_eq!(found, expected[tensor.name()], "{name} {type_name}: {}", tensor.name());
+            }
         }
     }
 }

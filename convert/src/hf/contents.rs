@@ -18,6 +18,10 @@ pub struct Contents<'a> {
     pub folder: &'a Path,
     /// Its tensors.
     pub tensors: &'a [Stored],
+    /// Whether the layers behind the pooling are wanted too, where files of the architecture have a place for them.
+    pub dense_modules: bool,
+    /// Whether the output matrix of a reranker is wanted as a whole.
+    pub whole_head: bool,
     /// The model that it drafts for.
     pub target: Option<&'a Target>,
 }

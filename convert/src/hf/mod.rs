@@ -6,6 +6,7 @@
 //! is a named value of its row.
 
 mod contents;
+pub mod modules;
 mod params;
 mod rows;
 
@@ -15,6 +16,7 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
 pub use contents::{Contents, Target};
+pub use modules::Modules;
 pub use params::{Params, SIGMOID, SOFTMAX};
 pub(crate) use params::{switched_window, window};
 
@@ -22,6 +24,7 @@ use crate::Part;
 use crate::config::{self, Config, RAW};
 use crate::names;
 use crate::safetensors::Stored;
+use crate::tasks::Task;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
@@ -78,8 +81,15 @@ pub struct Class {
     /// What the configuration says of the model's arithmetic and the format does not: keys without the architecture's
     /// name, see [`gguf::Source::beyond`].
     pub beyond: fn(&Config) -> Vec<Key>,
+    /// Where llama.cpp computes something else from the file than the model's own code, beyond what
+    /// [`gguf::arch::Arch::departs`] knows of the architecture.
+    pub departs: fn(&Config) -> Option<&'static str>,
+    /// The layer before a classifier, which the file leaves out though the model computes with it.
+    pub pooler: Option<&'static str>,
     /// Tensors of other files of the folder, which come before the model's.
-    pub beside: fn(&Path) -> Result<Vec<Stored>>,
+    pub beside: fn(&Config, &Path) -> Result<Vec<Stored>>,
+    /// Adapters among the tensors, one for each task, which become files of their own.
+    pub tasks: fn(&Config, &'static Class, &[Stored]) -> Result<Vec<Task>>,
     /// Tensors that are made from the configuration.
     pub generated: fn(&Config) -> Result<Outputs>,
     /// Whether the tensor of this name in the file is f32 whatever the rest is, where the general rule is not right.
@@ -98,6 +108,8 @@ pub struct Class {
     pub drop_equal_output: bool,
     /// Whether token embeddings beyond the vocabulary are cut off.
     pub cut_embedding: bool,
+    /// Which modules transformers makes of the weights, where it is not the usual.
+    pub modules: Modules,
     /// What is special, for `--list`.
     pub remark: &'static str,
 }
@@ -124,7 +136,10 @@ pub(crate) const BASE: Class = Class {
     keys: Params::common,
     late: |_| Ok(()),
     beyond: |_| Vec::new(),
-    beside: |_| Ok(Vec::new()),
+    departs: |_| None,
+    pooler: None,
+    beside: |_, _| Ok(Vec::new()),
+    tasks: |_, _, _| Ok(Vec::new()),
     generated: |_| Ok(Vec::new()),
     in_f32: |_, _| None,
     leading: &[],
@@ -134,6 +149,7 @@ pub(crate) const BASE: Class = Class {
     drop_zero_biases: false,
     drop_equal_output: false,
     cut_embedding: false,
+    modules: Modules::USUAL,
     remark: "",
 };
 

@@ -7,6 +7,7 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
 use super::{Decode, Float, Parts, Scales, expect, lazy, matrix, misfit};
+use crate::hf::modules::{self, Part};
 use crate::safetensors::{Dtype, Stored};
 use crate::transform::{self, Elements, Rows};
 
@@ -186,19 +187,19 @@ impl QuantState {
     }
 }
 
-/// Model types whose linear layers are `Conv1D`, stored input-major: bitsandbytes keeps them the other way round.
-pub const INPUT_MAJOR: &[&str] = &["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
-
 /// Takes NF4, FP4 and INT8 weights out of a checkpoint.
 pub(super) fn open(parts: &mut Parts<'_>) -> Result<()> {
-    let model_type = parts.root.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    let input_major = INPUT_MAJOR.contains(&model_type);
-    let turn = |rows: Rows| if input_major { transform::transposed(&rows) } else { Ok(rows) };
+    // What the checkpoint keeps input-major lies the other way round in packed form.
+    let modules = modules::Checkpoint::new(parts.root, &[]);
+    let turn = |name: &str, rows: Rows| match modules.part(name, rows.shape()) {
+        Part::InputMajor => transform::transposed(&rows),
+        _ => Ok(rows),
+    };
     for code in Code::ALL {
         let ending = format!(".{}", QuantState::key(code));
         for weight in parts.ending(&ending) {
             let (rows, form) = four_bit(parts, &weight, &ending)?;
-            parts.replace(&weight, weight.clone(), turn(rows)?);
+            parts.replace(&weight, weight.clone(), turn(&weight, rows)?);
             parts.count(&form);
         }
     }
@@ -215,7 +216,7 @@ pub(super) fn open(parts: &mut Parts<'_>) -> Result<()> {
                 .help("a checkpoint that an early bitsandbytes saved on a GPU: save it again with a current one"));
         }
         let decoder = Int8 { codes: codes.clone(), scales: Scales::new(scales, rows)? };
-        parts.replace(&weight, weight.clone(), turn(lazy(&[rows, cols], Elements::F32, decoder))?);
+        parts.replace(&weight, weight.clone(), turn(&weight, lazy(&[rows, cols], Elements::F32, decoder))?);
         parts.count("INT8");
     }
     Ok(())

@@ -26,6 +26,8 @@ use serde_json::Value;
 
 use gguf::{Metadata, Result};
 
+pub(crate) use folder::truthy;
+
 pub use check::{Report, check_chat_template, check_tokenizer};
 pub use runtime::{Decoder, Id, Tokenizer};
 

@@ -4,7 +4,7 @@
 //! maximum, sum and weighted values are corrected when a greater score appears (FlashAttention). Memory is one block
 //! of scores a thread, whatever the context.
 
-use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, Need, Temperature, WindowKind};
+use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, Need, Projections, Temperature, WindowKind};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
@@ -205,8 +205,14 @@ fn projections(a: &Attention, part: &Part<'_>, x: &[f32], tokens: usize) -> Resu
     let (key, value) = (a.kv_heads.len() * key_len, a.kv_heads.len() * a.value_len.len());
     let (mut q, mut k, mut v) = if part.has("attn_qkv.weight") {
         let all = part.linear_to("attn_qkv", x, tokens, query + key + value)?;
-        let columns = |from: usize, len: usize| columns(&all, query + key + value, from, len);
-        let mut three = [columns(0, query), columns(query, key), columns(query + key, value)];
+        let mut three = if a.projections == Projections::ByHead && a.heads == a.kv_heads {
+            // Query, key and value of a head stand together.
+            let (key, value) = (key_len, a.value_len.len());
+            [(0, key), (key, key), (2 * key, value)].map(|(from, len)| columns(&all, 2 * key + value, from, len))
+        } else {
+            let columns = |from: usize, len: usize| columns(&all, query + key + value, from, len);
+            [columns(0, query), columns(query, key), columns(query + key, value)]
+        };
         for (name, y) in ["attn_q", "attn_k", "attn_v"].iter().zip(&mut three) {
             // A fused weight may go with separate biases.
             if let Some(bias) = part.values(&format!("{name}.bias"))?.filter(|b| !b.is_empty()) {
@@ -264,6 +270,14 @@ fn head_norms(
     let key_len = a.key_len.len();
     if query == HeadNorm::Plain {
         norm::normalize(kind, x, key_len, None, None);
+        return Ok(());
+    }
+    if query == HeadNorm::QueryGain {
+        norm::normalize(kind, x, key_len, None, None);
+        if name == "attn_q_norm" {
+            let gains = part.values_of("attn_q_norm.weight", heads)?;
+            x.chunks_mut(key_len).zip(gains.iter().cycle()).for_each(|(head, gain)| numeric::scale(head, *gain));
+        }
         return Ok(());
     }
     if !part.has(&format!("{name}.weight")) {

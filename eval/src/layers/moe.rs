@@ -142,7 +142,7 @@ impl Stack {
 /// The experts that a table says for a token, with the weights of their scores.
 fn said(experts: &Experts, scores: &[f32], table: &Matrix<'_>, token: usize) -> Result<Vec<(usize, f32)>> {
     let mut row = vec![0.0; table.cols()];
-    table.decode(token..token + 1, &mut row)?;
+    table.decode_numbers(token, &mut row)?;
     let chosen: Vec<usize> = row.iter().map(|&e| e as usize).collect();
     if let Some(expert) = chosen.iter().find(|&&e| e >= scores.len()) {
         return Err(Error::input(format!("tensor {} names the expert {expert} of {}", table.name(), scores.len())));
@@ -263,6 +263,7 @@ mod tests {
             scale: 1.0,
             groups: Dim(1),
             groups_used: Dim(1),
+            group_of_best: false,
             weigh_input: false,
             shared: None,
             shared_gate: false,
@@ -272,7 +273,6 @@ mod tests {
             by_token: None,
             chunks: None,
             may_lack: false,
-            group_of_best: false,
             router: None,
             compression: None,
             extra: Vec::new(),
@@ -304,5 +304,21 @@ mod tests {
         // The single best expert stands in the group whose two best are worse together.
         let chosen = choose(&grouped, &[3.0, -9.0, 2.5, 2.5], None);
         assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn groups_can_be_as_good_as_their_best_expert() {
+        let grouped = Experts { groups: Dim(2), groups_used: Dim(1), group_of_best: true, ..four() };
+        let chosen = choose(&grouped, &[3.0, -9.0, 2.5, 2.5], None);
+        assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn a_table_says_the_experts_and_scores_their_weights() {
+        let table = Matrix::from_f32("table", vec![0.0, 1.0, 3.0, 2.0, 9.0, 0.0], 2);
+        let sigmoid = Experts { gating: Gating::Sigmoid, ..four() };
+        let chosen = said(&sigmoid, &[1.0, 1.0, 0.0, 0.0], &table, 1).unwrap();
+        assert_eq!(chosen, [(3, 0.5), (2, 0.5)]);
+        assert!(said(&sigmoid, &[0.0; 4], &table, 2).unwrap_err().message().contains("names the expert 9 of 4"));
     }
 }

@@ -44,6 +44,57 @@ impl Role {
     }
 }
 
+/// What kind of module a tensor is the weight of: what libraries that replace linear layers ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Module {
+    /// A linear layer.
+    Linear,
+    /// The output embedding.
+    Head,
+    /// A table of which rows are looked up.
+    Embedding,
+    /// A router of experts.
+    Router,
+    /// Experts, stacked.
+    Experts,
+    /// A norm, a bias, a convolution, factors and the like.
+    Other,
+}
+
+/// Parts of a name that give a module away; the first that fits wins. Everything else that is a matrix is a linear layer.
+const MODULES: &[(&str, Module)] = &[
+    ("_norm", Module::Other),
+    ("conv1d", Module::Other),
+    (".conv.weight", Module::Other),
+    ("time_mix_", Module::Other),
+    ("rope_f", Module::Other),
+    ("nextn.embed_tokens", Module::Embedding),
+    ("token_embd", Module::Embedding),
+    ("position_embd", Module::Embedding),
+    ("token_types", Module::Embedding),
+    ("attn_rel_b", Module::Embedding),
+    ("ffn_gate_inp_shexp", Module::Linear),
+    ("ffn_gate_inp", Module::Router),
+    ("ffn_gate_tid2eid", Module::Other),
+    ("exps.", Module::Experts),
+];
+
+impl Module {
+    /// The module of a tensor by its name and number of dimensions (without trailing ones).
+    pub fn of(name: &str, dimensions: usize) -> Module {
+        if name == "output.weight" {
+            return Module::Head;
+        }
+        let (matrix, known) = (dimensions == 2, MODULES.iter().find(|(part, _)| name.contains(part)));
+        match known {
+            _ if !name.ends_with(".weight") => Module::Other,
+            Some((_, module)) if *module != Module::Linear => *module,
+            _ if matrix => Module::Linear,
+            _ => Module::Other,
+        }
+    }
+}
+
 /// Names and parts of names of tensors that are never quantized: small, or too delicate.
 const KEPT_NAMES: &[&str] = &["position_embd.weight", "token_types.weight"];
 #[rustfmt::skip]
@@ -77,6 +128,24 @@ pub fn quantizes(name: &str, dimensions: usize, kept_parts: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modules_follow_names() {
+        let of = |name| Module::of(name, 2);
+        assert_eq!(of("blk.0.attn_q.weight"), Module::Linear);
+        assert_eq!(of("blk.0.ffn_gate_inp_shexp.weight"), Module::Linear);
+        assert_eq!(of("time_embd.weight"), Module::Linear);
+        assert_eq!(of("blk.0.attn_q.scale"), Module::Other);
+        assert_eq!(of("token_embd.weight"), Module::Embedding);
+        assert_eq!(of("token_embd_norm.weight"), Module::Other);
+        assert_eq!(of("output.weight"), Module::Head);
+        assert_eq!(of("blk.0.ffn_gate_inp.weight"), Module::Router);
+        assert_eq!(Module::of("blk.0.ffn_up_exps.weight", 3), Module::Experts);
+        assert_eq!(of("blk.0.ssm_conv1d.weight"), Module::Other);
+        assert_eq!(of("blk.0.shortconv.conv.weight"), Module::Other);
+        assert_eq!(of("blk.0.shortconv.in_proj.weight"), Module::Linear);
+        assert_eq!(Module::of("blk.0.attn_norm.weight", 1), Module::Other);
+    }
 
     #[test]
     fn types_follow_names() {

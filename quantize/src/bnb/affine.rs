@@ -8,6 +8,7 @@
 
 use std::path::Path;
 
+use convert::hf::modules::is_single_expert;
 use convert::packed::Float;
 use convert::safetensors::{self, Dtype, Stored};
 use gguf::cli::OutputFolder;
@@ -18,7 +19,7 @@ use serde_json::{Map, Value, json};
 use super::folder::{
     CHUNK, Report, check_written, copy, copy_other_files, decode, natural_key, read_config, save_config,
 };
-use super::layers::{self, Layers, Treatment, Why};
+use super::layers::{Layers, Treatment, Why};
 use super::shards::{Entry, Shards};
 use super::stayed;
 
@@ -149,15 +150,15 @@ pub fn write_affine(
     }
     let mut config = read_config(input)?;
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    let layers = Layers::new(model_type, options.skip.as_deref())?;
     let mut tensors = safetensors::open_folder(input)?;
     tensors.sort_by_cached_key(|t| natural_key(t.name()));
+    let layers = Layers::new(&config, &tensors, options.skip.as_deref())?;
 
     let (mut jobs, mut kept, mut kept_entries) = (Vec::new(), Vec::new(), Vec::new());
     let (mut entries, mut ignore) = (Vec::new(), Vec::new());
     for stored in &tensors {
         let float = Float::from_safetensors(stored.dtype().name());
-        let expert = layers::is_single_expert(stored.name(), stored.shape());
+        let expert = is_single_expert(stored.name(), stored.shape());
         let treatment = match layers.treatment(stored.name(), stored.shape()) {
             Treatment::Kept(Why::Experts) if expert && options.packed() && options.symmetric => Treatment::Quantized,
             Treatment::Kept(_) if expert => {
@@ -193,7 +194,7 @@ pub fn write_affine(
         }
     }
     if jobs.is_empty() {
-        return Err(Error::input("there is no linear weight to quantize").at(input));
+        return Err(layers.nothing(kept.iter().map(|(_, why)| why)).at(input));
     }
     if options.no_fallback {
         stayed::refuse_fallback(&kept)?;

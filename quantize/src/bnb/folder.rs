@@ -212,7 +212,6 @@ pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(
         return Err(Error::usage(format!("a block length of {block} is none of {BLOCK_LENGTHS:?}")));
     }
     let config = read_config(input)?;
-    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
     let mut skip = options.skip.clone();
     if let Some(skip) = &mut skip
         && config.get("tie_word_embeddings").and_then(Value::as_bool) == Some(true)
@@ -221,15 +220,13 @@ pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(
         // The head is the embedding itself, which stays in its float type.
         skip.push("lm_head".to_owned());
     }
-    let layers = Layers::new(model_type, skip.as_deref())?;
     let mut tensors = safetensors::open_folder(input)?;
     tensors.sort_by_cached_key(|t| natural_key(t.name()));
+    let layers = Layers::new(&config, &tensors, skip.as_deref())?;
 
     let (mut jobs, kept) = sort_out(&tensors, &layers);
     if jobs.is_empty() {
-        return Err(Error::input("there is no linear weight to quantize")
-            .at(input)
-            .help("--modules-to-not-convert may match every layer"));
+        return Err(layers.nothing(kept.iter().map(|(_, why)| why)).at(input));
     }
     if options.no_fallback {
         stayed::refuse_fallback(&kept)?;

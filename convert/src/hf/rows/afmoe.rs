@@ -3,7 +3,7 @@
 use gguf::Result;
 
 use crate::hf::rows::llama::{llama, local_experts, rope_freqs};
-use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, Params, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, Modules, Params, Rule, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -18,6 +18,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     spelling: &[ENDS, ATTENTION, HEAD_NORMS, AFMOE, GATED],
     keys: afmoe,
     generated: rope_freqs,
+    modules: Modules { linear: &["router.gate"], ..Modules::USUAL },
     remark: "Trinity; gated attention, experts with a bias, layers that slide",
     ..BASE
 }];

@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 use serde_json::Value;
 
 use crate::config::{Config, as_u64};
-use crate::hf::{BASE, Class, How, Params, Piece, Rule, Types, r};
+use crate::hf::{BASE, Class, How, Modules, Params, Piece, Rule, Types, r};
 use crate::transform::{Rows, reshaped, transposed};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -20,6 +20,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     spelling: &[DBRX],
     types: Types::NoMatrices,
     keys: dbrx,
+    modules: Modules { linear: &["router.layer"], ..Modules::USUAL },
     remark: "experts in one matrix, taken apart",
     ..BASE
 }];

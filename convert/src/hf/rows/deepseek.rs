@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use crate::config::Config;
 use crate::hf::rows::llama::{head_dim, local_experts};
 use crate::hf::{
-    ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, GATED, How, NORMS, Outputs, PREDICTION, Params, Piece, Rule,
-    Types, r, with_prediction,
+    ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, GATED, How, Modules, NORMS, Outputs, PREDICTION, Params, Piece,
+    Rule, Types, r, with_prediction,
 };
 use crate::tokenizer::{VocabKind, templates};
 use crate::transform::view;
@@ -96,6 +96,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         prediction: Some(BEHIND),
         prepare: with_prediction,
         keys: deepseek32,
+        modules: INDEXER_IN_F32,
         remark: "V3.2; the indexer of sparse attention, layers of prediction kept",
         ..DEEPSEEK2
     },
@@ -124,9 +125,17 @@ pub(super) const DEEPSEEK4_CLASS: Class = Class {
         Ok(())
     },
     keys: deepseek4,
+    modules: Modules {
+        own_class: &["wo_a"],
+        in_f32: &["compressor.wkv", "compressor.wgate", "indexer.weights_proj"],
+        ..Modules::USUAL
+    },
     remark: "V4; experts kept in MXFP4, other tensors in their own type; the layers of prediction are left out",
     ..BASE
 };
+
+/// What the indexer's heads weigh is computed in f32.
+pub(super) const INDEXER_IN_F32: Modules = Modules { in_f32: &["indexer.weights_proj"], ..Modules::USUAL };
 
 /// Latent attention with the layers of prediction left out, from which others are made.
 pub(super) const DEEPSEEK2: Class = Class {

@@ -118,6 +118,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         aliases: &[("num_local_experts", "n_routed_experts"), ("num_experts", "n_routed_experts")],
         vocabulary: VocabKind::GlmMoe,
         spelling: &[deepseek::ENDS, LATENT, INDEXER, NORMS, GATED, EXPERTS, PREDICTION],
+        modules: deepseek::INDEXER_IN_F32,
         drop_further_blocks: false,
         prediction: Some(BEHIND),
         prepare: with_indexer_types,

@@ -3,7 +3,7 @@
 use gguf::{Error, Result};
 
 use crate::config::Config;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r, window};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, Modules, NORMS, Outputs, Params, Piece, Rule, r, window};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, joined, reordered, reshaped};
 
@@ -56,6 +56,10 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         spelling: &[FALCON],
         prefixes: &[("transformer.", "")],
         keys: falcon,
+        modules: Modules {
+            own_class: &["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
+            ..Modules::USUAL
+        },
         remark: "7B and 40B; groups of query, key and value taken apart",
         ..BASE
     },

@@ -17,6 +17,7 @@ mod deepseek;
 mod dots;
 mod draft;
 mod dream;
+mod encoders;
 mod ernie;
 mod exaone;
 mod falcon_h1;
@@ -86,6 +87,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     dots::ROWS,
     draft::ROWS,
     dream::ROWS,
+    encoders::ROWS,
     ernie::ROWS,
     exaone::ROWS,
     falcon_h1::ROWS,
