@@ -166,6 +166,7 @@ fn options(cases: &Map<String, Value>, case: &Map<String, Value>, folder: &Path)
     });
     Options {
         outtype: OutType::BF16,
+        pre: case.get("pre").and_then(Value::as_str).map(str::to_owned),
         part: match () {
             () if has("--dspark") => Part::DSpark,
             () if has("--mtp") => Part::Prediction,
