@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
 use crate::hf::{self, Class, Contents, How, Params, Piece, Rule, Target};
-use crate::lora::Adapter;
+use crate::lora::{self, Adapter};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::modules::{self, Behind, Dense};
 use crate::names::{Fused, Renamed};
@@ -52,7 +52,11 @@ pub struct Checkpoint {
     notes: Vec<String>,
     packed: Option<String>,
     beyond: Vec<(String, gguf::Value)>,
-    file_name: String,
+    general: General,
+    /// What default names call the type; `None` of a file of the vocabulary alone.
+    type_name: Option<&'static str>,
+    part: Part,
+    projector: bool,
     architecture: &'static Class,
     tasks: Vec<TaskAdapter>,
     departures: Vec<String>,
@@ -67,6 +71,12 @@ impl Checkpoint {
     /// A folder that is no checkpoint, files that are missing or malformed, an architecture that is not known,
     /// a tensor that no rule maps or that is missing.
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
+        if lora::is_adapter(folder) {
+            return Err(lora::not_a_model(folder));
+        }
+        if options.projector {
+            return Checkpoint::open_projector(folder, options);
+        }
         let (mut root, config_path) = if options.mistral_format {
             (config::read_mistral(folder)?, folder.join("params.json"))
         } else {
@@ -89,7 +99,7 @@ impl Checkpoint {
         let tasks = if options.vocab_only { Vec::new() } else { tasks(architecture, &config, &stored, &mut notes)? };
         let pooler = architecture.pooler.and_then(|name| pooler(architecture, name, &stored));
         let Text { stored, moved } =
-            text_tensors(architecture, &config, stored, &mut notes).map_err(|e| e.at(folder))?;
+            text_tensors(architecture, &config, &root, stored, &mut notes).map_err(|e| e.at(folder))?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
         let (mut tensors, packing) = if options.vocab_only {
             (Vec::new(), None)
@@ -168,11 +178,7 @@ impl Checkpoint {
             departures.extend(found.departs.into_iter().chain((architecture.departs)(&config)).map(str::to_owned));
             notes.extend(departures.iter().map(|d| format!("llama.cpp computes something else from this file: {d}")));
         }
-        let encoding = (!options.vocab_only).then_some(file_type.name);
-        let file_name = match options.part {
-            Part::Prediction => general.prediction_file_name(encoding),
-            _ => general.file_name(encoding),
-        };
+        let type_name = (!options.vocab_only).then_some(file_type.name);
         let folder = folder.to_path_buf();
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
@@ -183,7 +189,10 @@ impl Checkpoint {
             notes,
             packed,
             beyond,
-            file_name,
+            general,
+            type_name,
+            part: options.part,
+            projector: options.projector,
             architecture,
             tasks,
             departures,
@@ -192,9 +201,111 @@ impl Checkpoint {
         })
     }
 
+    /// Opens a folder for its projector file: the towers, and what stands between them and the text model.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`], a class without towers, and towers without tensors.
+    fn open_projector(folder: &Path, options: &Options) -> Result<Checkpoint> {
+        let (mut root, config_path) = if options.mistral_format {
+            (config::read_mistral(folder)?, folder.join("params.json"))
+        } else {
+            (config::read(folder)?, folder.join("config.json"))
+        };
+        let (architecture, mut config) = hf::projectors::read(&root, folder).map_err(|e| e.at(&config_path))?;
+        let mut notes = Vec::new();
+        let stored = weights(folder, options, &mut notes)?;
+        packed::complete(&mut root, folder, &stored)?;
+        let contents = Contents { folder, tensors: &stored, target: None, dense_modules: false, whole_head: false };
+        (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
+        let beside = (architecture.beside)(&config, folder)?;
+        let own = stored.iter().filter_map(|tensor| {
+            let name = projector_name(architecture, &config, tensor.name())?;
+            Some(tensor.clone().renamed(name))
+        });
+        let stored: Vec<Stored> = beside.into_iter().chain(own).collect();
+        if stored.is_empty() {
+            let towers: Vec<String> = architecture.towers.iter().map(|tower| tower.path.join(".")).collect();
+            return Err(Error::input(format!("no tensor of the folder is of its towers ({})", towers.join(", ")))
+                .at(folder)
+                .help("a projector file would be empty; is the checkpoint that of the text model alone?"));
+        }
+        let (tensors, packing) = unpacked(&root, architecture, &stored, options).map_err(|e| e.at(&config_path))?;
+        let packed = packing.map(|(method, note)| {
+            notes.push(note);
+            method.to_owned()
+        });
+        let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
+        let file_type = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
+        let mut plan = Plan::new(architecture, &config, file_type, None)?;
+        for (name, rows) in (architecture.generated)(&config).map_err(|e| e.at(&config_path))? {
+            plan.push(name, rows, Made { stored: Elements::F32, moved: false })?;
+        }
+        for Tensor { name, rows } in tensors {
+            // Single numbers become vectors of one element.
+            let rows = if rows.shape().is_empty() { transform::reshaped(&rows, vec![1])? } else { rows };
+            plan.add(Tensor { name, rows }, false).map_err(|e| e.at(folder))?;
+        }
+        plan.finish().map_err(|e| e.at(folder))?;
+        notes.append(&mut plan.notes);
+
+        let mut metadata = Metadata::new();
+        metadata.set("general.architecture", architecture.arch);
+        let shapes = plan.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
+        let overrides = Overrides {
+            file: options.metadata.clone(),
+            name: options.model_name.clone(),
+            skip_card: options.skip_model_card,
+        };
+        let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
+        if architecture.general {
+            metadata.set("general.type", "mmproj");
+            general.write(&mut metadata).map_err(|e| e.at(folder))?;
+        }
+        notes.extend_from_slice(general.notes());
+        let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
+        (architecture.keys)(&mut params).map_err(|e| e.at(&config_path))?;
+        if architecture.general {
+            metadata.set("general.quantization_version", 2_u32);
+        }
+        let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
+        notes.extend(complete::check_projector(architecture, &metadata, &infos).map_err(|e| e.at(folder))?);
+        let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
+        let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
+        Ok(Checkpoint {
+            metadata,
+            infos,
+            rows,
+            notes,
+            packed,
+            beyond,
+            general,
+            type_name: Some(file_type.name),
+            part: options.part,
+            projector: options.projector,
+            architecture,
+            tasks: Vec::new(),
+            departures: Vec::new(),
+            folder: folder.to_path_buf(),
+            pooler: None,
+        })
+    }
+
     /// The default name of a converted file, by the naming convention of the specification.
-    pub fn file_name(&self) -> &str {
-        &self.file_name
+    pub fn file_name(&self) -> String {
+        self.named(self.type_name)
+    }
+
+    /// The default name of a file of this type made from the checkpoint.
+    pub fn file_name_of(&self, type_name: &str) -> String {
+        self.named(Some(type_name))
+    }
+
+    fn named(&self, encoding: Option<&str>) -> String {
+        match self.part {
+            _ if self.projector => self.general.projector_file_name(encoding),
+            Part::Prediction => self.general.prediction_file_name(encoding),
+            _ => self.general.file_name(encoding),
+        }
     }
 
     /// The row of the table that converts this checkpoint.
@@ -235,13 +346,7 @@ impl Source for Checkpoint {
     }
 
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        row_range(&self.infos, tensor, &rows)?;
-        let source = &self.rows[tensor];
-        if self.infos[tensor].bytes() == 0 {
-            return Ok(Cow::Borrowed(&[]));
-        }
-        let bytes = source.rows(rows)?;
-        transform::cast(bytes, source.elements(), self.infos[tensor].ty())
+        transform::rows_of(&self.infos, &self.rows, tensor, rows)
     }
 
     fn release(&self, tensor: usize, rows: Range<u64>) {
@@ -338,7 +443,8 @@ impl FileType {
 
 /// `auto` is the first 16-bit type among the matrices, and f16 where there is none.
 fn choose(wanted: OutType, architecture: &Class, tensors: &[Stored]) -> FileType {
-    let chosen = FileType::new(match wanted {
+    let asked = if wanted == OutType::Auto { architecture.unasked.unwrap_or(wanted) } else { wanted };
+    let chosen = FileType::new(match asked {
         OutType::F32 => TensorType::F32,
         OutType::F16 => TensorType::F16,
         OutType::BF16 => TensorType::BF16,
@@ -411,6 +517,7 @@ impl TextNames<'_> {
 fn text_tensors(
     architecture: &'static Class,
     config: &Config,
+    root: &Map<String, Value>,
     stored: Vec<Stored>,
     notes: &mut Vec<String>,
 ) -> Result<Text> {
@@ -436,12 +543,24 @@ fn text_tensors(
         return Err(Error::input("the checkpoint has no layers of multi-token prediction").help("leave --mtp out"));
     }
     if left_out > 0 {
+        let how = if hf::projectors::find(root).is_some() { "; --mmproj writes their file, --all both" } else { "" };
         notes.push(format!(
-            "left out: {left_out} tensors of other senses than text ({:.1} MiB)",
+            "left out: {left_out} tensors of other senses than text ({:.1} MiB){how}",
             left_bytes as f64 / f64::from(1 << 20)
         ));
     }
     Ok(text)
+}
+
+/// The name under which a projector's tables know a tensor; nothing for one of the text model, or of no use.
+fn projector_name(class: &Class, config: &Config, name: &str) -> Option<String> {
+    if name.contains("language_model.") {
+        return None;
+    }
+    let renamed = names::replaced(class.prefixes, name.to_owned(), &(0..0)).into_iter().next()?.name;
+    let renamed = (class.rename)(config, &renamed)?;
+    let unused = class.unused.iter().any(|beginning| renamed.starts_with(beginning));
+    (!unused && !names::is_buffer(&renamed)).then_some(renamed)
 }
 
 /// The number of tokens that a folder's tokenizer has: the rows of an embedding that are of use.
@@ -539,10 +658,14 @@ impl<'a> Plan<'a> {
     fn push(&mut self, name: String, rows: Rows, made: Made) -> Result<()> {
         let shape: Vec<u64> = rows.shape().iter().rev().copied().collect();
         let shape = Shape::new(&shape).map_err(|e| Error::input(format!("tensor {name}: {}", e.message())))?;
+        let dimensions = rows.shape().len();
         let fixed = match (self.architecture.in_f32)(self.config, &name) {
             Some(true) => Some(TensorType::F32),
             Some(false) => None,
-            None => names::fixed_type(self.architecture.types, &name, rows.shape().len(), made.stored, made.moved),
+            None if self.architecture.is_projector() => {
+                names::forced_type(self.architecture, &name, dimensions, self.file_type.matrices)
+            }
+            None => names::fixed_type(self.architecture.types, &name, dimensions, made.stored, made.moved),
         };
         let ty = match (rows.elements(), fixed) {
             (Elements::Blocks(ty), _) => ty,
@@ -707,6 +830,10 @@ impl<'a> Plan<'a> {
 
     /// The blocks that a rule's names count: encoder and decoder may differ.
     fn blocks_of(&self, rule: &Rule) -> u64 {
+        // What stands behind a tower counts for itself.
+        if self.architecture.is_projector() && !["v.blk.", "a.blk."].iter().any(|stack| rule.to.starts_with(stack)) {
+            return u64::MAX;
+        }
         let decoder = rule.from.starts_with("decoder.").then(|| self.config.u64("num_decoder_layers")).flatten();
         decoder.unwrap_or(self.blocks)
     }

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gguf::{Array, Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_range};
+use gguf::{Array, Error, Metadata, Result, Shape, Source, TensorInfo, TensorType};
 use indexmap::IndexMap;
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -852,14 +852,30 @@ impl Source for AdapterFile {
     }
 
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        row_range(&self.infos, tensor, &rows)?;
-        let source = &self.rows[tensor];
-        transform::cast(source.rows(rows)?, source.elements(), self.infos[tensor].ty())
+        transform::rows_of(&self.infos, &self.rows, tensor, rows)
     }
 
     fn notes(&self) -> &[String] {
         &self.notes
     }
+}
+
+/// The model that an adapter says it was made for: a name on the hub, or a folder.
+///
+/// # Errors
+/// A configuration that is no JSON.
+pub fn named_base(folder: &Path) -> Result<Option<String>> {
+    let config = json::read(&folder.join("adapter_config.json"))?;
+    Ok(config["base_model_name_or_path"].as_str().filter(|name| !name.is_empty()).map(str::to_owned))
+}
+
+/// The error of an adapter where a model is needed.
+pub(crate) fn not_a_model(folder: &Path) -> Error {
+    let base = named_base(folder).ok().flatten().unwrap_or_else(|| "BASE".into());
+    let name = gguf::quote::path(folder);
+    Error::input("holds a LoRA adapter, not a model").at(folder).help(format!(
+        "merge it into its model with `{base} --merge-lora {name}`; `convert {name}` makes a GGUF adapter of it"
+    ))
 }
 
 /// Whether a folder holds an adapter instead of a checkpoint: some trainers put the model's `config.json` beside it.

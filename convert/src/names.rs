@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use gguf::TensorType;
 
-use crate::hf::{Class, Rule, Types};
+use crate::hf::{Class, Forced, Rule, Types, projectors};
 use crate::transform::Elements;
 
 /// A name that a rule matches.
@@ -27,7 +27,7 @@ pub(crate) fn rules(class: &Class) -> impl Iterator<Item = &'static Rule> {
 
 /// The rule that a name falls under.
 pub(crate) fn find<'a>(class: &Class, name: &'a str) -> Option<Match<'a>> {
-    ["", ".weight", ".bias", ".scale", ".input_scale"].iter().find_map(|suffix| {
+    [""].iter().chain(class.suffixes).find_map(|suffix| {
         let stem = name.strip_suffix(suffix)?;
         rules(class).enumerate().find_map(|(index, rule)| {
             let (block, member) = matches(rule.from, stem)?;
@@ -195,6 +195,22 @@ pub(crate) fn fixed_type(
     let own = name.split_once("blk.").and_then(|(_, rest)| rest.split_once('.')).map_or(name, |(_, own)| own);
     let named = !moved && ALWAYS_F32.contains(&own);
     (named || !WEIGHTS.iter().any(|w| name.ends_with(w))).then_some(TensorType::F32)
+}
+
+/// The type that a tensor of a projector file has whatever is asked for, if there is one: vectors, norms and what is no
+/// weight are f32.
+pub(crate) fn forced_type(class: &Class, name: &str, dimensions: usize, asked: TensorType) -> Option<TensorType> {
+    if dimensions <= 1 || name.ends_with("_norm.weight") {
+        return Some(TensorType::F32);
+    }
+    let begins = |pattern: &str| blocks_in(pattern, name).is_some();
+    let forced = class.forced.iter().chain(projectors::FORCED).find(|(pattern, _)| begins(pattern));
+    match forced.map(|(_, forced)| forced) {
+        Some(Forced::F32) => Some(TensorType::F32),
+        Some(Forced::F16) => Some(TensorType::F16),
+        Some(Forced::Float) => Some(if asked == TensorType::F16 { asked } else { TensorType::F32 }),
+        None => (!name.ends_with(".weight")).then_some(TensorType::F32),
+    }
 }
 
 /// The known name that is most like this one.

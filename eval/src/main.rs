@@ -14,13 +14,14 @@ use quantize::SimdPath;
     name = "evaluate",
     version,
     after_help = "Examples:
-  evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt
+  evaluate perplexity Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt
   evaluate compare tiny-llama --text sample.txt --html report.html
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
   evaluate embed bge-small-en-v1.5 --text questions.txt
   evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
+  evaluate features mmproj-llava-F16.gguf --pixels image.f32 --shape 3,336,336
 
 Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed."
 )]
@@ -43,10 +44,11 @@ enum Command {
     Logits(commands::logits::Args),
     Embed(commands::embed::Args),
     Optimize(Box<commands::optimize::Args>),
+    Features(commands::features::Args),
 }
 
 fn main() -> ExitCode {
-    let Cli { common, command } = Cli::parse();
+    let Cli { common, command } = gguf::cli::parse::<Cli>();
     keep_freed_memory();
     gguf::cli::run(|| {
         // What cannot be forced is told before any work, not passed over.
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
             Command::Logits(args) => commands::logits::run(args, &common),
             Command::Embed(args) => commands::embed::run(args, &common),
             Command::Optimize(args) => commands::optimize::run(args, &common),
+            Command::Features(args) => commands::features::run(args, &common),
         }
     })
 }
