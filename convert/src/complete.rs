@@ -36,12 +36,20 @@ pub(crate) fn check(class: &Class, metadata: &Metadata, tensors: &[TensorInfo], 
         return Err(Error::input(format!("tensor {name} holds nothing: its shape is {}", empty.shape()))
             .help("checkpoints saved while the weights were spread over several processes look so; save it again"));
     }
-    let faults = row.plan(&dims).faults(&dims);
+    let lacking = |fault: &Fault| fault.kind == FaultKind::TensorMissing && lacks(class, &fault.subject);
+    let (left_out, faults): (Vec<Fault>, Vec<Fault>) = row.plan(&dims).faults(&dims).into_iter().partition(lacking);
     // A missing tensor explains a strange one, not the other way round.
     if let Some(fault) = faults.iter().find(|f| f.kind == FaultKind::TensorMissing).or_else(|| faults.first()) {
         return Err(error(class, fault, sources));
     }
     let departs = (row.departs)(&dims);
+    if let Some(fault) = left_out.first() {
+        let name = said(class, &fault.subject);
+        let note = format!(
+            "llama.cpp does not load this file: it asks for tensor {name}, which its own converter leaves out as well"
+        );
+        return Ok(Found { note: Some(note), departs });
+    }
     // The model is whole; what is left is what the loader demands of the sizes that it knows.
     let (dims, mut faults) = row.dims(&get, shapes);
     if faults.is_empty() {
@@ -96,6 +104,12 @@ fn error(class: &Class, fault: &Fault, sources: &[String]) -> Error {
             format!("tensor {name}: {}", fault.message)
         }),
     }
+}
+
+/// Whether the reference leaves this tensor out too, though the loader asks for it.
+fn lacks(class: &Class, name: &str) -> bool {
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    names::blocks_in("blk.{}.", stem).is_some_and(|(_, rest)| class.lacks.contains(&rest))
 }
 
 /// What the checkpoint calls a tensor of the file: the first spelling that leads to it.

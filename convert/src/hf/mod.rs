@@ -86,6 +86,9 @@ pub struct Class {
     /// Where llama.cpp computes something else from the file than the model's own code, beyond what
     /// [`gguf::arch::Arch::departs`] knows of the architecture.
     pub departs: fn(&Config) -> Option<&'static str>,
+    /// Tensors that llama.cpp's converter leaves out of the file though its loader asks for them: their names without
+    /// `blk.N.` and the ending.
+    pub lacks: &'static [&'static str],
     /// The layer before a classifier, which the file leaves out though the model computes with it.
     pub pooler: Option<&'static str>,
     /// Tensors of other files of the folder, which come before the model's.
@@ -149,6 +152,7 @@ pub(crate) const BASE: Class = Class {
     keys: Params::common,
     late: |_| Ok(()),
     beyond: |_| Vec::new(),
+    lacks: &[],
     departs: |_| None,
     pooler: None,
     beside: |_, _| Ok(Vec::new()),

@@ -55,6 +55,8 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Sarashina2VisionForCausalLM"],
         defaults: LLAMA_DEFAULTS,
+        // A norm outside of the text model is the projector's.
+        prefixes: &[],
         spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
         rename: |_, name| match name.strip_prefix("llm.") {
             Some(own) => Some(own.replace("text_model.", "")),
