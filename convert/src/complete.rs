@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use gguf::arch::{self, Fault, FaultKind};
 use gguf::{Error, Metadata, Result, TensorInfo};
 
+use crate::checkpoint::Sources;
 use crate::hf::{Class, How};
-use crate::names;
+use crate::names::{self, Origins};
 
 /// Checks the tensors and keys of a converted model. What a person should know: that llama.cpp takes models of this form
 /// in the published sizes alone.
@@ -18,8 +19,10 @@ pub(crate) fn check(
     class: &Class,
     metadata: &Metadata,
     tensors: &[TensorInfo],
-    sources: &[String],
+    sources: &Sources,
+    origins: &Origins,
 ) -> Result<Option<String>> {
+    let names = Names { class, sources, origins };
     let Some(row) = arch::find(class.arch) else { return Ok(None) };
     let shapes: HashMap<String, Vec<u64>> =
         tensors.iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
@@ -29,14 +32,14 @@ pub(crate) fn check(
         return Err(Error::input(format!("config.json does not describe a whole model: {}", fault.message)));
     }
     if let Some(empty) = tensors.iter().find(|t| t.elements() == 0) {
-        let name = said(class, empty.name());
-        return Err(Error::input(format!("tensor {name} holds nothing: its shape is {}", empty.shape()))
+        let named = names.of(empty.name());
+        return Err(Error::input(format!("{named} holds nothing: its shape is {}", empty.shape()))
             .help("checkpoints saved while the weights were spread over several processes look so; save it again"));
     }
     let faults = row.plan(&dims).faults(&dims);
     // A missing tensor explains a strange one, not the other way round.
     if let Some(fault) = faults.iter().find(|f| f.kind == FaultKind::TensorMissing).or_else(|| faults.first()) {
-        return Err(error(class, fault, sources));
+        return Err(names.error(fault));
     }
     // The model is whole; what is left is what the loader demands of the sizes that it knows.
     let (dims, mut faults) = row.dims(&get, shapes);
@@ -46,35 +49,117 @@ pub(crate) fn check(
     Ok(faults.first().map(|fault| format!("llama.cpp does not load a {} of this size: {}", class.arch, fault.message)))
 }
 
-fn error(class: &Class, fault: &Fault, sources: &[String]) -> Error {
-    let name = said(class, &fault.subject);
-    match fault.kind {
-        FaultKind::TensorMissing => {
-            let error =
-                Error::input(format!("tensor {name} is missing, without which a {} model does not load", class.arch));
-            match names::nearest_of(sources.iter().map(String::as_str), &name) {
-                Some(near) => error.help(format!("the nearest name there is {near}; is the checkpoint complete?")),
-                None => error,
+/// What the checkpoint calls the tensors of the file.
+struct Names<'a> {
+    class: &'a Class,
+    sources: &'a Sources,
+    origins: &'a Origins,
+}
+
+impl Names<'_> {
+    fn error(&self, fault: &Fault) -> Error {
+        let named = self.of(&fault.subject);
+        match fault.kind {
+            FaultKind::TensorMissing => {
+                let error = Error::input(format!(
+                    "{named} is missing, without which a {} model does not load",
+                    self.class.arch
+                ));
+                let names = self.sources.values().flatten().map(String::as_str);
+                match names::nearest_of(names, &self.first(&fault.subject)) {
+                    Some(near) => {
+                        let near = self.origins.of(near);
+                        error.help(format!("the nearest name there is {near}; is the checkpoint complete?"))
+                    }
+                    None => error,
+                }
             }
+            FaultKind::TensorShape => Error::input(fault.message.clone())
+                .about(named)
+                .help("the weights and config.json do not belong together"),
+            _ if !self.sources.contains_key(&fault.subject) => Error::input(fault.message.clone()),
+            _ => Error::input(fault.message.clone()).about(named),
         }
-        FaultKind::TensorShape => Error::input(format!("tensor {name}: {}", fault.message))
-            .help("the weights and config.json do not belong together"),
-        _ => Error::input(if name == fault.subject {
-            fault.message.clone()
-        } else {
-            format!("tensor {name}: {}", fault.message)
-        }),
+    }
+
+    /// The names, with the word before them.
+    fn of(&self, target: &str) -> String {
+        let names: Vec<String> = self.all(target).iter().map(|name| self.origins.of(name)).collect();
+        match names.as_slice() {
+            [one] => format!("tensor {one}"),
+            [first, others @ ..] if !self.sources.contains_key(target) => {
+                format!("tensor {first} (or {})", others.join(", "))
+            }
+            all => format!("one of the tensors {}", all.join(", ")),
+        }
+    }
+
+    fn first(&self, target: &str) -> String {
+        self.all(target).first().cloned().unwrap_or_default()
+    }
+
+    /// The names without what wrappers put in front: those that the tensor was made of; else those of its like in
+    /// another block; else the spellings of the class, those first that are most like the names there are.
+    fn all(&self, target: &str) -> Vec<String> {
+        if let Some(names) = self.sources.get(target).filter(|names| !names.is_empty()) {
+            return names.clone();
+        }
+        let (front, block, own) = in_block(target);
+        let alike = self.sources.iter().find_map(|(name, sources)| {
+            let (other_front, other, other_own) = in_block(name);
+            (block.is_some() && (front, own) == (other_front, other_own) && !sources.is_empty())
+                .then_some((other, sources))
+        });
+        if let (Some(block), Some((Some(other), sources))) = (block, alike) {
+            return sources.iter().map(|name| moved(name, other, block)).collect();
+        }
+        let (stem, suffix) =
+            [".weight", ".bias"].iter().find_map(|s| Some((target.strip_suffix(s)?, *s))).unwrap_or((target, ""));
+        let spellings = names::rules(self.class).filter_map(|rule| {
+            // What is not told whole is told by its beginning, of which the longest counts.
+            let whole = [stem, target].iter().find_map(|name| Some((names::blocks_in(rule.to, name)?, *name)));
+            let ((block, rest), name) = whole?;
+            let suffix = if name == stem { suffix } else { "" };
+            let fits = rest.is_empty() || matches!(rule.how, How::Split(_));
+            let spelled = names::with_block(rule.from, block).replace("{x}", "0") + suffix;
+            (fits && !rule.to.is_empty()).then_some((rest.len(), spelled))
+        });
+        let spellings: Vec<(usize, String)> = spellings.collect();
+        let rest = spellings.iter().map(|(rest, _)| *rest).min();
+        let near = |name: &str| {
+            let names = self.sources.values().flatten().map(String::as_str);
+            names.map(|other| names::distance(other, name)).min()
+        };
+        let mut best: Vec<String> =
+            spellings.into_iter().filter(|(n, _)| Some(*n) == rest).map(|(_, name)| name).collect();
+        best.sort_by_cached_key(|name| near(name));
+        best.dedup();
+        best.truncate(MOST_SPELLINGS);
+        if best.is_empty() {
+            best.push(target.to_owned());
+        }
+        best
     }
 }
 
-/// What the checkpoint calls a tensor of the file: the first spelling that leads to it.
-fn said(class: &Class, target: &str) -> String {
-    let (stem, suffix) =
-        [".weight", ".bias"].iter().find_map(|s| Some((target.strip_suffix(s)?, *s))).unwrap_or((target, ""));
-    let found = names::rules(class).find_map(|rule| {
-        let (block, rest) = names::blocks_in(rule.to, stem)?;
-        let fits = rest.is_empty() || matches!(rule.how, How::Split(_));
-        (fits && !rule.to.is_empty()).then(|| names::with_block(rule.from, block).replace("{x}", "0"))
+/// Spellings of a missing tensor that an error names.
+const MOST_SPELLINGS: usize = 4;
+
+/// A name of a tensor as what stands before its block, the block, and what stands behind.
+fn in_block(name: &str) -> (&str, Option<u64>, &str) {
+    let parts = name.split_once("blk.").and_then(|(front, rest)| {
+        let (block, own) = rest.split_once('.')?;
+        Some((front, Some(block.parse().ok()?), own))
     });
-    found.map_or_else(|| target.to_owned(), |from| from + suffix)
+    parts.unwrap_or((name, None, ""))
+}
+
+/// A name with this number in place of that of another block, which is the first number in it.
+fn moved(name: &str, from: u64, to: u64) -> String {
+    let from = from.to_string();
+    let mut parts: Vec<String> = name.split('.').map(str::to_owned).collect();
+    if let Some(part) = parts.iter_mut().find(|part| **part == from) {
+        *part = to.to_string();
+    }
+    parts.join(".")
 }

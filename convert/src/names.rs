@@ -1,5 +1,6 @@
 //! Names of tensors: matching the tables' patterns, and what a name says of its type.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use gguf::TensorType;
@@ -197,6 +198,28 @@ pub(crate) fn fixed_type(
     (named || !WEIGHTS.iter().any(|w| name.ends_with(w))).then_some(TensorType::F32)
 }
 
+/// What the checkpoint itself calls tensors that are known without what wrappers put in front.
+#[derive(Debug, Default)]
+pub(crate) struct Origins {
+    stored: HashMap<String, String>,
+}
+
+impl Origins {
+    pub(crate) fn add(&mut self, name: &str, stored: &str) {
+        self.stored.insert(name.to_owned(), stored.to_owned());
+    }
+
+    /// The name in the checkpoint. One that is not there is called as its nearest is.
+    pub(crate) fn of(&self, name: &str) -> String {
+        if let Some(stored) = self.stored.get(name) {
+            return stored.clone();
+        }
+        let near = nearest_of(self.stored.keys().map(String::as_str), name);
+        let front = near.and_then(|near| self.stored[near].strip_suffix(near));
+        front.unwrap_or_default().to_owned() + name
+    }
+}
+
 /// The known name that is most like this one.
 pub(crate) fn nearest(class: &Class, name: &str) -> Option<String> {
     let block = name.split('.').find_map(|part| part.parse::<u64>().ok());
@@ -214,7 +237,7 @@ pub(crate) fn nearest_of<'a>(names: impl Iterator<Item = &'a str>, wanted: &str)
 }
 
 /// Insertions, deletions and substitutions between two names, of which very long ones count by length alone.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     const LONGEST: usize = 256;
     if a.len() > LONGEST || b.len() > LONGEST {
         return a.len().abs_diff(b.len()) + LONGEST;

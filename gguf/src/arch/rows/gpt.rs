@@ -68,8 +68,12 @@ pub(super) const ROWS: &[Arch] = &[
         name: "phi2",
         keys: |k| {
             k.layer_norm();
-            // Converters write four times the width, whatever the model has.
-            if let (true, Some(&[_, len])) = (k.d.any_size, k.d.shape("blk.0.ffn_up.weight")) {
+            // Converters write four times the width, whatever the model has: what most of the first layer's tensors have.
+            let lengths = [("ffn_up.weight", 1), ("ffn_up.bias", 0), ("ffn_down.weight", 0)]
+                .map(|(name, axis)| k.d.shape(&format!("blk.0.{name}")).and_then(|dims| dims.get(axis).copied()));
+            let [up, bias, down] = lengths;
+            let most = if bias == down { down } else { up };
+            if let (true, Some(len)) = (k.d.any_size, most.or(up)) {
                 k.d.ff = vec![len.into(); k.d.layers_all];
             }
         },
