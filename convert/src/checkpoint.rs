@@ -3,20 +3,24 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use gguf::arch::HeadFunction;
 use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_range};
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, Contents, How, Params, Piece, Rule};
+use crate::hf::{self, Class, Contents, How, Params, Piece, Rule, Target};
 use crate::lora::Adapter;
 use crate::metadata::{General, Overrides, Parameters};
+use crate::modules::{self, Behind, Dense};
 use crate::names::{Fused, Origins, Renamed};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
+use crate::tasks::TaskAdapter;
+use crate::tokenizer::VocabKind;
 use crate::transform::{self, Elements, Rows, row_count};
-use crate::{Options, OutType, complete, names, tokenizer};
+use crate::{Options, OutType, Part, complete, names, tokenizer};
 
 /// A tensor of a checkpoint under its own name: as stored, or what a decoder makes of it.
 #[derive(Clone, Debug)]
@@ -50,6 +54,10 @@ pub struct Checkpoint {
     beyond: Vec<(String, gguf::Value)>,
     file_name: String,
     architecture: &'static Class,
+    tasks: Vec<TaskAdapter>,
+    departures: Vec<String>,
+    folder: PathBuf,
+    pooler: Option<(Stored, Option<Stored>)>,
 }
 
 impl Checkpoint {
@@ -64,14 +72,24 @@ impl Checkpoint {
         } else {
             (config::read(folder)?, folder.join("config.json"))
         };
-        let (architecture, mut config) = hf::read(&root).map_err(|e| e.at(&config_path))?;
+        let (architecture, mut config) = hf::read(&root, options.part).map_err(|e| e.at(&config_path))?;
+        let target = target(architecture, folder, options)?;
         let mut notes = Vec::new();
         let stored = weights(folder, options, &mut notes)?;
         packed::complete(&mut root, folder, &stored)?;
-        let contents = Contents { folder, tensors: &stored };
+        let contents = Contents {
+            folder,
+            tensors: &stored,
+            target: target.as_ref(),
+            dense_modules: options.dense_modules,
+            whole_head: options.whole_head,
+        };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
-        let beside = (architecture.beside)(folder)?;
-        let Text { stored, moved, origins } = text_tensors(architecture, &config, stored, &mut notes)?;
+        let beside = (architecture.beside)(&config, folder)?;
+        let tasks = if options.vocab_only { Vec::new() } else { tasks(architecture, &config, &stored, &mut notes)? };
+        let pooler = architecture.pooler.and_then(|name| pooler(architecture, name, &stored));
+        let Text { stored, moved, origins } =
+            text_tensors(architecture, &config, stored, &mut notes).map_err(|e| e.at(folder))?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
         let (mut tensors, packing) = if options.vocab_only {
             (Vec::new(), None)
@@ -87,7 +105,11 @@ impl Checkpoint {
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;
             found.merge(&mut tensors, architecture, &config, *scale)?;
-            notes.push(format!("merged: {} weights changed by {}, times {scale}", found.len(), adapter.display()));
+            notes.push(format!(
+                "merged: {} weights changed by {}, times {scale}",
+                found.len(),
+                gguf::quote::path(adapter)
+            ));
         }
         let request = tokenizer::Request {
             pre: options.pre.clone(),
@@ -96,7 +118,12 @@ impl Checkpoint {
             mistral_format: options.mistral_format,
             no_community_template: options.no_community_template,
         };
-        let vocabulary = tokenizer::metadata(folder, &config.to_value(), architecture.vocabulary, &request)?;
+        let (tokenizer, kind) = match &target {
+            Some(target) if architecture.vocabulary == VocabKind::Target => (target.folder(), target.vocabulary()),
+            Some(target) => (target.folder(), architecture.vocabulary),
+            None => (folder, architecture.vocabulary),
+        };
+        let vocabulary = tokenizer::metadata(tokenizer, &config.to_value(), kind, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
         let mut plan = Plan::new(architecture, &config, &origins, file_type, size)?;
         if !options.vocab_only {
@@ -133,16 +160,37 @@ impl Checkpoint {
         }
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.late)(&mut params).map_err(|e| e.at(folder))?;
+        let mut departures: Vec<String> = Vec::new();
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
         if !options.vocab_only {
-            let note =
-                complete::check(architecture, &metadata, &infos, &plan.sources, &origins).map_err(|e| e.at(folder))?;
-            notes.extend(note);
+            let found = complete::check(architecture, &metadata, &infos, &plan.sources, &origins);
+            let found = found.map_err(|e| e.at(folder))?;
+            notes.extend(found.note);
+            departures.extend(found.departs.into_iter().chain((architecture.departs)(&config)).map(str::to_owned));
+            notes.extend(departures.iter().map(|d| format!("llama.cpp computes something else from this file: {d}")));
         }
-        let file_name = general.file_name((!options.vocab_only).then_some(file_type.name));
+        let encoding = (!options.vocab_only).then_some(file_type.name);
+        let file_name = match options.part {
+            Part::Prediction => general.prediction_file_name(encoding),
+            _ => general.file_name(encoding),
+        };
+        let folder = folder.to_path_buf();
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
-        Ok(Checkpoint { metadata, infos, rows, notes, packed, beyond, file_name, architecture })
+        Ok(Checkpoint {
+            metadata,
+            infos,
+            rows,
+            notes,
+            packed,
+            beyond,
+            file_name,
+            architecture,
+            tasks,
+            departures,
+            folder,
+            pooler,
+        })
     }
 
     /// The default name of a converted file, by the naming convention of the specification.
@@ -153,6 +201,28 @@ impl Checkpoint {
     /// The row of the table that converts this checkpoint.
     pub fn architecture(&self) -> &'static Class {
         self.architecture
+    }
+
+    /// Where llama.cpp computes something else from the file than the model's own code does; each is a note too.
+    pub fn departures(&self) -> &[String] {
+        &self.departures
+    }
+
+    /// What the folder does with hidden states, whether or not a file of its architecture has a place for it.
+    ///
+    /// # Errors
+    /// Modules that are not known, or whose files are missing or malformed.
+    pub fn behind(&self) -> Result<Behind> {
+        let pooler = self
+            .pooler
+            .as_ref()
+            .map(|(weight, bias)| Dense::of(weight.name(), weight, bias.as_ref(), Some(HeadFunction::Tanh)));
+        Ok(Behind { stages: modules::stages(&self.folder)?, pooler: pooler.transpose()? })
+    }
+
+    /// The adapters of its tasks, which become files of their own.
+    pub fn tasks(&self) -> &[TaskAdapter] {
+        &self.tasks
     }
 }
 
@@ -194,6 +264,17 @@ impl Source for Checkpoint {
     }
 }
 
+/// The model that a draft is made for; nothing for other models.
+fn target(architecture: &Class, folder: &Path, options: &Options) -> Result<Option<Target>> {
+    match (&options.target, architecture.drafts) {
+        (Some(target), true) => Target::open(target).map(Some),
+        (None, true) => Err(Error::usage("the folder holds a draft, whose vocabulary is that of another model")
+            .at(folder)
+            .help("--target-model-dir DIR names the folder of the model that it drafts for")),
+        (_, false) => Ok(None),
+    }
+}
+
 /// The tensors that are stored. A file of the vocabulary alone needs none of them, but takes its type from those there
 /// are.
 fn weights(folder: &Path, options: &Options, notes: &mut Vec<String>) -> Result<Vec<Stored>> {
@@ -206,6 +287,32 @@ fn weights(folder: &Path, options: &Options, notes: &mut Vec<String>) -> Result<
     } else {
         safetensors::open_folder_with_notes(folder, notes)
     }
+}
+
+/// The layer of this name, as the class's checkpoints call it.
+fn pooler(class: &Class, name: &str, stored: &[Stored]) -> Option<(Stored, Option<Stored>)> {
+    let prefixes = || class.prefixes.iter().map(|p| p.0).chain([""]);
+    let find = |suffix: &str| {
+        let mut names = prefixes().map(|prefix| format!("{prefix}{name}{suffix}"));
+        names.find_map(|name| stored.iter().find(|t| t.name() == name)).cloned()
+    };
+    Some((find(".weight")?, find(".bias")))
+}
+
+/// The adapters that the folder holds beside the weights.
+fn tasks(
+    class: &'static Class,
+    config: &Config,
+    stored: &[Stored],
+    notes: &mut Vec<String>,
+) -> Result<Vec<TaskAdapter>> {
+    let tasks = (class.tasks)(config, class, stored)?.into_iter().map(|task| TaskAdapter::new(class.arch, task));
+    let tasks: Vec<TaskAdapter> = tasks.collect::<Result<_>>()?;
+    if !tasks.is_empty() {
+        let names: Vec<&str> = tasks.iter().map(TaskAdapter::name).collect();
+        notes.push(format!("adapters of tasks are files of their own, which convert writes: {}", names.join(", ")));
+    }
+    Ok(tasks)
 }
 
 /// The type of a file's matrices.
@@ -291,6 +398,9 @@ impl TextNames<'_> {
             let unused = self.class.unused.iter().any(|beginning| renamed.name.starts_with(beginning));
             !unused && !names::is_buffer(&renamed.name)
         };
+        if !self.class.keeps(self.config, &name) {
+            return Some(Vec::new());
+        }
         let renamed = names::replaced(self.class.prefixes, name, &self.further).into_iter();
         let renamed = renamed.filter_map(|Renamed { name, moved }| {
             Some(Renamed { name: (self.class.rename)(self.config, &name)?, moved })
@@ -310,7 +420,9 @@ fn text_tensors(
     let mut text =
         Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new(), origins: Origins::default() };
     let own = TextNames::new(architecture, config)?;
+    let mut predicts = false;
     for tensor in stored {
+        predicts |= architecture.predicts(config, &tensor.name().replace("language_model.", ""));
         let Some(names) = own.of(tensor.name()) else {
             left_out += 1;
             left_bytes += tensor.bytes().len() as u64;
@@ -323,6 +435,9 @@ fn text_tensors(
             text.origins.add(&name, tensor.name());
             text.stored.push(tensor.clone().renamed(name));
         }
+    }
+    if config.part() == Part::Prediction && !predicts {
+        return Err(Error::input("the checkpoint has no layers of multi-token prediction").help("leave --mtp out"));
     }
     if left_out > 0 {
         notes.push(format!(
@@ -373,7 +488,7 @@ type Parts = BTreeMap<usize, (String, Rows)>;
 type Make = fn(&Config, &Piece, Vec<Rows>) -> Result<hf::Outputs>;
 
 /// For each tensor of the file those of the checkpoint that it is made of, without what wrappers put in front.
-pub(crate) type Sources = HashMap<String, Vec<String>>;
+pub(crate) type Sources = BTreeMap<String, Vec<String>>;
 
 /// What a finished tensor was made of.
 #[derive(Clone, Copy, Debug)]
@@ -732,7 +847,8 @@ impl<'a> Plan<'a> {
             return Err(Error::input(format!("tensor {name} is missing")).help("is the checkpoint complete?"));
         }
         let leading = self.architecture.leading;
-        self.out.sort_by_key(|(info, _)| names::leading(leading, info.name()));
+        let last = self.architecture.last;
+        self.out.sort_by_key(|(info, _)| (last.contains(&info.name()), names::leading(leading, info.name())));
         self.check_head()
     }
 

@@ -10,8 +10,16 @@ use crate::checkpoint::Sources;
 use crate::hf::{Class, How};
 use crate::names::{self, Origins};
 
-/// Checks the tensors and keys of a converted model. What a person should know: that llama.cpp takes models of this form
-/// in the published sizes alone.
+/// What a person should know of a whole model.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// That llama.cpp takes models of this form in the published sizes alone.
+    pub note: Option<String>,
+    /// Where llama.cpp computes something else than the model's own code.
+    pub departs: Option<&'static str>,
+}
+
+/// Checks the tensors and keys of a converted model.
 ///
 /// # Errors
 /// The first tensor that is missing, has no place or has another shape than the keys ask for, or a key that is missing.
@@ -21,9 +29,9 @@ pub(crate) fn check(
     tensors: &[TensorInfo],
     sources: &Sources,
     origins: &Origins,
-) -> Result<Option<String>> {
+) -> Result<Found> {
     let names = Names { class, sources, origins };
-    let Some(row) = arch::find(class.arch) else { return Ok(None) };
+    let Some(row) = arch::find(class.arch) else { return Ok(Found::default()) };
     let shapes: HashMap<String, Vec<u64>> =
         tensors.iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
     let get = |key: &str| metadata.get(key);
@@ -41,12 +49,14 @@ pub(crate) fn check(
     if let Some(fault) = faults.iter().find(|f| f.kind == FaultKind::TensorMissing).or_else(|| faults.first()) {
         return Err(names.error(fault));
     }
+    let departs = (row.departs)(&dims);
     // The model is whole; what is left is what the loader demands of the sizes that it knows.
     let (dims, mut faults) = row.dims(&get, shapes);
     if faults.is_empty() {
         faults = row.plan(&dims).faults(&dims);
     }
-    Ok(faults.first().map(|fault| format!("llama.cpp does not load a {} of this size: {}", class.arch, fault.message)))
+    let refused = |fault: &Fault| format!("llama.cpp does not load a {} of this size: {}", class.arch, fault.message);
+    Ok(Found { note: faults.first().map(refused), departs })
 }
 
 /// What the checkpoint calls the tensors of the file.

@@ -9,10 +9,13 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::{json, links, safetensors};
+use crate::{Part, json, links, safetensors};
 
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
+
+/// The key under which drafts keep the configuration of their layers, which goes before all others.
+pub(crate) const LAYER_CONFIG: &str = "transformer_layer_config";
 
 /// The defaults of a class that the transformers library does not know.
 pub(crate) const RAW: &str = "{}";
@@ -38,6 +41,7 @@ pub struct Config {
     wrapped: bool,
     known: bool,
     blocks: Option<u64>,
+    part: Part,
 }
 
 /// `config.json` as it stands in a folder.
@@ -149,6 +153,9 @@ impl Config {
                 values.insert(key.clone(), value.clone());
             }
         }
+        for (key, value) in root.get(LAYER_CONFIG).and_then(Value::as_object).into_iter().flatten() {
+            values.insert(key.clone(), value.clone());
+        }
         // A model that the library does not know is read as it stands.
         let known = defaults != RAW && is_recognized(root);
         let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
@@ -183,7 +190,8 @@ impl Config {
         }
         let origin = first_class(root).unwrap_or(class).to_owned();
         let wrapped = text.is_some();
-        let mut config = Config { values, rope, class: class.to_owned(), origin, wrapped, known, blocks: None };
+        let mut config =
+            Config { values, rope, class: class.to_owned(), origin, wrapped, known, blocks: None, part: Part::Model };
         config.fill_head_dim();
         Ok(config)
     }
@@ -347,6 +355,11 @@ impl Config {
         self.rope.insert(key.to_owned(), value.into());
     }
 
+    /// Sets all rope parameters, for the few classes that read others than most.
+    pub fn set_rope_parameters(&mut self, rope: Map<String, Value>) {
+        self.rope = rope;
+    }
+
     /// The rope parameters of layers with full attention.
     pub fn rope_full(&self) -> &Map<String, Value> {
         self.rope.get("full_attention").and_then(Value::as_object).unwrap_or(&self.rope)
@@ -360,6 +373,19 @@ impl Config {
     /// The kind of rope scaling, in lower case; empty where there is none.
     pub fn rope_type(&self) -> String {
         self.rope_full().get("rope_type").and_then(Value::as_str).unwrap_or("").to_lowercase()
+    }
+
+    /// Says which part of the model the file has. Without its layers of prediction, nothing counts them.
+    pub(crate) fn set_part(&mut self, part: Part) {
+        self.part = part;
+        if part == Part::Trunk {
+            ["num_nextn_predict_layers", "mtp_num_hidden_layers"].iter().for_each(|key| self.remove(key));
+        }
+    }
+
+    /// Which part of the model the file has.
+    pub fn part(&self) -> Part {
+        self.part
     }
 
     /// Says how many blocks the file has, where that is not the number of layers.

@@ -14,10 +14,12 @@ pub mod links;
 pub mod lora;
 pub mod metadata;
 pub mod modelfile;
+pub mod modules;
 mod names;
 pub mod packed;
 mod reduce;
 pub mod safetensors;
+pub mod tasks;
 mod titlecase;
 pub mod tokenizer;
 pub mod transform;
@@ -46,6 +48,20 @@ pub enum OutType {
     Q8_0,
 }
 
+/// Which part of a checkpoint becomes the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// The text model, with its layers of multi-token prediction where the reference converter keeps them.
+    #[default]
+    Model,
+    /// The text model without layers of multi-token prediction.
+    Trunk,
+    /// The layers of multi-token prediction, with what they share with the model.
+    Prediction,
+    /// The draft inside DeepSeek V4 alone.
+    DSpark,
+}
+
 /// How a checkpoint is converted.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -71,8 +87,17 @@ pub struct Options {
     pub mistral_format: bool,
     /// Write no chat template that the community made for models in Mistral's own form.
     pub no_community_template: bool,
+    /// Take the layers behind the pooling of a sentence-transformers folder too, where files of the architecture have a
+    /// place for them.
+    pub dense_modules: bool,
+    /// Keep the whole output matrix of a reranker, of which a file has the rows of its answers alone: for logits.
+    pub whole_head: bool,
     /// The keys alone, without tensors; the folder needs no weights.
     pub vocab_only: bool,
+    /// Which part of the checkpoint becomes the file.
+    pub part: Part,
+    /// The folder of the model that a draft is made for.
+    pub target: Option<PathBuf>,
 }
 
 /// Opens a model, whatever it is stored as: a checkpoint folder, or a GGUF file.

@@ -46,7 +46,7 @@ fn check_entries(folder: &Path, entries: fs::ReadDir, root: &Path, depth: usize)
         // A link to nothing is no file to anyone.
         let Ok(target) = path.canonicalize() else { continue };
         if !target.starts_with(root) && !is_blob(&target) {
-            return Err(Error::input(format!("is a link out of the folder, to {}", target.display())).at(&path).help(
+            return Err(Error::input(format!("is a link out of the folder, to {}", gguf::quote::path(&target))).at(&path).help(
                 "put the file itself into the folder; links to other files of it and to the hub's cache are followed",
             ));
         }

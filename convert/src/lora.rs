@@ -485,7 +485,7 @@ impl AdapterFile {
         let adapter = Adapter::open(folder)?;
         let root = config::read(base)?;
         let path = base.join("config.json");
-        let (architecture, config) = hf::read(&root).map_err(|e| e.at(&path))?;
+        let (architecture, config) = hf::read(&root, crate::Part::Model).map_err(|e| e.at(&path))?;
         if adapter.alpha == 0.0 {
             return Err(Error::input(
                 "lora_alpha is 0: the adapter changes nothing, and readers take 0 for none given",

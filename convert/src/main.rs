@@ -9,8 +9,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use convert::lora::{self, AdapterFile};
+use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
-use convert::{Checkpoint, Options, OutType, hf, tokenizer};
+use convert::{Checkpoint, Options, OutType, Part, hf, tokenizer};
 use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
@@ -69,9 +70,29 @@ struct Args {
     #[arg(long, requires = "mistral_format")]
     disable_mistral_community_chat_template: bool,
 
+    /// Take the layers behind the pooling too (sentence-transformers' Dense modules of EmbeddingGemma)
+    #[arg(long)]
+    sentence_transformers_dense_modules: bool,
+
     /// Write the keys and the vocabulary alone, without tensors; the folder needs no weights
     #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
     vocab_only: bool,
+
+    /// The folder of the model that a draft (EAGLE 3, DFlash, DSpark) is made for
+    #[arg(long, value_name = "DIR")]
+    target_model_dir: Option<PathBuf>,
+
+    /// Write the layers of multi-token prediction alone, with the embeddings and the head that they share
+    #[arg(long, conflicts_with_all = ["no_mtp", "dspark"])]
+    mtp: bool,
+
+    /// Leave the layers of multi-token prediction out
+    #[arg(long, alias = "no-nextn", conflicts_with = "dspark")]
+    no_mtp: bool,
+
+    /// Write the DSpark draft inside DeepSeek V4 alone
+    #[arg(long)]
+    dspark: bool,
 
     /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
     #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
@@ -90,8 +111,12 @@ struct Args {
     dry_run: bool,
 
     /// Replace an output that exists
-    #[arg(long, short)]
+    #[arg(long)]
     force: bool,
+
+    /// The old spelling of --force; -f is the text of `evaluate`
+    #[arg(short = 'f', hide = true)]
+    old_force: bool,
 
     /// Convert weights that are NaN or infinite too
     #[arg(long)]
@@ -122,7 +147,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    if args.old_force {
+        args.force = true;
+        cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
+    }
     cli::run(|| work(&args))
 }
 
@@ -159,6 +188,9 @@ fn work(args: &Args) -> Result<Exit> {
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     let begun = std::time::Instant::now();
     let mut output = Output::create(&target, args.force, &inputs)?;
+    for task in checkpoint.tasks() {
+        Output::check(&task_target(task, &target), args.force, &inputs)?;
+    }
     let modelfile = args.modelfile.then(|| modelfile(args, folder, &checkpoint, &target)).transpose()?;
     if args.vocab_only {
         let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
@@ -177,10 +209,12 @@ fn work(args: &Args) -> Result<Exit> {
         let written = gguf::File::open(output.temporary())?;
         Some(check_tokenizer(args, folder, written.metadata())?)
     };
-    output.commit()?;
-    if let Some(modelfile) = modelfile {
-        modelfile.commit()?;
+    let mut outputs = vec![output];
+    for task in checkpoint.tasks() {
+        outputs.push(task_file(args, task, &target, &inputs)?);
     }
+    outputs.extend(modelfile);
+    gguf::cli::commit_all(outputs)?;
     let seconds = begun.elapsed().as_secs_f64();
     report(args, &checkpoint, &target, plan.file_bytes(), Some(seconds), tokenizer.as_ref())?;
     Ok(Exit::Done)
@@ -198,7 +232,15 @@ fn options(args: &Args, outtype: OutType) -> Options {
         merge: args.merge_lora.clone(),
         mistral_format: args.mistral_format,
         no_community_template: args.disable_mistral_community_chat_template,
+        dense_modules: args.sentence_transformers_dense_modules,
         vocab_only: args.vocab_only,
+        part: match (args.mtp, args.no_mtp, args.dspark) {
+            (true, ..) => Part::Prediction,
+            (_, true, _) => Part::Trunk,
+            (.., true) => Part::DSpark,
+            _ => Part::Model,
+        },
+        target: args.target_model_dir.clone(),
         ..Options::default()
     }
 }
@@ -209,6 +251,8 @@ fn check_tokenizer(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Res
         Some(path) => Some(convert::json::read_text(path, convert::json::MAX_BYTES)?),
         None => None,
     };
+    // A draft has the vocabulary of its target.
+    let folder = args.target_model_dir.as_deref().unwrap_or(folder);
     let comparison = tokenizer::check_tokenizer(folder, metadata, text.as_deref()).map_err(|e| {
         e.help("the file would encode text differently; --pre names another pre-tokenizer, --no-check-tokenizer writes it all the same")
     })?;
@@ -268,9 +312,27 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
         cli::print_json(&result)?;
     } else {
-        cli::print(&format!("{}: {}\n", target.display(), cli::bytes(plan.file_bytes())))?;
+        cli::print(&format!("{}: {}\n", gguf::quote::path(target), cli::bytes(plan.file_bytes())))?;
     }
     Ok(Exit::Done)
+}
+
+/// Where the adapter of a task goes: beside the model.
+fn task_target(task: &TaskAdapter, target: &Path) -> PathBuf {
+    target.with_file_name(task.file_name(&target.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// The adapter of a task, finished but for its name.
+fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -> Result<Output> {
+    let target = task_target(task, target);
+    let plan = gguf::Plan::new(task.metadata(), task.tensors())?;
+    let mut output = Output::create(&target, args.force, inputs)?;
+    write(args, task, &mut output, plan.file_bytes())?;
+    if !args.no_verify {
+        gguf::check::verify_file(output.temporary(), true)
+            .map_err(|e| Error::input("the finished file is not sound").at(&target).caused_by(e))?;
+    }
+    Ok(output)
 }
 
 /// No licence is longer than this.
@@ -412,6 +474,7 @@ fn report(
             "types": types,
             "notes": checkpoint.notes(),
             "tokenizer": tokenizer.map(tokenizer_json),
+            "adapters": checkpoint.tasks().iter().map(|t| task_target(t, target).to_string_lossy().into_owned()).collect::<Vec<_>>(),
         });
         if seconds.is_none() {
             result["plan"] = checkpoint
@@ -433,10 +496,13 @@ fn report(
     for (name, share) in &types {
         table.row([(*name).to_owned(), cli::count(share.tensors), cli::count(share.elements), cli::bytes(share.bytes)]);
     }
-    let end = match seconds {
-        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", target.display(), cli::bytes(bytes)),
-        None => format!("{}: {} would be written\n", target.display(), cli::bytes(bytes)),
+    let mut end = match seconds {
+        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", gguf::quote::path(target), cli::bytes(bytes)),
+        None => format!("{}: {} would be written\n", gguf::quote::path(target), cli::bytes(bytes)),
     };
+    for task in checkpoint.tasks() {
+        end += &format!("{}: the adapter of {}\n", gguf::quote::path(task_target(task, target)), task.name());
+    }
     cli::print(&(table.render() + &end))
 }
 

@@ -373,10 +373,19 @@ impl General {
     /// The default name of the output, by the naming convention of the specification. A file of the vocabulary alone
     /// has neither size nor encoding.
     pub fn file_name(&self, encoding: Option<&str>) -> String {
+        self.named(encoding, self.size_label.as_deref().filter(|_| encoding.is_some()))
+    }
+
+    /// The default name of a file of layers of prediction alone, which says nothing of its size.
+    pub fn prediction_file_name(&self, encoding: Option<&str>) -> String {
+        format!("mtp-{}", self.named(encoding, None))
+    }
+
+    fn named(&self, encoding: Option<&str>, size: Option<&str>) -> String {
         let dashed = |text: &str| text.trim().replace(' ', "-");
         let name = self.basename.as_ref().or(self.name.as_ref());
         let mut out = name.map_or_else(|| "ggml-model".to_owned(), |n| dashed(n).replace('/', "-"));
-        if let Some(label) = self.size_label.as_ref().filter(|_| encoding.is_some()) {
+        if let Some(label) = size {
             out += &format!("-{label}");
         }
         for part in [&self.finetune, &self.version].into_iter().flatten() {

@@ -1,6 +1,6 @@
 //! Names of tensors: matching the tables' patterns, and what a name says of its type.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use gguf::TensorType;
@@ -201,7 +201,7 @@ pub(crate) fn fixed_type(
 /// What the checkpoint itself calls tensors that are known without what wrappers put in front.
 #[derive(Debug, Default)]
 pub(crate) struct Origins {
-    stored: HashMap<String, String>,
+    stored: BTreeMap<String, String>,
 }
 
 impl Origins {

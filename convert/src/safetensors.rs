@@ -507,7 +507,7 @@ fn no_weights(folder: &Path) -> Result<Error> {
             .at(folder)
             .help("a checkpoint folder has model.safetensors, or model.safetensors.index.json with its shards"));
     };
-    let folder_name = folder.display();
+    let folder_name = gguf::quote::path(folder);
     Ok(Error::input(format!("the weights are a pickle ({first}), which can run code when it is loaded: refused"))
         .at(folder)
         .help(format!(

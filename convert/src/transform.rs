@@ -229,12 +229,19 @@ impl RowSource for Quantized {
 
 /// Values made here.
 pub fn values(shape: Vec<u64>, values: &[f32]) -> Rows {
-    Arc::new(Values { shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() })
+    Arc::new(Values { shape, elements: Elements::F32, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() })
+}
+
+/// Whole numbers made here, as a vector of I64.
+pub(crate) fn whole_numbers(values: &[i64]) -> Rows {
+    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Arc::new(Values { shape: vec![values.len() as u64], elements: Elements::Blocks(TensorType::I64), bytes })
 }
 
 #[derive(Debug)]
 struct Values {
     shape: Vec<u64>,
+    elements: Elements,
     bytes: Vec<u8>,
 }
 
@@ -243,10 +250,10 @@ impl RowSource for Values {
         &self.shape
     }
     fn elements(&self) -> Elements {
-        Elements::F32
+        self.elements
     }
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        let row = row_len(&self.shape) as usize * 4;
+        let row = self.elements.bytes(row_len(&self.shape)).unwrap_or(0) as usize;
         Ok(Cow::Borrowed(&self.bytes[rows.start as usize * row..rows.end as usize * row]))
     }
 }

@@ -1,4 +1,5 @@
-//! Whole files, byte for byte: what the reference converter wrote for every folder of `fixtures/golden/arch`.
+//! Whole files, byte for byte: what the reference converter wrote for every folder of `fixtures/golden/arch` and
+//! `fixtures/golden/encoders`.
 
 use std::path::Path;
 
@@ -6,6 +7,9 @@ use convert::{Checkpoint, Options, OutType};
 use gguf::Source;
 
 const TYPES: [(&str, OutType); 3] = [("bf16", OutType::BF16), ("f16", OutType::F16), ("f32", OutType::F32)];
+
+/// Of embedding models and rerankers.
+const ALL_TYPES: [(&str, OutType); 4] = [TYPES[0], TYPES[1], TYPES[2], ("q8_0", OutType::Q8_0)];
 
 fn converted(folder: &Path, options: &Options) -> gguf::Result<Vec<u8>> {
     let checkpoint = Checkpoint::open(folder, options)?;
@@ -37,25 +41,33 @@ fn with_decays_of(reference: &Path, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn folders() -> Vec<String> {
-    let root = fixtures::path("golden/arch");
+fn folders(root: &str) -> Vec<String> {
+    let root = fixtures::path(root);
     let mut names: Vec<String> =
         std::fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
-#[test]
-fn every_architecture_is_byte_identical() {
+/// Converts every folder to every type: how many files are equal, and which are not.
+fn compare(root: &str, types: &[(&str, OutType)]) {
     let only = std::env::var("ONLY").ok();
     let (mut equal, mut faults) = (0, Vec::new());
-    for name in folders().iter().filter(|n| only.as_ref().is_none_or(|o| n.contains(o.as_str()))) {
-        let expected = fixtures::json(&format!("golden/arch/{name}/expected.json"));
-        let folder = fixtures::path(&format!("golden/arch/{name}/hf/{name}"));
-        for (key, outtype) in TYPES {
+    for name in folders(root).iter().filter(|n| only.as_ref().is_none_or(|o| n.contains(o.as_str()))) {
+        let expected = fixtures::json(&format!("{root}/{name}/expected.json"));
+        let folder = fixtures::path(&format!("{root}/{name}/hf/{name}"));
+        let arguments: Vec<&str> =
+            expected["arguments"].as_array().into_iter().flatten().filter_map(|a| a.as_str()).collect();
+        let options = Options {
+            // A vocabulary of its own has no published hash: the reference was told.
+            pre: expected["pre"].as_str().filter(|p| !p.is_empty() && root.ends_with("encoders")).map(str::to_owned),
+            dense_modules: arguments.contains(&"--sentence-transformers-dense-modules"),
+            ..Options::default()
+        };
+        for &(key, outtype) in types {
             let wanted = expected["files"][key].as_str().unwrap();
             let decays = folder.join("../../ssm_a.f32");
-            let bytes = converted(&folder, &Options { outtype, ..Options::default() });
+            let bytes = converted(&folder, &Options { outtype, ..options.clone() });
             match bytes.map(|bytes| with_decays_of(&decays, bytes)) {
                 Ok(bytes) if fixtures::sha256(&bytes) == wanted => equal += 1,
                 Ok(bytes) => {
@@ -69,7 +81,57 @@ fn every_architecture_is_byte_identical() {
         }
     }
     assert!(faults.is_empty(), "{equal} files are equal, {} are not:\n{}", faults.len(), faults.join("\n"));
-    assert!(equal > 0, "no folder was chosen");
+    assert!(equal > 0 || only.is_some(), "there is no folder");
+}
+
+#[test]
+fn every_architecture_is_byte_identical() {
+    compare("golden/arch", &TYPES);
+}
+
+#[test]
+fn every_encoder_is_byte_identical() {
+    compare("golden/encoders", &ALL_TYPES);
+}
+
+#[test]
+fn adapters_of_tasks_are_byte_identical() {
+    let name = "jina-embeddings-v3-Tiny";
+    let golden = fixtures::json(&format!("golden/encoders/{name}/expected.json"));
+    let folder = fixtures::path(&format!("golden/encoders/{name}/hf/{name}"));
+    for (key, outtype) in &ALL_TYPES[1..] {
+        let checkpoint = Checkpoint::open(&folder, &Options { outtype: *outtype, ..Options::default() }).unwrap();
+        assert_eq!(checkpoint.tasks().len(), 3);
+        for task in checkpoint.tasks() {
+            let bytes = gguf::write::copy(task, task.metadata(), Vec::new(), |_| {}).unwrap();
+            let wanted = &golden["more"][task.file_name(&format!("{name}-{key}.gguf"))];
+            assert_eq!(fixtures::sha256(&bytes), wanted.as_str().unwrap(), "{} {key}", task.name());
+        }
+    }
+}
+
+/// Where llama.cpp computes something else from the file, the conversion says so.
+#[test]
+fn departures_of_llama_cpp_are_told() {
+    for (name, about) in [
+        ("NeoBERT-Tiny", "three blocks"),
+        ("jina-embeddings-v2-Tiny-code", "second half"),
+        ("camembert-Tiny", "positions"),
+        ("ms-marco-Tiny-L2", "before the classifier"),
+        ("distilbert-Tiny-sst2", "ReLU"),
+        ("umt5-Tiny-model", "root of their length"),
+    ] {
+        let folder = fixtures::path(&format!("golden/encoders/{name}/hf/{name}"));
+        let checkpoint = Checkpoint::open(&folder, &Options { any_pre: true, ..Options::default() }).unwrap();
+        assert!(checkpoint.notes().iter().any(|n| n.contains("llama.cpp") && n.contains(about)), "{name}");
+    }
+    for name in
+        ["bge-m3-Tiny", "jina-embeddings-v2-Tiny-en", "roberta-Tiny-stsb", "umt5-Tiny-small", "distilbert-Tiny-mlm"]
+    {
+        let folder = fixtures::path(&format!("golden/encoders/{name}/hf/{name}"));
+        let checkpoint = Checkpoint::open(&folder, &Options { any_pre: true, ..Options::default() }).unwrap();
+        assert!(checkpoint.departures().is_empty(), "{name}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use eval::matmul::product;
+use eval::matmul::{Order, product};
 use eval::weights::Matrix;
 use gguf::{Shape, TensorInfo, TensorType};
 use quantize::SimdPath;
@@ -49,7 +49,7 @@ fn main() {
                 let mut best = (f64::INFINITY, f64::INFINITY);
                 for _ in 0..5 {
                     let (begun, before) = (Instant::now(), processor_time());
-                    std::hint::black_box(product(&x, &w, 0..rows).unwrap());
+                    std::hint::black_box(product(&x, &w, 0..rows, Order::Quickest).unwrap());
                     best.1 = best.1.min((processor_time() - before).as_secs_f64());
                     best.0 = best.0.min(begun.elapsed().as_secs_f64());
                 }

@@ -186,13 +186,14 @@ impl SavedBase {
         }
         let (hidden, tokens) = (&self.file.tensors()[self.hidden], &self.file.tensors()[self.tokens]);
         let context = chunks.inputs.first().map_or(0, |c| c.tokens.len()) as u64;
-        let count = chunks.inputs.len() as u64;
+        let count = (chunks.first + chunks.inputs.len()) as u64;
         let cut = self.scored == chunks.scored && tokens.shape().row_len() == context && tokens.shape().dim(1) >= count;
         if !cut || hidden.shape().row_len() != width as u64 {
             return Err(wrong("cut of the text (--ctx, --chunks)"));
         }
         for (i, chunk) in chunks.inputs.iter().enumerate() {
-            let saved = self.file.rows(self.tokens, i as u64..i as u64 + 1)?;
+            let at = (chunks.first + i) as u64;
+            let saved = self.file.rows(self.tokens, at..at + 1)?;
             if !saved.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).eq(chunk.tokens.iter().copied()) {
                 return Err(wrong("tokenizer"));
             }

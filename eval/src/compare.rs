@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::baseline::SavedBase;
 use crate::divergence::{Position, RowSummary};
 use crate::forward::{Forward, Head, Progress, Stream};
-use crate::kld::KldFile;
+use crate::kld::{self, KldFile};
 use crate::perplexity::{Chunks, Plan};
 
 /// Where the base's logits come from.
@@ -42,6 +42,8 @@ pub struct Comparison {
     pub base_nll: Vec<f64>,
     /// The positions of each compared model.
     pub models: Vec<Vec<Position>>,
+    /// Right tokens that a file of llama-perplexity keeps at its floor: their −ln p under the base was that or more.
+    pub clipped: usize,
 }
 
 /// Compares models with a base on chunks of text. `keep` is given the base's hidden states of the scored positions of
@@ -72,7 +74,7 @@ pub fn compare(
         .collect::<Result<Vec<_>>>()?;
     let Some(first) = with_heads.first() else { return Err(Error::usage("there is nothing to compare")) };
     let model = first.model;
-    let mut found = Comparison { base_nll: Vec::new(), models: vec![Vec::new(); models.len()] };
+    let mut found = Comparison { base_nll: Vec::new(), models: vec![Vec::new(); models.len()], clipped: 0 };
     let together = plan.sequences.max(1);
     let passes = chunks.inputs.len().div_ceil(together) as u64;
     let scored = chunks.scored.clone();
@@ -90,7 +92,7 @@ pub fn compare(
         };
         let mut start = 0;
         for (i, input) in inputs.iter().enumerate() {
-            let chunk = pass * together + i;
+            let chunk = chunks.first + pass * together + i;
             let of = |stream: &'_ [f32], block: &std::ops::Range<usize>| -> std::ops::Range<usize> {
                 debug_assert!(stream.len() >= (start + block.end) * width);
                 (start + block.start) * width..(start + block.end) * width
@@ -116,10 +118,16 @@ pub fn compare(
                     }
                 };
                 let targets = &input.tokens[block.start + 1..block.end + 1];
-                let rows: Vec<RowSummary> = summaries(&base, model.vocabulary)?;
-                found.base_nll.extend(
-                    base.chunks(model.vocabulary).zip(&rows).zip(targets).map(|((l, r), &t)| r.nll(l, t as usize)),
-                );
+                let rows = match baseline {
+                    Baseline::Kld(_) => summaries(&base, model.vocabulary, |row| RowSummary::stored(row, kld::LEAST))?,
+                    _ => summaries(&base, model.vocabulary, RowSummary::of)?,
+                };
+                let rights = base.chunks(model.vocabulary).zip(&rows).zip(targets);
+                let nll: Vec<f64> = rights.map(|((l, r), &t)| r.nll(l, t as usize)).collect();
+                if let Baseline::Kld(_) = baseline {
+                    found.clipped += nll.iter().filter(|&&nll| -nll <= kld::LEAST).count();
+                }
+                found.base_nll.extend(nll);
                 let (first_head, first_stream) = match baseline {
                     Baseline::Run(_) => (1, 1),
                     Baseline::Saved(..) => (1, 0),
@@ -128,7 +136,7 @@ pub fn compare(
                 for (m, positions) in found.models.iter_mut().enumerate() {
                     let hidden = &hidden[first_stream + m];
                     let logits = heads[first_head + m].logits(models[m].model, &hidden[of(hidden, &block)])?;
-                    let others = summaries(&logits, model.vocabulary)?;
+                    let others = summaries(&logits, model.vocabulary, RowSummary::of)?;
                     positions.par_extend(
                         base.par_chunks(model.vocabulary)
                             .zip(&rows)
@@ -144,9 +152,13 @@ pub fn compare(
     Ok(found)
 }
 
-fn summaries(logits: &[f32], vocabulary: usize) -> Result<Vec<RowSummary>> {
+fn summaries(
+    logits: &[f32],
+    vocabulary: usize,
+    of: impl Fn(&[f32]) -> Option<RowSummary> + Sync,
+) -> Result<Vec<RowSummary>> {
     logits
         .par_chunks(vocabulary)
-        .map(|row| RowSummary::of(row).ok_or_else(|| Error::input("a row of logits holds a value that is no number")))
+        .map(|row| of(row).ok_or_else(|| Error::input("a row of logits holds a value that is no number")))
         .collect()
 }

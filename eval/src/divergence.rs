@@ -10,42 +10,76 @@ use serde::Serialize;
 
 use crate::layers::numeric;
 
-/// A mean with its standard error, in the unit of the mean.
+/// A mean with its standard errors, in the unit of the mean. An error that cannot be told is NaN, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
     /// The mean, or what is derived from it.
     pub value: f64,
-    /// One standard error.
+    /// One standard error as llama-perplexity has it: over positions, as if they were independent.
     pub error: f64,
+    /// One standard error over the means of chunks, which knows that neighbouring positions are alike.
+    pub chunk_error: f64,
+}
+
+/// Values below which llama-perplexity tells no error.
+const LEAST_VALUES: usize = 11;
+
+/// The standard error of the mean of values of which the sum and the sum of squares are known; NaN below `least` values.
+fn standard_error(sum: f64, squares: f64, n: usize, least: usize) -> f64 {
+    if n < least.max(2) {
+        return f64::NAN;
+    }
+    let mean = sum / n as f64;
+    ((squares / n as f64 - mean * mean).max(0.0) / (n - 1) as f64).sqrt()
+}
+
+/// The standard error of the mean of the means of chunks; NaN below two chunks.
+pub fn error_over_chunks(means: impl IntoIterator<Item = f64>) -> f64 {
+    let means: Vec<f64> = means.into_iter().collect();
+    let mean = means.iter().sum::<f64>() / means.len() as f64;
+    // Around the mean: chunks are few and alike.
+    let squares = means.iter().map(|m| (m - mean).powi(2)).sum();
+    standard_error(0.0, squares, means.len(), 2)
 }
 
 impl Estimate {
-    /// The mean of `n` values of which the sum and the sum of squares are known; no error below 11 values.
-    pub fn from_sums(sum: f64, squares: f64, n: usize) -> Estimate {
-        if n == 0 {
-            return Estimate { value: f64::NAN, error: f64::NAN };
-        }
-        let value = sum / n as f64;
-        let variance = squares / n as f64 - value * value;
-        let error = if variance > 0.0 && n > 10 { (variance / (n - 1) as f64).sqrt() } else { 0.0 };
-        Estimate { value, error }
-    }
+    /// What is not known at all.
+    pub const NONE: Estimate = Estimate { value: f64::NAN, error: f64::NAN, chunk_error: f64::NAN };
 
-    /// The mean of these values.
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Estimate {
+    /// The mean of these values, of which each `chunk` belong together.
+    pub fn of(values: impl IntoIterator<Item = f64>, chunk: usize) -> Estimate {
         let (mut sum, mut squares, mut n) = (0.0, 0.0, 0);
+        let mut means = Vec::new();
+        let mut part = 0.0;
         for value in values {
             sum += value;
             squares += value * value;
+            part += value;
             n += 1;
+            if chunk > 0 && n % chunk == 0 {
+                means.push(part / chunk as f64);
+                part = 0.0;
+            }
         }
-        Estimate::from_sums(sum, squares, n)
+        if n == 0 {
+            return Estimate::NONE;
+        }
+        Estimate {
+            value: sum / n as f64,
+            error: standard_error(sum, squares, n, LEAST_VALUES),
+            chunk_error: error_over_chunks(means),
+        }
     }
 
-    /// `exp` of the estimate, the error carried to first order.
+    /// Another value with its errors, which are these times a factor.
+    pub fn derived(self, value: f64, factor: f64) -> Estimate {
+        Estimate { value, error: self.error * factor, chunk_error: self.chunk_error * factor }
+    }
+
+    /// `exp` of the estimate, the errors carried to first order.
     pub fn exp(self) -> Estimate {
         let value = self.value.exp();
-        Estimate { value, error: value * self.error }
+        self.derived(value, value)
     }
 }
 
@@ -56,7 +90,12 @@ pub struct RowSummary {
     pub log_sum: f64,
     /// The first token with the largest logit.
     pub top: usize,
+    /// Tokens of this log-probability or less have no part in a divergence from this row.
+    pub least: f64,
 }
+
+/// Tokens of less than e⁻⁴⁰ add nothing that an f64 sum would show; their logits may be infinite.
+const LEAST: f64 = -40.0;
 
 impl RowSummary {
     /// Reduces one row of logits (`[vocabulary]`); `None` where one of them is NaN or all are −∞.
@@ -64,7 +103,13 @@ impl RowSummary {
         let log_sum = numeric::log_sum(logits);
         let max = numeric::max(logits);
         let top = logits.iter().position(|&logit| logit == max)?;
-        log_sum.is_finite().then_some(RowSummary { log_sum, top })
+        log_sum.is_finite().then_some(RowSummary { log_sum, top, least: LEAST })
+    }
+
+    /// Reduces one row of log-probabilities (`[vocabulary]`) that are stored down to a floor only: what was below it
+    /// reads as the floor, so `least` leaves it out. They are taken as they are, not made to sum to 1 again.
+    pub fn stored(log_probabilities: &[f32], least: f64) -> Option<RowSummary> {
+        RowSummary::of(log_probabilities).map(|row| RowSummary { log_sum: 0.0, least, ..row })
     }
 
     /// −ln p of a token under the row this was made of.
@@ -91,7 +136,7 @@ impl Position {
     pub fn compare(base: (&[f32], &RowSummary), other: (&[f32], &RowSummary), target: usize) -> Position {
         let ((base, base_row), (other, other_row)) = (base, other);
         let shift = other_row.log_sum - base_row.log_sum;
-        let kld = numeric::divergence(base, other, base_row.log_sum, shift);
+        let kld = numeric::divergence(base, other, base_row.log_sum, shift, base_row.least);
         let nll = other_row.nll(other, target);
         let base_p = (-base_row.nll(base, target)).exp();
         Position {
@@ -176,27 +221,40 @@ pub struct Divergence {
 }
 
 impl Divergence {
-    /// Reduces the positions of a model against −ln p of the base at the same positions.
+    /// Reduces the positions of a model against −ln p of the base at the same positions, of which each `chunk` belong
+    /// to one chunk of the text.
     ///
     /// # Panics
     /// Never; positions beyond the shorter of the two are left out.
-    pub fn of(base_nll: &[f64], positions: &[Position]) -> Divergence {
+    pub fn of(base_nll: &[f64], positions: &[Position], chunk: usize) -> Divergence {
         let n = positions.len().min(base_nll.len());
         let (base_nll, positions) = (&base_nll[..n], &positions[..n]);
-        let mean_nll = Estimate::of(positions.iter().map(|p| p.nll));
-        let base = Estimate::of(base_nll.iter().copied());
-        let product: f64 = positions.iter().zip(base_nll).map(|(p, b)| p.nll * b).sum();
-        let covariance = if n < 10 { 0.0 } else { (product / n as f64 - mean_nll.value * base.value) / (n - 1) as f64 };
+        let both = || positions.iter().map(|p| p.nll).zip(base_nll.iter().copied());
+        let of = |pick: fn(&Position) -> f64| Estimate::of(positions.iter().map(pick), chunk);
+        let mean_nll = of(|p| p.nll);
+        let base = Estimate::of(base_nll.iter().copied(), chunk);
+        let product: f64 = both().map(|(p, b)| p * b).sum();
+        let covariance = if n < LEAST_VALUES {
+            f64::NAN
+        } else {
+            (product / n as f64 - mean_nll.value * base.value) / (n - 1) as f64
+        };
+        // NaN stays NaN, unlike with `max`.
+        let root = |variance: f64| if variance < 0.0 { 0.0 } else { variance.sqrt() };
         let ln_ppl_ratio = Estimate {
             value: mean_nll.value - base.value,
-            error: (mean_nll.error.powi(2) + base.error.powi(2) - 2.0 * covariance).max(0.0).sqrt(),
+            error: root(mean_nll.error.powi(2) + base.error.powi(2) - 2.0 * covariance),
+            chunk_error: Estimate::of(both().map(|(p, b)| p - b), chunk).chunk_error,
         };
         let (ppl, base_ppl) = (mean_nll.exp(), base.exp());
-        let difference_variance =
-            ppl.error.powi(2) + base_ppl.error.powi(2) - 2.0 * ppl.value * base_ppl.value * covariance;
-        let squares = Estimate::of(positions.iter().map(|p| f64::from(p.delta_p).powi(2)));
+        let ppl_difference = Estimate {
+            value: ppl.value - base_ppl.value,
+            error: root(ppl.error.powi(2) + base_ppl.error.powi(2) - 2.0 * ppl.value * base_ppl.value * covariance),
+            chunk_error: Estimate::of(both().map(|(p, b)| ppl.value * p - base_ppl.value * b), chunk).chunk_error,
+        };
+        let squares = of(|p| f64::from(p.delta_p).powi(2));
         let rms = squares.value.sqrt();
-        let same = positions.iter().filter(|p| p.same_top).count() as f64 / n.max(1) as f64;
+        let same = of(|p| f64::from(u8::from(p.same_top)));
         let quantiles = |pick: fn(&Position) -> f32, fractions: &[(f64, &str)]| {
             let mut values: Vec<f32> = positions.iter().map(pick).collect();
             values.sort_unstable_by(f32::total_cmp);
@@ -208,17 +266,15 @@ impl Divergence {
             ppl,
             ln_ppl_ratio,
             ppl_ratio: ln_ppl_ratio.exp(),
-            ppl_difference: Estimate { value: ppl.value - base_ppl.value, error: difference_variance.max(0.0).sqrt() },
+            ppl_difference,
             ppl_correlation: Some(covariance / (mean_nll.error * base.error)).filter(|c| c.is_finite()),
-            kld: Estimate::of(positions.iter().map(|p| f64::from(p.kld))),
+            kld: of(|p| f64::from(p.kld)),
             kld_quantiles: quantiles(|p| p.kld, &KLD_FRACTIONS),
-            delta_p: Estimate::of(positions.iter().map(|p| f64::from(p.delta_p))),
-            delta_p_rms: Estimate { value: rms, error: if rms > 0.0 { 0.5 / rms * squares.error } else { 0.0 } },
+            delta_p: of(|p| f64::from(p.delta_p)),
+            // A mean square of 0 has squares without any spread, whose errors are 0 already.
+            delta_p_rms: squares.derived(rms, if rms > 0.0 { 0.5 / rms } else { 1.0 }),
             delta_p_quantiles: quantiles(|p| p.delta_p, &DELTA_P_FRACTIONS),
-            same_top: Estimate {
-                value: same,
-                error: if n > 1 { (same * (1.0 - same) / (n - 1) as f64).sqrt() } else { f64::NAN },
-            },
+            same_top: same,
         }
     }
 
@@ -286,10 +342,68 @@ mod tests {
         let base: Vec<f64> = (0..1000).map(|i| 4.0 + f64::from(i % 17) * 0.3).collect();
         let positions: Vec<Position> =
             base.iter().map(|nll| Position { nll: nll + 0.01, kld: 0.0, delta_p: 0.0, same_top: true }).collect();
-        let d = Divergence::of(&base, &positions);
+        let d = Divergence::of(&base, &positions, 100);
         assert_relative_eq!(d.ln_ppl_ratio.value, 0.01, epsilon = 1e-9);
         assert!(d.ln_ppl_ratio.error < 1e-6, "a constant shift is certain, not {}", d.ln_ppl_ratio.error);
         assert!(d.mean_nll.error > 0.01);
         assert_relative_eq!(d.ppl_correlation.expect("both vary"), 1.0, epsilon = 1e-3);
+    }
+
+    #[test]
+    fn an_error_that_cannot_be_told_is_no_number() {
+        let base: Vec<f64> = (0..44).map(|i| 4.0 + f64::from(i % 5)).collect();
+        let positions: Vec<Position> = (0..44)
+            .map(|i| Position { nll: 4.0 + f64::from(i % 7), kld: 0.1, delta_p: 0.01 * (i % 3) as f32, same_top: true })
+            .collect();
+        let all = |n: usize, chunk: usize| {
+            let d = Divergence::of(&base[..n], &positions[..n], chunk);
+            let each = [
+                d.mean_nll,
+                d.ppl,
+                d.ln_ppl_ratio,
+                d.ppl_ratio,
+                d.ppl_difference,
+                d.kld,
+                d.delta_p,
+                d.delta_p_rms,
+                d.same_top,
+            ];
+            assert!(n == 0 || each.iter().all(|e| e.value.is_finite()), "{d:?}");
+            let told = |pick: fn(&Estimate) -> f64| {
+                let told = each.iter().filter(|e| pick(e).is_finite()).count();
+                assert!(told == 0 || told == each.len(), "{d:?}");
+                told > 0
+            };
+            (told(|e| e.error), told(|e| e.chunk_error), d.ppl_correlation.is_some())
+        };
+        assert_eq!(all(0, 5), (false, false, false));
+        assert_eq!(all(1, 1), (false, false, false));
+        assert_eq!(all(10, 5), (false, true, false));
+        assert_eq!(all(11, 11), (true, false, true));
+        assert_eq!(all(44, 11), (true, true, true));
+    }
+
+    #[test]
+    fn the_error_over_chunks_sees_that_neighbours_are_alike() {
+        // Four chunks with means 1, 2, 3, 4 and no spread inside: √(1.25 / 3) over chunks, a tenth of it over tokens.
+        let values: Vec<f64> = (0..400).map(|i| f64::from(1 + i / 100)).collect();
+        let e = Estimate::of(values, 100);
+        assert_relative_eq!(e.chunk_error, (1.25_f64 / 3.0).sqrt(), epsilon = 1e-12);
+        assert_relative_eq!(e.error, (1.25_f64 / 399.0).sqrt(), epsilon = 1e-12);
+        let ppl = e.exp();
+        assert_relative_eq!(ppl.chunk_error, 2.5_f64.exp() * e.chunk_error, epsilon = 1e-12);
+    }
+
+    #[test]
+    fn what_a_stored_row_cannot_tell_has_no_part_in_the_divergence() {
+        // ln p of the last token is some floor, whatever it was.
+        let (stored, other) = ([0.75_f32.ln(), 0.25_f32.ln(), -16.3], [1.0_f32, 1.0, -9.0]);
+        let base = RowSummary::stored(&stored, -16.0).expect("finite");
+        let p = Position::compare((&stored, &base), (&other, &row(&other)), 2);
+        let log_sum = (2.0 * 1f64.exp() + (-9f64).exp()).ln();
+        let q = 1.0 - log_sum;
+        assert_relative_eq!(f64::from(p.kld), 0.75 * (0.75f64.ln() - q) + 0.25 * (0.25f64.ln() - q), epsilon = 1e-7);
+        assert_relative_eq!(base.nll(&stored, 2), 16.3, epsilon = 1e-5);
+        assert_relative_eq!(p.delta_p, ((-9.0 - log_sum).exp() - (-16.3f64).exp()) as f32, epsilon = 1e-9);
     }
 }

@@ -14,7 +14,7 @@ use convert::packed::bnb::{Code, decode, decode_int8};
 use gguf::arch::Module;
 use gguf::{Error, Result, Source, TensorInfo, TensorType};
 use quantize::bnb::{four_bit, int8, nested::Nested};
-use quantize::plan::{self, Importance, Plan};
+use quantize::plan::{self, Importance, Plan, Planned};
 use quantize::recipe::FileType;
 use rayon::prelude::*;
 
@@ -110,7 +110,7 @@ impl<'a> Encoded<'a> {
         precision: Precision,
         importance: Option<&'a Importance>,
     ) -> Result<Encoded<'a>> {
-        let mut tensors = source.tensors().to_vec();
+        let tensors = source.tensors().to_vec();
         let mut how = vec![How::Kept; tensors.len()];
         let mut notes = Vec::new();
         match precision {
@@ -123,12 +123,7 @@ impl<'a> Encoded<'a> {
                     notes.push(format!("{fell} tensors do not fit their type and fall back to another"));
                 }
                 notes.extend(plan.notes.iter().cloned());
-                for planned in plan.tensors {
-                    if planned.converts() {
-                        how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);
-                        tensors[planned.source] = planned.info;
-                    }
-                }
+                return Ok(Encoded { notes, importance, ..Encoded::planned(source, plan) });
             }
             Precision::FourBit { code, nested } => {
                 for (info, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
@@ -145,12 +140,37 @@ impl<'a> Encoded<'a> {
                 }
             }
             Precision::Int8 => {
+                notes.push(
+                    "the rounding of the weights alone is measured; bitsandbytes rounds activations to 8 bits as well"
+                        .to_owned(),
+                );
                 for (_, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
                     *how = How::Int8;
                 }
             }
         }
         Ok(Encoded { source, tensors, how, measured: Mutex::default(), importance, notes })
+    }
+
+    /// The types and importances of a plan that was made already.
+    pub fn planned(source: &'a dyn Source, plan: Plan) -> Encoded<'a> {
+        let mut encoded = Encoded {
+            source,
+            tensors: source.tensors().to_vec(),
+            how: vec![How::Kept; source.tensors().len()],
+            measured: Mutex::default(),
+            importance: None,
+            notes: plan.notes.clone(),
+        };
+        encoded.follow(plan);
+        encoded
+    }
+
+    fn follow(&mut self, plan: Plan) {
+        for planned in plan.tensors.into_iter().filter(Planned::converts) {
+            self.how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);
+            self.tensors[planned.source] = planned.info;
+        }
     }
 
     /// What a person should know of the precision, a line each.

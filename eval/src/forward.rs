@@ -8,7 +8,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use gguf::arch::{Branch, Flow, Kind, Layer, NormKind, Reads, Residual, StackPlan};
+use gguf::arch::{Flow, Layer, NormKind, Reads, Residual, StackPlan, Step};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
@@ -17,6 +17,7 @@ use crate::layers::residual::Form;
 use crate::layers::{
     Kept, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, altup, branch, copied, norm, numeric, residual,
 };
+use crate::matmul::{Order, product};
 use crate::model::{Model, Shape, Tables, Turn};
 use crate::weights::{Matrix, Weights};
 
@@ -27,11 +28,13 @@ pub struct Input {
     pub tokens: Vec<u32>,
     /// What the encoder of an encoder-decoder reads; empty for other models.
     pub encoder: Vec<u32>,
+    /// The first token of the second kind, where the model tells two kinds apart; 0: all are of the first.
+    pub second: usize,
 }
 
 impl From<Vec<u32>> for Input {
     fn from(tokens: Vec<u32>) -> Input {
-        Input { tokens, encoder: Vec::new() }
+        Input { tokens, ..Input::default() }
     }
 }
 
@@ -226,10 +229,11 @@ impl<'a> Forward<'a> {
             Some(_) if read.iter().any(|r| r.is_empty()) => {
                 return Err(Error::input(format!("{} needs a text for its encoder", self.model().name())));
             }
-            Some(_) => Some(self.stack(0, &read, None, (&mut done, total))?),
+            Some(_) => Some(self.stack(0, &read, &vec![0; read.len()], None, (&mut done, total))?),
         };
         let last = self.model().plan.stacks.len() - 1;
-        self.stack(last, &tokens, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
+        let seconds: Vec<usize> = inputs.iter().map(|i| i.second).collect();
+        self.stack(last, &tokens, &seconds, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
     }
 
     /// Pushes all sequences through one stack.
@@ -237,95 +241,210 @@ impl<'a> Forward<'a> {
         &self,
         number: usize,
         sequences: &[&[u32]],
+        seconds: &[usize],
         encoded: Option<Encoded<'_>>,
         (done, total): (&mut u64, u64),
     ) -> Result<Vec<Vec<f32>>> {
         let model = self.model();
-        let longest = sequences.iter().map(|s| s.len()).max().unwrap_or(0);
-        let tables: Vec<Tables> = self.streams.iter().map(|s| s.model.tables(longest)).collect();
-        let embedded = self
-            .streams
-            .iter()
-            .map(|s| embed(s.model, s.weights, sequences, &vec![0; sequences.len()]))
-            .collect::<Result<Vec<_>>>()?;
-        let buckets = self
-            .streams
-            .iter()
-            .map(|s| relative_bias(s.weights, &s.model.plan.stacks[number]))
-            .collect::<Result<Vec<_>>>()?;
-        let reads_embeddings =
-            |layer: &Layer| layer.steps.iter().flat_map(|s| &s.branches).any(|b| b.reads == Reads::Embeddings);
-        let embeddings: Vec<Option<Vec<f32>>> = self
-            .streams
-            .iter()
-            .zip(&embedded)
-            .map(|(s, x)| s.model.layers(&s.model.plan.stacks[number]).iter().any(reads_embeddings).then(|| copied(x)))
-            .collect();
-        let beside = self
-            .streams
-            .iter()
-            .zip(&embedded)
-            .map(|(s, x)| Beside::new(s.model, s.weights, sequences, x))
-            .collect::<Result<Vec<_>>>()?;
-        let mut hidden = self
-            .streams
-            .iter()
-            .zip(embedded)
-            .map(|(s, x)| Trunk::new(s.model, s.weights, &s.model.plan.stacks[number], x))
-            .collect::<Result<Vec<_>>>()?;
-        let groups = groups(sequences, self.limits.group_tokens);
-        let ids: Vec<u32> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
-        let kept: Vec<Vec<Kept>> =
-            self.streams.iter().map(|_| groups.iter().map(|_| Kept::default()).collect()).collect();
+        let mut walks = Vec::with_capacity(self.streams.len());
+        for (s, stream) in self.streams.iter().enumerate() {
+            let encoded = encoded.map(|(states, read)| rows_of(&states[s], read, model.width));
+            walks.push(Walk::new(
+                stream.model,
+                stream.weights,
+                number,
+                (sequences, seconds),
+                encoded,
+                self.limits.group_tokens,
+            )?);
+        }
         for turn in model.turns(&model.plan.stacks[number]) {
-            for (s, (&Stream { model, weights }, trunk)) in self.streams.iter().zip(&mut hidden).enumerate() {
-                let stack = &model.plan.stacks[number];
+            for (stream, (walk, trunk)) in self.streams.iter().zip(&mut walks) {
                 let Turn::Layer(l) = turn else {
-                    trunk.turn(turn, model, weights, stack)?;
+                    trunk.turn(turn, stream.model, stream.weights, walk.stack)?;
                     continue;
                 };
-                let part = Part::load(weights, &format!("{}{l}.", stack.prefix), self.observer)?;
-                for (g, group) in groups.iter().enumerate() {
-                    let rows = group.rows.start * model.width..group.rows.end * model.width;
-                    let given = beside[s].as_ref().map(|b| b.of_layer(l, group.rows.clone()));
-                    let cross = encoded.map(|(states, read)| rows_of(&states[s], read, model.width));
-                    let site = Site {
-                        model,
-                        layer: l,
-                        ids: &ids[group.rows.clone()],
-                        spans: &group.spans,
-                        tables: &tables[s],
-                        buckets: buckets[s].as_ref(),
-                        encoded: cross.as_ref().map(|c| &c[group.sequences.clone()]),
-                        kept: &kept[s][g],
-                        chosen: None,
-                        blocks: blocks_begun(&stack.layers[..l]),
-                        layer_input: None,
-                        stream: &[],
-                        embeddings: embeddings[s].as_deref().map(|e| &e[rows.clone()]),
-                        per_layer: given.as_deref(),
-                    };
-                    let x = trunk.rows(&group.rows);
-                    run(&stack.layers[l], &part, &site, x, None)?;
-                    check(x, stack.prefix, l)?;
-                    *done += group.rows.len() as u64;
+                let part = Part::load(stream.weights, &walk.prefix(l), self.observer)?;
+                for group in 0..walk.groups.len() {
+                    walk.layer(l, &part, group, trunk.rows(&walk.groups[group].rows), None)?;
+                    *done += walk.groups[group].rows.len() as u64;
                     if let Some(progress) = self.progress {
                         progress(*done, total);
                     }
                 }
-                part.release(weights);
+                part.release(stream.weights);
             }
         }
-        self.streams
-            .iter()
-            .zip(hidden)
-            .map(|(stream, trunk)| {
-                let stack = &stream.model.plan.stacks[number];
-                let mut x = trunk.end(stream.model, stream.weights, stack)?;
-                last_norm(stream.model, stream.weights, stack, &mut x)?;
-                Ok(x)
-            })
-            .collect()
+        self.streams.iter().zip(walks).map(|(stream, (walk, trunk))| walk.end(stream.weights, trunk)).collect()
+    }
+}
+
+/// Sequences on their way through a stack of one precision, layer by layer: what is known of them beside their states.
+pub(crate) struct Walk<'a> {
+    model: &'a Model,
+    stack: &'a StackPlan,
+    ids: Vec<u32>,
+    groups: Vec<Group>,
+    tables: Tables,
+    buckets: Option<Buckets>,
+    embeddings: Option<Vec<f32>>,
+    beside: Option<Beside>,
+    encoded: Option<Vec<&'a [f32]>>,
+    kept: Vec<Kept>,
+}
+
+/// What a group keeps between the steps of a layer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Begun {
+    /// The stream as it was when the layer began, where a branch asks for it.
+    start: Option<Vec<f32>>,
+    /// Blocks that were begun.
+    kept: usize,
+}
+
+impl Begun {
+    /// Says how many blocks are begun.
+    pub(crate) fn blocks(&mut self, kept: usize) {
+        self.kept = kept;
+    }
+}
+
+impl<'a> Walk<'a> {
+    /// Before the first layer, with the states there.
+    pub(crate) fn new(
+        model: &'a Model,
+        weights: &dyn Weights,
+        number: usize,
+        (sequences, seconds): (&[&[u32]], &[usize]),
+        encoded: Option<Vec<&'a [f32]>>,
+        together: usize,
+    ) -> Result<(Walk<'a>, Trunk)> {
+        let stack = &model.plan.stacks[number];
+        let longest = sequences.iter().map(|s| s.len()).max().unwrap_or(0);
+        let embedded = embed(model, weights, sequences, &vec![0; sequences.len()], seconds)?;
+        let reads_embeddings =
+            |layer: &Layer| layer.steps.iter().flat_map(|s| &s.branches).any(|b| b.reads == Reads::Embeddings);
+        let groups = groups(sequences, together);
+        let walk = Walk {
+            model,
+            stack,
+            ids: sequences.iter().flat_map(|s| s.iter().copied()).collect(),
+            kept: groups.iter().map(|_| Kept::default()).collect(),
+            groups,
+            tables: model.tables(longest),
+            buckets: first_relative_bias(weights, stack)?,
+            embeddings: model.layers(stack).iter().any(reads_embeddings).then(|| copied(&embedded)),
+            beside: Beside::new(model, weights, sequences, &embedded)?,
+            encoded,
+        };
+        let trunk = Trunk::new(model, weights, stack, embedded)?;
+        Ok((walk, trunk))
+    }
+
+    /// What the names of a layer's tensors begin with.
+    pub(crate) fn prefix(&self, layer: usize) -> String {
+        format!("{}{layer}.", self.stack.prefix)
+    }
+
+    /// The layers that are run.
+    pub(crate) fn layers(&self) -> &'a [Layer] {
+        self.model.layers(self.stack)
+    }
+
+    /// The tokens of each group of whole sequences.
+    pub(crate) fn groups(&self) -> impl ExactSizeIterator<Item = &Range<usize>> {
+        self.groups.iter().map(|g| &g.rows)
+    }
+
+    /// What a layer of these tensors may look at for the sequences of a group.
+    fn at<T>(
+        &self,
+        layer: usize,
+        part: &Part<'_>,
+        group: usize,
+        act: impl FnOnce(&Site<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let own = relative_bias(part, self.stack)?;
+        let Group { rows, sequences, spans } = &self.groups[group];
+        let width = self.model.width;
+        let given = self.beside.as_ref().map(|b| b.of_layer(layer, rows.clone()));
+        act(&Site {
+            model: self.model,
+            layer,
+            ids: &self.ids[rows.clone()],
+            spans,
+            tables: &self.tables,
+            buckets: own.as_ref().or(self.buckets.as_ref()),
+            encoded: self.encoded.as_ref().map(|e| &e[sequences.clone()]),
+            kept: &self.kept[group],
+            chosen: None,
+            blocks: blocks_begun(&self.stack.layers[..layer]),
+            layer_input: None,
+            stream: &[],
+            embeddings: self.embeddings.as_ref().map(|e| &e[rows.start * width..rows.end * width]),
+            per_layer: given.as_deref(),
+        })
+    }
+
+    /// A layer on the states of a group, in place.
+    fn layer(
+        &self,
+        layer: usize,
+        part: &Part<'_>,
+        group: usize,
+        x: &mut [f32],
+        state: Option<&mut [LayerState]>,
+    ) -> Result<()> {
+        self.at(layer, part, group, |site| run(&self.stack.layers[layer], part, site, x, state))?;
+        check(x, self.stack.prefix, layer)
+    }
+
+    /// In how many parts a layer can be run one after the other: its steps, but for a layer that works on one stream of
+    /// several.
+    pub(crate) fn parts(&self, layer: usize) -> usize {
+        let layer = &self.stack.layers[layer];
+        if layer.altup.is_some() { 1 } else { layer.steps.len() }
+    }
+
+    /// What is to be kept of a group before a layer's first part.
+    pub(crate) fn begin(&self, layer: usize, x: &[f32]) -> Begun {
+        let kept = blocks_begun(&self.stack.layers[..layer]);
+        let layer = &self.stack.layers[layer];
+        Begun { start: (layer.altup.is_none() && layer.reads_input()).then(|| copied(x)), kept }
+    }
+
+    /// One part of a layer on the states of a group, in place. Gives the number of blocks that are begun then.
+    pub(crate) fn part(
+        &self,
+        (layer, number): (usize, usize),
+        part: &Part<'_>,
+        group: usize,
+        begun: &Begun,
+        x: &mut [f32],
+    ) -> Result<usize> {
+        let of = &self.stack.layers[layer];
+        let kept = self.at(layer, part, group, |site| {
+            if of.altup.is_some() {
+                run(of, part, site, x, None)?;
+                return Ok(begun.kept);
+            }
+            let site = &Site { layer_input: begun.start.as_deref(), ..*site };
+            let mut form = form_of(site, x, begun.kept);
+            step(&of.steps[number], part, site, x, &mut form, None)?;
+            if number + 1 == of.steps.len() {
+                behind(of, part, x)?;
+            }
+            Ok::<usize, Error>(form.kept)
+        })?;
+        check(x, self.stack.prefix, layer)?;
+        Ok(kept)
+    }
+
+    /// The hidden states behind the last norm.
+    pub(crate) fn end(&self, weights: &dyn Weights, trunk: Trunk) -> Result<Vec<f32>> {
+        let mut x = trunk.end(self.model, weights, self.stack)?;
+        last_norm(self.model, weights, self.stack, &mut x)?;
+        Ok(x)
     }
 }
 
@@ -341,7 +460,7 @@ fn blocks_begun(layers: &[Layer]) -> usize {
 }
 
 /// What goes through a stack: one residual stream or several, the states that cycles keep, and their form.
-struct Trunk {
+pub(crate) struct Trunk {
     /// `[tokens, slots · width]`.
     x: Vec<f32>,
     form: Form,
@@ -389,10 +508,20 @@ impl Trunk {
         Ok(Trunk { x, form, sides })
     }
 
+    /// Values of a token.
+    pub(crate) fn row(&self) -> usize {
+        self.form.width * self.form.slots
+    }
+
     /// The rows of these tokens.
-    fn rows(&mut self, tokens: &Range<usize>) -> &mut [f32] {
-        let row = self.form.width * self.form.slots;
+    pub(crate) fn rows(&mut self, tokens: &Range<usize>) -> &mut [f32] {
+        let row = self.row();
         &mut self.x[tokens.start * row..tokens.end * row]
+    }
+
+    /// The same to read.
+    pub(crate) fn at(&self, tokens: &Range<usize>) -> &[f32] {
+        &self.x[tokens.start * self.row()..tokens.end * self.row()]
     }
 
     /// What happens between layers.
@@ -528,66 +657,89 @@ fn steps(
     x: &mut [f32],
     mut state: Option<&mut [LayerState]>,
 ) -> Result<()> {
-    let start = layer.steps.iter().flat_map(|s| &s.branches).any(reads_layer_input).then(|| copied(x));
+    let start = layer.reads_input().then(|| copied(x));
     let site = &Site { layer_input: start.as_deref(), ..*site };
+    let mut form = form_of(site, x, site.blocks);
+    for of in &layer.steps {
+        step(of, part, site, x, &mut form, state.as_deref_mut())?;
+    }
+    behind(layer, part, x)
+}
+
+/// The form of states of which so many blocks were begun.
+fn form_of(site: &Site<'_>, x: &[f32], kept: usize) -> Form {
     let width = site.model.width;
-    let mut form = Form { width, slots: x.len() / (site.tokens() * width).max(1), kept: site.blocks };
-    for step in &layer.steps {
-        let normed = matches!(step.residual, Residual::Normed(_));
-        let keeps_input = normed || step.branches.iter().any(|b| b.reads == Reads::FirstInput);
-        let reading = residual::read(&step.residual, part, x, form)?;
-        let stream: &[f32] = reading.as_ref().map_or(x, |r| &r.read);
-        let mut first: Option<Vec<f32>> = None;
-        let mut sum: Option<Vec<f32>> = None;
-        for b in &step.branches {
-            let from: &[f32] = match b.reads {
-                Reads::Stream => stream,
-                Reads::LayerInput => start.as_deref().unwrap_or(stream),
-                Reads::FirstInput => first.as_deref().unwrap_or(stream),
-                Reads::Embeddings => site.embeddings.ok_or_else(|| Error::usage("the embeddings were not kept"))?,
-            };
-            let input = match &b.before {
-                Some(norm) => part.norm(norm, from)?,
-                None => copied(from),
-            };
-            let mut made = branch(&b.kind, part, &Site { stream, ..*site }, &input, state.as_deref_mut())?;
-            if keeps_input && first.is_none() {
-                first = Some(input);
-            }
-            if let Some(norm) = &b.after {
-                part.norm_in_place(norm, &mut made)?;
-            }
-            if b.scale != 1.0 {
-                made.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, b.scale));
-            }
-            match &mut sum {
-                Some(sum) => add(sum, &made),
-                None => sum = Some(made),
-            }
+    Form { width, slots: x.len() / (site.tokens() * width).max(1), kept }
+}
+
+/// One step of a layer.
+fn step(
+    step: &Step,
+    part: &Part<'_>,
+    site: &Site<'_>,
+    x: &mut [f32],
+    form: &mut Form,
+    mut state: Option<&mut [LayerState]>,
+) -> Result<()> {
+    let normed = matches!(step.residual, Residual::Normed(_));
+    let keeps_input = normed || step.branches.iter().any(|b| b.reads == Reads::FirstInput);
+    let reading = residual::read(&step.residual, part, x, *form)?;
+    let stream: &[f32] = reading.as_ref().map_or(x, |r| &r.read);
+    let mut first: Option<Vec<f32>> = None;
+    let mut sum: Option<Vec<f32>> = None;
+    for b in &step.branches {
+        let from: &[f32] = match b.reads {
+            Reads::Stream => stream,
+            Reads::LayerInput => site.layer_input.unwrap_or(stream),
+            Reads::FirstInput => first.as_deref().unwrap_or(stream),
+            Reads::Embeddings => site.embeddings.ok_or_else(|| Error::usage("the embeddings were not kept"))?,
+        };
+        let input = match &b.before {
+            Some(norm) => part.norm(norm, from)?,
+            None => copied(from),
+        };
+        let mut made = branch(&b.kind, part, &Site { stream, ..*site }, &input, state.as_deref_mut())?;
+        if keeps_input && first.is_none() {
+            first = Some(input);
         }
-        let Some(mut sum) = sum else { continue };
-        if let Some(norm) = &step.after {
-            part.norm_in_place(norm, &mut sum)?;
+        if let Some(norm) = &b.after {
+            part.norm_in_place(norm, &mut made)?;
         }
-        match (&step.residual, &reading) {
-            (_, Some(reading)) => form.kept = reading.join(x, &sum, step.scale, form),
-            _ if step.replaces => x.copy_from_slice(&sum),
-            (Residual::Normed(scale), _) => {
-                if let Some(first) = &first {
-                    x.copy_from_slice(first);
-                }
-                x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, *scale));
-                add_scaled(x, &sum, step.scale);
-            }
-            _ => add_scaled(x, &sum, step.scale),
+        if b.scale != 1.0 {
+            made.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, b.scale));
         }
-        if let Some(norm) = &step.sum_norm {
-            part.norm_in_place(norm, x)?;
-        }
-        if step.stream_scale != 1.0 {
-            x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, step.stream_scale));
+        match &mut sum {
+            Some(sum) => add(sum, &made),
+            None => sum = Some(made),
         }
     }
+    let Some(mut sum) = sum else { return Ok(()) };
+    if let Some(norm) = &step.after {
+        part.norm_in_place(norm, &mut sum)?;
+    }
+    match (&step.residual, &reading) {
+        (_, Some(reading)) => form.kept = reading.join(x, &sum, step.scale, *form),
+        _ if step.replaces => x.copy_from_slice(&sum),
+        (Residual::Normed(scale), _) => {
+            if let Some(first) = &first {
+                x.copy_from_slice(first);
+            }
+            x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, *scale));
+            add_scaled(x, &sum, step.scale);
+        }
+        _ => add_scaled(x, &sum, step.scale),
+    }
+    if let Some(norm) = &step.sum_norm {
+        part.norm_in_place(norm, x)?;
+    }
+    if step.stream_scale != 1.0 {
+        x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, step.stream_scale));
+    }
+    Ok(())
+}
+
+/// What a layer does to the stream behind its steps.
+fn behind(layer: &Layer, part: &Part<'_>, x: &mut [f32]) -> Result<()> {
     if layer.times != 1.0 {
         x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, layer.times));
     }
@@ -596,11 +748,6 @@ fn steps(
         x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, scale));
     }
     Ok(())
-}
-
-/// Whether a branch looks at the stream as it was when the layer began.
-fn reads_layer_input(branch: &Branch) -> bool {
-    branch.reads == Reads::LayerInput || matches!(&branch.kind, Kind::Experts(e) if e.router_reads_layer)
 }
 
 /// Names the first layer that made something that is no number.
@@ -615,7 +762,13 @@ fn check(x: &[f32], prefix: &str, layer: usize) -> Result<()> {
 }
 
 /// Embeddings of all tokens, each sequence beginning at its position.
-fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usize]) -> Result<Vec<f32>> {
+fn embed(
+    model: &Model,
+    weights: &dyn Weights,
+    sequences: &[&[u32]],
+    past: &[usize],
+    seconds: &[usize],
+) -> Result<Vec<f32>> {
     let ends = Part::pick(weights, "", EMBEDDINGS)?;
     let table = ends.need("token_embd.weight")?;
     let width = model.width;
@@ -638,12 +791,12 @@ fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usi
         let mut row = vec![0.0; width];
         for (sequence, past) in sequences.iter().zip(past) {
             for (i, x) in rows.by_ref().take(sequence.len()).enumerate() {
-                let at = past + i;
+                let at = model.ends().first_position + past + i;
                 if at >= positions.rows() || positions.cols() != width {
                     return Err(Error::input(format!(
                         "the model knows {} positions, not {}",
-                        positions.rows(),
-                        at + 1
+                        positions.rows().saturating_sub(model.ends().first_position),
+                        past + i + 1
                     ))
                     .help("choose a smaller context: --ctx"));
                 }
@@ -653,9 +806,16 @@ fn embed(model: &Model, weights: &dyn Weights, sequences: &[&[u32]], past: &[usi
         }
     }
     if let Some(kinds) = ends.get("token_types.weight").filter(|k| k.rows() > 0 && k.cols() == width) {
-        let mut first = vec![0.0; width];
-        kinds.decode(0..1, &mut first)?;
-        x.par_chunks_mut(width).for_each(|x| add(x, &first));
+        let count = kinds.rows().min(2);
+        let mut both = vec![0.0; count * width];
+        kinds.decode(0..count, &mut both)?;
+        let mut rows = x.chunks_mut(width);
+        for (sequence, &second) in sequences.iter().zip(seconds) {
+            for (i, x) in rows.by_ref().take(sequence.len()).enumerate() {
+                let kind = usize::from(second > 0 && i >= second).min(count - 1);
+                add(x, &both[kind * width..(kind + 1) * width]);
+            }
+        }
     }
     if let Some(norm) = &model.ends().embedding_norm {
         ends.norm_in_place(norm, &mut x)?;
@@ -680,10 +840,14 @@ fn last_norm(model: &Model, weights: &dyn Weights, stack: &StackPlan, x: &mut [f
     ends.norm_in_place(norm, x)
 }
 
-/// The biases that all layers of a stack share; the first holds them.
-fn relative_bias(weights: &dyn Weights, stack: &StackPlan) -> Result<Option<Buckets>> {
-    let part = Part::pick(weights, &format!("{}0.", stack.prefix), &["attn_rel_b.weight"])?;
-    let Some(bias) = part.get("attn_rel_b.weight") else { return Ok(None) };
+/// The biases of the first layer, which those without biases of their own share.
+fn first_relative_bias(weights: &dyn Weights, stack: &StackPlan) -> Result<Option<Buckets>> {
+    relative_bias(&Part::pick(weights, &format!("{}0.", stack.prefix), &[RELATIVE_BIAS])?, stack)
+}
+
+/// The biases for distances that a layer has.
+fn relative_bias(part: &Part<'_>, stack: &StackPlan) -> Result<Option<Buckets>> {
+    let Some(bias) = part.get(RELATIVE_BIAS) else { return Ok(None) };
     let causal = !stack.prefix.starts_with("enc.");
     if bias.rows() < 2 {
         return Err(Error::input(format!("tensor {} has no buckets", bias.name())));
@@ -691,11 +855,14 @@ fn relative_bias(weights: &dyn Weights, stack: &StackPlan) -> Result<Option<Buck
     Ok(Some(Buckets::new(bias.to_f32()?, bias.cols(), !causal)))
 }
 
+const RELATIVE_BIAS: &str = "attn_rel_b.weight";
+
 /// The output matrix and what belongs to it.
 pub struct Head<'a> {
     output: Matrix<'a>,
     bias: Option<Vec<f32>>,
     observer: Option<&'a dyn Observe>,
+    order: Order,
 }
 
 impl<'a> Head<'a> {
@@ -729,7 +896,13 @@ impl<'a> Head<'a> {
             output = output.into_f32()?;
         }
         let bias = find("output.bias").map(|b| weights.matrix(b)?.to_f32()).transpose()?;
-        Ok(Head { output, bias: bias.filter(|b| b.len() == model.vocabulary), observer })
+        Ok(Head { output, bias: bias.filter(|b| b.len() == model.vocabulary), observer, order: Order::Fixed })
+    }
+
+    /// Adds up in the order that is the quickest, for sequences that grow token by token.
+    fn quickest(mut self) -> Head<'a> {
+        self.order = Order::Quickest;
+        self
     }
 
     /// Logits `[rows, vocabulary]` of hidden states `[rows, width]`.
@@ -740,7 +913,7 @@ impl<'a> Head<'a> {
         if let Some(observer) = self.observer {
             observer.input(self.output.name(), None, hidden, model.width);
         }
-        let mut logits = crate::matmul::product(hidden, &self.output, 0..self.output.rows())?;
+        let mut logits = product(hidden, &self.output, 0..self.output.rows(), self.order)?;
         let first = model.ends().first_logit.len();
         if first > 0 {
             let rows = logits.chunks(self.output.rows().max(1));
@@ -776,7 +949,7 @@ impl fmt::Debug for Head<'_> {
     }
 }
 
-/// One sequence that grows: what the layers know of its past is kept, so that a new token costs one token.
+/// Sequences that grow side by side: what the layers know of their past is kept, so that a new token costs one token.
 pub struct Session<'a> {
     model: &'a Model,
     weights: &'a dyn Weights,
@@ -784,7 +957,8 @@ pub struct Session<'a> {
     turns: Vec<Turn>,
     tables: Tables,
     capacity: usize,
-    states: Vec<LayerState>,
+    /// Of each run of a layer, what it keeps of each sequence.
+    states: Vec<Vec<LayerState>>,
     len: usize,
 }
 
@@ -795,33 +969,38 @@ impl fmt::Debug for Session<'_> {
 }
 
 impl<'a> Session<'a> {
-    /// A sequence of no tokens that may grow to `capacity`.
+    /// So many sequences of no tokens that may grow to `capacity` each.
     ///
     /// # Errors
     /// A model that is no decoder.
-    pub fn new(model: &'a Model, weights: &'a dyn Weights, capacity: usize) -> Result<Session<'a>> {
+    pub fn new(model: &'a Model, weights: &'a dyn Weights, sequences: usize, capacity: usize) -> Result<Session<'a>> {
         if model.shape != Shape::Decoder {
             return Err(Error::input(format!("{} is no decoder: it cannot continue a text", model.name())));
         }
         let (_, stack) = stacks(model);
         let turns = model.turns(stack);
-        let states = vec![LayerState::default(); layer_turns(&turns)];
+        let states = vec![vec![LayerState::default(); sequences]; layer_turns(&turns)];
         Ok(Session { model, weights, stack, turns, tables: model.tables(capacity), capacity, states, len: 0 })
     }
 
-    /// Appends tokens and gives the logits behind the last one.
+    /// Appends the same number of tokens to each sequence and gives the logits behind the last one of each.
     ///
     /// # Errors
-    /// No tokens or too many, and as [`Forward::logits`].
-    pub fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+    /// No tokens, too many or different numbers of them, and as [`Forward::logits`].
+    pub fn feed(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
         let model = self.model;
-        if tokens.is_empty() || self.len + tokens.len() > self.capacity {
-            return Err(Error::usage(format!("{} more tokens do not fit {}", tokens.len(), self.capacity)));
+        let count = sequences.first().map_or(0, |s| s.len());
+        let width = model.width;
+        if count == 0 || self.len + count > self.capacity || sequences.iter().any(|s| s.len() != count) {
+            return Err(Error::usage(format!("{count} more tokens do not fit {}", self.capacity)));
         }
-        let embeddings = embed(model, self.weights, &[tokens], &[self.len])?;
-        let spans = [Span { start: 0, len: tokens.len(), past: self.len }];
+        let embeddings =
+            embed(model, self.weights, sequences, &vec![self.len; sequences.len()], &vec![0; sequences.len()])?;
+        let spans: Vec<Span> =
+            (0..sequences.len()).map(|s| Span { start: s * count, len: count, past: self.len }).collect();
+        let tokens = sequences.concat();
         let kept = Kept::default();
-        let beside = Beside::new(model, self.weights, &[tokens], &embeddings)?;
+        let beside = Beside::new(model, self.weights, sequences, &embeddings)?;
         let mut trunk = Trunk::new(model, self.weights, self.stack, copied(&embeddings))?;
         let mut states = self.states.iter_mut();
         for &turn in &self.turns {
@@ -829,12 +1008,12 @@ impl<'a> Session<'a> {
                 trunk.turn(turn, model, self.weights, self.stack)?;
                 continue;
             };
-            let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?;
+            let part = Part::load(self.weights, &format!("{}{l}.", self.stack.prefix), None)?.quickest();
             let given = beside.as_ref().map(|b| b.of_layer(l, 0..tokens.len()));
             let site = Site {
                 model,
                 layer: l,
-                ids: tokens,
+                ids: &tokens,
                 spans: &spans,
                 tables: &self.tables,
                 buckets: None,
@@ -848,13 +1027,13 @@ impl<'a> Session<'a> {
                 per_layer: given.as_deref(),
             };
             let x = trunk.rows(&(0..tokens.len()));
-            run(&self.stack.layers[l], &part, &site, x, states.next().map(std::slice::from_mut))?;
+            run(&self.stack.layers[l], &part, &site, x, states.next().map(Vec::as_mut_slice))?;
             check(x, self.stack.prefix, l)?;
         }
-        self.len += tokens.len();
-        let mut x = trunk.end(model, self.weights, self.stack)?;
-        let mut last = x.split_off((tokens.len() - 1) * model.width);
+        self.len += count;
+        let x = trunk.end(model, self.weights, self.stack)?;
+        let mut last: Vec<f32> = x.chunks(count * width).flat_map(|x| &x[(count - 1) * width..]).copied().collect();
         last_norm(model, self.weights, self.stack, &mut last)?;
-        Head::load(model, self.weights, false, None)?.logits(model, &last)
+        Head::load(model, self.weights, false, None)?.quickest().logits(model, &last)
     }
 }

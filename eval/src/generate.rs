@@ -104,10 +104,10 @@ pub fn generate(
     }
     let mut sampler = Sampler::new(sampling)?;
     let mut tokens = prompt.to_vec();
-    let mut session = Session::new(model, weights, prompt.len() + count)?;
+    let mut session = Session::new(model, weights, 1, prompt.len() + count)?;
     let mut next: Vec<u32> = prompt.to_vec();
     for _ in 0..count {
-        let logits = if cache { session.feed(&next)? } else { last_logits(model, weights, &tokens)? };
+        let logits = if cache { session.feed(&[&next])? } else { last_logits(model, weights, &tokens)? };
         let token = sampler.take(&logits);
         tokens.push(token);
         if !visit(token)? {

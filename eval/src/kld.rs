@@ -4,18 +4,33 @@
 //! position from half the context to the one before the last: an f32 scale, an f32 least log-probability, and a 16-bit
 //! level for each token of the vocabulary, one more where it is odd (`tools/perplexity/perplexity.cpp`). All
 //! little-endian.
+//!
+//! A row reaches 16 below its largest logit; what was lower is stored as that floor. So a token at or below [`LEAST`]
+//! may have had any probability up to e⁻¹⁶, and has no part in a divergence; as the right token it counts as stored.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gguf::{Error, Result};
+
+use crate::layers::numeric;
 
 const MAGIC: &[u8; 8] = b"_logits_";
 const HEADER: u64 = 20;
 
+/// The log-probability at and below which llama-perplexity leaves a token of a stored row out of the divergence.
+pub const LEAST: f64 = -16.0;
+
+/// How far the stored probabilities of a row may be from 1 together. A level is off by at most half a step of 16 / 65535,
+/// a relative error of 1.2e-4; what was below the floor adds less than e⁻¹⁶ a token.
+fn most_off(vocabulary: usize) -> f64 {
+    1e-3 + vocabulary as f64 * LEAST.exp()
+}
+
 /// An opened file of log-probabilities.
 #[derive(Debug)]
 pub struct KldFile {
+    path: PathBuf,
     map: memmap2::Mmap,
     context: usize,
     vocabulary: usize,
@@ -63,7 +78,13 @@ impl KldFile {
                 .help("let llama-perplexity finish writing it"));
             }
         }
-        Ok(KldFile { map, context: context as usize, vocabulary: vocabulary as usize, chunks: chunks as usize })
+        Ok(KldFile {
+            path: path.to_path_buf(),
+            map,
+            context: context as usize,
+            vocabulary: vocabulary as usize,
+            chunks: chunks as usize,
+        })
     }
 
     /// Tokens of a chunk.
@@ -95,7 +116,8 @@ impl KldFile {
     /// The log-probabilities (`[vocabulary]`) at a scored position, counted from [`KldFile::first_scored`].
     ///
     /// # Errors
-    /// A chunk or position that the file does not have.
+    /// A chunk or position that the file does not have, and values that are no probabilities: none may be above 1, and
+    /// together they are 1.
     pub fn log_probabilities(&self, chunk: usize, scored_position: usize, out: &mut Vec<f32>) -> Result<()> {
         let per_chunk = scored(self.context as u64) as usize;
         if chunk >= self.chunks || scored_position >= per_chunk {
@@ -111,6 +133,16 @@ impl KldFile {
         out.clear();
         let levels = row[8..].as_chunks::<2>().0.iter().take(self.vocabulary);
         out.extend(levels.map(|b| scale * f32::from(u16::from_le_bytes(*b)) + least));
+        // ln Σ p, NaN where one of them is.
+        let off = numeric::log_sum(out).exp() - 1.0;
+        if !off.is_finite() || off.abs() > most_off(self.vocabulary) {
+            return Err(Error::input(format!(
+                "position {scored_position} of chunk {chunk} holds no probabilities: their sum is {:.4}, not 1",
+                off + 1.0
+            ))
+            .at(&self.path)
+            .help("let llama-perplexity write the file again"));
+        }
         Ok(())
     }
 }
@@ -129,7 +161,7 @@ fn scored(context: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// A file of two chunks of 8 tokens over a vocabulary of 3.
+    /// A file of two chunks of 8 tokens over a vocabulary of 3, whose first token becomes more and more probable.
     fn sample() -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         for n in [8_u32, 3, 2] {
@@ -140,12 +172,17 @@ mod tests {
         }
         for row in 0..6_u16 {
             bytes.extend(0.5_f32.to_le_bytes());
-            bytes.extend((-4.0_f32).to_le_bytes());
+            bytes.extend(floor([row, 1, 2]).to_le_bytes());
             for level in [row, 1, 2, 0] {
                 bytes.extend(level.to_le_bytes());
             }
         }
         bytes
+    }
+
+    /// The least log-probability of a row of such levels.
+    fn floor(levels: [u16; 3]) -> f32 {
+        -levels.map(|level| (0.5 * f32::from(level)).exp()).iter().sum::<f32>().ln()
     }
 
     fn open(bytes: &[u8]) -> Result<KldFile> {
@@ -162,7 +199,7 @@ mod tests {
         assert_eq!(file.tokens(1), (8..16).collect::<Vec<u32>>());
         let mut row = Vec::new();
         file.log_probabilities(1, 2, &mut row).expect("the last row");
-        assert_eq!(row, [-1.5, -3.5, -3.0]);
+        assert_eq!(row, [2.5, 0.5, 1.0].map(|above| above + floor([5, 1, 2])));
         assert!(file.log_probabilities(2, 0, &mut row).is_err());
         assert!(file.log_probabilities(0, 3, &mut row).is_err());
     }
@@ -176,5 +213,41 @@ mod tests {
         let mut lying = bytes;
         lying[8..20].fill(0xFF);
         assert!(open(&lying).is_err());
+    }
+
+    #[test]
+    fn rows_that_are_no_probabilities_are_refused() {
+        let rows = 20 + 4 * 16;
+        let said = |at: usize, value: f32| {
+            let mut bytes = sample();
+            bytes[rows + at..rows + at + 4].copy_from_slice(&value.to_le_bytes());
+            let told = open(&bytes).expect("a good header").log_probabilities(0, 0, &mut Vec::new());
+            told.expect_err("no probabilities").to_string()
+        };
+        let least = floor([0, 1, 2]);
+        for (scale, floor) in [
+            (0.0, 0.0),
+            (0.5, 0.0),
+            (0.0, least),
+            (-0.5, least),
+            (0.5, least + 0.01),
+            (0.5, least - 0.01),
+            (f32::NAN, least),
+            (0.5, f32::NAN),
+            (f32::INFINITY, least),
+            (0.5, f32::NEG_INFINITY),
+        ] {
+            let mut bytes = sample();
+            bytes[rows..rows + 4].copy_from_slice(&scale.to_le_bytes());
+            bytes[rows + 4..rows + 8].copy_from_slice(&floor.to_le_bytes());
+            assert!(
+                open(&bytes).expect("a header").log_probabilities(0, 0, &mut Vec::new()).is_err(),
+                "{scale} {floor}"
+            );
+        }
+        assert!(said(4, 0.0).contains("base.kld: position 0 of chunk 0 holds no probabilities"), "{}", said(4, 0.0));
+        let mut zeros = sample();
+        zeros[rows..].fill(0);
+        assert!(open(&zeros).expect("a header").log_probabilities(1, 1, &mut Vec::new()).is_err());
     }
 }

@@ -19,6 +19,7 @@ use quantize::SimdPath;
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
+  evaluate embed bge-small-en-v1.5 --text questions.txt
   evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
 
 Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed."
@@ -37,8 +38,11 @@ enum Command {
     Compare(Box<commands::compare::Args>),
     Tensors(commands::tensors::Args),
     Imatrix(commands::imatrix::Args),
+    Gather(Box<commands::gather::Args>),
     Generate(commands::generate::Args),
     Logits(commands::logits::Args),
+    Embed(commands::embed::Args),
+    Optimize(Box<commands::optimize::Args>),
 }
 
 fn main() -> ExitCode {
@@ -52,8 +56,11 @@ fn main() -> ExitCode {
             Command::Compare(args) => commands::compare::run(args, &common),
             Command::Tensors(args) => commands::tensors::run(args, &common),
             Command::Imatrix(args) => commands::imatrix::run(args, &common),
+            Command::Gather(args) => commands::gather::run(args, &common),
             Command::Generate(args) => commands::generate::run(args, &common),
             Command::Logits(args) => commands::logits::run(args, &common),
+            Command::Embed(args) => commands::embed::run(args, &common),
+            Command::Optimize(args) => commands::optimize::run(args, &common),
         }
     })
 }

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use gguf::arch::{
-    self, Arch, Attention, Compressed, Dim, Dims, Ends, Flow, Gating, Indexer, Kind, Latent, Layer, Over, Plan, Pool,
-    Residual, Rotary, StackPlan, WindowKind,
+    self, Arch, Attention, Compressed, Dim, Dims, Ends, Flow, Gating, HeadFunction, Indexer, Kind, Latent, Layer, Over,
+    Plan, Pool, Residual, Rotary, StackPlan, WindowKind,
 };
 use gguf::{Error, Metadata, Result, Value};
 
@@ -319,13 +319,24 @@ fn layers<'a>(plan: &'a Plan, dims: &'a Dims) -> impl Iterator<Item = (&'a Stack
 }
 
 /// What a checkpoint's configuration says of its layers and the keys of its architecture cannot: windows, weights of
-/// experts that are taken as they are, rotations of halves in place of pairs.
+/// experts that are taken as they are, rotations of halves in place of pairs, where positions begin, what logits are
+/// multiplied with, what stands before a classifier.
 fn plan_beyond<'a>(plan: &mut Plan, get: &dyn Fn(&str) -> Option<&'a Value>) {
     let window = get("attention.sliding_window").and_then(Value::as_u64);
     let pattern = get("attention.sliding_window_pattern").and_then(Value::as_array);
     let windowed: Option<Vec<bool>> = pattern.map(|p| p.iter().map(|v| v.as_bool().unwrap_or(true)).collect());
     let normalize = get("expert_weights_norm").and_then(Value::as_bool);
     let halves = get("rope.interleaved").and_then(Value::as_bool) == Some(false);
+    if let Some(first) = get("position_offset").and_then(Value::as_u64) {
+        plan.ends.first_position = usize::try_from(first).unwrap_or(usize::MAX / 2);
+    }
+    let function = get("classifier.activation").and_then(Value::as_str).and_then(HeadFunction::named);
+    if let (Some(head), Some(function)) = (&mut plan.ends.classifier, function) {
+        head.function = function;
+    }
+    if let Some(scale) = get("logit_scale").and_then(Value::as_f64) {
+        plan.ends.logit_scale = scale as f32;
+    }
     for layers in plan.stacks.iter_mut().map(|s| &mut s.layers) {
         for (l, layer) in layers.iter_mut().enumerate() {
             let slides = windowed.as_ref().is_none_or(|w| w.get(l).copied().unwrap_or(false));

@@ -33,6 +33,8 @@ pub struct Chunks {
     pub inputs: Vec<Input>,
     /// Positions whose logits are scored: each predicts the token behind it.
     pub scored: Range<usize>,
+    /// The first chunk's place in the text: above 0 where these are only a part of its chunks.
+    pub first: usize,
 }
 
 impl Chunks {
@@ -47,6 +49,9 @@ impl Chunks {
         most: Option<usize>,
         protocol: Protocol,
     ) -> Result<Chunks> {
+        if most == Some(0) {
+            return Err(Error::usage("no chunk was asked for").help("give a number of at least 1, or none for all"));
+        }
         let (len, apart) = match protocol {
             Protocol::Strided(stride) => (context + stride / 2, stride),
             _ => (context, context),
@@ -78,7 +83,17 @@ impl Chunks {
                 chunk.into()
             })
             .collect();
-        Ok(Chunks { inputs, scored })
+        Ok(Chunks { inputs, scored, first: 0 })
+    }
+
+    /// Only these of the chunks.
+    ///
+    /// # Panics
+    /// Chunks that there are not.
+    pub fn only(mut self, chunks: Range<usize>) -> Chunks {
+        self.inputs = self.inputs[chunks.clone()].to_vec();
+        self.first += chunks.start;
+        self
     }
 
     /// All tokens that pass the model.
@@ -118,13 +133,20 @@ impl Score {
         self.squares += nll * nll;
     }
 
+    /// Counts these tokens' negative log-likelihoods, in order.
+    pub fn of(nll: &[f64]) -> Score {
+        let mut score = Score::default();
+        nll.iter().for_each(|&nll| score.add(nll));
+        score
+    }
+
     /// Mean negative log-likelihood in nats.
     pub fn nll(&self) -> f64 {
         self.sum / self.count as f64
     }
 
-    /// Standard error of the mean, as llama-perplexity has it: √((mean of squares − square of mean) / (n − 1)).
-    /// `None` for fewer than two tokens.
+    /// Standard error of the mean over tokens as if they were independent, as llama-perplexity has it: √((mean of
+    /// squares − square of mean) / (n − 1)). `None` for fewer than two tokens.
     pub fn nll_error(&self) -> Option<f64> {
         let n = self.count as f64;
         let variance = self.squares / n - self.nll() * self.nll();
@@ -174,7 +196,7 @@ impl Plan {
     }
 }
 
-/// Scores all chunks, in passes as planned; `scored` sees each chunk's score and that of all so far, in
+/// Scores all chunks, in passes as planned; `scored` sees the negative log-likelihoods of each chunk's scored tokens, in
 /// order.
 ///
 /// # Errors
@@ -185,9 +207,8 @@ pub fn perplexity(
     chunks: &Chunks,
     plan: Plan,
     progress: Option<Progress<'_>>,
-    mut scored: impl FnMut(&Score, &Score),
-) -> Result<Score> {
-    let mut all = Score::default();
+    mut scored: impl FnMut(&[f64]),
+) -> Result<()> {
     let passes = chunks.inputs.chunks(plan.sequences.max(1));
     let count = chunks.inputs.len().div_ceil(plan.sequences.max(1)) as u64;
     for (pass, inputs) in passes.enumerate() {
@@ -198,26 +219,23 @@ pub fn perplexity(
             }
         };
         let forward = Forward::new(model, weights).limits(plan.limits).progress(&told);
-        let mut one = Score::default();
+        let mut chunk = Vec::with_capacity(chunks.scored.len());
         forward.logits(
             inputs,
             |_| chunks.scored.clone(),
             |logits| {
                 let logits =
                     Logits { sequence: first + logits.sequence, positions: logits.positions.clone(), ..*logits };
-                for nll in surprise(&logits.streams[0], logits.vocabulary, chunks.targets(&logits)) {
-                    one.add(nll);
-                    all.add(nll);
-                }
+                chunk.extend(surprise(&logits.streams[0], logits.vocabulary, chunks.targets(&logits)));
                 if logits.positions.end == chunks.scored.end {
-                    scored(&one, &all);
-                    one = Score::default();
+                    scored(&chunk);
+                    chunk.clear();
                 }
                 Ok(())
             },
         )?;
     }
-    Ok(all)
+    Ok(())
 }
 
 #[cfg(test)]

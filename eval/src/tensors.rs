@@ -44,6 +44,21 @@ pub struct TensorError {
     pub weighted_rmse: Option<f64>,
 }
 
+impl TensorError {
+    /// The measured values, as [`TensorError::from_numbers`] takes them.
+    pub fn numbers(&self) -> [f64; 6] {
+        let weighted = self.weighted_rmse.unwrap_or(f64::NAN);
+        [self.rmse, self.relative, self.max, self.cosine, self.snr_db, weighted]
+    }
+
+    /// The error of a tensor of this name, type and number of weights.
+    pub fn from_numbers((name, ty, elements): (String, String, u64), numbers: &[f64; 6]) -> TensorError {
+        let [rmse, relative, max, cosine, snr_db, weighted] = *numbers;
+        let weighted_rmse = Some(weighted).filter(|w| !w.is_nan());
+        TensorError { name, ty, elements, rmse, relative, max, cosine, snr_db, weighted_rmse }
+    }
+}
+
 /// Sums over pairs of weights, in f64.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ErrorSums {

@@ -210,12 +210,6 @@ impl<'a> Matrix<'a> {
                 out.copy_from_slice(&values[rows.start * self.cols..rows.end * self.cols]);
                 Ok(())
             }
-            Data::Blocks { ty: TensorType::I32, row_bytes, bytes } => {
-                let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
-                let numbers = bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b) as f32);
-                out.iter_mut().zip(numbers).for_each(|(out, n)| *out = n);
-                Ok(())
-            }
             Data::Blocks { ty, row_bytes, bytes } => {
                 let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
                 quantize::decode_rows(*ty, bytes, out)
@@ -223,6 +217,22 @@ impl<'a> Matrix<'a> {
             }
             Data::Function(decode) => decode(rows, out),
         }
+    }
+
+    /// One row of a table of numbers, which are no weights: their type is I32, or one that weights have too.
+    ///
+    /// # Errors
+    /// Those of [`Matrix::decode`].
+    pub fn decode_numbers(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        let Data::Blocks { ty: TensorType::I32, row_bytes, bytes } = &self.data else {
+            return self.decode(row..row + 1, out);
+        };
+        let bytes = bytes
+            .get(row * row_bytes..(row + 1) * row_bytes)
+            .ok_or_else(|| Error::usage(format!("tensor {} has {} rows, not {row}", self.name, self.rows)))?;
+        let numbers = bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b) as f32);
+        out.iter_mut().zip(numbers).for_each(|(out, n)| *out = n);
+        Ok(())
     }
 
     /// All values in f32.

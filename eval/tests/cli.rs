@@ -101,7 +101,7 @@ fn each_bad_input_has_its_own_error() {
 
     let broken = file("broken.txt", b"caf\xe9");
     let message = fails(&mut perplexity(&tiny(), &broken), 3);
-    assert!(message.contains("not UTF-8 (at byte 3)"), "{message}");
+    assert!(message.contains("not UTF-8 text (at byte 3)"), "{message}");
 
     let message = fails(&mut perplexity(&tiny(), &folder.path().join("none.txt")), 3);
     assert!(message.contains("none.txt"), "{message}");
@@ -162,4 +162,47 @@ fn a_value_that_is_no_number_is_traced_to_its_block_and_a_missing_tokenizer_is_n
 
     let eps = run(changed(|meta| drop(meta.remove("llama.attention.layer_norm_rms_epsilon")), |_, _| {}));
     assert!(eps.contains("llama.attention.layer_norm_rms_epsilon is missing"), "{eps}");
+}
+
+#[test]
+fn limits_and_counts_that_mean_nothing_are_wrong_usage() {
+    let text = fixtures::path("models/tiny-llama/sample.txt");
+    let run = |command: &str| {
+        let mut evaluate = evaluate();
+        evaluate.arg(command).arg(tiny()).arg("--text").arg(&text);
+        evaluate
+    };
+    for command in ["perplexity", "compare", "imatrix"] {
+        let told = fails(run(command).args(["--chunks", "0"]), 2);
+        assert!(told.contains("--chunks") && told.contains("at least 1"), "{command}: {told}");
+        fails(run(command).args(["--max-memory", "0"]), 2);
+    }
+    for limit in [
+        ["--max-kld", "nan"],
+        ["--max-kld", "inf"],
+        ["--max-kld", "1e999"],
+        ["--min-same-top", "200%"],
+        ["--min-same-top", "nan"],
+        ["--max-ppl-increase", "nan%"],
+        ["--max-ppl-increase", "inf"],
+        ["--confidence", "nan"],
+    ] {
+        let told = fails(run("compare").args(["--types", "q8_0"]).args(limit), 2);
+        assert!(told.contains(limit[0]), "{told}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_not_utf_8_fit_into_json_and_texts_end() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join(OsStr::from_bytes(b"t\xFE.txt"));
+    std::fs::copy(fixtures::path("models/tiny-llama/sample.txt"), &text).unwrap();
+    let found =
+        json(evaluate().arg("perplexity").arg(tiny()).arg("--text").arg(&text).args(["--ctx", "16", "--chunks", "1"]));
+    assert!(found["text"].as_str().is_some_and(|name| name.ends_with(r"t\xFE.txt'")), "{found}");
+    let told = fails(evaluate().arg("perplexity").arg(tiny()).args(["--text", "/dev/zero"]), 3);
+    assert!(told.contains("/dev/zero: is larger than"), "{told}");
 }

@@ -62,10 +62,10 @@ fn difference(model: &Model, weights: &dyn Weights) -> Result<f32> {
             Ok(())
         },
     )?;
-    let mut session = Session::new(model, weights, 32)?;
+    let mut session = Session::new(model, weights, 1, 32)?;
     let mut grown = Vec::new();
     for piece in [&TOKENS[..3], &TOKENS[3..4], &TOKENS[4..12], &TOKENS[12..13], &TOKENS[13..]] {
-        grown = session.feed(piece)?;
+        grown = session.feed(&[piece])?;
     }
     let scale = once.iter().map(|x| x.abs()).fold(1.0, f32::max);
     assert!(once.iter().any(|x| *x != once[0]), "all logits are equal");

@@ -38,7 +38,7 @@ pub(crate) fn swapped(ty: TensorType, bytes: &[u8]) -> Result<Vec<u8>> {
             let (at, len) = match *field {
                 ScaleField::F16(at) => (at as usize, 2),
                 ScaleField::F32(at) => (at as usize, 4),
-                ScaleField::E8m0(_) | ScaleField::Iq1m(_) => continue,
+                ScaleField::E8m0(_) | ScaleField::E4m3(_) | ScaleField::Iq1m(_) => continue,
             };
             if let Some(bytes) = block.get_mut(at..at + len) {
                 bytes.reverse();

@@ -32,6 +32,11 @@ const fn list(each: &'static [ValueType]) -> Kind {
 }
 
 impl Kind {
+    /// Whether an array of this kind has an element for each layer.
+    pub fn by_layer(self) -> bool {
+        self.one.is_some() && !self.each.is_empty()
+    }
+
     /// Whether a value is of this kind. An empty array is, whatever its element type says.
     pub fn fits(self, value: &Value) -> bool {
         match value {

@@ -18,6 +18,21 @@ pub enum ScaleField {
     Iq1m(u32),
     /// An `E8M0` exponent byte, where 0xFF means NaN.
     E8m0(u32),
+    /// An unsigned `E4M3` byte, where 0x7F means NaN; the sign bit says nothing.
+    E4m3(u32),
+}
+
+impl ScaleField {
+    /// The bytes of a block that the field lies in.
+    pub fn span(self) -> std::ops::Range<usize> {
+        let (at, len) = match self {
+            ScaleField::F16(at) => (at, 2),
+            ScaleField::F32(at) => (at, 4),
+            ScaleField::Iq1m(at) => (at, 8),
+            ScaleField::E8m0(at) | ScaleField::E4m3(at) => (at, 1),
+        };
+        at as usize..at as usize + len
+    }
 }
 
 macro_rules! tensor_types {
@@ -50,7 +65,7 @@ struct TypeRow {
     scales: &'static [ScaleField],
 }
 
-use ScaleField::{E8m0, F16 as H, F32 as S, Iq1m};
+use ScaleField::{E4m3 as U, E8m0, F16 as H, F32 as S, Iq1m};
 
 tensor_types! {
     F32     =  0,   1,   4, [],           "IEEE binary32.";
@@ -85,7 +100,7 @@ tensor_types! {
     TQ1_0   = 34, 256,  54, [H(52)],      "1.69 bits, ternary, five to a byte.";
     TQ2_0   = 35, 256,  66, [H(64)],      "2.06 bits, ternary, four to a byte.";
     MXFP4   = 39,  32,  17, [E8m0(0)],    "OCP microscaling FP4: E2M1 elements, one E8M0 scale for 32.";
-    NVFP4   = 40,  64,  36, [],           "FP4 with four unsigned E4M3 scales for 64 weights.";
+    NVFP4   = 40,  64,  36, [U(0), U(1), U(2), U(3)], "FP4 with four unsigned E4M3 scales for 64 weights.";
     Q1_0    = 41, 128,  18, [H(0)],       "1 bit, one scale for 128 weights.";
     Q2_0    = 42,  64,  18, [H(0)],       "2 bits, one scale for 64 weights.";
 }
@@ -210,13 +225,7 @@ mod tests {
             assert_eq!(ty.name().parse(), Ok(ty));
             assert_eq!(ty.name().to_lowercase().parse(), Ok(ty));
             for field in ty.scale_fields() {
-                let end = match *field {
-                    ScaleField::F16(at) => at + 2,
-                    ScaleField::F32(at) => at + 4,
-                    ScaleField::Iq1m(at) => at + 8,
-                    ScaleField::E8m0(at) => at + 1,
-                };
-                assert!(u64::from(end) <= ty.block_bytes(), "{ty}");
+                assert!(field.span().end as u64 <= ty.block_bytes(), "{ty}");
             }
         }
     }

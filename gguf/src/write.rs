@@ -10,6 +10,9 @@ use crate::value::{Endian, Metadata, Value};
 /// The version of the format that is written.
 pub const VERSION: u32 = 3;
 
+/// The largest alignment that is written: 64 KiB is a large page of memory, and padding costs as much for every tensor.
+pub const MAX_ALIGNMENT: u64 = 1 << 16;
+
 /// A file of which everything but the data is known.
 ///
 /// ```
@@ -75,6 +78,13 @@ impl Plan {
     /// Those of [`Plan::new`], and types for which big-endian data is not specified.
     pub fn with_endian(metadata: &Metadata, tensors: &[TensorInfo], endian: Endian) -> Result<Plan> {
         let alignment = alignment(metadata)?;
+        if alignment > MAX_ALIGNMENT {
+            return Err(Error::input(format!(
+                "general.alignment is {alignment}: the header and every tensor would be padded to that; {MAX_ALIGNMENT} is the \
+                 most that is written"
+            ))
+            .help("`gguf set FILE general.alignment 32` lays the file out again"));
+        }
         let mut header = Encoder { out: Vec::new(), endian };
         header.out.extend(MAGIC);
         header.u32(VERSION);

@@ -21,6 +21,35 @@ fn array(element: u32, len: u64, data: &[u8]) -> Vec<u8> {
     [&element.to_le_bytes()[..], &len.to_le_bytes(), data].concat()
 }
 
+/// Blocks of Q8_0: with weights, with zeros, and with numbers whose scale is 0.
+const HELD: (u16, u8) = (0x3C00, 1);
+const ZEROS: (u16, u8) = (0, 0);
+const NUMBERS: (u16, u8) = (0x8000, 1);
+
+/// A matrix of two rows of two blocks.
+fn q8_0(rows: &[[(u16, u8); 2]; 2]) -> Vec<u8> {
+    let mut raw = Raw::default().only(b"a", &[64, 2], 8, 0);
+    raw.data.clear();
+    for &(scale, step) in rows.as_flattened() {
+        raw.data.extend(scale.to_le_bytes());
+        raw.data.extend((0..32).map(|i| i * step));
+    }
+    raw.data.resize(raw.data.len().next_multiple_of(32), 0);
+    raw.bytes()
+}
+
+#[test]
+fn blocks_are_degenerate_where_weights_were_lost() {
+    let is = |rows: &[[(u16, u8); 2]; 2]| found(&q8_0(rows), Profile::Format).contains("block-degenerate");
+    assert!(is(&[[NUMBERS, NUMBERS], [NUMBERS, NUMBERS]]), "all of them too small");
+    assert!(is(&[[HELD, ZEROS], [HELD, HELD]]), "a hole");
+    // Padding: rows or columns that hold nothing at all, and a matrix of zeros.
+    assert!(!is(&[[HELD, ZEROS], [HELD, ZEROS]]));
+    assert!(!is(&[[HELD, HELD], [ZEROS, ZEROS]]));
+    assert!(!is(&[[ZEROS, ZEROS], [ZEROS, ZEROS]]));
+    assert!(!is(&[[HELD, HELD], [HELD, HELD]]));
+}
+
 /// Files that break a rule of the container.
 fn containers() -> Vec<(&'static str, Vec<u8>)> {
     let raw = Raw::default;
@@ -122,6 +151,12 @@ fn containers() -> Vec<(&'static str, Vec<u8>)> {
             raw.data = [&[0xFF][..], &[0; 31]].concat();
             raw.bytes()
         }),
+        ("block-scale-nonfinite", {
+            let mut raw = raw().only(b"a", &[64], 40, 0);
+            raw.data = [&[0x38, 0x38, 0x7F, 0x38][..], &[0x11; 60]].concat();
+            raw.bytes()
+        }),
+        ("block-degenerate", q8_0(&[[HELD, NUMBERS], [HELD, HELD]])),
     ]
 }
 

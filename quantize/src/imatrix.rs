@@ -5,7 +5,6 @@
 //! legacy `.dat`, which holds means scaled by a number of calls.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use gguf::{Array, Error, File, Metadata, Result, Shape, Source, TensorInfo, TensorType, Value};
@@ -60,6 +59,11 @@ pub struct Imatrix {
     pub legacy: bool,
 }
 
+/// The most bytes of an importance matrix. That of a model of a trillion weights has some gigabytes.
+const LARGEST: u64 = 8 << 30;
+/// The most of one that is no regular file.
+const LARGEST_PIPED: u64 = 256 << 20;
+
 impl Imatrix {
     /// Reads a file of either form.
     ///
@@ -67,7 +71,9 @@ impl Imatrix {
     /// A file that cannot be read, is of neither form, or holds values that are not finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Imatrix> {
         let path = path.as_ref();
-        let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        // A device may never end, and a pipe has no size to tell beforehand.
+        let most = if path.is_file() { LARGEST } else { LARGEST_PIPED };
+        let bytes = convert::json::read_at_most(path, most)?;
         let read = if bytes.starts_with(&gguf::read::MAGIC) { from_gguf } else { from_dat };
         let imatrix = read(bytes.into()).map_err(|e| e.at(path))?;
         if imatrix.entries.is_empty() {

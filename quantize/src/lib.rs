@@ -5,11 +5,12 @@ pub mod bnb;
 pub mod codec;
 pub mod imatrix;
 mod lanes;
+pub mod parts;
 pub mod pattern;
 pub mod pipeline;
 pub mod plan;
 pub mod recipe;
-mod search;
+pub mod search;
 
 pub use block::{FORMATS, Format, format};
 pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};

@@ -22,6 +22,11 @@ impl Pattern {
     /// # Errors
     /// Text that is no regular expression.
     pub fn anywhere(option: &str, text: &str) -> Result<Pattern> {
+        if let Some(brace) = open_brace(text) {
+            return Err(Error::usage(format!("{option}: \"{text}\" is no regular expression")).caused_by(format!(
+                "the {{ at byte {brace} begins no number of repetitions such as {{2}} or {{1,3}}"
+            )));
+        }
         // The builder's own switch does not reach the parts of a pattern that look around.
         Pattern::compile(option, text, &format!("(?i){text}"), false)
     }
@@ -53,6 +58,31 @@ impl Pattern {
     }
 }
 
+/// The byte of a brace that begins no number of repetitions. The engine would take it literally, llama-quantize's
+/// refuses it; a rule that matches nothing helps nobody.
+fn open_brace(text: &str) -> Option<usize> {
+    let (mut escaped, mut class) = (false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '[' => class = true,
+            ']' => class = false,
+            // What stands behind \p and \x is no repetition either.
+            '{' if !class && !["\\p", "\\P", "\\x", "\\u"].iter().any(|name| text[..at].ends_with(name)) => {
+                let inner = text[at + 1..].split_once('}').map_or("", |(inner, _)| inner);
+                let (least, most) = inner.split_once(',').unwrap_or((inner, ""));
+                let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+                if least.is_empty() || !digits(least) || !digits(most) {
+                    return Some(at);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +108,16 @@ mod tests {
         assert!(!matches("attn|mlp.up", "mlp.up_proj"), "the boundary holds for every alternative");
         assert!(matches("fc1", "model.decoder.layers.23.fc1"));
         assert!(!matches("fc1", "model.decoder.layers.23.fc12"));
+    }
+
+    #[test]
+    fn a_brace_that_counts_nothing_is_refused() {
+        for wrong in ["attn_v{", "attn_v{a}", "x{,2}", "x{1", "x{}", r"x\\{"] {
+            assert!(Pattern::anywhere("--tensor-type", wrong).is_err(), "{wrong}");
+        }
+        for right in [r"x{2}", "x{1,}", "x{1,3}", r"x\{", "[{]", r"\p{L}", r"\x{41}"] {
+            assert!(Pattern::anywhere("--tensor-type", right).is_ok(), "{right}");
+        }
     }
 
     #[test]

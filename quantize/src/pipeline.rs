@@ -5,6 +5,7 @@
 //! taken only when it is less than a window ahead of the writer, which bounds memory whatever the model's size, and
 //! makes the bytes the same for any number of threads.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -45,12 +46,14 @@ pub struct Settings {
     /// Weights that are NaN or infinite pass: as they are in plain types; in blocks NaN becomes 0 and an infinity the
     /// largest f16.
     pub allow_nonfinite: bool,
+    /// Blocks that cannot hold their weights are an error.
+    pub no_degenerate: bool,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Settings { threads, max_memory: 1 << 30, allow_nonfinite: false }
+        Settings { threads, max_memory: 1 << 30, allow_nonfinite: false, no_degenerate: false }
     }
 }
 
@@ -63,10 +66,39 @@ pub struct Job<W: Write> {
 }
 
 /// What a run met.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
     /// Weights that were NaN or infinite and were let pass.
     pub nonfinite: u64,
+    /// Tensors with blocks that cannot hold their weights, in order.
+    pub degenerate: Vec<Degenerate>,
+}
+
+/// Blocks of one tensor in one type whose largest weight became 0: the weights are smaller than the least scale of the
+/// type, or so large that the search for one overflows. The reference writes the same bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Degenerate {
+    /// The name of the tensor.
+    pub tensor: String,
+    /// The type.
+    pub ty: TensorType,
+    /// The number of such blocks.
+    pub blocks: u64,
+    /// The number of all blocks.
+    pub of: u64,
+    /// The largest magnitude of a weight that became 0.
+    pub largest: f32,
+}
+
+impl fmt::Display for Degenerate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Degenerate { tensor, ty, blocks, of, largest } = self;
+        let tensor = gguf::quote::text(tensor);
+        write!(
+            f,
+            "tensor {tensor}: {blocks} of {of} blocks of {ty} cannot hold their weights (up to {largest:e}), which became 0"
+        )
+    }
 }
 
 /// Streams `source` into every job. All jobs' plans are of this source and leave out the same tensors. `progress` is
@@ -94,7 +126,7 @@ pub fn run<W: Write>(
         let _stop = StopOnDrop(&shared);
         for _ in 0..settings.threads.max(1) {
             scope.spawn(|| {
-                let mut worker = Worker { source, steps: &steps, settings, scratch: Vec::new() };
+                let mut worker = Worker { source, steps: &steps, settings, scratch: Vec::new(), decoded: Vec::new() };
                 while let Some(ticket) = shared.take(steps.total) {
                     let promise = Promise { shared: &shared, ticket };
                     let done = worker.run(&steps.chunk(ticket), &mut || shared.buffer());
@@ -109,6 +141,7 @@ pub fn run<W: Write>(
                 sink.write(done.outputs[target].bytes())?;
             }
             summary.nonfinite += done.nonfinite;
+            summary.count(step, &done.lost);
             progress(done.source_bytes);
             shared.written(done.outputs);
         }
@@ -116,6 +149,22 @@ pub fn run<W: Write>(
     });
     outcome?;
     Ok((sinks.into_iter().map(Sink::finish).collect::<Result<_>>()?, summary))
+}
+
+impl Summary {
+    /// Adds up what the chunks of a tensor lost, for each of its types.
+    fn count(&mut self, step: &Step, lost: &[Lost]) {
+        for (&ty, lost) in step.targets.iter().zip(lost).filter(|(_, lost)| lost.blocks > 0) {
+            let same = |d: &&mut Degenerate| d.ty == ty && d.tensor == step.name;
+            match self.degenerate.iter_mut().rev().find(same) {
+                Some(known) => {
+                    known.blocks += lost.blocks;
+                    known.largest = known.largest.max(lost.largest);
+                }
+                None => self.degenerate.push(step.degenerate(ty, *lost)),
+            }
+        }
+    }
 }
 
 /// The tensors to do, cut into chunks.
@@ -141,6 +190,50 @@ struct Step {
     rows_per_chunk: u64,
     /// Chunks of the tensors before this one.
     first_chunk: u64,
+}
+
+impl Step {
+    fn degenerate(&self, ty: TensorType, lost: Lost) -> Degenerate {
+        let Lost { blocks, largest } = lost;
+        let of = self.rows * self.row_len / ty.block_len();
+        Degenerate { tensor: self.name.clone(), ty, blocks, of, largest }
+    }
+}
+
+/// Blocks whose largest weight became 0, and the largest of these.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lost {
+    blocks: u64,
+    largest: f32,
+}
+
+/// Magnitudes between which every type holds the largest weight of a block: below, a scale of 16 bits may be 0, above,
+/// sums of squares overflow. NVFP4's scales have 8 bits and end earlier.
+fn held(ty: TensorType) -> Range<f32> {
+    if ty == TensorType::NVFP4 { 0.1..1e9 } else { 1e-3..1e9 }
+}
+
+/// Looks for blocks whose largest weight was encoded as 0. Almost all need no decoding: their largest weight is of a
+/// magnitude that every scale can hold.
+fn lost(codec: &dyn Codec, weights: &[f32], encoded: &[u8], decoded: &mut Vec<f32>) -> Lost {
+    let ty = codec.ty();
+    let (len, bytes, held) = (ty.block_len() as usize, ty.block_bytes() as usize, held(ty));
+    let mut lost = Lost::default();
+    decoded.resize(len, 0.0);
+    for (weights, encoded) in weights.chunks_exact(len).zip(encoded.chunks_exact(bytes)) {
+        // The bits of magnitudes are in their order, and whole numbers compare faster.
+        let bits = weights.iter().fold(0, |most, w| most.max(w.to_bits() & 0x7FFF_FFFF));
+        let largest = f32::from_bits(bits);
+        if largest == 0.0 || held.contains(&largest) {
+            continue;
+        }
+        codec.decode(encoded, decoded);
+        if weights.iter().zip(&*decoded).any(|(w, d)| w.abs() == largest && *d == 0.0) {
+            lost.blocks += 1;
+            lost.largest = lost.largest.max(largest);
+        }
+    }
+    lost
 }
 
 /// Some rows of a step.
@@ -218,6 +311,8 @@ struct Done {
     outputs: Vec<Buffer>,
     source_bytes: u64,
     nonfinite: u64,
+    /// What each target of the step could not hold.
+    lost: Vec<Lost>,
 }
 
 /// A buffer that is used again; only its first `len` bytes count.
@@ -251,6 +346,8 @@ struct Worker<'a> {
     steps: &'a Steps,
     settings: &'a Settings,
     scratch: Vec<f32>,
+    /// One block, decoded again.
+    decoded: Vec<f32>,
 }
 
 impl Worker<'_> {
@@ -275,6 +372,7 @@ impl Worker<'_> {
             return Err(Error::input(format!("tensor {}: the source gave {} bytes", step.name, bytes.len())));
         }
         let mut nonfinite = 0;
+        let mut lost = vec![Lost::default(); step.targets.len()];
         let mut outputs = Vec::with_capacity(step.targets.len());
         for &ty in &step.targets {
             let len = size(ty).ok_or_else(|| Error::usage(format!("tensor {}: rows do not fit {ty}", step.name)))?;
@@ -296,12 +394,12 @@ impl Worker<'_> {
                 nonfinite += self.refuse(step, chunk.rows.start * step.row_len + at as u64)?;
             }
         } else {
-            nonfinite += self.encode(step, chunk, &bytes, &encoders, &mut outputs)?;
+            nonfinite += self.encode(step, chunk, &bytes, &encoders, (&mut outputs, &mut lost))?;
         }
         let source_bytes = bytes.len() as u64;
         drop(bytes);
         self.source.release(step.tensor, chunk.rows.clone());
-        Ok(Done { outputs, source_bytes, nonfinite })
+        Ok(Done { outputs, source_bytes, nonfinite, lost })
     }
 
     /// Decodes piece by piece and encodes each for every target.
@@ -311,7 +409,7 @@ impl Worker<'_> {
         chunk: &Chunk,
         bytes: &[u8],
         encoders: &[(usize, &dyn Codec)],
-        outputs: &mut [Buffer],
+        (outputs, losses): (&mut [Buffer], &mut [Lost]),
     ) -> Result<u64> {
         let decoder = known(step.from, &step.name)?;
         let row_len = step.row_len as usize;
@@ -352,6 +450,17 @@ impl Worker<'_> {
             for &(i, codec) in encoders.iter().filter(|(_, c)| c.ty().is_quantized() || !blocks_only) {
                 let out = part(&mut outputs[i], from, n, chunk);
                 codec.encode(weights, row_len, importance, out);
+                if codec.ty().is_quantized() {
+                    let new = lost(codec, weights, out, &mut self.decoded);
+                    let sum = &mut losses[i];
+                    (sum.blocks, sum.largest) = (sum.blocks + new.blocks, sum.largest.max(new.largest));
+                    if sum.blocks > 0 && self.settings.no_degenerate {
+                        let degenerate = step.degenerate(codec.ty(), *sum);
+                        return Err(Error::input(degenerate.to_string()).help(
+                            "choose a type with more bits for it with --tensor-type, or leave --no-degenerate out",
+                        ));
+                    }
+                }
                 if codec.ty() == TensorType::F16 && !blocks_only && plain_nonfinite(TensorType::F16, out).is_some() {
                     let at = weights.iter().position(|v| v.abs() > 65504.0).unwrap_or(0);
                     return Err(Error::input(format!(

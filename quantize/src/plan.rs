@@ -6,8 +6,9 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use gguf::check::{self, Finding};
 use gguf::split::KeyOrder;
-use gguf::{Error, Metadata, Result, Shape, TensorInfo, TensorType, Text, Value};
+use gguf::{Array, Error, Metadata, Result, Shape, TensorInfo, TensorType, Text, Value, ValueType};
 use serde::Deserialize;
 
 use crate::imatrix::Imatrix;
@@ -36,6 +37,8 @@ pub struct Options {
     pub no_fallback: bool,
     /// Only plan: a missing importance is told, not an error.
     pub dry_run: bool,
+    /// The importance is measured while the file is made: recipes count on one, and none is missing.
+    pub measured: bool,
     /// The shard of each tensor of the source: the output gets as many.
     pub shards: Option<Vec<usize>>,
     /// The types of a plan that was written before, by tensor name; the recipe is not asked then.
@@ -111,6 +114,10 @@ impl Plan {
         options: &Options,
         importance: Option<&Importance>,
     ) -> Result<Plan> {
+        refuse_what_is_no_model(metadata)?;
+        for (key, value) in &options.override_kv {
+            check_override(metadata, key, value)?;
+        }
         let matrix = importance.map(|i| &i.matrix).filter(|m| !m.entries.is_empty());
         let mut overridden = metadata.clone();
         for (key, value) in &options.override_kv {
@@ -130,7 +137,7 @@ impl Plan {
         let shards = options.shards.iter().flatten().max().map_or(1, |last| last + 1);
         let mut notes = Vec::new();
         let names = kept.iter().map(|k| k.1.as_str());
-        let mut recipe = Recipe::new(file_type, &model, &options.wishes, matrix.is_some(), names);
+        let mut recipe = Recipe::new(file_type, &model, &options.wishes, matrix.is_some() || options.measured, names);
         let mut planned = Vec::with_capacity(kept.len());
         let mut without = 0_usize;
         for (source, name) in &kept {
@@ -165,7 +172,7 @@ impl Plan {
                 }
                 let required = requires_importance(choice.ty) || needs_importance(name, choice.ty, file_type);
                 tensor.lacks_importance = required && tensor.importance.is_none();
-                if tensor.lacks_importance && !options.dry_run {
+                if tensor.lacks_importance && !options.dry_run && !options.measured {
                     return Err(missing_importance(&tensor, matrix.is_some()));
                 }
             }
@@ -190,7 +197,12 @@ impl Plan {
         }
         if !options.prune.is_empty() {
             let arch = metadata.architecture().unwrap_or_default();
+            prune_keys(&mut out, arch, &options.prune);
             put(&mut out, &format!("{arch}.block_count"), layers.left() as u32);
+        }
+        if !options.prune.is_empty() || !options.override_kv.is_empty() {
+            let infos: Vec<TensorInfo> = planned.iter().map(|t| t.info.clone()).collect();
+            refuse_new_faults((metadata, tensors), (&out, &infos))?;
         }
         Ok(Plan { file_type, metadata: out, tensors: planned, shards, notes })
     }
@@ -348,15 +360,116 @@ fn keys(metadata: &Metadata, tensors: &[TensorInfo], file_type: &FileType, optio
     out
 }
 
-/// The file type of a file that does not tell: that of its most frequent tensor type.
+/// The file type of a file that does not tell: the one that llama.cpp's loader names after the most frequent type of a
+/// tensor; of several as frequent, after the one that is the first to be so often.
 fn guess(tensors: &[TensorInfo]) -> u32 {
+    let mut sorted: Vec<&TensorInfo> = tensors.iter().collect();
+    sorted.sort_by(|a, b| order(a.name(), b.name()));
     let mut counts: BTreeMap<TensorType, usize> = BTreeMap::new();
-    for info in tensors {
-        *counts.entry(info.ty()).or_default() += 1;
+    let (mut most, mut often) = (TensorType::F32, 0);
+    for info in sorted {
+        let count = counts.entry(info.ty()).or_default();
+        *count += 1;
+        if *count > often {
+            (most, often) = (info.ty(), *count);
+        }
     }
-    let most = counts.iter().max_by_key(|(_, n)| **n).map(|(ty, _)| *ty);
-    let by_base = |row: &&FileType| Some(row.base) == most && !row.is_copy();
-    crate::recipe::FILE_TYPES.iter().find(by_base).map_or(0, |row| row.id) | GUESSED
+    crate::recipe::guessed(most).unwrap_or(0) | GUESSED
+}
+
+/// Importance matrices and adapters are GGUF files too; llama.cpp knows no architecture of theirs to quantize.
+fn refuse_what_is_no_model(metadata: &Metadata) -> Result<()> {
+    let kind = metadata.str("general.type").unwrap_or("model");
+    let what = match kind {
+        "imatrix" => "an importance matrix",
+        "adapter" => "an adapter",
+        _ if metadata.get("adapter.type").is_some() => "an adapter",
+        _ if metadata.architecture().is_none_or(str::is_empty) => {
+            return Err(Error::input("is no model: general.architecture is missing")
+                .help("`gguf check` lists what is wrong with the file"));
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::input(format!("is {what}, not a model")).help(match what {
+        "an adapter" => "give the model; `convert ADAPTER --base MODEL --merge-lora` merges the two first",
+        _ => "give the model, and the matrix with --imatrix",
+    }))
+}
+
+/// Refuses to set keys that say what the file is made of, and values of another type than the key has.
+fn check_override(metadata: &Metadata, key: &str, value: &Value) -> Result<()> {
+    let refused = |why: String| Err(Error::usage(format!("--override-kv: {why}")));
+    if key == "general.architecture" || key.starts_with("split.") {
+        return refused(format!("{} says what the file holds, which no option changes", shown(key)));
+    }
+    let fault = |of: &str| {
+        let given = value.value_type();
+        refused(format!("{} is {of}, not {given}", shown(key)))
+    };
+    match (metadata.get(key), gguf::keys::kind(key)) {
+        (Some(Value::Array(array)), _) => fault(&format!("an array of {} {}", array.len(), array.element_type())),
+        (_, Some(kind)) if kind.one.is_none_or(|ty| !alike(ty, value)) => fault(&kind.to_string()),
+        (Some(old), None) if !alike(old.value_type(), value) => fault(old.value_type().name()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a value may stand where a type is asked for: whole numbers are whole numbers, whatever their width.
+fn alike(ty: ValueType, value: &Value) -> bool {
+    use ValueType::{F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
+    let class = |ty: ValueType| match ty {
+        U8 | I8 | U16 | I16 | U32 | I32 | U64 | I64 => U32,
+        F32 | F64 => F32,
+        other => other,
+    };
+    class(ty) == class(value.value_type())
+}
+
+fn shown(key: &str) -> String {
+    gguf::quote::text(key)
+}
+
+/// Cuts arrays that have an element for each layer, and counts of the first layers.
+fn prune_keys(metadata: &mut Metadata, arch: &str, pruned: &[u64]) {
+    let Some(layers) = metadata.u64(&format!("{arch}.block_count")) else { return };
+    let leading = format!("{arch}.leading_dense_block_count");
+    let mut changed = Vec::new();
+    for (key, value) in metadata.iter().filter(|(key, _)| key.strip_prefix(arch).is_some_and(|k| k.starts_with('.'))) {
+        match value {
+            Value::Array(array)
+                if array.len() == layers && gguf::keys::kind(key).is_none_or(|kind| kind.by_layer()) =>
+            {
+                let kept = array.iter().zip(0..).filter(|(_, layer)| !pruned.contains(layer)).map(|(value, _)| value);
+                // Elements of an array are of its type.
+                if let Ok(array) = Array::of(array.element_type(), kept) {
+                    changed.push((key.to_owned(), Value::Array(array)));
+                }
+            }
+            Value::U32(first) if key == leading => {
+                let gone = pruned.iter().filter(|&&layer| layer < u64::from(*first)).count() as u32;
+                changed.push((key.to_owned(), Value::U32(first - gone)));
+            }
+            _ => {}
+        }
+    }
+    for (key, value) in changed {
+        // In its place: the order of keys stays.
+        metadata.set(key, value);
+    }
+}
+
+/// Refuses what the checker would call an error and the source was not guilty of.
+fn refuse_new_faults(before: (&Metadata, &[TensorInfo]), after: (&Metadata, &[TensorInfo])) -> Result<()> {
+    let old = check::faults(before.0, before.1)?;
+    // Pruning gives layers other numbers, so the names of tensors say nothing.
+    let is_old = |f: &Finding| old.iter().any(|o| o.rule.name == f.rule.name && o.key == f.key);
+    match check::faults(after.0, after.1)?.into_iter().find(|f| !is_old(f)) {
+        None => Ok(()),
+        Some(fault) => Err(Error::usage(format!(
+            "no reader would load the file with what --override-kv and --prune-layers make of it: rule {}: {}",
+            fault.rule.name, fault.message
+        ))),
+    }
 }
 
 /// The first bytes of an option.

@@ -305,6 +305,16 @@ impl fmt::Display for FileType {
     }
 }
 
+/// The `general.file_type` that llama.cpp's loader names after the most frequent type of a tensor; `None` for types it
+/// names no file after.
+pub(crate) fn guessed(most: TensorType) -> Option<u32> {
+    match most {
+        // No recipe makes such files.
+        NVFP4 => Some(39),
+        ty => ty.name().parse::<&FileType>().ok().map(|row| row.id),
+    }
+}
+
 impl FromStr for &'static FileType {
     type Err = Error;
 

@@ -431,3 +431,108 @@ fn instructions_that_the_machine_lacks_or_nobody_knows_are_refused_before_any_wo
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("mmx") && said.contains("avx2") && said.contains("DOWNCAST_SIMD"), "{said}");
 }
+
+#[test]
+fn weights_that_a_block_cannot_hold_are_told_and_refused_on_demand() {
+    let place = Place::new();
+    // Too large for the search of a scale, and smaller than the least scale.
+    for (ty, weight) in
+        [("q6_k", 1e37), ("q3_k_s", 3e38), ("iq4_xs", 1e37), ("q8_0", 5e-7), ("q6_k", 5e-7), ("iq4_nl", 5e-7)]
+    {
+        let spread = |i: usize| if i / 256 == 2 { weight * (1.0 - (i % 7) as f32 * 0.25) } else { 0.5 };
+        write_model(&place.path("m.gguf"), 256, spread);
+        let args = ["--pure", "-t", ty, "m.gguf"];
+        let told = place.done(args.iter().chain(&["--force", "-o", "out.gguf"]));
+        let told = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert!(told.contains("warning: tensor blk.0.attn_q.weight: ") && told.contains("cannot hold"), "{ty}: {told}");
+        let report = place.done(args.iter().chain(&["--force", "-o", "out.gguf", "--json"]));
+        let report: Json = serde_json::from_slice(&report.stdout).unwrap();
+        assert_eq!(report["degenerate"][0]["tensor"], "blk.0.attn_q.weight");
+        std::fs::remove_file(place.path("out.gguf")).unwrap();
+        let said = place.refused(3, args.iter().chain(&["--no-degenerate", "-o", "out.gguf"]));
+        assert!(said.contains("blk.0.attn_q.weight"), "{said}");
+        // What it holds is told of nowhere.
+        write_model(&place.path("m.gguf"), 256, |i| [1e-3, 1.0, 1e6][i % 3] * if i % 2 == 0 { 1.0 } else { -1.0 });
+        place.done(args.iter().chain(&["--no-degenerate", "-o", "out.gguf"]));
+        std::fs::remove_file(place.path("out.gguf")).unwrap();
+    }
+}
+
+#[test]
+fn a_file_without_a_type_is_guessed_as_the_loader_does() {
+    let place = Place::new();
+    for (ty, id) in [(TensorType::Q4_K, 15), (TensorType::IQ2_S, 28), (TensorType::IQ3_S, 26), (TensorType::NVFP4, 39)]
+    {
+        let metadata = Metadata::from_iter([("general.architecture", Value::from("llama"))]);
+        let info =
+            |i: usize| TensorInfo::new(format!("blk.{i}.attn_q.weight"), Shape::new(&[256, 1]).unwrap(), ty).unwrap();
+        let infos: Vec<TensorInfo> = (0..2).map(info).collect();
+        let bytes = gguf::write::to_bytes(&metadata, &infos, |i| Ok(vec![0x11; infos[i].bytes() as usize]));
+        std::fs::write(place.path("m.gguf"), bytes.unwrap()).unwrap();
+        place.done(["-t", "copy", "--force", "-o", "out.gguf", "m.gguf"]);
+        let file = gguf::File::open(place.path("out.gguf")).unwrap();
+        assert_eq!(file.metadata().u64("general.file_type"), Some(1024 | id), "{ty}");
+    }
+}
+
+#[test]
+fn a_key_is_not_set_to_what_no_reader_loads() {
+    let place = Place::new();
+    place.done(["-t", "bf16", "-o", "m.gguf", tiny().to_str().unwrap()]);
+    for wrong in [
+        "general.architecture=str:qwen2",
+        "split.count=int:2",
+        "llama.block_count=int:32",
+        "llama.context_length=str:long",
+        "llama.rope.freq_base=int:10000",
+        "tokenizer.ggml.tokens=str:a",
+        "tokenizer.ggml.bos_token_id=int:9999999",
+    ] {
+        let said = place.refused(2, ["-t", "q8_0", "--override-kv", wrong, "-o", "out.gguf", "m.gguf"]);
+        assert!(said.contains("--override-kv"), "{wrong}: {said}");
+    }
+    for right in ["llama.context_length=int:4096", "llama.rope.freq_base=float:20000", "my.own=bool:true"] {
+        place.done(["-t", "q8_0", "--override-kv", right, "--force", "-o", "out.gguf", "m.gguf"]);
+    }
+}
+
+#[test]
+fn arrays_with_an_element_a_layer_are_pruned_with_the_layers() {
+    let place = Place::new();
+    let source = convert::open(&tiny(), &convert::Options::default()).unwrap();
+    let mut metadata = source.metadata().clone();
+    let layers = metadata.u64("llama.block_count").unwrap();
+    let heads = metadata.u64("llama.attention.head_count_kv").unwrap() as u32;
+    metadata.set("llama.attention.head_count_kv", gguf::Array::from(&vec![heads; layers as usize][..]));
+    let own: Vec<u32> = (0..layers as u32).collect();
+    metadata.set("llama.own_numbers", gguf::Array::from(&own[..]));
+    let bytes = gguf::write::to_bytes(&metadata, source.tensors(), |i| {
+        Ok(source.rows(i, 0..source.tensors()[i].rows())?.into_owned())
+    });
+    std::fs::write(place.path("m.gguf"), bytes.unwrap()).unwrap();
+    place.done(["-t", "q8_0", "--prune-layers", "1", "-o", "out.gguf", "m.gguf"]);
+    let file = gguf::File::open(place.path("out.gguf")).unwrap();
+    let kept = file.metadata().array("llama.own_numbers").and_then(gguf::Array::to_u64s).unwrap();
+    assert_eq!(kept, (0..layers).filter(|&layer| layer != 1).collect::<Vec<_>>());
+    assert!(gguf::check::check(place.path("out.gguf"), &gguf::check::Options::default()).unwrap().passed());
+}
+
+#[test]
+fn what_is_no_model_or_asked_for_twice_is_refused_before_any_work() {
+    let place = Place::new();
+    for ty in ["q4_k_m", "copy"] {
+        let said = place.refused(3, ["-t", ty, "-o", "out.gguf", "imatrix.gguf"]);
+        assert!(said.contains("imatrix.gguf: is an importance matrix"), "{said}");
+    }
+    std::fs::create_dir(place.path("out")).unwrap();
+    let said = place.refused(2, ["-t", "q4_k", "-t", "q4_k_m", tiny().to_str().unwrap(), "out"]);
+    assert!(said.contains("Q4_K_M") && std::fs::read_dir(place.path("out")).unwrap().next().is_none(), "{said}");
+    // A run that fails leaves no plan.
+    write_model(&place.path("m.gguf"), 64, |_| f32::NAN);
+    place.refused(3, ["-t", "q8_0", "--plan", "plan.toml", "-o", "out.gguf", "m.gguf"]);
+    #[cfg(unix)]
+    for option in ["--plan", "--tensor-type-file"] {
+        let said = place.refused(3, ["-t", "q8_0", option, "/dev/zero", "m.gguf"]);
+        assert!(said.contains("is larger than"), "{said}");
+    }
+}

@@ -15,13 +15,16 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
-pub use contents::Contents;
+pub use contents::{Contents, Target};
 pub use modules::Modules;
 pub use params::{Params, SIGMOID, SOFTMAX};
 pub(crate) use params::{switched_window, window};
 
+use crate::Part;
 use crate::config::{self, Config, RAW};
+use crate::names;
 use crate::safetensors::Stored;
+use crate::tasks::Task;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
@@ -46,6 +49,10 @@ pub struct Class {
     pub aliases: &'static [(&'static str, &'static str)],
     /// How the vocabulary is read.
     pub vocabulary: VocabKind,
+    /// Whether it drafts for another model, whose folder has the vocabulary.
+    pub drafts: bool,
+    /// The layers of multi-token prediction, of a class whose files can be without them or have nothing else.
+    pub prediction: Option<Prediction>,
     /// The tensors, in tables that families share.
     pub spelling: &'static [&'static [Rule]],
     /// Beginnings of names that are replaced before the tables are asked.
@@ -74,14 +81,23 @@ pub struct Class {
     /// What the configuration says of the model's arithmetic and the format does not: keys without the architecture's
     /// name, see [`gguf::Source::beyond`].
     pub beyond: fn(&Config) -> Vec<Key>,
+    /// Where llama.cpp computes something else from the file than the model's own code, beyond what
+    /// [`gguf::arch::Arch::departs`] knows of the architecture.
+    pub departs: fn(&Config) -> Option<&'static str>,
+    /// The layer before a classifier, which the file leaves out though the model computes with it.
+    pub pooler: Option<&'static str>,
     /// Tensors of other files of the folder, which come before the model's.
-    pub beside: fn(&Path) -> Result<Vec<Stored>>,
+    pub beside: fn(&Config, &Path) -> Result<Vec<Stored>>,
+    /// Adapters among the tensors, one for each task, which become files of their own.
+    pub tasks: fn(&Config, &'static Class, &[Stored]) -> Result<Vec<Task>>,
     /// Tensors that are made from the configuration.
     pub generated: fn(&Config) -> Result<Outputs>,
     /// Whether the tensor of this name in the file is f32 whatever the rest is, where the general rule is not right.
     pub in_f32: fn(&Config, &str) -> Option<bool>,
     /// Tensors that come first in the file, by their names there: group by group, and within a group block by block.
     pub leading: &'static [&'static [&'static str]],
+    /// Tensors that come last in the file, by their names there.
+    pub last: &'static [&'static str],
     /// Which tensors have a type that is not asked for.
     pub types: Types,
     /// `general.file_type`, where it does not follow from the type of the matrices, with its name.
@@ -106,6 +122,8 @@ pub(crate) const BASE: Class = Class {
     defaults: RAW,
     aliases: &[],
     vocabulary: VocabKind::Gpt2,
+    drafts: false,
+    prediction: None,
     spelling: &[],
     prefixes: &[],
     unused: &[],
@@ -118,10 +136,14 @@ pub(crate) const BASE: Class = Class {
     keys: Params::common,
     late: |_| Ok(()),
     beyond: |_| Vec::new(),
-    beside: |_| Ok(Vec::new()),
+    departs: |_| None,
+    pooler: None,
+    beside: |_, _| Ok(Vec::new()),
+    tasks: |_, _, _| Ok(Vec::new()),
     generated: |_| Ok(Vec::new()),
     in_f32: |_, _| None,
     leading: &[],
+    last: &[],
     types: Types::Usual,
     file_type: None,
     drop_zero_biases: false,
@@ -130,6 +152,51 @@ pub(crate) const BASE: Class = Class {
     modules: Modules::USUAL,
     remark: "",
 };
+
+/// How layers of multi-token prediction are told from others.
+#[derive(Clone, Copy, Debug)]
+pub struct Prediction {
+    /// How the names of their tensors begin, beside those of blocks after the layers.
+    pub beginnings: &'static [&'static str],
+    /// How the names of the tensors begin that a file of these layers alone has too.
+    pub shared: &'static [&'static str],
+}
+
+impl Prediction {
+    /// Whether a tensor is one of the layers of prediction.
+    fn has(self, config: &Config, name: &str) -> bool {
+        let block = names::blocks_in("model.layers.{}.", name).and_then(|(block, _)| block);
+        let behind = block.zip(config.layers().ok()).is_some_and(|(block, layers)| block >= layers);
+        behind || self.beginnings.iter().any(|beginning| name.starts_with(beginning))
+    }
+
+    /// Whether a tensor belongs into a file of this part of the model.
+    fn keeps(self, config: &Config, name: &str) -> bool {
+        match config.part() {
+            Part::Model | Part::DSpark => true,
+            Part::Trunk => !self.has(config, name),
+            Part::Prediction => {
+                self.has(config, name) || self.shared.iter().any(|beginning| name.starts_with(beginning))
+            }
+        }
+    }
+}
+
+impl Class {
+    /// Whether a tensor belongs into a file of the part that the configuration is read for.
+    pub(crate) fn keeps(&self, config: &Config, name: &str) -> bool {
+        self.prediction.is_none_or(|prediction| prediction.keeps(config, name))
+    }
+
+    /// Whether a tensor is of a layer of prediction.
+    pub(crate) fn predicts(&self, config: &Config, name: &str) -> bool {
+        self.prediction.is_some_and(|prediction| prediction.has(config, name))
+    }
+}
+
+/// Layers of prediction that follow the others, with the embedding, norm and head of most models.
+pub(crate) const BEHIND: Prediction =
+    Prediction { beginnings: &[], shared: &["model.embed_tokens.", "model.norm.", "lm_head."] };
 
 /// Which tensors have a type that does not depend on what is asked for.
 ///
@@ -261,10 +328,22 @@ pub fn all() -> impl Iterator<Item = &'static Class> {
 ///
 /// # Errors
 /// A configuration that names no class or one that no row has, or values that contradict each other.
-pub fn read(root: &Map<String, Value>) -> Result<(&'static Class, Config)> {
-    let class = config::class(root)?;
+pub fn read(root: &Map<String, Value>, part: Part) -> Result<(&'static Class, Config)> {
+    let mut class = config::class(root)?;
+    if part == Part::DSpark {
+        if class != "DeepseekV4ForCausalLM" {
+            return Err(Error::input(format!("{class} has no draft inside that is written alone"))
+                .help("drafts in folders of their own are converted as any model"));
+        }
+        class = "DeepseekV4DSparkModel".to_owned();
+    }
     let row = find(&class, root)?;
+    if row.prediction.is_none() && [Part::Trunk, Part::Prediction].contains(&part) {
+        return Err(Error::usage(format!("{class} has no layers of multi-token prediction that stand apart"))
+            .help("convert it without --mtp and --no-mtp"));
+    }
     let mut config = Config::new(root, &class, row.defaults, row.aliases)?;
+    config.set_part(part);
     (row.prepare)(&mut config)?;
     Ok((row, config))
 }

@@ -84,7 +84,7 @@ fn stem(class: &str) -> &str {
 
 /// The row of a configuration: that of its class, else that of a class of the same model for another task.
 fn row(root: &Map<String, Value>) -> Option<(&'static Class, Config)> {
-    if let Ok(found) = super::read(root) {
+    if let Ok(found) = super::read(root, crate::Part::Model) {
         return Some(found);
     }
     let class = config::class(root).ok()?;

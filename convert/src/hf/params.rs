@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::Key;
 use crate::config::{Config, as_u64};
+use crate::modules::{self, Pooling};
 
 /// Collects the keys of one model.
 #[derive(Debug)]
@@ -367,32 +368,26 @@ impl<'a> Params<'a> {
         Ok(())
     }
 
-    /// The pooling of a sentence-transformers folder, where `modules.json` names one.
+    /// The pooling of a sentence-transformers folder, where `modules.json` names one, and what a classifier scores.
     ///
     /// # Errors
     /// A pooling that the format has no number for, or files that cannot be read.
     pub fn pooling(&mut self) -> Result<()> {
-        let Some(modules) = crate::json::read_optional(&self.folder.join("modules.json"))? else { return Ok(()) };
-        let path = modules.as_array().into_iter().flatten().find_map(|m| {
-            let pooling = m["type"].as_str().is_some_and(|t| t.ends_with("Pooling"));
-            pooling.then(|| m["path"].as_str().unwrap_or(""))
-        });
-        let Some(path) = path else { return Ok(()) };
-        let inside = std::path::Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
-        if !inside {
-            return Err(Error::input(format!("modules.json places the pooling in \"{}\"", path.escape_debug())));
+        if let Some(module) = modules::read(self.folder)?.iter().find(|m| m.kind.ends_with("Pooling")) {
+            self.set("pooling_type", Pooling::of(module)? as u32);
         }
-        let file = self.folder.join(path).join("config.json");
-        let pooling = crate::json::read(&file)?;
-        let is = |key: &str| pooling[key].as_bool() == Some(true);
-        let mode = pooling["pooling_mode"].as_str().unwrap_or("");
-        let number = match () {
-            () if is("pooling_mode_mean_tokens") || mode == "mean" => 1_u32,
-            () if is("pooling_mode_cls_token") || mode == "cls" => 2,
-            () if is("pooling_mode_lasttoken") || mode == "lasttoken" => 3,
-            () => return Err(Error::input("pooling other than mean, cls and last token is not known").at(file)),
+        // What a classifier scores.
+        let Some(of) = self.config.get("classifier_pooling") else { return Ok(()) };
+        let number = match of.as_str() {
+            Some("mean") => 1_u32,
+            Some("cls") => 2,
+            _ => {
+                return Err(Error::input(format!(
+                    "config.json: classifier_pooling is {of}; the format has \"cls\" and \"mean\""
+                )));
+            }
         };
-        self.set("pooling_type", number);
+        self.set("classifier.pooling_type", number);
         Ok(())
     }
 }

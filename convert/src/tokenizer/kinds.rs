@@ -230,6 +230,7 @@ impl Setting<'_> {
             VocabKind::StableLm if self.has_ranks() => self.ranks(Some("<|endoftext|>"), out),
             VocabKind::StableLm => self.gpt2(None, out),
             VocabKind::T5 => self.t5(out),
+            VocabKind::Target => Err(Error::input("a draft has no vocabulary of its own").at(self.dir)),
             VocabKind::XlmRoberta => self.xlm_roberta(out),
             VocabKind::Xverse => self.xverse(out),
         }

@@ -26,6 +26,8 @@ use serde_json::Value;
 
 use gguf::{Metadata, Result};
 
+pub(crate) use folder::truthy;
+
 pub use check::{Report, check_chat_template, check_tokenizer};
 pub use runtime::{Decoder, Id, Tokenizer};
 
@@ -148,6 +150,8 @@ pub enum VocabKind {
     T5,
     /// SentencePiece unigram with fairseq's ids, of the model file or of `tokenizer.json`: XLM-RoBERTa.
     XlmRoberta,
+    /// That of the model that a draft is made for.
+    Target,
     /// The tokens of `tokenizer.json` as a SentencePiece vocabulary without scores: XVERSE.
     Xverse,
 }

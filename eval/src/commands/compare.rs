@@ -1,45 +1,64 @@
 //! `evaluate compare`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use eval::baseline::{Identity, SavedBase, Saver, fingerprint, sha256};
 use eval::compare::{Baseline, Comparison, compare};
-use eval::divergence::{Divergence, Estimate};
+use eval::divergence::Position;
+use eval::embed::{self, Pool};
 use eval::encoded::{Encoded, Precision};
 use eval::forward::Stream;
 use eval::kld::KldFile;
 use eval::model::Model;
+use eval::parts::{Gathered, Numbers, share};
 use eval::perplexity::{Chunks, Plan, Protocol};
-use eval::report::gate::{self, Limit, Measure, Verdict, parse_share};
-use eval::report::{self, Base, Model as Row, Report};
-use eval::tensors::counterpart;
+use eval::report::gate::{self, Limit, Measure, Verdict, parse_part, parse_share};
+use eval::report::{self, Compared, Facts};
+use eval::tensors::{TensorError, counterpart};
 use eval::weights::{Stored, Weights};
-use gguf::cli::{Common, Exit, Output, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, print_json, say};
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
+use quantize::parts::Part;
+use serde_json::{Value, json};
 
-use super::{Opened, ProgressBar, open_importance, read_text};
+use super::parts::{self, PartArgs};
+use super::similarity;
+use super::{Opened, ProgressBar, name_of, open_importance, read_text};
 
 /// What is compared where neither models nor types are named.
 const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
+
+/// Tokens of a chunk where nothing else is said.
+const CONTEXT: usize = 512;
+
+/// What may be limited of a model that predicts tokens.
+const TOKEN_MEASURES: &[Measure] = &[Measure::PplIncrease, Measure::Kld, Measure::SameTop];
 
 /// Fewer scored positions than this say nothing with any confidence.
 const LEAST_POSITIONS: usize = 100;
 
 /// Measure how far models, or types encoded in memory, are from a base on a text
+///
+/// Of embedding models the text has a line for each text (or is JSON lines, as `evaluate embed` takes them), and vectors are
+/// compared: cosine to the base's, rank correlation of all pairwise similarities, overlap of the ten nearest. Of rerankers
+/// and classifiers, scores are.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate compare tiny-llama --text sample.txt
   evaluate compare tiny-llama --types q8_0,q4_k_m,nf4 --text sample.txt --html report.html
   evaluate compare tiny-llama tiny-llama-Q4_K_M.gguf --text sample.txt --json
+  evaluate compare bge-small-en-v1.5 --types q8_0,q4_k_m --text questions.txt --min-cosine 0.99 --min-overlap 90%
   evaluate compare tiny-llama --types q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
 
 Exit codes: 0 done and within the limits, 1 beyond a limit, 2 wrong usage, 3 bad input, 4 the system failed.")]
 pub struct Args {
     /// The base: a GGUF file or a checkpoint folder
     #[arg(value_name = "BASE")]
-    base: PathBuf,
+    pub base: PathBuf,
 
     /// Models to compare with it
     #[arg(value_name = "MODEL")]
@@ -52,15 +71,23 @@ pub struct Args {
 
     /// The text, UTF-8
     #[arg(long, short = 'f', value_name = "FILE")]
-    text: PathBuf,
+    pub text: PathBuf,
 
-    /// Tokens of a chunk
-    #[arg(long, short, default_value_t = 512, value_name = "N")]
-    ctx: usize,
+    /// Tokens of a chunk [default: 512]; of an embedding model's texts at most [default: what it was made for]
+    #[arg(long, short, value_name = "N")]
+    pub ctx: Option<usize>,
 
     /// At most so many chunks
-    #[arg(long, value_name = "N")]
-    chunks: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub chunks: Option<usize>,
+
+    /// What stands in front of every text of an embedding model, such as 'query: '
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub prefix: String,
+
+    /// Compare vectors that states are pooled to in this way, whatever the model says
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub pooling: Option<Pool>,
 
     /// An importance matrix for the types that are encoded
     #[arg(long, value_name = "FILE")]
@@ -68,16 +95,34 @@ pub struct Args {
 
     /// Save the base's final hidden states, to compare with later without running it
     #[arg(long, value_name = "FILE")]
-    save_base: Option<PathBuf>,
+    pub save_base: Option<PathBuf>,
 
     /// Take the base's predictions from a saved base, or from a .kld file of llama-perplexity
     #[arg(long, value_name = "FILE", conflicts_with = "save_base")]
-    base_from: Option<PathBuf>,
+    pub base_from: Option<PathBuf>,
 
     /// Memory for hidden states and what a layer makes of them
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
-    max_memory: u64,
+    pub max_memory: u64,
 
+    #[command(flatten)]
+    pub part: PartArgs,
+
+    /// Divide the types and models among the parts, rather than the text
+    #[arg(long, requires = "part", help_heading = "Several machines")]
+    by_types: bool,
+
+    /// The folder that parts go to
+    #[arg(long, short, requires = "part", value_name = "FOLDER", help_heading = "Several machines")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub show: Show,
+}
+
+/// How a comparison is shown and judged.
+#[derive(Debug, clap::Args)]
+pub struct Show {
     /// Print every statistic as CSV
     #[arg(long, help_heading = "Output", conflicts_with_all = ["json", "markdown"])]
     csv: bool,
@@ -100,44 +145,126 @@ pub struct Args {
 
     /// Replace files that exist
     #[arg(long, help_heading = "Output")]
-    force: bool,
+    pub force: bool,
 
     /// The most that PPL(Q)/PPL(base) may exceed 1, such as 1%
     #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
     max_ppl_increase: Option<f64>,
 
     /// The largest mean KL divergence, in nats
-    #[arg(long, value_name = "NATS", help_heading = "Gate")]
+    #[arg(long, value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
     max_kld: Option<f64>,
 
     /// The least share of positions with the same top token, such as 95%
-    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    #[arg(long, value_parser = parse_part, value_name = "SHARE", help_heading = "Gate")]
     min_same_top: Option<f64>,
+
+    /// The least mean cosine of an embedding model's vectors to the base's, such as 0.99
+    #[arg(long, value_parser = parse_share, value_name = "COSINE", help_heading = "Gate")]
+    min_cosine: Option<f64>,
+
+    /// The least rank correlation of pairwise similarities, or of a reranker's scores
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    min_rank_correlation: Option<f64>,
+
+    /// The least share of the ten nearest, or of a reranker's ten best, that are so under the base, such as 90%
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    min_overlap: Option<f64>,
 
     /// Ask that a limit holds with this certainty, such as 95%, given the errors of measurement
     #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
-    confidence: Option<f64>,
+    pub confidence: Option<f64>,
+}
+
+impl Show {
+    /// The files that are written.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.html, &self.junit].into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// The limits of the gate.
+    fn limits(&self) -> Result<Vec<Limit>> {
+        let of = |measure, limit: Option<f64>| limit.map(|limit| Limit { measure, limit });
+        let limits: Vec<Limit> = [
+            of(Measure::PplIncrease, self.max_ppl_increase),
+            of(Measure::Kld, self.max_kld),
+            of(Measure::SameTop, self.min_same_top),
+            of(Measure::Cosine, self.min_cosine),
+            of(Measure::RankCorrelation, self.min_rank_correlation),
+            of(Measure::Overlap, self.min_overlap),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if self.confidence.is_some_and(|c| !(0.5..1.0).contains(&c)) {
+            return Err(Error::usage("--confidence is a share from 50% to below 100%"));
+        }
+        for (given, option) in
+            [(self.confidence.is_some(), "--confidence"), (self.junit.is_some(), "--junit"), (self.github, "--github")]
+        {
+            if given && limits.is_empty() {
+                return Err(Error::usage(format!("{option} needs a limit to judge by")).help(
+                    "add --max-ppl-increase, --max-kld or --min-same-top; for vectors --min-cosine or --min-overlap",
+                ));
+            }
+        }
+        Ok(limits)
+    }
+
+    /// Whether so many positions say enough for what is asked.
+    fn enough(&self, positions: usize) -> Result<()> {
+        if self.confidence.is_some() && positions < LEAST_POSITIONS {
+            return Err(Error::input(format!(
+                "{positions} scored positions are too few to be confident of anything; at least {LEAST_POSITIONS} are \
+                 needed"
+            ))
+            .help("give a longer text, or leave --confidence out"));
+        }
+        Ok(())
+    }
+}
+
+impl Args {
+    /// Tokens of a chunk.
+    fn context(&self) -> usize {
+        self.ctx.unwrap_or(CONTEXT)
+    }
+
+    /// Refuses what only all parts together can give.
+    fn check_part(&self, limits: &[Limit]) -> Result<()> {
+        let shown = !limits.is_empty() || self.show.csv || self.show.markdown || self.show.files().next().is_some();
+        if self.part.part.is_some() && shown {
+            return Err(Error::usage("a part alone is neither shown nor judged")
+                .help("give reports and limits to `evaluate gather`"));
+        }
+        if self.part.part.is_some() && self.save_base.is_some() {
+            return Err(Error::usage("--save-base needs all chunks, not a part of them"));
+        }
+        Ok(())
+    }
 }
 
 /// One model that is compared.
-struct Candidate<'a> {
-    name: String,
-    bytes: u64,
-    model: &'a Model,
-    weights: Box<dyn Weights + 'a>,
+pub struct Candidate<'a> {
+    pub name: String,
+    pub bytes: u64,
+    pub model: &'a Model,
+    pub weights: Box<dyn Weights + 'a>,
+    /// Where the base is encoded in memory.
+    pub encoded: Option<&'a Encoded<'a>>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let begun = Instant::now();
-    let limits = limits(args)?;
-    let written: Vec<&Path> =
-        [&args.html, &args.junit, &args.save_base].into_iter().flatten().map(PathBuf::as_path).collect();
+    let limits = args.show.limits()?;
+    args.check_part(&limits)?;
+    let written: Vec<&Path> = args.show.files().chain(args.save_base.as_deref()).collect();
     let mut inputs: Vec<&Path> = args.models.iter().map(PathBuf::as_path).collect();
     inputs.extend([args.base.as_path(), args.text.as_path()]);
     inputs.extend(args.base_from.iter().chain(&args.imatrix).map(PathBuf::as_path));
     for target in written {
-        Output::check(target, args.force, &inputs)?;
+        Output::check(target, args.show.force, &inputs)?;
     }
     let base = Opened::open(&args.base)?;
     let importance = args.imatrix.as_deref().map(open_importance).transpose()?;
@@ -152,19 +279,6 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .map(|&precision| Encoded::new(&base.source, precision, importance.as_ref()).map_err(|e| e.at(&args.base)))
         .collect::<Result<Vec<_>>>()?;
 
-    let text = read_text(&args.text)?;
-    let tokens = base.tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
-    let bos = base.tokenizer.bos().filter(|_| base.tokenizer.adds_bos());
-    let chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, Protocol::Halves).map_err(|e| e.at(&args.text))?;
-    let positions = chunks.scored.len() * chunks.inputs.len();
-    if args.confidence.is_some() && positions < LEAST_POSITIONS {
-        return Err(Error::input(format!(
-            "{positions} scored positions are too few to be confident of anything; at least {LEAST_POSITIONS} are needed"
-        ))
-        .at(&args.text)
-        .help("give a longer text, or leave --confidence out"));
-    }
-
     let mut candidates: Vec<Candidate<'_>> = args
         .models
         .iter()
@@ -174,6 +288,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             bytes: bytes_of(opened.source.tensors()),
             model: &opened.model,
             weights: Box::new(Stored(&opened.source)),
+            encoded: None,
         })
         .collect();
     let types = encoded.iter().zip(&precisions).map(|(e, p)| Candidate {
@@ -181,8 +296,51 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         bytes: e.bytes(),
         model: &base.model,
         weights: Box::new(e),
+        encoded: Some(e),
     });
     candidates.extend(types);
+
+    if embed::embeds(&base.model) || args.pooling.is_some() {
+        let told: Vec<String> = args
+            .models
+            .iter()
+            .zip(&others)
+            .filter_map(|(path, other)| Some(format!("{}: {}", name_of(path), differences(&base, other)?)))
+            .chain(
+                notes(&encoded, &precisions).into_iter().map(|(note, names)| format!("{}: {note}", names.join(", "))),
+            )
+            .collect();
+        return similarity::run(args, common, &base, &candidates, &limits, &told);
+    }
+    check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
+    if !args.prefix.is_empty() {
+        return Err(Error::usage("--prefix is for embedding models, this one predicts tokens"));
+    }
+
+    let text = read_text(&args.text)?;
+    let tokens = base.tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
+    let bos = base.tokenizer.bos().filter(|_| base.tokenizer.adds_bos());
+    let chunks =
+        Chunks::new(&tokens, bos, args.context(), args.chunks, Protocol::Halves).map_err(|e| e.at(&args.text))?;
+    let positions = chunks.scored.len() * chunks.inputs.len();
+    args.show.enough(positions).map_err(|e| e.at(&args.text))?;
+
+    let part = args.part.part.map(|part| begin_part(args, part, &base, &others, &text)).transpose()?;
+    let mut chunks = chunks;
+    let all_chunks = chunks.inputs.len();
+    let mut output = None;
+    if let Some(run) = &part {
+        if args.by_types {
+            let share = share(run.part(), candidates.len(), "types and models")?;
+            candidates = candidates.drain(share).collect();
+        } else {
+            chunks = run.chunks(chunks)?;
+        }
+        output = run.output(&args.base, parts::folder(args.output.as_ref())?, args.show.force, &inputs)?;
+        if output.is_none() {
+            return run.finished(common);
+        }
+    }
 
     let identity = match args.save_base.is_some() || args.base_from.is_some() {
         true => Some(Identity { model: fingerprint(&base.source)?, text: sha256(text.as_bytes()) }),
@@ -202,44 +360,202 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let found = measure(args, &base, &candidates, &chunks, identity.as_ref(), &bar)?;
     bar.finish();
 
-    let parameters: u64 = base.source.tensors().iter().map(TensorInfo::elements).sum();
-    let bits = |bytes: u64| 8.0 * bytes as f64 / parameters.max(1) as f64;
-    let mean_nll = Estimate::of(found.base_nll.iter().copied());
-    let row = |(i, candidate): (usize, &Candidate<'_>)| Row {
-        name: candidate.name.clone(),
-        bytes: candidate.bytes,
-        bits_per_weight: bits(candidate.bytes),
-        divergence: Divergence::of(&found.base_nll, &found.models[i]),
-        tensors: i.checked_sub(others.len()).map_or(Vec::new(), |e| encoded[e].errors()),
-    };
-    let base_bytes = bytes_of(base.source.tensors());
-    let report = Report {
-        schema: 1,
-        program: concat!("evaluate ", env!("CARGO_PKG_VERSION")).into(),
-        base: Base {
-            name: name_of(&args.base),
-            architecture: base.model.name().into(),
-            parameters,
-            bytes: base_bytes,
-            bits_per_weight: bits(base_bytes),
-            mean_nll,
-            ppl: mean_nll.exp(),
-        },
+    let facts = Facts {
+        base: name_of(&args.base),
+        architecture: base.model.name().into(),
+        parameters: base.source.tensors().iter().map(TensorInfo::elements).sum(),
+        bytes: bytes_of(base.source.tensors()),
         protocol: report::Protocol {
             text: args.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             text_sha256: sha256(text.as_bytes()),
             tokens: tokens.len(),
-            context: args.ctx,
-            chunks: chunks.inputs.len(),
+            context: args.context(),
+            chunks: all_chunks,
             first_scored: chunks.scored.start,
             positions,
             arithmetic: "f32 on decoded weights, statistics in f64".into(),
             seconds: begun.elapsed().as_secs_f64(),
         },
-        models: candidates.iter().enumerate().map(row).collect(),
+        scored: chunks.scored.len(),
+        models: candidates
+            .iter()
+            .map(|c| Compared {
+                name: c.name.clone(),
+                bytes: c.bytes,
+                tensors: c.encoded.map_or(Vec::new(), Encoded::errors),
+            })
+            .collect(),
     };
-    let verdicts = gate::judge(&report, &limits, args.confidence);
-    publish(args, common, &report, &verdicts)
+    if let (Some(run), Some(output)) = (part, output) {
+        let (facts, numbers) = to_part(&facts, &found)?;
+        return run.write(output, facts, numbers, common);
+    }
+    show(&args.show, common, facts, &found, args.base_from.as_deref(), &limits, &[&args.base, &args.text])
+}
+
+/// What the parts of a comparison have in common.
+fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &str) -> Result<parts::Run> {
+    let file = |path: &PathBuf| -> Result<Value> {
+        let failed = |e| Error::io(path, "read", e);
+        let (digest, _) = quantize::parts::digest(std::fs::File::open(path).map_err(failed)?).map_err(failed)?;
+        Ok(digest.into())
+    };
+    let models: Vec<String> =
+        others.iter().map(|o| quantize::parts::source_digest(&o.source)).collect::<Result<_>>()?;
+    let names: Vec<String> = args.models.iter().map(|path| name_of(path)).collect();
+    let types: Vec<String> = args.types.iter().map(Precision::to_string).collect();
+    let by = if args.by_types { "types" } else { "chunks" };
+    parts::Run::new(
+        ("compare", part, by),
+        &base.source,
+        text,
+        [
+            ("set of models", json!(models)),
+            ("set of names", json!(names)),
+            ("set of types", json!(types)),
+            ("importance matrix", args.imatrix.as_ref().map(file).transpose()?.into()),
+            ("saved base", args.base_from.as_ref().map(file).transpose()?.into()),
+            ("context (--ctx)", json!(args.context())),
+            ("number of chunks (--chunks)", json!(args.chunks)),
+        ],
+    )
+}
+
+/// A comparison of a part as facts and numbers.
+fn to_part(facts: &Facts, found: &Comparison) -> Result<(Value, BTreeMap<String, Numbers>)> {
+    let mut numbers = BTreeMap::from([
+        ("base.nll".to_owned(), Numbers::F64(found.base_nll.clone())),
+        ("base.clipped".to_owned(), Numbers::I64(vec![found.clipped as i64])),
+    ]);
+    let mut tensors = Vec::with_capacity(facts.models.len());
+    for (i, (model, positions)) in facts.models.iter().zip(&found.models).enumerate() {
+        let mut put = |name: &str, these: Numbers| numbers.insert(format!("{i}.{name}"), these);
+        put("nll", Numbers::F64(positions.iter().map(|p| p.nll).collect()));
+        put("kld", Numbers::F32(positions.iter().map(|p| p.kld).collect()));
+        put("delta_p", Numbers::F32(positions.iter().map(|p| p.delta_p).collect()));
+        put("same_top", Numbers::I8(positions.iter().map(|p| p.same_top.into()).collect()));
+        let errors = model.tensors.iter().flat_map(TensorError::numbers).collect();
+        put("errors", Numbers::F64(errors));
+        tensors.push(model.tensors.iter().map(|t| (&t.name, &t.ty, t.elements)).collect::<Vec<_>>());
+    }
+    let words = |value: serde_json::Result<Value>| value.map_err(|e| Error::usage("no facts").caused_by(e));
+    let mut value = words(serde_json::to_value(facts))?;
+    value["tensors"] = words(serde_json::to_value(tensors))?;
+    Ok((value, numbers))
+}
+
+/// What all parts of a comparison come to: as one run would find it.
+fn of_parts(parts: &Gathered) -> Result<(Facts, Comparison)> {
+    let all = 0..parts.parts.len();
+    let mut facts: Vec<Facts> = Vec::new();
+    for (path, part) in parts.paths.iter().zip(&parts.parts) {
+        let wrong = |e| Error::input("holds no comparison").at(path).caused_by(e);
+        let mut one: Facts = serde_json::from_value(part.facts.clone()).map_err(wrong)?;
+        let names: Vec<Vec<(String, String, u64)>> =
+            serde_json::from_value(part.facts["tensors"].clone()).map_err(wrong)?;
+        let at = facts.len();
+        for (i, (model, names)) in one.models.iter_mut().zip(names).enumerate() {
+            let errors = parts.f64s(at..at + 1, &format!("{i}.errors"))?;
+            let errors = errors.as_chunks().0.iter();
+            model.tensors = names.into_iter().zip(errors).map(|(n, e)| TensorError::from_numbers(n, e)).collect();
+        }
+        facts.push(one);
+    }
+    let by_types = parts.first().by == "types";
+    let base = if by_types { 0..1 } else { all.clone() };
+    let base_nll = parts.f64s(base.clone(), "base.nll")?;
+    let mut models = Vec::new();
+    // Where types are divided each part has models of its own, else a part of each model.
+    let groups: Vec<Range<usize>> = if by_types { all.clone().map(|i| i..i + 1).collect() } else { vec![all] };
+    for group in groups {
+        if by_types
+            && parts
+                .f64s(group.clone(), "base.nll")?
+                .iter()
+                .map(|v| v.to_bits())
+                .ne(base_nll.iter().map(|v| v.to_bits()))
+        {
+            return Err(Error::input("the base came to other numbers than in part 1")
+                .at(&parts.paths[group.start])
+                .help("run the parts on machines of one kind, or set DOWNCAST_SIMD alike on all"));
+        }
+        for i in 0..facts[group.start].models.len() {
+            let name = |what: &str| format!("{i}.{what}");
+            let (nll, kld) = (parts.f64s(group.clone(), &name("nll"))?, parts.f32s(group.clone(), &name("kld"))?);
+            let (delta_p, same) =
+                (parts.f32s(group.clone(), &name("delta_p"))?, parts.i8s(group.clone(), &name("same_top"))?);
+            if [nll.len(), kld.len(), delta_p.len(), same.len()] != [base_nll.len(); 4] {
+                return Err(
+                    Error::input("holds another number of positions than its base").at(&parts.paths[group.start])
+                );
+            }
+            let of = |((&nll, &kld), (&delta_p, &same)): ((&f64, &f32), (&f32, &i8))| Position {
+                nll,
+                kld,
+                delta_p,
+                same_top: same != 0,
+            };
+            models.push(nll.iter().zip(&kld).zip(delta_p.iter().zip(&same)).map(of).collect());
+        }
+    }
+    let clipped = parts.i64s(base, "base.clipped")?.iter().map(|&n| usize::try_from(n).unwrap_or(0)).sum();
+    let mut facts = facts.into_iter();
+    let Some(mut whole) = facts.next() else { return Err(Error::usage("there is no part to gather")) };
+    if by_types {
+        whole.models.extend(facts.flat_map(|f| f.models));
+    }
+    whole.protocol.seconds = parts.seconds();
+    if base_nll.len() != whole.protocol.positions {
+        return Err(Error::input(format!(
+            "the parts hold {} positions, the text has {}",
+            base_nll.len(),
+            whole.protocol.positions
+        ))
+        .at(&parts.paths[0]));
+    }
+    Ok((whole, Comparison { base_nll, models, clipped }))
+}
+
+/// Shows and judges a comparison that was made in parts.
+pub fn gather(parts: &Gathered, args: &Show, common: &Common) -> Result<Exit> {
+    let limits = args.limits()?;
+    check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
+    let inputs: Vec<&Path> = parts.paths.iter().map(PathBuf::as_path).collect();
+    let (facts, found) = of_parts(parts)?;
+    args.enough(facts.protocol.positions).map_err(|e| e.at(&parts.paths[0]))?;
+    show(args, common, facts, &found, None, &limits, &inputs)
+}
+
+/// Reports what was found, and judges it.
+fn show(
+    args: &Show,
+    common: &Common,
+    facts: Facts,
+    found: &Comparison,
+    base_from: Option<&Path>,
+    limits: &[Limit],
+    inputs: &[&Path],
+) -> Result<Exit> {
+    if found.clipped > 0 && !common.quiet {
+        say(&format!(
+            "note: of {} right tokens {} lie at the floor of {}: the base's perplexity and what is measured \
+             against it (PPL ratio, Δp) are bounds, the KL divergence is not concerned",
+            facts.protocol.positions,
+            found.clipped,
+            base_from.map_or("the saved base".to_owned(), gguf::quote::path),
+        ));
+    }
+    let report = facts.report(found);
+    let verdicts = gate::judge(&report.models, limits, args.confidence);
+    let forms = Forms {
+        json: &|| report.json(),
+        csv: &|| report::csv(&report),
+        markdown: &|| report::markdown(&report),
+        terminal: &|| report::terminal(&report),
+        html: &|| report::html(&report),
+        junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
+    };
+    publish(args, common, &forms, &verdicts, inputs)
 }
 
 /// What a person should know of the precisions: each note once, with the names it is about.
@@ -286,7 +602,7 @@ fn measure(
             go(Baseline::Saved(&saved, stored), weights.len(), nothing)
         }
         (None, Some(path), Some(identity)) => {
-            let output = Output::create(path, args.force, &[&args.base, &args.text])?;
+            let output = Output::create(path, args.show.force, &[&args.base, &args.text])?;
             let mut saver = Saver::new(output, &name_of(&args.base), identity, chunks, base.model.width)?;
             let found = go(Baseline::Run(stored), weights.len() + 1, &mut |hidden| saver.add(hidden))?;
             saver.finish()?.commit()?;
@@ -322,12 +638,13 @@ fn check_kld(file: &KldFile, base: &Opened, chunks: &Chunks) -> Result<()> {
         return Err(wrong(format!("was written for chunks of {} tokens, not {context}", file.context()))
             .help(format!("--ctx {}", file.context())));
     }
-    if file.chunks() < chunks.inputs.len() {
-        return Err(wrong(format!("holds {} chunks, the text has {}", file.chunks(), chunks.inputs.len()))
+    let asked = chunks.first + chunks.inputs.len();
+    if file.chunks() < asked {
+        return Err(wrong(format!("holds {} chunks, the text has {asked}", file.chunks()))
             .help(format!("--chunks {}", file.chunks())));
     }
     // The first token of a chunk may have become the beginning token in either.
-    let same = |(i, chunk): (usize, &eval::forward::Input)| file.tokens(i)[1..] == chunk.tokens[1..];
+    let same = |(i, chunk): (usize, &eval::forward::Input)| file.tokens(chunks.first + i)[1..] == chunk.tokens[1..];
     match chunks.inputs.iter().enumerate().position(|c| !same(c)) {
         None => Ok(()),
         Some(chunk) => Err(wrong(format!("was written for another text: chunk {chunk} has other tokens"))),
@@ -391,18 +708,34 @@ fn value_text(value: &gguf::Value) -> String {
     }
 }
 
+/// A report in each form, made when it is asked for.
+pub struct Forms<'a> {
+    pub json: &'a dyn Fn() -> Value,
+    pub csv: &'a dyn Fn() -> String,
+    pub markdown: &'a dyn Fn() -> String,
+    pub terminal: &'a dyn Fn() -> String,
+    pub html: &'a dyn Fn() -> String,
+    pub junit: &'a dyn Fn() -> String,
+}
+
 /// Prints the result, writes the files, says what the gate says.
-fn publish(args: &Args, common: &Common, report: &Report, verdicts: &[Verdict]) -> Result<Exit> {
-    for (path, text) in [(&args.html, report::html(report)), (&args.junit, gate::junit(report, verdicts))] {
+pub fn publish(
+    args: &Show,
+    common: &Common,
+    forms: &Forms<'_>,
+    verdicts: &[Verdict],
+    inputs: &[&Path],
+) -> Result<Exit> {
+    for (path, text) in [(&args.html, forms.html), (&args.junit, forms.junit)] {
         if let Some(path) = path {
-            let mut out = Output::create(path, args.force, &[&args.base, &args.text])?;
-            out.write_all(text.as_bytes()).map_err(|e| Error::io(path, "write", e))?;
+            let mut out = Output::create(path, args.force, inputs)?;
+            out.write_all(text().as_bytes()).map_err(|e| Error::io(path, "write", e))?;
             out.commit()?;
         }
     }
     match (common.json, args.csv, args.markdown) {
         (true, ..) => {
-            let mut json = report.json();
+            let mut json = (forms.json)();
             if !verdicts.is_empty() {
                 json["gate"] = verdicts
                     .iter()
@@ -411,9 +744,9 @@ fn publish(args: &Args, common: &Common, report: &Report, verdicts: &[Verdict]) 
             }
             print_json(&json)?;
         }
-        (_, true, _) => print(&report::csv(report))?,
-        (.., true) => print(&report::markdown(report))?,
-        _ => print(&report::terminal(report))?,
+        (_, true, _) => print(&(forms.csv)())?,
+        (.., true) => print(&(forms.markdown)())?,
+        _ => print(&(forms.terminal)())?,
     }
     if args.github {
         eprint!("{}", gate::github(verdicts));
@@ -425,36 +758,13 @@ fn publish(args: &Args, common: &Common, report: &Report, verdicts: &[Verdict]) 
     Ok(if broken.is_empty() { Exit::Done } else { Exit::No })
 }
 
-fn limits(args: &Args) -> Result<Vec<Limit>> {
-    let of = |measure, limit: Option<f64>| limit.map(|limit| Limit { measure, limit });
-    let limits: Vec<Limit> = [
-        of(Measure::PplIncrease, args.max_ppl_increase),
-        of(Measure::Kld, args.max_kld),
-        of(Measure::SameTop, args.min_same_top),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    if args.confidence.is_some_and(|c| !(0.5..1.0).contains(&c)) {
-        return Err(Error::usage("--confidence is a share from 50% to below 100%"));
-    }
-    for (given, option) in
-        [(args.confidence.is_some(), "--confidence"), (args.junit.is_some(), "--junit"), (args.github, "--github")]
-    {
-        if given && limits.is_empty() {
-            return Err(Error::usage(format!("{option} needs a limit to judge by"))
-                .help("add --max-ppl-increase, --max-kld or --min-same-top"));
-        }
-    }
-    Ok(limits)
+/// Refuses limits of what is not measured.
+pub fn check_measures(limits: &[Limit], known: &[Measure], of: &str) -> Result<()> {
+    let Some(other) = limits.iter().find(|l| !known.contains(&l.measure)) else { return Ok(()) };
+    let names: Vec<String> = known.iter().map(|m| format!("--{}", m.option())).collect();
+    Err(Error::usage(format!("--{} says nothing of {of}", other.measure.option())).help(names.join(", ")))
 }
 
-fn name_of(path: &Path) -> String {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
-    stem.unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn bytes_of(tensors: &[TensorInfo]) -> u64 {
+pub fn bytes_of(tensors: &[TensorInfo]) -> u64 {
     tensors.iter().map(TensorInfo::bytes).sum()
 }

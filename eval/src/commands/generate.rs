@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use eval::generate::{Sampler, Sampling, generate};
 use eval::weights::Stored;
-use gguf::Result;
 use gguf::cli::{Common, Exit, print, print_json};
+use gguf::{Result, quote};
 use serde_json::json;
 
 use super::Opened;
@@ -48,7 +48,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::for_tokens(&args.model)?;
     let tokenizer = &opened.tokenizer;
     let prompt = tokenizer.encode(&args.prompt, true, true)?;
     let sampling = Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed };
@@ -80,7 +80,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let rate = tokens.len() as f64 / seconds;
     if common.json {
         print_json(&json!({
-            "model": args.model.display().to_string(),
+            "model": quote::json(&args.model),
             "prompt": args.prompt,
             "text": text,
             "prompt_tokens": prompt,

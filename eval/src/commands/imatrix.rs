@@ -1,18 +1,25 @@
 //! `evaluate imatrix`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use eval::collect::Collector;
+use eval::collect::{Collector, Sums, imatrix, partial};
 use eval::forward::Forward;
+use eval::parts::{Gathered, Numbers};
 use eval::perplexity::{Chunks, Plan, Protocol};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, count, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, count, parse_bytes, parse_count, print, print_json, say};
 use gguf::{Error, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::parts::{self, PartArgs};
 use super::{Opened, ProgressBar, read_text};
+
+/// The file that is written where none is named.
+const DEFAULT_OUTPUT: &str = "imatrix.gguf";
 
 /// The forms of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -27,7 +34,8 @@ pub enum Form {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate imatrix tiny-llama --text calibration.txt
-  evaluate imatrix tiny-llama --text calibration.txt --chunks 24 -o imatrix.dat --format dat")]
+  evaluate imatrix tiny-llama --text calibration.txt --chunks 24 -o imatrix.dat --format dat
+  evaluate imatrix tiny-llama --text calibration.txt --part auto -o parts")]
 pub struct Args {
     /// A GGUF file or a checkpoint folder
     #[arg(value_name = "MODEL")]
@@ -37,9 +45,9 @@ pub struct Args {
     #[arg(long, short = 'f', value_name = "FILE")]
     text: PathBuf,
 
-    /// The file to write
-    #[arg(long, short, default_value = "imatrix.gguf", value_name = "FILE")]
-    output: PathBuf,
+    /// The file to write, with --part the folder that parts go to [default: imatrix.gguf]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
 
     /// Its form
     #[arg(long, value_enum, default_value_t = Form::Gguf, value_name = "FORM")]
@@ -50,7 +58,7 @@ pub struct Args {
     ctx: usize,
 
     /// At most so many chunks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
 
     /// Collect for the output matrix too
@@ -61,19 +69,57 @@ pub struct Args {
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
     max_memory: u64,
 
+    #[command(flatten)]
+    part: PartArgs,
+
     /// Replace a file that exists
     #[arg(long, help_heading = "Output")]
     force: bool,
 }
 
+/// What was collected, beside the sums.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    /// The text's file name.
+    dataset: String,
+    /// Chunks of the text.
+    chunks: usize,
+    /// Tokens of a chunk.
+    ctx: usize,
+}
+
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    Output::check(&args.output, args.force, &[&args.model, &args.text])?;
+    let inputs = [args.model.as_path(), args.text.as_path()];
+    let file = args.output.as_deref().unwrap_or(Path::new(DEFAULT_OUTPUT));
+    if args.part.part.is_none() {
+        Output::check(file, args.force, &inputs)?;
+    }
     let opened = Opened::open(&args.model)?;
     let (model, tokenizer) = (&opened.model, &opened.tokenizer);
-    let tokens = tokenizer.encode(&read_text(&args.text)?, true, false).map_err(|e| e.at(&args.text))?;
+    let text = read_text(&args.text)?;
+    let tokens = tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, Protocol::Plain).map_err(|e| e.at(&args.text))?;
+    let mut chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, Protocol::Plain).map_err(|e| e.at(&args.text))?;
+    let dataset = args.text.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let facts = Facts { dataset, chunks: chunks.inputs.len(), ctx: args.ctx };
+    let mut output = None;
+    let part = args.part.part.map(|part| {
+        let options = [
+            ("context (--ctx)", json!(facts.ctx)),
+            ("number of chunks (--chunks)", json!(facts.chunks)),
+            ("set of matrices (--process-output)", json!(args.process_output)),
+        ];
+        parts::Run::new(("imatrix", part, "chunks"), &opened.source, &text, options)
+    });
+    let part = part.transpose()?;
+    if let Some(run) = &part {
+        chunks = run.chunks(chunks)?;
+        output = run.output(&args.model, parts::folder(args.output.as_ref())?, args.force, &inputs)?;
+        if output.is_none() {
+            return run.finished(common);
+        }
+    }
     let plan = Plan::new(model, 1, args.ctx, args.max_memory);
     let collector = Collector::new(&opened.source, args.process_output);
     let stored = Stored(&opened.source);
@@ -90,28 +136,89 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         }
     }
     bar.finish();
-    let partial = collector.partial();
-    if !common.quiet {
-        for (name, without, all) in &partial {
-            eprintln!("note: {name}: {without} of {all} experts saw no token; a longer text would reach them");
+    let sums = collector.finish();
+    if let (Some(run), Some(output)) = (part, output) {
+        let mut facts = json!(facts);
+        facts["shapes"] = sums.iter().map(|(name, s)| (name.clone(), json!([s.columns, s.counts.len()]))).collect();
+        return run.write(output, facts, to_numbers(&sums), common);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    write(common, (file, args.format, args.force), &inputs, &facts, &sums, seconds)
+}
+
+/// The sums of a part: for each matrix both halves of each sum, the upper first, and the counts behind them.
+fn to_numbers(sums: &BTreeMap<String, Sums>) -> BTreeMap<String, Numbers> {
+    let halves = |&sum: &i128| [(sum >> 64) as i64, sum as i64];
+    let of = |s: &Sums| Numbers::I64(s.sums.iter().flat_map(halves).chain(s.counts.iter().copied()).collect());
+    sums.iter().map(|(name, sums)| (name.clone(), of(sums))).collect()
+}
+
+/// The sums that a part's numbers stand for.
+fn from_numbers(numbers: &[i64], columns: usize, experts: usize) -> Option<Sums> {
+    let values = columns.checked_mul(experts)?;
+    let (halves, counts) = numbers.split_at_checked(values.checked_mul(2)?)?;
+    let whole = |[high, low]: &[i64; 2]| (i128::from(*high) << 64) | i128::from(low.cast_unsigned());
+    let sums: Vec<i128> = halves.as_chunks().0.iter().map(whole).collect();
+    (counts.len() == experts).then(|| Sums { columns, sums, counts: counts.to_vec() })
+}
+
+/// Writes the importance matrix of all parts of a run.
+pub fn gather(parts: &Gathered, (file, form, force): (Option<&Path>, Form, bool), common: &Common) -> Result<Exit> {
+    let file = file.unwrap_or(Path::new(DEFAULT_OUTPUT));
+    let inputs: Vec<&Path> = parts.paths.iter().map(PathBuf::as_path).collect();
+    Output::check(file, force, &inputs)?;
+    let mut all: BTreeMap<String, Sums> = BTreeMap::new();
+    for (at, (path, part)) in parts.paths.iter().zip(&parts.parts).enumerate() {
+        let wrong = |name: &str| Error::input(format!("holds sums of {name} that do not fit")).at(path);
+        let shapes: BTreeMap<String, (usize, usize)> = serde_json::from_value(part.facts["shapes"].clone())
+            .map_err(|e| Error::input("holds no sums").at(path).caused_by(e))?;
+        for (name, (columns, experts)) in shapes {
+            let sums = from_numbers(&parts.i64s(at..at + 1, &name)?, columns, experts).ok_or_else(|| wrong(&name))?;
+            match all.get_mut(&name) {
+                Some(so_far) => {
+                    if !so_far.add(&sums) {
+                        return Err(wrong(&name));
+                    }
+                }
+                None => drop(all.insert(name, sums)),
+            }
         }
     }
-    let dataset = args.text.file_name().unwrap_or_default().to_string_lossy();
-    let matrix = collector.finish(&dataset, chunks.inputs.len() as u32, args.ctx as u32);
-    let bytes = match args.format {
+    let facts: Facts = serde_json::from_value(parts.first().facts.clone())
+        .map_err(|e| Error::input("holds no sums").at(&parts.paths[0]).caused_by(e))?;
+    write(common, (file, form, force), &inputs, &facts, &all, parts.seconds())
+}
+
+/// Writes the file and says what is in it.
+fn write(
+    common: &Common,
+    (file, form, force): (&Path, Form, bool),
+    inputs: &[&Path],
+    facts: &Facts,
+    sums: &BTreeMap<String, Sums>,
+    seconds: f64,
+) -> Result<Exit> {
+    let partial = partial(sums);
+    if !common.quiet {
+        for (name, without, all) in &partial {
+            say(&format!("note: {name}: {without} of {all} experts saw no token; a longer text would reach them"));
+        }
+    }
+    let matrix = imatrix(sums, &facts.dataset, facts.chunks as u32, facts.ctx as u32);
+    let bytes = match form {
         Form::Gguf => matrix.to_gguf()?,
         Form::Dat => matrix.to_dat(),
     };
-    let mut out = Output::create(&args.output, args.force, &[&args.model, &args.text])?;
-    out.write_all(&bytes).map_err(|e| Error::io(&args.output, "write", e))?;
+    let mut out = Output::create(file, force, inputs)?;
+    out.write_all(&bytes).map_err(|e| Error::io(file, "write", e))?;
     out.commit()?;
-    let seconds = begun.elapsed().as_secs_f64();
+    let tokens = facts.chunks * facts.ctx;
     if common.json {
         print_json(&json!({
-            "output": args.output.display().to_string(),
+            "output": gguf::quote::json(file),
             "entries": matrix.entries.len(),
-            "chunks": chunks.inputs.len(),
-            "tokens": chunks.tokens(),
+            "chunks": facts.chunks,
+            "tokens": tokens,
             "partial": partial.iter().map(|(name, without, all)| json!({"tensor": name, "experts_without_data": without,
                 "experts": all})).collect::<Vec<_>>(),
             "seconds": seconds,
@@ -119,12 +226,27 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     } else {
         print(&format!(
             "{}: the importance of {} matrices over {} tokens in {} chunks of {}; {seconds:.1} s\n",
-            args.output.display(),
+            gguf::quote::path(file),
             matrix.entries.len(),
-            count(chunks.tokens() as u64),
-            chunks.inputs.len(),
-            args.ctx,
+            count(tokens as u64),
+            facts.chunks,
+            facts.ctx,
         ))?;
     }
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_read_back_as_they_were() {
+        let sums = Sums { columns: 2, sums: vec![-1, i128::MAX, 1 << 70, u64::MAX.into()], counts: vec![3, 4] };
+        let numbers = to_numbers(&BTreeMap::from([("w".to_owned(), sums.clone())]));
+        let Numbers::I64(numbers) = &numbers["w"] else { panic!("sums are i64") };
+        assert_eq!(from_numbers(numbers, 2, 2), Some(sums));
+        assert_eq!(from_numbers(numbers, 3, 2), None);
+        assert_eq!(from_numbers(numbers, usize::MAX, 2), None);
+    }
 }

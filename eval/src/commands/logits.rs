@@ -7,7 +7,7 @@ use eval::forward::{Forward, Input};
 use eval::model::{Model, Shape};
 use eval::weights::Stored;
 use gguf::cli::{Common, Exit, Output, count, print, print_json};
-use gguf::{Error, Result};
+use gguf::{Error, Result, quote};
 use serde_json::json;
 
 /// Tokens that a decoder of an encoder-decoder reads where nothing else is said.
@@ -55,7 +55,7 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     Output::check(&args.output, args.force, &[&args.model])?;
     let tokens = token_list(&args.tokens)?;
-    let options = convert::Options { any_pre: true, exact: true, ..convert::Options::default() };
+    let options = convert::Options { any_pre: true, exact: true, whole_head: true, ..convert::Options::default() };
     let source = convert::open(&args.model, &options)?;
     let weights = Stored(&source);
     let model = Model::new(source.metadata(), &weights).map_err(|e| e.at(&args.model))?;
@@ -68,7 +68,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     };
     let input = match model.shape {
         Shape::EncoderDecoder => {
-            Input { tokens: tokens[..tokens.len().min(args.decoder_tokens.max(1))].to_vec(), encoder: tokens }
+            let read = tokens[..tokens.len().min(args.decoder_tokens.max(1))].to_vec();
+            Input { tokens: read, encoder: tokens, second: 0 }
         }
         _ => Input::from(tokens),
     };
@@ -87,21 +88,21 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let kind = if hidden { "hidden states" } else { "logits" };
     if common.json {
         print_json(&json!({
-            "model": args.model.display().to_string(),
-            "output": args.output.display().to_string(),
+            "model": quote::json(&args.model),
+            "output": quote::json(&args.output),
             "kind": kind,
             "shape": [rows, columns],
             "type": "f32",
         }))?;
     } else if !common.quiet {
-        let name = args.output.display();
+        let name = quote::path(&args.output);
         print(&format!("{name}: {kind}, {} rows of {}, f32\n", count(rows as u64), count(columns as u64)))?;
     }
     Ok(Exit::Done)
 }
 
 /// Token ids from the command line or a file.
-fn token_list(text: &str) -> Result<Vec<u32>> {
+pub fn token_list(text: &str) -> Result<Vec<u32>> {
     let (text, path) = match text.strip_prefix('@') {
         None => (text.to_owned(), None),
         Some(path) => {

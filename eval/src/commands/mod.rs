@@ -1,15 +1,23 @@
 //! The program's commands: options, work, report.
 
 pub mod compare;
+pub mod embed;
+pub mod gather;
 pub mod generate;
 pub mod imatrix;
 pub mod logits;
+pub mod optimize;
+pub mod parts;
 pub mod perplexity;
+pub mod similarity;
 pub mod tensors;
+pub mod texts;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use convert::Checkpoint;
+use convert::modules::Behind;
 use convert::tokenizer::Tokenizer;
 use eval::model::Model;
 use eval::weights::Stored;
@@ -18,17 +26,58 @@ use gguf::{Error, Result, Source};
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
 
+/// The files that an output must not replace: those of the model (every file of a folder), and others that were named.
+pub fn files_of(model: &Path, others: &[&Path]) -> Vec<PathBuf> {
+    let mut files = gguf::split::files(model);
+    if let Ok(entries) = std::fs::read_dir(model) {
+        files.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    files.extend(others.iter().map(|other| other.to_path_buf()));
+    files
+}
+
 /// A model that was opened, whatever it is stored as.
 pub struct Opened {
     pub source: Box<dyn Source + Send>,
     pub model: Model,
     pub tokenizer: Tokenizer,
+    /// What a folder does with hidden states; a file has it in its tensors.
+    pub behind: Behind,
+    /// Where llama.cpp computes something else than the model's own code.
+    pub departures: Vec<String>,
 }
 
 impl Opened {
     /// Opens a GGUF file or a checkpoint folder and what is needed to run it.
     pub fn open(path: &Path) -> Result<Opened> {
-        let source = convert::open(path, &convert::Options { exact: true, ..convert::Options::default() })?;
+        Opened::with(path, &convert::Options { exact: true, ..convert::Options::default() })
+    }
+
+    /// The same for predicting tokens: a reranker of a folder keeps its whole output matrix.
+    pub fn for_tokens(path: &Path) -> Result<Opened> {
+        Opened::with(path, &convert::Options { exact: true, whole_head: true, ..convert::Options::default() })
+    }
+
+    /// The same for work on token ids alone: any pre-tokenizer will do.
+    pub fn for_ids(path: &Path) -> Result<Opened> {
+        Opened::with(path, &convert::Options { any_pre: true, exact: true, ..convert::Options::default() })
+    }
+
+    /// Says where llama.cpp computes something else.
+    pub fn say_departures(&self, bar: &ProgressBar) {
+        for departure in &self.departures {
+            bar.say(&format!("note: llama.cpp computes something else from this model: {departure}"));
+        }
+    }
+
+    fn with(path: &Path, options: &convert::Options) -> Result<Opened> {
+        let (source, folder): (Box<dyn Source + Send>, _) = if path.is_dir() {
+            let checkpoint = Checkpoint::open(path, options)?;
+            let known = (checkpoint.behind()?, checkpoint.departures().to_vec());
+            (Box::new(checkpoint), Some(known))
+        } else {
+            (convert::open(path, options)?, None)
+        };
         let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;
         if tokenizer.vocab_size() > model.vocabulary {
@@ -39,15 +88,27 @@ impl Opened {
             ))
             .at(path));
         }
-        Ok(Opened { source, model, tokenizer })
+        let (behind, departures) = folder.unwrap_or_else(|| {
+            let own = (model.plan.arch.departs)(&model.dims).map(str::to_owned);
+            (Behind::default(), own.into_iter().collect())
+        });
+        Ok(Opened { source, model, tokenizer, behind, departures })
     }
+}
+
+/// The most bytes of a text: years of work for any model, and what a device that never ends may cost.
+const LARGEST_TEXT: u64 = 1 << 30;
+
+/// The name of a model: of its folder, or of its file without the ending.
+pub fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    stem.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A text file.
 pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the text", e))?;
-    String::from_utf8(bytes)
-        .map_err(|e| Error::input("the text is not UTF-8").at(path).at_offset(e.utf8_error().valid_up_to() as u64))
+    convert::json::read_text(path, LARGEST_TEXT)
 }
 
 /// An importance matrix with the name of its file.

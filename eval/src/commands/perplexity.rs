@@ -1,14 +1,19 @@
 //! `evaluate perplexity`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use eval::divergence::error_over_chunks;
+use eval::parts::{Gathered, Numbers};
 use eval::perplexity::{Chunks, Plan, Protocol, Score, perplexity};
 use eval::weights::Stored;
-use gguf::Result;
-use gguf::cli::{Common, Exit, count, parse_bytes, print, print_json};
-use serde_json::json;
+use gguf::cli::{Common, Exit, count, parse_bytes, parse_count, print, print_json};
+use gguf::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
+use super::parts::{self, PartArgs};
 use super::{Opened, ProgressBar, read_text};
 
 /// Which tokens are scored.
@@ -24,7 +29,10 @@ pub enum Form {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate perplexity tiny-llama --text sample.txt
-  evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt --ctx 512 --chunks 40 --json")]
+  evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt --ctx 512 --chunks 40 --json
+  evaluate perplexity tiny-llama --text sample.txt --part 1/2 -o parts
+  evaluate perplexity tiny-llama --text sample.txt --part 2/2 -o parts
+  evaluate gather parts")]
 pub struct Args {
     /// A GGUF file or a checkpoint folder
     #[arg(value_name = "MODEL")]
@@ -39,7 +47,7 @@ pub struct Args {
     ctx: usize,
 
     /// At most so many chunks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
 
     /// Which tokens of a chunk are scored
@@ -53,68 +61,152 @@ pub struct Args {
     /// Memory for hidden states and what a layer makes of them; more lets more chunks share a pass over the model
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
     max_memory: u64,
+
+    #[command(flatten)]
+    part: PartArgs,
+
+    /// The folder that parts go to
+    #[arg(long, short, requires = "part", value_name = "FOLDER", help_heading = "Several machines")]
+    output: Option<PathBuf>,
+
+    /// Replace a part that exists
+    #[arg(long, requires = "part", help_heading = "Several machines")]
+    force: bool,
+}
+
+impl Form {
+    fn name(self) -> &'static str {
+        match self {
+            Form::Halves => "halves",
+            Form::Plain => "plain",
+        }
+    }
+}
+
+/// What was measured, beside the tokens' values.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    model: Value,
+    text: Value,
+    protocol: String,
+    ctx: usize,
+    stride: Option<usize>,
+    /// Chunks of the text.
+    chunks: usize,
+    /// Tokens of a chunk.
+    length: usize,
+    /// Scored tokens of a chunk.
+    scored: usize,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::for_tokens(&args.model)?;
     let (model, tokenizer) = (&opened.model, &opened.tokenizer);
-    let tokens = tokenizer.encode(&read_text(&args.text)?, true, false).map_err(|e| e.at(&args.text))?;
+    let text = read_text(&args.text)?;
+    let tokens = tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let protocol = match (args.stride, args.protocol) {
         (Some(stride), _) => Protocol::Strided(stride),
         (None, Form::Halves) => Protocol::Halves,
         (None, Form::Plain) => Protocol::Plain,
     };
-    let chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, protocol).map_err(|e| e.at(&args.text))?;
-    let plan = Plan::new(model, 1, chunks.inputs[0].tokens.len(), args.max_memory);
-
+    let mut chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, protocol).map_err(|e| e.at(&args.text))?;
+    let facts = Facts {
+        model: gguf::quote::json(&args.model),
+        text: gguf::quote::json(&args.text),
+        protocol: args.stride.map_or(args.protocol.name(), |_| "stride").into(),
+        ctx: args.ctx,
+        stride: args.stride,
+        chunks: chunks.inputs.len(),
+        length: chunks.inputs[0].tokens.len(),
+        scored: chunks.scored.len(),
+    };
+    let mut output = None;
+    let part = args.part.part.map(|part| {
+        let options = [
+            ("protocol", json!(facts.protocol)),
+            ("context (--ctx)", json!(facts.ctx)),
+            ("distance of chunks (--stride)", json!(facts.stride)),
+            ("number of chunks (--chunks)", json!(facts.chunks)),
+        ];
+        parts::Run::new(("perplexity", part, "chunks"), &opened.source, &text, options)
+    });
+    let part = part.transpose()?;
+    if let Some(run) = &part {
+        chunks = run.chunks(chunks)?;
+        let inputs = [args.model.as_path(), args.text.as_path()];
+        output = run.output(&args.model, parts::folder(args.output.as_ref())?, args.force, &inputs)?;
+        if output.is_none() {
+            return run.finished(common);
+        }
+    }
+    let plan = Plan::new(model, 1, facts.length, args.max_memory);
     let bar = ProgressBar::new(common, "perplexity", chunks.tokens() as u64);
     let progress = |done: u64, total: u64| bar.at(done, total);
     if !common.quiet && model.context > 0 && args.ctx > model.context {
         bar.say(&format!("note: the model was made for {} tokens, the context is {}", model.context, args.ctx));
     }
     let begun = Instant::now();
-    let mut each = Vec::new();
-    let mut running = Vec::new();
-    let score = perplexity(model, &Stored(&opened.source), &chunks, plan, Some(&progress), |chunk, so_far| {
-        each.push(chunk.nll());
-        running.push(so_far.ppl());
-    })
-    .map_err(|e| e.at(&args.model))?;
+    let mut nll = Vec::with_capacity(chunks.inputs.len() * facts.scored);
+    perplexity(model, &Stored(&opened.source), &chunks, plan, Some(&progress), |chunk| nll.extend_from_slice(chunk))
+        .map_err(|e| e.at(&args.model))?;
     bar.finish();
-    let seconds = begun.elapsed().as_secs_f64();
-    report(args, common, &chunks, &score, (&each, &running), seconds)?;
+    if let (Some(run), Some(output)) = (part, output) {
+        return run.write(output, json!(facts), BTreeMap::from([("nll".to_owned(), Numbers::F64(nll))]), common);
+    }
+    report(common, &facts, &nll, begun.elapsed().as_secs_f64())?;
     Ok(Exit::Done)
 }
 
-fn report(
-    args: &Args,
-    common: &Common,
-    chunks: &Chunks,
-    score: &Score,
-    (each, running): (&[f64], &[f64]),
-    seconds: f64,
-) -> Result<()> {
-    let rate = chunks.tokens() as f64 / seconds;
+/// Reports what all parts of a run come to.
+pub fn gather(parts: &Gathered, common: &Common) -> Result<Exit> {
+    let at = |e: Error| e.at(&parts.paths[0]);
+    let facts: Facts = serde_json::from_value(parts.first().facts.clone())
+        .map_err(|e| at(Error::input("holds no perplexity").caused_by(e)))?;
+    let nll = parts.f64s(0..parts.parts.len(), "nll")?;
+    if facts.scored == 0 || facts.chunks.checked_mul(facts.scored) != Some(nll.len()) {
+        return Err(at(Error::input(format!(
+            "the parts hold {} scored tokens, {} chunks of {} are wanted",
+            nll.len(),
+            facts.chunks,
+            facts.scored
+        ))));
+    }
+    report(common, &facts, &nll, parts.seconds())?;
+    Ok(Exit::Done)
+}
+
+fn report(common: &Common, facts: &Facts, nll: &[f64], seconds: f64) -> Result<()> {
+    let tokens = facts.chunks * facts.length;
+    let rate = tokens as f64 / seconds;
+    let score = Score::of(nll);
+    let each: Vec<f64> = nll.chunks(facts.scored).map(|chunk| Score::of(chunk).nll()).collect();
+    let mut so_far = Score::default();
+    let running: Vec<f64> = nll
+        .chunks(facts.scored)
+        .map(|chunk| {
+            chunk.iter().for_each(|&nll| so_far.add(nll));
+            so_far.ppl()
+        })
+        .collect();
+    let over_chunks = Some(error_over_chunks(each.iter().copied())).filter(|e| e.is_finite());
     if common.json {
         return print_json(&json!({
-            "model": args.model.display().to_string(),
-            "text": args.text.display().to_string(),
-            "protocol": match args.stride {
-                Some(_) => "stride",
-                None if args.protocol == Form::Plain => "plain",
-                None => "halves",
-            },
-            "ctx": args.ctx,
-            "stride": args.stride,
-            "chunks": chunks.inputs.len(),
-            "tokens": chunks.tokens(),
+            "model": facts.model,
+            "text": facts.text,
+            "protocol": facts.protocol,
+            "ctx": facts.ctx,
+            "stride": facts.stride,
+            "chunks": facts.chunks,
+            "tokens": tokens,
             "scored": score.count,
             "mean_nll": score.nll(),
             "mean_nll_error": score.nll_error(),
+            "mean_nll_chunk_error": over_chunks,
             "ppl": score.ppl(),
             "ppl_error": score.ppl_error(),
+            "ppl_chunk_error": over_chunks.map(|e| e * score.ppl()),
             "chunk_nll": each,
             "running_ppl": running,
             "seconds": seconds,
@@ -127,16 +219,20 @@ fn report(
             eprintln!("{}", line.join("  "));
         }
     }
-    let pm = |error: Option<f64>| error.map_or(String::new(), |e| format!(" ± {e:.5}"));
+    let pm = |by_tokens: Option<f64>, by_chunks: Option<f64>| {
+        let tokens = by_tokens.map_or(String::new(), |e| format!(" ± {e:.5} over tokens"));
+        tokens + &by_chunks.map_or(String::new(), |e| format!(", ± {e:.5} over chunks"))
+    };
     print(&format!(
-        "perplexity  {:.4}{}\nmean nll    {:.6}{}\n{} tokens scored in {} chunks of {}; {:.1} s, {rate:.0} tokens/s\n",
+        "perplexity  {:.4}{}\nmean nll    {:.6}{}\n{} tokens scored in {} chunks of {}; {:.1} s, {rate:.0} tokens/s\n\
+         The error over tokens takes them as independent, which is llama.cpp's convention.\n",
         score.ppl(),
-        pm(score.ppl_error()),
+        pm(score.ppl_error(), over_chunks.map(|e| e * score.ppl())),
         score.nll(),
-        pm(score.nll_error()),
+        pm(score.nll_error(), over_chunks),
         count(score.count),
-        chunks.inputs.len(),
-        chunks.inputs[0].tokens.len(),
+        facts.chunks,
+        facts.length,
         seconds,
     ))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use eval::encoded::{Encoded, Precision};
 use eval::tensors::{ErrorSums, TensorError, counterpart};
 use gguf::cli::{Align, Common, Exit, Progress, Table, print, print_json};
-use gguf::{Error, Result, Source, TensorInfo};
+use gguf::{Error, Result, Source, TensorInfo, quote};
 use quantize::plan::Importance;
 use rayon::prelude::*;
 use serde_json::json;
@@ -51,7 +51,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     if let Some(path) = &args.model {
         let other = convert::open(path, &options)?;
         let errors = between(&base, &other, importance.as_ref(), |n| bar.add(n)).map_err(|e| e.at(path))?;
-        results.push((path.display().to_string(), errors));
+        results.push((quote::path(path), errors));
     }
     for &precision in &args.types {
         let encoded = Encoded::new(&base, precision, importance.as_ref()).map_err(|e| e.at(&args.base))?;
@@ -66,7 +66,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     }
     if common.json {
         let models: Vec<_> = results.iter().map(|(name, tensors)| json!({"name": name, "tensors": tensors})).collect();
-        print_json(&json!({"base": args.base.display().to_string(), "models": models}))?;
+        print_json(&json!({"base": quote::json(&args.base), "models": models}))?;
     } else {
         for (name, errors) in &results {
             print(&format!("{name}\n{}\n", table(errors)))?;

@@ -100,7 +100,7 @@ fn split_gate(activation: Activation, both: &[f32], len: usize, last: bool) -> V
 }
 
 /// Applies an activation without a gate.
-pub(super) fn activate(activation: Activation, x: &mut [f32]) {
+pub(crate) fn activate(activation: Activation, x: &mut [f32]) {
     match activation {
         // The others ask for a gate.
         Activation::Silu

@@ -28,7 +28,7 @@ use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use self::attention::Buckets;
-use crate::matmul::product;
+use crate::matmul::{Order, product};
 use crate::model::{Model, Tables};
 use crate::weights::{Matrix, Weights};
 
@@ -200,6 +200,7 @@ pub struct Part<'a> {
     prefix: String,
     matrices: HashMap<String, Matrix<'a>>,
     observer: Option<&'a dyn Observe>,
+    order: Order,
 }
 
 impl<'a> Part<'a> {
@@ -214,7 +215,13 @@ impl<'a> Part<'a> {
                 matrices.insert(name.to_owned(), weights.matrix(i)?);
             }
         }
-        Ok(Part { prefix: prefix.to_owned(), matrices, observer })
+        Ok(Part { prefix: prefix.to_owned(), matrices, observer, order: Order::Fixed })
+    }
+
+    /// Adds up in the order that is the quickest, for sequences that grow token by token.
+    pub fn quickest(mut self) -> Part<'a> {
+        self.order = Order::Quickest;
+        self
     }
 
     /// Only these tensors behind the prefix, where they exist.
@@ -228,7 +235,7 @@ impl<'a> Part<'a> {
                 matrices.insert(name.to_owned(), weights.matrix(i)?);
             }
         }
-        Ok(Part { prefix: prefix.to_owned(), matrices, observer: None })
+        Ok(Part { prefix: prefix.to_owned(), matrices, observer: None, order: Order::Fixed })
     }
 
     /// The tensors of these items, where they exist.
@@ -366,7 +373,7 @@ impl<'a> Part<'a> {
         if let Some(observer) = self.observer {
             observer.input(w.name(), expert, x, w.cols());
         }
-        let mut y = product(x, w, rows)?;
+        let mut y = product(x, w, rows, self.order)?;
         if let Some(scale) = scale.filter(|s| *s != 1.0) {
             y.par_chunks_mut(PIECE).for_each(|y| numeric::scale(y, scale));
         }

@@ -142,7 +142,7 @@ impl Stack {
 /// The experts that a table says for a token, with the weights of their scores.
 fn said(experts: &Experts, scores: &[f32], table: &Matrix<'_>, token: usize) -> Result<Vec<(usize, f32)>> {
     let mut row = vec![0.0; table.cols()];
-    table.decode(token..token + 1, &mut row)?;
+    table.decode_numbers(token, &mut row)?;
     let chosen: Vec<usize> = row.iter().map(|&e| e as usize).collect();
     if let Some(expert) = chosen.iter().find(|&&e| e >= scores.len()) {
         return Err(Error::input(format!("tensor {} names the expert {expert} of {}", table.name(), scores.len())));

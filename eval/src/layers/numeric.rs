@@ -127,17 +127,18 @@ widest! {
     }
 
     /// Σ p (ln p − ln q) of the distributions that two rows of logits stand for, in nats. `log_sum` is that of `p`,
-    /// `shift` that of `q` less that of `p`. The logits' difference is taken before the large sums are added.
-    pub(crate) fn divergence(p: &[f32], q: &[f32], log_sum: f64, shift: f64) -> f64 {
+    /// `shift` that of `q` less that of `p`. The logits' difference is taken before the large sums are added. Where
+    /// ln p is `least` or less there is no term.
+    pub(crate) fn divergence(p: &[f32], q: &[f32], log_sum: f64, shift: f64, least: f64) -> f64 {
         let (p, p_rest) = p.as_chunks::<8>();
         let (q, q_rest) = q.as_chunks::<8>();
         let mut lanes = [0.0_f64; 8];
         for (p, q) in p.iter().zip(q) {
             for ((lane, &p), &q) in lanes.iter_mut().zip(p).zip(q) {
-                *lane += divergence_term(p, q, log_sum, shift);
+                *lane += divergence_term(p, q, log_sum, shift, least);
             }
         }
-        let rest: f64 = p_rest.iter().zip(q_rest).map(|(&p, &q)| divergence_term(p, q, log_sum, shift)).sum();
+        let rest: f64 = p_rest.iter().zip(q_rest).map(|(&p, &q)| divergence_term(p, q, log_sum, shift, least)).sum();
         lanes.iter().sum::<f64>() + rest
     }
 
@@ -164,12 +165,10 @@ widest! {
 }
 
 #[inline(always)]
-fn divergence_term(p: f32, q: f32, log_sum: f64, shift: f64) -> f64 {
-    // Tokens of less than e⁻⁴⁰ add nothing that an f64 sum would show; their logits may be infinite.
-    const LEAST: f64 = -40.0;
+fn divergence_term(p: f32, q: f32, log_sum: f64, shift: f64, least: f64) -> f64 {
     let log_p = f64::from(p) - log_sum;
     let term = exp_f64(log_p) * (f64::from(p) - f64::from(q) + shift);
-    if log_p > LEAST { term } else { 0.0 }
+    if log_p > least { term } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -212,7 +211,7 @@ mod tests {
         let (ls, shift) = (exact(&p), exact(&q) - exact(&p));
         let want: f64 =
             p.iter().zip(&q).map(|(&p, &q)| (f64::from(p) - ls).exp() * (f64::from(p) - f64::from(q) + shift)).sum();
-        assert!((divergence(&p, &q, ls, shift) / want - 1.0).abs() < 1e-12);
+        assert!((divergence(&p, &q, ls, shift, -40.0) / want - 1.0).abs() < 1e-12);
         assert!(log_sum(&[0.0, f32::NAN]).is_nan() && log_sum(&[f32::NEG_INFINITY; 9]).is_nan());
         assert!(all_finite(&p) && !all_finite(&[0.0, f32::NAN]) && !all_finite(&[f32::NEG_INFINITY; 20]));
     }

@@ -2,7 +2,8 @@
 //!
 //! Both are written once over [`Lanes`] and compiled for AVX-512, for AVX2 with FMA, and without either. Every sum runs
 //! over the columns in ascending order, in one chain for each value of a tile, so that a result does not depend on which
-//! tile it falls into.
+//! tile it falls into. Every product is added with one rounding, also where the machine has no instruction for that, and
+//! a dot product has as many chains on each path: all paths give the same bits.
 //!
 //! The sizes follow Goto and van de Geijn ("Anatomy of High-Performance Matrix Multiplication", 2008): a tile's sums
 //! stay in registers, its activations in the first-level cache, its weights stream from the second.
@@ -126,7 +127,7 @@ impl Lanes for [f32; 4] {
     }
     #[inline(always)]
     fn add_product(self, a: Self, b: Self) -> Self {
-        std::array::from_fn(|i| self[i] + a[i] * b[i])
+        std::array::from_fn(|i| fused(a[i], b[i], self[i]))
     }
     #[inline(always)]
     fn add(self, other: Self) -> Self {
@@ -134,6 +135,26 @@ impl Lanes for [f32; 4] {
     }
     #[inline(always)]
     fn prefetch(_: *const f32) {}
+}
+
+/// `a · b + c`, rounded once.
+#[inline(always)]
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(not(target_arch = "x86_64"), target_feature = "fma")) {
+        return a.mul_add(b, c);
+    }
+    // The product is exact in f64. The sum is not; what it lost makes its last bit odd, which stands for "and a bit
+    // more": rounding that to f32 gives what rounding the exact sum would (Boldo and Melquiond, "Emulation of FMA and
+    // correctly rounded sums", 2008).
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    let part = sum - product;
+    let lost = (product - (sum - part)) + (c - part);
+    let bits = sum.to_bits();
+    let away = (lost > 0.0) == (sum > 0.0);
+    let odd = if away { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+    let inexact = (lost > 0.0) | (lost < 0.0);
+    f64::from_bits(if inexact & (bits & 1 == 0) { odd } else { bits }) as f32
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -340,27 +361,26 @@ unsafe fn dot_avx512(a: &[f32], b: &[f32]) -> f32 {
 /// The slices have one length.
 #[inline(always)]
 unsafe fn dot<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
-    // Several sums hide the latency of an addition.
-    const CHAINS: usize = 4;
-    let step = CHAINS * V::N;
-    let whole = a.len() / step * step;
-    let mut sums = [V::zero(); CHAINS];
-    for at in (0..whole).step_by(step) {
+    // Several sums hide the latency of an addition. Of whatever width, they are the same 64.
+    const SUMS: usize = 64;
+    let whole = a.len() / SUMS * SUMS;
+    let mut sums = [V::zero(); SUMS / 4];
+    let sums = &mut sums[..SUMS / V::N];
+    for at in (0..whole).step_by(SUMS) {
         for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: `at + step` is at most the length of both.
+            // SAFETY: `at + SUMS` is at most the length of both.
             unsafe {
                 let from = at + i * V::N;
                 *sum = sum.add_product(V::load(a.as_ptr().add(from)), V::load(b.as_ptr().add(from)));
             }
         }
     }
-    let mut lanes = [0.0; MOST_ROWS];
-    let mut total = 0.0;
-    for sum in sums {
-        // SAFETY: there is room for the widest register.
-        unsafe { sum.store(lanes.as_mut_ptr()) };
-        total += lanes[..V::N].iter().sum::<f32>();
+    let mut values = [0.0_f32; SUMS];
+    for (i, sum) in sums.iter().enumerate() {
+        // SAFETY: there are as many places as sums.
+        unsafe { sum.store(values.as_mut_ptr().add(i * V::N)) };
     }
+    let total = values.chunks(16).fold(0.0, |total, values| total + values.iter().sum::<f32>());
     total + a[whole..].iter().zip(&b[whole..]).map(|(a, b)| a * b).sum::<f32>()
 }
 
@@ -410,4 +430,36 @@ fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
 #[inline(always)]
 fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     std::array::from_fn(|i| rows.map(|row| row[i]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_is_added_with_one_rounding() {
+        let mut state = 9_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // All exponents that do not overflow.
+            f32::from_bits((state & 0x807f_ffff) | (((state >> 9 & 0x3f) + 0x60) << 23))
+        };
+        for _ in 0..200_000 {
+            let (a, b, c) = (next(), next(), next());
+            assert_eq!(fused(a, b, c), a.mul_add(b, c), "{a:e} {b:e} {c:e}");
+            // Sums that nearly cancel.
+            let c = -(a * b);
+            assert_eq!(fused(a, b, c), a.mul_add(b, c), "{a:e} {b:e} {c:e}");
+        }
+        assert!(fused(f32::NAN, 1.0, 1.0).is_nan() && fused(f32::INFINITY, 1.0, 0.0).is_infinite());
+    }
+
+    #[test]
+    fn every_path_gives_the_same_dot_product() {
+        let numbers = |seed: u32| -> Vec<f32> { (0..333).map(|i| ((i * seed) % 97) as f32 / 31.0 - 1.5).collect() };
+        let (a, b) = (numbers(13), numbers(29));
+        let kernels = SimdPath::ALL.into_iter().filter_map(kernel_for);
+        let dots: Vec<u32> = kernels.map(|kernel| kernel.dot(&a, &b).to_bits()).collect();
+        assert!(dots.windows(2).all(|pair| pair[0] == pair[1]), "{dots:x?}");
+    }
 }

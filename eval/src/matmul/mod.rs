@@ -42,6 +42,15 @@ thread_local! {
     static ACTIVATIONS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// In which order a product adds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// One order: what a token comes to does not depend on how many others come with it.
+    Fixed,
+    /// Whatever is the quickest for so many tokens.
+    Quickest,
+}
+
 /// What happens to the destination's old content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Into {
@@ -56,11 +65,11 @@ pub enum Into {
 ///
 /// # Errors
 /// Rows that cannot be decoded, or sizes that do not fit each other.
-pub fn product(x: &[f32], w: &Matrix<'_>, rows: Range<usize>) -> Result<Vec<f32>> {
-    product_with(kernel(), x, w, rows)
+pub fn product(x: &[f32], w: &Matrix<'_>, rows: Range<usize>, order: Order) -> Result<Vec<f32>> {
+    product_with(kernel(), x, w, rows, order)
 }
 
-fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>) -> Result<Vec<f32>> {
+fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>, order: Order) -> Result<Vec<f32>> {
     let (cols, out) = (w.cols(), rows.len());
     let tokens = x.len().checked_div(cols).unwrap_or(0);
     if tokens * cols != x.len() || rows.end > w.rows() {
@@ -73,7 +82,7 @@ fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>) 
     }
     let mut y = Vec::with_capacity(tokens * out);
     if tokens > 0 && out > 0 {
-        let multiply = if tokens < NARROW { narrow } else { wide };
+        let multiply = if order == Order::Quickest && tokens < NARROW { narrow } else { wide };
         multiply(kernel, x, w, rows, Target(y.as_mut_ptr()))?;
         // SAFETY: there is this capacity, and both ways write every value, or fail.
         unsafe { y.set_len(tokens * out) };
@@ -362,19 +371,35 @@ mod tests {
             let (x, w) = (numbers(tokens * cols, 1), numbers(rows * cols, 2));
             let want = plain(&x, &w, cols);
             on_each_path(|path, kernel| {
-                let y = product_with(kernel, &x, &Matrix::from_f32("w", w.clone(), cols), 0..rows).unwrap();
-                assert_eq!(y.len(), want.len());
-                for (got, want) in y.iter().zip(&want) {
-                    assert!((f64::from(*got) - want).abs() < 1e-4, "{path}: {tokens} {rows} {cols}: {got} {want}");
+                for order in [Order::Fixed, Order::Quickest] {
+                    let w = Matrix::from_f32("w", w.clone(), cols);
+                    let y = product_with(kernel, &x, &w, 0..rows, order).unwrap();
+                    assert_eq!(y.len(), want.len());
+                    for (got, want) in y.iter().zip(&want) {
+                        assert!((f64::from(*got) - want).abs() < 1e-4, "{path}: {tokens} {rows} {cols}: {got} {want}");
+                    }
                 }
             });
         }
     }
 
     #[test]
+    fn in_one_order_a_token_does_not_depend_on_its_neighbours() {
+        let (tokens, rows, cols) = (29, 130, 900);
+        let (x, w) = (numbers(tokens * cols, 5), Matrix::from_f32("w", numbers(rows * cols, 6), cols));
+        on_each_path(|path, kernel| {
+            let all = product_with(kernel, &x, &w, 0..rows, Order::Fixed).unwrap();
+            for (from, to) in [(0, 1), (3, 10), (10, 12), (5, 29), (28, 29)] {
+                let some = product_with(kernel, &x[from * cols..to * cols], &w, 0..rows, Order::Fixed).unwrap();
+                assert_eq!(some, all[from * rows..to * rows], "{path}: {from}..{to}");
+            }
+        });
+    }
+
+    #[test]
     fn a_range_of_rows_is_multiplied_alone() {
         let (x, w) = (numbers(5 * 8, 3), numbers(30 * 8, 4));
-        let y = product(&x, &Matrix::from_f32("w", w.clone(), 8), 10..20).unwrap();
+        let y = product(&x, &Matrix::from_f32("w", w.clone(), 8), 10..20, Order::Fixed).unwrap();
         assert_eq!(y.len(), 5 * 10);
         for (got, want) in y.iter().zip(plain(&x, &w[80..160], 8)) {
             assert!((f64::from(*got) - want).abs() < 1e-5);
@@ -384,8 +409,8 @@ mod tests {
     #[test]
     fn sizes_that_do_not_fit_are_refused() {
         let w = Matrix::from_f32("w", vec![0.0; 12], 4);
-        assert!(product(&[0.0; 6], &w, 0..3).is_err());
-        assert!(product(&[0.0; 4], &w, 0..4).is_err());
+        assert!(product(&[0.0; 6], &w, 0..3, Order::Fixed).is_err());
+        assert!(product(&[0.0; 4], &w, 0..4, Order::Fixed).is_err());
     }
 
     #[test]

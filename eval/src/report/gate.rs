@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Model, Report};
+use super::Model;
 use crate::divergence::Estimate;
 
 /// What may be limited.
@@ -14,6 +14,37 @@ pub enum Measure {
     Kld,
     /// The share of positions with the same top token, at least.
     SameTop,
+    /// Mean cosine of a text's vector to the base's, at least.
+    Cosine,
+    /// Rank correlation of pairwise similarities or of scores, at least.
+    RankCorrelation,
+    /// Share of the nearest or the best that are so under the base, at least.
+    Overlap,
+}
+
+/// A model of a report that can be judged.
+pub trait Judged {
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// What was measured of it; nothing of what a report of its kind has not.
+    fn measured(&self, measure: Measure) -> Option<Estimate>;
+}
+
+impl Judged for Model {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn measured(&self, measure: Measure) -> Option<Estimate> {
+        let d = &self.divergence;
+        match measure {
+            Measure::PplIncrease => Some(d.ppl_ratio.derived(d.ppl_ratio.value - 1.0, 1.0)),
+            Measure::Kld => Some(d.kld),
+            Measure::SameTop => Some(d.same_top),
+            Measure::Cosine | Measure::RankCorrelation | Measure::Overlap => None,
+        }
+    }
 }
 
 impl Measure {
@@ -22,33 +53,31 @@ impl Measure {
             Measure::PplIncrease => "perplexity increase",
             Measure::Kld => "mean KL divergence",
             Measure::SameTop => "same top token",
+            Measure::Cosine => "mean cosine",
+            Measure::RankCorrelation => "rank correlation",
+            Measure::Overlap => "overlap",
         }
     }
 
-    fn option(self) -> &'static str {
+    /// The option that sets its limit.
+    pub fn option(self) -> &'static str {
         match self {
             Measure::PplIncrease => "max-ppl-increase",
             Measure::Kld => "max-kld",
             Measure::SameTop => "min-same-top",
-        }
-    }
-
-    fn of(self, model: &Model) -> Estimate {
-        let d = &model.divergence;
-        match self {
-            Measure::PplIncrease => Estimate { value: d.ppl_ratio.value - 1.0, error: d.ppl_ratio.error },
-            Measure::Kld => d.kld,
-            Measure::SameTop => d.same_top,
+            Measure::Cosine => "min-cosine",
+            Measure::RankCorrelation => "min-rank-correlation",
+            Measure::Overlap => "min-overlap",
         }
     }
 
     fn is_floor(self) -> bool {
-        self == Measure::SameTop
+        !matches!(self, Measure::PplIncrease | Measure::Kld)
     }
 
     fn show(self, value: f64) -> String {
         match self {
-            Measure::Kld => format!("{value:.6}"),
+            Measure::Kld | Measure::Cosine | Measure::RankCorrelation => format!("{value:.6}"),
             _ => format!("{:.3} %", 100.0 * value),
         }
     }
@@ -82,33 +111,35 @@ pub struct Verdict {
 ///
 /// With a `confidence` (0.5 to 1), a limit holds only where the measured value stays inside it by the error's
 /// one-sided margin at that confidence: a text too short to be sure does not pass.
-pub fn judge(report: &Report, limits: &[Limit], confidence: Option<f64>) -> Vec<Verdict> {
+///
+/// What was not measured holds no limit.
+pub fn judge(models: &[impl Judged], limits: &[Limit], confidence: Option<f64>) -> Vec<Verdict> {
     let margin = confidence.map_or(0.0, normal_quantile);
-    let verdict = |model: &Model, limit: Limit| {
-        let measured = limit.measure.of(model);
+    let verdict = |model: &_, limit: Limit| {
+        let measured = Judged::measured(model, limit.measure).unwrap_or(Estimate::NONE);
         let floor = limit.measure.is_floor();
         let worst =
             if floor { measured.value - margin * measured.error } else { measured.value + margin * measured.error };
+        let name = Judged::name(model);
         // A value that is no number holds nothing.
         let holds = if floor { worst >= limit.limit } else { worst <= limit.limit };
         let by = if floor { limit.limit - worst } else { worst - limit.limit };
         let show = |v| limit.measure.show(v);
         let certainty =
             confidence.map_or(String::new(), |c| format!(" at {:.1} % confidence ({})", 100.0 * c, show(worst)));
+        let error = if measured.error.is_finite() { format!(" ± {}", show(measured.error)) } else { String::new() };
         let sentence = format!(
-            "{}: {} is {} ± {}{certainty}, {} {} of {}{}",
-            model.name,
+            "{name}: {} is {}{error}{certainty}, {} {} of {}{}",
             limit.measure.name(),
             show(measured.value),
-            show(measured.error),
             if holds { "within the" } else { "beyond the" },
             if floor { "least" } else { "most" },
             show(limit.limit),
             if holds || !by.is_finite() { String::new() } else { format!(", by {}", show(by)) },
         );
-        Verdict { model: model.name.clone(), limit, measured, holds, sentence }
+        Verdict { model: name.to_owned(), limit, measured, holds, sentence }
     };
-    report.models.iter().flat_map(|m| limits.iter().map(move |&l| verdict(m, l))).collect()
+    models.iter().flat_map(|m| limits.iter().map(move |&l| verdict(m, l))).collect()
 }
 
 /// The point below which a standard normal value lies with this probability (0.5 to 1).
@@ -149,15 +180,26 @@ pub fn parse_share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The verdicts as a JUnit XML document: a test case for each model and limit.
-pub fn junit(report: &Report, verdicts: &[Verdict]) -> String {
+/// Parses a share of a whole, which is no more than all of it.
+///
+/// # Errors
+/// Those of [`parse_share`], and shares above 100 %.
+pub fn parse_part(text: &str) -> Result<f64, String> {
+    match parse_share(text)? {
+        share if share > 1.0 => Err(format!("\"{text}\" is more than all; shares are such as 95% or 0.95")),
+        share => Ok(share),
+    }
+}
+
+/// The verdicts on a base's models as a JUnit XML document: a test case for each model and limit.
+pub fn junit(base: &str, seconds: f64, verdicts: &[Verdict]) -> String {
     let failures = verdicts.iter().filter(|v| !v.holds).count();
     let mut out = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n  <testsuite name=\"evaluate compare: {}\" tests=\"{}\" \
          failures=\"{failures}\" errors=\"0\" time=\"{:.3}\">\n",
-        xml(&report.base.name),
+        xml(base),
         verdicts.len(),
-        report.protocol.seconds
+        seconds
     );
     for verdict in verdicts {
         let (class, name) = (xml(&verdict.model), verdict.limit.measure.option());
@@ -213,7 +255,7 @@ mod tests {
     #[test]
     fn a_broken_limit_is_named_with_its_excess() {
         let report = sample();
-        let verdicts = judge(&report, &[KLD], None);
+        let verdicts = judge(&report.models, &[KLD], None);
         let broken: Vec<&Verdict> = verdicts.iter().filter(|v| !v.holds).collect();
         let names: Vec<&str> = broken.iter().map(|v| v.model.as_str()).collect();
         assert_eq!(names, ["Q4_K_M", "Q4_0"]);
@@ -226,23 +268,23 @@ mod tests {
         let report = sample();
         let value = report.models[1].divergence.kld.value;
         let limit = Limit { measure: Measure::Kld, limit: value + 1e-4 };
-        assert!(judge(&report, &[limit], None)[1].holds);
-        assert!(!judge(&report, &[limit], Some(0.999))[1].holds);
+        assert!(judge(&report.models, &[limit], None)[1].holds);
+        assert!(!judge(&report.models, &[limit], Some(0.999))[1].holds);
     }
 
     #[test]
     fn the_floor_is_a_floor() {
         let limit = |limit| Limit { measure: Measure::SameTop, limit };
         let report = sample();
-        assert!(judge(&report, &[limit(0.97)], None).iter().all(|v| v.holds));
-        assert!(judge(&report, &[limit(0.99)], None).iter().all(|v| !v.holds));
+        assert!(judge(&report.models, &[limit(0.97)], None).iter().all(|v| v.holds));
+        assert!(judge(&report.models, &[limit(0.99)], None).iter().all(|v| !v.holds));
     }
 
     #[test]
     fn no_number_never_passes() {
         let mut report = sample();
         report.models[0].divergence.kld.value = f64::NAN;
-        assert!(!judge(&report, &[KLD], None)[0].holds);
+        assert!(!judge(&report.models, &[KLD], None)[0].holds);
     }
 
     #[test]
@@ -265,8 +307,8 @@ mod tests {
     fn reports_for_machines_escape_what_they_quote() {
         let mut report = sample();
         report.models[1].name = "<a & \"b\">".into();
-        let verdicts = judge(&report, &[KLD], None);
-        let xml = junit(&report, &verdicts);
+        let verdicts = judge(&report.models, &[KLD], None);
+        let xml = junit("tiny-llama", 1.5, &verdicts);
         assert!(xml.contains("classname=\"&lt;a &amp; &quot;b&quot;&gt;\""));
         assert!(xml.contains("tests=\"3\" failures=\"2\""));
         let annotations = github(&verdicts);

@@ -9,6 +9,7 @@ use super::gate::xml;
 use super::svg::{Cell, Point, Spread, heat, scatter, spreads};
 use super::{Model, Report};
 use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
+use crate::tensors::TensorError;
 
 const STYLE: &str = include_str!("page.css");
 
@@ -16,28 +17,33 @@ const STYLE: &str = include_str!("page.css");
 pub fn html(report: &Report) -> String {
     let (base, protocol) = (&report.base, &report.protocol);
     let title = format!("What the precision cost: {}", base.name);
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
-         content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<a class=\"skip\" href=\"#figures\">Skip to the figures</a>\n\
-         <header>\n<h1>{0}</h1>\n<p>{1} · {2} weights · {3:.2} bits per weight · perplexity {4} on {5} positions of {6}</p>\n</header>\n<main>\n",
-        xml(&title),
-        xml(&base.architecture),
+    let told = format!(
+        "{} · {} weights · {:.2} bits per weight · perplexity {} on {} positions of {}",
+        base.architecture,
         count(base.parameters),
         base.bits_per_weight,
         plus_minus(base.ppl, 1.0, 3),
         count(protocol.positions as u64),
-        xml(&protocol.text),
+        protocol.text,
     );
-    out += &trade_off(report);
-    out += &distribution(report);
-    out += &tensors(report);
-    out += &figures(report);
-    out += &measured(report);
-    out + "</main>\n</body>\n</html>\n"
+    let all: Vec<(&str, &[TensorError])> = report.models.iter().map(|m| (m.name.as_str(), &*m.tensors)).collect();
+    page(&title, &told, &[trade_off(report), distribution(report), tensors(&all), figures(report), measured(report)])
 }
 
-fn section(id: &str, heading: &str, body: &str) -> String {
+/// A page of these sections under a title and a line below it.
+pub(super) fn page(title: &str, told: &str, sections: &[String]) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+         content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<a class=\"skip\" href=\"#figures\">Skip to the figures</a>\n\
+         <header>\n<h1>{0}</h1>\n<p>{1}</p>\n</header>\n<main>\n{2}</main>\n</body>\n</html>\n",
+        xml(title),
+        xml(told),
+        sections.concat(),
+    )
+}
+
+pub(super) fn section(id: &str, heading: &str, body: &str) -> String {
     format!("<section id=\"{id}\" aria-labelledby=\"{id}-h\">\n<h2 id=\"{id}-h\">{heading}</h2>\n{body}</section>\n")
 }
 
@@ -117,8 +123,9 @@ fn kind_and_layer(name: &str) -> (String, Option<usize>) {
     }
 }
 
-fn tensors(report: &Report) -> String {
-    let all = report.models.iter().flat_map(|m| &m.tensors).map(|t| t.snr_db).filter(|v| v.is_finite());
+/// The error of each tensor of models, by their names.
+pub(super) fn tensors(models: &[(&str, &[TensorError])]) -> String {
+    let all = models.iter().flat_map(|m| m.1).map(|t| t.snr_db).filter(|v| v.is_finite());
     let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     if low > high {
         return String::new();
@@ -127,10 +134,10 @@ fn tensors(report: &Report) -> String {
         "<p>Signal to noise of each tensor's weights, layer by layer, in dB: {high:.1} dB <span class=\"legend\" role=\"img\" \
          aria-label=\"from pale to strong\"></span> {low:.1} dB (most harm). Hover for the figures, or open a table.</p>\n"
     );
-    for (i, model) in report.models.iter().filter(|m| !m.tensors.is_empty()).enumerate() {
+    for (i, (model, tensors)) in models.iter().filter(|m| !m.1.is_empty()).enumerate() {
         let mut rows: BTreeMap<String, Vec<Cell>> = BTreeMap::new();
         let mut table = String::new();
-        for t in &model.tensors {
+        for t in *tensors {
             let (kind, layer) = kind_and_layer(&t.name);
             let cells = rows.entry(kind).or_default();
             let column = layer.unwrap_or(0);
@@ -151,14 +158,14 @@ fn tensors(report: &Report) -> String {
         }
         let rows: Vec<_> = rows.into_iter().collect();
         let open = if i == 0 { " open" } else { "" };
-        let name = xml(&model.name);
+        let name = xml(model);
         let _ = writeln!(
             body,
             "<details{open}><summary>{name}</summary>\n<figure class=\"wide\">{}</figure>\n<details><summary>Table for {name}</summary>\
              <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Error of each tensor of {name}\"><table>\
              <thead><tr><th scope=\"col\">tensor</th><th scope=\"col\">type</th><th scope=\"col\">SNR, dB</th><th scope=\"col\">RMSE</th>\
              <th scope=\"col\">relative</th><th scope=\"col\">cosine</th></tr></thead><tbody>\n{table}</tbody></table></div></details></details>",
-            heat(&format!("Signal to noise by tensor and layer for {}", model.name), &rows)
+            heat(&format!("Signal to noise by tensor and layer for {model}"), &rows)
         );
     }
     section("tensors", "Where the error sits", &body)
@@ -174,13 +181,19 @@ fn plus_minus(e: Estimate, unit: f64, digits: usize) -> String {
     format!("{:.digits$} ± {:.digits$}", e.value * unit, e.error * unit)
 }
 
+/// An error, or a dash where it is not known.
+fn alone(error: f64, digits: usize) -> String {
+    if error.is_finite() { format!("{error:.digits$}") } else { "–".into() }
+}
+
 /// A line of the table of figures: its head and what it shows of a model.
 type Line = (&'static str, fn(&Model) -> String);
 
-const LINES: [Line; 10] = [
+const LINES: [Line; 11] = [
     ("Size", |m| bytes(m.bytes)),
     ("Bits per weight", |m| format!("{:.3}", m.bits_per_weight)),
     ("PPL", |m| plus_minus(m.divergence.ppl, 1.0, 4)),
+    ("± over chunks", |m| alone(m.divergence.ppl.chunk_error, 4)),
     ("ln PPL(Q)/PPL(base)", |m| plus_minus(m.divergence.ln_ppl_ratio, 1.0, 6)),
     ("PPL(Q)/PPL(base)", |m| plus_minus(m.divergence.ppl_ratio, 1.0, 6)),
     ("PPL(Q) − PPL(base)", |m| plus_minus(m.divergence.ppl_difference, 1.0, 4)),
@@ -191,29 +204,44 @@ const LINES: [Line; 10] = [
 ];
 
 fn figures(report: &Report) -> String {
-    let mut heads = String::new();
-    let mut rows = String::new();
-    for (head, _) in LINES {
-        let _ = write!(heads, "<th scope=\"col\">{}</th>", xml(head));
-    }
+    let heads = LINES.map(|l| l.0);
     let front = report.pareto_front();
-    for (i, model) in report.models.iter().enumerate() {
-        let mark = if front.contains(&i) { " <abbr title=\"on the Pareto front\">◆</abbr>" } else { "" };
-        let _ = write!(rows, "<tr><th scope=\"row\">{}{mark}</th>", xml(&model.name));
-        for (_, show) in LINES {
-            let _ = write!(rows, "<td>{}</td>", xml(&show(model)));
-        }
-        rows += "</tr>\n";
-    }
-    let mut body = format!(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Figures of each model\"><table><caption>Each value with its standard \
-         error; ◆ marks the Pareto front.</caption><thead><tr><th scope=\"col\">Model</th>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>\n"
-    );
+    let rows = report.models.iter().enumerate().map(|(i, m)| Row {
+        name: &m.name,
+        on_front: front.contains(&i),
+        cells: LINES.iter().map(|(_, show)| show(m)).collect(),
+    });
+    let mut body = figure_table(&heads, rows);
     body +=
         &quantile_table("KL divergence by percentile", &KLD_FRACTIONS, report, |m| &m.divergence.kld_quantiles, 1.0);
     body +=
         &quantile_table("Δp by percentile, %", &DELTA_P_FRACTIONS, report, |m| &m.divergence.delta_p_quantiles, 100.0);
     section("figures", "The figures", &body)
+}
+
+/// A model in the table of figures.
+pub(super) struct Row<'a> {
+    pub(super) name: &'a str,
+    pub(super) on_front: bool,
+    pub(super) cells: Vec<String>,
+}
+
+/// The table of figures: a row a model.
+pub(super) fn figure_table<'a>(heads: &[&str], rows: impl Iterator<Item = Row<'a>>) -> String {
+    let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{}</th>", xml(head))).collect();
+    let mut body = String::new();
+    for row in rows {
+        let mark = if row.on_front { " <abbr title=\"on the Pareto front\">◆</abbr>" } else { "" };
+        let _ = write!(body, "<tr><th scope=\"row\">{}{mark}</th>", xml(row.name));
+        for cell in row.cells {
+            let _ = write!(body, "<td>{}</td>", xml(&cell));
+        }
+        body += "</tr>\n";
+    }
+    format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Figures of each model\"><table><caption>Each value with its standard \
+         error; ◆ marks the Pareto front.</caption><thead><tr><th scope=\"col\">Model</th>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
+    )
 }
 
 fn quantile_table(
@@ -250,8 +278,9 @@ fn measured(report: &Report) -> String {
          the vocabulary asks for one, and the positions from {} to the one before the last predict the next token: {} positions in all. \
          Arithmetic: {}. Perplexity is the exponential of the mean negative log-likelihood; KL divergence is Σ p ln(p/q) over the whole \
          vocabulary with p the base; Δp is the change of the right token's probability; same top p is the share of positions at which both give \
-         the same token the largest probability. Errors are standard errors over positions; those of ratios and differences include the \
-         covariance of the two models on the same text. Percentiles are exact.</p>\n\
+         the same token the largest probability. Errors are standard errors over positions as if they were independent, which is \
+         llama.cpp's convention; those of ratios and differences include the covariance of the two models on the same text. Neighbouring \
+         positions are alike, so the error over the means of chunks is usually larger. Percentiles are exact.</p>\n\
          <dl><dt>Text</dt><dd>{}, {} tokens, SHA-256 <code>{}</code></dd><dt>Base</dt><dd>{}, {}</dd><dt>Made by</dt><dd>{}, in {:.1} s</dd></dl>\n",
         p.chunks,
         p.context,
@@ -273,7 +302,6 @@ fn measured(report: &Report) -> String {
 mod tests {
     use super::*;
     use crate::report::tests::sample;
-    use crate::tensors::TensorError;
 
     #[test]
     fn the_page_is_whole_and_loads_nothing() {

@@ -2,15 +2,17 @@
 //!
 //! One [`Report`], one function a form. A number that could not be had is `null`, an empty cell or a dash, never 0.
 
+pub mod embedding;
 mod html;
 mod svg;
 mod text;
 
 pub mod gate;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::divergence::{Divergence, Estimate};
+use crate::compare::Comparison;
+use crate::divergence::{Divergence, Estimate, Position};
 use crate::tensors::TensorError;
 
 pub use html::html;
@@ -51,7 +53,7 @@ pub struct Base {
 }
 
 /// How it was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Protocol {
     /// The text's file name.
     pub text: String,
@@ -89,6 +91,67 @@ pub struct Model {
     pub tensors: Vec<TensorError>,
 }
 
+/// What a report says beside what was measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Facts {
+    /// The base's name.
+    pub base: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Weights.
+    pub parameters: u64,
+    /// Bytes of the base's tensor data.
+    pub bytes: u64,
+    /// How it was measured.
+    pub protocol: Protocol,
+    /// Positions of a chunk that are scored.
+    pub scored: usize,
+    /// The models that are compared.
+    pub models: Vec<Compared>,
+}
+
+/// What is known of a compared model beside its predictions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Compared {
+    /// Its name: a type or a file.
+    pub name: String,
+    /// Bytes of tensor data.
+    pub bytes: u64,
+    /// The error of each tensor, where it was measured.
+    #[serde(skip)]
+    pub tensors: Vec<TensorError>,
+}
+
+impl Facts {
+    /// The report of what was found of these models, in the same order.
+    pub fn report(self, found: &Comparison) -> Report {
+        let bits = |bytes: u64| 8.0 * bytes as f64 / self.parameters.max(1) as f64;
+        let mean_nll = Estimate::of(found.base_nll.iter().copied(), self.scored);
+        let model = |(compared, positions): (Compared, &Vec<Position>)| Model {
+            bits_per_weight: bits(compared.bytes),
+            name: compared.name,
+            bytes: compared.bytes,
+            divergence: Divergence::of(&found.base_nll, positions, self.scored),
+            tensors: compared.tensors,
+        };
+        Report {
+            schema: 1,
+            program: concat!("evaluate ", env!("CARGO_PKG_VERSION")).into(),
+            base: Base {
+                name: self.base,
+                architecture: self.architecture,
+                parameters: self.parameters,
+                bytes: self.bytes,
+                bits_per_weight: bits(self.bytes),
+                mean_nll,
+                ppl: mean_nll.exp(),
+            },
+            protocol: self.protocol,
+            models: self.models.into_iter().zip(&found.models).map(model).collect(),
+        }
+    }
+}
+
 impl Report {
     /// The report as a JSON document; see `docs/report.md` for its fields.
     pub fn json(&self) -> serde_json::Value {
@@ -98,21 +161,19 @@ impl Report {
 
     /// The models that no other one beats in both size and KL divergence, by position in `models`.
     pub fn pareto_front(&self) -> Vec<usize> {
-        let cost = |m: &Model| (m.bits_per_weight, m.divergence.kld.value);
-        let beaten = |a: &Model| {
-            self.models.iter().any(|b| {
-                let ((ab, ak), (bb, bk)) = (cost(a), cost(b));
-                bb <= ab && bk <= ak && (bb < ab || bk < ak)
-            })
-        };
-        (0..self.models.len()).filter(|&i| !beaten(&self.models[i])).collect()
+        pareto_front(self.models.iter().map(|m| (m.bits_per_weight, m.divergence.kld.value)).collect())
     }
+}
+
+/// Which of these, of a size and a cost each, no other one beats in both.
+fn pareto_front(costs: Vec<(f64, f64)>) -> Vec<usize> {
+    let beats = |a: &(f64, f64), b: &(f64, f64)| a.0 <= b.0 && a.1 <= b.1 && (a.0 < b.0 || a.1 < b.1);
+    (0..costs.len()).filter(|&i| !costs.iter().any(|other| beats(other, &costs[i]))).collect()
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::divergence::Position;
 
     /// A report with made-up but consistent numbers.
     pub(crate) fn sample() -> Report {
@@ -132,11 +193,11 @@ pub(crate) mod tests {
                 name: name.into(),
                 bytes: (bits * 4_196_608.0 / 8.0) as u64,
                 bits_per_weight: bits,
-                divergence: Divergence::of(&base_nll, &positions),
+                divergence: Divergence::of(&base_nll, &positions, 200),
                 tensors: Vec::new(),
             }
         };
-        let mean_nll = Estimate::of(base_nll.iter().copied());
+        let mean_nll = Estimate::of(base_nll.iter().copied(), 200);
         Report {
             schema: 1,
             program: "evaluate 0.1.0".into(),

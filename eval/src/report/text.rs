@@ -8,14 +8,15 @@ use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
 /// A column of the short table: its head and what it shows of a model.
 type Column = (&'static str, fn(&Model) -> String);
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     ("model", |m| m.name.clone()),
     ("size", |m| bytes(m.bytes)),
     ("bits/weight", |m| format!("{:.2}", m.bits_per_weight)),
     ("PPL", |m| estimate(m.divergence.ppl, 1.0, 4)),
+    ("± over chunks", |m| number(m.divergence.ppl.chunk_error, 4)),
     ("PPL ratio − 1, %", |m| {
         let ratio = m.divergence.ppl_ratio;
-        estimate(Estimate { value: ratio.value - 1.0, error: ratio.error }, 100.0, 3)
+        estimate(ratio.derived(ratio.value - 1.0, 1.0), 100.0, 3)
     }),
     ("mean KLD", |m| estimate(m.divergence.kld, 1.0, 6)),
     ("99% KLD", |m| number(m.divergence.kld_at(0.99), 5)),
@@ -23,11 +24,23 @@ const COLUMNS: [Column; 9] = [
     ("same top, %", |m| estimate(m.divergence.same_top, 100.0, 2)),
 ];
 
-fn number(value: f64, digits: usize) -> String {
+pub(super) fn number(value: f64, digits: usize) -> String {
     if value.is_finite() { format!("{value:.digits$}") } else { "–".into() }
 }
 
-fn estimate(e: Estimate, unit: f64, digits: usize) -> String {
+/// What the errors beside the figures are.
+const ERRORS: &str = "± is one standard error over positions as if they were independent, which is llama.cpp's convention; \
+                      neighbours in a text are not, so the one over the means of chunks is usually larger.";
+
+/// The base's perplexity with both of its errors.
+fn base_ppl(report: &Report) -> String {
+    let ppl = report.base.ppl;
+    let chunks =
+        if ppl.chunk_error.is_finite() { format!(" (± {:.4} over chunks)", ppl.chunk_error) } else { String::new() };
+    format!("PPL {}{chunks}", estimate(ppl, 1.0, 4))
+}
+
+pub(super) fn estimate(e: Estimate, unit: f64, digits: usize) -> String {
     match (e.value.is_finite(), e.error.is_finite()) {
         (true, true) => format!("{:.digits$} ± {:.digits$}", e.value * unit, e.error * unit),
         (true, false) => number(e.value * unit, digits),
@@ -44,11 +57,11 @@ pub fn terminal(report: &Report) -> String {
         table.row(COLUMNS.map(|c| c.1(model)));
     }
     format!(
-        "{}: {}, {:.2} bits per weight, PPL {}\n{}: {} chunks of {} tokens, {} positions scored\n\n{}",
+        "{}: {}, {:.2} bits per weight, {}\n{}: {} chunks of {} tokens, {} positions scored\n\n{}\n{ERRORS}\n",
         base.name,
         bytes(base.bytes),
         base.bits_per_weight,
-        estimate(base.ppl, 1.0, 4),
+        base_ppl(report),
         protocol.text,
         protocol.chunks,
         protocol.context,
@@ -60,7 +73,7 @@ pub fn terminal(report: &Report) -> String {
 /// The short table as Markdown.
 pub fn markdown(report: &Report) -> String {
     let escape = |cell: String| cell.replace('|', "\\|");
-    let line = |cells: [String; 9]| format!("| {} |\n", cells.map(escape).join(" | "));
+    let line = |cells: [String; COLUMNS.len()]| format!("| {} |\n", cells.map(escape).join(" | "));
     let mut out = line(COLUMNS.map(|c| c.0.to_owned()));
     out += &line(COLUMNS.map(|c| if c.0 == "model" { ":--" } else { "--:" }.to_owned()));
     for model in &report.models {
@@ -68,10 +81,10 @@ pub fn markdown(report: &Report) -> String {
     }
     let (base, protocol) = (&report.base, &report.protocol);
     out + &format!(
-        "\nBase {}: {:.2} bits per weight, PPL {}. {} positions of {} ({} chunks of {}).\n",
+        "\nBase {}: {:.2} bits per weight, {}. {} positions of {} ({} chunks of {}). {ERRORS}\n",
         base.name,
         base.bits_per_weight,
-        estimate(base.ppl, 1.0, 4),
+        base_ppl(report),
         protocol.positions,
         protocol.text,
         protocol.chunks,
@@ -86,7 +99,7 @@ pub fn csv(report: &Report) -> String {
     for name in
         ["mean_nll", "ppl", "ln_ppl_ratio", "ppl_ratio", "ppl_difference", "kld", "delta_p", "delta_p_rms", "same_top"]
     {
-        heads.extend([name.to_owned(), format!("{name}_error")]);
+        heads.extend([name.to_owned(), format!("{name}_error"), format!("{name}_chunk_error")]);
     }
     heads.extend(KLD_FRACTIONS.map(|f| format!("kld_{}", f.1)));
     heads.extend(DELTA_P_FRACTIONS.map(|f| format!("delta_p_{}", f.1)));
@@ -111,7 +124,7 @@ pub fn csv(report: &Report) -> String {
             d.delta_p_rms,
             d.same_top,
         ] {
-            cells.extend([plain(e.value), plain(e.error)]);
+            cells.extend([plain(e.value), plain(e.error), plain(e.chunk_error)]);
         }
         cells.extend(d.kld_quantiles.iter().chain(&d.delta_p_quantiles).map(|&v| plain(v)));
         out += &(cells.join(",") + "\n");
@@ -119,11 +132,11 @@ pub fn csv(report: &Report) -> String {
     out
 }
 
-fn plain(value: f64) -> String {
+pub(super) fn plain(value: f64) -> String {
     if value.is_finite() { value.to_string() } else { String::new() }
 }
 
-fn quoted(cell: &str) -> String {
+pub(super) fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
 }
 
@@ -138,7 +151,7 @@ mod tests {
         let widths: Vec<usize> = text.lines().map(|line| line.split(',').count()).collect();
         assert_eq!(widths.len(), 4);
         assert!(widths.iter().all(|&w| w == widths[0]), "{widths:?}");
-        assert_eq!(widths[0], 5 + 18 + KLD_FRACTIONS.len() + DELTA_P_FRACTIONS.len());
+        assert_eq!(widths[0], 5 + 27 + KLD_FRACTIONS.len() + DELTA_P_FRACTIONS.len());
     }
 
     #[test]
@@ -154,7 +167,7 @@ mod tests {
     #[test]
     fn a_missing_number_is_a_dash_for_people_and_empty_for_programs() {
         let mut report = sample();
-        report.models[0].divergence.kld = Estimate { value: f64::NAN, error: f64::NAN };
+        report.models[0].divergence.kld = Estimate::NONE;
         assert!(terminal(&report).contains('–'));
         assert!(csv(&report).contains(",,"));
     }

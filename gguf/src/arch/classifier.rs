@@ -27,13 +27,33 @@ pub struct Classifier {
     pub of_mean: bool,
 }
 
-/// The function in a classifier.
+/// A function behind the pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadFunction {
     /// The hyperbolic tangent.
     Tanh,
     /// The Gaussian error linear unit by its definition.
     Gelu,
+    /// What is below 0 becomes 0.
+    Relu,
+    /// The sigmoid linear unit.
+    Silu,
+    /// The logistic function.
+    Sigmoid,
+}
+
+impl HeadFunction {
+    /// The function that transformers calls so.
+    pub fn named(name: &str) -> Option<HeadFunction> {
+        Some(match name {
+            "tanh" => HeadFunction::Tanh,
+            "gelu" => HeadFunction::Gelu,
+            "relu" => HeadFunction::Relu,
+            "silu" | "swish" => HeadFunction::Silu,
+            "sigmoid" => HeadFunction::Sigmoid,
+            _ => return None,
+        })
+    }
 }
 
 impl Classifier {

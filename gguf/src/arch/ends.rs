@@ -34,6 +34,8 @@ pub struct Ends {
     pub first_logit: Dim,
     /// Whether a row of `position_embd` is added to each embedding, where the file has it.
     pub positions: bool,
+    /// The row of a text's first token.
+    pub first_position: usize,
     /// Whether the first row of `token_types` is added to each embedding, where the file has it.
     pub token_types: bool,
     /// How often the layers run, one pass after the other.
@@ -80,6 +82,7 @@ impl Ends {
             logits: true,
             first_logit: Dim(0),
             positions: false,
+            first_position: 0,
             token_types: false,
             loops: 1,
             loop_norm: false,

@@ -88,6 +88,8 @@ pub struct Arch {
     pub mtp: Mtp,
     /// Rules between keys and tensors beyond types and shapes: names the rule that does not hold.
     pub demand: fn(&Dims) -> Option<String>,
+    /// Where llama.cpp computes something else from the file than the model's own code does.
+    pub departs: fn(&Dims) -> Option<&'static str>,
     /// What the choice of types asks of the architecture.
     pub types: Types,
     /// What is special, in one line.
@@ -155,6 +157,7 @@ pub(crate) const BASE: Arch = Arch {
     fractional_yarn: false,
     mtp: Mtp { without_trunk: false, without_layers: false },
     demand: |_| None,
+    departs: |_| None,
     types: Types { seventy_b: 0, shared_heads_only: false, kept: &[], at_least_q8_0: &[], stacks_by_role: false },
     remark: "",
 };

@@ -52,6 +52,14 @@ impl Layer {
         self
     }
 
+    /// Whether a branch looks at the stream as it was when the layer began.
+    pub fn reads_input(&self) -> bool {
+        let reads = |branch: &Branch| {
+            branch.reads == Reads::LayerInput || matches!(&branch.kind, Kind::Experts(e) if e.router_reads_layer)
+        };
+        self.steps.iter().flat_map(|s| &s.branches).any(reads)
+    }
+
     /// All items of the layer, in order, each once.
     pub fn items(&self) -> Vec<Item> {
         let mut items = Vec::new();

@@ -422,6 +422,20 @@ pub fn check_bytes(bytes: Bytes, name: impl AsRef<Path>, options: &Options) -> R
     sink.into_report(&path, Vec::new())
 }
 
+/// The errors of a file that is still to be written: what its keys and tensor infos say, without data and layout.
+///
+/// # Errors
+/// Those of [`crate::Plan::new`].
+pub fn faults(metadata: &crate::Metadata, tensors: &[crate::TensorInfo]) -> Result<Vec<Finding>> {
+    let mut header = Vec::new();
+    let plan = crate::Plan::new(metadata, tensors)?.unpadded();
+    crate::Writer::new(&mut header, plan).map_err(|e| Error::usage("the header cannot be laid out").caused_by(e))?;
+    let options = Options::default();
+    let mut findings = check_bytes(header.into(), "", &options).findings;
+    findings.retain(|f| f.severity == Severity::Error && ![Group::Layout, Group::Splits].contains(&f.rule.group));
+    Ok(findings)
+}
+
 /// The groups that need one file only.
 fn one(mapped: Mapped, options: &Options, sink: &mut Sink<'_>) -> Scan {
     let scan = Scan::run(mapped, sink);

@@ -171,6 +171,18 @@ pub fn parse_bytes_or_none(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses a count that is at least 1, for clap's `value_parser`: nothing can be measured over nothing.
+///
+/// # Errors
+/// Text that is no whole number, and 0.
+pub fn parse_count(text: &str) -> Result<usize, String> {
+    match text.trim().parse() {
+        Ok(0) => Err("it is at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err(format!("\"{text}\" is no whole number")),
+    }
+}
+
 /// Parses a number that may have a fraction, for clap's `value_parser`.
 ///
 /// # Errors
@@ -210,6 +222,14 @@ mod tests {
             assert!(parse_bytes(nothing).is_err(), "{nothing}");
         }
         assert_eq!(parse_bytes_or_none("0"), Ok(0));
+    }
+
+    #[test]
+    fn a_count_is_at_least_one() {
+        assert_eq!(parse_count("7"), Ok(7));
+        for not in ["0", "-1", "1.5", "", "many"] {
+            assert!(parse_count(not).is_err(), "{not}");
+        }
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Set {
     pub fn run(self, common: &Common) -> Result<Exit> {
         let text = match (&self.value, &self.from_file) {
             (Some(text), _) => text.clone(),
-            (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?,
+            (None, Some(path)) => read_value(path)?,
             (None, None) => return Err(Error::usage("a value is needed")),
         };
         self.target.edit(&self.file, common, |file| {
@@ -157,6 +157,19 @@ impl Set {
             Ok(vec![Change::Set(self.key.clone(), value)])
         })
     }
+}
+
+/// A value from a file, of at most as many bytes as a string of a key may sensibly have.
+fn read_value(path: &std::path::Path) -> Result<String> {
+    const MOST: u64 = 64 << 20;
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let mut text = String::new();
+    let read = std::io::Read::read_to_string(&mut std::io::Read::take(file, MOST + 1), &mut text);
+    read.map_err(|e| Error::io(path, "read", e))?;
+    if text.len() as u64 > MOST {
+        return Err(Error::input(format!("is larger than {MOST} bytes, the most that a value is read from")).at(path));
+    }
+    Ok(text)
 }
 
 fn parse_type(name: &str) -> Result<(ValueType, Option<ValueType>)> {

@@ -18,9 +18,9 @@ pub(super) const LANES: usize = 16;
 const PAD: usize = LANES;
 
 /// A grid.
-pub(super) struct Grid {
+pub(crate) struct Grid {
     /// The codes of the points, by index.
-    pub(super) points: &'static [u16],
+    pub(crate) points: &'static [u16],
     /// Bits of a level: 2 or 3.
     bits: u32,
     /// How many different distances the neighbours of a code may have.
@@ -147,7 +147,7 @@ impl Map {
 
 /// The weights of values without an importance.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unweighted {
+pub(crate) enum Unweighted {
     /// x²
     Square,
     /// x² and a quarter of `sigma2`
@@ -172,7 +172,7 @@ pub(super) fn weigh<F: Floats>(group: &Group<'_>, from: usize, x: &[F], sigma2: 
 
 /// How a code holds its levels, and how a table of 32 numbers says what each level of each value contributes to a sum:
 /// the values in order, each with as many numbers as its bits can tell apart.
-pub(super) trait Shape {
+pub(crate) trait Shape {
     /// Values of a group.
     const DIMS: usize;
     /// Bits of a level.
@@ -184,7 +184,7 @@ pub(super) trait Shape {
 }
 
 /// Eight values of three levels.
-pub(super) struct Eight;
+pub(crate) struct Eight;
 
 impl Shape for Eight {
     const DIMS: usize = 8;
@@ -203,7 +203,7 @@ impl Shape for Eight {
 }
 
 /// Four values of eight levels.
-pub(super) struct Four;
+pub(crate) struct Four;
 
 impl Shape for Four {
     const DIMS: usize = 4;
@@ -340,7 +340,7 @@ const fn points<const N: usize, const BITS: u32>(set: &str) -> [u16; N] {
 }
 
 /// IQ2_XXS: 256 points.
-pub(super) static IQ2_XXS: Grid = Grid::new(&points::<256, 2>(IQ2_XXS_SET), 2, 2);
+pub(crate) static IQ2_XXS: Grid = Grid::new(&points::<256, 2>(IQ2_XXS_SET), 2, 2);
 
 #[rustfmt::skip]
 const IQ2_XXS_SET: &str = r"
@@ -358,7 +358,7 @@ const IQ2_XXS_SET: &str = r"
 ";
 
 /// IQ2_XS: 512 points.
-pub(super) static IQ2_XS: Grid = Grid::new(&points::<512, 2>(IQ2_XS_SET), 2, 2);
+pub(crate) static IQ2_XS: Grid = Grid::new(&points::<512, 2>(IQ2_XS_SET), 2, 2);
 
 #[rustfmt::skip]
 const IQ2_XS_SET: &str = r"
@@ -376,7 +376,7 @@ const IQ2_XS_SET: &str = r"
 ";
 
 /// IQ2_S: 1024 points.
-pub(super) static IQ2_S: Grid = Grid::new(&points::<1024, 2>(IQ2_S_SET), 2, 1);
+pub(crate) static IQ2_S: Grid = Grid::new(&points::<1024, 2>(IQ2_S_SET), 2, 1);
 
 #[rustfmt::skip]
 const IQ2_S_SET: &str = r"
@@ -394,7 +394,7 @@ const IQ2_S_SET: &str = r"
 ";
 
 /// IQ1_S and IQ1_M: 2048 points.
-pub(super) static IQ1: Grid = Grid::new(&points::<2048, 2>(IQ1_SET), 2, 3);
+pub(crate) static IQ1: Grid = Grid::new(&points::<2048, 2>(IQ1_SET), 2, 3);
 
 #[rustfmt::skip]
 const IQ1_SET: &str = r"
@@ -412,7 +412,7 @@ const IQ1_SET: &str = r"
 ";
 
 /// IQ3_XXS: 256 points.
-pub(super) static IQ3_XXS: Grid = Grid::new(&points::<256, 3>(IQ3_XXS_SET), 3, 2);
+pub(crate) static IQ3_XXS: Grid = Grid::new(&points::<256, 3>(IQ3_XXS_SET), 3, 2);
 
 #[rustfmt::skip]
 const IQ3_XXS_SET: &str = r"
@@ -426,7 +426,7 @@ const IQ3_XXS_SET: &str = r"
 ";
 
 /// IQ3_S: 512 points.
-pub(super) static IQ3_S: Grid = Grid::new(&points::<512, 3>(IQ3_S_SET), 3, 3);
+pub(crate) static IQ3_S: Grid = Grid::new(&points::<512, 3>(IQ3_S_SET), 3, 3);
 
 #[rustfmt::skip]
 const IQ3_S_SET: &str = r"

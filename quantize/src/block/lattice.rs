@@ -16,7 +16,7 @@ use crate::search;
 const LEN: usize = 256;
 
 /// What sets a format apart.
-pub(super) trait Rules {
+pub(crate) trait Rules {
     /// Its groups.
     type Shape: Shape;
     /// Its grid.
@@ -50,7 +50,7 @@ pub(super) trait Rules {
 
 /// Which groups are rounded again with the scale of the best try.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Again {
+pub(crate) enum Again {
     /// Those that were off the grid.
     Off,
     /// All, if one was off the grid (or no try succeeded).
@@ -60,19 +60,19 @@ pub(super) enum Again {
 }
 
 /// What was found for one superblock.
-pub(super) struct Lane {
+pub(crate) struct Lane {
     /// The bits of the f16 scale.
-    pub(super) d: u16,
+    pub(crate) d: u16,
     /// All scales are zero.
-    pub(super) zero: bool,
+    pub(crate) zero: bool,
     /// The grid's index of each group.
-    pub(super) index: [u16; 64],
+    pub(crate) index: [u16; 64],
     /// The minus signs of each eight values.
-    pub(super) signs: [u8; 32],
+    pub(crate) signs: [u8; 32],
     /// The level of each scale.
-    pub(super) scales: [u8; 16],
+    pub(crate) scales: [u8; 16],
     /// Bit `i` is set where the values of scale `i` count as zero.
-    pub(super) idle: u16,
+    pub(crate) idle: u16,
 }
 
 /// Encodes rows by the rules of a format.

@@ -6,12 +6,12 @@
 mod bits;
 mod float;
 mod fp4;
-mod grid;
+pub(crate) mod grid;
 mod iq1;
-mod iq2;
-mod iq3;
+pub(crate) mod iq2;
+pub(crate) mod iq3;
 mod iq4;
-mod lattice;
+pub(crate) mod lattice;
 mod q2_k;
 mod q3_k;
 mod q45;

@@ -42,7 +42,12 @@ pub struct Args {
     input: PathBuf,
 
     /// The folder to write
-    output: PathBuf,
+    #[arg(required_unless_present = "out")]
+    output: Option<PathBuf>,
+
+    /// The folder to write, as an option
+    #[arg(short, long = "output", value_name = "OUTPUT", conflicts_with = "output")]
+    out: Option<PathBuf>,
 
     /// The type of linear weights
     #[arg(short, long = "type", value_enum, ignore_case = true)]
@@ -121,6 +126,9 @@ pub fn run(args: &Args) -> Result<Exit> {
         built.map_err(|e| Error::usage("cannot start the threads").caused_by(e))?;
     }
     let input = &args.input;
+    let Some(output) = args.output.as_deref().or(args.out.as_deref()) else {
+        return Err(Error::usage("no output folder is named").help("give it with -o FOLDER"));
+    };
     if !input.is_dir() {
         return Err(Error::input("is not a checkpoint folder").at(input).help("these types are made from a folder"));
     }
@@ -157,17 +165,17 @@ pub fn run(args: &Args) -> Result<Exit> {
             Error::usage(format!("\"{}\" is none of float32, float16 and bfloat16", args.compute_dtype))
         })?;
         let options = Options { form, compute, skip, no_fallback, shard_bytes, force };
-        bnb::write(input, &args.output, &options, &done)?
+        bnb::write(input, output, &options, &done)?
     } else {
         let bits = if args.ty == Type::Affine8 { 8 } else { 4 };
-        bnb::write_affine(input, &args.output, &affine(bits), &done)?
+        bnb::write_affine(input, output, &affine(bits), &done)?
     };
     progress.finish();
     let seconds = begun.elapsed().as_secs_f64();
     if args.common.json {
         print_json(&json!({
-            "input": input,
-            "output": args.output,
+            "input": gguf::quote::json(input),
+            "output": gguf::quote::json(output),
             "quantized": report.quantized,
             "kept": report.kept,
             "weights": report.weights,
@@ -181,7 +189,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     if !args.common.quiet {
         eprintln!(
             "{}: {} weights quantized, {} tensors kept, {} from {} in {seconds:.1} s",
-            args.output.display(),
+            gguf::quote::path(output),
             report.quantized,
             report.kept,
             bytes(report.bytes_after),

@@ -124,9 +124,11 @@ fn merge(files: &[PathBuf], target: &Path, force: bool, common: &Common) -> Resu
     output.write_all(&bytes).map_err(|e| Error::io(target, "write", e))?;
     output.commit()?;
     if common.json {
-        print_json(&json!({"path": target, "bytes": bytes.len(), "tensors": all.entries.len(), "files": files.len()}))?;
+        print_json(
+            &json!({"path": gguf::quote::json(target), "bytes": bytes.len(), "tensors": all.entries.len(), "files": files.len()}),
+        )?;
     } else if !common.quiet {
-        eprintln!("{}: {} tensors, {} bytes", target.display(), all.entries.len(), count(bytes.len() as u64));
+        eprintln!("{}: {} tensors, {} bytes", gguf::quote::path(target), all.entries.len(), count(bytes.len() as u64));
     }
     Ok(Exit::Done)
 }

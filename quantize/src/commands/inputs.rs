@@ -62,9 +62,14 @@ fn name(input: &Path) -> String {
     }
 }
 
+/// The usual name of a plan's output, without the ending.
+pub fn stem(input: &Path, plan: &Plan) -> String {
+    format!("{}-{}", name(input), plan.file_type.name)
+}
+
 /// Where each plan's files go.
 pub fn targets(input: &Path, output: Option<&Path>, plans: &[Plan]) -> Result<Vec<Vec<PathBuf>>> {
-    let usual = |plan: &Plan| format!("{}-{}.gguf", name(input), plan.file_type.name);
+    let usual = |plan: &Plan| format!("{}.gguf", stem(input, plan));
     let whole: Vec<PathBuf> = match output {
         Some(folder) if folder.is_dir() => plans.iter().map(|p| folder.join(usual(p))).collect(),
         Some(file) if plans.len() == 1 => vec![file.to_path_buf()],

@@ -3,13 +3,14 @@
 pub mod folder;
 mod imatrix;
 mod inputs;
+mod parts;
 mod report;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use gguf::cli::{Common, Exit, Output, Progress, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, Progress, commit_all, parse_bytes, print, print_json, say};
 use gguf::{Error, Result, Source, TensorType, Value};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
@@ -28,7 +29,7 @@ pub struct Args {
     command: Option<Command>,
 
     /// A checkpoint folder or a GGUF file
-    #[arg(required = true)]
+    #[arg(required_unless_present = "gather")]
     input: Option<PathBuf>,
 
     /// The output file; a folder where there are several types [default: NAME-TYPE.gguf in the current folder]
@@ -39,7 +40,7 @@ pub struct Args {
     out: Option<PathBuf>,
 
     /// The type of file, such as q4_k_m; several make several files from one reading
-    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type, required_unless_present = "plan")]
+    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type, required_unless_present_any = ["plan", "gather"])]
     types: Vec<&'static FileType>,
 
     #[command(flatten)]
@@ -50,6 +51,9 @@ pub struct Args {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    parts: parts::PartArgs,
 
     #[command(flatten)]
     run: RunArgs,
@@ -94,6 +98,10 @@ struct ChoiceArgs {
     /// Refuse a type that does not fit a tensor's rows instead of taking another
     #[arg(long)]
     no_fallback: bool,
+
+    /// Refuse blocks that cannot hold their weights and become zeros, instead of warning of them
+    #[arg(long)]
+    no_degenerate: bool,
 
     /// Write the plan as TOML, or follow it if the file exists
     #[arg(long, value_name = "FILE")]
@@ -164,6 +172,9 @@ struct RunArgs {
     max_memory: u64,
 }
 
+/// The most bytes of a plan or a list of rules: some for each of a million tensors.
+const LARGEST_LIST: u64 = 64 << 20;
+
 fn file_type(text: &str) -> Result<&'static FileType, String> {
     text.parse().map_err(|_| "no such type; the types are listed by --help".to_owned())
 }
@@ -186,7 +197,8 @@ fn types() -> String {
     let names = FILE_TYPES.iter().map(|t| t.name).collect::<Vec<_>>();
     let lines: Vec<String> = names.chunks(12).map(|line| format!("  {}", line.join(" "))).collect();
     format!("Types (in any case; Q3_K, Q4_K and Q5_K are the M of their kind):\n{}", lines.join("\n"))
-        + "\nFolders that transformers loads (options: --type nf4 --help):\n  nf4 fp4 int8 affine8 affine4"
+        + "\nFolders that transformers loads (options: --type nf4 --help):\n  nf4 fp4 int8 affine8 affine4\n\
+            Half the loss in the same bytes, with more time: evaluate optimize --help"
 }
 
 /// Does what the arguments say.
@@ -199,6 +211,10 @@ pub fn run(args: Args) -> Result<Exit> {
 
 fn quantize_model(args: &Args) -> Result<Exit> {
     let begun = Instant::now();
+    let output = args.output.as_deref().or(args.out.as_deref());
+    if let Some(folder) = &args.parts.gather {
+        return parts::gather(folder, &args.parts, output, args.run.force, &args.common);
+    }
     let input = args.input.as_deref().unwrap_or(Path::new(""));
     let source = inputs::open(input)?;
     let (types, options) = options(args)?;
@@ -208,9 +224,14 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         let plan = Plan::new(source.metadata(), source.tensors(), file_type, &options, importance.as_ref());
         plans.push(plan.map_err(|e| e.at(input))?);
     }
-    if let (Some(path), None) = (&args.choice.plan, &options.fixed) {
-        report::write_plan(&plans[0], path)?;
-    }
+    // Where it cannot be written there is no use in working; it gets its name when the work has succeeded.
+    let written = match (&args.choice.plan, &options.fixed) {
+        (Some(path), None) if args.parts.part.is_some() => {
+            return Err(Error::usage("there is no such plan").at(path).help("write it before, without --part"));
+        }
+        (Some(path), None) => Some(report::write_plan(&plans[0], path)?),
+        _ => None,
+    };
     if !args.common.quiet {
         for note in source.notes().iter().chain(plans.iter().flat_map(|p| &p.notes)) {
             eprintln!("note: {note}");
@@ -230,11 +251,34 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         } else {
             print(&report::dry_run_text(&plans)?)?
         }
+        written.map_or(Ok(()), Output::commit)?;
         return Ok(Exit::Done);
     }
-    let targets = inputs::targets(input, args.output.as_deref().or(args.out.as_deref()), &plans)?;
     let inputs = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    let settings = Settings {
+        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
+        max_memory: args.run.max_memory,
+        allow_nonfinite: args.model.allow_nonfinite,
+        no_degenerate: args.choice.no_degenerate,
+    };
+    if let Some(part) = args.parts.part {
+        let run = parts::Run {
+            source: source.as_ref(),
+            input,
+            folder: output.ok_or_else(|| {
+                Error::usage("the parts of a model go into one folder").help("give it with -o FOLDER")
+            })?,
+            part,
+            settings: &settings,
+            force: args.run.force,
+            verify: !args.run.no_verify,
+            inputs: &inputs,
+            common: &args.common,
+        };
+        return run.run(&mut plans, |plan| inputs::stem(input, plan));
+    }
+    let targets = inputs::targets(input, output, &plans)?;
     let mut jobs = Vec::with_capacity(plans.len());
     for target in targets.iter().flatten() {
         Output::check(target, args.run.force, &inputs)?;
@@ -245,11 +289,6 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
     }
     let total = plans[0].tensors.iter().map(|t| source.tensors()[t.source].bytes()).sum();
-    let settings = Settings {
-        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
-        max_memory: args.run.max_memory,
-        allow_nonfinite: args.model.allow_nonfinite,
-    };
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
     let (outputs, summary) =
         pipeline::run(source.as_ref(), jobs, &settings, |bytes| progress.add(bytes)).map_err(|e| e.at(input))?;
@@ -260,14 +299,18 @@ fn quantize_model(args: &Args) -> Result<Exit> {
             verify(output, !args.model.keep_split, summary.nonfinite == 0)?;
         }
     }
-    for output in outputs {
-        output.commit()?;
+    // A file of several shards appears as a whole; files of several types do so one by one.
+    let mut outputs = outputs.into_iter();
+    for target in &targets {
+        commit_all(outputs.by_ref().take(target.len()).collect())?;
     }
+    written.map_or(Ok(()), Output::commit)?;
     let done = report::Done { input, plans: &plans, targets: &targets, source_bytes: total, summary, begun };
     if args.common.json {
         print_json(&done.json()?)?;
     }
     if !args.common.quiet {
+        report::warnings(&done.summary).iter().for_each(|line| say(line));
         eprint!("{}", done.text()?);
     }
     Ok(Exit::Done)
@@ -304,7 +347,7 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
         tensors.push((Pattern::anywhere("--tensor-type", pattern)?, *ty));
     }
     if let Some(path) = &choice.tensor_type_file {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+        let text = convert::json::read_text(path, LARGEST_LIST)?;
         for rule in text.split_whitespace() {
             let (pattern, ty) = tensor_rule(rule).map_err(|e| Error::input(e).at(path))?;
             tensors.push((Pattern::anywhere("--tensor-type-file", &pattern).map_err(|e| e.at(path))?, ty));
@@ -314,13 +357,17 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
     prune.sort_unstable();
     prune.dedup();
     let mut types = args.types.clone();
+    if let Some((_, twice)) = types.iter().enumerate().find(|(i, ty)| types[..*i].iter().any(|t| t.name == ty.name)) {
+        return Err(Error::usage(format!("--type asks twice for the same file, {twice}"))
+            .help("give each type once; Q3_K, Q4_K and Q5_K are the M of their kind"));
+    }
     let mut fixed = None;
     if let Some(path) = choice.plan.as_deref() {
         if types.len() > 1 {
             return Err(Error::usage("a plan is of one type").help("give --type once with --plan"));
         }
         if path.exists() {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+            let text = convert::json::read_text(path, LARGEST_LIST)?;
             let (file_type, tensors) = Written::parse(&text).map_err(|e| e.at(path))?;
             if types.iter().any(|t| *t != file_type) {
                 return Err(Error::usage(format!("the plan is of type {file_type}, not {}", types[0]))
@@ -352,6 +399,7 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
         allow_requantize: args.model.allow_requantize,
         no_fallback: choice.no_fallback,
         dry_run: args.run.dry_run,
+        measured: false,
         fixed,
     };
     Ok((types, options))

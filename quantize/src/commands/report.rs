@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gguf::cli::{Align, Output, Table, bytes, count};
-use gguf::{Error, Result, TensorType};
+use gguf::{Error, Result, TensorType, quote};
 use quantize::pipeline::Summary;
 use quantize::plan::Plan;
 use serde_json::{Value, json};
@@ -27,17 +27,21 @@ impl Done<'_> {
     pub fn json(&self) -> Result<Value> {
         let outputs = self.plans.iter().zip(self.targets).map(|(plan, target)| {
             let mut output = describe(plan)?;
-            output["path"] = json!(target[0]);
+            output["path"] = quote::json(&target[0]);
             if target.len() > 1 {
-                output["shards"] = json!(target);
+                output["shards"] = target.iter().map(quote::json).collect();
             }
             Ok(output)
         });
+        let degenerate = self.summary.degenerate.iter().map(
+            |d| json!({"tensor": d.tensor, "type": d.ty.name(), "blocks": d.blocks, "of": d.of, "largest": d.largest}),
+        );
         Ok(json!({
-            "input": self.input,
+            "input": quote::json(self.input),
             "outputs": outputs.collect::<Result<Vec<_>>>()?,
             "source_bytes": self.source_bytes,
             "nonfinite_weights": self.summary.nonfinite,
+            "degenerate": degenerate.collect::<Vec<_>>(),
             "seconds": self.begun.elapsed().as_secs_f64(),
         }))
     }
@@ -46,7 +50,7 @@ impl Done<'_> {
         let mut out = String::new();
         for (plan, target) in self.plans.iter().zip(self.targets) {
             for file in target {
-                out.push_str(&format!("{}\n", file.display()));
+                out.push_str(&format!("{}\n", quote::path(file)));
             }
             out.push_str(&format!("{}{}", table(plan), summary_lines(plan)?));
         }
@@ -58,6 +62,17 @@ impl Done<'_> {
         out.push_str(&format!("  {} read in {seconds:.1} s, {}/s\n", bytes(self.source_bytes), bytes(rate as u64)));
         Ok(out)
     }
+}
+
+/// What was lost, a line each.
+pub fn warnings(summary: &Summary) -> Vec<String> {
+    const MOST: usize = 20;
+    let lost = &summary.degenerate;
+    let mut lines: Vec<String> = lost.iter().take(MOST).map(|d| format!("warning: {d}")).collect();
+    if lost.len() > MOST {
+        lines.push(format!("warning: {} more tensors have such blocks; --json lists them", lost.len() - MOST));
+    }
+    lines
 }
 
 /// Tensors, weights and bytes of each type in a plan.
@@ -156,7 +171,7 @@ pub fn dry_run(input: &Path, plans: &[Plan]) -> Result<Value> {
         output["plan"] = tensors.collect();
         Ok(output)
     });
-    Ok(json!({"input": input, "dry_run": true, "outputs": outputs.collect::<Result<Vec<_>>>()?}))
+    Ok(json!({"input": quote::json(input), "dry_run": true, "outputs": outputs.collect::<Result<Vec<_>>>()?}))
 }
 
 /// Plans for people, with every tensor.
@@ -192,9 +207,9 @@ pub fn dry_run_text(plans: &[Plan]) -> Result<String> {
     Ok(out)
 }
 
-/// Writes a plan as TOML.
-pub fn write_plan(plan: &Plan, path: &Path) -> Result<()> {
+/// Writes a plan as TOML, to be given its name.
+pub fn write_plan(plan: &Plan, path: &Path) -> Result<Output> {
     let mut output = Output::create(path, false, &[])?;
     output.write_all(plan.to_toml().as_bytes()).map_err(|e| Error::io(path, "write", e))?;
-    output.commit()
+    Ok(output)
 }

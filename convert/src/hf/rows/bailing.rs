@@ -7,7 +7,9 @@ use crate::config::Config;
 use crate::hf::rows::deepseek::{EXPERTS, absorbed_heads};
 use crate::hf::rows::glm::convolution;
 use crate::hf::rows::llama::head_dim;
-use crate::hf::{BASE, Class, GATED, How, NORMS, Outputs, PREDICTION, Params, Piece, Rule, r, with_prediction};
+use crate::hf::{
+    BASE, Class, GATED, How, NORMS, Outputs, PREDICTION, Params, Piece, Prediction, Rule, r, with_prediction,
+};
 use crate::reduce::{centered, normalized_columns};
 use crate::transform::{Rows, mapped, reordered, reshaped, sliced};
 
@@ -42,6 +44,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         names: &["BailingMoeV3ForCausalLM"],
         arch: "bailingmoe3",
         spelling: &[BAILING_ENDS, BAILING3, EXPERT_BIAS, NORMS, GATED, EXPERTS, PREDICTION],
+        prediction: BAILING_PREDICTION,
         prepare: with_prediction,
         keys: bailing3,
         remark: "Ling 3.0; delta attention and latent attention, layers of prediction kept",
@@ -52,12 +55,16 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         arch: "bailingmoe3",
         spelling: &[BAILING_ENDS, BAILING3, EXPERT_BIAS, NORMS, GATED, EXPERTS, PREDICTION],
         unused: &["linear_proj"],
+        prediction: BAILING_PREDICTION,
         prepare: with_prediction,
         keys: bailing3_vision,
         remark: "the text model of Ling 3.0 VL",
         ..BASE
     },
 ];
+
+const BAILING_PREDICTION: Option<Prediction> =
+    Some(Prediction { beginnings: &[], shared: &["model.word_embeddings.", "model.norm.", "lm_head."] });
 
 const BAILING_ENDS: &[Rule] = &[
     r("model.word_embeddings", "token_embd"),

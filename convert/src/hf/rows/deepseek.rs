@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use crate::config::Config;
 use crate::hf::rows::llama::{head_dim, local_experts};
 use crate::hf::{
-    ATTENTION, ATTENTION_ROTATED, BASE, Class, GATED, How, Modules, NORMS, Outputs, PREDICTION, Params, Piece, Rule,
-    Types, r, with_prediction,
+    ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, GATED, How, Modules, NORMS, Outputs, PREDICTION, Params, Piece,
+    Rule, Types, r, with_prediction,
 };
 use crate::tokenizer::{VocabKind, templates};
 use crate::transform::view;
@@ -93,44 +93,46 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         aliases: &[("num_local_experts", "n_routed_experts"), ("num_experts", "n_routed_experts")],
         spelling: &[ENDS, LATENT, INDEXER, NORMS, GATED, EXPERTS, PREDICTION],
         drop_further_blocks: false,
+        prediction: Some(BEHIND),
         prepare: with_prediction,
         keys: deepseek32,
         modules: INDEXER_IN_F32,
         remark: "V3.2; the indexer of sparse attention, layers of prediction kept",
         ..DEEPSEEK2
     },
-    Class {
-        names: &["DeepseekV4ForCausalLM"],
-        arch: "deepseek4",
-        defaults: r#"{"num_key_value_heads": 1, "rms_norm_eps": 1e-06, "max_position_embeddings": 1048576,
-            "head_dim": 512, "hidden_size": 4096, "moe_intermediate_size": 2048, "vocab_size": 129280,
-            "num_hidden_layers": 43, "num_attention_heads": 64, "q_lora_rank": 1024, "num_experts_per_tok": 6,
-            "n_routed_experts": 256, "n_shared_experts": 1, "scoring_func": "sqrtsoftplus", "norm_topk_prob": true,
-            "routed_scaling_factor": 1.5, "rope_parameters": {"rope_theta": 10000.0}}"#,
-        aliases: &[("num_local_experts", "n_routed_experts")],
-        spelling: &[DEEPSEEK4],
-        unused: &["mtp.", "aligner.", "image_"],
-        packing: Some("deepseek-v4"),
-        types: Types::AsStored,
-        file_type: Some((38, "MXFP4_MOE")),
-        leading: &[
-            &["blk.{}.ffn_gate_tid2eid.weight"],
-            &["blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_down_exps.weight", "blk.{}.ffn_up_exps.weight"],
-        ],
-        early: |p| {
-            p.set("tokenizer.chat_template", chat_template(p.folder()));
-            Ok(())
-        },
-        keys: deepseek4,
-        modules: Modules {
-            own_class: &["wo_a"],
-            in_f32: &["compressor.wkv", "compressor.wgate", "indexer.weights_proj"],
-            ..Modules::USUAL
-        },
-        remark: "V4; experts kept in MXFP4, other tensors in their own type; the layers of prediction are left out",
-        ..BASE
-    },
+    Class { names: &["DeepseekV4ForCausalLM"], ..DEEPSEEK4_CLASS },
 ];
+
+pub(super) const DEEPSEEK4_CLASS: Class = Class {
+    arch: "deepseek4",
+    defaults: r#"{"num_key_value_heads": 1, "rms_norm_eps": 1e-06, "max_position_embeddings": 1048576,
+        "head_dim": 512, "hidden_size": 4096, "moe_intermediate_size": 2048, "vocab_size": 129280,
+        "num_hidden_layers": 43, "num_attention_heads": 64, "q_lora_rank": 1024, "num_experts_per_tok": 6,
+        "n_routed_experts": 256, "n_shared_experts": 1, "scoring_func": "sqrtsoftplus", "norm_topk_prob": true,
+        "routed_scaling_factor": 1.5, "rope_parameters": {"rope_theta": 10000.0}}"#,
+    aliases: &[("num_local_experts", "n_routed_experts")],
+    spelling: &[DEEPSEEK4],
+    unused: &["mtp.", "aligner.", "image_"],
+    packing: Some("deepseek-v4"),
+    types: Types::AsStored,
+    file_type: Some((38, "MXFP4_MOE")),
+    leading: &[
+        &["blk.{}.ffn_gate_tid2eid.weight"],
+        &["blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_down_exps.weight", "blk.{}.ffn_up_exps.weight"],
+    ],
+    early: |p| {
+        p.set("tokenizer.chat_template", chat_template(p.folder()));
+        Ok(())
+    },
+    keys: deepseek4,
+    modules: Modules {
+        own_class: &["wo_a"],
+        in_f32: &["compressor.wkv", "compressor.wgate", "indexer.weights_proj"],
+        ..Modules::USUAL
+    },
+    remark: "V4; experts kept in MXFP4, other tensors in their own type; the layers of prediction are left out",
+    ..BASE
+};
 
 /// What the indexer's heads weigh is computed in f32.
 pub(super) const INDEXER_IN_F32: Modules = Modules { in_f32: &["indexer.weights_proj"], ..Modules::USUAL };
@@ -172,7 +174,7 @@ pub(super) const INDEXER: &[Rule] = &[
 
 const DEEPSEEK4_EXPERTS: How = How::Stack { group: "experts", members: local_experts };
 
-const DEEPSEEK4: &[Rule] = &[
+pub(super) const DEEPSEEK4: &[Rule] = &[
     r("embed", "token_embd"),
     r("norm", "output_norm"),
     r("head", "output"),
@@ -368,6 +370,14 @@ pub(super) fn indexer(p: &mut Params<'_>) -> Result<()> {
 }
 
 fn deepseek4(p: &mut Params<'_>) -> Result<()> {
+    deepseek4_of_draft(p)?;
+    let config = p.config();
+    let (width, streams) = (config.need_u64(&["hidden_size"])?, config.need_u64(&["hc_mult"])?);
+    p.u32("embedding_length_out", width.saturating_mul(streams))
+}
+
+/// The keys of V4 that its draft has too.
+pub(super) fn deepseek4_of_draft(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     let config = p.config();
     p.need_u32("rope.dimension_count", &["qk_rope_head_dim"])?;
@@ -384,9 +394,7 @@ fn deepseek4(p: &mut Params<'_>) -> Result<()> {
     p.need_i32s("attention.compress_ratios", "compress_ratios")?;
     p.need_f32("attention.compress_rope_freq_base", &["compress_rope_theta"])?;
     hyper_connections(p)?;
-    p.need_u32("hash_layer_count", &["num_hash_layers"])?;
-    let (width, streams) = (config.need_u64(&["hidden_size"])?, config.need_u64(&["hc_mult"])?);
-    p.u32("embedding_length_out", width.saturating_mul(streams))
+    p.need_u32("hash_layer_count", &["num_hash_layers"])
 }
 
 /// The bound of activations of experts, the same for all layers.

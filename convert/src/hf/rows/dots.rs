@@ -3,11 +3,13 @@
 use gguf::{Error, Result};
 use serde_json::Value;
 
+use crate::Part;
 use crate::config::Config;
 use crate::hf::rows::deepseek::{self, DEEPSEEK2, EXPERTS, INDEXER, absorbed_heads, deepseek2, indexer};
 use crate::hf::rows::qwen::{FUSED_EXPERTS, qwen_moe};
 use crate::hf::{
-    ATTENTION, BASE, Class, Contents, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, PREDICTION, Params, Piece, Rule, r,
+    ATTENTION, BASE, BEHIND, Class, Contents, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, PREDICTION, Params, Piece,
+    Prediction, Rule, r,
 };
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, mapped};
@@ -36,6 +38,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         unused: &["vision_encoder.", "audio_encoder."],
         drop_further_blocks: false,
         prepare: checked,
+        prediction: Some(Prediction { beginnings: &["model.mtp."], ..BEHIND }),
         inspect: with_stored_prediction,
         keys: dots3,
         remark: "the text model; two kinds of latent attention, one of them sliding; the block of prediction kept",
@@ -126,7 +129,8 @@ fn checked(config: &mut Config) -> Result<()> {
 
 /// The configuration does not say that there is a block of prediction; its embedding does.
 fn with_stored_prediction(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
-    if contents.tensors.iter().any(|t| t.name().ends_with("model.mtp.embed_tokens.weight")) {
+    let kept = config.part() != Part::Trunk;
+    if kept && contents.tensors.iter().any(|t| t.name().ends_with("model.mtp.embed_tokens.weight")) {
         config.set_blocks(config.layers()?.saturating_add(1));
     }
     Ok(())

@@ -1,10 +1,16 @@
 //! Gemma 1 to 4. Norms of the first three store their distance from 1.
 
+use std::path::Path;
+
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, as_u64};
-use crate::hf::{ATTENTION, BARE, BASE, Class, GATED, How, Modules, Outputs, Params, Piece, Rule, plus_one, r};
+use crate::hf::{
+    ATTENTION, BARE, BASE, Class, Contents, GATED, How, Modules, Outputs, Params, Piece, Rule, plus_one, r,
+};
+use crate::modules;
+use crate::safetensors::{self, Stored};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, padded, values};
 
@@ -58,8 +64,10 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "default", "rope_theta": 1000000.0}}}"#,
         vocabulary: VocabKind::Gemma3,
-        spelling: &[GEMMA3_ENDS, ATTENTION, FOUR_NORMS, GEMMA_HEAD_NORMS, GATED],
+        spelling: &[GEMMA3_ENDS, ATTENTION, FOUR_NORMS, GEMMA_HEAD_NORMS, GATED, DENSE_LAYERS],
         prefixes: BARE,
+        inspect: dense_modules,
+        beside: dense_weights,
         keys: embedding,
         cut_embedding: true,
         remark: "EmbeddingGemma",
@@ -142,6 +150,9 @@ const GEMMA4: Class = Class {
     cut_embedding: true,
     ..BASE
 };
+
+/// Layers behind the pooling.
+const DENSE_LAYERS: &[Rule] = &[r("dense_2", "dense_2"), r("dense_3", "dense_3")];
 
 const PLAIN_NORMS: &[Rule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
@@ -267,7 +278,52 @@ fn gemma3(p: &mut Params<'_>) -> Result<()> {
 fn embedding(p: &mut Params<'_>) -> Result<()> {
     gemma3(p)?;
     p.need_u32("attention.sliding_window", &["sliding_window"])?;
+    for layer in p.config().get(DENSE).and_then(Value::as_array).into_iter().flatten() {
+        for (side, key) in [("in", "in_features"), ("out", "out_features")] {
+            if let (Some(name), Some(len)) = (layer["name"].as_str(), as_u64(&layer[key])) {
+                p.u32(&format!("{name}_feat_{side}"), len)?;
+            }
+        }
+    }
     p.pooling()
+}
+
+/// The layers behind the pooling that the file has.
+const DENSE: &str = "layers behind the pooling";
+
+/// The layers behind the pooling, where they are asked for. The format has two, the first by its folder's name.
+fn dense_modules(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
+    if !contents.dense_modules {
+        return Ok(());
+    }
+    let mut layers = Vec::new();
+    for module in modules::read(contents.folder)?.iter().filter(|m| m.kind.ends_with("Dense")) {
+        if !module.folder.join("model.safetensors").is_file() {
+            continue;
+        }
+        let name = if module.path == "2_Dense" { "dense_2" } else { "dense_3" };
+        let stated = crate::json::read_optional(&module.folder.join("config.json"))?.unwrap_or_default();
+        layers.push(json!({
+            "name": name,
+            "path": module.path,
+            "in_features": stated["in_features"],
+            "out_features": stated["out_features"],
+        }));
+    }
+    config.set(DENSE, layers);
+    Ok(())
+}
+
+fn dense_weights(config: &Config, folder: &Path) -> Result<Vec<Stored>> {
+    let mut found = Vec::new();
+    for layer in config.get(DENSE).and_then(Value::as_array).into_iter().flatten() {
+        let (Some(name), Some(path)) = (layer["name"].as_str(), layer["path"].as_str()) else { continue };
+        let file = folder.join(path).join("model.safetensors");
+        let weight = safetensors::open_file(&file)?.into_iter().find(|t| t.name() == "linear.weight");
+        let weight = weight.ok_or_else(|| Error::input("has no linear.weight").at(&file))?;
+        found.push(weight.renamed(format!("{name}.weight")));
+    }
+    Ok(found)
 }
 
 /// Embeddings of all tokens, also of those that stand for images and sounds and are stored nowhere.

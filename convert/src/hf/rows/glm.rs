@@ -9,7 +9,7 @@ use crate::hf::rows::deepseek::{
 };
 use crate::hf::rows::llama::head_dim;
 use crate::hf::{
-    ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, PREDICTION, Params, Piece, Rule, Types, r,
+    ATTENTION, BASE, BEHIND, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, PREDICTION, Params, Piece, Rule, Types, r,
     with_prediction,
 };
 use crate::tokenizer::VocabKind;
@@ -77,6 +77,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "norm_topk_prob": true, "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}"#,
         aliases: &[("num_local_experts", "n_routed_experts")],
         vocabulary: VocabKind::SolarOpen,
+        prediction: None,
         remark: "Solar Open, of GLM-4.5's form",
         ..GLM4_MOE
     },
@@ -91,6 +92,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         aliases: &[("num_local_experts", "n_routed_experts"), ("head_dim", "qk_rope_head_dim")],
         vocabulary: VocabKind::GlmMoe,
         spelling: &[deepseek::ENDS, LATENT, NORMS, GATED, EXPERTS, PREDICTION],
+        prediction: Some(BEHIND),
         prepare: with_prediction,
         keys: |p| {
             deepseek2(p)?;
@@ -118,6 +120,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         spelling: &[deepseek::ENDS, LATENT, INDEXER, NORMS, GATED, EXPERTS, PREDICTION],
         modules: deepseek::INDEXER_IN_F32,
         drop_further_blocks: false,
+        prediction: Some(BEHIND),
         prepare: with_indexer_types,
         keys: glm_dsa,
         remark: "GLM-5; the indexer of sparse attention, layers of prediction kept",
@@ -150,6 +153,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             PREDICTION,
         ],
         types: Types::Also(&["hc_attn_", "hc_ffn_", "indexer_compressor_", "ssm_a", "ssm_dt", "exp_probs_b"]),
+        prediction: Some(BEHIND),
         prepare: mixed_layers,
         keys: glm5_next,
         remark: "the text model of GLM-5.3; delta attention, latent attention and several streams; prediction kept",
@@ -170,6 +174,7 @@ const GLM4_MOE: Class = Class {
     aliases: &[("num_local_experts", "n_routed_experts"), ("num_mtp_layers", "num_nextn_predict_layers")],
     vocabulary: VocabKind::GlmMoe,
     spelling: &[ENDS, ATTENTION, HEAD_NORMS, GLM4_MOE_NORMS, GATED, EXPERTS, PREDICTION],
+    prediction: Some(BEHIND),
     prepare: with_prediction,
     keys: glm4_moe,
     ..BASE

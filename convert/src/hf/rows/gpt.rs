@@ -1,4 +1,4 @@
-//! GPT-2 and those that came of it: NeoX, BLOOM, Falcon, MPT, StarCoder 2, StableLM.
+//! GPT-2 and those that came of it: NeoX, BLOOM, Falcon, MPT, StarCoder, StableLM.
 
 use gguf::{Error, Result};
 
@@ -76,6 +76,28 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ..BASE
     },
     Class {
+        names: &["GPTBigCodeForCausalLM"],
+        arch: "starcoder",
+        defaults: r#"{"n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": 1e-05,
+            "vocab_size": 50257, "multi_query": true}"#,
+        aliases: &[
+            ("hidden_size", "n_embd"),
+            ("max_position_embeddings", "n_positions"),
+            ("num_attention_heads", "n_head"),
+            ("num_hidden_layers", "n_layer"),
+        ],
+        spelling: &[STARCODER],
+        prefixes: &[("transformer.", "")],
+        prepare: |config| match config.bool("multi_query") {
+            Some(false) => Err(Error::input("config.json: multi_query is false")
+                .help("starcoder files have one head of keys and values for all queries")),
+            _ => Ok(()),
+        },
+        keys: starcoder,
+        remark: "StarCoder, SantaCoder: one head of keys and values",
+        ..BASE
+    },
+    Class {
         names: &["Starcoder2ForCausalLM"],
         arch: "starcoder2",
         defaults: r#"{"num_key_value_heads": 2, "norm_epsilon": 1e-05, "max_position_embeddings": 4096,
@@ -87,7 +109,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ..BASE
     },
     Class {
-        names: &["StableLmForCausalLM", "StableLMEpochForCausalLM"],
+        names: &["StableLmForCausalLM", "StableLMEpochForCausalLM", "LlavaStableLMEpochForCausalLM"],
         arch: "stablelm",
         defaults: r#"{"num_key_value_heads": 32, "layer_norm_eps": 1e-05, "max_position_embeddings": 4096,
             "hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -113,6 +135,19 @@ const GPT2: &[Rule] = &[
     r("h.{}.mlp.c_proj", "blk.{}.ffn_down").how(How::Transpose),
     r("h.{}.attn.bias", "").how(How::Drop),
     r("h.{}.attn.masked_bias", "").how(How::Drop),
+];
+
+const STARCODER: &[Rule] = &[
+    r("wte", "token_embd"),
+    r("wpe", "position_embd"),
+    r("ln_f", "output_norm"),
+    r("lm_head", "output"),
+    r("h.{}.ln_1", "blk.{}.attn_norm"),
+    r("h.{}.ln_2", "blk.{}.ffn_norm"),
+    r("h.{}.attn.c_attn", "blk.{}.attn_qkv"),
+    r("h.{}.attn.c_proj", "blk.{}.attn_output"),
+    r("h.{}.mlp.c_fc", "blk.{}.ffn_up"),
+    r("h.{}.mlp.c_proj", "blk.{}.ffn_down"),
 ];
 
 const QKV: How = How::Join {
@@ -252,6 +287,19 @@ fn gpt2(p: &mut Params<'_>) -> Result<()> {
     p.u32("embedding_length", width)?;
     p.u32("feed_forward_length", 4 * width)?;
     p.need_u32("attention.head_count", &["n_head"])?;
+    p.need_f32("attention.layer_norm_epsilon", &["layer_norm_epsilon"])?;
+    p.file_type();
+    Ok(())
+}
+
+fn starcoder(p: &mut Params<'_>) -> Result<()> {
+    let width = p.config().need_u64(&["n_embd"])?;
+    p.need_u32("context_length", &["n_positions"])?;
+    p.u32("embedding_length", width)?;
+    p.u32("feed_forward_length", width.saturating_mul(4))?;
+    p.blocks()?;
+    p.need_u32("attention.head_count", &["n_head"])?;
+    p.u32("attention.head_count_kv", 1)?;
     p.need_f32("attention.layer_norm_epsilon", &["layer_norm_epsilon"])?;
     p.file_type();
     Ok(())

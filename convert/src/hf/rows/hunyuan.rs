@@ -7,8 +7,8 @@ use crate::hf::rows::deepseek::{LATENT, deepseek2};
 use crate::hf::rows::llama::halves;
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
 use crate::hf::{
-    ATTENTION, BASE, Class, ENDS, ENDS_UNTIED, EXPERTS, GATED, HEAD_NORMS, How, NORMS, Outputs, PREDICTION, Params,
-    Piece, Rule, SIGMOID, r,
+    ATTENTION, BASE, BEHIND, Class, ENDS, ENDS_UNTIED, EXPERTS, GATED, HEAD_NORMS, How, NORMS, Outputs, PREDICTION,
+    Params, Piece, Rule, SIGMOID, r,
 };
 use crate::tokenizer::VocabKind;
 
@@ -51,6 +51,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "rope_parameters": {"rope_theta": 11158840.0, "rope_type": "default"}}"#,
         aliases: &[("num_local_experts", "num_experts")],
         spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, DENSE_OR_EXPERTS, EXPERTS, NAMED_EXPERTS, PREDICTION],
+        prediction: Some(BEHIND),
         prepare: next_token_layers,
         rename: last_norm_of_next_token,
         keys: hy_v3,

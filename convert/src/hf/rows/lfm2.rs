@@ -143,7 +143,7 @@ fn audio_names(config: &Config, name: &str) -> Option<String> {
 /// The file of the dense layer after the model.
 const DENSE: &str = "1_Dense/model.safetensors";
 
-fn dense(folder: &Path) -> Result<Vec<Stored>> {
+fn dense(_: &Config, folder: &Path) -> Result<Vec<Stored>> {
     let path = folder.join(DENSE);
     if !path.is_file() {
         return Ok(Vec::new());
@@ -154,7 +154,7 @@ fn dense(folder: &Path) -> Result<Vec<Stored>> {
 }
 
 fn dense_width(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
-    if let Some(tensor) = dense(contents.folder)?.first() {
+    if let Some(tensor) = dense(config, contents.folder)?.first() {
         config.set("embedding_length_out", tensor.shape().first().copied().unwrap_or(0));
     }
     Ok(())

@@ -2,22 +2,29 @@
 
 use gguf::{Error, Result};
 
+use crate::Part;
 use crate::config::Config;
 use crate::hf::contents::block_of;
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, EXPERTS_GATE_FIRST, NORMS, PREDICTION, Params, Rule, r};
+use crate::hf::{
+    ATTENTION, BASE, BEHIND, Class, ENDS, EXPERTS_GATE_FIRST, NORMS, PREDICTION, Params, Prediction, Rule, r,
+};
 
 /// Configurations do not say how many layers of multi-token prediction there are; all models have three.
 const NEXT_TOKEN_LAYERS: u64 = 3;
+
+const BEGINNING: &str = "model.mtp.layers.";
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
     names: &["MiMoV2FlashForCausalLM", "MiMoV2ForCausalLM"],
     arch: "mimo2",
     spelling: &[ENDS, ATTENTION, NORMS, DENSE_OR_EXPERTS, EXPERTS_GATE_FIRST, MIMO, PREDICTION],
     prepare: |config| {
-        config.set_blocks(config.layers()?.saturating_add(NEXT_TOKEN_LAYERS));
+        let further = if config.part() == Part::Trunk { 0 } else { NEXT_TOKEN_LAYERS };
+        config.set_blocks(config.layers()?.saturating_add(further));
         Ok(())
     },
+    prediction: Some(Prediction { beginnings: &[BEGINNING], ..BEHIND }),
     rename: next_token_names,
     keys: mimo,
     // The reference looks for routers under the number that the layer has in the checkpoint.
@@ -38,7 +45,7 @@ const MIMO: &[Rule] = &[
 ];
 
 fn next_token_names(config: &Config, name: &str) -> Option<String> {
-    let Some((layer, rest)) = name.strip_prefix("model.mtp.layers.").and_then(|rest| rest.split_once('.')) else {
+    let Some((layer, rest)) = name.strip_prefix(BEGINNING).and_then(|rest| rest.split_once('.')) else {
         return Some(name.to_owned());
     };
     let block = config.layers().ok()?.checked_add(layer.parse().ok()?)?;
@@ -62,7 +69,8 @@ fn mimo(p: &mut Params<'_>) -> Result<()> {
         return Err(Error::input("config.json: topk_method is not noaux_tc, the only one that is known"));
     }
     let mut pattern = config.need_list(&["hybrid_layer_pattern"])?;
-    pattern.resize(pattern.len() + NEXT_TOKEN_LAYERS as usize, 1);
+    let further = config.blocks()?.saturating_sub(config.layers()?);
+    pattern.resize(pattern.len() + further as usize, 1);
     let (full, sliding) = (need("num_key_value_heads")?, need("swa_num_key_value_heads")?);
     let heads: Vec<u64> = pattern.iter().map(|kind| if *kind == 1 { sliding } else { full }).collect();
     p.i32s("attention.head_count_kv", &heads)?;
@@ -76,5 +84,8 @@ fn mimo(p: &mut Params<'_>) -> Result<()> {
     p.u32("rope.dimension_count", (need("head_dim")? as f64 * part) as u64)?;
     p.f32("attention.layer_norm_rms_epsilon", config.f64("layernorm_epsilon").unwrap_or(1e-5));
     p.maybe_f32("attention.value_scale", &["attention_value_scale"])?;
-    p.u32("nextn_predict_layers", NEXT_TOKEN_LAYERS)
+    if further > 0 {
+        p.u32("nextn_predict_layers", further)?;
+    }
+    Ok(())
 }

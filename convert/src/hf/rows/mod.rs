@@ -15,7 +15,9 @@ mod dbrx;
 mod deci;
 mod deepseek;
 mod dots;
+mod draft;
 mod dream;
+mod encoders;
 mod ernie;
 mod exaone;
 mod falcon_h1;
@@ -83,7 +85,9 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     deci::ROWS,
     deepseek::ROWS,
     dots::ROWS,
+    draft::ROWS,
     dream::ROWS,
+    encoders::ROWS,
     ernie::ROWS,
     exaone::ROWS,
     falcon_h1::ROWS,

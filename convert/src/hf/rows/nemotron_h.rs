@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::hf::contents::block_of;
 use crate::hf::rows::llama::llama;
 use crate::hf::rows::mamba::{column, convolution, decay_a_head, in_groups};
-use crate::hf::{BASE, Class, EXPERT, How, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, EXPERT, How, Params, Piece, Prediction, Rule, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
@@ -39,6 +39,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         names: &["NemotronHPuzzleForCausalLM"],
         arch: "nemotron_h_moe",
         unused: &["mtp."],
+        prediction: None,
         spelling: &[NEMOTRON_H, EXPERTS],
         prepare: by_block,
         rename: |_, name| {
@@ -57,6 +58,10 @@ const DENSE: Class = Class {
     arch: "nemotron_h",
     vocabulary: VocabKind::NemotronH,
     spelling: &[NEMOTRON_H],
+    prediction: Some(Prediction {
+        beginnings: &["mtp."],
+        shared: &["backbone.embeddings.", "backbone.norm_f.", "lm_head."],
+    }),
     prepare: counted,
     rename: |_, name| Some(adapter_names(name)),
     keys: |p| {

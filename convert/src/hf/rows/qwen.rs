@@ -170,8 +170,9 @@ pub(super) const RERANKER_ENDS: &[Rule] = &[
     r("model.norm", "output_norm"),
     r("lm_head", "output").how(How::Split(|config, piece| {
         let of_answers = if is_tied(config) { Vec::new() } else { answers(config, piece)? };
-        let whole = || vec![(format!("{}{}", piece.to, piece.suffix), piece.rows.clone())];
-        Ok(if of_answers.is_empty() { whole() } else { of_answers })
+        let whole = (format!("{}{}", piece.to, piece.suffix), piece.rows.clone());
+        let kept = of_answers.is_empty() || config.get(WHOLE_HEAD).is_some();
+        Ok(of_answers.into_iter().chain(kept.then_some(whole)).collect())
     })),
 ];
 
@@ -255,12 +256,18 @@ pub(super) fn find_reranker(config: &mut Config, contents: &Contents<'_>) -> Res
             })
             .collect::<Result<_>>()?;
         config.set(ANSWERS, answers);
+        if contents.whole_head {
+            config.set(WHOLE_HEAD, true);
+        }
     }
     Ok(())
 }
 
 /// The ids of a reranker's answers.
 const ANSWERS: &str = "answers of a reranker";
+
+/// Whether a reranker keeps the rows of all tokens too.
+const WHOLE_HEAD: &str = "whole head of a reranker";
 
 fn is_tied(config: &Config) -> bool {
     config.bool("tie_word_embeddings") == Some(true)
@@ -280,7 +287,8 @@ const RERANK: &str = "<|im_start|>system\nJudge whether the Document meets the r
     <Instruct>: Given a web search query, retrieve relevant passages that answer the query\n<Query>: {query}\n\
     <Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
 
-fn qwen(p: &mut Params<'_>) -> Result<()> {
+/// The keys that all of Qwen 2 and 3 have.
+pub(super) fn qwen(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;
     p.pooling()
 }

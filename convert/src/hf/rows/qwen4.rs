@@ -33,6 +33,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ],
     keys: qwen4,
     remark: "hyper-connections, an indexer, and n-grams; layers of multi-token prediction are left out",
+    prediction: None,
     ..DELTA
 }];
 

@@ -2,10 +2,11 @@
 
 use gguf::{Error, Result};
 
+use crate::Part;
 use crate::config::Config;
 use crate::hf::rows::mamba::minus_exp;
 use crate::hf::rows::qwen::{DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT, qwen_moe};
-use crate::hf::{ATTENTION, BARE, BASE, Class, Contents, How, Outputs, Params, Piece, Rule, plus_one, r};
+use crate::hf::{ATTENTION, BARE, BASE, Class, Contents, How, Outputs, Params, Piece, Prediction, Rule, plus_one, r};
 use crate::transform::{Rows, joined, mapped, reordered, reshaped, sliced, squeezed, view};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -66,6 +67,10 @@ const QWEN35: &str = r#"{"vocab_size": 248320, "hidden_size": 4096, "intermediat
 pub(super) const DELTA: Class = Class {
     prefixes: BARE,
     spelling: &[ENDS, ATTENTION, NORMS, DELTA_NET, DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT, PREDICTION_PLUS_ONE],
+    prediction: Some(Prediction {
+        beginnings: &["mtp.", "model.mtp."],
+        shared: &["model.embed_tokens.", "model.norm.", "lm_head.", "embed_tokens.", "norm."],
+    }),
     prepare: usual_layers,
     inspect: count_next_token_layers,
     rename: next_token_names,
@@ -133,6 +138,7 @@ fn count_next_token_layers(config: &mut Config, contents: &Contents<'_>) -> Resu
         rest.split('.').next()?.parse::<u64>().ok()
     });
     let stored = stored.max().map_or(0, |last| last.saturating_add(1));
+    let stored = if config.part() == Part::Trunk { 0 } else { stored };
     let more = config.u64("mtp_num_hidden_layers").filter(|n| *n > 0).unwrap_or(stored);
     config.set_blocks(config.layers()?.saturating_add(more));
     Ok(())

@@ -7,7 +7,7 @@ use crate::config::{Config, as_u64};
 use crate::hf::rows::llama::{MAX_ROTARY, frequency, head_dim};
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
 use crate::hf::rows::qwen_next::{ENDS, NORM, PREDICTION_PLUS_ONE};
-use crate::hf::{ATTENTION, BASE, Class, How, Outputs, Params, Rule, r, with_prediction};
+use crate::hf::{ATTENTION, BASE, BEHIND, Class, How, Outputs, Params, Rule, r, with_prediction};
 use crate::transform::{squeezed, values};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -15,6 +15,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     arch: "step35",
     // The library's class renames what the format's keys are made from.
     spelling: &[ENDS, ATTENTION, NORMS, DENSE_OR_EXPERTS, EXPERTS, PREDICTION_PLUS_ONE],
+    prediction: Some(BEHIND),
     prepare: by_kind_of_layer,
     rename: prediction_names,
     generated: rope_freqs,

@@ -296,6 +296,28 @@ impl Tokenizer {
         Ok(out)
     }
 
+    /// The ids of two texts that are read together, each ended as a text alone is, with a separator between where the
+    /// model wants one; and the first token of those that are of the second kind, where the vocabulary is of a family
+    /// that tells kinds apart.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_pair(&self, first: &str, second: &str) -> Result<(Vec<Id>, Option<usize>)> {
+        let mut out = self.encode(first, true, false)?;
+        let word_pieces = matches!(self.model, Model::Wpm(_));
+        if self.settings.add_sep && !word_pieces {
+            out.extend(self.specials.sep);
+        }
+        let start = out.len();
+        out.extend(self.encode(second, false, false)?);
+        if word_pieces {
+            out.extend(self.specials.sep);
+        } else if self.settings.add_eos {
+            out.extend(self.specials.eos);
+        }
+        Ok((out, word_pieces.then_some(start)))
+    }
+
     /// The bytes of a sequence of ids. What [`Tokenizer::encode`] added at both ends is left out again: the beginning
     /// and end tokens, and the space in front. Ids beyond the vocabulary stand for nothing.
     pub fn decode(&self, ids: &[Id]) -> Vec<u8> {

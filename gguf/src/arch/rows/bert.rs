@@ -10,6 +10,10 @@ pub(super) const ROWS: &[Arch] = &[
         name: "bert",
         ends: |d| ends(d, false).positions(d, true).classifier(d, Classifier::of(d)),
         stacks: &[trunk(|d, l| bert(d, attention(d, l), plain(d)))],
+        departs: |d| {
+            let bare = d.present("cls.output.weight") && !d.present("cls.weight");
+            bare.then_some("the file leaves out the layer before the classifier, so llama.cpp scores without it")
+        },
         remark: "BERT, RoBERTa, XLM-R, DistilBERT: learned positions; a classifier where the file has one",
         ..BERT
     },
@@ -25,6 +29,10 @@ pub(super) const ROWS: &[Arch] = &[
         },
         stacks: &[trunk(jina_v2)],
         demand: |d| (0..d.layers()).find_map(|l| jina_v2_rows(d, l)),
+        departs: |d| {
+            let last = (0..d.layers()).any(|l| jina_v2_gate(d, l) == FeedGate::FusedLast);
+            last.then_some("feeds are gated by the second half of their matrix, llama.cpp takes the first")
+        },
         remark: "ALiBi in place of positions; a gated feed in one tensor or two",
         ..BASE
     },
@@ -104,6 +112,16 @@ fn jina_v2_rows(d: &Dims, l: usize) -> Option<String> {
         .then(|| format!("blk.{l}.ffn_up.weight has {rows} rows, not {len} or twice as many"))
 }
 
+/// Models with norms of queries and keys gate with the second half in their own code; llama.cpp with the first.
+fn jina_v2_gate(d: &Dims, l: usize) -> FeedGate {
+    let packed = jina_v2_up(d, l) != d.ff(0) && !d.has(l, "ffn_gate.weight");
+    match (packed, d.has(l, "attn_q_norm.weight")) {
+        (false, _) => FeedGate::Optional,
+        (true, false) => FeedGate::Fused,
+        (true, true) => FeedGate::FusedLast,
+    }
+}
+
 fn jina_v2(d: &Dims, l: usize) -> Layer {
     let attention = Attention::wide(d, l)
         .bias(Bias::Optional, Bias::Required)
@@ -113,13 +131,7 @@ fn jina_v2(d: &Dims, l: usize) -> Layer {
         });
     let mut feed = Dense::gated(d, d.ff(0)).bias(Bias::Optional).activation(Activation::Gelu);
     (feed.gate_bias, feed.down_bias, feed.ungated) = (Bias::Never, Bias::Required, Activation::Gelu);
-    // Models with norms of queries and keys gate with the second half in their own code; llama.cpp with the first.
-    let packed = jina_v2_up(d, l) != d.ff(0) && !d.has(l, "ffn_gate.weight");
-    feed.gate = match (packed, d.has(l, "attn_q_norm.weight")) {
-        (false, _) => FeedGate::Optional,
-        (true, false) => FeedGate::Fused,
-        (true, true) => FeedGate::FusedLast,
-    };
+    feed.gate = jina_v2_gate(d, l);
     let mut layer = bert(d, attention, feed);
     let second = Norm::layer(d, "attn_norm_2").optional();
     if d.has(l, "attn_norm_2.weight") {

@@ -23,6 +23,9 @@ pub(super) const ROWS: &[Arch] = &[
             let attention = Attention::wide(d, l).stored(Projections::ByHead).bias(Bias::Never, Bias::Never);
             rms_layer(d, attention.rotary(d, Rotary::Pairs, l), Dense::gated(d, d.ff(0)).fused())
         })],
+        departs: |_| {
+            Some("rows of queries, keys and values belong to a head each, llama.cpp takes three blocks of them")
+        },
         remark: "queries, keys and values of a head together in one tensor; a gated feed in one tensor",
         ..BASE
     },

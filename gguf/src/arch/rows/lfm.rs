@@ -39,7 +39,7 @@ const LFM2: Arch = Arch {
         let norm = Norm::rms(d, "token_embd_norm");
         // The projection of late interaction (ColBERT).
         let projection = optional(linear("dense_2", d.embd, out, Bias::Optional));
-        Ends::tied(d).norm(norm).with(projection)
+        Ends { after_pooling: &["dense_2"], ..Ends::tied(d).norm(norm).with(projection) }
     },
     stacks: &[trunk(layer)],
     demand: |d| {

@@ -13,7 +13,7 @@ pub(super) const ROWS: &[Arch] = &[
             k.own_u32("decoder_start_token_id");
             k.d.decoder_layers = k.u32("decoder_block_count").map_or(k.d.layers(), |n| Dim(n).len());
         },
-        // Some tied models divide the states by the root of the width before the output; no key says so.
+        // Tied models divide the states by the root of the width before the output; no key of a file says so.
         ends: |d| Ends::of(d, Norm::rms(d, "dec.output_norm")).with([output(d).optional().into()]),
         stacks: &[Stack { norm: |d| Some(encoder_norm(d)), ..ENCODER }, DECODER],
         remark: "encoder and decoder, relative positions, no rotation",

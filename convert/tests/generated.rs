@@ -1,0 +1,138 @@
+//! Checkpoints that are made here, of classes that `golden/arch` has no folder of: what the reference converter writes
+//! for the same folders. `fixtures/generated/reference.py` says what the cases are.
+
+use std::fs;
+use std::path::Path;
+
+use convert::{Checkpoint, Options, OutType, Part};
+use gguf::Source;
+use serde_json::{Map, Value, json};
+
+fn resolved(cases: &Map<String, Value>, name: &str) -> Map<String, Value> {
+    let mut case = cases[name].as_object().unwrap_or_else(|| panic!("there is no case {name}")).clone();
+    let Some(like) = case.remove("like") else { return case };
+    let mut out = resolved(cases, like.as_str().unwrap());
+    out.remove("sha256");
+    out.remove("error");
+    let without = case.remove("without").unwrap_or(json!([]));
+    for key in ["config", "tensors", "files"] {
+        let own = case.remove(key).unwrap_or(json!({}));
+        let merged = out.entry(key).or_insert(json!({})).as_object_mut().unwrap();
+        merged.extend(own.as_object().unwrap().clone());
+        without.as_array().unwrap().iter().for_each(|gone| _ = merged.shift_remove(gone.as_str().unwrap()));
+    }
+    out.extend(case);
+    out
+}
+
+fn element(tensor: u32, i: u32, dtype: &str) -> Vec<u8> {
+    let h = i.wrapping_mul(2_654_435_761).wrapping_add((tensor + 1).wrapping_mul(2_246_822_519));
+    let h = (h ^ (h >> 15)).wrapping_mul(2_654_435_761);
+    let bits = (h >> 31) << 15 | (0x3B80 + (h >> 20 & 0x1FF));
+    match dtype {
+        "BF16" => (bits as u16).to_le_bytes().to_vec(),
+        "F16" => (((h >> 31) << 15 | (0x2000 + (h >> 20 & 0x7FF))) as u16).to_le_bytes().to_vec(),
+        "F32" => (bits << 16 | h & 0xFFFF).to_le_bytes().to_vec(),
+        other => u64::from(h).to_le_bytes()[..size(other)].to_vec(),
+    }
+}
+
+fn size(dtype: &str) -> usize {
+    match dtype {
+        "U8" | "F8_E4M3" => 1,
+        "I32" => 4,
+        "I64" => 8,
+        other => panic!("elements of type {other} are not made"),
+    }
+}
+
+fn write(case: &Map<String, Value>, folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    if let Some(tokenizer) = case.get("tokenizer").and_then(Value::as_str) {
+        for entry in fs::read_dir(fixtures::path(tokenizer)).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            if name.starts_with("tokenizer") || ["vocab.txt", "special_tokens_map.json"].contains(&name.as_str()) {
+                fs::copy(entry.path(), folder.join(name)).unwrap();
+            }
+        }
+    }
+    if let Some(config) = case.get("config").filter(|c| !c.is_null()) {
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    }
+    for (name, content) in case.get("files").and_then(Value::as_object).into_iter().flatten() {
+        let text = content.as_str().map_or_else(|| content.to_string(), str::to_owned);
+        fs::create_dir_all(folder.join(name).parent().unwrap()).unwrap();
+        fs::write(folder.join(name), text).unwrap();
+    }
+    let (mut header, mut data) = (Map::new(), Vec::new());
+    let blocks = case.get("blocks").and_then(Value::as_u64).unwrap_or(1);
+    for (name, entry) in case["tensors"].as_object().unwrap() {
+        for block in 0..if name.contains("{}") { blocks } else { 1 } {
+            let tensor = header.len() as u32;
+            let shape = if entry.is_object() { &entry["shape"] } else { entry };
+            let dtype = entry.get("type").and_then(Value::as_str).unwrap_or("BF16");
+            let count: u64 = shape.as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).product();
+            let start = data.len();
+            for i in 0..count as u32 {
+                match entry.get("values") {
+                    Some(values) => data.extend(&values[i as usize].as_i64().unwrap().to_le_bytes()[..size(dtype)]),
+                    None => data.extend(element(tensor, i, dtype)),
+                }
+            }
+            let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
+            header.insert(name.replace("{}", &block.to_string()), entry);
+        }
+    }
+    let header = Value::Object(header).to_string();
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+    fs::write(folder.join("model.safetensors"), file).unwrap();
+}
+
+/// The converter's options of the reference's arguments.
+fn options(cases: &Map<String, Value>, case: &Map<String, Value>, folder: &Path) -> Options {
+    let arguments = case.get("arguments").cloned().unwrap_or(json!([]));
+    let has = |name: &str| arguments.as_array().unwrap().iter().any(|a| a == name);
+    let target = case.get("target").and_then(Value::as_str).map(|target| match target.strip_prefix("case:") {
+        Some(name) => {
+            let target = folder.with_file_name("target");
+            write(&resolved(cases, name), &target);
+            target
+        }
+        None if target == "." => folder.to_path_buf(),
+        None => fixtures::path(target),
+    });
+    Options {
+        outtype: OutType::BF16,
+        part: if has("--dspark") { Part::DSpark } else { Part::Model },
+        target,
+        ..Options::default()
+    }
+}
+
+#[test]
+fn generated_checkpoints_are_byte_identical() {
+    let cases = fixtures::json("generated/cases.json");
+    let cases = cases.as_object().unwrap();
+    let only = std::env::var("ONLY").ok();
+    let mut faults = Vec::new();
+    for name in cases.keys().filter(|n| only.as_ref().is_none_or(|o| n.contains(o.as_str()))) {
+        let case = resolved(cases, name);
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join(name);
+        write(&case, &folder);
+        let bytes = Checkpoint::open(&folder, &options(cases, &case, &folder))
+            .and_then(|c| gguf::write::copy(&c, c.metadata(), Vec::new(), |_| {}));
+        match (bytes, case.get("error").and_then(Value::as_str)) {
+            (Ok(bytes), None) if fixtures::sha256(&bytes) == case["sha256"].as_str().unwrap() => {}
+            (Ok(bytes), _) => {
+                if let Some(dir) = std::env::var_os("KEEP") {
+                    fs::write(Path::new(&dir).join(format!("{name}.gguf")), bytes).unwrap();
+                }
+                faults.push(format!("{name}: other bytes"));
+            }
+            (Err(e), Some(error)) if e.to_string().contains(error) => {}
+            (Err(e), _) => faults.push(format!("{name}: {e} ({})", e.way_out().unwrap_or(""))),
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}

@@ -1,0 +1,138 @@
+//! `--part` of the measuring commands: what a part's run has in common.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use eval::parts::{Found, Numbers, share};
+use eval::perplexity::Chunks;
+use gguf::cli::{Common, Exit, Output, bytes, print_json, say};
+use gguf::{Error, Result, Source};
+use quantize::SimdPath;
+use quantize::parts::Part;
+use serde_json::{Value, json};
+
+/// The end of a part's file name.
+pub const ENDING: &str = ".part";
+
+/// The option of a command that several machines share.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Several machines")]
+pub struct PartArgs {
+    /// Measure part I of N alone, for `evaluate gather`, into the folder -o; `auto` takes I and N from a Slurm array or a
+    /// Kubernetes indexed job
+    #[arg(long, value_name = "I/N", value_parser = quantize::parts::argument)]
+    pub part: Option<Part>,
+}
+
+/// What a part is of: its command, its division, and what all parts of the run must have in common.
+pub struct Run {
+    command: &'static str,
+    part: Part,
+    by: &'static str,
+    run: BTreeMap<String, String>,
+    begun: Instant,
+}
+
+impl Run {
+    /// A part's run of a command on a model, a text and these options, each by a name for people.
+    pub fn new(
+        (command, part, by): (&'static str, Part, &'static str),
+        source: &dyn Source,
+        text: &str,
+        options: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> Result<Run> {
+        let mut run = BTreeMap::from([
+            ("version of the program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("model".to_owned(), quantize::parts::source_digest(source)?),
+            ("text".to_owned(), eval::baseline::sha256(text.as_bytes())),
+        ]);
+        run.extend(options.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())));
+        Ok(Run { command, part, by, run, begun: Instant::now() })
+    }
+
+    /// Which part it is.
+    pub fn part(&self) -> Part {
+        self.part
+    }
+
+    /// The chunks of this part.
+    pub fn chunks(&self, chunks: Chunks) -> Result<Chunks> {
+        let range = share(self.part, chunks.inputs.len(), "chunks")?;
+        Ok(chunks.only(range))
+    }
+
+    /// The part's file, ready to be written; `None` where it is finished already.
+    pub fn output(&self, model: &Path, folder: &Path, force: bool, inputs: &[&Path]) -> Result<Option<Output>> {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create the folder", e))?;
+        let (Part { no, of }, command) = (self.part, self.command);
+        let path = folder.join(format!("{}-{command}-{no:05}-of-{of:05}{ENDING}", super::name_of(model)));
+        if path.exists() && !force {
+            let found = Found::open(&path)?;
+            if let Some(what) = found.differs(&self.found(Value::Null, BTreeMap::new())) {
+                return Err(Error::usage(format!("was made by another run, with another {what}"))
+                    .at(path)
+                    .help("choose another folder with -o, or replace it with --force"));
+            }
+            return Ok(None);
+        }
+        Output::create(&path, force, inputs).map(Some)
+    }
+
+    fn found(&self, facts: Value, numbers: BTreeMap<String, Numbers>) -> Found {
+        Found {
+            command: self.command.into(),
+            part: self.part,
+            by: self.by.into(),
+            run: self.run.clone(),
+            facts,
+            path: SimdPath::current().to_string(),
+            seconds: self.begun.elapsed().as_secs_f64(),
+            numbers,
+        }
+    }
+
+    /// Writes what was found.
+    pub fn write(
+        &self,
+        mut output: Output,
+        facts: Value,
+        numbers: BTreeMap<String, Numbers>,
+        common: &Common,
+    ) -> Result<Exit> {
+        let found = self.found(facts, numbers);
+        let content = found.to_bytes()?;
+        let path = output.target().to_path_buf();
+        output.write_all(&content).map_err(|e| Error::io(&path, "write", e))?;
+        output.commit()?;
+        self.say(Some((&path, content.len() as u64)), found.seconds, common)
+    }
+
+    /// Says that nothing had to be done.
+    pub fn finished(&self, common: &Common) -> Result<Exit> {
+        self.say(None, 0.0, common)
+    }
+
+    fn say(&self, written: Option<(&Path, u64)>, seconds: f64, common: &Common) -> Result<Exit> {
+        if common.json {
+            print_json(&json!({
+                "command": self.command, "part": self.part.no, "parts": self.part.of, "by": self.by,
+                "output": written.map(|w| gguf::quote::json(w.0)), "skipped": written.is_none(), "seconds": seconds,
+            }))?;
+        } else if !common.quiet {
+            say(&match written {
+                Some((path, size)) => {
+                    format!("{}: {}, {}, {seconds:.1} s", gguf::quote::path(path), self.part, bytes(size))
+                }
+                None => format!("{} was finished before", self.part),
+            });
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// The folder that parts go to.
+pub fn folder(output: Option<&PathBuf>) -> Result<&Path> {
+    output.map(PathBuf::as_path).ok_or_else(|| Error::usage("--part needs -o FOLDER, the folder that all parts go to"))
+}

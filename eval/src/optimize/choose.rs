@@ -1,0 +1,133 @@
+//! The bytes of one tensor: chosen, or plain.
+
+use std::sync::Arc;
+
+use gguf::{Error, Result};
+use quantize::plan::Planned;
+use quantize::search::inputs::{Inputs, Solver};
+use quantize::search::strips::{Strips, Sum, multiply_all};
+use quantize::search::{knows, search};
+use quantize::{Importance, codec};
+use rayon::prelude::*;
+
+use super::overlay::Chosen;
+use super::sums::Seen;
+use super::{Job, Options};
+use crate::weights::Matrix;
+
+/// Fewer tokens than a row has values leave directions that were never seen: the damping grows.
+fn damping(usual: f64, n: usize, tokens: usize) -> f64 {
+    usual * (n as f64 / tokens.max(1) as f64).max(1.0)
+}
+
+/// What all tensors that read the same inputs are chosen with.
+pub(super) struct Chooser<'s> {
+    seen: &'s Seen,
+    solver: Option<Solver>,
+    inputs: Option<Inputs>,
+}
+
+impl<'s> Chooser<'s> {
+    pub(super) fn new(seen: &'s Seen, options: &Options) -> Chooser<'s> {
+        let n = seen.h.rows();
+        let solver =
+            seen.cross.as_ref().and_then(|_| Solver::new(&seen.h, damping(options.target_damping, n, seen.tokens)));
+        let inputs = options.feedback.then(|| Inputs::new(seen.h.clone(), damping(options.damping, n, seen.tokens)));
+        Chooser { seen, solver, inputs: inputs.flatten() }
+    }
+}
+
+impl Job<'_> {
+    /// The rows of one matrix of a tensor.
+    fn weights(&self, tensor: usize, expert: usize) -> Result<Vec<f32>> {
+        let info = &self.source.tensors()[tensor];
+        let rows = info.shape().dim(1).max(1) as usize;
+        let matrix = Matrix::from_bytes(info, self.source.rows(tensor, 0..info.rows())?)?;
+        let mut values = Vec::new();
+        matrix.decoded_by_all(expert * rows..(expert + 1) * rows, 64, &mut values)?;
+        self.source.release(tensor, 0..info.rows());
+        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+            let (row, column) = (expert * rows + at / matrix.cols(), at % matrix.cols());
+            return Err(Error::input(format!(
+                "tensor {}: the weight at row {row}, column {column} is NaN or infinite",
+                info.name()
+            ))
+            .help("the checkpoint is damaged or its training diverged"));
+        }
+        Ok(values)
+    }
+
+    /// The bytes that the search chooses for one matrix of a tensor; `None` where it does not know the type, or the
+    /// inputs tell nothing. `residual`: the tensor takes back the residual stream's error.
+    pub(super) fn search(
+        &self,
+        tensor: &Planned,
+        expert: usize,
+        chooser: &Chooser<'_>,
+        residual: bool,
+    ) -> Result<Option<Vec<u8>>> {
+        let ty = tensor.info.ty();
+        let seen = chooser.seen;
+        let n = seen.h.rows();
+        if !knows(ty) || tensor.info.shape().row_len() as usize != n {
+            return Ok(None);
+        }
+        let mut target = Strips::transposed(&self.weights(tensor.source, expert)?, n);
+        if let (Some(cross), Some(solver)) = (&seen.cross, &chooser.solver) {
+            // W + (W (C − H) + Δ) (H + damping)⁻¹
+            let mut more = Strips::zeros(n, target.cols());
+            multiply_all(cross, &target, Sum::Store, &mut more);
+            multiply_all(&seen.h, &target, Sum::Subtract, &mut more);
+            let residual = seen.residual.as_ref().filter(|r| residual && r.cols() == more.cols());
+            if let Some(residual) = residual {
+                more.values_mut().iter_mut().zip(residual.values()).for_each(|(m, r)| *m += r);
+            }
+            let more = solver.solve(&more);
+            target.values_mut().iter_mut().zip(more.values()).for_each(|(t, m)| *t += m);
+        }
+        if !self.options.feedback {
+            let mut rows = vec![0.0; n * target.cols()];
+            rows.par_chunks_mut(n).enumerate().for_each(|(row, out)| target.column(row, out));
+            return encode(tensor, &rows, n, Some(&seen.importance)).map(Some);
+        }
+        Ok(chooser.inputs.as_ref().map(|inputs| search(inputs, ty, self.options.effort, &target).0))
+    }
+
+    /// The bytes that the type's codec writes, with the importance of the columns of each expert.
+    pub(super) fn plain(&self, tensor: &Planned, importance: Option<&[f32]>) -> Result<Chosen> {
+        let info = &self.source.tensors()[tensor.source];
+        let cols = info.shape().row_len() as usize;
+        let experts = (info.shape().dim(2) as usize).max(1);
+        let mut bytes = Vec::new();
+        for expert in 0..experts {
+            let values = self.weights(tensor.source, expert)?;
+            let importance = importance.and_then(|i| i.get(expert * cols..(expert + 1) * cols));
+            bytes.extend(encode(tensor, &values, cols, importance)?);
+        }
+        Ok(Chosen { info: tensor.info.clone(), bytes: Arc::new(bytes) })
+    }
+}
+
+/// Encodes rows with the type's codec.
+fn encode(tensor: &Planned, values: &[f32], cols: usize, importance: Option<&[f32]>) -> Result<Vec<u8>> {
+    let ty = tensor.info.ty();
+    let ones;
+    let importance = match importance {
+        // An importance of nothing is none.
+        Some(importance) if importance.iter().any(|&i| i > 0.0) => Some(importance),
+        _ if codec(ty).is_some_and(|c| c.importance() == Importance::Required) => {
+            ones = vec![1.0; cols];
+            Some(ones.as_slice())
+        }
+        _ => None,
+    };
+    let row_bytes = ty.bytes_for(cols as u64).unwrap_or(0) as usize;
+    let each = ((1 << 17) / cols.max(1)).max(1);
+    let mut bytes = vec![0; values.len() / cols.max(1) * row_bytes];
+    bytes
+        .par_chunks_mut((each * row_bytes).max(1))
+        .zip(values.par_chunks((each * cols).max(1)))
+        .try_for_each(|(out, values)| quantize::encode_rows(ty, values, cols, importance, out))
+        .map_err(|e| Error::new(e.kind(), format!("tensor {}: {}", tensor.info.name(), e.message())))?;
+    Ok(bytes)
+}

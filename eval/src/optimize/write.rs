@@ -1,0 +1,56 @@
+//! The finished file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::sync::Arc;
+
+use gguf::{Error, Result, Writer};
+use quantize::plan::Plan;
+
+use super::{Job, Outcome, Store};
+
+impl Job<'_> {
+    /// Writes every tensor in the order of the plan: from the store, from what was chosen outside of the layers, or as
+    /// the source has it. `plan` is the job's, with other metadata.
+    ///
+    /// # Errors
+    /// What reading and writing meet.
+    pub fn write<W: Write>(&self, plan: &Plan, store: &Store, outcome: &Outcome, out: W) -> Result<W> {
+        let failed = |e| Error::new(gguf::ErrorKind::System, "cannot write the output").caused_by(e);
+        let mut layer_of = HashMap::new();
+        for (layer, finished) in store.finished().iter().enumerate() {
+            finished.tensors.iter().for_each(|t| _ = layer_of.insert(t.0, layer));
+        }
+        let mut open: Option<(usize, BTreeMap<usize, Vec<u8>>)> = None;
+        let mut writer = Writer::new(out, plan.layouts()?.remove(0)).map_err(failed)?;
+        for tensor in &plan.tensors {
+            let ours = |e: Error| Error::new(e.kind(), format!("tensor {}: {}", tensor.info.name(), e.message()));
+            if let Some(&layer) = layer_of.get(&tensor.source) {
+                if open.as_ref().is_none_or(|o| o.0 != layer) {
+                    open = Some((layer, store.read(layer)?.0.into_iter().collect()));
+                }
+                let bytes = open.as_ref().and_then(|o| o.1.get(&tensor.source));
+                writer.write(bytes.map_or(&[][..], Vec::as_slice)).map_err(failed)?;
+            } else if let Some(chosen) = outcome.ends.get(&tensor.source) {
+                writer.write(&chosen.bytes).map_err(failed)?;
+            } else if tensor.converts() {
+                // Layers that are not run.
+                writer.write(&self.plain(tensor, None)?.bytes).map_err(failed)?;
+            } else {
+                let rows = self.source.tensors()[tensor.source].rows();
+                writer.write(&self.source.rows(tensor.source, 0..rows).map_err(ours)?).map_err(failed)?;
+                self.source.release(tensor.source, 0..rows);
+            }
+        }
+        writer.finish().map_err(failed)
+    }
+
+    /// The plan of the plain file: the same types, with the importance that was measured.
+    pub fn plain_plan(&self, outcome: &Outcome) -> Plan {
+        let mut plan = self.plan.clone();
+        for tensor in &mut plan.tensors {
+            tensor.importance = outcome.importance.get(&tensor.source).map(|i| Arc::new(i.clone()));
+        }
+        plan
+    }
+}

@@ -1,0 +1,200 @@
+//! `evaluate optimize` through the real binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use gguf::Source;
+use serde_json::Value;
+
+fn evaluate(folder: &Path) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin("evaluate"));
+    command.current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn done(output: &Output) {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+/// Runs a command that must succeed and gives its JSON.
+fn json(folder: &Path, args: &[&str]) -> Value {
+    let output = evaluate(folder).args(args).args(["--json", "--quiet"]).output().unwrap();
+    done(&output);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs a command that must fail with this code and gives what it says.
+fn refused(folder: &Path, code: i32, args: &[&str]) -> String {
+    let output = evaluate(folder).args(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output.stderr));
+    text(&output.stderr)
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+    model: String,
+    calibration: String,
+    sample: String,
+}
+
+impl Place {
+    fn new() -> Place {
+        let model = fixtures::path("models/tiny-llama");
+        let owned = |p: PathBuf| p.to_string_lossy().into_owned();
+        Place {
+            folder: tempfile::tempdir().unwrap(),
+            calibration: owned(model.join("calibration.txt")),
+            sample: owned(model.join("sample.txt")),
+            model: owned(model),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn optimize<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        [&["optimize", &self.model, "--calibrate", &self.calibration][..], more].concat()
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path().join(name)).unwrap()
+    }
+}
+
+#[test]
+fn the_same_bytes_lose_half() {
+    let p = Place::new();
+    let made = json(p.path(), &p.optimize(&["--type", "q4_k_m", "--type", "iq3_s", "--chunks", "17", "-o", "."]));
+    assert_eq!(made["calibration"]["tokens"], 16 * 512);
+    done(&evaluate(p.path()).args(["imatrix", &p.model, "-f", &p.calibration, "-o", "i.gguf"]).output().unwrap());
+    for (made, name, at_most) in [(&made["files"][0], "Q4_K_M", 0.5), (&made["files"][1], "IQ3_S", 0.6)] {
+        assert_eq!((&made["type"], &made["optimized"]), (&name.into(), &true.into()));
+        let file = format!("tiny-llama-{name}.gguf");
+        let types = name.to_lowercase();
+        let compare = ["compare", &p.model, &file, "--types", &types, "--imatrix", "i.gguf"];
+        let found = json(p.path(), &[&compare[..], &["--text", &p.sample, "--chunks", "8"]].concat());
+        let kld = |i: usize| found["models"][i]["divergence"]["kld"]["value"].as_f64().unwrap();
+        assert!(kld(0) < at_most * kld(1), "{name}: {} of {}", kld(0), kld(1));
+    }
+    let file = gguf::File::open(p.path().join("tiny-llama-Q4_K_M.gguf")).unwrap();
+    let key = |name: &str| file.metadata().get(&format!("quantize.optimize.{name}")).cloned();
+    assert_eq!(key("steps"), Some("feedback,scales,descent,targets,residual,judge".into()));
+    assert_eq!(key("tokens"), Some(gguf::Value::U32(16 * 512)));
+    assert_eq!(key("calibration"), Some("calibration.txt".into()));
+    assert!(!p.read("tiny-llama-Q4_K_M.gguf").windows(4).any(|w| w == b"/tmp"));
+}
+
+#[test]
+fn threads_and_lanes_do_not_change_the_bytes() {
+    let p = Place::new();
+    let args =
+        p.optimize(&["--type", "q3_k_m", "--tensor-type", "ffn_up=iq2_s", "--ctx", "64", "--chunks", "9", "--force"]);
+    let mut first = None;
+    for (threads, path) in [("1", None), ("3", None), ("2", Some("plain")), ("2", Some("avx2")), ("1", Some("avx512"))]
+    {
+        let mut command = evaluate(p.path());
+        command.args(&args).args(["-o", "out.gguf"]).env("RAYON_NUM_THREADS", threads);
+        if let Some(path) = path {
+            if path.parse::<quantize::SimdPath>().is_ok_and(|p| !p.is_available()) {
+                continue;
+            }
+            command.env("DOWNCAST_SIMD", path);
+        }
+        done(&command.output().unwrap());
+        let bytes = p.read("out.gguf");
+        assert!(first.get_or_insert_with(|| bytes.clone()) == &bytes, "{threads} threads, {path:?}");
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on() {
+    let p = Place::new();
+    let args = p.optimize(&["--type", "q4_0", "--ctx", "128", "--chunks", "9"]);
+    done(&evaluate(p.path()).args(&args).args(["-o", "whole.gguf"]).output().unwrap());
+    let mut child = evaluate(p.path()).args(&args).args(["-o", "part.gguf"]).spawn().unwrap();
+    let state = p.path().join("part.gguf.optimize/state.json");
+    let begun = Instant::now();
+    while !state.exists() && begun.elapsed() < Duration::from_secs(300) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if !p.path().join("part.gguf").exists() {
+        let said = refused(p.path(), 3, &[&args[..], &["-o", "part.gguf", "--resume", "--no-residual"]].concat());
+        assert!(said.contains("another model, text or options"), "{said}");
+        let layer = p.path().join("part.gguf.optimize/layer-0000");
+        let bytes = std::fs::read(&layer).unwrap();
+        std::fs::write(&layer, [&bytes[1..], &[1]].concat()).unwrap();
+        let said = refused(p.path(), 3, &[&args[..], &["-o", "part.gguf", "--resume"]].concat());
+        assert!(said.contains("layer-0000") && said.contains("--resume"), "{said}");
+        std::fs::write(&layer, bytes).unwrap();
+        done(&evaluate(p.path()).args(&args).args(["-o", "part.gguf", "--resume"]).output().unwrap());
+    }
+    assert!(p.read("part.gguf") == p.read("whole.gguf"));
+    assert!(!p.path().join("part.gguf.optimize").exists());
+}
+
+#[test]
+fn a_model_calibrates_itself() {
+    let p = Place::new();
+    let own = ["optimize", &p.model, "--calibrate", "self", "--type", "q4_k_s", "--ctx", "48", "--chunks", "6"];
+    let made = json(p.path(), &[&own[..], &["-o", "a.gguf"]].concat());
+    assert_eq!(made["calibration"]["tokens"], 5 * 48);
+    let again = json(p.path(), &[&own[..], &["-o", "b.gguf"]].concat());
+    assert_eq!(made["calibration"], again["calibration"]);
+    assert!(p.read("a.gguf") == p.read("b.gguf"));
+    let other = json(p.path(), &[&own[..], &["-o", "c.gguf", "--seed", "1"]].concat());
+    assert_ne!(made["calibration"]["sha256"], other["calibration"]["sha256"]);
+    let judge = &made["files"][0]["judge"];
+    assert!(made["files"][0]["optimized"] == false || judge["chosen"].as_f64() <= judge["plain"].as_f64());
+}
+
+#[test]
+fn a_gguf_and_its_folder_and_a_plan_give_the_same_file() {
+    let p = Place::new();
+    let wide = ["optimize", &p.model, "--calibrate", &p.calibration, "--type", "bf16", "--ctx", "16", "--chunks", "2"];
+    done(&evaluate(p.path()).args(wide).args(["-o", "bf16.gguf"]).output().unwrap());
+    let more = ["--calibrate", &p.calibration, "--type", "q5_0", "--ctx", "64", "--chunks", "5"];
+    let from = |model: &str, out: &str, rest: &[&str]| {
+        let args = [&["optimize", model][..], &more, rest, &["-o", out]].concat();
+        done(&evaluate(p.path()).args(&args).output().unwrap());
+    };
+    from(&p.model, "folder.gguf", &["--plan", "plan.toml"]);
+    from("bf16.gguf", "file.gguf", &["--plan", "plan.toml"]);
+    let open = |name: &str| gguf::File::open(p.path().join(name)).unwrap();
+    let (folder, file) = (open("folder.gguf"), open("file.gguf"));
+    assert_eq!(folder.tensors(), file.tensors());
+    for (i, info) in folder.tensors().iter().enumerate() {
+        assert!(folder.rows(i, 0..info.rows()).unwrap() == file.rows(i, 0..info.rows()).unwrap(), "{}", info.name());
+    }
+    // Experts.
+    let experts = fixtures::path("golden/arch/Qwen2-MoE-Tiny/hf/Qwen2-MoE-Tiny");
+    from(&experts.to_string_lossy(), "experts.gguf", &["--tensor-type", "attn_q=nvfp4"]);
+}
+
+#[test]
+fn what_cannot_be_optimized_is_refused() {
+    let p = Place::new();
+    let said = refused(p.path(), 3, &p.optimize(&["--type", "q4_0", "--ctx", "512", "--chunks", "1"]));
+    assert!(said.contains("held back") && said.contains("--ctx"), "{said}");
+    let said = refused(p.path(), 2, &p.optimize(&["--type", "q9_9"]));
+    assert!(said.contains("q9_9"), "{said}");
+    let said = refused(p.path(), 2, &["optimize", &p.model, "--type", "q4_0"]);
+    assert!(said.contains("--calibrate"), "{said}");
+    std::fs::copy(Path::new(&p.model).join("config.json"), p.path().join("config.json")).unwrap();
+    std::fs::copy(Path::new(&p.model).join("model.safetensors"), p.path().join("model.safetensors")).unwrap();
+    std::fs::copy(Path::new(&p.model).join("tokenizer.model"), p.path().join("tokenizer.model")).unwrap();
+    let own = ["optimize", ".", "--calibrate", &p.calibration, "--type", "q4_0", "-o", "model.safetensors", "--force"];
+    let said = refused(p.path(), 2, &own);
+    assert!(said.contains("the output is the input"), "{said}");
+    let t5 = fixtures::path("golden/arch/T5-Tiny-small/hf/T5-Tiny-small");
+    let t5 = t5.to_string_lossy();
+    let said = refused(p.path(), 3, &["optimize", &t5, "--calibrate", &p.calibration, "--type", "q8_0", "--ctx", "16"]);
+    assert!(said.contains("encoder and a decoder"), "{said}");
+}
