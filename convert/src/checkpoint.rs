@@ -1,7 +1,7 @@
 //! A checkpoint folder seen as if it were a GGUF file.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -356,11 +356,11 @@ fn choose(wanted: OutType, architecture: &Class, tensors: &[Stored]) -> FileType
 }
 
 /// The tensors of the text model.
-struct Text {
+struct Text<'a> {
     stored: Vec<Stored>,
     /// Names of those whose block has another number in the checkpoint.
     moved: HashSet<String>,
-    origins: Origins,
+    origins: Origins<'a>,
 }
 
 /// What the tensors of the text model are called without what wrappers put in front.
@@ -377,6 +377,16 @@ impl TextNames<'_> {
         let blocks = config.blocks()?;
         let further = config.layers().unwrap_or(blocks).min(blocks)..blocks;
         Ok(TextNames { class, config, further })
+    }
+
+    /// Beginnings of names and what stands in their place.
+    pub(crate) fn prefixes(&self) -> &'static [(&'static str, &'static str)] {
+        self.class.prefixes
+    }
+
+    /// The number of layers, before those of prediction.
+    pub(crate) fn layers(&self) -> u64 {
+        self.further.start
     }
 
     /// The names that a tensor has, none of them where it is of no use; nothing where it is of another sense than text.
@@ -410,20 +420,19 @@ impl TextNames<'_> {
 }
 
 /// The tensors of the text model, their names without what wrappers put in front.
-fn text_tensors(
+fn text_tensors<'a>(
     architecture: &'static Class,
-    config: &Config,
+    config: &'a Config,
     stored: Vec<Stored>,
     notes: &mut Vec<String>,
-) -> Result<Text> {
+) -> Result<Text<'a>> {
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
-    let mut text =
-        Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new(), origins: Origins::default() };
     let own = TextNames::new(architecture, config)?;
+    let mut text = Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new(), origins: Origins::new(own) };
     let mut predicts = false;
     for tensor in stored {
         predicts |= architecture.predicts(config, &tensor.name().replace("language_model.", ""));
-        let Some(names) = own.of(tensor.name()) else {
+        let Some(names) = text.origins.names_of(tensor.name()) else {
             left_out += 1;
             left_bytes += tensor.bytes().len() as u64;
             continue;
@@ -504,7 +513,7 @@ struct Made<'a> {
 struct Plan<'a> {
     architecture: &'static Class,
     config: &'a Config,
-    origins: &'a Origins,
+    origins: &'a Origins<'a>,
     rules: Vec<&'static Rule>,
     file_type: FileType,
     vocabulary: Option<u64>,
@@ -513,7 +522,7 @@ struct Plan<'a> {
     names: HashSet<String>,
     /// Weights that were seen, by rule and block.
     seen: HashSet<(usize, Option<u64>)>,
-    stacks: HashMap<(&'static str, u64), Members>,
+    stacks: BTreeMap<(&'static str, u64), Members>,
     joins: BTreeMap<(&'static str, u64, String), Parts>,
     /// What each tensor of the file is made of.
     sources: Sources,
@@ -525,7 +534,7 @@ impl<'a> Plan<'a> {
     fn new(
         architecture: &'static Class,
         config: &'a Config,
-        origins: &'a Origins,
+        origins: &'a Origins<'a>,
         file_type: FileType,
         vocabulary: Option<u64>,
     ) -> Result<Plan<'a>> {
@@ -540,7 +549,7 @@ impl<'a> Plan<'a> {
             out: Vec::new(),
             names: HashSet::new(),
             seen: HashSet::new(),
-            stacks: HashMap::new(),
+            stacks: BTreeMap::new(),
             joins: BTreeMap::new(),
             sources: Sources::new(),
             embedding: None,
@@ -646,9 +655,13 @@ impl<'a> Plan<'a> {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
                 return self.join(group, make, found.index, piece, made);
             }
-            How::Split(split) => {
+            How::Split(make) | How::Cut(make) => {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
-                for (name, rows) in split(self.config, &piece).map_err(fault)? {
+                let outputs = make(self.config, &piece).map_err(fault)?;
+                if matches!(rule.how, How::Split(_)) {
+                    all_of(&piece.rows, outputs.iter().map(|(_, rows)| rows)).map_err(fault)?;
+                }
+                for (name, rows) in outputs {
                     self.push(name, rows, made)?;
                 }
                 return Ok(());
@@ -666,7 +679,9 @@ impl<'a> Plan<'a> {
             How::Keep | How::First | How::Untied => rows,
             How::Change(change) => {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
-                change(self.config, &piece).map_err(fault)?
+                let changed = change(self.config, &piece).map_err(fault)?;
+                all_of(&piece.rows, [&changed]).map_err(fault)?;
+                changed
             }
             How::Map(f) => transform::mapped(&rows, f),
             How::MapWeight(f) if weight => transform::mapped(&rows, f),
@@ -835,8 +850,8 @@ impl<'a> Plan<'a> {
 
     /// Checks that nothing is missing, and brings those to the front that come first.
     fn finish(&mut self) -> Result<()> {
-        if let Some(((_, block), members)) = self.stacks.iter().next() {
-            return Err(self.missing_member(*block, members));
+        if let Some(((group, block), members)) = self.stacks.iter().next() {
+            return Err(self.missing_member(group, *block, members));
         }
         if let Some(((group, block, suffix), seen)) = self.joins.iter().next() {
             let gap = self.rules.iter().enumerate().find(|(i, rule)| {
@@ -869,10 +884,10 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn missing_member(&self, block: u64, members: &Members) -> Error {
+    fn missing_member(&self, group: &str, block: u64, members: &Members) -> Error {
         let all = members.values().map(|m| m.keys().next_back().copied().unwrap_or(0)).max().unwrap_or(0);
         let gap = self.rules.iter().enumerate().find_map(|(i, rule)| {
-            let (_, count) = rule.how.stack()?;
+            let (_, count) = rule.how.stack().filter(|(own, _)| *own == group)?;
             let count = count(self.config).ok()?;
             let seen = members.get(&i);
             let first = (0..count).find(|x| seen.is_none_or(|m| !m.contains_key(x)))?;
@@ -883,6 +898,15 @@ impl<'a> Plan<'a> {
             .unwrap_or_else(|| format!("the stack of block {block} after member {all}"));
         Error::input(format!("tensor {name} is missing")).help("is the checkpoint complete?")
     }
+}
+
+/// Refuses a tensor that is larger than what is made of it: the configuration is of another one.
+fn all_of<'a>(of: &Rows, made: impl IntoIterator<Item = &'a Rows>) -> Result<()> {
+    let elements = |rows: &Rows| rows.shape().iter().product::<u64>();
+    if made.into_iter().map(elements).sum::<u64>() >= elements(of) {
+        return Ok(());
+    }
+    Err(Error::input(format!("its shape {:?} is larger than the configuration says", of.shape())))
 }
 
 /// Rows of each head in the order in which neighbours rotate: the two halves interleaved.

@@ -1,7 +1,7 @@
 //! Whether what a checkpoint becomes is a whole model: the tensors and keys held against `gguf::arch`, before a byte is
 //! written. What is missing or of another shape is named as the checkpoint calls it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use gguf::arch::{self, Fault, FaultKind};
 use gguf::{Error, Metadata, Result, TensorInfo};
@@ -28,7 +28,7 @@ pub(crate) fn check(
     metadata: &Metadata,
     tensors: &[TensorInfo],
     sources: &Sources,
-    origins: &Origins,
+    origins: &Origins<'_>,
 ) -> Result<Found> {
     let names = Names { class, sources, origins };
     let Some(row) = arch::find(class.arch) else { return Ok(Found::default()) };
@@ -63,11 +63,25 @@ pub(crate) fn check(
 struct Names<'a> {
     class: &'a Class,
     sources: &'a Sources,
-    origins: &'a Origins,
+    origins: &'a Origins<'a>,
 }
 
 impl Names<'_> {
     fn error(&self, fault: &Fault) -> Error {
+        let lacking = self.lacking(&fault.subject);
+        // What a block is may hang on a tensor that is not there: then other faults come of it.
+        if let (FaultKind::TensorMissing | FaultKind::TensorUnexpected, false) = (fault.kind, lacking.is_empty()) {
+            let (_, block, _) = in_block(&fault.subject);
+            let names = lacking.iter().flat_map(|name| self.in_place(name, block));
+            let names: Vec<String> = names.map(|name| self.origins.of(&name)).collect();
+            let word = if names.len() == 1 { "tensor" } else { "one of the tensors" };
+            return Error::input(format!(
+                "{word} {} is missing, which other blocks of this {} model have",
+                names.join(", "),
+                self.class.arch
+            ))
+            .help("is the checkpoint complete?");
+        }
         let named = self.of(&fault.subject);
         match fault.kind {
             FaultKind::TensorMissing => {
@@ -90,6 +104,36 @@ impl Names<'_> {
             _ if !self.sources.contains_key(&fault.subject) => Error::input(fault.message.clone()),
             _ => Error::input(fault.message.clone()).about(named),
         }
+    }
+
+    /// The names, without what wrappers put in front, of the tensors that this block's like of another block's tensor
+    /// would be made of.
+    fn in_place(&self, of: &str, block: Option<u64>) -> Vec<String> {
+        let sources = self.sources.get(of).map_or(&[][..], Vec::as_slice);
+        match (in_block(of).1, block) {
+            (Some(from), Some(to)) => sources.iter().map(|name| moved(name, from, to)).collect(),
+            _ => sources.to_vec(),
+        }
+    }
+
+    /// Tensors of the file that the block of this one lacks, held against the block that is most like it.
+    fn lacking(&self, target: &str) -> Vec<&str> {
+        let (front, Some(block), _) = in_block(target) else { return Vec::new() };
+        let mut blocks: BTreeMap<u64, BTreeMap<&str, &str>> = BTreeMap::new();
+        for name in self.sources.keys() {
+            if let (own_front, Some(other), own) = in_block(name)
+                && own_front == front
+            {
+                blocks.entry(other).or_default().insert(own, name);
+            }
+        }
+        let own = blocks.remove(&block).unwrap_or_default();
+        // One that has what the other lacks is of another kind.
+        let alike = blocks.values().filter(|other| own.keys().all(|name| other.contains_key(name)));
+        let lacking =
+            alike.map(|other| other.iter().filter(|(name, _)| !own.contains_key(*name)).map(|(_, whole)| *whole));
+        let lacking = lacking.map(Iterator::collect::<Vec<_>>).min_by_key(Vec::len);
+        lacking.filter(|names| names.len() <= MOST_LACKING).unwrap_or_default()
     }
 
     /// The names, with the word before them.
@@ -115,13 +159,12 @@ impl Names<'_> {
             return names.clone();
         }
         let (front, block, own) = in_block(target);
-        let alike = self.sources.iter().find_map(|(name, sources)| {
+        let alike = self.sources.keys().find(|name| {
             let (other_front, other, other_own) = in_block(name);
-            (block.is_some() && (front, own) == (other_front, other_own) && !sources.is_empty())
-                .then_some((other, sources))
+            block.is_some() && other.is_some() && (front, own) == (other_front, other_own)
         });
-        if let (Some(block), Some((Some(other), sources))) = (block, alike) {
-            return sources.iter().map(|name| moved(name, other, block)).collect();
+        if let Some(names) = alike.map(|of| self.in_place(of, block)).filter(|names| !names.is_empty()) {
+            return names;
         }
         let (stem, suffix) =
             [".weight", ".bias"].iter().find_map(|s| Some((target.strip_suffix(s)?, *s))).unwrap_or((target, ""));
@@ -130,7 +173,7 @@ impl Names<'_> {
             let whole = [stem, target].iter().find_map(|name| Some((names::blocks_in(rule.to, name)?, *name)));
             let ((block, rest), name) = whole?;
             let suffix = if name == stem { suffix } else { "" };
-            let fits = rest.is_empty() || matches!(rule.how, How::Split(_));
+            let fits = rest.is_empty() || matches!(rule.how, How::Split(_) | How::Cut(_));
             let spelled = names::with_block(rule.from, block).replace("{x}", "0") + suffix;
             (fits && !rule.to.is_empty()).then_some((rest.len(), spelled))
         });
@@ -151,6 +194,9 @@ impl Names<'_> {
         best
     }
 }
+
+/// Tensors that a block may lack and still be of the kind of another.
+const MOST_LACKING: usize = 3;
 
 /// Spellings of a missing tensor that an error names.
 const MOST_SPELLINGS: usize = 4;

@@ -69,12 +69,10 @@ pub(super) const ROWS: &[Arch] = &[
         keys: |k| {
             k.layer_norm();
             // Converters write four times the width, whatever the model has: what most of the first layer's tensors have.
-            let lengths = [("ffn_up.weight", 1), ("ffn_up.bias", 0), ("ffn_down.weight", 0)]
-                .map(|(name, axis)| k.d.shape(&format!("blk.0.{name}")).and_then(|dims| dims.get(axis).copied()));
-            let [up, bias, down] = lengths;
-            let most = if bias == down { down } else { up };
-            if let (true, Some(len)) = (k.d.any_size, most.or(up)) {
-                k.d.ff = vec![len.into(); k.d.layers_all];
+            let places = [("blk.0.ffn_up.weight", 1), ("blk.0.ffn_up.bias", 0), ("blk.0.ffn_down.weight", 0)];
+            let length = k.d.usual_dim(&places);
+            if k.d.any_size && !length.is_empty() {
+                k.d.ff = vec![length; k.d.layers_all];
             }
         },
         ends: |d| Ends::untied(d).norm(Norm::layer(d, "output_norm")).output_bias(d, Bias::Required),
