@@ -67,6 +67,9 @@ impl Checkpoint {
     /// A folder that is no checkpoint, files that are missing or malformed, an architecture that is not known,
     /// a tensor that no rule maps or that is missing.
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
+        if options.projector {
+            return Checkpoint::open_projector(folder, options);
+        }
         let (mut root, config_path) = if options.mistral_format {
             (config::read_mistral(folder)?, folder.join("params.json"))
         } else {
@@ -89,7 +92,7 @@ impl Checkpoint {
         let tasks = if options.vocab_only { Vec::new() } else { tasks(architecture, &config, &stored, &mut notes)? };
         let pooler = architecture.pooler.and_then(|name| pooler(architecture, name, &stored));
         let Text { stored, moved, origins } =
-            text_tensors(architecture, &config, stored, &mut notes).map_err(|e| e.at(folder))?;
+            text_tensors(architecture, &config, &root, stored, &mut notes).map_err(|e| e.at(folder))?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
         let (mut tensors, packing) = if options.vocab_only {
             (Vec::new(), None)
@@ -193,6 +196,102 @@ impl Checkpoint {
         })
     }
 
+    /// Opens a folder for its projector file: the towers, and what stands between them and the text model.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`], a class without towers, and towers without tensors.
+    fn open_projector(folder: &Path, options: &Options) -> Result<Checkpoint> {
+        let (mut root, config_path) = if options.mistral_format {
+            (config::read_mistral(folder)?, folder.join("params.json"))
+        } else {
+            (config::read(folder)?, folder.join("config.json"))
+        };
+        let (architecture, mut config) = hf::projectors::read(&root, folder).map_err(|e| e.at(&config_path))?;
+        let mut notes = Vec::new();
+        let stored = weights(folder, options, &mut notes)?;
+        packed::complete(&mut root, folder, &stored)?;
+        let contents = Contents { folder, tensors: &stored, target: None, dense_modules: false, whole_head: false };
+        (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
+        let beside = (architecture.beside)(&config, folder)?;
+        let renamed = |name: &str| projector_name(architecture, &config, name);
+        let mut origins =
+            Origins::new(architecture, 0, move |name| Some(vec![Renamed { name: renamed(name)?, moved: false }]));
+        let mut own = Vec::new();
+        for tensor in &stored {
+            for Renamed { name, .. } in origins.names_of(tensor.name()).into_iter().flatten() {
+                origins.add(&name, tensor.name());
+                own.push(tensor.clone().renamed(name));
+            }
+        }
+        let stored: Vec<Stored> = beside.into_iter().chain(own).collect();
+        if stored.is_empty() {
+            let towers: Vec<String> = architecture.towers.iter().map(|tower| tower.path.join(".")).collect();
+            return Err(Error::input(format!("no tensor of the folder is of its towers ({})", towers.join(", ")))
+                .at(folder)
+                .help("a projector file would be empty; is the checkpoint that of the text model alone?"));
+        }
+        let (tensors, packing) = unpacked(&root, architecture, &stored, options).map_err(|e| e.at(&config_path))?;
+        let packed = packing.map(|(method, note)| {
+            notes.push(note);
+            method.to_owned()
+        });
+        let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
+        let file_type = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
+        let mut plan = Plan::new(architecture, &config, &origins, file_type, None)?;
+        for (name, rows) in (architecture.generated)(&config).map_err(|e| e.at(&config_path))? {
+            plan.push(name, rows, Made { stored: Elements::F32, moved: false, of: &[] })?;
+        }
+        for Tensor { name, rows } in tensors {
+            // Single numbers become vectors of one element.
+            let rows = if rows.shape().is_empty() { transform::reshaped(&rows, vec![1])? } else { rows };
+            plan.add(Tensor { name, rows }, false).map_err(|e| e.at(folder))?;
+        }
+        plan.finish().map_err(|e| e.at(folder))?;
+        notes.append(&mut plan.notes);
+
+        let mut metadata = Metadata::new();
+        metadata.set("general.architecture", architecture.arch);
+        let shapes = plan.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
+        let overrides = Overrides {
+            file: options.metadata.clone(),
+            name: options.model_name.clone(),
+            skip_card: options.skip_model_card,
+        };
+        let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
+        if architecture.general {
+            metadata.set("general.type", "mmproj");
+            general.write(&mut metadata).map_err(|e| e.at(folder))?;
+        }
+        notes.extend_from_slice(general.notes());
+        let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
+        (architecture.keys)(&mut params).map_err(|e| e.at(&config_path))?;
+        if architecture.general {
+            metadata.set("general.quantization_version", 2_u32);
+        }
+        let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
+        notes.extend(
+            complete::check_projector(architecture, &metadata, &infos, &plan.sources, &origins)
+                .map_err(|e| e.at(folder))?,
+        );
+        let file_name = general.projector_file_name(file_type.name);
+        let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
+        let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
+        Ok(Checkpoint {
+            metadata,
+            infos,
+            rows,
+            notes,
+            packed,
+            beyond,
+            file_name,
+            architecture,
+            tasks: Vec::new(),
+            departures: Vec::new(),
+            folder: folder.to_path_buf(),
+            pooler: None,
+        })
+    }
+
     /// The default name of a converted file, by the naming convention of the specification.
     pub fn file_name(&self) -> &str {
         &self.file_name
@@ -236,13 +335,7 @@ impl Source for Checkpoint {
     }
 
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        row_range(&self.infos, tensor, &rows)?;
-        let source = &self.rows[tensor];
-        if self.infos[tensor].bytes() == 0 {
-            return Ok(Cow::Borrowed(&[]));
-        }
-        let bytes = source.rows(rows)?;
-        transform::cast(bytes, source.elements(), self.infos[tensor].ty())
+        transform::rows_of(&self.infos, &self.rows, tensor, rows)
     }
 
     fn release(&self, tensor: usize, rows: Range<u64>) {
@@ -339,7 +432,8 @@ impl FileType {
 
 /// `auto` is the first 16-bit type among the matrices, and f16 where there is none.
 fn choose(wanted: OutType, architecture: &Class, tensors: &[Stored]) -> FileType {
-    let chosen = FileType::new(match wanted {
+    let asked = if wanted == OutType::Auto { architecture.unasked.unwrap_or(wanted) } else { wanted };
+    let chosen = FileType::new(match asked {
         OutType::F32 => TensorType::F32,
         OutType::F16 => TensorType::F16,
         OutType::BF16 => TensorType::BF16,
@@ -377,11 +471,6 @@ impl TextNames<'_> {
         let blocks = config.blocks()?;
         let further = config.layers().unwrap_or(blocks).min(blocks)..blocks;
         Ok(TextNames { class, config, further })
-    }
-
-    /// Beginnings of names and what stands in their place.
-    pub(crate) fn prefixes(&self) -> &'static [(&'static str, &'static str)] {
-        self.class.prefixes
     }
 
     /// The number of layers, before those of prediction.
@@ -423,12 +512,17 @@ impl TextNames<'_> {
 fn text_tensors<'a>(
     architecture: &'static Class,
     config: &'a Config,
+    root: &Map<String, Value>,
     stored: Vec<Stored>,
     notes: &mut Vec<String>,
 ) -> Result<Text<'a>> {
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
     let own = TextNames::new(architecture, config)?;
-    let mut text = Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new(), origins: Origins::new(own) };
+    let mut text = Text {
+        stored: Vec::with_capacity(stored.len()),
+        moved: HashSet::new(),
+        origins: Origins::new(architecture, own.layers(), move |name| own.of(name)),
+    };
     let mut predicts = false;
     for tensor in stored {
         predicts |= architecture.predicts(config, &tensor.name().replace("language_model.", ""));
@@ -449,12 +543,24 @@ fn text_tensors<'a>(
         return Err(Error::input("the checkpoint has no layers of multi-token prediction").help("leave --mtp out"));
     }
     if left_out > 0 {
+        let how = if hf::projectors::find(root).is_some() { "; --mmproj writes their file, --all both" } else { "" };
         notes.push(format!(
-            "left out: {left_out} tensors of other senses than text ({:.1} MiB)",
+            "left out: {left_out} tensors of other senses than text ({:.1} MiB){how}",
             left_bytes as f64 / f64::from(1 << 20)
         ));
     }
     Ok(text)
+}
+
+/// The name under which a projector's tables know a tensor; nothing for one of the text model, or of no use.
+fn projector_name(class: &Class, config: &Config, name: &str) -> Option<String> {
+    if name.contains("language_model.") {
+        return None;
+    }
+    let renamed = names::replaced(class.prefixes, name.to_owned(), &(0..0)).into_iter().next()?.name;
+    let renamed = (class.rename)(config, &renamed)?;
+    let unused = class.unused.iter().any(|beginning| renamed.starts_with(beginning));
+    (!unused && !names::is_buffer(&renamed)).then_some(renamed)
 }
 
 /// The number of tokens that a folder's tokenizer has: the rows of an embedding that are of use.
@@ -561,10 +667,14 @@ impl<'a> Plan<'a> {
     fn push(&mut self, name: String, rows: Rows, made: Made<'_>) -> Result<()> {
         let shape: Vec<u64> = rows.shape().iter().rev().copied().collect();
         let shape = Shape::new(&shape).map_err(|e| Error::input(format!("tensor {name}: {}", e.message())))?;
+        let dimensions = rows.shape().len();
         let fixed = match (self.architecture.in_f32)(self.config, &name) {
             Some(true) => Some(TensorType::F32),
             Some(false) => None,
-            None => names::fixed_type(self.architecture.types, &name, rows.shape().len(), made.stored, made.moved),
+            None if self.architecture.is_projector() => {
+                names::forced_type(self.architecture, &name, dimensions, self.file_type.matrices)
+            }
+            None => names::fixed_type(self.architecture.types, &name, dimensions, made.stored, made.moved),
         };
         let ty = match (rows.elements(), fixed) {
             (Elements::Blocks(ty), _) => ty,
@@ -753,6 +863,10 @@ impl<'a> Plan<'a> {
 
     /// The blocks that a rule's names count: encoder and decoder may differ.
     fn blocks_of(&self, rule: &Rule) -> u64 {
+        // What stands behind a tower counts for itself.
+        if self.architecture.is_projector() && !["v.blk.", "a.blk."].iter().any(|stack| rule.to.starts_with(stack)) {
+            return u64::MAX;
+        }
         let decoder = rule.from.starts_with("decoder.").then(|| self.config.u64("num_decoder_layers")).flatten();
         decoder.unwrap_or(self.blocks)
     }

@@ -59,6 +59,38 @@ pub(crate) fn check(
     Ok(Found { note: faults.first().map(refused), departs })
 }
 
+/// The same for a projector file, held against `gguf::projector`.
+///
+/// # Errors
+/// The first tensor that is missing.
+pub(crate) fn check_projector(
+    class: &Class,
+    metadata: &Metadata,
+    tensors: &[TensorInfo],
+    sources: &Sources,
+    origins: &Origins<'_>,
+) -> Result<Option<String>> {
+    use gguf::projector::{Fault, faults};
+    let held: Vec<(&str, &[u64])> = tensors.iter().map(|t| (t.name(), t.shape().dims())).collect();
+    let faults = faults(&|key| metadata.get(key), &held);
+    if let Some(name) = faults.iter().find_map(|f| if let Fault::Tensor(name) = f { Some(name) } else { None }) {
+        let name = Names { class, sources, origins }.of(name);
+        return Err(Error::input(format!("{name} is missing, without which the projector file does not load"))
+            .help("is the checkpoint complete, and does config.json count as many layers as there are?"));
+    }
+    Ok(faults.first().map(|fault| {
+        let what = match fault {
+            Fault::NoTower => "no tower".to_owned(),
+            Fault::Kind(_, kind) => format!("the kind {kind}"),
+            Fault::Key(name) => format!("{name} is not there"),
+            Fault::Lacking(name) => format!("tensor {name} is not there, which its own converter leaves out as well"),
+            Fault::Tensor(name) | Fault::Beyond(name) => format!("tensor {name}"),
+            Fault::Value(name, what) | Fault::Shape(name, what) => format!("{name}: {what}"),
+        };
+        format!("llama.cpp does not load this projector file: {what}")
+    }))
+}
+
 /// What the checkpoint calls the tensors of the file.
 struct Names<'a> {
     class: &'a Class,

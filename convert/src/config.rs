@@ -17,6 +17,9 @@ const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "langu
 /// The key under which drafts keep the configuration of their layers, which goes before all others.
 pub(crate) const LAYER_CONFIG: &str = "transformer_layer_config";
 
+/// The file that most values are from.
+const PLACE: &str = "config.json";
+
 /// The defaults of a class that the transformers library does not know.
 pub(crate) const RAW: &str = "{}";
 
@@ -24,7 +27,7 @@ pub(crate) const RAW: &str = "{}";
 /// from a configuration of another type, or of none, is what is written there.
 const MODEL_TYPES: &str = include_str!("config/model_types.txt");
 
-fn is_recognized(root: &Map<String, Value>) -> bool {
+pub(crate) fn is_recognized(root: &Map<String, Value>) -> bool {
     root.get("model_type").and_then(Value::as_str).is_some_and(|t| MODEL_TYPES.lines().any(|known| known == t))
 }
 
@@ -42,6 +45,10 @@ pub struct Config {
     known: bool,
     blocks: Option<u64>,
     part: Part,
+    /// What messages call the place that the values are from.
+    place: String,
+    /// Sections with values of their own: those of towers, and of the processor beside them.
+    sections: Vec<(&'static str, Config)>,
 }
 
 /// `config.json` as it stands in a folder.
@@ -190,10 +197,51 @@ impl Config {
         }
         let origin = first_class(root).unwrap_or(class).to_owned();
         let wrapped = text.is_some();
-        let mut config =
-            Config { values, rope, class: class.to_owned(), origin, wrapped, known, blocks: None, part: Part::Model };
+        let mut config = Config { rope, class: class.to_owned(), origin, wrapped, known, ..Config::of(values, PLACE) };
         config.fill_head_dim();
         Ok(config)
+    }
+
+    /// Values as they stand, from this place.
+    pub(crate) fn of(values: Map<String, Value>, place: &str) -> Config {
+        Config {
+            values,
+            rope: Map::new(),
+            class: String::new(),
+            origin: String::new(),
+            wrapped: false,
+            known: false,
+            blocks: None,
+            place: place.to_owned(),
+            part: Part::Model,
+            sections: Vec::new(),
+        }
+    }
+
+    /// The configuration of a folder with towers as their classes read it: that of the whole, with what they fill in.
+    pub(crate) fn whole(values: Map<String, Value>, class: &str, known: bool) -> Config {
+        Config { class: class.to_owned(), known, ..Config::of(values, PLACE) }
+    }
+
+    /// Sets a section.
+    pub(crate) fn set_section(&mut self, name: &'static str, section: Config) {
+        self.sections.retain(|(own, _)| *own != name);
+        self.sections.push((name, section));
+    }
+
+    /// A section that may be there.
+    pub(crate) fn section(&self, name: &str) -> Option<&Config> {
+        self.sections.iter().find(|(own, _)| *own == name).map(|(_, section)| section)
+    }
+
+    /// The same, to change it.
+    pub(crate) fn section_mut(&mut self, name: &str) -> Option<&mut Config> {
+        self.sections.iter_mut().find(|(own, _)| *own == name).map(|(_, section)| section)
+    }
+
+    /// What messages call the place that the values are from.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
     }
 
     /// `"head_dim": "computed"` among the defaults is the quotient that the class computes.
@@ -270,9 +318,14 @@ impl Config {
 
     fn missing(&self, keys: &[&str]) -> Error {
         match keys.iter().find(|key| self.has(key)) {
-            Some(key) => Error::input(format!("config.json: {key} is null")),
-            None => Error::input(format!("config.json has no {}", keys.join(" nor "))),
+            Some(key) => Error::input(format!("{}: {key} is null", self.place)),
+            None => Error::input(format!("{} has no {}", self.place, keys.join(" nor "))),
         }
+    }
+
+    fn wrong(&self, keys: &[&str], want: &str, value: &Value) -> Error {
+        let shown: String = value.to_string().chars().take(60).collect();
+        Error::input(format!("{}: {} is {shown}, not {want}", self.place, keys.join(" or ")))
     }
 
     /// A non-negative integer.
@@ -301,7 +354,7 @@ impl Config {
     /// None of them there, or another type.
     pub fn need_u64(&self, keys: &[&str]) -> Result<u64> {
         let value = self.first(keys).ok_or_else(|| self.missing(keys))?;
-        as_u64(value).ok_or_else(|| wrong(keys, "a whole number", value))
+        as_u64(value).ok_or_else(|| self.wrong(keys, "a whole number", value))
     }
 
     /// A number under one of these keys.
@@ -310,7 +363,7 @@ impl Config {
     /// None of them there, or another type.
     pub fn need_f64(&self, keys: &[&str]) -> Result<f64> {
         let value = self.first(keys).ok_or_else(|| self.missing(keys))?;
-        value.as_f64().ok_or_else(|| wrong(keys, "a number", value))
+        value.as_f64().ok_or_else(|| self.wrong(keys, "a number", value))
     }
 
     /// A non-negative integer under one of these keys; the default where there is none, or 0.
@@ -342,7 +395,7 @@ impl Config {
     pub fn need_list(&self, keys: &[&str]) -> Result<Vec<u64>> {
         let value = self.first(keys).ok_or_else(|| self.missing(keys))?;
         let list = value.as_array().and_then(|items| items.iter().map(as_u64).collect());
-        list.ok_or_else(|| wrong(keys, "a list of whole numbers", value))
+        list.ok_or_else(|| self.wrong(keys, "a list of whole numbers", value))
     }
 
     /// The rope parameters: flat, or by kind of layer under `full_attention` and `sliding_attention`.
@@ -424,7 +477,7 @@ impl Config {
     pub fn kv_heads(&self) -> Result<u64> {
         match self.first(&["n_kv_heads", "num_key_value_heads", "num_kv_heads"]) {
             Some(value) => as_u64(value)
-                .ok_or_else(|| wrong(&["num_key_value_heads"], "a whole number", value))
+                .ok_or_else(|| self.wrong(&["num_key_value_heads"], "a whole number", value))
                 .and_then(|n| at_least_one(n, "key-value heads")),
             None => self.heads(),
         }
@@ -501,11 +554,6 @@ fn check_heads(values: &Map<String, Value>) -> Result<()> {
 
 fn at_least_one(n: u64, what: &str) -> Result<u64> {
     if n == 0 { Err(Error::input(format!("config.json claims 0 {what}"))) } else { Ok(n) }
-}
-
-fn wrong(keys: &[&str], want: &str, value: &Value) -> Error {
-    let shown: String = value.to_string().chars().take(60).collect();
-    Error::input(format!("config.json: {} is {shown}, not {want}", keys.join(" or ")))
 }
 
 /// Whole numbers, also those written as `8.0`.

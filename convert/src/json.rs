@@ -98,7 +98,7 @@ pub(crate) fn read(path: &Path) -> Result<Value> {
 ///
 /// # Errors
 /// A file that is there but unreadable, too large or no JSON.
-pub(crate) fn read_optional(path: &Path) -> Result<Option<Value>> {
+pub fn read_optional(path: &Path) -> Result<Option<Value>> {
     if path.is_file() { read(path).map(Some) } else { Ok(None) }
 }
 

@@ -98,6 +98,8 @@ pub struct Options {
     pub part: Part,
     /// The folder of the model that a draft is made for.
     pub target: Option<PathBuf>,
+    /// The projector file instead of the text model's: the towers that see and hear.
+    pub projector: bool,
 }
 
 /// Opens a model, whatever it is stored as: a checkpoint folder, or a GGUF file.

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gguf::{Array, Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_range};
+use gguf::{Array, Error, Metadata, Result, Shape, Source, TensorInfo, TensorType};
 use indexmap::IndexMap;
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -852,9 +852,7 @@ impl Source for AdapterFile {
     }
 
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        row_range(&self.infos, tensor, &rows)?;
-        let source = &self.rows[tensor];
-        transform::cast(source.rows(rows)?, source.elements(), self.infos[tensor].ty())
+        transform::rows_of(&self.infos, &self.rows, tensor, rows)
     }
 
     fn notes(&self) -> &[String] {

@@ -22,6 +22,8 @@ Examples:
   convert models/tiny-llama -o tiny.gguf --outtype f16
   convert models/tiny-llama --dry-run --json      the plan: tensors, types, bytes
   convert models/tiny-llama --check-tokenizer --text book.txt
+  convert models/llava --mmproj -o mmproj.gguf    the towers that see and hear
+  convert models/llava --all -o out/              both files, under their default names
   convert --list                                  the architectures there are
 
 Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
@@ -93,6 +95,14 @@ struct Args {
     /// Write the DSpark draft inside DeepSeek V4 alone
     #[arg(long)]
     dspark: bool,
+
+    /// Write the projector file (towers that see or hear) instead of the text model's
+    #[arg(long, conflicts_with_all = ["all", "vocab_only", "merge_lora", "modelfile", "check_tokenizer"])]
+    mmproj: bool,
+
+    /// Write the text model's file and, where the folder has towers, the projector file; -o names a folder
+    #[arg(long, conflicts_with_all = ["vocab_only", "check_tokenizer"])]
+    all: bool,
 
     /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
     #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
@@ -166,58 +176,136 @@ fn work(args: &Args) -> Result<Exit> {
     if lora::is_adapter(folder) {
         return adapter_file(args, folder);
     }
-    let checkpoint = Checkpoint::open(folder, &options(args, OutType::Auto))?;
-    let target = target(args.output.as_deref(), checkpoint.file_name());
-    let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
-    let plan = if args.vocab_only { plan.unpadded() } else { plan };
-    if !args.common.quiet {
-        checkpoint.notes().iter().for_each(|note| eprintln!("note: {note}"));
-    }
+    let text = (!args.mmproj).then(|| Conversion::open(args, folder, false)).transpose()?;
+    let projector = match (args.mmproj, args.all) {
+        (false, true) if !has_towers(args, folder)? => {
+            if !args.common.quiet {
+                eprintln!("note: the folder has no towers that see or hear, so there is no projector file");
+            }
+            None
+        }
+        (true, _) | (_, true) => Some(Conversion::open(args, folder, true)?),
+        _ => None,
+    };
+    let files: Vec<Conversion> = text.into_iter().chain(projector).collect();
     if args.check_tokenizer {
-        let tokenizer = check_tokenizer(args, folder, checkpoint.metadata())?;
+        let tokenizer = check_tokenizer(args, folder, files[0].checkpoint.metadata())?;
         if args.common.json {
             cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
         }
         return Ok(Exit::Done);
     }
     if args.dry_run {
-        report(args, &checkpoint, &target, plan.file_bytes(), None, None)?;
-        return Ok(Exit::Done);
+        let reports = files.iter().map(|file| file.report(args, None)).collect::<Result<Vec<_>>>()?;
+        return print_reports(args, reports);
+    }
+    if let Some(path) = args.output.as_deref().filter(|path| args.all && is_folder(path)) {
+        std::fs::create_dir_all(path).map_err(|e| Error::io(path, "create", e))?;
     }
     let inputs = inputs(folder)?;
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-    let begun = std::time::Instant::now();
-    let mut output = Output::create(&target, args.force, &inputs)?;
-    for task in checkpoint.tasks() {
-        Output::check(&task_target(task, &target), args.force, &inputs)?;
+    // All files are finished before the first of them gets its name.
+    let written = files.iter().map(|file| file.write(args, folder, &inputs)).collect::<Result<Vec<_>>>()?;
+    let mut outputs = Vec::new();
+    let mut reports = Vec::new();
+    for (file, written) in files.iter().zip(written) {
+        outputs.extend(written.outputs);
+        reports.push(file.report(args, Some((written.seconds, written.tokenizer.as_ref())))?);
     }
-    let modelfile = args.modelfile.then(|| modelfile(args, folder, &checkpoint, &target)).transpose()?;
-    if args.vocab_only {
-        let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
-        written.map_err(|e| Error::io(&target, "write", e))?;
-    } else {
-        write(args, &checkpoint, &mut output, plan.file_bytes())?;
+    cli::commit_all(outputs)?;
+    print_reports(args, reports)
+}
+
+/// Whether a path stands for a folder, be it there or not.
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() || path.as_os_str().to_string_lossy().ends_with(std::path::is_separator)
+}
+
+/// Whether a folder has towers of a class that is known.
+fn has_towers(args: &Args, folder: &Path) -> Result<bool> {
+    let root =
+        if args.mistral_format { convert::config::read_mistral(folder)? } else { convert::config::read(folder)? };
+    Ok(hf::projectors::find(&root).is_some_and(|row| {
+        let there = |tower: &hf::Tower| root.get(tower.path[0]).is_some_and(|part| !part.is_null());
+        row.towers.iter().any(there)
+    }))
+}
+
+/// One of a folder's files.
+struct Conversion {
+    checkpoint: Checkpoint,
+    target: PathBuf,
+    plan: gguf::Plan,
+    projector: bool,
+}
+
+/// A file, and what stands beside it, that only lack their names.
+struct Written {
+    outputs: Vec<Output>,
+    tokenizer: Option<Comparison>,
+    seconds: f64,
+}
+
+impl Conversion {
+    fn open(args: &Args, folder: &Path, projector: bool) -> Result<Conversion> {
+        let mut options = Options { projector, ..options(args, OutType::Auto) };
+        if projector {
+            options.merge.clear();
+        }
+        let checkpoint = Checkpoint::open(folder, &options)?;
+        let default = checkpoint.file_name();
+        let target = match args.output.as_deref().filter(|path| args.all && is_folder(path)) {
+            Some(folder) => folder.join(default),
+            None if args.all && args.output.is_some() => {
+                return Err(Error::usage("--all writes two files, so -o names a folder")
+                    .help("end its path with / where it is not there yet"));
+            }
+            None => target(args.output.as_deref(), default),
+        };
+        let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
+        let plan = if args.vocab_only { plan.unpadded() } else { plan };
+        if !args.common.quiet {
+            // What the other file holds is not left out where that is written as well.
+            let notes = checkpoint.notes().iter().filter(|note| !args.all || !note.contains("--mmproj"));
+            notes.for_each(|note| eprintln!("note: {note}"));
+        }
+        Ok(Conversion { checkpoint, target, plan, projector })
     }
-    if !args.no_verify {
-        // The values were looked at while they were written.
-        gguf::check::verify_file(output.temporary(), false)
-            .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
+
+    /// Writes the file but for its name.
+    fn write(&self, args: &Args, folder: &Path, inputs: &[&Path]) -> Result<Written> {
+        let begun = std::time::Instant::now();
+        let Conversion { checkpoint, target, plan, .. } = self;
+        let mut output = Output::create(target, args.force, inputs)?;
+        for task in checkpoint.tasks() {
+            Output::check(&task_target(task, target), args.force, inputs)?;
+        }
+        let modelfile = args.modelfile && !self.projector;
+        let modelfile = modelfile.then(|| modelfile_of(args, folder, checkpoint, target)).transpose()?;
+        if args.vocab_only {
+            let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
+            written.map_err(|e| Error::io(target, "write", e))?;
+        } else {
+            write(args, checkpoint, &mut output, plan.file_bytes())?;
+        }
+        if !args.no_verify {
+            // The values were looked at while they were written.
+            gguf::check::verify_file(output.temporary(), false)
+                .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
+        }
+        let tokenizer = if args.no_check_tokenizer || self.projector {
+            None
+        } else {
+            let written = gguf::File::open(output.temporary())?;
+            Some(check_tokenizer(args, folder, written.metadata())?)
+        };
+        let mut outputs = vec![output];
+        for task in checkpoint.tasks() {
+            outputs.push(task_file(args, task, target, inputs)?);
+        }
+        outputs.extend(modelfile);
+        Ok(Written { outputs, tokenizer, seconds: begun.elapsed().as_secs_f64() })
     }
-    let tokenizer = if args.no_check_tokenizer {
-        None
-    } else {
-        let written = gguf::File::open(output.temporary())?;
-        Some(check_tokenizer(args, folder, written.metadata())?)
-    };
-    let mut outputs = vec![output];
-    for task in checkpoint.tasks() {
-        outputs.push(task_file(args, task, &target, &inputs)?);
-    }
-    outputs.extend(modelfile);
-    gguf::cli::commit_all(outputs)?;
-    let seconds = begun.elapsed().as_secs_f64();
-    report(args, &checkpoint, &target, plan.file_bytes(), Some(seconds), tokenizer.as_ref())?;
-    Ok(Exit::Done)
 }
 
 /// How a folder is converted, where nothing is said of the type of its matrices to this one.
@@ -339,7 +427,7 @@ fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -
 const MAX_LICENSE: u64 = 1 << 20;
 
 /// The Modelfile beside the output, finished but for its name.
-fn modelfile(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path) -> Result<Output> {
+fn modelfile_of(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path) -> Result<Output> {
     let license = ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().map(|name| folder.join(name)).find(|p| p.is_file());
     let license = license.map(|p| convert::json::read_at_most(&p, MAX_LICENSE)).transpose()?;
     let license = license.as_deref().map(String::from_utf8_lossy);
@@ -443,78 +531,101 @@ struct Share {
     bytes: u64,
 }
 
-fn report(
-    args: &Args,
-    checkpoint: &Checkpoint,
-    target: &Path,
-    bytes: u64,
-    seconds: Option<f64>,
-    tokenizer: Option<&Comparison>,
-) -> Result<()> {
-    let mut types: BTreeMap<&str, Share> = BTreeMap::new();
-    for tensor in checkpoint.tensors() {
-        let share = types.entry(tensor.ty().name()).or_default();
-        share.tensors += 1;
-        share.elements += tensor.elements();
-        share.bytes += tensor.bytes();
+/// What is said of a file in the end: JSON, and text.
+type Report = (serde_json::Value, String);
+
+fn print_reports(args: &Args, mut reports: Vec<Report>) -> Result<Exit> {
+    if !args.common.json {
+        let text: String = reports.into_iter().map(|(_, text)| text).collect();
+        cli::print(&text)?;
+    } else if args.all {
+        let files: Vec<serde_json::Value> = reports.into_iter().map(|(json, _)| json).collect();
+        cli::print_json(&json!({ "files": files }))?;
+    } else if let Some((json, _)) = reports.pop() {
+        cli::print_json(&json)?;
     }
-    if args.common.json {
-        let types: serde_json::Map<String, serde_json::Value> = types
-            .iter()
-            .map(|(name, s)| ((*name).into(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes})))
-            .collect();
-        let mut result = json!({
-            "output": target.to_string_lossy(),
-            "written": seconds.is_some(),
-            "architecture": checkpoint.architecture().arch,
-            "name": checkpoint.metadata().str("general.name"),
-            "pre_tokenizer": checkpoint.metadata().str("tokenizer.ggml.pre"),
-            "tensors": checkpoint.tensors().len(),
-            "bytes": bytes,
-            "types": types,
-            "notes": checkpoint.notes(),
-            "tokenizer": tokenizer.map(tokenizer_json),
-            "adapters": checkpoint.tasks().iter().map(|t| task_target(t, target).to_string_lossy().into_owned()).collect::<Vec<_>>(),
-        });
-        if seconds.is_none() {
-            result["plan"] = checkpoint
-                .tensors()
-                .iter()
-                .map(
-                    |t| json!({"name": t.name(), "shape": t.shape().dims(), "type": t.ty().name(), "bytes": t.bytes()}),
-                )
-                .collect();
+    Ok(Exit::Done)
+}
+
+impl Conversion {
+    /// What was written, with its time and the comparison of tokenizers, or what would be.
+    fn report(&self, args: &Args, written: Option<(f64, Option<&Comparison>)>) -> Result<Report> {
+        let Conversion { checkpoint, target, plan, .. } = self;
+        let mut types: BTreeMap<&str, Share> = BTreeMap::new();
+        for tensor in checkpoint.tensors() {
+            let share = types.entry(tensor.ty().name()).or_default();
+            share.tensors += 1;
+            share.elements += tensor.elements();
+            share.bytes += tensor.bytes();
         }
-        return cli::print_json(&result);
+        if args.common.json {
+            let types: serde_json::Map<String, serde_json::Value> = types
+                .iter()
+                .map(|(name, s)| {
+                    ((*name).into(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes}))
+                })
+                .collect();
+            let metadata = checkpoint.metadata();
+            let mut result = json!({
+                "output": target.to_string_lossy(),
+                "written": written.is_some(),
+                "architecture": checkpoint.architecture().arch,
+                "name": metadata.str("general.name"),
+                "pre_tokenizer": metadata.str("tokenizer.ggml.pre"),
+                "tensors": checkpoint.tensors().len(),
+                "bytes": plan.file_bytes(),
+                "types": types,
+                "notes": checkpoint.notes(),
+                "tokenizer": written.and_then(|(_, tokenizer)| tokenizer).map(tokenizer_json),
+                "adapters": checkpoint.tasks().iter().map(|t| task_target(t, target).to_string_lossy().into_owned()).collect::<Vec<_>>(),
+            });
+            if self.projector {
+                let kinds = ["clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type"];
+                result["projectors"] = kinds.iter().filter_map(|key| metadata.str(key)).collect();
+            }
+            if written.is_none() {
+                let tensor = |t: &TensorInfo| json!({"name": t.name(), "shape": t.shape().dims(), "type": t.ty().name(), "bytes": t.bytes()});
+                result["plan"] = checkpoint.tensors().iter().map(tensor).collect();
+            }
+            return Ok((result, String::new()));
+        }
+        let mut table = Table::new(&[
+            ("type", Align::Left),
+            ("tensors", Align::Right),
+            ("elements", Align::Right),
+            ("bytes", Align::Right),
+        ]);
+        for (name, share) in &types {
+            table.row([
+                (*name).to_owned(),
+                cli::count(share.tensors),
+                cli::count(share.elements),
+                cli::bytes(share.bytes),
+            ]);
+        }
+        let bytes = cli::bytes(plan.file_bytes());
+        let mut end = match written {
+            Some((seconds, _)) => format!("{}: {bytes} in {seconds:.1} s\n", gguf::quote::path(target)),
+            None => format!("{}: {bytes} would be written\n", gguf::quote::path(target)),
+        };
+        for task in checkpoint.tasks() {
+            end += &format!("{}: the adapter of {}\n", gguf::quote::path(task_target(task, target)), task.name());
+        }
+        Ok((serde_json::Value::Null, table.render() + &end))
     }
-    let mut table = Table::new(&[
-        ("type", Align::Left),
-        ("tensors", Align::Right),
-        ("elements", Align::Right),
-        ("bytes", Align::Right),
-    ]);
-    for (name, share) in &types {
-        table.row([(*name).to_owned(), cli::count(share.tensors), cli::count(share.elements), cli::bytes(share.bytes)]);
-    }
-    let mut end = match seconds {
-        Some(seconds) => format!("{}: {} in {seconds:.1} s\n", gguf::quote::path(target), cli::bytes(bytes)),
-        None => format!("{}: {} would be written\n", gguf::quote::path(target), cli::bytes(bytes)),
-    };
-    for task in checkpoint.tasks() {
-        end += &format!("{}: the adapter of {}\n", gguf::quote::path(task_target(task, target)), task.name());
-    }
-    cli::print(&(table.render() + &end))
 }
 
 fn list(as_json: bool) -> Result<Exit> {
     if as_json {
-        let rows: Vec<_> =
-            hf::all().map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark})).collect();
+        let rows: Vec<_> = hf::all()
+            .chain(hf::projectors::all())
+            .map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark}))
+            .collect();
         cli::print_json(&json!(rows))?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&[("architecture", Align::Left), ("class", Align::Left), ("", Align::Left)]);
-    for row in hf::all() {
+    for row in hf::all().chain(hf::projectors::all()) {
         for (i, class) in row.names.iter().enumerate() {
             let remark = if i == 0 { row.remark } else { "" };
             table.row([row.arch.to_owned(), (*class).to_owned(), remark.to_owned()]);

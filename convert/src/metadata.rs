@@ -381,6 +381,11 @@ impl General {
         format!("mtp-{}", self.named(encoding, None))
     }
 
+    /// The default name of a projector file, which says nothing of the size.
+    pub fn projector_file_name(&self, encoding: &str) -> String {
+        format!("mmproj-{}", self.named(Some(encoding), None))
+    }
+
     fn named(&self, encoding: Option<&str>, size: Option<&str>) -> String {
         let dashed = |text: &str| text.trim().replace(' ', "-");
         let name = self.basename.as_ref().or(self.name.as_ref());

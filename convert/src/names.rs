@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use gguf::TensorType;
 
-use crate::checkpoint::TextNames;
-use crate::hf::{Class, Rule, Types};
+use crate::hf::{Class, Forced, Rule, Types, projectors};
 use crate::transform::Elements;
 
 /// A name that a rule matches.
@@ -29,7 +28,7 @@ pub(crate) fn rules(class: &Class) -> impl Iterator<Item = &'static Rule> {
 
 /// The rule that a name falls under.
 pub(crate) fn find<'a>(class: &Class, name: &'a str) -> Option<Match<'a>> {
-    ["", ".weight", ".bias", ".scale", ".input_scale"].iter().find_map(|suffix| {
+    [""].iter().chain(class.suffixes).find_map(|suffix| {
         let stem = name.strip_suffix(suffix)?;
         rules(class).enumerate().find_map(|(index, rule)| {
             let (block, member) = matches(rule.from, stem)?;
@@ -199,21 +198,42 @@ pub(crate) fn fixed_type(
     (named || !WEIGHTS.iter().any(|w| name.ends_with(w))).then_some(TensorType::F32)
 }
 
+/// The type that a tensor of a projector file has whatever is asked for, if there is one: vectors, norms and what is no
+/// weight are f32.
+pub(crate) fn forced_type(class: &Class, name: &str, dimensions: usize, asked: TensorType) -> Option<TensorType> {
+    if dimensions <= 1 || name.ends_with("_norm.weight") {
+        return Some(TensorType::F32);
+    }
+    let begins = |pattern: &str| blocks_in(pattern, name).is_some();
+    let forced = class.forced.iter().chain(projectors::FORCED).find(|(pattern, _)| begins(pattern));
+    match forced.map(|(_, forced)| forced) {
+        Some(Forced::F32) => Some(TensorType::F32),
+        Some(Forced::F16) => Some(TensorType::F16),
+        Some(Forced::Float) => Some(if asked == TensorType::F16 { asked } else { TensorType::F32 }),
+        None => (!name.ends_with(".weight")).then_some(TensorType::F32),
+    }
+}
+
+/// The names of a stored tensor without what wrappers put in front; nothing for one that is of no use.
+pub(crate) type Naming<'a> = dyn Fn(&str) -> Option<Vec<Renamed>> + 'a;
+
 /// What the checkpoint itself calls tensors that are known without what wrappers put in front.
-#[derive(Debug)]
 pub(crate) struct Origins<'a> {
-    names: TextNames<'a>,
+    names: Box<Naming<'a>>,
+    prefixes: &'static [(&'static str, &'static str)],
+    /// Layers before those of prediction.
+    layers: u64,
     stored: BTreeMap<String, String>,
 }
 
 impl<'a> Origins<'a> {
-    pub(crate) fn new(names: TextNames<'a>) -> Origins<'a> {
-        Origins { names, stored: BTreeMap::new() }
+    pub(crate) fn new(class: &Class, layers: u64, names: impl Fn(&str) -> Option<Vec<Renamed>> + 'a) -> Origins<'a> {
+        Origins { names: Box::new(names), prefixes: class.prefixes, layers, stored: BTreeMap::new() }
     }
 
-    /// The names that a stored tensor has without what wrappers put in front: see [`TextNames::of`].
+    /// The names that a stored tensor has without what wrappers put in front.
     pub(crate) fn names_of(&self, stored: &str) -> Option<Vec<Renamed>> {
-        self.names.of(stored)
+        (self.names)(stored)
     }
 
     pub(crate) fn add(&mut self, name: &str, stored: &str) {
@@ -239,14 +259,14 @@ impl<'a> Origins<'a> {
     /// The names of a layer of prediction, where the checkpoint has such under names of their own.
     fn of_prediction(&self, name: &str) -> Vec<String> {
         let mut found: Vec<(usize, String)> = Vec::new();
-        for (from, to) in self.names.prefixes() {
+        for (from, to) in self.prefixes {
             let (Some((before, after)), Some(first)) = (to.split_once('{'), from.split('.').next()) else { continue };
             let there = self.stored.values().any(|stored| stored.split('.').next() == Some(first) && first != "model")
                 || self.stored.values().any(|stored| stored.starts_with(from.split('{').next().unwrap_or_default()));
             let Some(rest) = name.strip_prefix(before).filter(|_| there && !after.starts_with('}')) else { continue };
             let Some((number, rest)) = rest.split_once('.') else { continue };
             let (Ok(number), Some((_, ending))) = (number.parse::<u64>(), after.split_once("}.")) else { continue };
-            if let (Some(own), Some(rest)) = (number.checked_sub(self.names.layers()), rest.strip_prefix(ending)) {
+            if let (Some(own), Some(rest)) = (number.checked_sub(self.layers), rest.strip_prefix(ending)) {
                 found.push((to.len(), with_block(from, Some(own)) + rest));
             }
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Component, Path};
 
-use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, Value, row_range};
+use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, Value};
 
 use crate::transform::{self, Rows};
 
@@ -79,8 +79,6 @@ impl Source for TaskAdapter {
     }
 
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        row_range(&self.infos, tensor, &rows)?;
-        let source = &self.rows[tensor];
-        transform::cast(source.rows(rows)?, source.elements(), TensorType::F32)
+        transform::rows_of(&self.infos, &self.rows, tensor, rows)
     }
 }

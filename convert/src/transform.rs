@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use gguf::{Error, Result, TensorType};
+use gguf::{Error, Result, TensorInfo, TensorType, row_range};
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 
@@ -990,6 +990,24 @@ fn q8_0(floats: &[f32]) -> Vec<u8> {
         out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
     }
     out
+}
+
+/// Rows of one of these tensors, made of its source, in the type that it has: what [`gguf::Source::rows`] gives.
+///
+/// # Errors
+/// Rows that there are not, what reading meets, and those of [`cast`].
+pub(crate) fn rows_of<'a>(
+    infos: &[TensorInfo],
+    sources: &'a [Rows],
+    tensor: usize,
+    rows: Range<u64>,
+) -> Result<Cow<'a, [u8]>> {
+    row_range(infos, tensor, &rows)?;
+    let (info, source) = (&infos[tensor], &sources[tensor]);
+    if info.bytes() == 0 {
+        return Ok(Cow::Borrowed(&[]));
+    }
+    cast(source.rows(rows)?, source.elements(), info.ty())
 }
 
 /// The bytes of these elements as another type. Rows that become Q8_0 are whole blocks.

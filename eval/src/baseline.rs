@@ -49,16 +49,12 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
             hash.update(source.rows(i, info.rows() - 1..info.rows())?);
         }
     }
-    Ok(hexadecimal(&hash.finalize()))
+    Ok(gguf::quote::hex(&hash.finalize()))
 }
 
 /// SHA-256 of some bytes in hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    gguf::quote::hex(&Sha256::digest(bytes))
 }
 
 /// Writes a base while it is run: the hidden states of the scored positions, chunk by chunk.

@@ -278,6 +278,21 @@ impl Divergence {
         }
     }
 
+    /// Every estimate by its name, in the order in which they are told.
+    pub fn estimates(&self) -> [(&'static str, Estimate); 9] {
+        [
+            ("mean_nll", self.mean_nll),
+            ("ppl", self.ppl),
+            ("ln_ppl_ratio", self.ln_ppl_ratio),
+            ("ppl_ratio", self.ppl_ratio),
+            ("ppl_difference", self.ppl_difference),
+            ("kld", self.kld),
+            ("delta_p", self.delta_p),
+            ("delta_p_rms", self.delta_p_rms),
+            ("same_top", self.same_top),
+        ]
+    }
+
     /// KL divergence at a named fraction of [`KLD_FRACTIONS`].
     pub fn kld_at(&self, fraction: f64) -> f64 {
         let at = KLD_FRACTIONS.iter().position(|f| f.0 == fraction);
@@ -357,17 +372,7 @@ mod tests {
             .collect();
         let all = |n: usize, chunk: usize| {
             let d = Divergence::of(&base[..n], &positions[..n], chunk);
-            let each = [
-                d.mean_nll,
-                d.ppl,
-                d.ln_ppl_ratio,
-                d.ppl_ratio,
-                d.ppl_difference,
-                d.kld,
-                d.delta_p,
-                d.delta_p_rms,
-                d.same_top,
-            ];
+            let each = d.estimates().map(|(_, estimate)| estimate);
             assert!(n == 0 || each.iter().all(|e| e.value.is_finite()), "{d:?}");
             let told = |pick: fn(&Estimate) -> f64| {
                 let told = each.iter().filter(|e| pick(e).is_finite()).count();

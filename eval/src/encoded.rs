@@ -162,15 +162,11 @@ impl<'a> Encoded<'a> {
             importance: None,
             notes: plan.notes.clone(),
         };
-        encoded.follow(plan);
-        encoded
-    }
-
-    fn follow(&mut self, plan: Plan) {
         for planned in plan.tensors.into_iter().filter(Planned::converts) {
-            self.how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);
-            self.tensors[planned.source] = planned.info;
+            encoded.how[planned.source] = How::Blocks(planned.info.ty(), planned.importance);
+            encoded.tensors[planned.source] = planned.info;
         }
+        encoded
     }
 
     /// What a person should know of the precision, a line each.

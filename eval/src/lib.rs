@@ -18,6 +18,7 @@ pub mod perplexity;
 pub mod report;
 pub mod similarity;
 pub mod tensors;
+pub mod towers;
 pub mod weights;
 
 pub use gguf::{Error, Result};

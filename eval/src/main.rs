@@ -21,6 +21,7 @@ use quantize::SimdPath;
   evaluate generate tiny-llama --prompt 'The old man'
   evaluate embed bge-small-en-v1.5 --text questions.txt
   evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
+  evaluate features mmproj-llava-F16.gguf --pixels image.f32 --shape 3,336,336
 
 Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system failed."
 )]
@@ -43,6 +44,7 @@ enum Command {
     Logits(commands::logits::Args),
     Embed(commands::embed::Args),
     Optimize(Box<commands::optimize::Args>),
+    Features(commands::features::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
             Command::Logits(args) => commands::logits::run(args, &common),
             Command::Embed(args) => commands::embed::run(args, &common),
             Command::Optimize(args) => commands::optimize::run(args, &common),
+            Command::Features(args) => commands::features::run(args, &common),
         }
     })
 }

@@ -91,8 +91,8 @@ impl Chunks {
     /// # Panics
     /// Chunks that there are not.
     pub fn only(mut self, chunks: Range<usize>) -> Chunks {
-        self.inputs = self.inputs[chunks.clone()].to_vec();
         self.first += chunks.start;
+        self.inputs = self.inputs.drain(chunks).collect();
         self
     }
 

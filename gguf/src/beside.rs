@@ -63,7 +63,7 @@ fn stem(name: &OsStr, ending: usize) -> OsString {
     if name.len() + ending + 2 <= NAME_MAX {
         return name.to_owned();
     }
-    Sha256::digest(name.as_encoded_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect::<String>().into()
+    crate::quote::hex(&Sha256::digest(name.as_encoded_bytes())[..16]).into()
 }
 
 /// A part of a name, cut where an ASCII character is.

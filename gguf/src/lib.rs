@@ -55,6 +55,7 @@ mod endian;
 pub mod error;
 pub mod keys;
 pub mod map;
+pub mod projector;
 pub mod quote;
 pub mod read;
 pub mod source;

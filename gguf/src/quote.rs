@@ -76,6 +76,15 @@ pub fn json(path: impl AsRef<Path>) -> serde_json::Value {
     path.to_str().map_or_else(|| self::path(path), str::to_owned).into()
 }
 
+/// Bytes as lower-case hexadecimal digits: how digests are written.
+///
+/// ```
+/// assert_eq!(gguf::quote::hex(&[0, 0xaf]), "00af");
+/// ```
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -231,6 +231,22 @@ fn models() -> Vec<(&'static str, Model)> {
         ("chat-template-unsafe", m().set("tokenizer.chat_template", "{{ x.__class__ }}")),
         ("chat-templates-names", m().set("tokenizer.chat_templates", strings(&["rag"]))),
         ("adapter-invalid", m().set("general.type", "adapter")),
+        ("projector-empty", {
+            let mut empty = Model::projector();
+            empty.tensors.clear();
+            empty
+        }),
+        ("projector-tower", Model::projector().set("clip.projector_type", "no such kind")),
+        ("projector-tower", Model::projector().without("clip.has_vision_encoder")),
+        ("projector-key-missing", Model::projector().without("clip.vision.block_count")),
+        ("projector-key-value", Model::projector().set("clip.vision.patch_size", 0_u32)),
+        ("projector-key-value", Model::projector().set("clip.vision.attention.head_count", 3_u32)),
+        ("projector-key-value", Model::projector().set("clip.use_gelu", true).set("clip.use_silu", true)),
+        ("projector-tensor-missing", Model::projector().without_tensor("v.blk.0.attn_k.weight")),
+        ("projector-tensor-missing", Model::projector().set("clip.vision.block_count", 2_u32)),
+        ("projector-tensor-lacking", Model::projector().without_tensor("v.token_embd.img_break")),
+        ("projector-layer-range", Model::projector().tensor("v.blk.1.ln1.weight", &[8], TensorType::F32)),
+        ("projector-shape", Model::projector().tensor("v.blk.0.attn_out.weight", &[8, 16], TensorType::F32)),
     ]
 }
 
@@ -280,6 +296,7 @@ fn splits(folder: &Path) -> Vec<(&'static str, std::path::PathBuf)> {
 fn every_rule_is_broken_by_a_file_and_named_for_it() {
     assert_eq!(found(&Raw::default().bytes(), Profile::Format), BTreeSet::new());
     assert_eq!(found(&Model::llama().bytes(), Profile::Model), BTreeSet::new());
+    assert_eq!(found(&Model::projector().bytes(), Profile::Model), BTreeSet::new());
     let mut named = BTreeSet::new();
     for (rule, bytes) in containers() {
         let rules = found(&bytes, Profile::Format);

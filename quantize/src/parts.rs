@@ -4,9 +4,12 @@
 //! Part *i* of *n* is shard *i* of *n* of the whole model, final as it is written. Everybody who has the source and the
 //! options comes to the same division, so no part waits for another and any part can be written again anywhere.
 
+use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
+use std::path::Path;
 
-use gguf::{Error, ErrorKind, Result, Source, TensorType, Writer};
+use gguf::{Error, ErrorKind, Result, Source, TensorType, Writer, quote};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -233,7 +236,7 @@ pub fn source_digest(source: &dyn Source) -> Result<String> {
             source.release(i, 0..1);
         }
     }
-    Ok(hex(&hash.finalize()))
+    Ok(quote::hex(&hash.finalize()))
 }
 
 /// What the options come to: SHA-256 over the headers of all parts and every importance.
@@ -250,7 +253,7 @@ pub fn plan_digest(plan: &Plan) -> Result<String> {
             hash.update(value.to_le_bytes());
         }
     }
-    Ok(hex(&hash.finalize()))
+    Ok(quote::hex(&hash.finalize()))
 }
 
 /// What a file begins with.
@@ -260,20 +263,17 @@ fn header(layout: gguf::Plan) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// SHA-256 of everything that can be read, in hexadecimal digits, with the number of bytes.
+/// SHA-256 of a file in hexadecimal digits, with its number of bytes.
 ///
 /// # Errors
-/// What reading meets.
-pub fn digest(mut from: impl std::io::Read) -> std::io::Result<(String, u64)> {
+/// What opening and reading meet.
+pub fn file_digest(path: &Path) -> Result<(String, u64)> {
+    let failed = |e| Error::io(path, "read", e);
+    let mut file = File::open(path).map_err(failed)?;
     let (mut hash, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
     loop {
-        match from.read(&mut piece)? {
-            0 => return Ok((hex(&hash.finalize()), bytes)),
+        match file.read(&mut piece).map_err(failed)? {
+            0 => return Ok((quote::hex(&hash.finalize()), bytes)),
             n => {
                 hash.update(&piece[..n]);
                 bytes += n as u64;

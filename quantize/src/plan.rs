@@ -184,6 +184,13 @@ impl Plan {
         if !options.wishes.tensors.is_empty() && !file_type.is_quantized() {
             notes.push(format!("--tensor-type has no effect on a file of type {file_type}"));
         }
+        let projector = metadata.architecture() == Some("clip") && options.fixed.is_none();
+        if projector && planned.iter().any(|t| t.converts() && Model::asks_shared_heads(file_type, t.info.name())) {
+            notes.push(format!(
+                "{file_type} asks how many query heads share a key head, which a projector file does not say: \
+                 llama-quantize ends there, here each has its own"
+            ));
+        }
         let mut out = keys(metadata, tensors, file_type, options);
         if let Some((importance, matrix)) = importance.zip(matrix) {
             put(&mut out, "quantize.imatrix.file", cut(&importance.file));
@@ -524,6 +531,28 @@ impl<'a> Renumbering<'a> {
     /// The number of layers that are left.
     fn left(&self) -> u64 {
         self.next
+    }
+}
+
+/// Parses a type that weights can be encoded to, such as `q8_0`; errors are one line for people.
+///
+/// # Errors
+/// Other text.
+pub fn parse_tensor_type(text: &str) -> Result<TensorType, String> {
+    match text.parse() {
+        Ok(ty) if crate::codec(ty).is_some() => Ok(ty),
+        _ => Err(format!("\"{text}\" is no type of tensor such as q8_0")),
+    }
+}
+
+/// Parses `PATTERN=TYPE`.
+///
+/// # Errors
+/// Text of another form, and as [`parse_tensor_type`].
+pub fn parse_tensor_rule(text: &str) -> Result<(String, TensorType), String> {
+    match text.rsplit_once('=') {
+        Some((pattern, ty)) if !pattern.is_empty() => Ok((pattern.to_owned(), parse_tensor_type(ty)?)),
+        _ => Err(format!("\"{text}\" is not of the form PATTERN=TYPE")),
     }
 }
 

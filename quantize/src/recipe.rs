@@ -390,6 +390,12 @@ impl Model {
         }
     }
 
+    /// Whether a type of file asks of this tensor how many query heads share a key head.
+    pub fn asks_shared_heads(file_type: &FileType, name: &str) -> bool {
+        let asks = |rule: &Rule| rule.1.iter().any(|when| matches!(when, SharedHeads | SharedHeadsOrExperts));
+        file_type.rules.iter().any(|rule| rule.0 == Role::of(name) && asks(rule))
+    }
+
     /// Whether a tensor of this name and shape is ever quantized.
     pub fn quantizes(&self, name: &str, shape: &Shape) -> bool {
         arch::quantizes(name, dimensions(shape), self.types.kept)

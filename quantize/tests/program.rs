@@ -536,3 +536,36 @@ fn what_is_no_model_or_asked_for_twice_is_refused_before_any_work() {
         assert!(said.contains("is larger than"), "{said}");
     }
 }
+
+#[test]
+fn projector_files_of_folders_are_byte_identical() {
+    let place = Place::new();
+    let root = fixtures::path("golden/mmproj");
+    let (mut equal, mut other) = (0, Vec::new());
+    for entry in std::fs::read_dir(&root).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let expected = fixtures::json(&format!("golden/mmproj/{name}/expected.json"));
+        // Where a function depends on the processor's library, the bytes of that tensor do.
+        if expected["apart"].is_array() || expected["mmproj_quantized"].is_null() {
+            continue;
+        }
+        let folder = root.join(format!("{name}/hf/{name}"));
+        let types = ["Q8_0", "Q4_K_M", "Q4_0", "Q2_K"];
+        let wanted = types.iter().flat_map(|t| ["--type", t]);
+        let args = ["--mmproj", "--force", folder.to_str().unwrap()];
+        let output = place.done(args.into_iter().chain(wanted).chain(["-o", "."]));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("note: Q2_K asks how many query heads share a key head"), "{name}: {said}");
+        for ty in types {
+            let file = format!("mmproj-{name}-{ty}.gguf");
+            match expected["mmproj_quantized"][ty].as_str().unwrap() {
+                error if error.starts_with("error") => assert!(place.path(&file).is_file()),
+                hash if place.sha256(&file) == hash => equal += 1,
+                _ => other.push(file),
+            }
+        }
+    }
+    assert!(other.is_empty(), "other bytes: {other:?}");
+    assert!(equal > 70, "{equal} files");
+    assert_eq!(place.run(["--mmproj", "mmproj-gemma-3-Tiny-it-Q8_0.gguf", "--type", "q8_0"]).status.code(), Some(2));
+}

@@ -8,6 +8,7 @@
 mod contents;
 pub mod modules;
 mod params;
+pub mod projectors;
 mod rows;
 
 use std::path::Path;
@@ -19,14 +20,15 @@ pub use contents::{Contents, Target};
 pub use modules::Modules;
 pub use params::{Params, SIGMOID, SOFTMAX};
 pub(crate) use params::{switched_window, window};
+pub use projectors::{Forced, Sense, Tower};
 
-use crate::Part;
 use crate::config::{self, Config, RAW};
 use crate::names;
 use crate::safetensors::Stored;
 use crate::tasks::Task;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
+use crate::{OutType, Part};
 
 /// Tensors by the names they have in the file.
 pub type Outputs = Vec<(String, Rows)>;
@@ -110,6 +112,17 @@ pub struct Class {
     pub cut_embedding: bool,
     /// Which modules transformers makes of the weights, where it is not the usual.
     pub modules: Modules,
+    /// The towers, where the row makes a projector file.
+    pub towers: &'static [Tower],
+    /// What may follow the names of the tables.
+    pub suffixes: &'static [&'static str],
+    /// Tensors of projector files whose type is not asked for: beginnings of their names in the file, in which `{}`
+    /// stands for a number.
+    pub forced: &'static [(&'static str, Forced)],
+    /// The type of matrices where none is asked for, if that does not follow from the tensors.
+    pub unasked: Option<OutType>,
+    /// Whether the file has the general keys.
+    pub general: bool,
     /// What is special, for `--list`.
     pub remark: &'static str,
 }
@@ -150,6 +163,11 @@ pub(crate) const BASE: Class = Class {
     drop_equal_output: false,
     cut_embedding: false,
     modules: Modules::USUAL,
+    towers: &[],
+    suffixes: &[".weight", ".bias", ".scale", ".input_scale"],
+    forced: &[],
+    unasked: None,
+    general: true,
     remark: "",
 };
 
@@ -321,12 +339,19 @@ impl Rule {
     }
 }
 
-/// Every row, family by family.
+impl Class {
+    /// Whether the row makes a projector file.
+    pub fn is_projector(&self) -> bool {
+        !self.towers.is_empty()
+    }
+}
+
+/// Every row of a text model, family by family.
 pub fn all() -> impl Iterator<Item = &'static Class> {
     rows::FAMILIES.iter().copied().flatten()
 }
 
-/// The row that converts a configuration, and the configuration as that row reads it.
+/// The row that converts the text model of a configuration, and the configuration as that row reads it.
 ///
 /// # Errors
 /// A configuration that names no class or one that no row has, or values that contradict each other.

@@ -220,7 +220,7 @@ pub(super) fn find(source: &Source, request: Option<&str>) -> Result<Found> {
 /// SHA-256 of ids as Python prints a list of them.
 fn hash(ids: &[u32]) -> String {
     let list: Vec<String> = ids.iter().map(u32::to_string).collect();
-    Sha256::digest(format!("[{}]", list.join(", "))).iter().map(|b| format!("{b:02x}")).collect()
+    gguf::quote::hex(&Sha256::digest(format!("[{}]", list.join(", "))))
 }
 
 /// What a file does beside cutting.

@@ -395,11 +395,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
 
 /// What the parts of a comparison have in common.
 fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &str) -> Result<parts::Run> {
-    let file = |path: &PathBuf| -> Result<Value> {
-        let failed = |e| Error::io(path, "read", e);
-        let (digest, _) = quantize::parts::digest(std::fs::File::open(path).map_err(failed)?).map_err(failed)?;
-        Ok(digest.into())
-    };
+    let file = |path: &PathBuf| -> Result<Value> { Ok(quantize::parts::file_digest(path)?.0.into()) };
     let models: Vec<String> =
         others.iter().map(|o| quantize::parts::source_digest(&o.source)).collect::<Result<_>>()?;
     let names: Vec<String> = args.models.iter().map(|path| name_of(path)).collect();

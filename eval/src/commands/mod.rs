@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod embed;
+pub mod features;
 pub mod gather;
 pub mod generate;
 pub mod imatrix;

@@ -14,7 +14,7 @@ use gguf::cli::{Common, Exit, Output, count, parse_bytes, print, print_json};
 use gguf::{Error, Result, Source, TensorType, Value};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Settings};
-use quantize::plan::{self, Plan, Written};
+use quantize::plan::{self, Plan, Written, parse_tensor_rule, parse_tensor_type};
 use quantize::recipe::{FileType, Wishes};
 use serde_json::json;
 
@@ -74,15 +74,15 @@ pub struct Args {
     leave_output_tensor: bool,
 
     /// The type of output.weight
-    #[arg(long, value_name = "TYPE", value_parser = tensor_type, help_heading = "Types of tensors")]
+    #[arg(long, value_name = "TYPE", value_parser = parse_tensor_type, help_heading = "Types of tensors")]
     output_tensor_type: Option<TensorType>,
 
     /// The type of the token embedding
-    #[arg(long, value_name = "TYPE", value_parser = tensor_type, help_heading = "Types of tensors")]
+    #[arg(long, value_name = "TYPE", value_parser = parse_tensor_type, help_heading = "Types of tensors")]
     token_embedding_type: Option<TensorType>,
 
     /// The type of tensors whose name matches a regular expression; the first that matches wins
-    #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_rule, help_heading = "Types of tensors")]
+    #[arg(long, value_name = "PATTERN=TYPE", value_parser = parse_tensor_rule, help_heading = "Types of tensors")]
     tensor_type: Vec<(String, TensorType)>,
 
     /// Follow a plan of `quantize`, or write one if the file does not exist
@@ -138,20 +138,6 @@ struct Without {
 
 fn file_type(text: &str) -> Result<&'static FileType, String> {
     text.parse().map_err(|_| "no such type; `quantize --help` lists them".to_owned())
-}
-
-fn tensor_type(text: &str) -> Result<TensorType, String> {
-    match text.parse() {
-        Ok(ty) if quantize::codec(ty).is_some() => Ok(ty),
-        _ => Err(format!("\"{text}\" is no type of tensor such as q8_0")),
-    }
-}
-
-fn tensor_rule(text: &str) -> Result<(String, TensorType), String> {
-    match text.rsplit_once('=') {
-        Some((pattern, ty)) if !pattern.is_empty() => Ok((pattern.to_owned(), tensor_type(ty)?)),
-        _ => Err(format!("\"{text}\" is not of the form PATTERN=TYPE")),
-    }
 }
 
 /// The shortest text that is not warned of.

@@ -481,6 +481,48 @@ impl<'a> Past<'a> {
     }
 }
 
+/// Attention of towers: the queries of each span of the first kind see all keys of the span of the second kind beside
+/// it. `q` `[tokens, heads · len]`, `k` and `v` `[tokens, kv_heads · len]`.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn attend_spans(
+    (heads, kv_heads, len): (usize, usize, usize),
+    scale: f32,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    spans: &[(std::ops::Range<usize>, std::ops::Range<usize>)],
+) -> Vec<f32> {
+    let spec = Heads {
+        heads,
+        kv_heads,
+        key_len: len,
+        value_len: len,
+        scale,
+        cap: None,
+        sight: Sight::all(),
+        slopes: None,
+        sinks: None,
+        buckets: None,
+    };
+    let (wide, step) = (heads * len, kv_heads * len);
+    let jobs: Vec<(&[f32], Past<'_>, usize)> = spans
+        .iter()
+        .map(|(from, to)| {
+            let past = Past {
+                keys: &k[to.start * step..to.end * step],
+                values: &v[to.start * step..to.end * step],
+                key_step: step,
+                value_step: step,
+                chosen: None,
+            };
+            (&q[from.start * wide..from.end * wide], past, 0)
+        })
+        .collect();
+    let mut out = vec![0.0; q.len()];
+    attend(&spec, &jobs, &mut out);
+    out
+}
+
 /// All heads of all sequences; each job: queries `[tokens, heads · key_len]`, what they see, the first one's position.
 /// The results follow each other in `out` `[tokens, heads · value_len]`.
 fn attend(spec: &Heads<'_>, jobs: &[(&[f32], Past<'_>, usize)], out: &mut [f32]) {

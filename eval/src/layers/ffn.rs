@@ -55,7 +55,7 @@ fn keep_largest(x: &mut [f32], deviations: f32) {
 }
 
 /// `up = activation(gate) · up`. What `gate` holds afterwards is of no use.
-pub(super) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
+pub(crate) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
     up.par_chunks_mut(PIECE).zip(gate.par_chunks_mut(PIECE)).for_each(|(up, gate)| {
         if activation == Activation::SwigluOai {
             for (u, g) in up.iter_mut().zip(gate) {
@@ -148,7 +148,7 @@ fn xielu(x: f32, [negative, positive, beta, epsilon]: [f32; 4]) -> f32 {
 
 /// 1 / (1 + e⁻ˣ).
 #[inline(always)]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 

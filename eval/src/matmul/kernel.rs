@@ -127,6 +127,19 @@ impl Lanes for [f32; 4] {
     }
     #[inline(always)]
     fn add_product(self, a: Self, b: Self) -> Self {
+        if FUSES {
+            return std::array::from_fn(|i| a[i].mul_add(b[i], self[i]));
+        }
+        // Rounding to f64 and then to f32 differs from rounding once only where the first lands on the middle of two
+        // f32 (of normal ones: the 29 bits that are cut off are a one and zeros), which is rare.
+        let sums: [f64; 4] = std::array::from_fn(|i| f64::from(a[i]) * f64::from(b[i]) + f64::from(self[i]));
+        let doubtful = |sum: f64| {
+            let middle = sum.to_bits() & 0x1fff_ffff == 0x1000_0000;
+            middle | ((sum.abs() < f64::from(f32::MIN_POSITIVE)) & (sum != 0.0))
+        };
+        if sums.map(doubtful) == [false; 4] {
+            return sums.map(|sum| sum as f32);
+        }
         std::array::from_fn(|i| fused(a[i], b[i], self[i]))
     }
     #[inline(always)]
@@ -137,12 +150,12 @@ impl Lanes for [f32; 4] {
     fn prefetch(_: *const f32) {}
 }
 
-/// `a · b + c`, rounded once.
-#[inline(always)]
+/// Whether every machine of the target adds a product with one rounding.
+const FUSES: bool = cfg!(any(not(target_arch = "x86_64"), target_feature = "fma"));
+
+/// `a · b + c`, rounded once, without an instruction for it.
+#[cold]
 fn fused(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(not(target_arch = "x86_64"), target_feature = "fma")) {
-        return a.mul_add(b, c);
-    }
     // The product is exact in f64. The sum is not; what it lost makes its last bit odd, which stands for "and a bit
     // more": rounding that to f32 gives what rounding the exact sum would (Boldo and Melquiond, "Emulation of FMA and
     // correctly rounded sums", 2008).
@@ -452,6 +465,31 @@ mod tests {
             assert_eq!(fused(a, b, c), a.mul_add(b, c), "{a:e} {b:e} {c:e}");
         }
         assert!(fused(f32::NAN, 1.0, 1.0).is_nan() && fused(f32::INFINITY, 1.0, 0.0).is_infinite());
+    }
+
+    #[test]
+    fn plain_lanes_add_products_with_one_rounding_whatever_the_sum() {
+        let mut state = 5_u32;
+        let mut bits = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 7
+        };
+        let one = |a: f32, b: f32, c: f32| {
+            let got = [c; 4].add_product([a; 4], [b; 4]);
+            assert_eq!(got.map(f32::to_bits), [a.mul_add(b, c).to_bits(); 4], "{a:e} {b:e} {c:e}");
+        };
+        for _ in 0..200_000 {
+            // Few bits, so that sums often lie in the middle of two numbers, and of all sizes down to the smallest.
+            let mut few = |least: i32, span: u32| {
+                let (digits, power) = (bits() % 4096, least + (bits() % span) as i32);
+                (digits as f32 - 2048.0) * (power as f32).exp2()
+            };
+            one(few(-20, 40), few(-20, 40), few(-30, 60));
+            one(few(-80, 20), few(-70, 10), few(-149, 12));
+        }
+        for (a, b, c) in [(1.0, 16_777_216.0, 1.0), (3.0, 1e-45, 0.0), (0.0, 1.0, -0.0), (-1.0, 1.0, 1.0)] {
+            one(a, b, c);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use gguf::cli::{Align, Table, bytes};
 
 use super::{Model, Report};
-use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
+use crate::divergence::{DELTA_P_FRACTIONS, Divergence, Estimate, KLD_FRACTIONS};
 
 /// A column of the short table: its head and what it shows of a model.
 type Column = (&'static str, fn(&Model) -> String);
@@ -96,9 +96,7 @@ pub fn markdown(report: &Report) -> String {
 pub fn csv(report: &Report) -> String {
     let mut heads: Vec<String> =
         ["model", "bytes", "bits_per_weight", "positions", "base_ppl"].map(String::from).into();
-    for name in
-        ["mean_nll", "ppl", "ln_ppl_ratio", "ppl_ratio", "ppl_difference", "kld", "delta_p", "delta_p_rms", "same_top"]
-    {
+    for (name, _) in Divergence::of(&[], &[], 1).estimates() {
         heads.extend([name.to_owned(), format!("{name}_error"), format!("{name}_chunk_error")]);
     }
     heads.extend(KLD_FRACTIONS.map(|f| format!("kld_{}", f.1)));
@@ -113,17 +111,7 @@ pub fn csv(report: &Report) -> String {
             d.positions.to_string(),
             plain(report.base.ppl.value),
         ];
-        for e in [
-            d.mean_nll,
-            d.ppl,
-            d.ln_ppl_ratio,
-            d.ppl_ratio,
-            d.ppl_difference,
-            d.kld,
-            d.delta_p,
-            d.delta_p_rms,
-            d.same_top,
-        ] {
+        for (_, e) in d.estimates() {
             cells.extend([plain(e.value), plain(e.error), plain(e.chunk_error)]);
         }
         cells.extend(d.kld_quantiles.iter().chain(&d.delta_p_quantiles).map(|&v| plain(v)));

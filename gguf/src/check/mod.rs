@@ -54,6 +54,7 @@ mod known;
 mod layout;
 mod lora;
 mod model;
+mod projector;
 mod scan;
 mod splits;
 mod template;
@@ -106,6 +107,8 @@ pub enum Group {
     Data,
     /// Adapters.
     Lora,
+    /// Files of towers that see or hear.
+    Projector,
 }
 
 impl Group {
@@ -122,6 +125,7 @@ impl Group {
             Group::Tokenizer => "tokenizer",
             Group::Data => "data",
             Group::Lora => "lora",
+            Group::Projector => "projector",
         }
     }
 }
@@ -156,7 +160,7 @@ pub struct Rule {
 
 /// Every rule, group by group.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {
-    const GROUPS: [&[&Rule]; 10] = [
+    const GROUPS: [&[&Rule]; 11] = [
         header::RULES,
         keys::RULES,
         tensors::RULES,
@@ -167,6 +171,7 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> {
         tokenizer::RULES,
         data::RULES,
         lora::RULES,
+        projector::RULES,
     ];
     GROUPS.into_iter().flatten().copied()
 }
@@ -457,6 +462,7 @@ fn whole(shards: &[Shard], path: Option<&Path>, options: &Options, sink: &mut Si
     hparams::check(&model, sink);
     tokenizer::check(&model, sink);
     lora::check(&model, sink);
+    projector::check(&model, sink);
 }
 
 /// Opens a file that was just written and judges its layout and, with `data`, its values.

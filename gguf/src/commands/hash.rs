@@ -55,7 +55,7 @@ impl Hashes {
 
     fn finish(self) -> Vec<(&'static str, String)> {
         let xxh64 = self.xxh64.map(|h| ("xxh64", format!("{:016x}", h.digest())));
-        let sha256 = self.sha256.map(|h| ("sha256", h.finalize().iter().map(|b| format!("{b:02x}")).collect()));
+        let sha256 = self.sha256.map(|h| ("sha256", quote::hex(&h.finalize())));
         xxh64.into_iter().chain(sha256).collect()
     }
 }

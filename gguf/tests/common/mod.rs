@@ -132,6 +132,49 @@ impl Model {
         Model { metadata: m, tensors }
     }
 
+    /// A projector file of one layer that breaks no rule.
+    pub fn projector() -> Model {
+        let mut m = Metadata::new();
+        m.set("general.architecture", "clip");
+        m.set("general.type", "mmproj");
+        m.set("general.name", "Tiny");
+        m.set("general.file_type", 0_u32);
+        m.set("clip.has_vision_encoder", true);
+        m.set("clip.projector_type", "pixtral");
+        for (key, value) in [
+            ("projection_dim", 8),
+            ("image_size", 32),
+            ("patch_size", 8),
+            ("embedding_length", 8),
+            ("feed_forward_length", 16),
+            ("block_count", 1),
+            ("attention.head_count", 2),
+        ] {
+            m.set(format!("clip.vision.{key}"), value);
+        }
+        m.set("clip.vision.attention.layer_norm_epsilon", 1e-5_f32);
+        for key in ["image_mean", "image_std"] {
+            m.set(format!("clip.vision.{key}"), Array::from(&[0.5_f32; 3][..]));
+        }
+        m.set("general.quantization_version", 2_u32);
+        let tensor = |name: &str, dims: &[u64]| {
+            TensorInfo::new(name, Shape::new(dims).expect("small"), TensorType::F32).expect("plain")
+        };
+        let tensors = vec![
+            tensor("mm.1.weight", &[8, 8]),
+            tensor("mm.2.weight", &[8, 8]),
+            tensor("v.token_embd.img_break", &[8]),
+            tensor("v.patch_embd.weight", &[8, 8, 3, 8]),
+            tensor("v.blk.0.attn_q.weight", &[8, 8]),
+            tensor("v.blk.0.attn_k.weight", &[8, 8]),
+            tensor("v.blk.0.attn_v.weight", &[8, 8]),
+            tensor("v.blk.0.attn_out.weight", &[8, 8]),
+            tensor("v.blk.0.ffn_up.weight", &[8, 16]),
+            tensor("v.blk.0.ffn_down.weight", &[16, 8]),
+        ];
+        Model { metadata: m, tensors }
+    }
+
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Model {
         self.metadata.set(key, value);
         self

@@ -6,12 +6,19 @@ use gguf::{Error, Result, Source, TensorType};
 use quantize::plan::Plan;
 use quantize::recipe::FILE_TYPES;
 
-/// Opens a checkpoint folder or a GGUF file. Packed weights that are not complete by themselves are decoded.
-pub fn open(path: &Path) -> Result<Box<dyn Source + Send>> {
+/// Opens a checkpoint folder (for its projector file, if that is wanted) or a GGUF file. Packed weights that are not
+/// complete by themselves are decoded.
+pub fn open(path: &Path, projector: bool) -> Result<Box<dyn Source + Send>> {
     if gguf::split::parse(path).is_some() {
         return gguf::split::open(path);
     }
-    convert::open(path, &convert::Options { blocks: convert::packed::Blocks::Alone, ..Default::default() })
+    if projector && path.is_file() {
+        return Err(Error::usage("--mmproj is for a checkpoint folder")
+            .at(path)
+            .help("a projector file needs no option"));
+    }
+    let blocks = convert::packed::Blocks::Alone;
+    convert::open(path, &convert::Options { blocks, projector, ..Default::default() })
 }
 
 /// The shard of each tensor of a split model, in the order of the source.
@@ -68,8 +75,9 @@ pub fn stem(input: &Path, plan: &Plan) -> String {
 }
 
 /// Where each plan's files go.
-pub fn targets(input: &Path, output: Option<&Path>, plans: &[Plan]) -> Result<Vec<Vec<PathBuf>>> {
-    let usual = |plan: &Plan| format!("{}.gguf", stem(input, plan));
+pub fn targets(input: &Path, projector: bool, output: Option<&Path>, plans: &[Plan]) -> Result<Vec<Vec<PathBuf>>> {
+    let kind = if projector { "mmproj-" } else { "" };
+    let usual = |plan: &Plan| format!("{kind}{}.gguf", stem(input, plan));
     let whole: Vec<PathBuf> = match output {
         Some(folder) if folder.is_dir() => plans.iter().map(|p| folder.join(usual(p))).collect(),
         Some(file) if plans.len() == 1 => vec![file.to_path_buf()],

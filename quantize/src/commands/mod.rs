@@ -14,7 +14,7 @@ use gguf::cli::{Common, Exit, Output, Progress, commit_all, parse_bytes, print, 
 use gguf::{Error, Result, Source, TensorType, Value};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
-use quantize::plan::{self, Importance, Options, Plan, Written};
+use quantize::plan::{self, Importance, Options, Plan, Written, parse_tensor_rule, parse_tensor_type};
 use quantize::recipe::{FILE_TYPES, FileType, Wishes};
 
 /// Quantize a model: a checkpoint folder or a GGUF file becomes one GGUF file for each type.
@@ -80,15 +80,15 @@ struct ChoiceArgs {
     leave_output_tensor: bool,
 
     /// The type of output.weight
-    #[arg(long, value_name = "TYPE", value_parser = tensor_type)]
+    #[arg(long, value_name = "TYPE", value_parser = parse_tensor_type)]
     output_tensor_type: Option<TensorType>,
 
     /// The type of the token embedding
-    #[arg(long, value_name = "TYPE", value_parser = tensor_type)]
+    #[arg(long, value_name = "TYPE", value_parser = parse_tensor_type)]
     token_embedding_type: Option<TensorType>,
 
     /// The type of tensors whose name matches a regular expression; the first that matches wins
-    #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_rule)]
+    #[arg(long, value_name = "PATTERN=TYPE", value_parser = parse_tensor_rule)]
     tensor_type: Vec<(String, TensorType)>,
 
     /// A file of such PATTERN=TYPE, separated by spaces or line ends
@@ -127,6 +127,10 @@ struct ImportanceArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The model")]
 struct ModelArgs {
+    /// Of a folder, quantize the projector file (towers that see or hear) instead of the text model's
+    #[arg(long)]
+    mmproj: bool,
+
     /// Layers to leave out
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     prune_layers: Vec<u64>,
@@ -179,20 +183,6 @@ fn file_type(text: &str) -> Result<&'static FileType, String> {
     text.parse().map_err(|_| "no such type; the types are listed by --help".to_owned())
 }
 
-fn tensor_type(text: &str) -> Result<TensorType, String> {
-    match text.parse() {
-        Ok(ty) if quantize::codec(ty).is_some() => Ok(ty),
-        _ => Err(format!("\"{text}\" is no type of tensor such as q8_0")),
-    }
-}
-
-fn tensor_rule(text: &str) -> Result<(String, TensorType), String> {
-    match text.rsplit_once('=') {
-        Some((pattern, ty)) if !pattern.is_empty() => Ok((pattern.to_owned(), tensor_type(ty)?)),
-        _ => Err(format!("\"{text}\" is not of the form PATTERN=TYPE")),
-    }
-}
-
 fn types() -> String {
     let names = FILE_TYPES.iter().map(|t| t.name).collect::<Vec<_>>();
     let lines: Vec<String> = names.chunks(12).map(|line| format!("  {}", line.join(" "))).collect();
@@ -216,7 +206,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         return parts::gather(folder, &args.parts, output, args.run.force, &args.common);
     }
     let input = args.input.as_deref().unwrap_or(Path::new(""));
-    let source = inputs::open(input)?;
+    let source = inputs::open(input, args.model.mmproj)?;
     let (types, options) = options(args)?;
     let importance = args.importance.imatrix.as_deref().map(|path| importance(path, &args.importance)).transpose()?;
     let mut plans = Vec::with_capacity(types.len());
@@ -278,7 +268,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         };
         return run.run(&mut plans, |plan| inputs::stem(input, plan));
     }
-    let targets = inputs::targets(input, output, &plans)?;
+    let targets = inputs::targets(input, args.model.mmproj, output, &plans)?;
     let mut jobs = Vec::with_capacity(plans.len());
     for target in targets.iter().flatten() {
         Output::check(target, args.run.force, &inputs)?;
@@ -349,7 +339,7 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
     if let Some(path) = &choice.tensor_type_file {
         let text = convert::json::read_text(path, LARGEST_LIST)?;
         for rule in text.split_whitespace() {
-            let (pattern, ty) = tensor_rule(rule).map_err(|e| Error::input(e).at(path))?;
+            let (pattern, ty) = parse_tensor_rule(rule).map_err(|e| Error::input(e).at(path))?;
             tensors.push((Pattern::anywhere("--tensor-type-file", &pattern).map_err(|e| e.at(path))?, ty));
         }
     }

@@ -114,18 +114,13 @@ impl Run<'_> {
         if self.verify {
             super::verify(&output, false, false)?;
         }
-        (record.sha256, record.bytes) = digest_of(output.temporary())?;
+        (record.sha256, record.bytes) = parts::file_digest(output.temporary())?;
         let text = serde_json::to_string_pretty(&record).map_err(|e| Error::usage("no record").caused_by(e))?;
         record_file.write_all(format!("{text}\n").as_bytes()).map_err(|e| Error::io(&beside, "write", e))?;
         // The shard gets its name last: where it is, its record is.
         commit_all(vec![output, record_file])?;
         Ok(record)
     }
-}
-
-fn digest_of(path: &Path) -> Result<(String, u64)> {
-    let failed = |e| Error::io(path, "read", e);
-    parts::digest(fs::File::open(path).map_err(failed)?).map_err(failed)
 }
 
 /// The record's file of a shard: `NAME-00001-of-00004.part.json`.
@@ -145,7 +140,7 @@ fn finished(target: &Path, wanted: &Record) -> Result<Option<Record>> {
             .at(target)
             .help("choose an empty folder with -o, or replace it with --force"));
     }
-    let (sha256, bytes) = digest_of(target)?;
+    let (sha256, bytes) = parts::file_digest(target)?;
     if (&sha256, bytes) != (&record.sha256, record.bytes) {
         return Err(Error::input("is not the file that its record describes")
             .at(target)
@@ -292,7 +287,7 @@ impl Model {
                     .at(path)
                     .help(format!("write it with --part {}/{of}", record.part)));
             }
-            let (sha256, bytes) = digest_of(&path)?;
+            let (sha256, bytes) = parts::file_digest(&path)?;
             if (&sha256, bytes) != (&record.sha256, record.bytes) {
                 return Err(Error::input("is not the file that its record describes")
                     .at(path)

@@ -2,30 +2,18 @@
 
 use gguf::Result;
 
-use crate::hf::{BASE, Class, Params, Rule, r};
+use crate::hf::rows::gpt::GPT2_LINEAR;
+use crate::hf::{BASE, Class, Params};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
     names: &["CodeShellForCausalLM"],
     arch: "codeshell",
-    spelling: &[CODESHELL],
+    spelling: &[GPT2_LINEAR],
     prefixes: &[("transformer.", "")],
     keys: codeshell,
     remark: "",
     ..BASE
 }];
-
-const CODESHELL: &[Rule] = &[
-    r("wte", "token_embd"),
-    r("wpe", "position_embd"),
-    r("ln_f", "output_norm"),
-    r("lm_head", "output"),
-    r("h.{}.ln_1", "blk.{}.attn_norm"),
-    r("h.{}.ln_2", "blk.{}.ffn_norm"),
-    r("h.{}.attn.c_attn", "blk.{}.attn_qkv"),
-    r("h.{}.attn.c_proj", "blk.{}.attn_output"),
-    r("h.{}.mlp.c_fc", "blk.{}.ffn_up"),
-    r("h.{}.mlp.c_proj", "blk.{}.ffn_down"),
-];
 
 fn codeshell(p: &mut Params<'_>) -> Result<()> {
     let width = p.config().need_u64(&["n_embd"])?;

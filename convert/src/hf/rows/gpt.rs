@@ -86,7 +86,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             ("num_attention_heads", "n_head"),
             ("num_hidden_layers", "n_layer"),
         ],
-        spelling: &[STARCODER],
+        spelling: &[GPT2_LINEAR],
         prefixes: &[("transformer.", "")],
         prepare: |config| match config.bool("multi_query") {
             Some(false) => Err(Error::input("config.json: multi_query is false")
@@ -137,7 +137,8 @@ const GPT2: &[Rule] = &[
     r("h.{}.attn.masked_bias", "").how(How::Drop),
 ];
 
-const STARCODER: &[Rule] = &[
+/// GPT-2's names with linear layers, stored output-major.
+pub(super) const GPT2_LINEAR: &[Rule] = &[
     r("wte", "token_embd"),
     r("wpe", "position_embd"),
     r("ln_f", "output_norm"),

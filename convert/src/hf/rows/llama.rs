@@ -127,7 +127,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         names: &["UltravoxModel"],
         prepare: |_| {
             Err(Error::input("Ultravox has no text decoder of its own")
-                .help("convert the Llama or other model that it was trained with"))
+                .help("convert the Llama or other model that it was trained with; --mmproj writes its encoder"))
         },
         remark: "refused: its text decoder is another model",
         ..LLAMA

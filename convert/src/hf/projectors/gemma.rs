@@ -1,0 +1,131 @@
+//! Towers of Gemma 4.
+
+use gguf::Result;
+
+use super::change::{floats, without};
+use super::{BASE, Forced, Sense, Tower, audio, common, epsilon, r, tower, vision};
+use crate::hf::{Class, How, Params, Rule};
+use crate::transform::{self, Rows};
+
+pub(super) const ROWS: &[Class] = &[Class {
+    names: &["Gemma4ForConditionalGeneration"],
+    towers: &[vision("gemma4_vision"), Tower { optional: true, ..audio("gemma4_audio") }],
+    prepare: |config| {
+        if let Some(tower) = config.section_mut("vision") {
+            // Images are of any size.
+            tower.set("image_size", 224);
+        }
+        if let Some(tower) = config.section_mut("audio") {
+            let width = tower.u64("hidden_size");
+            if let Some(width) = width {
+                tower.set("intermediate_size", width.saturating_mul(4));
+            }
+        }
+        Ok(())
+    },
+    rename: |_, name| {
+        let own = ["model.vision_tower.", "model.audio_tower.", "model.embed_vision.", "model.embed_audio."];
+        if !own.iter().any(|prefix| name.starts_with(prefix)) {
+            return None;
+        }
+        let bare = ["layer_scalar", "position_embedding_table", "per_dim_scale", "per_dim_key_scale"];
+        let suffix = if bare.iter().any(|end| name.ends_with(end)) { ".weight" } else { "" };
+        Some(format!("{}{suffix}", name.replace(".linear.", ".")))
+    },
+    spelling: &[GEMMA4, CONFORMER],
+    suffixes: &[".weight", ".bias", ".input_max", ".input_min", ".output_max", ".output_min"],
+    forced: &[
+        ("a.conv1d.{}.weight", Forced::F32),
+        ("a.input_projection.", Forced::F32),
+        ("a.blk.{}.conv_dw.", Forced::F32),
+    ],
+    keys: gemma4,
+    remark: "the towers of Gemma 4; values of clipped layers are kept between bounds of their own",
+    ..BASE
+}];
+
+const GEMMA4: &[Rule] = &[
+    r("model.vision_tower.patch_embedder.input_proj", "v.patch_embd").how(super::change::CHANNELS_LAST),
+    r("model.vision_tower.patch_embedder.position_embedding_table", "v.position_embd"),
+    r("model.vision_tower.std_bias", "v.std_bias"),
+    r("model.vision_tower.std_scale", "v.std_scale"),
+    r("model.vision_tower.encoder.layers.{}.input_layernorm", "v.blk.{}.ln1"),
+    r("model.vision_tower.encoder.layers.{}.post_attention_layernorm", "v.blk.{}.attn_post_norm"),
+    r("model.vision_tower.encoder.layers.{}.pre_feedforward_layernorm", "v.blk.{}.ln2"),
+    r("model.vision_tower.encoder.layers.{}.post_feedforward_layernorm", "v.blk.{}.ffn_post_norm"),
+    r("model.vision_tower.encoder.layers.{}.self_attn.q_proj", "v.blk.{}.attn_q"),
+    r("model.vision_tower.encoder.layers.{}.self_attn.k_proj", "v.blk.{}.attn_k"),
+    r("model.vision_tower.encoder.layers.{}.self_attn.v_proj", "v.blk.{}.attn_v"),
+    r("model.vision_tower.encoder.layers.{}.self_attn.o_proj", "v.blk.{}.attn_out"),
+    r("model.vision_tower.encoder.layers.{}.self_attn.q_norm", "v.blk.{}.attn_q_norm"),
+    r("model.vision_tower.encoder.layers.{}.self_attn.k_norm", "v.blk.{}.attn_k_norm"),
+    r("model.vision_tower.encoder.layers.{}.mlp.gate_proj", "v.blk.{}.ffn_gate"),
+    r("model.vision_tower.encoder.layers.{}.mlp.up_proj", "v.blk.{}.ffn_up"),
+    r("model.vision_tower.encoder.layers.{}.mlp.down_proj", "v.blk.{}.ffn_down"),
+    r("model.vision_tower.encoder.layers.{}.layer_scalar", "v.blk.{}.out_scale"),
+    r("model.embed_vision.embedding", "mm.embedding"),
+    r("model.embed_vision.embedding_projection", "mm.input_projection"),
+    r("model.embed_vision.hard_embedding_norm", "mm.hard_emb_norm"),
+    r("model.embed_vision.soft_embedding_norm", "mm.soft_emb_norm"),
+    r("model.embed_audio.embedding", "mm.a.embedding"),
+    r("model.embed_audio.embedding_projection", "mm.a.input_projection"),
+    r("model.embed_audio.hard_embedding_norm", "mm.a.hard_emb_norm"),
+    r("model.embed_audio.soft_embedding_norm", "mm.a.soft_emb_norm"),
+];
+
+/// Scales that are stored before the softplus.
+const SOFTPLUS: How = How::Change(|_, piece| softplus(&piece.rows));
+
+const CONFORMER: &[Rule] = &[
+    r("model.audio_tower.subsample_conv_projection.layer{}.conv", "a.conv1d.{}"),
+    r("model.audio_tower.subsample_conv_projection.layer{}.norm", "a.conv1d.{}.norm"),
+    r("model.audio_tower.subsample_conv_projection.input_proj_linear", "a.input_projection"),
+    r("model.audio_tower.output_proj", "a.pre_encode.out"),
+    r("model.audio_tower.layers.{}.feed_forward1.pre_layer_norm", "a.blk.{}.ffn_norm"),
+    r("model.audio_tower.layers.{}.feed_forward1.post_layer_norm", "a.blk.{}.ffn_post_norm"),
+    r("model.audio_tower.layers.{}.feed_forward1.ffw_layer_1", "a.blk.{}.ffn_up"),
+    r("model.audio_tower.layers.{}.feed_forward1.ffw_layer_2", "a.blk.{}.ffn_down"),
+    r("model.audio_tower.layers.{}.feed_forward2.pre_layer_norm", "a.blk.{}.ffn_norm_1"),
+    r("model.audio_tower.layers.{}.feed_forward2.post_layer_norm", "a.blk.{}.ffn_post_norm_1"),
+    r("model.audio_tower.layers.{}.feed_forward2.ffw_layer_1", "a.blk.{}.ffn_up_1"),
+    r("model.audio_tower.layers.{}.feed_forward2.ffw_layer_2", "a.blk.{}.ffn_down_1"),
+    r("model.audio_tower.layers.{}.self_attn.q_proj", "a.blk.{}.attn_q"),
+    r("model.audio_tower.layers.{}.self_attn.k_proj", "a.blk.{}.attn_k"),
+    r("model.audio_tower.layers.{}.self_attn.v_proj", "a.blk.{}.attn_v"),
+    r("model.audio_tower.layers.{}.self_attn.post", "a.blk.{}.attn_out"),
+    r("model.audio_tower.layers.{}.self_attn.relative_k_proj", "a.blk.{}.attn_k_rel"),
+    r("model.audio_tower.layers.{}.self_attn.per_dim_scale", "a.blk.{}.per_dim_scale").how(SOFTPLUS),
+    r("model.audio_tower.layers.{}.norm_pre_attn", "a.blk.{}.attn_pre_norm"),
+    r("model.audio_tower.layers.{}.norm_post_attn", "a.blk.{}.attn_post_norm"),
+    r("model.audio_tower.layers.{}.norm_out", "a.blk.{}.ln2"),
+    r("model.audio_tower.layers.{}.norm", "a.blk.{}.layer_pre_norm"),
+    r("model.audio_tower.layers.{}.lconv1d.pre_layer_norm", "a.blk.{}.conv_norm"),
+    r("model.audio_tower.layers.{}.lconv1d.linear_start", "a.blk.{}.conv_pw1"),
+    r("model.audio_tower.layers.{}.lconv1d.depthwise_conv1d", "a.blk.{}.conv_dw").how(DEPTH),
+    r("model.audio_tower.layers.{}.lconv1d.conv_norm", "a.blk.{}.norm_conv"),
+    r("model.audio_tower.layers.{}.lconv1d.linear_end", "a.blk.{}.conv_pw2"),
+];
+
+const DEPTH: How = How::Change(|_, piece| without(piece, 1));
+
+fn softplus(rows: &Rows) -> Result<Rows> {
+    let values: Vec<f32> = floats(rows)?
+        .into_iter()
+        // Beyond 20 the reference takes the value itself.
+        .map(|v| if v > 20.0 { v } else { f64::from(transform::exp(v)).ln_1p() as f32 })
+        .collect();
+    Ok(transform::values(rows.shape().to_vec(), &values))
+}
+
+fn gemma4(p: &mut Params<'_>) -> Result<()> {
+    common(p)?;
+    p.set("vision.projector_type", "gemma4v");
+    epsilon(p, Sense::Vision, "layer_norm_eps", 1e-6)?;
+    if p.config().section("audio").is_some() {
+        p.set("audio.projector_type", "gemma4a");
+        let bins = tower(p, Sense::Audio)?.u64("input_feat_size").unwrap_or(128);
+        p.u32("audio.num_mel_bins", bins)?;
+        epsilon(p, Sense::Audio, "layer_norm_eps", 1e-6)?;
+    }
+    Ok(())
+}

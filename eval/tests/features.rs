@@ -1,0 +1,138 @@
+//! Vectors of towers: what transformers computes for every folder of `fixtures/golden/mmproj`, from the folder and from
+//! its projector file, and what is refused.
+
+use std::path::Path;
+
+use convert::{Options, OutType};
+use eval::towers::{Features, KINDS, Pixels, Sense, Tower};
+use eval::weights::Stored;
+use gguf::Source;
+use serde_json::Value;
+
+fn floats(path: &Path) -> Vec<f32> {
+    std::fs::read(path).unwrap().as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
+}
+
+fn projector(name: &str, outtype: OutType) -> convert::Checkpoint {
+    let folder = fixtures::path(&format!("golden/mmproj/{name}/hf/{name}"));
+    convert::Checkpoint::open(&folder, &Options { outtype, projector: true, ..Options::default() }).unwrap()
+}
+
+fn shape(value: &Value) -> Vec<usize> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
+}
+
+fn pixels(name: &str, expected: &Value) -> Pixels {
+    let values = floats(&fixtures::path(&format!("golden/mmproj/{name}/pixels.f32")));
+    let grid = expected["vision_inputs"]["image_grid_thw"][0].as_array();
+    let grid = grid.map(|g| (g[1].as_u64().unwrap() as usize, g[2].as_u64().unwrap() as usize));
+    Pixels::new(values, &shape(&expected["pixels_shape"]), grid).unwrap()
+}
+
+fn features(source: &dyn Source, pixels: &Pixels) -> gguf::Result<Features> {
+    let weights = Stored(source);
+    let tower = Tower::new(source.metadata(), &weights, None)?;
+    tower.features(pixels)
+}
+
+/// The largest error relative to the root mean square.
+fn error(ours: &[f32], theirs: &[f32]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    let root = (theirs.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / theirs.len() as f64).sqrt();
+    ours.iter().zip(theirs).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max) / root
+}
+
+#[test]
+fn every_tower_gives_the_vectors_of_transformers() {
+    let (mut agree, mut faults) = (0, Vec::new());
+    for entry in std::fs::read_dir(fixtures::path("golden/mmproj")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let expected = fixtures::json(&format!("golden/mmproj/{name}/expected.json"));
+        if expected["vision_shape"].is_null() {
+            continue;
+        }
+        let theirs = floats(&fixtures::path(&format!("golden/mmproj/{name}/expected-vision.f32")));
+        let pixels = pixels(&name, &expected);
+        let made = features(&projector(&name, OutType::Auto), &pixels).unwrap();
+        assert_eq!(vec![made.rows, made.cols], shape(&expected["vision_shape"]), "{name}");
+        match error(&made.values, &theirs) {
+            // The rotary frequencies of Llama 4 were rounded by the maker of the vectors.
+            error if error < if name.starts_with("Llama-4") { 2e-3 } else { 2e-4 } => agree += 1,
+            error => faults.push(format!("{name}: {error:e}")),
+        }
+    }
+    assert!(faults.is_empty(), "{agree} agree, others do not: {faults:?}");
+    assert!(agree >= 27);
+}
+
+#[test]
+fn projector_files_give_the_vectors_of_their_folders() {
+    // Those of Qwen2.5-VL do not say how large windows are, so the small ones of the fixtures are taken for larger.
+    for name in
+        ["gemma-3-Tiny-it", "Pixtral-Tiny-12B", "Voxtral-Tiny-3B-2507", "gemma-4-Tiny-it", "Qwen3-VL-Tiny-Instruct"]
+    {
+        let expected = fixtures::json(&format!("golden/mmproj/{name}/expected.json"));
+        let theirs = floats(&fixtures::path(&format!("golden/mmproj/{name}/expected-vision.f32")));
+        let folder = projector(name, OutType::BF16);
+        let bytes = gguf::write::copy(&folder, folder.metadata(), Vec::new(), |_| {}).unwrap();
+        let file = gguf::File::from_bytes(bytes.into()).unwrap();
+        let made = features(&file, &pixels(name, &expected)).unwrap();
+        assert!(error(&made.values, &theirs) < 2e-3, "{name}");
+        assert_eq!(made.notes.iter().any(|n| n.contains("2 × 2 fit the image")), name.starts_with("gemma-4"));
+    }
+}
+
+#[test]
+fn images_are_the_same_as_their_flattened_patches() {
+    let name = "Qwen2-VL-Tiny-Instruct";
+    let source = projector(name, OutType::Auto);
+    let (height, width, side, merge) = (32, 48, 8, 2);
+    let image: Vec<f32> = (0..3 * height * width).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+    let mut patches = Vec::new();
+    for (by, bx) in (0..height / side / merge).flat_map(|y| (0..width / side / merge).map(move |x| (y, x))) {
+        for (dy, dx) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let (top, left) = ((by * merge + dy) * side, (bx * merge + dx) * side);
+            for channel in 0..3 {
+                for _frame in 0..2 {
+                    for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
+                        patches.push(image[(channel * height + top + y) * width + left + x]);
+                    }
+                }
+            }
+        }
+    }
+    let whole = features(&source, &Pixels::new(image, &[3, height, width], None).unwrap()).unwrap();
+    let flat = features(&source, &Pixels::new(patches, &[24, 384], Some((4, 6))).unwrap()).unwrap();
+    assert_eq!(whole.values, flat.values);
+    assert_eq!((whole.rows, whole.cols), (6, 48));
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let source = projector("gemma-3-Tiny-it", OutType::Auto);
+    let said = |shape: &[usize]| {
+        let pixels = Pixels::new(vec![0.5; shape.iter().product()], shape, None).unwrap();
+        features(&source, &pixels).unwrap_err().to_string()
+    };
+    assert!(said(&[3, 30, 32]).contains("an image of 30 × 32 pixels is no whole number of patches of 8 × 8"));
+    assert!(said(&[1, 32, 32]).contains("two dimensions") || said(&[1, 32, 32]).contains("patches of 32 values"));
+    assert!(said(&[3, 48, 48]).contains("positions for 4 × 4 patches, the image has 6 × 6"));
+    assert!(said(&[4, 100]).contains("patches of 100 values"));
+    let audio = projector("Voxtral-Tiny-3B-2507", OutType::Auto);
+    let spectrogram = |bins: usize, frames: usize| {
+        let pixels = Pixels::new(vec![0.5; bins * frames], &[bins, frames], None).unwrap();
+        features(&audio, &pixels).map_err(|e| e.to_string())
+    };
+    assert!(spectrogram(12, 100).unwrap_err().contains("a spectrogram of 12 bins is not one of 16"));
+    assert!(spectrogram(16, 400).unwrap_err().contains("400 frames are more than the 104"));
+    let weights = Stored(&audio);
+    let none = Tower::new(audio.metadata(), &weights, Some(Sense::Vision)).unwrap_err().to_string();
+    assert!(none.contains("no vision tower"), "{none}");
+}
+
+#[test]
+fn kinds_are_unique() {
+    for kind in KINDS {
+        assert_eq!(KINDS.iter().filter(|k| k.name == kind.name && k.sense == kind.sense).count(), 1, "{}", kind.name);
+    }
+}
