@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
 use crate::hf::{self, Class, Contents, How, Params, Piece, Rule, Target};
-use crate::lora::Adapter;
+use crate::lora::{self, Adapter};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::modules::{self, Behind, Dense};
 use crate::names::{Fused, Origins, Renamed};
@@ -52,7 +52,11 @@ pub struct Checkpoint {
     notes: Vec<String>,
     packed: Option<String>,
     beyond: Vec<(String, gguf::Value)>,
-    file_name: String,
+    general: General,
+    /// What default names call the type; `None` of a file of the vocabulary alone.
+    type_name: Option<&'static str>,
+    part: Part,
+    projector: bool,
     architecture: &'static Class,
     tasks: Vec<TaskAdapter>,
     departures: Vec<String>,
@@ -67,6 +71,9 @@ impl Checkpoint {
     /// A folder that is no checkpoint, files that are missing or malformed, an architecture that is not known,
     /// a tensor that no rule maps or that is missing.
     pub fn open(folder: &Path, options: &Options) -> Result<Checkpoint> {
+        if lora::is_adapter(folder) {
+            return Err(lora::not_a_model(folder));
+        }
         if options.projector {
             return Checkpoint::open_projector(folder, options);
         }
@@ -172,11 +179,7 @@ impl Checkpoint {
             departures.extend(found.departs.into_iter().chain((architecture.departs)(&config)).map(str::to_owned));
             notes.extend(departures.iter().map(|d| format!("llama.cpp computes something else from this file: {d}")));
         }
-        let encoding = (!options.vocab_only).then_some(file_type.name);
-        let file_name = match options.part {
-            Part::Prediction => general.prediction_file_name(encoding),
-            _ => general.file_name(encoding),
-        };
+        let type_name = (!options.vocab_only).then_some(file_type.name);
         let folder = folder.to_path_buf();
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
@@ -187,7 +190,10 @@ impl Checkpoint {
             notes,
             packed,
             beyond,
-            file_name,
+            general,
+            type_name,
+            part: options.part,
+            projector: options.projector,
             architecture,
             tasks,
             departures,
@@ -273,7 +279,6 @@ impl Checkpoint {
             complete::check_projector(architecture, &metadata, &infos, &plan.sources, &origins)
                 .map_err(|e| e.at(folder))?,
         );
-        let file_name = general.projector_file_name(file_type.name);
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
         Ok(Checkpoint {
@@ -283,7 +288,10 @@ impl Checkpoint {
             notes,
             packed,
             beyond,
-            file_name,
+            general,
+            type_name: Some(file_type.name),
+            part: options.part,
+            projector: options.projector,
             architecture,
             tasks: Vec::new(),
             departures: Vec::new(),
@@ -293,8 +301,21 @@ impl Checkpoint {
     }
 
     /// The default name of a converted file, by the naming convention of the specification.
-    pub fn file_name(&self) -> &str {
-        &self.file_name
+    pub fn file_name(&self) -> String {
+        self.named(self.type_name)
+    }
+
+    /// The default name of a file of this type made from the checkpoint.
+    pub fn file_name_of(&self, type_name: &str) -> String {
+        self.named(Some(type_name))
+    }
+
+    fn named(&self, encoding: Option<&str>) -> String {
+        match self.part {
+            _ if self.projector => self.general.projector_file_name(encoding),
+            Part::Prediction => self.general.prediction_file_name(encoding),
+            _ => self.general.file_name(encoding),
+        }
     }
 
     /// The row of the table that converts this checkpoint.

@@ -6,14 +6,18 @@
 
 mod card;
 pub mod checkpoint;
+pub mod cli;
 mod complete;
 pub mod config;
+pub mod files;
 pub mod hf;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod json;
 pub mod links;
+pub mod location;
 pub mod lora;
 pub mod metadata;
-pub mod modelfile;
 pub mod modules;
 mod names;
 pub mod packed;
@@ -27,6 +31,7 @@ pub mod transform;
 use std::path::{Path, PathBuf};
 
 pub use checkpoint::Checkpoint;
+pub use gguf::modelfile;
 pub use gguf::{Error, Result};
 pub use transform::{Elements, RowSource, Rows};
 
@@ -111,7 +116,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Box<dyn gguf::Source + Sen
         return Ok(Box::new(Checkpoint::open(path, options)?));
     }
     if !path.exists() {
-        return Err(Error::input("there is no such file or folder").at(path));
+        return Err(location::missing(path));
     }
     if path.extension().is_some_and(|e| ["safetensors", "bin", "pt", "pth"].iter().any(|x| e == *x)) {
         return Err(Error::input("is the weights alone, without configuration and tokenizer")

@@ -860,6 +860,24 @@ impl Source for AdapterFile {
     }
 }
 
+/// The model that an adapter says it was made for: a name on the hub, or a folder.
+///
+/// # Errors
+/// A configuration that is no JSON.
+pub fn named_base(folder: &Path) -> Result<Option<String>> {
+    let config = json::read(&folder.join("adapter_config.json"))?;
+    Ok(config["base_model_name_or_path"].as_str().filter(|name| !name.is_empty()).map(str::to_owned))
+}
+
+/// The error of an adapter where a model is needed.
+pub(crate) fn not_a_model(folder: &Path) -> Error {
+    let base = named_base(folder).ok().flatten().unwrap_or_else(|| "BASE".into());
+    let name = gguf::quote::path(folder);
+    Error::input("holds a LoRA adapter, not a model").at(folder).help(format!(
+        "merge it into its model with `{base} --merge-lora {name}`; `convert {name}` makes a GGUF adapter of it"
+    ))
+}
+
 /// Whether a folder holds an adapter instead of a checkpoint: some trainers put the model's `config.json` beside it.
 pub fn is_adapter(folder: &Path) -> bool {
     let is_model =

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, inputs, tokenizer_json};
 use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
-use convert::{Checkpoint, Options, OutType, Part, hf, tokenizer};
-use gguf::cli::{self, Align, Common, Exit, Output, Progress, Table};
+use convert::{Checkpoint, Options, OutType, Part, hf, location};
+use gguf::cli::{self, Align, Common, Exit, Files, Output, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
 
@@ -22,6 +23,7 @@ Examples:
   convert models/tiny-llama -o tiny.gguf --outtype f16
   convert models/tiny-llama --dry-run --json      the plan: tensors, types, bytes
   convert models/tiny-llama --check-tokenizer --text book.txt
+  convert hf://meta-llama/Llama-3.2-1B            fetched from the hub into its cache, where it is not there yet
   convert models/llava --mmproj -o mmproj.gguf    the towers that see and hear
   convert models/llava --all -o out/              both files, under their default names
   convert --list                                  the architectures there are
@@ -32,7 +34,8 @@ Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
 #[derive(Debug, Parser)]
 #[command(name = "convert", version, after_help = EXAMPLES)]
 struct Args {
-    /// The checkpoint: a folder with config.json, safetensors files and a tokenizer
+    /// The checkpoint: a folder with config.json, safetensors files and a tokenizer, one of the hub's cache, or a name on
+    /// the hub such as hf://OWNER/NAME@REVISION
     #[arg(required_unless_present = "list")]
     folder: Option<PathBuf>,
 
@@ -44,37 +47,9 @@ struct Args {
     #[arg(long, value_enum, value_name = "TYPE")]
     outtype: Option<OutType>,
 
-    /// The model's name instead of the one that is derived
-    #[arg(long, value_name = "NAME")]
-    model_name: Option<String>,
-
-    /// A JSON file of general.* keys that override those that are derived
-    #[arg(long, value_name = "FILE")]
-    metadata: Option<PathBuf>,
-
-    /// Leave the model card (README.md) aside
-    #[arg(long)]
-    no_model_card: bool,
-
-    /// The pre-tokenizer instead of the one that is found
-    #[arg(long, value_name = "NAME")]
-    pre: Option<String>,
-
     /// Decode blocks that GGUF has a type for (MXFP4, NVFP4) instead of keeping them
     #[arg(long)]
     decode: bool,
-
-    /// Read Mistral's own form: params.json and consolidated*.safetensors, with tekken.json or tokenizer.model.v*
-    #[arg(long)]
-    mistral_format: bool,
-
-    /// With --mistral-format, write no chat template but one that the folder has
-    #[arg(long, requires = "mistral_format")]
-    disable_mistral_community_chat_template: bool,
-
-    /// Take the layers behind the pooling too (sentence-transformers' Dense modules of EmbeddingGemma)
-    #[arg(long)]
-    sentence_transformers_dense_modules: bool,
 
     /// Write the keys and the vocabulary alone, without tensors; the folder needs no weights
     #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
@@ -104,18 +79,6 @@ struct Args {
     #[arg(long, conflicts_with_all = ["vocab_only", "check_tokenizer"])]
     all: bool,
 
-    /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
-    #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
-    merge_lora: Vec<(PathBuf, f32)>,
-
-    /// The checkpoint that the adapter in FOLDER was made for; its configuration is enough
-    #[arg(long, value_name = "DIR")]
-    base: Option<PathBuf>,
-
-    /// Write a Modelfile for Ollama beside the output
-    #[arg(long)]
-    modelfile: bool,
-
     /// Print the plan and its sizes; write nothing
     #[arg(long)]
     dry_run: bool,
@@ -137,27 +100,35 @@ struct Args {
     no_verify: bool,
 
     /// Compare the tokenizer with the folder's own on texts of many kinds; write nothing
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long, conflicts_with_all = ["dry_run", "no_check_tokenizer"])]
     check_tokenizer: bool,
 
     /// Another text for the comparison of tokenizers
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
 
-    /// Do not compare tokenizers after the conversion
-    #[arg(long, conflicts_with = "check_tokenizer")]
-    no_check_tokenizer: bool,
-
     /// Print the architectures that are known
     #[arg(long)]
     list: bool,
+
+    #[command(flatten)]
+    reading: FolderArgs,
+
+    #[command(flatten)]
+    base: BaseArgs,
+
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
+
+    #[command(flatten)]
+    modelfile: ModelfileArgs,
 
     #[command(flatten)]
     common: Common,
 }
 
 fn main() -> ExitCode {
-    let mut args = Args::parse();
+    let mut args = cli::parse::<Args>();
     if args.old_force {
         args.force = true;
         cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
@@ -166,12 +137,14 @@ fn main() -> ExitCode {
 }
 
 fn work(args: &Args) -> Result<Exit> {
-    let Some(folder) = args.folder.as_deref().filter(|_| !args.list) else {
+    let Some(wanted) = args.folder.as_deref().filter(|_| !args.list) else {
         return list(args.common.json);
     };
+    let folder = &location::find(wanted, &args.common)?;
     if !folder.is_dir() {
-        let what = if folder.exists() { "is a file, not a checkpoint folder" } else { "there is no such folder" };
-        return Err(Error::input(what).at(folder).help("give the folder that holds config.json"));
+        return Err(Error::input("is a file, not a checkpoint folder")
+            .at(folder)
+            .help("give the folder that holds config.json"));
     }
     if lora::is_adapter(folder) {
         return adapter_file(args, folder);
@@ -180,7 +153,7 @@ fn work(args: &Args) -> Result<Exit> {
     let projector = match (args.mmproj, args.all) {
         (false, true) if !has_towers(args, folder)? => {
             if !args.common.quiet {
-                eprintln!("note: the folder has no towers that see or hear, so there is no projector file");
+                cli::say("note: the folder has no towers that see or hear, so there is no projector file");
             }
             None
         }
@@ -189,15 +162,14 @@ fn work(args: &Args) -> Result<Exit> {
     };
     let files: Vec<Conversion> = text.into_iter().chain(projector).collect();
     if args.check_tokenizer {
-        let tokenizer = check_tokenizer(args, folder, files[0].checkpoint.metadata())?;
+        let tokenizer = compare_tokenizers(args, folder, files[0].checkpoint.metadata())?;
         if args.common.json {
             cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
         }
         return Ok(Exit::Done);
     }
     if args.dry_run {
-        let reports = files.iter().map(|file| file.report(args, None)).collect::<Result<Vec<_>>>()?;
-        return print_reports(args, reports);
+        return print_result(args, folder, &files, None);
     }
     if let Some(path) = args.output.as_deref().filter(|path| args.all && is_folder(path)) {
         std::fs::create_dir_all(path).map_err(|e| Error::io(path, "create", e))?;
@@ -205,15 +177,16 @@ fn work(args: &Args) -> Result<Exit> {
     let inputs = inputs(folder)?;
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     // All files are finished before the first of them gets its name.
-    let written = files.iter().map(|file| file.write(args, folder, &inputs)).collect::<Result<Vec<_>>>()?;
-    let mut outputs = Vec::new();
-    let mut reports = Vec::new();
-    for (file, written) in files.iter().zip(written) {
-        outputs.extend(written.outputs);
-        reports.push(file.report(args, Some((written.seconds, written.tokenizer.as_ref())))?);
-    }
-    cli::commit_all(outputs)?;
-    print_reports(args, reports)
+    let mut written = files.iter().map(|file| file.write(args, folder, &inputs)).collect::<Result<Vec<_>>>()?;
+    cli::commit_all(written.iter_mut().flat_map(|file| file.outputs.drain(..)).collect())?;
+    print_result(args, folder, &files, Some(&written))
+}
+
+/// Encodes texts with the folder's tokenizer and with the one that the keys describe.
+fn compare_tokenizers(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
+    // A draft has the vocabulary of its target.
+    let folder = args.target_model_dir.as_deref().unwrap_or(folder);
+    check_tokenizer(folder, metadata, args.text.as_deref(), &args.common)
 }
 
 /// Whether a path stands for a folder, be it there or not.
@@ -223,8 +196,11 @@ fn is_folder(path: &Path) -> bool {
 
 /// Whether a folder has towers of a class that is known.
 fn has_towers(args: &Args, folder: &Path) -> Result<bool> {
-    let root =
-        if args.mistral_format { convert::config::read_mistral(folder)? } else { convert::config::read(folder)? };
+    let root = if args.reading.mistral_format {
+        convert::config::read_mistral(folder)?
+    } else {
+        convert::config::read(folder)?
+    };
     Ok(hf::projectors::find(&root).is_some_and(|row| {
         let there = |tower: &hf::Tower| root.get(tower.path[0]).is_some_and(|part| !part.is_null());
         row.towers.iter().any(there)
@@ -248,7 +224,7 @@ struct Written {
 
 impl Conversion {
     fn open(args: &Args, folder: &Path, projector: bool) -> Result<Conversion> {
-        let mut options = Options { projector, ..options(args, OutType::Auto) };
+        let mut options = Options { projector, ..options(args, OutType::Auto)? };
         if projector {
             options.merge.clear();
         }
@@ -260,14 +236,14 @@ impl Conversion {
                 return Err(Error::usage("--all writes two files, so -o names a folder")
                     .help("end its path with / where it is not there yet"));
             }
-            None => target(args.output.as_deref(), default),
+            None => target(args.output.as_deref(), &default),
         };
         let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
         let plan = if args.vocab_only { plan.unpadded() } else { plan };
         if !args.common.quiet {
             // What the other file holds is not left out where that is written as well.
             let notes = checkpoint.notes().iter().filter(|note| !args.all || !note.contains("--mmproj"));
-            notes.for_each(|note| eprintln!("note: {note}"));
+            notes.for_each(|note| cli::say(&format!("note: {note}")));
         }
         Ok(Conversion { checkpoint, target, plan, projector })
     }
@@ -280,8 +256,10 @@ impl Conversion {
         for task in checkpoint.tasks() {
             Output::check(&task_target(task, target), args.force, inputs)?;
         }
-        let modelfile = args.modelfile && !self.projector;
-        let modelfile = modelfile.then(|| modelfile_of(args, folder, checkpoint, target)).transpose()?;
+        let modelfile = match self.projector {
+            true => None,
+            false => args.modelfile.create(checkpoint, Some(folder), target, args.force, &args.common)?,
+        };
         if args.vocab_only {
             let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
             written.map_err(|e| Error::io(target, "write", e))?;
@@ -293,11 +271,11 @@ impl Conversion {
             gguf::check::verify_file(output.temporary(), false)
                 .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
         }
-        let tokenizer = if args.no_check_tokenizer || self.projector {
+        let tokenizer = if args.tokenizer.no_check_tokenizer || self.projector {
             None
         } else {
             let written = gguf::File::open(output.temporary())?;
-            Some(check_tokenizer(args, folder, written.metadata())?)
+            Some(compare_tokenizers(args, folder, written.metadata())?)
         };
         let mut outputs = vec![output];
         for task in checkpoint.tasks() {
@@ -309,78 +287,32 @@ impl Conversion {
 }
 
 /// How a folder is converted, where nothing is said of the type of its matrices to this one.
-fn options(args: &Args, outtype: OutType) -> Options {
-    Options {
-        outtype: args.outtype.unwrap_or(outtype),
-        model_name: args.model_name.clone(),
-        metadata: args.metadata.clone(),
-        pre: args.pre.clone(),
-        skip_model_card: args.no_model_card,
-        blocks: if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep },
-        merge: args.merge_lora.clone(),
-        mistral_format: args.mistral_format,
-        no_community_template: args.disable_mistral_community_chat_template,
-        dense_modules: args.sentence_transformers_dense_modules,
-        vocab_only: args.vocab_only,
-        part: match (args.mtp, args.no_mtp, args.dspark) {
-            (true, ..) => Part::Prediction,
-            (_, true, _) => Part::Trunk,
-            (.., true) => Part::DSpark,
-            _ => Part::Model,
-        },
-        target: args.target_model_dir.clone(),
-        ..Options::default()
-    }
-}
-
-/// Encodes texts with the folder's tokenizer and with the one that the keys describe.
-fn check_tokenizer(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
-    let text = match &args.text {
-        Some(path) => Some(convert::json::read_text(path, convert::json::MAX_BYTES)?),
-        None => None,
+fn options(args: &Args, outtype: OutType) -> Result<Options> {
+    let blocks = if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep };
+    let options = args.reading.options(args.outtype.unwrap_or(outtype), blocks, &args.common)?;
+    let part = match (args.mtp, args.no_mtp, args.dspark) {
+        (true, ..) => Part::Prediction,
+        (_, true, _) => Part::Trunk,
+        (.., true) => Part::DSpark,
+        _ => Part::Model,
     };
-    // A draft has the vocabulary of its target.
-    let folder = args.target_model_dir.as_deref().unwrap_or(folder);
-    let comparison = tokenizer::check_tokenizer(folder, metadata, text.as_deref()).map_err(|e| {
-        e.help("the file would encode text differently; --pre names another pre-tokenizer, --no-check-tokenizer writes it all the same")
-    })?;
-    if !args.common.quiet {
-        eprintln!(
-            "tokenizer: {} tokens of {} texts agree with {}",
-            cli::count(comparison.tokens as u64),
-            comparison.texts,
-            comparison.source
-        );
-        comparison.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    }
-    Ok(comparison)
-}
-
-fn tokenizer_json(c: &Comparison) -> serde_json::Value {
-    json!({"source": c.source, "texts": c.texts, "tokens": c.tokens, "notes": c.notes})
-}
-
-/// Parses `DIR` or `DIR=SCALE`.
-fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
-    match text.rsplit_once('=').map(|(folder, scale)| (folder, scale.parse::<f32>())) {
-        Some((folder, Ok(scale))) if scale.is_finite() => Ok((folder.into(), scale)),
-        Some(_) if !Path::new(text).exists() => Err(format!("\"{text}\" is not of the form DIR=NUMBER")),
-        _ => Ok((text.into(), 1.0)),
-    }
+    Ok(Options { vocab_only: args.vocab_only, part, target: args.target_model_dir.clone(), ..options })
 }
 
 /// An adapter's folder becomes a GGUF adapter.
 fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     // Some trainers put the model's configuration beside the adapter.
-    let beside = folder.join("config.json").is_file().then_some(folder);
-    let base = args.base.as_deref().or(beside).ok_or_else(|| {
-        Error::usage("the folder holds an adapter, not a checkpoint")
-            .at(folder)
-            .help("--base DIR names the checkpoint it was made for; --merge-lora merges it while that is converted")
-    })?;
-    let adapter = AdapterFile::open(folder, base, &options(args, OutType::F32))?;
+    let beside = folder.join("config.json").is_file() && args.base.base.is_none();
+    let base = if beside {
+        folder.to_path_buf()
+    } else {
+        let named = args.base.of(folder)?;
+        let found = location::find_configuration(&named.to_string_lossy(), &args.common);
+        found.map_err(|e| e.help("--base DIR names the checkpoint that the adapter was made for"))?
+    };
+    let adapter = AdapterFile::open(folder, &base, &options(args, OutType::F32)?)?;
     if !args.common.quiet {
-        adapter.notes().iter().for_each(|note| eprintln!("note: {note}"));
+        adapter.notes().iter().for_each(|note| cli::say(&format!("note: {note}")));
     }
     let target = target(args.output.as_deref(), adapter.file_name());
     let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
@@ -395,12 +327,19 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         }
         output.commit()?;
     }
-    if args.common.json {
+    if args.common.wants_document() {
         let weights = adapter.weights();
         let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
-        cli::print_json(&result)?;
+        let files = Files::new(
+            &args.common,
+            !args.dry_run,
+            &read(args, folder)?,
+            if args.dry_run { &[] } else { std::slice::from_ref(&target) },
+        )?;
+        let document = cli::document(SCHEMA, VERSION, &files, result);
+        args.common.result(|| Ok(document), || Ok(String::new()))?;
     } else {
-        cli::print(&format!("{}: {}\n", gguf::quote::path(target), cli::bytes(plan.file_bytes())))?;
+        cli::print(&format!("{}: {}\n", gguf::quote::path(&target), cli::bytes(plan.file_bytes())))?;
     }
     Ok(Exit::Done)
 }
@@ -423,22 +362,6 @@ fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -
     Ok(output)
 }
 
-/// No licence is longer than this.
-const MAX_LICENSE: u64 = 1 << 20;
-
-/// The Modelfile beside the output, finished but for its name.
-fn modelfile_of(args: &Args, folder: &Path, checkpoint: &Checkpoint, target: &Path) -> Result<Output> {
-    let license = ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().map(|name| folder.join(name)).find(|p| p.is_file());
-    let license = license.map(|p| convert::json::read_at_most(&p, MAX_LICENSE)).transpose()?;
-    let license = license.as_deref().map(String::from_utf8_lossy);
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let text = convert::modelfile::write(checkpoint.metadata(), &name, license.as_deref())?;
-    let path = target.with_file_name("Modelfile");
-    let mut output = Output::create(&path, args.force, &[])?;
-    output.write_all(text.as_bytes()).map_err(|e| Error::io(&path, "write", e))?;
-    Ok(output)
-}
-
 /// Where the file goes: a folder is given the default name.
 fn target(wanted: Option<&Path>, default: &str) -> PathBuf {
     match wanted {
@@ -446,20 +369,6 @@ fn target(wanted: Option<&Path>, default: &str) -> PathBuf {
         Some(path) => path.to_path_buf(),
         None => PathBuf::from(default),
     }
-}
-
-/// The files of the folder, none of which may be the output.
-fn inputs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| Error::io(folder, "list", e))?.path();
-        // A file that an earlier run left in the folder is an output, not an input.
-        if path.is_file() && path.extension().is_none_or(|e| e != "gguf") {
-            files.push(path);
-        }
-    }
-    Ok(files)
 }
 
 fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<()> {
@@ -523,6 +432,25 @@ fn has_nonfinite(ty: TensorType, bytes: &[u8]) -> bool {
     }
 }
 
+/// The schema of the document that `--json` prints.
+const SCHEMA: &str = "convert-1";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The files that the conversion read.
+fn read(args: &Args, folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = vec![folder.to_path_buf()];
+    for (adapter, _) in &args.reading.merge_lora {
+        folders.push(location::find(adapter, &args.common)?);
+    }
+    folders.extend(args.target_model_dir.clone());
+    let mut all = Vec::new();
+    for folder in folders {
+        all.extend(convert::files::of_folder(&folder)?.into_iter().map(|name| folder.join(name)));
+    }
+    all.extend(args.reading.metadata.clone());
+    Ok(all)
+}
+
 /// Tensors, elements and bytes of a type.
 #[derive(Default)]
 struct Share {
@@ -531,71 +459,83 @@ struct Share {
     bytes: u64,
 }
 
-/// What is said of a file in the end: JSON, and text.
-type Report = (serde_json::Value, String);
-
-fn print_reports(args: &Args, mut reports: Vec<Report>) -> Result<Exit> {
-    if !args.common.json {
-        let text: String = reports.into_iter().map(|(_, text)| text).collect();
-        cli::print(&text)?;
-    } else if args.all {
-        let files: Vec<serde_json::Value> = reports.into_iter().map(|(json, _)| json).collect();
-        cli::print_json(&json!({ "files": files }))?;
-    } else if let Some((json, _)) = reports.pop() {
-        cli::print_json(&json)?;
-    }
+/// Prints what was written, with the comparison of tokenizers and the seconds of each file, or what would be.
+fn print_result(args: &Args, folder: &Path, files: &[Conversion], written: Option<&[Written]>) -> Result<Exit> {
+    let of = |i: usize| written.map(|all| &all[i]);
+    let document = || {
+        let mut all: Vec<_> = files.iter().enumerate().map(|(i, file)| file.json(of(i))).collect();
+        let fields = if args.all { json!({ "files": all }) } else { all.remove(0) };
+        let done = written.is_some();
+        let outputs = if done { files.iter().flat_map(|file| file.outputs(args)).collect() } else { Vec::new() };
+        Ok(cli::document(SCHEMA, VERSION, &Files::new(&args.common, done, &read(args, folder)?, &outputs)?, fields))
+    };
+    let text = || Ok(files.iter().enumerate().map(|(i, file)| file.text(of(i))).collect());
+    args.common.result(document, text)?;
     Ok(Exit::Done)
 }
 
 impl Conversion {
-    /// What was written, with its time and the comparison of tokenizers, or what would be.
-    fn report(&self, args: &Args, written: Option<(f64, Option<&Comparison>)>) -> Result<Report> {
-        let Conversion { checkpoint, target, plan, .. } = self;
+    /// The files that are written.
+    fn outputs(&self, args: &Args) -> Vec<PathBuf> {
+        let modelfile = args.modelfile.modelfile && !self.projector;
+        let modelfile = modelfile.then(|| self.target.with_file_name("Modelfile"));
+        let tasks = self.checkpoint.tasks().iter().map(|task| task_target(task, &self.target));
+        [self.target.clone()].into_iter().chain(tasks).chain(modelfile).collect()
+    }
+
+    /// Tensors, elements and bytes of each type.
+    fn shares(&self) -> BTreeMap<&str, Share> {
         let mut types: BTreeMap<&str, Share> = BTreeMap::new();
-        for tensor in checkpoint.tensors() {
+        for tensor in self.checkpoint.tensors() {
             let share = types.entry(tensor.ty().name()).or_default();
             share.tensors += 1;
             share.elements += tensor.elements();
             share.bytes += tensor.bytes();
         }
-        if args.common.json {
-            let types: serde_json::Map<String, serde_json::Value> = types
-                .iter()
-                .map(|(name, s)| {
-                    ((*name).into(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes}))
-                })
-                .collect();
-            let metadata = checkpoint.metadata();
-            let mut result = json!({
-                "output": target.to_string_lossy(),
-                "written": written.is_some(),
-                "architecture": checkpoint.architecture().arch,
-                "name": metadata.str("general.name"),
-                "pre_tokenizer": metadata.str("tokenizer.ggml.pre"),
-                "tensors": checkpoint.tensors().len(),
-                "bytes": plan.file_bytes(),
-                "types": types,
-                "notes": checkpoint.notes(),
-                "tokenizer": written.and_then(|(_, tokenizer)| tokenizer).map(tokenizer_json),
-                "adapters": checkpoint.tasks().iter().map(|t| task_target(t, target).to_string_lossy().into_owned()).collect::<Vec<_>>(),
-            });
-            if self.projector {
-                let kinds = ["clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type"];
-                result["projectors"] = kinds.iter().filter_map(|key| metadata.str(key)).collect();
-            }
-            if written.is_none() {
-                let tensor = |t: &TensorInfo| json!({"name": t.name(), "shape": t.shape().dims(), "type": t.ty().name(), "bytes": t.bytes()});
-                result["plan"] = checkpoint.tensors().iter().map(tensor).collect();
-            }
-            return Ok((result, String::new()));
+        types
+    }
+
+    fn json(&self, written: Option<&Written>) -> serde_json::Value {
+        let Conversion { checkpoint, target, plan, .. } = self;
+        let share = |(name, s): (&str, Share)| {
+            (name.to_owned(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes}))
+        };
+        let types: serde_json::Map<String, serde_json::Value> = self.shares().into_iter().map(share).collect();
+        let adapters: Vec<_> = checkpoint.tasks().iter().map(|t| gguf::quote::json(task_target(t, target))).collect();
+        let metadata = checkpoint.metadata();
+        let mut result = json!({
+            "output": gguf::quote::json(target),
+            "written": written.is_some(),
+            "architecture": checkpoint.architecture().arch,
+            "name": metadata.str("general.name"),
+            "pre_tokenizer": metadata.str("tokenizer.ggml.pre"),
+            "tensors": checkpoint.tensors().len(),
+            "bytes": plan.file_bytes(),
+            "types": types,
+            "notes": checkpoint.notes(),
+            "tokenizer": written.and_then(|written| written.tokenizer.as_ref()).map(tokenizer_json),
+            "adapters": adapters,
+        });
+        if self.projector {
+            let kinds = ["clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type"];
+            result["projectors"] = kinds.iter().filter_map(|key| metadata.str(key)).collect();
         }
+        if written.is_none() {
+            let tensor = |t: &TensorInfo| json!({"name": t.name(), "shape": t.shape().dims(), "type": t.ty().name(), "bytes": t.bytes()});
+            result["plan"] = checkpoint.tensors().iter().map(tensor).collect();
+        }
+        result
+    }
+
+    fn text(&self, written: Option<&Written>) -> String {
+        let Conversion { checkpoint, target, plan, .. } = self;
         let mut table = Table::new(&[
             ("type", Align::Left),
             ("tensors", Align::Right),
             ("elements", Align::Right),
             ("bytes", Align::Right),
         ]);
-        for (name, share) in &types {
+        for (name, share) in &self.shares() {
             table.row([
                 (*name).to_owned(),
                 cli::count(share.tensors),
@@ -605,13 +545,13 @@ impl Conversion {
         }
         let bytes = cli::bytes(plan.file_bytes());
         let mut end = match written {
-            Some((seconds, _)) => format!("{}: {bytes} in {seconds:.1} s\n", gguf::quote::path(target)),
+            Some(Written { seconds, .. }) => format!("{}: {bytes} in {seconds:.1} s\n", gguf::quote::path(target)),
             None => format!("{}: {bytes} would be written\n", gguf::quote::path(target)),
         };
         for task in checkpoint.tasks() {
             end += &format!("{}: the adapter of {}\n", gguf::quote::path(task_target(task, target)), task.name());
         }
-        Ok((serde_json::Value::Null, table.render() + &end))
+        table.render() + &end
     }
 }
 

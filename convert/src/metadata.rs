@@ -7,6 +7,7 @@ use gguf::{Array, Error, Metadata, Result, Value};
 use regex::Regex;
 use serde_json::Value as Json;
 
+use crate::location::model_name;
 use crate::{card, json, titlecase};
 
 /// Numbers of weights, as size labels want them.
@@ -159,7 +160,7 @@ impl General {
     /// # Errors
     /// A model card whose front matter is no YAML, or an override file that cannot be read.
     pub fn load(folder: &Path, overrides: &Overrides, parameters: &Parameters) -> Result<General> {
-        let name = folder_name(folder);
+        let name = model_name(folder);
         let total = parameters.signed();
         let mut general = General { adapter: parameters.adapter, ..General::default() };
         if !overrides.skip_card
@@ -382,8 +383,8 @@ impl General {
     }
 
     /// The default name of a projector file, which says nothing of the size.
-    pub fn projector_file_name(&self, encoding: &str) -> String {
-        format!("mmproj-{}", self.named(Some(encoding), None))
+    pub fn projector_file_name(&self, encoding: Option<&str>) -> String {
+        format!("mmproj-{}", self.named(encoding, None))
     }
 
     fn named(&self, encoding: Option<&str>, size: Option<&str>) -> String {
@@ -419,13 +420,6 @@ fn unfit(c: char) -> bool {
 fn unknown(key: &str) -> Error {
     Error::input(format!("the key {key} is none that can be overridden"))
         .help("general.name, .author, .version, .organization, .license, .tags and the like can be")
-}
-
-/// The folder's own name, also for `.` and paths that end in a slash.
-pub fn folder_name(folder: &Path) -> String {
-    let own = || folder.file_name().map(|n| n.to_string_lossy().into_owned());
-    let resolved = || folder.canonicalize().ok()?.file_name().map(|n| n.to_string_lossy().into_owned());
-    own().or_else(resolved).unwrap_or_else(|| "model".into())
 }
 
 /// A scalar as text; a list of scalars joined by commas, as licences are.

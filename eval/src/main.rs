@@ -14,7 +14,7 @@ use quantize::SimdPath;
     name = "evaluate",
     version,
     after_help = "Examples:
-  evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt
+  evaluate perplexity Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt
   evaluate compare tiny-llama --text sample.txt --html report.html
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt
@@ -48,7 +48,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Cli { common, command } = Cli::parse();
+    let Cli { common, command } = gguf::cli::parse::<Cli>();
     keep_freed_memory();
     gguf::cli::run(|| {
         // What cannot be forced is told before any work, not passed over.

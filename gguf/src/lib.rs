@@ -55,6 +55,8 @@ mod endian;
 pub mod error;
 pub mod keys;
 pub mod map;
+pub mod memory;
+pub mod modelfile;
 pub mod projector;
 pub mod quote;
 pub mod read;

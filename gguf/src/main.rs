@@ -12,6 +12,7 @@ use gguf::cli::{Common, Exit};
 /// Exit codes: 0 done, 1 the check or comparison said no, 2 wrong usage, 3 bad input, 4 the system failed.
 #[derive(Parser)]
 #[command(
+    name = "gguf",
     version,
     propagate_version = true,
     after_help = "\
@@ -29,6 +30,6 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let Options { common, command } = Options::parse();
+    let Options { common, command } = gguf::cli::parse::<Options>();
     gguf::cli::run(|| -> gguf::Result<Exit> { command.run(&common) })
 }

@@ -332,6 +332,17 @@ impl FromStr for &'static FileType {
     }
 }
 
+/// The name of a type that is most like a text that names none, if one is like it at all.
+pub fn near_name(text: &str, names: impl Iterator<Item = String>) -> Option<String> {
+    /// How alike names are that stand for one another.
+    const ALIKE: f64 = 0.6;
+    let plain = |text: &str| text.to_lowercase().replace(['_', '-', '.', ' '], "");
+    let wanted = plain(text);
+    let scored = names.map(|name| (strsim::normalized_damerau_levenshtein(&wanted, &plain(&name)), name));
+    let (score, name) = scored.max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(&a.1)))?;
+    (score >= ALIKE).then_some(name)
+}
+
 /// What recipes ask of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {

@@ -41,7 +41,7 @@ fn parts_together_are_the_file_of_one_machine_for_any_number() {
         done(&["--gather", &folder, "--parts", &of.to_string(), "-o", &whole], place.path());
         assert!(std::fs::read(place.path().join(&whole)).unwrap() == one, "{of} parts");
         // Unmerged the shards are a model for any reader.
-        let first = place.path().join(&folder).join(format!("tiny-llama-Q4_K_M-00001-of-{of:05}.gguf"));
+        let first = place.path().join(&folder).join(format!("Tiny-Llama-4.2M-Q4_K_M-00001-of-{of:05}.gguf"));
         assert_eq!(gguf::open(&first).unwrap().tensors().len(), 39);
         gguf::check::verify_file(&first, true).unwrap();
     }
@@ -84,7 +84,7 @@ fn a_finished_part_is_skipped_and_what_does_not_belong_is_named() {
     run(3, &["--force"]);
 
     // A damaged shard, and one that a killed run left unnamed.
-    let shard = place.path().join("p/tiny-llama-Q8_0-00002-of-00003.gguf");
+    let shard = place.path().join("p/Tiny-Llama-4.2M-Q8_0-00002-of-00003.gguf");
     let mut bytes = std::fs::read(&shard).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;

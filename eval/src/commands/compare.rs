@@ -50,7 +50,7 @@ const LEAST_POSITIONS: usize = 100;
 #[command(after_help = "Examples:
   evaluate compare tiny-llama --text sample.txt
   evaluate compare tiny-llama --types q8_0,q4_k_m,nf4 --text sample.txt --html report.html
-  evaluate compare tiny-llama tiny-llama-Q4_K_M.gguf --text sample.txt --json
+  evaluate compare tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt --json
   evaluate compare bge-small-en-v1.5 --types q8_0,q4_k_m --text questions.txt --min-cosine 0.99 --min-overlap 90%
   evaluate compare tiny-llama --types q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
 
@@ -266,9 +266,9 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     for target in written {
         Output::check(target, args.show.force, &inputs)?;
     }
-    let base = Opened::open(&args.base)?;
+    let base = Opened::open(&args.base, common)?;
     let importance = args.imatrix.as_deref().map(open_importance).transpose()?;
-    let others = args.models.iter().map(|path| open_other(&base, path)).collect::<Result<Vec<_>>>()?;
+    let others = args.models.iter().map(|path| open_other(&base, path, common)).collect::<Result<Vec<_>>>()?;
     let precisions = if args.types.is_empty() && args.models.is_empty() {
         DEFAULT_TYPES.split(',').map(str::parse).collect::<Result<Vec<Precision>>>()?
     } else {
@@ -648,8 +648,8 @@ fn check_kld(file: &KldFile, base: &Opened, chunks: &Chunks) -> Result<()> {
 }
 
 /// Opens a model that is compared and checks that it is the same model as the base.
-fn open_other(base: &Opened, path: &Path) -> Result<Opened> {
-    let other = Opened::open(path)?;
+fn open_other(base: &Opened, path: &Path, common: &Common) -> Result<Opened> {
+    let other = Opened::open(path, common)?;
     let wrong = |message: String| Error::input(message).at(path).help("compare precisions of one and the same model");
     let (a, b) = (base.source.metadata(), other.source.metadata());
     if a.architecture() != b.architecture() {

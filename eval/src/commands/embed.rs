@@ -82,8 +82,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         Output::check(output, args.force, &sources)?;
     }
     let opened = match args.tokens {
-        Some(_) => Opened::for_ids(&args.model)?,
-        None => Opened::open(&args.model)?,
+        Some(_) => Opened::for_ids(&args.model, common)?,
+        None => Opened::open(&args.model, common)?,
     };
     let scores = embed::scores(&opened.model) && !args.vectors && args.pooling.is_none();
     let (texts, inputs, cut) = match (&args.text, &args.tokens) {

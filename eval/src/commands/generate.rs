@@ -15,7 +15,7 @@ use super::Opened;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate generate tiny-llama --prompt 'The old man' --tokens 40
-  evaluate generate tiny-llama-Q4_K_M.gguf --prompt 'The old man' --temperature 0.8 --seed 7")]
+  evaluate generate Tiny-Llama-4.2M-Q4_K_M.gguf --prompt 'The old man' --temperature 0.8 --seed 7")]
 pub struct Args {
     /// A GGUF file or a checkpoint folder
     #[arg(value_name = "MODEL")]
@@ -48,7 +48,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::for_tokens(&args.model)?;
+    let opened = Opened::for_tokens(&args.model, common)?;
     let tokenizer = &opened.tokenizer;
     let prompt = tokenizer.encode(&args.prompt, true, true)?;
     let sampling = Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed };

@@ -95,7 +95,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     if args.part.part.is_none() {
         Output::check(file, args.force, &inputs)?;
     }
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::open(&args.model, common)?;
     let (model, tokenizer) = (&opened.model, &opened.tokenizer);
     let text = read_text(&args.text)?;
     let tokens = tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;

@@ -24,7 +24,7 @@ const MAX_TOKEN_FILE: u64 = 64 << 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
-  evaluate logits tiny-llama-Q4_K_M.gguf --tokens @tokens.txt --hidden -o hidden.f32 --json")]
+  evaluate logits Tiny-Llama-4.2M-Q4_K_M.gguf --tokens @tokens.txt --hidden -o hidden.f32 --json")]
 pub struct Args {
     /// A GGUF file or a checkpoint folder
     #[arg(value_name = "MODEL")]
@@ -56,7 +56,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     Output::check(&args.output, args.force, &[&args.model])?;
     let tokens = token_list(&args.tokens)?;
     let options = convert::Options { any_pre: true, exact: true, whole_head: true, ..convert::Options::default() };
-    let source = convert::open(&args.model, &options)?;
+    let source = convert::open(&convert::location::find(&args.model, common)?, &options)?;
     let weights = Stored(&source);
     let model = Model::new(source.metadata(), &weights).map_err(|e| e.at(&args.model))?;
     let output = Output::create(&args.output, args.force, &[&args.model])?;

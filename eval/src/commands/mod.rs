@@ -50,18 +50,21 @@ pub struct Opened {
 
 impl Opened {
     /// Opens a GGUF file or a checkpoint folder and what is needed to run it.
-    pub fn open(path: &Path) -> Result<Opened> {
-        Opened::with(path, &convert::Options { exact: true, ..convert::Options::default() })
+    ///
+    /// # Errors
+    /// A model that is not there, cannot be read, or that the evaluator cannot run.
+    pub fn open(path: &Path, common: &Common) -> Result<Opened> {
+        Opened::with(path, common, &convert::Options { exact: true, ..convert::Options::default() })
     }
 
     /// The same for predicting tokens: a reranker of a folder keeps its whole output matrix.
-    pub fn for_tokens(path: &Path) -> Result<Opened> {
-        Opened::with(path, &convert::Options { exact: true, whole_head: true, ..convert::Options::default() })
+    pub fn for_tokens(path: &Path, common: &Common) -> Result<Opened> {
+        Opened::with(path, common, &convert::Options { exact: true, whole_head: true, ..convert::Options::default() })
     }
 
     /// The same for work on token ids alone: any pre-tokenizer will do.
-    pub fn for_ids(path: &Path) -> Result<Opened> {
-        Opened::with(path, &convert::Options { any_pre: true, exact: true, ..convert::Options::default() })
+    pub fn for_ids(path: &Path, common: &Common) -> Result<Opened> {
+        Opened::with(path, common, &convert::Options { any_pre: true, exact: true, ..convert::Options::default() })
     }
 
     /// Says where llama.cpp computes something else.
@@ -71,7 +74,8 @@ impl Opened {
         }
     }
 
-    fn with(path: &Path, options: &convert::Options) -> Result<Opened> {
+    fn with(path: &Path, common: &Common, options: &convert::Options) -> Result<Opened> {
+        let path = &convert::location::find(path, common)?;
         let (source, folder): (Box<dyn Source + Send>, _) = if path.is_dir() {
             let checkpoint = Checkpoint::open(path, options)?;
             let known = (checkpoint.behind()?, checkpoint.departures().to_vec());

@@ -23,7 +23,7 @@ use super::{Opened, ProgressBar, files_of, read_text};
 /// Choose better numbers for a type: less loss at the same size, in a file that every reader decodes
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o tiny-llama-Q4_K_M.gguf
+  evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o Tiny-Llama-4.2M-Q4_K_M.gguf
   evaluate optimize tiny-llama --type q4_k_m --type q3_k_m --calibrate self -o quantized/
   evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o out.gguf --resume
 
@@ -150,7 +150,7 @@ const OWN_TEXTS: usize = 64;
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::open(&args.model, common)?;
     let plans = plans(args, &opened)?;
     let targets = targets(args, &plans)?;
     let inputs = files_of(&args.model, &[&args.calibrate]);

@@ -29,7 +29,7 @@ pub enum Form {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate perplexity tiny-llama --text sample.txt
-  evaluate perplexity tiny-llama-Q4_K_M.gguf --text sample.txt --ctx 512 --chunks 40 --json
+  evaluate perplexity Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt --ctx 512 --chunks 40 --json
   evaluate perplexity tiny-llama --text sample.txt --part 1/2 -o parts
   evaluate perplexity tiny-llama --text sample.txt --part 2/2 -o parts
   evaluate gather parts")]
@@ -101,7 +101,7 @@ struct Facts {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let opened = Opened::for_tokens(&args.model)?;
+    let opened = Opened::for_tokens(&args.model, common)?;
     let (model, tokenizer) = (&opened.model, &opened.tokenizer);
     let text = read_text(&args.text)?;
     let tokens = tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;

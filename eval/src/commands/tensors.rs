@@ -15,7 +15,7 @@ use super::open_importance;
 /// Measure what a type did to each tensor's weights, most harm first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  evaluate tensors tiny-llama tiny-llama-Q4_K_M.gguf
+  evaluate tensors tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf
   evaluate tensors tiny-llama --types q4_k_m,nf4 --imatrix imatrix.gguf --top 10 --json")]
 pub struct Args {
     /// The base: a GGUF file or a checkpoint folder
@@ -42,14 +42,14 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let options = convert::Options::default();
-    let base = convert::open(&args.base, &options)?;
+    let base = convert::open(&convert::location::find(&args.base, common)?, &options)?;
     let importance = args.imatrix.as_deref().map(open_importance).transpose()?;
     let elements: u64 = base.tensors().iter().map(TensorInfo::elements).sum();
     let jobs = args.types.len() as u64 + u64::from(args.model.is_some());
     let bar = Progress::tokens(common.progress, common.quiet, "weights", elements * jobs);
     let mut results: Vec<(String, Vec<TensorError>)> = Vec::new();
     if let Some(path) = &args.model {
-        let other = convert::open(path, &options)?;
+        let other = convert::open(&convert::location::find(path, common)?, &options)?;
         let errors = between(&base, &other, importance.as_ref(), |n| bar.add(n)).map_err(|e| e.at(path))?;
         results.push((quote::path(path), errors));
     }

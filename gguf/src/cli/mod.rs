@@ -1,10 +1,13 @@
 //! What the four programs share: exit codes, atomic output, progress, tables.
 
+mod document;
 mod fault;
 mod output;
+mod pages;
 mod progress;
 mod text;
 
+pub use document::{Digests, FileDigest, Files, call_options, digest_files, document, parse, parse_from};
 pub use output::{Output, OutputFolder, commit_all};
 pub use progress::{Progress, ProgressMode};
 pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
@@ -26,7 +29,7 @@ pub enum Exit {
 }
 
 /// Options that every program has.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Common {
     /// Print the result as one JSON document on standard output
     #[arg(long, global = true, help_heading = "Output")]
@@ -35,6 +38,10 @@ pub struct Common {
     /// Progress on standard error: a bar on a terminal (auto), JSON lines on standard output, or none
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Output")]
     pub progress: ProgressMode,
+
+    /// Which files the JSON document gives the SHA-256 of: those of commands that read them whole (auto), all, or none
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHICH", help_heading = "Output")]
+    pub digests: Digests,
 
     /// Say nothing on standard error but errors
     #[arg(long, short, global = true, help_heading = "Output")]

@@ -6,6 +6,8 @@ mod dump;
 mod edit;
 mod hash;
 mod layout;
+mod memory;
+mod modelfile;
 mod sarif;
 mod show;
 mod split;
@@ -28,6 +30,7 @@ pub enum Command {
     Split(split::Split),
     Merge(split::Merge),
     Dump(dump::Dump),
+    Modelfile(modelfile::Modelfile),
 }
 
 impl Command {
@@ -46,6 +49,7 @@ impl Command {
             Command::Split(command) => command.run(common),
             Command::Merge(command) => command.run(common),
             Command::Dump(command) => command.run(common),
+            Command::Modelfile(command) => command.run(common),
         }
     }
 }

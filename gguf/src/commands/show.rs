@@ -15,6 +15,7 @@ Examples:
   gguf show model.gguf
   gguf show model.gguf --key tokenizer.chat_template
   gguf show small.gguf --layout
+  gguf show model.gguf --memory
   gguf show model.gguf --json | jq '.tensors[].name'")]
 pub struct Show {
     /// The GGUF file
@@ -28,6 +29,14 @@ pub struct Show {
     #[arg(long, conflicts_with = "key")]
     layout: bool,
 
+    /// Print the memory that the model takes: weights and the cache of keys and values, by context
+    #[arg(long, conflicts_with_all = ["key", "layout"])]
+    memory: bool,
+
+    /// Another context to count the cache for, with --memory (may be given more than once)
+    #[arg(long, value_name = "TOKENS", requires = "memory", value_parser = clap::value_parser!(u64).range(1..))]
+    ctx: Vec<u64>,
+
     /// Where the GGUF begins in the file
     #[arg(long, value_name = "BYTE", default_value_t = 0)]
     at: u64,
@@ -35,6 +44,14 @@ pub struct Show {
 
 impl Show {
     pub fn run(self, common: &Common) -> Result<Exit> {
+        if self.memory {
+            let source: Box<dyn Source + Send> = match self.at {
+                // All shards of a split model count.
+                0 => gguf::open(&self.file)?,
+                at => Box::new(File::open_at(&self.file, at)?),
+            };
+            return super::memory::show(&source, &self.file, &self.ctx, common);
+        }
         let file = File::open_at(&self.file, self.at)?;
         if !self.key.is_empty() {
             return self.keys(&file, common);

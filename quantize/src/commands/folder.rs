@@ -1,30 +1,60 @@
-//! `quantize --type nf4 INPUT_DIR OUTPUT_DIR`: a checkpoint folder out of a checkpoint folder.
+//! The types that make a folder out of a checkpoint folder: bitsandbytes' and compressed-tensors'.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::Path;
 
-use clap::{Parser, ValueEnum};
+use clap::ValueEnum;
 use convert::packed::Float;
 use convert::packed::bnb::Code;
-use gguf::cli::{Common, Exit, Progress, bytes, parse_bytes, print_json};
-use gguf::{Error, Result};
+use gguf::cli::{Common, Progress, bytes, parse_bytes};
+use gguf::{Result, quote};
 use quantize::bnb::{self, AffineOptions, Form, Granularity, Options, Report, Stayed, Storage, Why};
 use serde_json::{Value, json};
 
 /// The types that make folders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Type {
-    /// bitsandbytes, 4 bits: quantiles of the normal distribution
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FolderType {
     Nf4,
-    /// bitsandbytes, 4 bits: a small float
     Fp4,
-    /// bitsandbytes, LLM.int8: a scale for each row
     Int8,
-    /// compressed-tensors, 8 bits: r = s(q - z)
     Affine8,
-    /// compressed-tensors, 4 bits: r = s(q - z)
     Affine4,
+}
+
+impl FolderType {
+    /// Every one, in the order of their list.
+    pub const ALL: [FolderType; 5] =
+        [FolderType::Nf4, FolderType::Fp4, FolderType::Int8, FolderType::Affine8, FolderType::Affine4];
+
+    /// The name as it is given.
+    pub fn name(self) -> &'static str {
+        match self {
+            FolderType::Nf4 => "nf4",
+            FolderType::Fp4 => "fp4",
+            FolderType::Int8 => "int8",
+            FolderType::Affine8 => "affine8",
+            FolderType::Affine4 => "affine4",
+        }
+    }
+
+    /// What it is, in a line.
+    pub fn what(self) -> &'static str {
+        match self {
+            FolderType::Nf4 => "folder for transformers: bitsandbytes, 4 bits, quantiles of the normal distribution",
+            FolderType::Fp4 => "folder for transformers: bitsandbytes, 4 bits, a small float",
+            FolderType::Int8 => "folder for transformers: bitsandbytes, LLM.int8, a scale for each row",
+            FolderType::Affine8 => "folder for transformers: compressed-tensors, 8 bits, r = s(q - z)",
+            FolderType::Affine4 => "folder for transformers: compressed-tensors, 4 bits, r = s(q - z)",
+        }
+    }
+
+    /// The bits of the forms of compressed-tensors.
+    fn affine_bits(self) -> Option<u32> {
+        match self {
+            FolderType::Affine8 => Some(8),
+            FolderType::Affine4 => Some(4),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -34,52 +64,38 @@ enum Per {
     Group,
 }
 
-/// Quantize a checkpoint folder to one that transformers loads.
-#[derive(Debug, Parser)]
-#[command(name = "quantize", version, max_term_width = 110)]
-pub struct Args {
-    /// A checkpoint folder
-    input: PathBuf,
-
-    /// The folder to write
-    #[arg(required_unless_present = "out")]
-    output: Option<PathBuf>,
-
-    /// The folder to write, as an option
-    #[arg(short, long = "output", value_name = "OUTPUT", conflicts_with = "output")]
-    out: Option<PathBuf>,
-
-    /// The type of linear weights
-    #[arg(short, long = "type", value_enum, ignore_case = true)]
-    ty: Type,
-
-    /// Weights that share a scale (nf4, fp4)
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    block_size: usize,
+/// Options of the types that make folders. None has a default here: one that is given although no type needs it is an error.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Folders for transformers (nf4, fp4, int8, affine8, affine4)")]
+pub struct FolderOptions {
+    /// Weights that share a scale (nf4, fp4) [default: 64]
+    #[arg(long, value_name = "N")]
+    block_size: Option<usize>,
 
     /// Quantize the scales as well, in blocks of 256 (nf4, fp4)
     #[arg(long)]
     double_quant: bool,
 
     /// The type that codes are packed into: uint8, int8, float16, bfloat16, float32 or float64 (nf4, fp4)
-    #[arg(long, value_name = "TYPE", default_value = "uint8")]
-    quant_storage: String,
+    /// [default: uint8]
+    #[arg(long, value_name = "TYPE")]
+    quant_storage: Option<Storage>,
 
-    /// The type transformers computes in: float32, float16 or bfloat16 (nf4, fp4)
-    #[arg(long, value_name = "TYPE", default_value = "float32")]
-    compute_dtype: String,
+    /// The type transformers computes in: float32, float16 or bfloat16 (nf4, fp4) [default: float32]
+    #[arg(long, value_name = "TYPE", value_parser = compute_type)]
+    compute_dtype: Option<Float>,
 
-    /// Activations above this are multiplied in f16 (int8)
-    #[arg(long, value_name = "X", default_value_t = 6.0)]
-    int8_threshold: f64,
+    /// Activations above this are multiplied in f16 (int8) [default: 6]
+    #[arg(long, value_name = "X", value_parser = gguf::cli::parse_number)]
+    int8_threshold: Option<f64>,
 
-    /// Which weights share a scale (affine8, affine4)
-    #[arg(long, value_enum, default_value = "group")]
-    per: Per,
+    /// Which weights share a scale (affine8, affine4) [default: group]
+    #[arg(long, value_enum)]
+    per: Option<Per>,
 
-    /// Weights of a group (affine8, affine4)
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    group_size: usize,
+    /// Weights of a group (affine8, affine4) [default: 128]
+    #[arg(long, value_name = "N")]
+    group_size: Option<usize>,
 
     /// Use zero points instead of a symmetric range (affine8, affine4); transformers decodes affine4 as it loads it then
     #[arg(long)]
@@ -89,121 +105,122 @@ pub struct Args {
     #[arg(long, value_name = "MODULE,...", value_delimiter = ',')]
     modules_to_not_convert: Option<Vec<String>>,
 
-    /// Refuse a model whose experts, or other linear weights, would stay in their float type
-    #[arg(long)]
-    no_fallback: bool,
-
-    /// The most bytes of a file of weights
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "50000000000")]
-    max_shard_size: u64,
-
-    /// Threads that encode [default: one for each processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-
-    /// Replace an output folder that exists
-    #[arg(long)]
-    force: bool,
-
-    #[command(flatten)]
-    common: Common,
+    /// The most bytes of a file of weights [default: 50000000000]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    max_shard_size: Option<u64>,
 }
 
-/// The arguments, where they ask for one of these types.
-pub fn requested(args: &[OsString]) -> Option<Args> {
-    let text: Vec<&str> = args.iter().filter_map(|a| a.to_str()).collect();
-    let is_folder = |name: &str| Type::from_str(name, true).is_ok();
-    let asked = text.windows(2).any(|w| ["--type", "-t"].contains(&w[0]) && is_folder(w[1]))
-        || text.iter().any(|a| a.strip_prefix("--type=").or(a.strip_prefix("-t")).is_some_and(is_folder));
-    asked.then(|| Args::parse_from(args))
+fn compute_type(name: &str) -> Result<Float, String> {
+    Float::from_torch(name).ok_or_else(|| format!("\"{name}\" is none of float32, float16 and bfloat16"))
 }
 
-/// Does what the arguments say.
-pub fn run(args: &Args) -> Result<Exit> {
-    let begun = Instant::now();
-    if let Some(threads) = args.threads {
-        let built = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
-        built.map_err(|e| Error::usage("cannot start the threads").caused_by(e))?;
+/// The most bytes of a file of weights, as transformers has it.
+const SHARD_BYTES: u64 = 50_000_000_000;
+
+impl FolderOptions {
+    /// The first option that is given, by name.
+    pub fn given(&self) -> Option<&'static str> {
+        let all = [
+            (self.block_size.is_some(), "--block-size"),
+            (self.double_quant, "--double-quant"),
+            (self.quant_storage.is_some(), "--quant-storage"),
+            (self.compute_dtype.is_some(), "--compute-dtype"),
+            (self.int8_threshold.is_some(), "--int8-threshold"),
+            (self.per.is_some(), "--per"),
+            (self.group_size.is_some(), "--group-size"),
+            (self.zero_point, "--zero-point"),
+            (self.modules_to_not_convert.is_some(), "--modules-to-not-convert"),
+            (self.max_shard_size.is_some(), "--max-shard-size"),
+        ];
+        all.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
     }
-    let input = &args.input;
-    let Some(output) = args.output.as_deref().or(args.out.as_deref()) else {
-        return Err(Error::usage("no output folder is named").help("give it with -o FOLDER"));
-    };
-    if !input.is_dir() {
-        return Err(Error::input("is not a checkpoint folder").at(input).help("these types are made from a folder"));
+
+    /// Writes a folder of this type.
+    pub fn write(&self, input: &Path, output: &Path, ty: FolderType, run: Run<'_>) -> Result<Report> {
+        let total = convert::safetensors::open_folder(input)?.iter().map(|t| t.bytes().len() as u64).sum();
+        let progress = Progress::bytes(run.common.progress, run.common.quiet, "quantizing", total);
+        let done = |bytes: u64| progress.add(bytes);
+        let (no_fallback, force) = (run.no_fallback, run.force);
+        let skip = self.modules_to_not_convert.clone();
+        let shard_bytes = self.max_shard_size.unwrap_or(SHARD_BYTES);
+        let four_bit = |code| Form::FourBit {
+            code,
+            block: self.block_size.unwrap_or(64),
+            double: self.double_quant,
+            storage: self.quant_storage.unwrap_or(Storage::Uint8),
+        };
+        let report = if let Some(bits) = ty.affine_bits() {
+            let granularity = match self.per.unwrap_or(Per::Group) {
+                Per::Tensor => Granularity::Tensor,
+                Per::Row => Granularity::Row,
+                Per::Group => Granularity::Group(self.group_size.unwrap_or(128)),
+            };
+            let symmetric = !self.zero_point;
+            let options = AffineOptions { bits, granularity, symmetric, skip, no_fallback, shard_bytes, force };
+            bnb::write_affine(input, output, &options, &done)?
+        } else {
+            let form = match ty {
+                FolderType::Nf4 => four_bit(Code::Nf4),
+                FolderType::Fp4 => four_bit(Code::Fp4),
+                _ => Form::Int8 { threshold: self.int8_threshold.unwrap_or(6.0) },
+            };
+            let compute = self.compute_dtype.unwrap_or(Float::F32);
+            bnb::write(input, output, &Options { form, compute, skip, no_fallback, shard_bytes, force }, &done)?
+        };
+        progress.finish();
+        Ok(report)
     }
-    let total = convert::safetensors::open_folder(input)?.iter().map(|t| t.bytes().len() as u64).sum();
-    let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
-    let skip = args.modules_to_not_convert.clone();
-    let (no_fallback, shard_bytes, force) = (args.no_fallback, args.max_shard_size, args.force);
-    let done = |bytes: u64| progress.add(bytes);
-    let four_bit = |code| -> Result<Form> {
-        let (block, double) = (args.block_size, args.double_quant);
-        Ok(Form::FourBit { code, block, double, storage: args.quant_storage.parse::<Storage>()? })
-    };
-    let affine = |bits| AffineOptions {
-        bits,
-        granularity: match args.per {
-            Per::Tensor => Granularity::Tensor,
-            Per::Row => Granularity::Row,
-            Per::Group => Granularity::Group(args.group_size),
-        },
-        symmetric: !args.zero_point,
-        skip: skip.clone(),
-        no_fallback,
-        shard_bytes,
-        force,
-    };
-    let form = match args.ty {
-        Type::Nf4 => Some(four_bit(Code::Nf4)?),
-        Type::Fp4 => Some(four_bit(Code::Fp4)?),
-        Type::Int8 => Some(Form::Int8 { threshold: args.int8_threshold }),
-        Type::Affine8 | Type::Affine4 => None,
-    };
-    let report = if let Some(form) = form {
-        let compute = Float::from_torch(&args.compute_dtype).ok_or_else(|| {
-            Error::usage(format!("\"{}\" is none of float32, float16 and bfloat16", args.compute_dtype))
-        })?;
-        let options = Options { form, compute, skip, no_fallback, shard_bytes, force };
-        bnb::write(input, output, &options, &done)?
-    } else {
-        let bits = if args.ty == Type::Affine8 { 8 } else { 4 };
-        bnb::write_affine(input, output, &affine(bits), &done)?
-    };
-    progress.finish();
-    let seconds = begun.elapsed().as_secs_f64();
-    if args.common.json {
-        print_json(&json!({
-            "input": gguf::quote::json(input),
-            "output": gguf::quote::json(output),
+}
+
+/// What concerns every output of a run.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    pub no_fallback: bool,
+    pub force: bool,
+    pub common: &'a Common,
+}
+
+/// A folder that was written.
+pub struct Written<'a> {
+    pub input: &'a Path,
+    pub output: &'a Path,
+    pub ty: FolderType,
+    pub report: Report,
+    pub seconds: f64,
+}
+
+impl Written<'_> {
+    pub fn json(&self) -> Value {
+        let report = &self.report;
+        json!({
+            "type": self.ty.name(),
+            "path": quote::json(self.output),
+            // Names of the first version, in which a folder was a run of its own.
+            "input": quote::json(self.input),
+            "output": quote::json(self.output),
             "quantized": report.quantized,
             "kept": report.kept,
             "weights": report.weights,
-            "stayed": stayed_json(&report),
-            "fallback": fallback_json(&report, args.ty),
+            "stayed": stayed_json(report),
+            "fallback": fallback_json(report, self.ty),
             "bytes_before": report.bytes_before,
             "bytes_after": report.bytes_after,
-            "seconds": seconds,
-        }))?;
+            "seconds": self.seconds,
+        })
     }
-    if !args.common.quiet {
-        eprintln!(
-            "{}: {} weights quantized, {} tensors kept, {} from {} in {seconds:.1} s",
-            gguf::quote::path(output),
-            report.quantized,
-            report.kept,
-            bytes(report.bytes_after),
-            bytes(report.bytes_before),
-        );
-        eprint!("{}{}", stayed_line(&report), fallback_lines(&report, args.ty));
-    }
-    Ok(Exit::Done)
-}
 
-impl Type {
-    /// The name as it is given.
-    fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    pub fn text(&self) -> String {
+        format!(
+            "{}: {} weights quantized, {} tensors kept, {} from {} in {:.1} s\n{}{}",
+            quote::path(self.output),
+            self.report.quantized,
+            self.report.kept,
+            bytes(self.report.bytes_after),
+            bytes(self.report.bytes_before),
+            self.seconds,
+            stayed_line(&self.report),
+            fallback_lines(&self.report, self.ty)
+        )
     }
 }
 
@@ -249,7 +266,7 @@ fn stayed_line(report: &Report) -> String {
 }
 
 /// What share of the weights did not get the type that was asked for.
-fn fallback_lines(report: &Report, wanted: Type) -> String {
+fn fallback_lines(report: &Report, wanted: FolderType) -> String {
     let (tensors, _, share) = sums(fallbacks(report).map(|f| f.0), report);
     if tensors == 0 {
         return "  0 % of the weights fell back to another type\n".to_owned();
@@ -270,7 +287,7 @@ fn stayed_json(report: &Report) -> Value {
     json!({"tensors": tensors, "weights": weights, "share": share, "kinds": kinds.collect::<Vec<_>>()})
 }
 
-fn fallback_json(report: &Report, wanted: Type) -> Value {
+fn fallback_json(report: &Report, wanted: FolderType) -> Value {
     let (tensors, weights, share) = sums(fallbacks(report).map(|f| f.0), report);
     let kinds = fallbacks(report).map(|(kind, reason)| {
         json!({"wanted": wanted.name(), "got": kind.dtype.name(), "reason": reason, "tensors": kind.tensors})

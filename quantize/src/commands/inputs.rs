@@ -2,23 +2,63 @@
 
 use std::path::{Path, PathBuf};
 
+use convert::cli::FolderArgs;
+use convert::{Checkpoint, OutType};
+use gguf::cli::Common;
 use gguf::{Error, Result, Source, TensorType};
 use quantize::plan::Plan;
 use quantize::recipe::FILE_TYPES;
 
-/// Opens a checkpoint folder (for its projector file, if that is wanted) or a GGUF file. Packed weights that are not
-/// complete by themselves are decoded.
-pub fn open(path: &Path, projector: bool) -> Result<Box<dyn Source + Send>> {
-    if gguf::split::parse(path).is_some() {
-        return gguf::split::open(path);
+use super::folder::FolderType;
+
+/// A model that was opened.
+pub enum Opened {
+    /// A checkpoint folder.
+    Folder(Box<Checkpoint>),
+    /// A GGUF file.
+    File(Box<dyn Source + Send>),
+}
+
+impl Opened {
+    /// Opens a checkpoint folder (for its projector file, if that is wanted) or a GGUF file. Packed weights that are not
+    /// complete by themselves are decoded.
+    pub fn open(path: &Path, reading: &FolderArgs, projector: bool, common: &Common) -> Result<Opened> {
+        if path.is_dir() {
+            let options = reading.options(OutType::Auto, convert::packed::Blocks::Alone, common)?;
+            let options = convert::Options { projector, ..options };
+            return Ok(Opened::Folder(Box::new(Checkpoint::open(path, &options)?)));
+        }
+        if let Some(option) = reading.given() {
+            return Err(Error::usage(format!("{option} is about a checkpoint folder, and this is a file"))
+                .at(path)
+                .help("leave it out, or give the folder"));
+        }
+        if projector {
+            return Err(Error::usage("--mmproj is for a checkpoint folder")
+                .at(path)
+                .help("a projector file needs no option"));
+        }
+        if gguf::split::parse(path).is_some() {
+            return Ok(Opened::File(gguf::split::open(path)?));
+        }
+        convert::open(path, &convert::Options::default()).map(Opened::File)
     }
-    if projector && path.is_file() {
-        return Err(Error::usage("--mmproj is for a checkpoint folder")
-            .at(path)
-            .help("a projector file needs no option"));
+
+    /// The model.
+    pub fn source(&self) -> &(dyn Source + Send) {
+        match self {
+            Opened::Folder(checkpoint) => checkpoint.as_ref(),
+            Opened::File(file) => file.as_ref(),
+        }
     }
-    let blocks = convert::packed::Blocks::Alone;
-    convert::open(path, &convert::Options { blocks, projector, ..Default::default() })
+
+    /// What a file of this type is called where nobody says: of a folder as its conversion is, of a file as that.
+    pub fn file_name(&self, input: &Path, ty: &str) -> String {
+        match self {
+            Opened::Folder(checkpoint) => checkpoint.file_name_of(ty),
+            Opened::File(_) => format!("{}-{ty}.gguf", name(input)),
+        }
+    }
 }
 
 /// The shard of each tensor of a split model, in the order of the source.
@@ -47,17 +87,27 @@ pub fn files(input: &Path, others: &[&Option<PathBuf>]) -> Vec<PathBuf> {
     all
 }
 
-/// The model's name by its file or folder, without what tells a type or a shard: `tiny` for `tiny-bf16.gguf`.
-fn name(input: &Path) -> String {
-    // `.` and `..` have no name of their own; a link keeps the name it goes by.
-    let whole = match input.file_name() {
-        Some(_) => input.to_path_buf(),
-        None => input.canonicalize().unwrap_or_default(),
+/// Every file that a run reads, for its record.
+pub fn read(input: &Path, args: &super::Args) -> Result<Vec<PathBuf>> {
+    let mut all: Vec<PathBuf> = if input.is_dir() {
+        convert::files::of_folder(input)?.into_iter().map(|name| input.join(name)).collect()
+    } else {
+        gguf::split::files(input)
     };
-    let stem = match gguf::split::parse(&whole) {
+    for (adapter, _) in &args.reading.merge_lora {
+        let adapter = convert::location::find(adapter, &args.common)?;
+        all.extend(convert::files::of_folder(&adapter)?.into_iter().map(|name| adapter.join(name)));
+    }
+    let side = [&args.importance.imatrix, &args.choice.plan, &args.choice.plan_from, &args.choice.tensor_type_file];
+    all.extend(side.into_iter().chain([&args.reading.metadata]).flatten().cloned());
+    Ok(all)
+}
+
+/// The model's name by its file, without what tells a type or a shard: `tiny` for `tiny-bf16.gguf`.
+fn name(input: &Path) -> String {
+    let stem = match gguf::split::parse(input) {
         Some((prefix, ..)) => prefix.file_name().map(|n| n.to_os_string()),
-        None if input.is_dir() => whole.file_name().map(|n| n.to_os_string()),
-        None => whole.file_stem().map(|n| n.to_os_string()),
+        None => input.file_stem().map(|n| n.to_os_string()),
     };
     let stem = stem.map_or_else(|| "model".to_owned(), |s| s.to_string_lossy().into_owned());
     let name = stem.as_str();
@@ -69,29 +119,69 @@ fn name(input: &Path) -> String {
     }
 }
 
-/// The usual name of a plan's output, without the ending.
-pub fn stem(input: &Path, plan: &Plan) -> String {
-    format!("{}-{}", name(input), plan.file_type.name)
+/// The folder that outputs lie in; `is_folder` says that the output is one folder for transformers itself.
+pub fn place(output: Option<&Path>, is_folder: bool) -> PathBuf {
+    match output {
+        Some(folder) if folder.is_dir() && !is_folder => folder.to_path_buf(),
+        Some(file) => file.parent().map(Path::to_path_buf).unwrap_or_default(),
+        None => PathBuf::new(),
+    }
 }
 
-/// Where each plan's files go.
-pub fn targets(input: &Path, projector: bool, output: Option<&Path>, plans: &[Plan]) -> Result<Vec<Vec<PathBuf>>> {
-    let kind = if projector { "mmproj-" } else { "" };
-    let usual = |plan: &Plan| format!("{kind}{}.gguf", stem(input, plan));
-    let whole: Vec<PathBuf> = match output {
-        Some(folder) if folder.is_dir() => plans.iter().map(|p| folder.join(usual(p))).collect(),
-        Some(file) if plans.len() == 1 => vec![file.to_path_buf()],
-        Some(folder) => {
-            let error = Error::usage("several types need a folder to go to").at(folder);
-            return Err(error.help("make the folder first"));
+/// Stands for the type in the name of an output.
+const TYPE_MARK: &str = "{ftype}";
+
+/// Whether an output's name has a place for the type.
+pub fn names_types(output: &Path) -> bool {
+    output.to_str().is_some_and(|text| text.contains(TYPE_MARK))
+}
+
+/// Where the outputs of a run go: the files of each plan, then each folder.
+pub struct Targets {
+    pub files: Vec<Vec<PathBuf>>,
+    pub folders: Vec<PathBuf>,
+}
+
+/// Chooses the places of all outputs.
+pub fn targets(
+    model: Option<&Opened>,
+    input: &Path,
+    output: Option<&Path>,
+    plans: &[Plan],
+    folders: &[FolderType],
+) -> Result<Targets> {
+    let file = |plan: &Plan| {
+        PathBuf::from(model.map_or_else(String::new, |model| model.file_name(input, plan.file_type.name)))
+    };
+    let folder = |ty: &FolderType| PathBuf::from(format!("{}-{}", convert::location::model_name(input), ty.name()));
+    let several = plans.len() + folders.len() > 1;
+    let (whole, folders): (Vec<PathBuf>, Vec<PathBuf>) = match output {
+        Some(place) if names_types(place) => {
+            let named = |ty: &str| PathBuf::from(place.to_string_lossy().replace(TYPE_MARK, ty));
+            let file = |plan: &Plan| named(plan.file_type.name);
+            (plans.iter().map(file).collect(), folders.iter().map(|ty| named(ty.name())).collect())
         }
-        None => plans.iter().map(|p| PathBuf::from(usual(p))).collect(),
+        // A folder that is there is where files go; one that is to be made is an output itself.
+        Some(place) if several || (place.is_dir() && folders.is_empty()) => {
+            if !place.is_dir() {
+                return Err(Error::usage("several types need a folder to go to")
+                    .at(place)
+                    .help("make the folder first"));
+            }
+            let within = |name: PathBuf| place.join(name);
+            (plans.iter().map(file).map(within).collect(), folders.iter().map(folder).map(within).collect())
+        }
+        Some(place) => {
+            let one = |n: usize| vec![place.to_path_buf(); n];
+            (one(plans.len()), one(folders.len()))
+        }
+        None => (plans.iter().map(file).collect(), folders.iter().map(folder).collect()),
     };
     let shards = |(plan, target): (&Plan, PathBuf)| match plan.shards {
         1 => vec![target],
         count => (0..count).map(|no| gguf::split::path(without_gguf(&target), no, count)).collect(),
     };
-    Ok(plans.iter().zip(whole).map(shards).collect())
+    Ok(Targets { files: plans.iter().zip(whole).map(shards).collect(), folders })
 }
 
 fn without_gguf(path: &Path) -> PathBuf {

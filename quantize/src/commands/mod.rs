@@ -1,47 +1,74 @@
 //! The command line: options, the steps of a run, reports.
 
-pub mod folder;
+mod folder;
 mod imatrix;
 mod inputs;
 mod parts;
+mod record;
 mod report;
+mod types;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use gguf::cli::{Common, Exit, Output, Progress, commit_all, parse_bytes, print, print_json, say};
-use gguf::{Error, Result, Source, TensorType, Value};
+use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, tokenizer_json};
+use convert::{location, lora};
+use gguf::cli::{Common, Exit, Files, Output, OutputFolder, Progress, commit_all, document, parse_bytes, say};
+use gguf::{Error, Result, Source, TensorType, Value, quote};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
 use quantize::plan::{self, Importance, Options, Plan, Written, parse_tensor_rule, parse_tensor_type};
-use quantize::recipe::{FILE_TYPES, FileType, Wishes};
+use quantize::recipe::{FileType, Wishes};
+use serde_json::json;
 
-/// Quantize a model: a checkpoint folder or a GGUF file becomes one GGUF file for each type.
+use folder::{FolderOptions, FolderType};
+use inputs::Opened;
+use types::Wanted;
+
+/// The version of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const EXAMPLES: &str = "\
+Examples:
+  quantize --type q4_k_m tiny-llama                       a checkpoint folder; writes Tiny-Llama-4.2M-Q4_K_M.gguf
+  quantize --type q4_k_m --type q8_0 --type nf4 tiny-llama    several results of one run
+  quantize --type q4_k_m --modelfile tiny-llama           and the Modelfile that `ollama create` takes
+  quantize --type q4_k_m hf://meta-llama/Llama-3.2-1B     fetched from the hub first
+  quantize --type q4_k_m --dry-run tiny-llama             the plan and the exact size
+  quantize --type list                                    all types
+
+Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
+
+/// Quantize a model: a checkpoint folder or a GGUF file becomes one GGUF file for each type, or a folder that transformers
+/// loads.
 ///
-/// The bytes are those that llama-quantize writes. `quantize --type q4_k_m models/my-llama` writes
-/// my-llama-Q4_K_M.gguf into the current folder.
+/// The bytes of a GGUF file are those that llama-quantize writes.
 #[derive(Debug, Parser)]
-#[command(name = "quantize", version, after_help = types(), args_conflicts_with_subcommands = true)]
+#[command(name = "quantize", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 #[command(subcommand_negates_reqs = true, max_term_width = 110)]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// A checkpoint folder or a GGUF file
-    #[arg(required_unless_present = "gather")]
+    /// A checkpoint folder, a GGUF file, a folder of the hub's cache, or a name on the hub such as hf://OWNER/NAME@REVISION
     input: Option<PathBuf>,
 
-    /// The output file; a folder where there are several types [default: NAME-TYPE.gguf in the current folder]
+    /// The output, where {ftype} stands for the type; where there are several types without that, the folder for them
+    /// [default: NAME-TYPE.gguf in the current folder]
     output: Option<PathBuf>,
+
+    /// What llama-quantize takes in third and fourth place.
+    #[arg(hide = true)]
+    others: Vec<String>,
 
     /// The output, as an option
     #[arg(short, long = "output", value_name = "OUTPUT", conflicts_with = "output")]
     out: Option<PathBuf>,
 
-    /// The type of file, such as q4_k_m; several make several files from one reading
-    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type, required_unless_present_any = ["plan", "gather"])]
-    types: Vec<&'static FileType>,
+    /// The type, such as q4_k_m or nf4; several make several results; `list` prints all
+    #[arg(short, long = "type", value_name = "TYPE")]
+    types: Vec<Wanted>,
 
     #[command(flatten)]
     choice: ChoiceArgs,
@@ -53,10 +80,28 @@ pub struct Args {
     model: ModelArgs,
 
     #[command(flatten)]
+    folders: FolderOptions,
+
+    #[command(flatten)]
+    reading: FolderArgs,
+
+    #[command(flatten)]
+    base: BaseArgs,
+
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
+
+    #[command(flatten)]
+    modelfile: ModelfileArgs,
+
+    #[command(flatten)]
     parts: parts::PartArgs,
 
     #[command(flatten)]
     run: RunArgs,
+
+    #[command(flatten)]
+    record: record::RecordArgs,
 
     #[command(flatten)]
     common: Common,
@@ -66,6 +111,7 @@ pub struct Args {
 enum Command {
     /// Look at, merge and convert importance matrices
     Imatrix(imatrix::Args),
+    Verify(record::VerifyArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -106,6 +152,10 @@ struct ChoiceArgs {
     /// Write the plan as TOML, or follow it if the file exists
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+
+    /// Give each tensor the type that it has in this GGUF file of the same architecture
+    #[arg(long, value_name = "OTHER.gguf", conflicts_with_all = ["plan", "types"])]
+    plan_from: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -179,35 +229,295 @@ struct RunArgs {
 /// The most bytes of a plan or a list of rules: some for each of a million tensors.
 const LARGEST_LIST: u64 = 64 << 20;
 
-fn file_type(text: &str) -> Result<&'static FileType, String> {
-    text.parse().map_err(|_| "no such type; the types are listed by --help".to_owned())
-}
-
-fn types() -> String {
-    let names = FILE_TYPES.iter().map(|t| t.name).collect::<Vec<_>>();
-    let lines: Vec<String> = names.chunks(12).map(|line| format!("  {}", line.join(" "))).collect();
-    format!("Types (in any case; Q3_K, Q4_K and Q5_K are the M of their kind):\n{}", lines.join("\n"))
-        + "\nFolders that transformers loads (options: --type nf4 --help):\n  nf4 fp4 int8 affine8 affine4\n\
-            Half the loss in the same bytes, with more time: evaluate optimize --help"
-}
-
 /// Does what the arguments say.
 pub fn run(args: Args) -> Result<Exit> {
     match args.command {
         Some(Command::Imatrix(command)) => imatrix::run(&command, &args.common),
+        Some(Command::Verify(command)) => record::verify(&command, &args.common),
+        None if args.parts.gather.is_some() => gather(&args),
+        None if args.types.contains(&Wanted::List) => types::list(&args.common).map(|()| Exit::Done),
         None => quantize_model(&args),
+    }
+}
+
+/// Checks, and merges, what other runs wrote with `--part`.
+fn gather(args: &Args) -> Result<Exit> {
+    let folder = args.parts.gather.as_deref().unwrap_or(Path::new(""));
+    let output = args.output.as_deref().or(args.out.as_deref());
+    parts::gather(folder, &args.parts, output, args.run.force, &args.common)
+}
+
+/// What is to be made.
+struct Order {
+    files: Vec<&'static FileType>,
+    folders: Vec<FolderType>,
+}
+
+/// Sorts the types that are asked for, and refuses what cannot be one run.
+fn order(args: &Args) -> Result<Order> {
+    in_order_of_llama_quantize(args)?;
+    let mut order = Order { files: Vec::new(), folders: Vec::new() };
+    for wanted in &args.types {
+        match wanted {
+            Wanted::File(ty) => order.files.push(ty),
+            Wanted::Folder(ty) => order.folders.push(*ty),
+            Wanted::List => {}
+        }
+    }
+    let planned = args.choice.plan.is_some() || args.choice.plan_from.is_some();
+    if args.types.is_empty() && !planned {
+        return Err(Error::usage("no type is given").help("--type q4_k_m, for example; `--type list` prints all"));
+    }
+    let makes_files = planned || !order.files.is_empty();
+    if let Some(option) = args.folders.given().filter(|_| order.folders.is_empty()) {
+        return Err(Error::usage(format!("{option} is about folders for transformers, and no type here makes one"))
+            .help("nf4, fp4, int8, affine8 and affine4 do"));
+    }
+    if let Some(option) = args.only_files().filter(|_| !makes_files) {
+        return Err(Error::usage(format!("{option} is about GGUF files, and no type here makes one"))
+            .help("leave it out, or add a type such as --type q4_k_m"));
+    }
+    let only_folders = args.reading.given().filter(|_| !order.folders.is_empty());
+    if let Some(option) = only_folders {
+        return Err(Error::usage(format!("{option} is about GGUF files, and {} is a folder", order.folders[0].name()))
+            .help("make the folder in a run of its own"));
+    }
+    if args.parts.part.is_some() && (args.modelfile.modelfile || !order.folders.is_empty()) {
+        return Err(
+            Error::usage("--part makes shards of GGUF files alone").help("leave folder types and --modelfile out")
+        );
+    }
+    if args.modelfile.modelfile && order.files.len() > 1 {
+        return Err(Error::usage("a Modelfile is about one file").help("give one type with --modelfile"));
+    }
+    Ok(order)
+}
+
+/// `llama-quantize IN OUT TYPE` and `llama-quantize IN TYPE` are what people type here first.
+fn in_order_of_llama_quantize(args: &Args) -> Result<()> {
+    let words: Vec<&str> =
+        args.output.iter().filter_map(|o| o.to_str()).chain(args.others.iter().map(String::as_str)).collect();
+    let is_type = |word: &&str| word.parse::<Wanted>().is_ok_and(|wanted| wanted != Wanted::List);
+    let at = words.iter().position(|word| is_type(word) && !Path::new(word).exists());
+    let input = args.input.as_deref().map(quote::path).unwrap_or_default();
+    match (at, args.others.first()) {
+        (Some(at), _) if args.types.is_empty() => {
+            let output = if at == 0 { String::new() } else { format!(" -o {}", words[0]) };
+            let threads = words.get(at + 1).filter(|w| w.parse::<u16>().is_ok());
+            let threads = threads.map_or_else(String::new, |n| format!(" --threads {n}"));
+            let command = format!("quantize {input}{output} --type {}{threads}", words[at].to_lowercase());
+            Err(Error::usage("the type is an option here, not an argument").help(command))
+        }
+        (_, Some(other)) => Err(Error::usage(format!("\"{}\" is one argument too many", other.escape_debug()))
+            .help("quantize INPUT [OUTPUT] --type TYPE")),
+        _ => Ok(()),
+    }
+}
+
+impl Args {
+    /// The first option that only concerns GGUF files, where one is given.
+    fn only_files(&self) -> Option<&'static str> {
+        let (choice, model) = (&self.choice, &self.model);
+        let all = [
+            (choice.pure, "--pure"),
+            (choice.leave_output_tensor, "--leave-output-tensor"),
+            (choice.output_tensor_type.is_some(), "--output-tensor-type"),
+            (choice.token_embedding_type.is_some(), "--token-embedding-type"),
+            (!choice.tensor_type.is_empty(), "--tensor-type"),
+            (choice.tensor_type_file.is_some(), "--tensor-type-file"),
+            (self.importance.imatrix.is_some(), "--imatrix"),
+            (!model.prune_layers.is_empty(), "--prune-layers"),
+            (!model.override_kv.is_empty(), "--override-kv"),
+            (model.allow_requantize, "--allow-requantize"),
+            (model.keep_split, "--keep-split"),
+            (self.modelfile.modelfile, "--modelfile"),
+            (self.parts.part.is_some(), "--part"),
+            (model.mmproj, "--mmproj"),
+            (choice.no_degenerate, "--no-degenerate"),
+            (self.run.dry_run, "--dry-run"),
+        ];
+        all.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
     }
 }
 
 fn quantize_model(args: &Args) -> Result<Exit> {
     let begun = Instant::now();
-    let output = args.output.as_deref().or(args.out.as_deref());
-    if let Some(folder) = &args.parts.gather {
-        return parts::gather(folder, &args.parts, output, args.run.force, &args.common);
+    let order = order(args)?;
+    let wanted = args.input.as_deref().ok_or_else(|| {
+        Error::usage("no model is given")
+            .help("quantize INPUT --type TYPE; INPUT is a checkpoint folder or a GGUF file")
+    })?;
+    let (input, reading) = &located(args, wanted)?;
+    if args.record.print_cache_key {
+        let key = record::cache_key(input, &inputs::read(input, args)?, &args.common)?;
+        let document = || Ok(document("quantize-key-1", VERSION, &Files::default(), json!({"cache_key": key})));
+        args.common.result(document, || Ok(format!("{key}\n")))?;
+        return Ok(Exit::Done);
     }
-    let input = args.input.as_deref().unwrap_or(Path::new(""));
-    let source = inputs::open(input, args.model.mmproj)?;
-    let (types, options) = options(args)?;
+    let output = args.output.as_deref().or(args.out.as_deref());
+    let place = inputs::place(output, order.files.is_empty() && order.folders.len() == 1);
+    if args.record.if_changed && record::is_current(args, input, &inputs::read(input, args)?, &place)? {
+        let document = || {
+            let files = Files::new(&args.common, false, &inputs::read(input, args)?, &[])?;
+            Ok(document("quantize-1", VERSION, &files, json!({"input": quote::json(input), "unchanged": true})))
+        };
+        args.common.result(document, || Ok("nothing has changed since the manifest was written\n".to_owned()))?;
+        return Ok(Exit::Done);
+    }
+    // What is out of date is replaced.
+    let force = args.run.force || args.record.if_changed;
+    let makes_files = !order.files.is_empty() || args.types.is_empty();
+    let model = makes_files.then(|| Opened::open(input, reading, args.model.mmproj, &args.common)).transpose()?;
+    if !order.folders.is_empty() && !input.is_dir() {
+        return Err(Error::input("is not a checkpoint folder")
+            .at(input)
+            .help(format!("{} is made from a folder", order.folders[0].name())));
+    }
+    let (mut plans, plan_file) = match &model {
+        Some(model) => plans(args, &order, model.source(), input)?,
+        None => (Vec::new(), None),
+    };
+    if args.run.dry_run {
+        let document = || {
+            let files = Files::new(&args.common, false, &inputs::read(input, args)?, &[])?;
+            Ok(document("quantize-1", VERSION, &files, report::dry_run(input, &plans)?))
+        };
+        args.common.result(document, || report::dry_run_text(&plans))?;
+        plan_file.map_or(Ok(()), Output::commit)?;
+        return Ok(Exit::Done);
+    }
+    let untouched = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
+    let untouched: Vec<&Path> = untouched.iter().map(PathBuf::as_path).collect();
+    if let (Some(part), Some(model)) = (args.parts.part, &model) {
+        return write_part(args, part, model, input, &mut plans, &untouched);
+    }
+    let targets = inputs::targets(model.as_ref(), input, output, &plans, &order.folders)?;
+    for target in targets.files.iter().flatten() {
+        Output::check(target, force, &untouched)?;
+    }
+    for target in &targets.folders {
+        OutputFolder::check(target, force, &untouched[..1])?;
+    }
+    if let Some(threads) = args.run.threads.filter(|_| !order.folders.is_empty()) {
+        let built = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
+        built.map_err(|e| Error::usage("cannot start the threads").caused_by(e))?;
+    }
+    let mut tokenizer = None;
+    let mut summary = None;
+    if let Some(model) = &model {
+        let compares = !args.tokenizer.no_check_tokenizer && !args.model.mmproj;
+        if let (Opened::Folder(_), true) = (model, compares) {
+            tokenizer = Some(check_tokenizer(input, &plans[0].metadata, None, &args.common)?);
+        }
+        summary = Some(write_files(args, model, input, &plans, &targets.files, &untouched)?);
+    }
+    plan_file.map_or(Ok(()), Output::commit)?;
+    let mut folders = Vec::with_capacity(order.folders.len());
+    for (ty, output) in order.folders.iter().zip(&targets.folders) {
+        let begun = Instant::now();
+        let run = folder::Run { no_fallback: args.choice.no_fallback, force, common: &args.common };
+        let report = args.folders.write(input, output, *ty, run)?;
+        folders.push(folder::Written { input, output, ty: *ty, report, seconds: begun.elapsed().as_secs_f64() });
+    }
+    let files = summary.map(|summary| report::Done {
+        plans: &plans,
+        targets: &targets.files,
+        source_bytes: source_bytes(model.as_ref(), &plans),
+        summary,
+    });
+    let done = report::Run { input, files, folders: &folders, begun };
+    let mut written = done.written()?;
+    if let (true, Some(first)) = (args.modelfile.modelfile, targets.files.iter().flatten().next()) {
+        written.push(first.with_file_name("Modelfile"));
+    }
+    let read = inputs::read(input, args)?;
+    let files = if args.record.wants_digests() {
+        let (inputs, outputs) = (record::digested(&read, &args.common)?, record::digested(&written, &args.common)?);
+        let one = match (targets.files.as_slice(), targets.folders.as_slice()) {
+            ([files], []) if files.len() == 1 => files.first(),
+            ([], [folder]) => Some(folder),
+            _ => None,
+        };
+        let one = one.map(PathBuf::as_path).or(output.filter(|path| inputs::names_types(path)));
+        let finished = record::Finished { input, inputs: &inputs, outputs: &outputs, folder: &place, output: one };
+        finished.write(args)?;
+        Files::digested(inputs, outputs)
+    } else {
+        Files::new(&args.common, true, &read, &written)?
+    };
+    let document = || {
+        let mut fields = done.json()?;
+        fields["tokenizer"] = tokenizer.as_ref().map_or(serde_json::Value::Null, tokenizer_json);
+        Ok(document("quantize-1", VERSION, &files, fields))
+    };
+    if let Some(files) = done.files.as_ref().filter(|_| !args.common.quiet) {
+        report::warnings(&files.summary).iter().for_each(|line| say(line));
+    }
+    args.common.result(document, || done.text())?;
+    Ok(Exit::Done)
+}
+
+/// Writes one part of each planned file, for a run on several machines.
+fn write_part(
+    args: &Args,
+    part: quantize::parts::Part,
+    model: &Opened,
+    input: &Path,
+    plans: &mut [Plan],
+    untouched: &[&Path],
+) -> Result<Exit> {
+    let output = args.output.as_deref().or(args.out.as_deref());
+    let run = parts::Run {
+        source: model.source(),
+        input,
+        folder: output
+            .ok_or_else(|| Error::usage("the parts of a model go into one folder").help("give it with -o FOLDER"))?,
+        part,
+        settings: &settings(args),
+        force: args.run.force,
+        verify: !args.run.no_verify,
+        inputs: untouched,
+        common: &args.common,
+    };
+    run.run(plans, |plan| {
+        let name = model.file_name(input, plan.file_type.name);
+        name.strip_suffix(".gguf").map(str::to_owned).unwrap_or(name)
+    })
+}
+
+fn settings(args: &Args) -> Settings {
+    Settings {
+        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
+        max_memory: args.run.max_memory,
+        allow_nonfinite: args.model.allow_nonfinite,
+        no_degenerate: args.choice.no_degenerate,
+    }
+}
+
+/// The folder or file that is meant, and how it is read. An adapter stands for its base with it merged.
+fn located(args: &Args, wanted: &Path) -> Result<(PathBuf, FolderArgs)> {
+    let input = location::find(wanted, &args.common)?;
+    let mut reading = args.reading.clone();
+    if !(input.is_dir() && lora::is_adapter(&input)) {
+        if args.base.base.is_some() {
+            return Err(Error::usage("--base names what an adapter is for, and this is none").at(input));
+        }
+        return Ok((input, reading));
+    }
+    let base = location::find(&args.base.of(&input)?, &args.common)
+        .map_err(|e| e.help("--base DIR names the checkpoint that the adapter was made for"))?;
+    if !args.common.quiet {
+        say(&format!("note: {} is merged into {}", quote::path(&input), quote::path(&base)));
+    }
+    // What comes out is the fine-tune, so it has the adapter's name.
+    reading.model_name.get_or_insert_with(|| location::model_name(&input));
+    reading.merge_lora.insert(0, (input, 1.0));
+    Ok((base, reading))
+}
+
+/// Plans every file. A plan that is to be kept has been written, but for its name.
+fn plans(args: &Args, order: &Order, source: &dyn Source, input: &Path) -> Result<(Vec<Plan>, Option<Output>)> {
+    let (types, options) = options(args, order)?;
     let importance = args.importance.imatrix.as_deref().map(|path| importance(path, &args.importance)).transpose()?;
     let mut plans = Vec::with_capacity(types.len());
     for file_type in types {
@@ -224,86 +534,64 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     };
     if !args.common.quiet {
         for note in source.notes().iter().chain(plans.iter().flat_map(|p| &p.notes)) {
-            eprintln!("note: {note}");
+            say(&format!("note: {note}"));
         }
         let again = plans.iter().any(|p| p.file_type.is_quantized());
         if let Some(method) = source.packed().filter(|_| again) {
-            eprintln!(
+            say(&format!(
                 "warning: the weights were quantized by {method} before, and what that lost stays lost under the new type; \
                  start from the original checkpoint where there is one"
-            );
+            ));
         }
     }
-    if args.run.dry_run {
-        let document = report::dry_run(input, &plans)?;
-        if args.common.json {
-            print_json(&document)?
-        } else {
-            print(&report::dry_run_text(&plans)?)?
-        }
-        written.map_or(Ok(()), Output::commit)?;
-        return Ok(Exit::Done);
-    }
-    let inputs = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
-    let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-    let settings = Settings {
-        threads: args.run.threads.map_or(Settings::default().threads, usize::from),
-        max_memory: args.run.max_memory,
-        allow_nonfinite: args.model.allow_nonfinite,
-        no_degenerate: args.choice.no_degenerate,
-    };
-    if let Some(part) = args.parts.part {
-        let run = parts::Run {
-            source: source.as_ref(),
-            input,
-            folder: output.ok_or_else(|| {
-                Error::usage("the parts of a model go into one folder").help("give it with -o FOLDER")
-            })?,
-            part,
-            settings: &settings,
-            force: args.run.force,
-            verify: !args.run.no_verify,
-            inputs: &inputs,
-            common: &args.common,
-        };
-        return run.run(&mut plans, |plan| inputs::stem(input, plan));
-    }
-    let targets = inputs::targets(input, args.model.mmproj, output, &plans)?;
+    Ok((plans, written))
+}
+
+/// Bytes of the tensors that are read.
+fn source_bytes(model: Option<&Opened>, plans: &[Plan]) -> u64 {
+    let bytes = |model: &Opened| plans[0].tensors.iter().map(|t| model.source().tensors()[t.source].bytes()).sum();
+    model.map_or(0, bytes)
+}
+
+/// Writes every planned file, checks it and gives it its name; the Modelfile too, where one is asked for.
+fn write_files(
+    args: &Args,
+    model: &Opened,
+    input: &Path,
+    plans: &[Plan],
+    targets: &[Vec<PathBuf>],
+    untouched: &[&Path],
+) -> Result<pipeline::Summary> {
+    let force = args.run.force || args.record.if_changed;
     let mut jobs = Vec::with_capacity(plans.len());
-    for target in targets.iter().flatten() {
-        Output::check(target, args.run.force, &inputs)?;
-    }
-    for (plan, target) in plans.iter().zip(&targets) {
-        let outputs = target.iter().map(|path| Output::create(path, args.run.force, &inputs));
+    for (plan, target) in plans.iter().zip(targets) {
+        let outputs = target.iter().map(|path| Output::create(path, force, untouched));
         let outputs = outputs.collect::<Result<Vec<_>>>()?;
         jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
     }
-    let total = plans[0].tensors.iter().map(|t| source.tensors()[t.source].bytes()).sum();
+    let total = source_bytes(Some(model), plans);
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
     let (outputs, summary) =
-        pipeline::run(source.as_ref(), jobs, &settings, |bytes| progress.add(bytes)).map_err(|e| e.at(input))?;
+        pipeline::run(model.source(), jobs, &settings(args), |bytes| progress.add(bytes)).map_err(|e| e.at(input))?;
     progress.finish();
-    let outputs: Vec<Output> = outputs.into_iter().flatten().collect();
     if !args.run.no_verify {
-        for output in &outputs {
+        for output in outputs.iter().flatten() {
             verify(output, !args.model.keep_split, summary.nonfinite == 0)?;
         }
     }
-    // A file of several shards appears as a whole; files of several types do so one by one.
-    let mut outputs = outputs.into_iter();
-    for target in &targets {
-        commit_all(outputs.by_ref().take(target.len()).collect())?;
+    let mut modelfile = match outputs.first().and_then(|files| files.first()) {
+        Some(output) if args.modelfile.modelfile => {
+            let written = gguf::File::open(output.temporary())?;
+            let folder = input.is_dir().then_some(input);
+            args.modelfile.create(&written, folder, output.target(), force, &args.common)?
+        }
+        _ => None,
+    };
+    // The shards of a model and its Modelfile get their names together.
+    for outputs in outputs {
+        commit_all(outputs.into_iter().chain(modelfile.take()).collect())?;
     }
-    written.map_or(Ok(()), Output::commit)?;
-    let done = report::Done { input, plans: &plans, targets: &targets, source_bytes: total, summary, begun };
-    if args.common.json {
-        print_json(&done.json()?)?;
-    }
-    if !args.common.quiet {
-        report::warnings(&done.summary).iter().for_each(|line| say(line));
-        eprint!("{}", done.text()?);
-    }
-    Ok(Exit::Done)
+    Ok(summary)
 }
 
 /// Opens the finished file again and judges it, so that nothing broken ever gets its name.
@@ -330,7 +618,7 @@ fn importance(path: &Path, args: &ImportanceArgs) -> Result<Importance> {
 }
 
 /// The types of file and what else concerns the plan.
-fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
+fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Options)> {
     let choice = &args.choice;
     let mut tensors = Vec::with_capacity(choice.tensor_type.len());
     for (pattern, ty) in &choice.tensor_type {
@@ -346,7 +634,7 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
     let mut prune = args.model.prune_layers.clone();
     prune.sort_unstable();
     prune.dedup();
-    let mut types = args.types.clone();
+    let mut types = order.files.clone();
     if let Some((_, twice)) = types.iter().enumerate().find(|(i, ty)| types[..*i].iter().any(|t| t.name == ty.name)) {
         return Err(Error::usage(format!("--type asks twice for the same file, {twice}"))
             .help("give each type once; Q3_K, Q4_K and Q5_K are the M of their kind"));
@@ -369,6 +657,11 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
         } else if types.is_empty() {
             return Err(Error::usage("there is no such plan").at(path).help("with --type it is written"));
         }
+    }
+    if let Some(path) = choice.plan_from.as_deref() {
+        let (file_type, tensors) = types_of(path)?;
+        types = vec![file_type];
+        fixed = Some(tensors);
     }
     let wishes = Wishes {
         pure: choice.pure,
@@ -393,4 +686,17 @@ fn options(args: &Args) -> Result<(Vec<&'static FileType>, Options)> {
         fixed,
     };
     Ok((types, options))
+}
+
+/// The types of another model's tensors, by name, and the type of that file.
+fn types_of(path: &Path) -> Result<(&'static FileType, std::collections::BTreeMap<String, TensorType>)> {
+    let other = gguf::open(path)?;
+    let id = other.metadata().u64("general.file_type").and_then(|id| u32::try_from(id).ok());
+    // Where the file guessed its type, a bit says so.
+    let file_type = id.and_then(|id| FileType::from_id(id & !1024)).ok_or_else(|| {
+        Error::input("does not say of which type it is (general.file_type)")
+            .at(path)
+            .help("`--type TYPE --plan plan.toml` writes a plan that can be edited")
+    })?;
+    Ok((file_type, other.tensors().iter().map(|t| (t.name().to_owned(), t.ty())).collect()))
 }

@@ -7,24 +7,76 @@ use std::time::Instant;
 
 use gguf::cli::{Align, Output, Table, bytes, count};
 use gguf::{Error, Result, TensorType, quote};
-use quantize::pipeline::Summary;
+use quantize::pipeline::{Degenerate, Summary};
 use quantize::plan::Plan;
 use serde_json::{Value, json};
 
+use super::folder;
+
 /// A finished run.
-pub struct Done<'a> {
+pub struct Run<'a> {
     pub input: &'a Path,
+    pub files: Option<Done<'a>>,
+    pub folders: &'a [folder::Written<'a>],
+    pub begun: Instant,
+}
+
+impl Run<'_> {
+    /// Every file that was written, those of folders too.
+    pub fn written(&self) -> Result<Vec<PathBuf>> {
+        let mut all: Vec<PathBuf> = self.files.iter().flat_map(|done| done.targets.iter().flatten().cloned()).collect();
+        for folder in self.folders {
+            let failed = |e| Error::io(folder.output, "list", e);
+            let entries = std::fs::read_dir(folder.output).map_err(failed)?;
+            let mut files = entries.map(|e| Ok(e.map_err(failed)?.path())).collect::<Result<Vec<_>>>()?;
+            files.sort();
+            all.extend(files);
+        }
+        Ok(all)
+    }
+
+    pub fn json(&self) -> Result<Value> {
+        let mut outputs = self.files.as_ref().map_or(Ok(Vec::new()), Done::outputs)?;
+        outputs.extend(self.folders.iter().map(folder::Written::json));
+        let mut out = serde_json::Map::new();
+        // Names of the first version, in which a folder was a run of its own.
+        if let ([folder], None) = (self.folders, &self.files) {
+            out.extend(folder.json().as_object().cloned().unwrap_or_default());
+        }
+        let fields = json!({
+            "input": quote::json(self.input),
+            "outputs": outputs,
+            "source_bytes": self.files.as_ref().map(|done| done.source_bytes),
+            "nonfinite_weights": self.files.as_ref().map(|done| done.summary.nonfinite),
+            "degenerate": self.files.as_ref().map(|done| degenerate(&done.summary)),
+            "seconds": self.begun.elapsed().as_secs_f64(),
+        });
+        out.extend(fields.as_object().cloned().unwrap_or_default());
+        Ok(Value::Object(out))
+    }
+
+    pub fn text(&self) -> Result<String> {
+        let mut out = String::new();
+        if let Some(done) = &self.files {
+            out += &done.text(self.begun)?;
+        }
+        self.folders.iter().for_each(|folder| out += &folder.text());
+        Ok(out)
+    }
+}
+
+/// The GGUF files of a run.
+pub struct Done<'a> {
     pub plans: &'a [Plan],
     /// The files of each plan.
     pub targets: &'a [Vec<PathBuf>],
     /// Bytes of the source's tensors.
     pub source_bytes: u64,
     pub summary: Summary,
-    pub begun: Instant,
 }
 
 impl Done<'_> {
-    pub fn json(&self) -> Result<Value> {
+    fn outputs(&self) -> Result<Vec<Value>> {
         let outputs = self.plans.iter().zip(self.targets).map(|(plan, target)| {
             let mut output = describe(plan)?;
             output["path"] = quote::json(&target[0]);
@@ -33,20 +85,10 @@ impl Done<'_> {
             }
             Ok(output)
         });
-        let degenerate = self.summary.degenerate.iter().map(
-            |d| json!({"tensor": d.tensor, "type": d.ty.name(), "blocks": d.blocks, "of": d.of, "largest": d.largest}),
-        );
-        Ok(json!({
-            "input": quote::json(self.input),
-            "outputs": outputs.collect::<Result<Vec<_>>>()?,
-            "source_bytes": self.source_bytes,
-            "nonfinite_weights": self.summary.nonfinite,
-            "degenerate": degenerate.collect::<Vec<_>>(),
-            "seconds": self.begun.elapsed().as_secs_f64(),
-        }))
+        outputs.collect()
     }
 
-    pub fn text(&self) -> Result<String> {
+    fn text(&self, begun: Instant) -> Result<String> {
         let mut out = String::new();
         for (plan, target) in self.plans.iter().zip(self.targets) {
             for file in target {
@@ -57,11 +99,17 @@ impl Done<'_> {
         if self.summary.nonfinite > 0 {
             out.push_str(&format!("  {} weights are NaN or infinite\n", count(self.summary.nonfinite)));
         }
-        let seconds = self.begun.elapsed().as_secs_f64();
+        let seconds = begun.elapsed().as_secs_f64();
         let rate = self.source_bytes as f64 / seconds.max(1e-9);
         out.push_str(&format!("  {} read in {seconds:.1} s, {}/s\n", bytes(self.source_bytes), bytes(rate as u64)));
         Ok(out)
     }
+}
+
+/// Tensors with blocks that cannot hold their weights.
+fn degenerate(summary: &Summary) -> Vec<Value> {
+    let one = |d: &Degenerate| json!({"tensor": d.tensor, "type": d.ty.name(), "blocks": d.blocks, "of": d.of, "largest": d.largest});
+    summary.degenerate.iter().map(one).collect()
 }
 
 /// What was lost, a line each.

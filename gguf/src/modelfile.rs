@@ -1,10 +1,11 @@
-//! A Modelfile for Ollama beside a converted model.
+//! A Modelfile for Ollama beside a finished model.
 //!
 //! Ollama's template language is not the one of the checkpoint's chat template, so a template is recognized by what is
 //! peculiar to its kind and written from a table; one that no row recognizes is left out with a comment that says so,
 //! and Ollama then passes the prompt through as it is.
 
-use gguf::{Error, Metadata, Result};
+use crate::memory::{CACHE_TYPES, Cache};
+use crate::{Error, Metadata, Result};
 
 /// A kind of chat template.
 struct Kind {
@@ -122,16 +123,44 @@ fn find(chat_template: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.marks.iter().all(|mark| chat_template.contains(mark)))
 }
 
+/// What a Modelfile says beside what the model's keys say.
+#[derive(Clone, Debug, Default)]
+pub struct Options<'a> {
+    /// The text of the licence instead of the identifier in the keys.
+    pub license: Option<&'a str>,
+    /// The context to run with. Ollama chooses one by the memory there is where the file names none.
+    pub num_ctx: Option<u64>,
+    /// What the cache takes at that context, as [`cache_line`] says it.
+    pub cache: Option<&'a str>,
+    /// The projector's file, for a model that sees or hears.
+    pub projector: Option<&'a str>,
+    /// What an adapter is for: the name of a model in Ollama, or a file.
+    pub adapted: Option<&'a str>,
+}
+
 /// A Modelfile for the model of these keys in the file of this name beside it.
 ///
 /// # Errors
-/// A name that would be more than one line.
-pub fn write(metadata: &Metadata, file_name: &str, license: Option<&str>) -> Result<String> {
-    if file_name.contains(is_unfit) {
-        return Err(Error::usage(format!("a Modelfile cannot name \"{}\"", file_name.escape_debug()))
-            .help("choose a name without control characters with -o"));
+/// A name that would be more than one line, an adapter without the model it is for.
+pub fn write(metadata: &Metadata, file_name: &str, options: &Options<'_>) -> Result<String> {
+    for name in [Some(file_name), options.projector, options.adapted].into_iter().flatten() {
+        if name.contains(is_unfit) {
+            return Err(Error::usage(format!("a Modelfile cannot name \"{}\"", name.escape_debug()))
+                .help("choose a name without control characters with -o"));
+        }
     }
-    let mut out = format!("FROM ./{file_name}\n");
+    let beside = |name: &str| if name.contains('/') { name.to_owned() } else { format!("./{name}") };
+    let mut out = match (metadata.str("general.type"), options.adapted) {
+        (Some("adapter"), Some(model)) => format!("FROM {model}\nADAPTER {}\n", beside(file_name)),
+        (Some("adapter"), None) => {
+            return Err(Error::usage("is an adapter, which needs the model that it changes")
+                .help("--from NAME names that model as Ollama knows it, or its file"));
+        }
+        _ => format!("FROM {}\n", beside(file_name)),
+    };
+    if let Some(projector) = options.projector {
+        out += &format!("FROM {}\n", beside(projector));
+    }
     let stops = match metadata.str("tokenizer.chat_template") {
         None => {
             out += "# No TEMPLATE: the model has no chat template.\n";
@@ -152,14 +181,31 @@ pub fn write(metadata: &Metadata, file_name: &str, license: Option<&str>) -> Res
     for stop in stops {
         out += &format!("PARAMETER stop \"{stop}\"\n");
     }
-    let architecture = metadata.str("general.architecture").unwrap_or_default();
-    if let Some(context) = metadata.get(&format!("{architecture}.context_length")).and_then(gguf::Value::as_u64) {
+    if let Some(context) = options.num_ctx {
+        if let Some(cache) = options.cache {
+            out += &format!("# {cache}\n");
+        }
         out += &format!("PARAMETER num_ctx {context}\n");
     }
-    if let Some(license) = license.or(metadata.str("general.license")) {
+    if let Some(license) = options.license.or(metadata.str("general.license")) {
         out += &format!("LICENSE {}\n", quoted(license.trim_end()));
     }
     Ok(out)
+}
+
+/// What a model's cache takes at a context, as a sentence: `32,768 tokens take 4.00 GiB of cache in F16, …`. `format` writes
+/// bytes and `count` numbers.
+pub fn cache_line(cache: &Cache, context: u64, format: fn(u64) -> String, count: fn(u64) -> String) -> String {
+    let sizes = CACHE_TYPES.iter().filter_map(|ty| Some(format!("{} in {ty}", format(cache.bytes(context, *ty)?))));
+    let sizes: Vec<String> = sizes.collect();
+    if cache.is_empty() || sizes.is_empty() {
+        return format!("the model keeps no cache, whatever the context of {} tokens", count(context));
+    }
+    let more = match cache.context() {
+        Some(most) if context > most => format!("; the model was made for {}", count(most)),
+        _ => String::new(),
+    };
+    format!("a context of {} tokens takes a cache of {}, beside the weights{more}", count(context), sizes.join(", "))
 }
 
 /// What ends a line or is none of its text.
@@ -235,7 +281,9 @@ mod tests {
         for kind in KINDS {
             let template = kind.marks.join(" ");
             assert_eq!(super::kind(&template), Some(kind.name), "a kind before it takes its templates");
-            let text = write(&metadata(Some(&template)), "m.gguf", Some("Free.\n\"\"\"Really.\"\"\"\n")).unwrap();
+            let license = Some("Free.\n\"\"\"Really.\"\"\"\n");
+            let options = Options { license, num_ctx: Some(2048), cache: Some("so much"), ..Options::default() };
+            let text = write(&metadata(Some(&template)), "m.gguf", &options).unwrap();
             let commands = parse(&text);
             let value = |name: &str| commands.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
             assert_eq!(value("FROM"), Some("./m.gguf"));
@@ -254,16 +302,37 @@ mod tests {
     #[test]
     fn what_is_not_known_is_left_out_and_said() {
         for (template, word) in [(None, "has no chat template"), (Some("{{ messages }}"), "none of the known kinds")] {
-            let text = write(&metadata(template), "m.gguf", None).unwrap();
+            let text = write(&metadata(template), "m.gguf", &Options::default()).unwrap();
             assert!(text.contains(word), "{text}");
             assert!(parse(&text).iter().all(|(name, _)| name != "TEMPLATE" && name != "stop"));
         }
     }
 
     #[test]
+    fn no_context_is_pinned_unless_asked_for() {
+        let plain = write(&metadata(None), "m.gguf", &Options::default()).unwrap();
+        assert!(!plain.contains("num_ctx"), "{plain}");
+    }
+
+    #[test]
+    fn projectors_and_adapters_have_their_instructions() {
+        let seeing = Options { projector: Some("mmproj.gguf"), ..Options::default() };
+        let text = write(&metadata(None), "m.gguf", &seeing).unwrap();
+        assert!(text.starts_with("FROM ./m.gguf\nFROM ./mmproj.gguf\n"), "{text}");
+        let mut adapter = metadata(None);
+        adapter.set("general.type", "adapter");
+        assert!(write(&adapter, "a.gguf", &Options::default()).is_err());
+        let adapted = Options { adapted: Some("llama3.1:8b"), ..Options::default() };
+        let text = write(&adapter, "a.gguf", &adapted).unwrap();
+        assert!(text.starts_with("FROM llama3.1:8b\nADAPTER ./a.gguf\n"), "{text}");
+        let bad = Options { projector: Some("a\nSYSTEM x"), ..Options::default() };
+        assert!(write(&metadata(None), "m.gguf", &bad).is_err());
+    }
+
+    #[test]
     fn neither_names_nor_licences_are_directives() {
         for name in ["a\nSYSTEM x.gguf", "a\rb.gguf", "a\u{1b}[2J.gguf", "a\tb.gguf", "a\0.gguf", "a\u{2028}b.gguf"] {
-            assert!(write(&metadata(None), name, None).is_err(), "{name:?}");
+            assert!(write(&metadata(None), name, &Options::default()).is_err(), "{name:?}");
         }
         for license in [
             "\"Free\"",
@@ -280,12 +349,13 @@ mod tests {
         ] {
             let mut from_card = metadata(None);
             from_card.set("general.license", license);
-            for text in [write(&metadata(None), "m.gguf", Some(license)), write(&from_card, "m.gguf", None)] {
+            let given = Options { license: Some(license), ..Options::default() };
+            for text in [write(&metadata(None), "m.gguf", &given), write(&from_card, "m.gguf", &Options::default())] {
                 let text = text.unwrap();
                 let commands = parse(&text);
                 let names: Vec<&str> = commands.iter().map(|(name, _)| name.as_str()).collect();
-                assert_eq!(names, ["FROM", "num_ctx", "LICENSE"], "{license:?}: {text}");
-                assert!(commands[2].1.chars().all(|c| !c.is_control() || c == '\n'), "{text:?}");
+                assert_eq!(names, ["FROM", "LICENSE"], "{license:?}: {text}");
+                assert!(commands[1].1.chars().all(|c| !c.is_control() || c == '\n'), "{text:?}");
             }
         }
     }

@@ -1,0 +1,85 @@
+//! Which files of a checkpoint folder are read: what is fetched from the hub, and what a record of a conversion names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gguf::{Error, Result};
+
+/// Endings of configurations, tokenizers and templates.
+const ENDINGS: &[&str] = &[".json", ".model", ".jinja", ".tiktoken"];
+
+/// Other names: vocabularies in plain text, the model card, Mistral's tokenizers by version.
+const NAMES: &[&str] = &["vocab.txt", "merges.txt", "README.md"];
+
+/// Whether a file beside the weights is read where it is there.
+pub(crate) fn is_side(name: &str) -> bool {
+    let of_mistral = || name.starts_with("tokenizer.model.v");
+    let index = name.ends_with(".index.json") && name != "model.safetensors.index.json";
+    (ENDINGS.iter().any(|e| name.ends_with(e)) || NAMES.contains(&name) || is_license(name) || of_mistral()) && !index
+}
+
+/// Whether a file is a licence, which a Modelfile quotes.
+fn is_license(name: &str) -> bool {
+    ["LICENSE", "LICENSE.txt", "LICENSE.md"].contains(&name)
+}
+
+/// Whether a file in a folder of the checkpoint belongs to a module of an embedding model: `1_Pooling/config.json`.
+pub(crate) fn is_module(folder: &str, name: &str) -> bool {
+    let numbered = folder.starts_with(|c: char| c.is_ascii_digit()) && folder.contains('_');
+    numbered && (name == "config.json" || name == "model.safetensors")
+}
+
+/// The files of a folder that a conversion may read, in the order of their names, as paths from the folder.
+///
+/// # Errors
+/// A folder that cannot be listed.
+pub fn of_folder(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for (name, path) in entries(folder)? {
+        if path.is_dir() {
+            let modules = entries(&path).unwrap_or_default();
+            found.extend(modules.into_iter().filter(|(file, _)| is_module(&name, file)).map(|(file, _)| {
+                let mut path = PathBuf::from(&name);
+                path.push(file);
+                path
+            }));
+        } else if is_side(&name) || name.ends_with(".safetensors") {
+            found.push(name.into());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The entries of a folder with names that are text, without hidden ones.
+fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let failed = |e| Error::io(folder, "list", e);
+    let mut out = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if let Ok(name) = entry.file_name().into_string()
+            && !name.starts_with('.')
+        {
+            out.push((name, entry.path()));
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_listed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = ["1_Pooling/config.json", "README.md", "config.json", "model.safetensors", "vocab.txt"];
+        let unread = [".hidden.json", "notes.txt", "out.gguf", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+        for name in read.iter().chain(&unread) {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        assert_eq!(of_folder(folder.path()).unwrap(), read.map(PathBuf::from));
+    }
+}
