@@ -64,7 +64,7 @@ impl Run {
     }
 
     /// The part's file, ready to be written; `None` where it is finished already.
-    pub fn output(&self, model: &Path, folder: &Path, force: bool, inputs: &[&Path]) -> Result<Option<Output>> {
+    pub fn output(&self, model: &Path, folder: &Path, force: bool, inputs: &[PathBuf]) -> Result<Option<Output>> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create the folder", e))?;
         let (Part { no, of }, command) = (self.part, self.command);
         let path = folder.join(format!("{}-{command}-{no:05}-of-{of:05}{ENDING}", super::name_of(model)));
