@@ -162,8 +162,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let opened = Opened::open(&args.model, common)?;
     let plans = plans(args, &opened)?;
     let targets = targets(args, &plans)?;
-    let inputs = files_of(&args.model, &[&args.calibrate]);
-    let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    let inputs = files_of([&args.model], [&args.calibrate]);
     for target in targets.iter().filter(|_| args.parts.part.is_none()) {
         Output::check(target, args.force, &inputs)?;
     }
@@ -224,7 +223,7 @@ fn run_part(
     common: &Common,
     opened: &Opened,
     plans: &[Plan],
-    inputs: &[&Path],
+    inputs: &[PathBuf],
 ) -> Result<Exit> {
     let folder = parts::folder(args.output.as_ref())?;
     let share = eval::parts::share(part, plans.len(), "types")?;
@@ -526,8 +525,7 @@ impl One<'_> {
         let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain_won()).map(|s| s.tensors.len()).sum();
         let mut plan = self.plan.clone();
         self.sign(&mut plan, &job, plain_tensors);
-        let inputs = files_of(&args.model, &[&args.calibrate]);
-        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let inputs = files_of([&args.model], [&args.calibrate]);
         let out = Output::create(self.target, args.force, &inputs)?;
         let out = job.write(&plan, &store, &outcome, out).map_err(|e| e.at(self.target))?;
         gguf::check::verify_file(out.temporary(), true).map_err(|e| {

@@ -64,7 +64,7 @@ impl Run {
     }
 
     /// The part's file, ready to be written; `None` where it is finished already.
-    pub fn output(&self, model: &Path, folder: &Path, force: bool, inputs: &[&Path]) -> Result<Option<Output>> {
+    pub fn output(&self, model: &Path, folder: &Path, force: bool, inputs: &[PathBuf]) -> Result<Option<Output>> {
         let path = self.path(model, folder)?;
         if !force && self.earlier(&path)?.is_some() {
             return Ok(None);

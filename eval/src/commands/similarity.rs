@@ -144,5 +144,5 @@ pub fn run(
         html: &|| embedding::html(&report),
         junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
     };
-    publish(&args.show, common, &forms, &verdicts, &[&args.base, &args.text])
+    publish(&args.show, common, &forms, &verdicts, &args.inputs())
 }
