@@ -69,6 +69,8 @@ pub struct Planned {
     pub instead_of: Option<TensorType>,
     /// The weight of each column, expert after expert.
     pub importance: Option<std::sync::Arc<Vec<f32>>>,
+    /// Neither the person nor the architecture asks for this very type.
+    pub free: bool,
     /// Its type is useless without an importance, and it has none.
     pub lacks_importance: bool,
 }
@@ -153,6 +155,7 @@ impl Plan {
                 shard: shard(*source),
                 from: info.ty(),
                 instead_of: choice.instead_of,
+                free: choice.free,
                 importance: None,
                 lacks_importance: false,
             };
@@ -170,7 +173,7 @@ impl Plan {
                     ))
                     .help(format!("without --no-fallback it becomes {}", choice.ty)));
                 }
-                let required = requires_importance(choice.ty) || needs_importance(name, choice.ty, file_type);
+                let required = wants_importance(name, choice.ty, file_type);
                 tensor.lacks_importance = required && tensor.importance.is_none();
                 if tensor.lacks_importance && !options.dry_run && !options.measured {
                     return Err(missing_importance(&tensor, matrix.is_some()));
@@ -288,16 +291,17 @@ impl Written {
     }
 }
 
-/// Whether an encoder refuses to work without an importance.
-fn requires_importance(ty: TensorType) -> bool {
-    crate::codec(ty).is_some_and(|c| c.importance() == crate::codec::Importance::Required)
+/// Whether a tensor cannot be encoded to a type without an importance, or is useless then.
+pub(crate) fn wants_importance(name: &str, ty: TensorType, file_type: &FileType) -> bool {
+    let refused = crate::codec(ty).is_some_and(|c| c.importance() == crate::codec::Importance::Required);
+    refused || needs_importance(name, ty, file_type)
 }
 
 fn fixed(types: &BTreeMap<String, TensorType>, name: &str) -> Result<Choice> {
     let ty = types.get(name).ok_or_else(|| {
         Error::input(format!("the plan says nothing of tensor {name}")).help("write the plan again from this model")
     })?;
-    Ok(Choice { ty: *ty, instead_of: None })
+    Ok(Choice { ty: *ty, instead_of: None, free: false })
 }
 
 /// Whether a tensor of the source may be decoded.

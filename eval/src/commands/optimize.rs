@@ -1,5 +1,6 @@
 //! `evaluate optimize`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -7,15 +8,17 @@ use eval::baseline::sha256;
 use eval::encoded::Encoded;
 use eval::forward::Input;
 use eval::optimize::judge::{Verdict, judge};
+use eval::optimize::survey::Survey;
 use eval::optimize::{Job, Options, Outcome, Stage, Store, own_text};
 use eval::perplexity::{Chunks, Protocol};
 use eval::weights::Stored;
 use gguf::cli::{Common, Exit, Output, count, parse_bytes, print, print_json};
-use gguf::{Error, Result, Source, TensorType, Value};
+use gguf::{Error, Metadata, Result, Source, TensorType, Value};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Settings};
 use quantize::plan::{self, Plan, Written, parse_tensor_rule, parse_tensor_type};
 use quantize::recipe::{FileType, Wishes};
+use quantize::search::mix::{self, Frame, Limits, Target};
 use serde_json::json;
 
 use super::{Opened, ProgressBar, files_of, read_text};
@@ -25,6 +28,7 @@ use super::{Opened, ProgressBar, files_of, read_text};
 #[command(after_help = "Examples:
   evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o Tiny-Llama-4.2M-Q4_K_M.gguf
   evaluate optimize tiny-llama --type q4_k_m --type q3_k_m --calibrate self -o quantized/
+  evaluate optimize tiny-llama --target-bpw 3.5 --at-least attn_v=q4_k --calibrate calibration.txt -o out.gguf
   evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o out.gguf --resume
 
 The text should be of the kind that the model is used for, 16,000 tokens or more; `self` lets the model write it.")]
@@ -34,8 +38,27 @@ pub struct Args {
     model: PathBuf,
 
     /// The type of file, as `quantize` has it; several make several files
-    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type, required_unless_present = "plan")]
+    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type,
+        required_unless_present_any = ["plan", "target_bpw", "target_size"])]
     types: Vec<&'static FileType>,
+
+    /// Mix types so that a weight takes so many bits in the mean: the mix that loses least
+    #[arg(long, value_name = "BITS", value_parser = mix::parse_bits, help_heading = "A mix of types",
+        conflicts_with_all = ["types", "target_size", "pure"])]
+    target_bpw: Option<f64>,
+
+    /// Mix types so that the file takes at most so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "A mix of types",
+        conflicts_with_all = ["types", "pure"])]
+    target_size: Option<u64>,
+
+    /// No type of fewer bits than this one's; with a pattern for the tensors whose name matches
+    #[arg(long, value_name = "[PATTERN=]TYPE", value_parser = mix::parse_limit, help_heading = "A mix of types")]
+    at_least: Vec<(Option<String>, TensorType)>,
+
+    /// No type of more bits than this one's
+    #[arg(long, value_name = "[PATTERN=]TYPE", value_parser = mix::parse_limit, help_heading = "A mix of types")]
+    at_most: Vec<(Option<String>, TensorType)>,
 
     /// The text, UTF-8, or `self` for text that the model writes
     #[arg(long, value_name = "TEXT")]
@@ -151,8 +174,9 @@ const OWN_TEXTS: usize = 64;
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let opened = Opened::open(&args.model, common)?;
-    let plans = plans(args, &opened)?;
-    let targets = targets(args, &plans)?;
+    let target = args.target()?;
+    let mut plans = if target.is_none() { plans(args, &opened)? } else { Vec::new() };
+    let targets = targets(args, &opened, target, &plans)?;
     let inputs = files_of(&args.model, &[&args.calibrate]);
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     for target in &targets {
@@ -161,6 +185,9 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let text = Text::new(args, common, &opened)?;
     if !common.quiet {
         text.warn(&opened);
+    }
+    if let Some(target) = target {
+        plans.push(mixed(args, common, &opened, &text, target, &targets[0])?);
     }
     let mut reports = Vec::new();
     for (plan, target) in plans.iter().zip(&targets) {
@@ -180,8 +207,83 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The types of each tensor for each type of file.
-fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
+impl Args {
+    /// What a mix is to take, where one is asked for.
+    fn target(&self) -> Result<Option<Target>> {
+        let target = self.target_bpw.map(Target::Bits).or(self.target_size.map(Target::Bytes));
+        let limited = !self.at_least.is_empty() || !self.at_most.is_empty();
+        match (target, self.plan.as_deref().filter(|p| p.exists())) {
+            (None, _) if limited => Err(Error::usage("--at-least and --at-most are about a mix of types")
+                .help("give a size with --target-bpw or --target-size")),
+            (Some(_), Some(plan)) => {
+                Err(Error::usage("the plan says which types the file has, so there is nothing to mix")
+                    .at(plan)
+                    .help("leave the size out, or name another file to write the mix to"))
+            }
+            (target, _) => Ok(target),
+        }
+    }
+
+    fn mixes(&self) -> bool {
+        self.target_bpw.is_some() || self.target_size.is_some()
+    }
+
+    /// The steps of the search.
+    fn options(&self) -> Options {
+        let without = &self.without;
+        let mut options = Options {
+            feedback: !without.no_feedback,
+            damping: without.damping,
+            target_damping: without.target_damping,
+            targets: !without.no_targets,
+            residual: !without.no_residual,
+            judge: !without.no_judge,
+            memory: self.max_memory,
+            ..Options::default()
+        };
+        options.effort.sweeps = if without.no_descent { 0 } else { without.sweeps };
+        options.effort.reach = if without.no_scales { 0 } else { without.reach };
+        options
+    }
+}
+
+/// The mix of types that loses least.
+fn mixed(args: &Args, common: &Common, opened: &Opened, text: &Text, target: Target, output: &Path) -> Result<Plan> {
+    let source = &opened.source;
+    let options = plan_options(args)?;
+    let limits = Limits::new(&args.at_least, &args.at_most)?;
+    // The file will say how it was made, which counts as well.
+    let mut metadata = source.metadata().clone();
+    sign(&mut metadata, text, &args.options(), 0);
+    let frame = Frame::new(&metadata, source.tensors(), &options, None, &limits).map_err(|e| e.at(&args.model))?;
+    let none = vec![Vec::new(); frame.free.len()];
+    if frame.free.is_empty() {
+        return frame.solve(target, &none);
+    }
+    // Without losses any mix will do: whether one fits is known before the work begins.
+    let nothing: Vec<Vec<f64>> = frame.free.iter().map(|f| vec![0.0; f.types.len()]).collect();
+    frame.solve(target, &nothing)?;
+    let job = Job {
+        model: &opened.model,
+        source,
+        plan: frame.base(),
+        text: &text.text,
+        held: &text.held,
+        options: args.options(),
+    };
+    let survey = Survey::new(job, &frame, output, args.resume)?;
+    let bar = ProgressBar::new(common, "sensitivity", 1_000_000);
+    let losses = survey.losses(&mut |share| bar.at((share * 1e6) as u64, 1_000_000)).map_err(|e| e.at(&args.model))?;
+    bar.finish();
+    let plan = frame.solve(target, &losses)?;
+    if let Some(path) = args.plan.as_deref() {
+        std::fs::write(path, plan.to_toml()).map_err(|e| Error::io(path, "write", e))?;
+    }
+    Ok(plan)
+}
+
+/// What is asked of every plan.
+fn plan_options(args: &Args) -> Result<plan::Options> {
     let mut tensors = Vec::with_capacity(args.tensor_type.len());
     for (pattern, ty) in &args.tensor_type {
         tensors.push((Pattern::anywhere("--tensor-type", pattern)?, *ty));
@@ -193,6 +295,12 @@ fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
         embedding: args.token_embedding_type,
         tensors,
     };
+    let allow_requantize = args.allow_requantize;
+    Ok(plan::Options { wishes, allow_requantize, measured: true, ..plan::Options::default() })
+}
+
+/// The types of each tensor for each type of file.
+fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
     let (mut types, mut fixed) = (args.types.clone(), None);
     if let Some(path) = args.plan.as_deref() {
         if types.len() > 1 {
@@ -212,13 +320,7 @@ fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
         }
     }
     let write = args.plan.as_deref().filter(|_| fixed.is_none());
-    let options = plan::Options {
-        wishes,
-        fixed,
-        allow_requantize: args.allow_requantize,
-        measured: true,
-        ..plan::Options::default()
-    };
+    let options = plan::Options { fixed, ..plan_options(args)? };
     let source = &opened.source;
     let plans = types.iter().map(|t| Plan::new(source.metadata(), source.tensors(), t, &options, None));
     let plans = plans.collect::<Result<Vec<_>>>().map_err(|e| e.at(&args.model))?;
@@ -229,18 +331,24 @@ fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
 }
 
 /// Where each file goes.
-fn targets(args: &Args, plans: &[Plan]) -> Result<Vec<PathBuf>> {
+fn targets(args: &Args, opened: &Opened, target: Option<Target>, plans: &[Plan]) -> Result<Vec<PathBuf>> {
     let whole = args.model.canonicalize().unwrap_or_else(|_| args.model.clone());
     let stem = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
     let stem = stem.unwrap_or_default().to_string_lossy().into_owned();
-    let usual = |plan: &Plan| format!("{stem}-{}.gguf", plan.file_type.name);
+    let weights: u64 = opened.source.tensors().iter().map(|t| t.elements()).sum();
+    let mix = target.map(|target| match target {
+        Target::Bits(bits) => format!("{bits}bpw"),
+        Target::Bytes(bytes) => format!("{:.2}bpw", bytes as f64 * 8.0 / weights.max(1) as f64),
+    });
+    let kinds: Vec<String> = mix.into_iter().chain(plans.iter().map(|p| p.file_type.name.to_owned())).collect();
+    let usual = |kind: &String| format!("{stem}-{kind}.gguf");
     match args.output.as_deref() {
-        Some(folder) if folder.is_dir() => Ok(plans.iter().map(|p| folder.join(usual(p))).collect()),
-        Some(file) if plans.len() == 1 => Ok(vec![file.to_path_buf()]),
+        Some(folder) if folder.is_dir() => Ok(kinds.iter().map(|p| folder.join(usual(p))).collect()),
+        Some(file) if kinds.len() == 1 => Ok(vec![file.to_path_buf()]),
         Some(folder) => {
             Err(Error::usage("several types need a folder to go to").at(folder).help("make the folder first"))
         }
-        None => Ok(plans.iter().map(|p| PathBuf::from(usual(p))).collect()),
+        None => Ok(kinds.iter().map(|p| PathBuf::from(usual(p))).collect()),
     }
 }
 
@@ -310,6 +418,21 @@ impl Text {
     }
 }
 
+/// Says in the file how it was made.
+fn sign(metadata: &mut Metadata, text: &Text, options: &Options, plain_tensors: usize) {
+    let mut put = |key: &str, value: Value| {
+        metadata.set(format!("quantize.optimize.{key}").as_str(), value);
+    };
+    put("version", Value::U32(1));
+    put("steps", Value::from(options.steps().join(",")));
+    put("calibration", Value::from(text.name.as_str()));
+    put("calibration_sha256", Value::from(text.sha256.as_str()));
+    put("tokens", Value::U32(text.tokens() as u32));
+    put("held_back", Value::U32((text.held.len() * text.context) as u32));
+    put("context", Value::U32(text.context as u32));
+    put("plain_tensors", Value::U32(plain_tensors as u32));
+}
+
 /// One file.
 struct One<'a> {
     args: &'a Args,
@@ -324,19 +447,7 @@ impl One<'_> {
     fn run(&self) -> Result<serde_json::Value> {
         let begun = Instant::now();
         let (args, text) = (self.args, self.text);
-        let without = &args.without;
-        let mut options = Options {
-            feedback: !without.no_feedback,
-            damping: without.damping,
-            target_damping: without.target_damping,
-            targets: !without.no_targets,
-            residual: !without.no_residual,
-            judge: !without.no_judge,
-            memory: args.max_memory,
-            ..Options::default()
-        };
-        options.effort.sweeps = if without.no_descent { 0 } else { without.sweeps };
-        options.effort.reach = if without.no_scales { 0 } else { without.reach };
+        let options = args.options();
         let job = Job {
             model: &self.opened.model,
             source: &self.opened.source,
@@ -354,7 +465,7 @@ impl One<'_> {
 
         let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain_won()).map(|s| s.tensors.len()).sum();
         let mut plan = self.plan.clone();
-        self.sign(&mut plan, &job, plain_tensors);
+        sign(&mut plan.metadata, text, &options, plain_tensors);
         let inputs = files_of(&args.model, &[&args.calibrate]);
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         let out = Output::create(self.target, args.force, &inputs)?;
@@ -388,22 +499,6 @@ impl One<'_> {
         self.report(&outcome, verdict, kept, begun)
     }
 
-    /// Says in the file how it was made.
-    fn sign(&self, plan: &mut Plan, job: &Job<'_>, plain_tensors: usize) {
-        let text = self.text;
-        let mut put = |key: &str, value: Value| {
-            plan.metadata.set(format!("quantize.optimize.{key}").as_str(), value);
-        };
-        put("version", Value::U32(1));
-        put("steps", Value::from(job.options.steps().join(",")));
-        put("calibration", Value::from(text.name.as_str()));
-        put("calibration_sha256", Value::from(text.sha256.as_str()));
-        put("tokens", Value::U32(text.tokens() as u32));
-        put("held_back", Value::U32((text.held.len() * text.context) as u32));
-        put("context", Value::U32(text.context as u32));
-        put("plain_tensors", Value::U32(plain_tensors as u32));
-    }
-
     fn report(
         &self,
         outcome: &Outcome,
@@ -415,12 +510,8 @@ impl One<'_> {
         let stayed: Vec<&Stage> = outcome.stages.iter().filter(|s| s.plain_won()).collect();
         let bytes = std::fs::metadata(self.target).map(|m| m.len()).unwrap_or(0);
         if !self.common.json {
-            let mut lines = format!(
-                "{}: {} in {} bytes; {seconds:.1} s\n",
-                self.target.display(),
-                self.plan.file_type.name,
-                count(bytes)
-            );
+            let what = if self.args.mixes() { mix_of(self.plan) } else { self.plan.file_type.name.to_owned() };
+            let mut lines = format!("{}: {what} in {} bytes; {seconds:.1} s\n", self.target.display(), count(bytes));
             if let Some(verdict) = verdict {
                 let change = match verdict.plain > 0.0 {
                     true => format!(" ({:+.0} %)", 100.0 * (verdict.chosen / verdict.plain - 1.0)),
@@ -445,6 +536,7 @@ impl One<'_> {
         Ok(json!({
             "output": self.target.display().to_string(),
             "type": self.plan.file_type.name,
+            "bits_per_weight": bits_per_weight(self.plan),
             "bytes": bytes,
             "optimized": kept,
             "judge": verdict.map(|v| json!({"measure": v.measure, "plain": v.plain, "chosen": v.chosen})),
@@ -452,4 +544,19 @@ impl One<'_> {
             "seconds": seconds,
         }))
     }
+}
+
+fn bits_per_weight(plan: &Plan) -> f64 {
+    let bytes: u64 = plan.tensors.iter().map(|t| t.info.bytes()).sum();
+    bytes as f64 * 8.0 / plan.elements().max(1) as f64
+}
+
+/// The bits and types of a mix.
+fn mix_of(plan: &Plan) -> String {
+    let mut types: BTreeMap<TensorType, usize> = BTreeMap::new();
+    plan.tensors.iter().filter(|t| t.converts()).for_each(|t| *types.entry(t.info.ty()).or_default() += 1);
+    let mut types: Vec<(TensorType, usize)> = types.into_iter().collect();
+    types.sort_by(|a, b| a.0.bits_per_weight().total_cmp(&b.0.bits_per_weight()));
+    let types: Vec<String> = types.iter().map(|(ty, n)| format!("{n} × {ty}")).collect();
+    format!("{:.3} bits a weight ({})", bits_per_weight(plan), types.join(", "))
 }

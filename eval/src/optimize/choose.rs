@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gguf::{Error, Result};
+use gguf::{Error, Result, TensorInfo};
 use quantize::plan::Planned;
 use quantize::search::inputs::{Inputs, Solver};
 use quantize::search::strips::{Strips, Sum, multiply_all};
@@ -24,7 +24,7 @@ fn damping(usual: f64, n: usize, tokens: usize) -> f64 {
 pub(super) struct Chooser<'s> {
     seen: &'s Seen,
     solver: Option<Solver>,
-    inputs: Option<Inputs>,
+    pub(super) inputs: Option<Inputs>,
 }
 
 impl<'s> Chooser<'s> {
@@ -39,7 +39,7 @@ impl<'s> Chooser<'s> {
 
 impl Job<'_> {
     /// The rows of one matrix of a tensor.
-    fn weights(&self, tensor: usize, expert: usize) -> Result<Vec<f32>> {
+    pub(super) fn weights(&self, tensor: usize, expert: usize) -> Result<Vec<f32>> {
         let info = &self.source.tensors()[tensor];
         let rows = info.shape().dim(1).max(1) as usize;
         let matrix = Matrix::from_bytes(info, self.source.rows(tensor, 0..info.rows())?)?;
@@ -88,7 +88,7 @@ impl Job<'_> {
         if !self.options.feedback {
             let mut rows = vec![0.0; n * target.cols()];
             rows.par_chunks_mut(n).enumerate().for_each(|(row, out)| target.column(row, out));
-            return encode(tensor, &rows, n, Some(&seen.importance)).map(Some);
+            return encode(&tensor.info, &rows, n, Some(&seen.importance)).map(Some);
         }
         Ok(chooser.inputs.as_ref().map(|inputs| search(inputs, ty, self.options.effort, &target).0))
     }
@@ -102,15 +102,15 @@ impl Job<'_> {
         for expert in 0..experts {
             let values = self.weights(tensor.source, expert)?;
             let importance = importance.and_then(|i| i.get(expert * cols..(expert + 1) * cols));
-            bytes.extend(encode(tensor, &values, cols, importance)?);
+            bytes.extend(encode(&tensor.info, &values, cols, importance)?);
         }
         Ok(Chosen { info: tensor.info.clone(), bytes: Arc::new(bytes) })
     }
 }
 
-/// Encodes rows with the type's codec.
-fn encode(tensor: &Planned, values: &[f32], cols: usize, importance: Option<&[f32]>) -> Result<Vec<u8>> {
-    let ty = tensor.info.ty();
+/// Encodes rows with the codec of the tensor's type.
+pub(super) fn encode(info: &TensorInfo, values: &[f32], cols: usize, importance: Option<&[f32]>) -> Result<Vec<u8>> {
+    let ty = info.ty();
     let ones;
     let importance = match importance {
         // An importance of nothing is none.
@@ -128,6 +128,6 @@ fn encode(tensor: &Planned, values: &[f32], cols: usize, importance: Option<&[f3
         .par_chunks_mut((each * row_bytes).max(1))
         .zip(values.par_chunks((each * cols).max(1)))
         .try_for_each(|(out, values)| quantize::encode_rows(ty, values, cols, importance, out))
-        .map_err(|e| Error::new(e.kind(), format!("tensor {}: {}", tensor.info.name(), e.message())))?;
+        .map_err(|e| Error::new(e.kind(), format!("tensor {}: {}", info.name(), e.message())))?;
     Ok(bytes)
 }

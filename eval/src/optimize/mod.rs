@@ -20,6 +20,7 @@ mod overlay;
 mod pass;
 mod store;
 mod sums;
+pub mod survey;
 mod text;
 mod write;
 
@@ -38,7 +39,7 @@ use crate::model::Model;
 use crate::weights::{Stored, Weights};
 use choose::Chooser;
 use overlay::{Chosen, Overlay};
-use pass::{At, Streams};
+use pass::{At, Side, Streams};
 pub use store::Store;
 use sums::{Recorder, Seen, Sums};
 pub use text::own_text;
@@ -211,7 +212,7 @@ impl<'a> Job<'a> {
                 let first = outcome.stages.len();
                 for part in 0..text.parts(layer) {
                     let at = (layer, part);
-                    for inputs in self.stages(&text, at, &base)? {
+                    for inputs in stages(self.source, &text.original, at, &base)? {
                         let found = self.stage(&text, &held, at, &inputs, &planned, &mut original, &mut weights)?;
                         if let Some((stage, importance)) = found {
                             let done = outcome.stages.len() - first + 1;
@@ -258,26 +259,6 @@ impl<'a> Job<'a> {
             outcome.ends.insert(tensor.source, chosen);
         }
         Ok(outcome)
-    }
-
-    /// The tensors of a part that read the same inputs, in the order in which they read them.
-    fn stages(&self, text: &Streams<'_>, at: At, base: &dyn Weights) -> Result<Vec<Group>> {
-        let recorder = Recorder::default();
-        // The first sequences are enough.
-        text.original.observe(at, base, &recorder)?;
-        let position = |name: &String| base.tensors().iter().position(|t| t.name() == name);
-        let tokens = text.groups().first().copied().unwrap_or(0);
-        let groups = recorder.stages().into_iter().filter_map(|stage| {
-            let tensors: Vec<usize> = stage.tensors.iter().filter_map(position).collect();
-            let info = &self.source.tensors()[*tensors.first()?];
-            let matrices = (info.shape().dim(2) as usize).max(1);
-            // All tokens pass every matrix, as the heads of latent attention and unlike experts.
-            let dense =
-                stage.rows.len() == matrices && stage.rows.values().all(|&rows| rows == tokens || matrices == 1);
-            let rows = stage.rows.values().next().copied().unwrap_or(0);
-            Some(Group { tensors, matrices, dense, tokens: rows == tokens })
-        });
-        Ok(groups.collect())
     }
 
     /// Chooses the tensors of one stage; `None` where none of them changes its type. Also the importance of each.
@@ -411,6 +392,25 @@ struct Group {
     dense: bool,
     /// An input belongs to each token.
     tokens: bool,
+}
+
+/// The tensors of a part that read the same inputs, in the order in which they read them.
+fn stages(source: &dyn Source, side: &Side<'_>, at: At, base: &dyn Weights) -> Result<Vec<Group>> {
+    let recorder = Recorder::default();
+    // The first sequences are enough.
+    side.observe(at, base, &recorder)?;
+    let position = |name: &String| base.tensors().iter().position(|t| t.name() == name);
+    let tokens = side.groups().first().copied().unwrap_or(0);
+    let groups = recorder.stages().into_iter().filter_map(|stage| {
+        let tensors: Vec<usize> = stage.tensors.iter().filter_map(position).collect();
+        let info = &source.tensors()[*tensors.first()?];
+        let matrices = (info.shape().dim(2) as usize).max(1);
+        // All tokens pass every matrix, as the heads of latent attention and unlike experts.
+        let dense = stage.rows.len() == matrices && stage.rows.values().all(|&rows| rows == tokens || matrices == 1);
+        let rows = stage.rows.values().next().copied().unwrap_or(0);
+        Some(Group { tensors, matrices, dense, tokens: rows == tokens })
+    });
+    Ok(groups.collect())
 }
 
 /// Experts that few tokens reach borrow from the mean of all.
