@@ -7,6 +7,7 @@
 //! stretch.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -182,9 +183,9 @@ impl<'a> Survey<'a> {
             all.extend(found.into_iter().map(|f| (f.source, f)));
         }
         // What is looked up, and what no token reached.
-        for free in frame.free.iter() {
-            if !all.contains_key(&free.source) {
-                all.insert(free.source, self.looked_up(free)?);
+        for free in &frame.free {
+            if let Entry::Vacant(place) = all.entry(free.source) {
+                place.insert(self.looked_up(free)?);
             }
         }
         Ok(all)
