@@ -198,3 +198,66 @@ fn what_cannot_be_optimized_is_refused() {
     let said = refused(p.path(), 3, &["optimize", &t5, "--calibrate", &p.calibration, "--type", "q8_0", "--ctx", "16"]);
     assert!(said.contains("encoder and a decoder"), "{said}");
 }
+
+#[test]
+fn a_mix_of_types_fits_its_size_and_loses_less() {
+    let p = Place::new();
+    let short = ["--ctx", "256", "--chunks", "17"];
+    let optimize = |more: &[&str]| json(p.path(), &p.optimize(&[&short[..], more].concat()));
+    let one = optimize(&["--type", "q4_k_m", "-o", "one.gguf"]);
+    let bytes = one["files"][0]["bytes"].as_u64().unwrap();
+    let size = bytes.to_string();
+    let mix = optimize(&["--target-size", &size, "--plan", "plan.toml", "-o", "mix.gguf"]);
+    let took = mix["files"][0]["bytes"].as_u64().unwrap();
+    assert!(took <= bytes && took + 4096 > bytes, "{took} of {bytes}");
+    let compare = ["compare", &p.model, "one.gguf", "mix.gguf", "--text", &p.sample, "--chunks", "8"];
+    let found = json(p.path(), &compare);
+    let kld = |i: usize| found["models"][i]["divergence"]["kld"]["value"].as_f64().unwrap();
+    assert!(kld(1) < 0.9 * kld(0), "{} of {}", kld(1), kld(0));
+    // The plan gives the same file, which says nothing of how its types were chosen.
+    optimize(&["--plan", "plan.toml", "-o", "again.gguf"]);
+    assert!(p.read("mix.gguf") == p.read("again.gguf"));
+    let said = refused(p.path(), 2, &p.optimize(&["--plan", "plan.toml", "--target-bpw", "3"]));
+    assert!(said.contains("plan.toml"), "{said}");
+    // What is asked of single tensors holds; nothing else has fewer bits than the limit, or more.
+    let limits = ["--at-least", "q3_k", "--at-least", "attn_v=q6_k", "--at-most", "q5_k", "--at-most", "attn_v=q8_0"];
+    let rest = ["--target-bpw", "3.9", "--tensor-type", "blk.0.ffn_up=q4_0", "-o", "."];
+    let made = optimize(&[&limits[..], &rest].concat());
+    let bits = made["files"][0]["bits_per_weight"].as_f64().unwrap();
+    assert!(bits <= 3.9 && bits > 3.85, "{bits}");
+    let file = gguf::File::open(p.path().join("tiny-llama-3.9bpw.gguf")).unwrap();
+    for tensor in file.tensors().iter().filter(|t| t.shape().dims().len() > 1) {
+        let bits = tensor.ty().bits_per_weight();
+        match tensor.name() {
+            "blk.0.ffn_up.weight" => assert_eq!(tensor.ty(), gguf::TensorType::Q4_0),
+            name if name.contains("attn_v") => assert!(bits >= 6.5 && bits <= 8.5, "{name}"),
+            name => assert!(bits >= 3.4 && bits <= 5.5, "{name} {bits}"),
+        }
+    }
+}
+
+#[test]
+fn a_mix_goes_on_where_it_was_stopped() {
+    let p = Place::new();
+    let args = p.optimize(&["--target-bpw", "4", "--ctx", "128", "--chunks", "9"]);
+    done(&evaluate(p.path()).args(&args).args(["-o", "whole.gguf"]).output().unwrap());
+    let mut child = evaluate(p.path()).args(&args).args(["-o", "part.gguf"]).spawn().unwrap();
+    let begun = Instant::now();
+    let second = p.path().join("part.gguf.optimize/survey-0001.json");
+    while !second.exists() && begun.elapsed() < Duration::from_secs(300) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if !p.path().join("part.gguf").exists() {
+        let said = refused(p.path(), 3, &[&args[..], &["-o", "part.gguf", "--resume", "--at-least", "q3_k"]].concat());
+        assert!(said.contains("another model, text or options"), "{said}");
+        done(&evaluate(p.path()).args(&args).args(["-o", "part.gguf", "--resume"]).output().unwrap());
+    }
+    assert!(p.read("part.gguf") == p.read("whole.gguf"));
+    assert!(!p.path().join("part.gguf.optimize").exists());
+    let said = refused(p.path(), 2, &p.optimize(&["--target-bpw", "1", "--ctx", "128", "--chunks", "9"]));
+    assert!(said.contains("the smallest takes 1."), "{said}");
+    let said = refused(p.path(), 2, &p.optimize(&["--type", "q4_0", "--at-least", "q3_k"]));
+    assert!(said.contains("--target-bpw"), "{said}");
+}

@@ -87,6 +87,8 @@ impl Planned {
 pub struct Plan {
     /// The type of file.
     pub file_type: &'static FileType,
+    /// What a mix of types is called, such as `3.5bpw`.
+    pub mix: Option<String>,
     /// The keys, in order.
     pub metadata: Metadata,
     /// The tensors, in order.
@@ -214,7 +216,7 @@ impl Plan {
             let infos: Vec<TensorInfo> = planned.iter().map(|t| t.info.clone()).collect();
             refuse_new_faults((metadata, tensors), (&out, &infos))?;
         }
-        Ok(Plan { file_type, metadata: out, tensors: planned, shards, notes })
+        Ok(Plan { file_type, mix: None, metadata: out, tensors: planned, shards, notes })
     }
 
     /// The layout of each file.
@@ -239,6 +241,11 @@ impl Plan {
     /// Those of [`gguf::Plan::new`].
     pub fn file_bytes(&self) -> Result<u64> {
         Ok(self.layouts()?.iter().map(gguf::Plan::file_bytes).sum())
+    }
+
+    /// What the file is named after: its type, or its mix of types.
+    pub fn label(&self) -> &str {
+        self.mix.as_deref().unwrap_or(self.file_type.name)
     }
 
     /// The number of weights.

@@ -275,7 +275,10 @@ fn mixed(args: &Args, common: &Common, opened: &Opened, text: &Text, target: Tar
     let bar = ProgressBar::new(common, "sensitivity", 1_000_000);
     let losses = survey.losses(&mut |share| bar.at((share * 1e6) as u64, 1_000_000)).map_err(|e| e.at(&args.model))?;
     bar.finish();
-    let plan = frame.solve(target, &losses)?;
+    let mut plan = frame.solve(target, &losses)?;
+    // The last keys of the file are set when all of them are known.
+    let keys: Vec<String> = plan.metadata.iter().map(|(key, _)| key.to_owned()).collect();
+    keys.iter().filter(|key| key.starts_with(SIGNED)).for_each(|key| _ = plan.metadata.remove(key));
     if let Some(path) = args.plan.as_deref() {
         std::fs::write(path, plan.to_toml()).map_err(|e| Error::io(path, "write", e))?;
     }
@@ -336,10 +339,7 @@ fn targets(args: &Args, opened: &Opened, target: Option<Target>, plans: &[Plan])
     let stem = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
     let stem = stem.unwrap_or_default().to_string_lossy().into_owned();
     let weights: u64 = opened.source.tensors().iter().map(|t| t.elements()).sum();
-    let mix = target.map(|target| match target {
-        Target::Bits(bits) => format!("{bits}bpw"),
-        Target::Bytes(bytes) => format!("{:.2}bpw", bytes as f64 * 8.0 / weights.max(1) as f64),
-    });
+    let mix = target.map(|target| target.label(weights));
     let kinds: Vec<String> = mix.into_iter().chain(plans.iter().map(|p| p.file_type.name.to_owned())).collect();
     let usual = |kind: &String| format!("{stem}-{kind}.gguf");
     match args.output.as_deref() {
@@ -418,10 +418,13 @@ impl Text {
     }
 }
 
+/// What keys begin with that say how a file was made.
+const SIGNED: &str = "quantize.optimize.";
+
 /// Says in the file how it was made.
 fn sign(metadata: &mut Metadata, text: &Text, options: &Options, plain_tensors: usize) {
     let mut put = |key: &str, value: Value| {
-        metadata.set(format!("quantize.optimize.{key}").as_str(), value);
+        metadata.set(format!("{SIGNED}{key}").as_str(), value);
     };
     put("version", Value::U32(1));
     put("steps", Value::from(options.steps().join(",")));

@@ -29,6 +29,16 @@ pub enum Target {
     Bytes(u64),
 }
 
+impl Target {
+    /// What a mix is called that has so many weights.
+    pub fn label(self, weights: u64) -> String {
+        match self {
+            Target::Bits(bits) => format!("{bits}bpw"),
+            Target::Bytes(bytes) => format!("{:.2}bpw", bytes as f64 * 8.0 / weights.max(1) as f64),
+        }
+    }
+}
+
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -244,7 +254,8 @@ impl<'a> Frame<'a> {
         let types: Vec<(usize, TensorType)> =
             self.free.iter().zip(&items).zip(&chosen).map(|((f, item), &c)| (f.source, item[c].ty)).collect();
         let plan = self.plan(frame_type, &types)?;
-        self.plan(named_after(&plan).unwrap_or(frame_type), &types)
+        let plan = self.plan(named_after(&plan).unwrap_or(frame_type), &types)?;
+        Ok(Plan { mix: Some(target.label(plan.elements())), ..plan })
     }
 }
 

@@ -11,7 +11,7 @@
 //! * [`feedback`] goes through the columns from left to right and rounds each after the errors before it were
 //!   taken off (GPTQ, Frantar et al. 2023; geometrically Babai's nearest plane).
 //! * [`descent`] then changes single levels, scales and minima while that lowers the error.
-//! * [`mix`] chooses the types of a whole model for a size.
+//! * [`mix`] chooses the types of a whole model for a size, [`estimate`] guesses what they cost.
 //! * [`grid`] says which numbers each format can store; the bytes are ordinary blocks that every reader decodes.
 //!
 //! Every sum has a fixed order and every lane belongs to one row: the bytes are the same for any number of threads and
@@ -22,6 +22,7 @@
 
 pub(crate) mod book;
 pub mod cholesky;
+pub mod estimate;
 pub mod grid;
 pub mod inputs;
 pub mod mix;
