@@ -230,8 +230,8 @@ fn a_mix_of_types_fits_its_size_and_loses_less() {
         let bits = tensor.ty().bits_per_weight();
         match tensor.name() {
             "blk.0.ffn_up.weight" => assert_eq!(tensor.ty(), gguf::TensorType::Q4_0),
-            name if name.contains("attn_v") => assert!(bits >= 6.5 && bits <= 8.5, "{name}"),
-            name => assert!(bits >= 3.4 && bits <= 5.5, "{name} {bits}"),
+            name if name.contains("attn_v") => assert!((6.5..=8.5).contains(&bits), "{name}"),
+            name => assert!((3.4..=5.5).contains(&bits), "{name} {bits}"),
         }
     }
 }
