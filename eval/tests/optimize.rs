@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use gguf::Source;
+use quantize::bnb;
 use serde_json::Value;
 
 fn evaluate(folder: &Path) -> Command {
@@ -260,4 +261,74 @@ fn a_mix_goes_on_where_it_was_stopped() {
     assert!(said.contains("the smallest takes 1."), "{said}");
     let said = refused(p.path(), 2, &p.optimize(&["--type", "q4_0", "--at-least", "q3_k"]));
     assert!(said.contains("--target-bpw"), "{said}");
+}
+
+#[test]
+fn folders_for_transformers_lose_less() {
+    let p = Place::new();
+    let types = ["nf4", "fp4", "int8", "affine4", "affine8"];
+    let asked: Vec<&str> = types.iter().flat_map(|ty| ["--type", ty]).collect();
+    let made = json(p.path(), &p.optimize(&[&["--ctx", "256", "--chunks", "17", "-o", "."], &asked[..]].concat()));
+    let coding = |ty: &str| match ty {
+        "affine4" => Form::Affine(4),
+        "affine8" => Form::Affine(8),
+        "int8" => Form::Bnb(bnb::Form::Int8 { threshold: 6.0 }),
+        ty => Form::Bnb(bnb::Form::FourBit {
+            code: if ty == "nf4" { bnb::four_bit::Code::Nf4 } else { bnb::four_bit::Code::Fp4 },
+            block: 64,
+            double: false,
+            storage: bnb::Storage::Uint8,
+        }),
+    };
+    let mut args = vec!["compare".to_owned(), p.model.clone()];
+    for ty in types {
+        coding(ty).write(Path::new(&p.model), &p.path().join(format!("plain-{ty}")));
+        args.extend([format!("plain-{ty}"), format!("tiny-llama-{ty}")]);
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let found = json(p.path(), &[&args[..], &["--text", &p.sample, "--chunks", "6"]].concat());
+    for (i, ty) in types.iter().enumerate() {
+        assert_eq!((&made["files"][i]["type"], &made["files"][i]["optimized"]), (&(*ty).into(), &true.into()));
+        let kld = |i: usize| found["models"][i]["divergence"]["kld"]["value"].as_f64().unwrap();
+        // In eight bits there is less to gain from so short a text.
+        let most = if ty.ends_with('8') { 0.8 } else { 0.6 };
+        assert!(kld(2 * i + 1) < most * kld(2 * i), "{ty}: {} of {}", kld(2 * i + 1), kld(2 * i));
+        // The same tensors of the same sizes, and a record of how.
+        let bytes = |folder: &str| std::fs::metadata(p.path().join(folder).join("model.safetensors")).unwrap().len();
+        assert_eq!(bytes(&format!("plain-{ty}")), bytes(&format!("tiny-llama-{ty}")), "{ty}");
+        let record = p.read(&format!("tiny-llama-{ty}/quantize.optimize.json"));
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        assert_eq!(record["quantize.optimize.tokens"], 16 * 256);
+    }
+    // From a GGUF file there is no folder to follow.
+    let bf16 = ["optimize", &p.model, "--calibrate", &p.calibration, "--type", "bf16", "--ctx", "16", "--chunks", "2"];
+    done(&evaluate(p.path()).args(bf16).args(["-o", "bf16.gguf"]).output().unwrap());
+    let said = refused(p.path(), 3, &["optimize", "bf16.gguf", "--calibrate", &p.calibration, "--type", "nf4"]);
+    assert!(said.contains("not a checkpoint folder"), "{said}");
+}
+
+/// A folder that is rounded plainly.
+enum Form {
+    Bnb(bnb::Form),
+    Affine(u32),
+}
+
+impl Form {
+    fn write(self, input: &Path, output: &Path) {
+        match self {
+            Form::Bnb(form) => bnb::write(input, output, &bnb::Options::new(form), &|_| ()).map(drop).unwrap(),
+            Form::Affine(bits) => {
+                let options = bnb::AffineOptions {
+                    bits,
+                    granularity: bnb::Granularity::Group(128),
+                    symmetric: true,
+                    skip: None,
+                    no_fallback: false,
+                    shard_bytes: 1 << 30,
+                    force: false,
+                };
+                bnb::write_affine(input, output, &options, &|_| ()).map(drop).unwrap();
+            }
+        }
+    }
 }

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use convert::Checkpoint;
+use convert::packed::bnb::Code;
 use eval::baseline::sha256;
 use eval::encoded::Encoded;
 use eval::forward::Input;
 use eval::optimize::judge::{Verdict, judge};
 use eval::optimize::survey::Survey;
-use eval::optimize::{Job, Options, Outcome, Stage, Store, own_text};
+use eval::optimize::{Folder, Job, Options, Outcome, Stage, Store, own_text};
 use eval::perplexity::{Chunks, Protocol};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, count, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, OutputFolder, count, parse_bytes, print, print_json};
 use gguf::{Error, Metadata, Result, Source, TensorType, Value};
+use quantize::bnb::chosen::{BLOCK, Chosen, Coding, GROUP, Matrices};
+use quantize::bnb::{self, Form, Granularity, Storage};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Settings};
 use quantize::plan::{self, Plan, Written, parse_tensor_rule, parse_tensor_type};
@@ -37,10 +41,10 @@ pub struct Args {
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
-    /// The type of file, as `quantize` has it; several make several files
-    #[arg(short, long = "type", value_name = "TYPE", value_parser = file_type,
+    /// The type of file or folder, as `quantize` has it; several make several
+    #[arg(short, long = "type", value_name = "TYPE", value_parser = kind,
         required_unless_present_any = ["plan", "target_bpw", "target_size"])]
-    types: Vec<&'static FileType>,
+    types: Vec<Kind>,
 
     /// Mix types so that a weight takes so many bits in the mean: the mix that loses least
     #[arg(long, value_name = "BITS", value_parser = mix::parse_bits, help_heading = "A mix of types",
@@ -159,8 +163,29 @@ struct Without {
     target_damping: f64,
 }
 
-fn file_type(text: &str) -> Result<&'static FileType, String> {
-    text.parse().map_err(|_| "no such type; `quantize --help` lists them".to_owned())
+/// What `--type` asks for.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// A GGUF file.
+    File(&'static FileType),
+    /// A folder for transformers: a row of [`FOLDERS`].
+    Folder(&'static str, Coding),
+}
+
+/// The folders, by the names that `quantize` has for them.
+const FOLDERS: [(&str, Coding); 5] = [
+    ("nf4", Coding::FourBit(Code::Nf4)),
+    ("fp4", Coding::FourBit(Code::Fp4)),
+    ("int8", Coding::Int8),
+    ("affine8", Coding::Affine(8)),
+    ("affine4", Coding::Affine(4)),
+];
+
+fn kind(text: &str) -> Result<Kind, String> {
+    if let Some((name, coding)) = FOLDERS.iter().find(|f| f.0.eq_ignore_ascii_case(text)) {
+        return Ok(Kind::Folder(name, *coding));
+    }
+    text.parse().map(Kind::File).map_err(|_| "no such type; `quantize --type list` prints all".to_owned())
 }
 
 /// The shortest text that is not warned of.
@@ -179,8 +204,12 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let targets = targets(args, &opened, target, &plans)?;
     let inputs = files_of(&args.model, &[&args.calibrate]);
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-    for target in &targets {
+    let (files, folders) = targets.split_at(targets.len() - args.folders().len());
+    for target in files {
         Output::check(target, args.force, &inputs)?;
+    }
+    for target in folders {
+        OutputFolder::check(target, args.force, &inputs)?;
     }
     let text = Text::new(args, common, &opened)?;
     if !common.quiet {
@@ -190,9 +219,19 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         plans.push(mixed(args, common, &opened, &text, target, &targets[0])?);
     }
     let mut reports = Vec::new();
-    for (plan, target) in plans.iter().zip(&targets) {
+    for (plan, target) in plans.iter().zip(files) {
         let one = One { args, common, opened: &opened, text: &text, plan, target };
         reports.push(one.run()?);
+    }
+    for ((name, coding), target) in args.folders().into_iter().zip(folders) {
+        let plan = &Plan::new(
+            opened.source.metadata(),
+            opened.source.tensors(),
+            "COPY".parse()?,
+            &plan::Options { measured: true, ..plan::Options::default() },
+            None,
+        )?;
+        reports.push(One { args, common, opened: &opened, text: &text, plan, target }.run_folder(name, coding)?);
     }
     if common.json {
         print_json(&json!({
@@ -222,6 +261,24 @@ impl Args {
             }
             (target, _) => Ok(target),
         }
+    }
+
+    /// The types of GGUF files.
+    fn files(&self) -> Vec<&'static FileType> {
+        let files = self.types.iter().filter_map(|kind| match kind {
+            Kind::File(ty) => Some(*ty),
+            Kind::Folder(..) => None,
+        });
+        files.collect()
+    }
+
+    /// The folders for transformers.
+    fn folders(&self) -> Vec<(&'static str, Coding)> {
+        let folders = self.types.iter().filter_map(|kind| match kind {
+            Kind::Folder(name, coding) => Some((*name, *coding)),
+            Kind::File(_) => None,
+        });
+        folders.collect()
     }
 
     fn mixes(&self) -> bool {
@@ -270,6 +327,7 @@ fn mixed(args: &Args, common: &Common, opened: &Opened, text: &Text, target: Tar
         text: &text.text,
         held: &text.held,
         options: args.options(),
+        folder: None,
     };
     let survey = Survey::new(job, &frame, output, args.resume)?;
     let bar = ProgressBar::new(common, "sensitivity", 1_000_000);
@@ -304,7 +362,8 @@ fn plan_options(args: &Args) -> Result<plan::Options> {
 
 /// The types of each tensor for each type of file.
 fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
-    let (mut types, mut fixed) = (args.types.clone(), None);
+    let mut types = args.files();
+    let mut fixed = None;
     if let Some(path) = args.plan.as_deref() {
         if types.len() > 1 {
             return Err(Error::usage("a plan is of one type").help("give --type once with --plan"));
@@ -340,10 +399,15 @@ fn targets(args: &Args, opened: &Opened, target: Option<Target>, plans: &[Plan])
     let stem = stem.unwrap_or_default().to_string_lossy().into_owned();
     let weights: u64 = opened.source.tensors().iter().map(|t| t.elements()).sum();
     let mix = target.map(|target| target.label(weights));
-    let kinds: Vec<String> = mix.into_iter().chain(plans.iter().map(|p| p.file_type.name.to_owned())).collect();
-    let usual = |kind: &String| format!("{stem}-{kind}.gguf");
+    let files = mix.into_iter().chain(plans.iter().map(|p| p.file_type.name.to_owned()));
+    let files = files.map(|kind| format!("{stem}-{kind}.gguf"));
+    let folders: Vec<String> = args.folders().iter().map(|(name, _)| format!("{stem}-{name}")).collect();
+    // A folder that is there is where files go; to a folder for transformers it is the output itself.
+    let itself = folders.len() == 1 && args.types.len() == 1;
+    let kinds: Vec<String> = files.chain(folders).collect();
+    let usual = String::clone;
     match args.output.as_deref() {
-        Some(folder) if folder.is_dir() => Ok(kinds.iter().map(|p| folder.join(usual(p))).collect()),
+        Some(folder) if folder.is_dir() && !itself => Ok(kinds.iter().map(|p| folder.join(usual(p))).collect()),
         Some(file) if kinds.len() == 1 => Ok(vec![file.to_path_buf()]),
         Some(folder) => {
             Err(Error::usage("several types need a folder to go to").at(folder).help("make the folder first"))
@@ -458,6 +522,7 @@ impl One<'_> {
             text: &text.text,
             held: &text.held,
             options,
+            folder: None,
         };
         let mut store = Store::open(self.target, &job.digest()?, args.resume)?;
         let tokens = (text.tokens() * job.model.dims.layers().max(1)) as u64;
@@ -499,11 +564,76 @@ impl One<'_> {
             }
         }
         store.remove()?;
-        self.report(&outcome, verdict, kept, begun)
+        let what = if args.mixes() { mix_of(self.plan) } else { self.plan.file_type.name.to_owned() };
+        self.report((self.plan.file_type.name, &what), &outcome, verdict, kept, begun)
+    }
+
+    /// Makes a folder for transformers.
+    fn run_folder(&self, name: &str, coding: Coding) -> Result<serde_json::Value> {
+        let begun = Instant::now();
+        let (args, text, source) = (self.args, self.text, &self.opened.source);
+        let input = convert::location::find(&args.model, self.common)?;
+        if !input.is_dir() {
+            return Err(Error::input("is not a checkpoint folder")
+                .at(&input)
+                .help(format!("{name} is made from a folder")));
+        }
+        let matrices = Matrices::find(&input, source.as_ref(), coding)?;
+        if matrices.tensors().is_empty() {
+            return Err(Error::input(format!("has no matrices that {name} could be chosen for"))
+                .at(&input)
+                .help(format!("`quantize --type {name}` rounds what there is to round")));
+        }
+        let options = args.options();
+        let job = Job {
+            model: &self.opened.model,
+            source,
+            plan: self.plan,
+            text: &text.text,
+            held: &text.held,
+            options,
+            folder: Some(Folder { coding, matrices: &matrices }),
+        };
+        let mut store = Store::open(self.target, &job.digest()?, args.resume)?;
+        let bar = ProgressBar::new(self.common, name, 1_000_000);
+        let outcome = job.run(&mut store, &mut |share, _| bar.at((share * 1e6) as u64, 1_000_000));
+        let outcome = outcome.map_err(|e| e.at(&args.model))?;
+        bar.finish();
+        let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain_won()).map(|s| s.tensors.len()).sum();
+        let mut signed = Metadata::default();
+        sign(&mut signed, text, &options, plain_tensors);
+        let said: serde_json::Map<String, serde_json::Value> =
+            signed.iter().map(|(key, value)| (key.to_owned(), json_of(value))).collect();
+        let record = said.into();
+        let coded = job.coded(&store);
+        let chosen = |name: &str| matrices.coded(name, &coded);
+        let write = |output: &Path, searched: bool, force: bool| match searched {
+            true => write_folder(&input, output, coding, force, &chosen, Some(&record)),
+            false => write_folder(&input, output, coding, force, &|_| Ok(None), None),
+        };
+        // Both forms are read back as any reader has them.
+        let verdict = match options.judge {
+            true => {
+                let open = |kind: &str, searched: bool| {
+                    let path = store.folder().join(kind);
+                    write(&path, searched, true)?;
+                    Checkpoint::open(&path, &convert::Options { exact: true, ..convert::Options::default() })
+                };
+                let (plain, chosen) = (open("plain", false)?, open("chosen", true)?);
+                Some(judge(&job, &Stored(&plain), &Stored(&chosen), args.max_memory)?)
+            }
+            false => None,
+        };
+        let kept = verdict.is_none_or(|v| v.holds());
+        write(self.target, kept, args.force)?;
+        drop(coded);
+        store.remove()?;
+        self.report((name, name), &outcome, verdict, kept, begun)
     }
 
     fn report(
         &self,
+        (ty, what): (&str, &str),
         outcome: &Outcome,
         verdict: Option<Verdict>,
         kept: bool,
@@ -511,9 +641,8 @@ impl One<'_> {
     ) -> Result<serde_json::Value> {
         let seconds = begun.elapsed().as_secs_f64();
         let stayed: Vec<&Stage> = outcome.stages.iter().filter(|s| s.plain_won()).collect();
-        let bytes = std::fs::metadata(self.target).map(|m| m.len()).unwrap_or(0);
+        let bytes = size_of(self.target);
         if !self.common.json {
-            let what = if self.args.mixes() { mix_of(self.plan) } else { self.plan.file_type.name.to_owned() };
             let mut lines = format!("{}: {what} in {} bytes; {seconds:.1} s\n", self.target.display(), count(bytes));
             if let Some(verdict) = verdict {
                 let change = match verdict.plain > 0.0 {
@@ -538,8 +667,11 @@ impl One<'_> {
         }).collect();
         Ok(json!({
             "output": self.target.display().to_string(),
-            "type": self.plan.file_type.name,
-            "bits_per_weight": bits_per_weight(self.plan),
+            "type": ty,
+            "bits_per_weight": match self.target.is_dir() {
+                true => 8.0 * bytes as f64 / self.plan.elements().max(1) as f64,
+                false => bits_per_weight(self.plan),
+            },
             "bytes": bytes,
             "optimized": kept,
             "judge": verdict.map(|v| json!({"measure": v.measure, "plain": v.plain, "chosen": v.chosen})),
@@ -563,3 +695,51 @@ fn mix_of(plan: &Plan) -> String {
     let types: Vec<String> = types.iter().map(|(ty, n)| format!("{n} × {ty}")).collect();
     format!("{:.3} bits a weight ({})", bits_per_weight(plan), types.join(", "))
 }
+
+/// Bytes of a file, or of all files of a folder.
+fn size_of(path: &Path) -> u64 {
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum(),
+        Err(_) => std::fs::metadata(path).map(|m| m.len()).unwrap_or(0),
+    }
+}
+
+fn json_of(value: &Value) -> serde_json::Value {
+    match (value.as_u64(), value.as_str()) {
+        (Some(number), _) => number.into(),
+        (_, Some(text)) => text.into(),
+        _ => serde_json::Value::Null,
+    }
+}
+
+/// Writes a folder with what was chosen, the rest as `quantize` has it by default.
+fn write_folder(
+    input: &Path,
+    output: &Path,
+    coding: Coding,
+    force: bool,
+    chosen: Chosen<'_>,
+    record: Option<&serde_json::Value>,
+) -> Result<()> {
+    let form = match coding {
+        Coding::FourBit(code) => Form::FourBit { code, block: BLOCK, double: false, storage: Storage::Uint8 },
+        Coding::Int8 => Form::Int8 { threshold: 6.0 },
+        Coding::Affine(bits) => {
+            let options = bnb::AffineOptions {
+                bits,
+                granularity: Granularity::Group(GROUP),
+                symmetric: true,
+                skip: None,
+                no_fallback: false,
+                shard_bytes: SHARD_BYTES,
+                force,
+            };
+            return bnb::write_affine_chosen(input, output, &options, chosen, record, &|_| ()).map(drop);
+        }
+    };
+    let options = bnb::Options { force, ..bnb::Options::new(form) };
+    bnb::write_chosen(input, output, &options, chosen, record, &|_| ()).map(drop)
+}
+
+/// The most bytes of a file of weights, as transformers has it.
+const SHARD_BYTES: u64 = 50_000_000_000;

@@ -25,9 +25,9 @@ mod text;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use gguf::{Result, Source};
+use quantize::bnb::chosen::{Coding, Matrices};
 use quantize::plan::{Plan, Planned};
 use quantize::search::rows::Effort;
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,17 @@ pub struct Job<'a> {
     pub held: &'a [Input],
     /// What to do.
     pub options: Options,
+    /// The form of a folder, where no GGUF file is made.
+    pub folder: Option<Folder<'a>>,
+}
+
+/// A folder in place of a file: its own matrices are chosen, in place of what the plan converts.
+#[derive(Clone, Copy)]
+pub struct Folder<'a> {
+    /// How they are stored.
+    pub coding: Coding,
+    /// Which tensors they are.
+    pub matrices: &'a Matrices,
 }
 
 /// What became of one stage: matrices that read the same input.
@@ -156,11 +167,20 @@ impl<'a> Job<'a> {
         hash.update(fingerprint(self.source)?);
         hash.update(sha256(self.plan.to_toml().as_bytes()));
         hash.update(format!("{:?}", Options { memory: 0, ..self.options }));
+        hash.update(format!("{:?}", self.folder.map(|f| f.coding)));
         for input in self.text.iter().chain(self.held) {
             hash.update((input.tokens.len() as u64).to_le_bytes());
             input.tokens.iter().for_each(|t| hash.update(t.to_le_bytes()));
         }
         Ok(sha256(&hash.finalize()))
+    }
+
+    /// Whether a tensor is chosen.
+    fn converts(&self, tensor: &Planned) -> bool {
+        match self.folder {
+            Some(folder) => folder.matrices.tensors().contains_key(&tensor.source),
+            None => tensor.converts(),
+        }
     }
 
     /// Chooses the numbers of every tensor. Finished layers are kept in `store`, and those that it holds are taken from
@@ -177,7 +197,7 @@ impl<'a> Job<'a> {
         let mut outcome = Outcome { ends: BTreeMap::new(), importance: BTreeMap::new(), stages: Vec::new() };
         // What stands outside of the layers, but for the head, is looked up or added, not multiplied.
         let head = self.source.tensors().iter().position(|t| t.name() == "output.weight");
-        for tensor in self.plan.tensors.iter().filter(|t| t.converts() && !t.info.name().contains("blk.")) {
+        for tensor in self.plan.tensors.iter().filter(|t| self.converts(t) && !t.info.name().contains("blk.")) {
             if Some(tensor.source) != head {
                 let plain = self.plain(tensor, None)?;
                 weights.replace(tensor.source, plain.clone());
@@ -193,7 +213,7 @@ impl<'a> Job<'a> {
             told(share(0.0), None);
             let prefix = text.prefix(layer);
             let here: Vec<&Planned> =
-                self.plan.tensors.iter().filter(|t| t.converts() && t.info.name().starts_with(&prefix)).collect();
+                self.plan.tensors.iter().filter(|t| self.converts(t) && t.info.name().starts_with(&prefix)).collect();
             text.begin(layer);
             held.begin(layer);
             if let Some(finished) = store.finished().get(layer) {
@@ -201,7 +221,7 @@ impl<'a> Job<'a> {
                 let (tensors, importance) = store.read(layer)?;
                 for (tensor, bytes) in tensors {
                     let Some(planned) = planned.get(&tensor) else { continue };
-                    weights.replace(tensor, Chosen { info: planned.info.clone(), bytes: Arc::new(bytes) });
+                    weights.replace(tensor, self.chosen(planned, bytes));
                 }
                 outcome.importance.extend(importance);
                 for part in 0..text.parts(layer) {
@@ -230,7 +250,7 @@ impl<'a> Job<'a> {
                         weights.replace(tensor.source, self.plain(tensor, None)?);
                     }
                 }
-                let chosen = here.iter().filter_map(|t| Some((t.source, weights.chosen(t.source)?.bytes.as_slice())));
+                let chosen = here.iter().filter_map(|t| Some((t.source, weights.chosen(t.source)?.stored())));
                 let chosen: Vec<(usize, &[u8])> = chosen.collect();
                 let known = here.iter().filter_map(|t| Some((t.source, outcome.importance.get(&t.source)?.as_slice())));
                 let known: Vec<(usize, &[f32])> = known.collect();
@@ -238,7 +258,7 @@ impl<'a> Job<'a> {
             }
             here.iter().for_each(|t| weights.restore(t.source));
         }
-        if let Some(tensor) = head.and_then(|h| planned.get(&h)).filter(|t| t.converts()) {
+        if let Some(tensor) = head.and_then(|h| planned.get(&h)).filter(|t| self.converts(t)) {
             told(layers as f64 / (layers + 1) as f64, None);
             let width = self.model.width;
             let [before, after] = text.end(&original, &weights)?;
@@ -250,7 +270,7 @@ impl<'a> Job<'a> {
             let found = self.search(tensor, 0, &Chooser::new(&seen, &self.options), false)?;
             let stage = Stage { tensors: vec![tensor.info.name().to_owned()], errors: None, plain: found.is_none() };
             let chosen = match found {
-                Some(bytes) => Chosen { info: tensor.info.clone(), bytes: Arc::new(bytes) },
+                Some(bytes) => self.chosen(tensor, bytes),
                 None => self.plain(tensor, Some(&seen.importance))?,
             };
             told(1.0, Some(&stage));
@@ -274,7 +294,7 @@ impl<'a> Job<'a> {
         weights: &mut Overlay<'_>,
     ) -> Result<Option<(Stage, Vec<(usize, Vec<f32>)>)>> {
         let wanted: Vec<&Planned> =
-            inputs.tensors.iter().filter_map(|t| planned.get(t).copied()).filter(|t| t.converts()).collect();
+            inputs.tensors.iter().filter_map(|t| planned.get(t).copied()).filter(|t| self.converts(t)).collect();
         if wanted.is_empty() {
             return Ok(None);
         }
@@ -308,7 +328,7 @@ impl<'a> Job<'a> {
             }
         }
         let chosen = |(tensor, bytes): (&&Planned, Option<Vec<u8>>)| {
-            bytes.map(|bytes| (tensor.source, Chosen { info: tensor.info.clone(), bytes: Arc::new(bytes) }))
+            bytes.map(|bytes| (tensor.source, self.chosen(tensor, bytes)))
         };
         let found: Vec<(usize, Chosen)> = wanted.iter().zip(found).filter_map(chosen).collect();
         let mut stage = Stage {

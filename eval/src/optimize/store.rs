@@ -62,6 +62,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn state_path(&self) -> PathBuf {
         self.folder.join("state.json")
     }

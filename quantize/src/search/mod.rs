@@ -32,5 +32,5 @@ pub mod rows;
 mod scale;
 pub mod strips;
 
-pub use rows::{knows, search};
+pub use rows::{Coded, knows, search, search_codes};
 pub(crate) use scale::{Affine, AffineTries, Symmetric, affine, clamp, positive, refined, symmetric};
