@@ -194,6 +194,13 @@ fn what_cannot_be_optimized_is_refused() {
     let own = ["optimize", ".", "--calibrate", &p.calibration, "--type", "q4_0", "-o", "model.safetensors", "--force"];
     let said = refused(p.path(), 2, &own);
     assert!(said.contains("the output is the input"), "{said}");
+    // Groups of 128 are not to be had: known before the work begins.
+    let gemma = fixtures::path("golden/arch/Gemma-3-Tiny/hf/Gemma-3-Tiny");
+    let gemma = gemma.to_string_lossy();
+    let affine =
+        ["optimize", &gemma, "--calibrate", &p.calibration, "--type", "affine4", "--ctx", "16", "--chunks", "3"];
+    let said = refused(p.path(), 2, &[&affine[..], &["-o", "gemma"]].concat());
+    assert!(said.contains("groups of 128") && said.contains("quantize --type affine4"), "{said}");
     let t5 = fixtures::path("golden/arch/T5-Tiny-small/hf/T5-Tiny-small");
     let t5 = t5.to_string_lossy();
     let said = refused(p.path(), 3, &["optimize", &t5, "--calibrate", &p.calibration, "--type", "q8_0", "--ctx", "16"]);

@@ -595,6 +595,14 @@ impl One<'_> {
             folder: Some(Folder { coding, matrices: &matrices }),
         };
         let mut store = Store::open(self.target, &job.digest()?, args.resume)?;
+        // Both forms are read back as any reader has them. What cannot be written is known before the work begins.
+        let (plain, searched) = (store.folder().join("plain"), store.folder().join("chosen"));
+        let none = |_: &str| Ok(None);
+        write_folder(&input, &plain, coding, true, &none, None).map_err(|e| {
+            let way = e.way_out().map(|_| format!("`quantize --type {name}` has options for such a model"));
+            let plain = Error::new(e.kind(), e.message().to_owned());
+            way.into_iter().fold(plain, Error::help)
+        })?;
         let bar = ProgressBar::new(self.common, name, 1_000_000);
         let outcome = job.run(&mut store, &mut |share, _| bar.at((share * 1e6) as u64, 1_000_000));
         let outcome = outcome.map_err(|e| e.at(&args.model))?;
@@ -607,25 +615,20 @@ impl One<'_> {
         let record = said.into();
         let coded = job.coded(&store);
         let chosen = |name: &str| matrices.coded(name, &coded);
-        let write = |output: &Path, searched: bool, force: bool| match searched {
-            true => write_folder(&input, output, coding, force, &chosen, Some(&record)),
-            false => write_folder(&input, output, coding, force, &|_| Ok(None), None),
-        };
-        // Both forms are read back as any reader has them.
         let verdict = match options.judge {
             true => {
-                let open = |kind: &str, searched: bool| {
-                    let path = store.folder().join(kind);
-                    write(&path, searched, true)?;
-                    Checkpoint::open(&path, &convert::Options { exact: true, ..convert::Options::default() })
-                };
-                let (plain, chosen) = (open("plain", false)?, open("chosen", true)?);
-                Some(judge(&job, &Stored(&plain), &Stored(&chosen), args.max_memory)?)
+                write_folder(&input, &searched, coding, true, &chosen, Some(&record))?;
+                let exact = convert::Options { exact: true, ..convert::Options::default() };
+                let (plain, searched) = (Checkpoint::open(&plain, &exact)?, Checkpoint::open(&searched, &exact)?);
+                Some(judge(&job, &Stored(&plain), &Stored(&searched), args.max_memory)?)
             }
             false => None,
         };
         let kept = verdict.is_none_or(|v| v.holds());
-        write(self.target, kept, args.force)?;
+        match kept {
+            true => write_folder(&input, self.target, coding, args.force, &chosen, Some(&record))?,
+            false => write_folder(&input, self.target, coding, args.force, &none, None)?,
+        }
         drop(coded);
         store.remove()?;
         self.report((name, name), &outcome, verdict, kept, begun)
