@@ -201,6 +201,7 @@ fn what_cannot_be_optimized_is_refused() {
         ["optimize", &gemma, "--calibrate", &p.calibration, "--type", "affine4", "--ctx", "16", "--chunks", "3"];
     let said = refused(p.path(), 2, &[&affine[..], &["-o", "gemma"]].concat());
     assert!(said.contains("groups of 128") && said.contains("quantize --type affine4"), "{said}");
+    assert!(!p.path().join("gemma").exists() && !p.path().join("gemma.optimize").exists());
     let t5 = fixtures::path("golden/arch/T5-Tiny-small/hf/T5-Tiny-small");
     let t5 = t5.to_string_lossy();
     let said = refused(p.path(), 3, &["optimize", &t5, "--calibrate", &p.calibration, "--type", "q8_0", "--ctx", "16"]);

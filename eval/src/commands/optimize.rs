@@ -598,11 +598,12 @@ impl One<'_> {
         // Both forms are read back as any reader has them. What cannot be written is known before the work begins.
         let (plain, searched) = (store.folder().join("plain"), store.folder().join("chosen"));
         let none = |_: &str| Ok(None);
-        write_folder(&input, &plain, coding, true, &none, None).map_err(|e| {
+        if let Err(e) = write_folder(&input, &plain, coding, true, &none, None) {
+            store.remove()?;
             let way = e.way_out().map(|_| format!("`quantize --type {name}` has options for such a model"));
             let plain = Error::new(e.kind(), e.message().to_owned());
-            way.into_iter().fold(plain, Error::help)
-        })?;
+            return Err(way.into_iter().fold(plain, Error::help));
+        }
         let bar = ProgressBar::new(self.common, name, 1_000_000);
         let outcome = job.run(&mut store, &mut |share, _| bar.at((share * 1e6) as u64, 1_000_000));
         let outcome = outcome.map_err(|e| e.at(&args.model))?;
