@@ -62,6 +62,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn state_path(&self) -> PathBuf {
         self.folder.join("state.json")
     }
@@ -140,7 +145,7 @@ impl Store {
 }
 
 /// Writes a file so that it is there as a whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let failed = |e| Error::io(path, "write", e);
     let mut file = fs::File::create(&temporary).map_err(failed)?;

@@ -131,15 +131,14 @@ pub fn targets(
     plans: &[Plan],
     folders: &[FolderType],
 ) -> Result<Targets> {
-    let file = |plan: &Plan| {
-        PathBuf::from(model.map_or_else(String::new, |model| model.file_name(input, plan.file_type.name)))
-    };
+    let file =
+        |plan: &Plan| PathBuf::from(model.map_or_else(String::new, |model| model.file_name(input, plan.label())));
     let folder = |ty: &FolderType| PathBuf::from(format!("{}-{}", convert::location::model_name(input), ty.name()));
     let several = plans.len() + folders.len() > 1;
     let (whole, folders): (Vec<PathBuf>, Vec<PathBuf>) = match output {
         Some(place) if names_types(place) => {
             let named = |ty: &str| PathBuf::from(place.to_string_lossy().replace(TYPE_MARK, ty));
-            let file = |plan: &Plan| named(plan.file_type.name);
+            let file = |plan: &Plan| named(plan.label());
             (plans.iter().map(file).collect(), folders.iter().map(|ty| named(ty.name())).collect())
         }
         // A folder that is there is where files go; one that is to be made is an output itself.
