@@ -210,7 +210,6 @@ fn other_defaults(row: &'static Arch) -> (Vec<String>, usize) {
 }
 
 #[test]
-#[ignore = "evaluates some four thousand models; run it after changes of defaults"]
 fn every_absent_key_has_the_loader_s_value() {
     let (mut wrong, mut looked) = (Vec::new(), 0);
     let only = std::env::var("ONLY").ok();
