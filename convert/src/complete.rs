@@ -169,7 +169,8 @@ impl Names<'_> {
         }
         let own = blocks.remove(&block).unwrap_or_default();
         // One that has what the other lacks is of another kind.
-        let alike = blocks.values().filter(|other| own.keys().all(|name| other.contains_key(name)));
+        // Of several the last: first blocks may have what the others do not.
+        let alike = blocks.values().rev().filter(|other| own.keys().all(|name| other.contains_key(name)));
         let lacking =
             alike.map(|other| other.iter().filter(|(name, _)| !own.contains_key(*name)).map(|(_, whole)| *whole));
         let lacking = lacking.map(Iterator::collect::<Vec<_>>).min_by_key(Vec::len);
@@ -199,7 +200,7 @@ impl Names<'_> {
             return names.clone();
         }
         let (front, block, own) = in_block(target);
-        let alike = self.sources.keys().find(|name| {
+        let alike = self.sources.keys().rev().find(|name| {
             let (other_front, other, other_own) = in_block(name);
             block.is_some() && other.is_some() && (front, own) == (other_front, other_own)
         });

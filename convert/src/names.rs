@@ -1,6 +1,6 @@
 //! Names of tensors: matching the tables' patterns, and what a name says of its type.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use gguf::TensorType;
@@ -250,10 +250,16 @@ impl<'a> Origins<'a> {
             let names = self.names_of(stored);
             names.is_some_and(|names| names.iter().any(|renamed| renamed.name == name))
         };
-        let candidates = self.of_prediction(name).into_iter().chain(self.of_another_block(name));
-        let candidates = candidates.chain(self.of_neighbours(name));
+        let candidates = self.of_prediction(name).into_iter().chain(self.of_own_block(name));
+        let candidates = candidates.chain(self.of_another_block(name)).chain(self.of_neighbours(name));
         let correction = name.replace("e_score_correction.bias", "e_score_correction_bias");
-        candidates.chain([correction]).find(leads).unwrap_or_else(|| name.to_owned())
+        let adapted = self.stored.values().any(|stored| stored.ends_with(ADAPTED));
+        // Where tasks have adapters, tables have them too; what another block has is known from there.
+        let forms = |candidate: String| {
+            let stem = candidate.strip_suffix(".weight").filter(|stem| adapted && stem.ends_with("_embeddings"));
+            stem.map(|stem| format!("{stem}{ADAPTED}")).into_iter().chain([candidate.clone()]).collect::<Vec<_>>()
+        };
+        candidates.chain([correction]).flat_map(forms).find(leads).unwrap_or_else(|| name.to_owned())
     }
 
     /// The names of a layer of prediction, where the checkpoint has such under names of their own.
@@ -274,6 +280,24 @@ impl<'a> Origins<'a> {
         found.into_iter().map(|(_, stored)| stored).collect()
     }
 
+    /// The names by what is put in front of the names of the same block, where it has another number there.
+    fn of_own_block(&self, name: &str) -> Vec<String> {
+        let Some(own) = name.split('.').position(|part| part.parse::<u64>().is_ok()) else { return Vec::new() };
+        let front: String = name.split('.').take(own + 1).map(|part| format!("{part}.")).collect();
+        let suffix = name.rsplit('.').next().unwrap_or_default();
+        let (mut fronts, mut around) = (BTreeSet::new(), BTreeSet::new());
+        for (other, stored) in &self.stored {
+            let Some(rest) = other.strip_prefix(&front) else { continue };
+            let moved = |theirs: &&str| !theirs.split('.').any(|part| front.split('.').nth(own) == Some(part));
+            fronts.extend(stored.strip_suffix(rest).filter(moved));
+            around.extend(stored.split_once("mtp.").map(|(theirs, _)| theirs));
+        }
+        let around = around
+            .into_iter()
+            .flat_map(|theirs| AROUND_PREDICTION.iter().map(move |part| format!("{theirs}mtp.{part}.{suffix}")));
+        around.chain(fronts.into_iter().map(|theirs| theirs.to_owned() + &name[front.len()..])).collect()
+    }
+
     /// The names that the same tensor has in another block, with this block's number.
     fn of_another_block<'b>(&'b self, name: &'b str) -> impl Iterator<Item = String> + 'b {
         let number = name.split('.').find(|part| part.parse::<u64>().is_ok());
@@ -288,23 +312,23 @@ impl<'a> Origins<'a> {
         })
     }
 
-    /// The names by what is put in front of the neighbours' names: that of the most parts first, of these the nearest.
+    /// The names by what is put in front of the neighbours' names: that of the most parts first, of these the one of
+    /// names that begin alike, then the most frequent.
     fn of_neighbours(&self, name: &str) -> Vec<String> {
-        let mut found: Vec<((std::cmp::Reverse<usize>, usize), String)> = Vec::new();
+        let mut found: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
         for (other, stored) in &self.stored {
             let same = other.rsplit('.').zip(stored.rsplit('.')).take_while(|(a, b)| a == b).count();
             let front = |of: &str| -> String {
                 let parts: Vec<&str> = of.split('.').collect();
                 parts[..parts.len() - same].iter().map(|part| format!("{part}.")).collect()
             };
-            let (ours, theirs) = (front(other), front(stored));
-            if let Some(rest) = name.strip_prefix(&ours) {
-                found.push(((std::cmp::Reverse(ours.len()), distance(other, name)), theirs + rest));
-            }
+            let alike = other.split('.').zip(name.split('.')).take_while(|(a, b)| a == b).count();
+            let (most, times) = found.entry((front(other), front(stored))).or_default();
+            (*most, *times) = (alike.max(*most), *times + 1);
         }
-        found.sort();
-        found.dedup_by(|a, b| a.1 == b.1);
-        found.into_iter().map(|(_, stored)| stored).collect()
+        let mut found: Vec<_> = found.into_iter().filter(|((ours, _), _)| name.starts_with(ours.as_str())).collect();
+        found.sort_by_key(|((ours, _), (alike, times))| std::cmp::Reverse((ours.len(), *alike, *times)));
+        found.into_iter().map(|((ours, theirs), _)| theirs + &name[ours.len()..]).collect()
     }
 }
 
@@ -341,6 +365,12 @@ pub(crate) fn distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+/// What a weight is called that adapters of tasks change.
+const ADAPTED: &str = ".parametrizations.weight.original";
+
+/// What checkpoints of the Qwen family call what is not of the layer of prediction itself.
+const AROUND_PREDICTION: &[&str] = &["fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"];
 
 /// Beginnings of names that belong to towers of other senses or to what stands between them and the text model.
 const OTHER_BEGINNINGS: &[&str] = &[

@@ -150,3 +150,74 @@ fn every_row_is_judged_quantized_and_evaluated() {
     }
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+/// What llama.cpp's loader takes for each key that a tiny model lacks.
+fn defaults() -> serde_json::Value {
+    fixtures::json("golden/defaults.json")
+}
+
+/// A value of a list that names its type.
+fn value(said: &serde_json::Value) -> gguf::Value {
+    let (ty, value) = said.as_object().unwrap().iter().next().unwrap();
+    match ty.as_str() {
+        "u32" => (value.as_u64().unwrap() as u32).into(),
+        "i32" => (value.as_i64().unwrap() as i32).into(),
+        "f32" => (value.as_f64().unwrap() as f32).into(),
+        "bool" => value.as_bool().unwrap().into(),
+        "string" => value.as_str().unwrap().into(),
+        other => panic!("there are no defaults of type {other}"),
+    }
+}
+
+/// The model's numbers with these keys, and the tensors of these.
+fn numbers(row: &'static Arch, tensors: &Metadata, optional: bool, keys: &Metadata) -> gguf::Result<Vec<f32>> {
+    let of = File::from_bytes(model(row, tensors, optional).into())?;
+    let bytes = gguf::write::copy(&of, keys, Vec::new(), |_| {})?;
+    compute(&File::from_bytes(bytes.into())?)
+}
+
+/// Keys at which a model with the loader's value gives other numbers than one without the key, and how many were looked
+/// at.
+fn other_defaults(row: &'static Arch) -> (Vec<String>, usize) {
+    let (defaults, mut wrong, mut looked) = (defaults(), Vec::new(), 0);
+    let whole = variants(row).into_iter().find_map(|(metadata, optional)| {
+        let numbers = numbers(row, &metadata, optional, &metadata).ok()?;
+        Some((metadata, optional, numbers))
+    });
+    let Some((sample, optional, whole)) = whole else { return (wrong, looked) };
+    for (name, said) in defaults[row.name].as_object().unwrap() {
+        let key = format!("{}.{name}", row.name);
+        let without: Metadata =
+            sample.iter().filter(|(k, _)| *k != key).map(|(k, v)| (k.to_owned(), v.clone())).collect();
+        let absent = if sample.get(&key).is_none() {
+            whole.clone()
+        } else {
+            // Without it the tiny model may be none.
+            let made = std::panic::catch_unwind(|| numbers(row, &without, optional, &without));
+            let Ok(Ok(absent)) = made else { continue };
+            absent
+        };
+        let mut explicit = without.clone();
+        explicit.set(key.as_str(), value(said));
+        looked += 1;
+        match numbers(row, &without, optional, &explicit) {
+            Ok(got) if got.iter().map(|v| v.to_bits()).eq(absent.iter().map(|v| v.to_bits())) => {}
+            Ok(_) => wrong.push(format!("{key} at {said} gives other numbers than without")),
+            Err(e) => wrong.push(format!("{key} at {said}: {e}")),
+        }
+    }
+    (wrong, looked)
+}
+
+#[test]
+fn every_absent_key_has_the_loader_s_value() {
+    let (mut wrong, mut looked) = (Vec::new(), 0);
+    let only = std::env::var("ONLY").ok();
+    for row in arch::all().filter(|row| only.as_ref().is_none_or(|names| names.split(',').any(|n| n == row.name))) {
+        let (found, times) = other_defaults(row);
+        wrong.extend(found);
+        looked += times;
+    }
+    assert!(wrong.is_empty(), "{} of {looked}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(only.is_some() || looked > 2_500, "{looked}");
+}

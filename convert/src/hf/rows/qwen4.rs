@@ -90,6 +90,10 @@ const CONSTANTS: [(&str, &str); 3] = [
 const NGRAM_WIDTH: &str = "width of n-grams";
 
 fn hash_constants(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
+    let front = || {
+        let found = |name: &str| Some(contents.ending(name).next()?.name().strip_suffix(name)?.to_owned());
+        CONSTANTS.iter().find_map(|(_, name)| found(name))
+    };
     for (key, name) in CONSTANTS {
         if let Some(tensor) = contents.ending(name).next() {
             let numbers = integers(tensor)?;
@@ -105,6 +109,8 @@ fn hash_constants(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
                 .help("the weights and config.json do not belong together"));
             }
             config.set(key, numbers);
+        } else if let Some(front) = front() {
+            return Err(Error::input(format!("tensor {front}{name} is missing")).help("is the checkpoint complete?"));
         }
     }
     let part = contents.tensors.iter().find(|t| t.name().contains(".ngram_embedding.shard_"));
