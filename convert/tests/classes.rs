@@ -16,7 +16,8 @@ by the name of what it has no kernel for.
 Of the classes that llama.cpp's converter registers for text, two are not converted: `Qwen3TTSForConditionalGeneration` (its
 talker is a text model with codebooks of sound for words) and `PocketTTSModel` (a folder without a config.json, whose sizes
 are guessed from its tensors). Of `PlamoForCausalLM` the reference converts one size alone, that of PLaMo 13B; `convert`
-does the same. `BaichuanForCausalLM` is converted though the reference fails on it. `MptForCausalLM` is one more name.
+does the same. `BaichuanForCausalLM` is converted though the reference fails on it. llama.cpp's converter has not
+the name `MptForCausalLM`.
 ";
 
 fn table<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = &'a hf::Class>) {
