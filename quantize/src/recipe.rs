@@ -370,11 +370,12 @@ impl Model {
         let (dims, _) = row.dims(&|key| metadata.get(key), HashMap::new());
         let (heads, heads_kv) = (dims.heads(0).get(), dims.kv_heads(0).get());
         let types = row.types;
-        let deep = types.seventy_b > 0 && dims.layers_all == types.seventy_b;
+        let layers = dims.layers_all * (row.ends)(&dims).loops.max(1);
+        let deep = types.seventy_b > 0 && layers == types.seventy_b;
         Model {
             falcon: row.name == "falcon",
             types,
-            layers: dims.layers_all as u64,
+            layers: layers as u64,
             experts: dims.experts.get(),
             heads_per_kv: heads.checked_div(heads_kv).unwrap_or(0),
             seventy_b: deep && !(types.shared_heads_only && heads == heads_kv),

@@ -288,8 +288,10 @@ pub enum How {
         /// How many members each has.
         members: Members,
     },
-    /// The tensor becomes others.
+    /// The tensor becomes others, all of it.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
+    /// The tensor becomes others, of which a part may be left out.
+    Cut(fn(&Config, &Piece) -> Result<Outputs>),
     /// The tensor stays one under its name, its data in another shape or order, or with arithmetic that depends on
     /// the configuration.
     Change(fn(&Config, &Piece) -> Result<Rows>),

@@ -1,23 +1,28 @@
 //! `evaluate optimize`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use eval::baseline::sha256;
 use eval::encoded::Encoded;
 use eval::forward::Input;
 use eval::optimize::judge::{Verdict, judge};
-use eval::optimize::{Job, Options, Outcome, Stage, Store, own_text};
+use eval::optimize::{Job, Options, Outcome, Store, own_text};
+use eval::parts::Gathered;
 use eval::perplexity::{Chunks, Protocol};
 use eval::weights::Stored;
 use gguf::cli::{Common, Exit, Output, count, parse_bytes, print, print_json};
+use gguf::digest::{sha256, sha256_file};
 use gguf::{Error, Result, Source, TensorType, Value};
+use quantize::parts::Part;
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Settings};
 use quantize::plan::{self, Plan, Written, parse_tensor_rule, parse_tensor_type};
 use quantize::recipe::{FileType, Wishes};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::parts::{self, PartArgs};
 use super::{Opened, ProgressBar, files_of, read_text};
 
 /// Choose better numbers for a type: less loss at the same size, in a file that every reader decodes
@@ -26,6 +31,7 @@ use super::{Opened, ProgressBar, files_of, read_text};
   evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o Tiny-Llama-4.2M-Q4_K_M.gguf
   evaluate optimize tiny-llama --type q4_k_m --type q3_k_m --calibrate self -o quantized/
   evaluate optimize tiny-llama --type q4_k_m --calibrate calibration.txt -o out.gguf --resume
+  evaluate optimize tiny-llama --type q4_k_m --type iq3_s --calibrate calibration.txt --part 1/2 -o quantized/
 
 The text should be of the kind that the model is used for, 16,000 tokens or more; `self` lets the model write it.")]
 pub struct Args {
@@ -98,6 +104,9 @@ pub struct Args {
     force: bool,
 
     #[command(flatten)]
+    parts: PartArgs,
+
+    #[command(flatten)]
     without: Without,
 }
 
@@ -153,19 +162,21 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let opened = Opened::open(&args.model, common)?;
     let plans = plans(args, &opened)?;
     let targets = targets(args, &plans)?;
-    let inputs = files_of(&args.model, &[&args.calibrate]);
-    let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-    for target in &targets {
+    let inputs = files_of([&args.model], [&args.calibrate]);
+    for target in targets.iter().filter(|_| args.parts.part.is_none()) {
         Output::check(target, args.force, &inputs)?;
     }
-    let text = Text::new(args, common, &opened)?;
-    if !common.quiet {
-        text.warn(&opened);
+    if let Some(part) = args.parts.part {
+        return run_part(args, part, common, &opened, &plans, &inputs);
     }
+    let text = Text::new(args, common, &opened)?;
     let mut reports = Vec::new();
     for (plan, target) in plans.iter().zip(&targets) {
-        let one = One { args, common, opened: &opened, text: &text, plan, target };
+        let one = One { args, common, opened: &opened, text: &text, plan, target, resume: args.resume };
         reports.push(one.run()?);
+        if !common.json {
+            print(&reports[reports.len() - 1].text())?;
+        }
     }
     if common.json {
         print_json(&json!({
@@ -176,6 +187,118 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
                 "held_back": text.held.len() * args.ctx, "context": args.ctx},
             "files": reports,
         }))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// What a part has made: a file of each of its types.
+#[derive(Default, Serialize, Deserialize)]
+struct Made {
+    /// The types of the part.
+    types: Vec<String>,
+    /// The files that are finished, in the order of the types.
+    files: Vec<MadeFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MadeFile {
+    report: Report,
+    name: String,
+    sha256: String,
+}
+
+impl MadeFile {
+    /// Whether the file of this name is there and the one that was made.
+    fn is_in(&self, folder: &Path) -> Result<bool> {
+        let path = folder.join(&self.name);
+        Ok(path.is_file() && sha256_file(&path, |_| ())?.0 == self.sha256)
+    }
+}
+
+/// Makes the files of one part's types. Every layer hangs on all chunks of the layers before, so types are what can be
+/// divided; a run that was stopped goes on where it was.
+fn run_part(
+    args: &Args,
+    part: Part,
+    common: &Common,
+    opened: &Opened,
+    plans: &[Plan],
+    inputs: &[PathBuf],
+) -> Result<Exit> {
+    let folder = parts::folder(args.output.as_ref())?;
+    let share = eval::parts::share(part, plans.len(), "types")?;
+    let text = match args.is_self() {
+        true => format!("self, seed {}", args.seed),
+        false => read_text(&args.calibrate)?,
+    };
+    let all: String = plans.iter().map(Plan::to_toml).collect();
+    let options = [
+        ("set of types", json!(sha256(all.as_bytes()))),
+        ("context", json!(args.ctx)),
+        ("number of chunks", json!(args.chunks)),
+        ("set of steps", json!(format!("{:?}", args.without))),
+    ];
+    let run = parts::Run::new(("optimize", part, "types"), &opened.source, &text, options)?;
+    let record = run.path(&args.model, folder)?;
+    let types: Vec<String> = plans[share.clone()].iter().map(|plan| plan.file_type.name.to_owned()).collect();
+    let mut made = Made { types, files: Vec::new() };
+    if let Some(earlier) = if args.force { None } else { run.earlier(&record)? } {
+        let earlier: Made = serde_json::from_value(earlier.facts)
+            .map_err(|e| Error::input("is no part of `evaluate optimize`").caused_by(e).at(&record))?;
+        for file in earlier.files {
+            if !file.is_in(folder)? {
+                break;
+            }
+            made.files.push(file);
+        }
+    }
+    let left = &plans[share.start + made.files.len().min(share.len())..share.end];
+    if left.is_empty() {
+        return run.finished(common);
+    }
+    let text = Text::new(args, common, opened)?;
+    let mut written = None;
+    for plan in left {
+        let target = folder.join(usual_name(&args.model, plan));
+        Output::check(&target, args.force, inputs)?;
+        let report = One { args, common, opened, text: &text, plan, target: &target, resume: true }.run()?;
+        if !common.json {
+            print(&report.text())?;
+        }
+        let name = usual_name(&args.model, plan);
+        made.files.push(MadeFile { report, name, sha256: sha256_file(&target, |_| ())?.0 });
+        let facts = serde_json::to_value(&made).map_err(|e| Error::usage("cannot be put into words").caused_by(e))?;
+        written = Some(run.save(Output::create(&record, true, inputs)?, facts, BTreeMap::new())?);
+    }
+    match written {
+        Some((size, seconds)) => run.say(Some((&record, size)), seconds, common),
+        None => run.finished(common),
+    }
+}
+
+/// Looks whether the files of all parts are there and what they were when they were written, and tells what each lost.
+pub fn gather(parts: &Gathered, common: &Common) -> Result<Exit> {
+    let mut reports = Vec::new();
+    for (path, found) in parts.paths.iter().zip(&parts.parts) {
+        let made: Made = serde_json::from_value(found.facts.clone())
+            .map_err(|e| Error::input("is no part of `evaluate optimize`").caused_by(e).at(path))?;
+        let again = |error: Error| error.help(format!("run part {} again", found.part.no));
+        if let Some(ty) = made.types.get(made.files.len()) {
+            return Err(again(Error::input(format!("the file of {ty} is not finished")).at(path)));
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for file in made.files {
+            if !file.is_in(folder)? {
+                let fault = Error::input("is missing, or not what its part wrote").at(folder.join(&file.name));
+                return Err(again(fault));
+            }
+            reports.push(file.report);
+        }
+    }
+    if common.json {
+        print_json(&json!({"schema": 1, "files": reports}))?;
+    } else {
+        print(&reports.iter().map(Report::text).collect::<String>())?;
     }
     Ok(Exit::Done)
 }
@@ -228,14 +351,25 @@ fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
     Ok(plans)
 }
 
+impl Args {
+    /// Whether the model writes the text.
+    fn is_self(&self) -> bool {
+        self.calibrate.as_os_str() == "self" && !Path::new("self").exists()
+    }
+}
+
+/// What a file is called where nobody says.
+fn usual_name(model: &Path, plan: &Plan) -> String {
+    format!("{}-{}.gguf", super::name_of(model), plan.file_type.name)
+}
+
 /// Where each file goes.
 fn targets(args: &Args, plans: &[Plan]) -> Result<Vec<PathBuf>> {
-    let whole = args.model.canonicalize().unwrap_or_else(|_| args.model.clone());
-    let stem = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
-    let stem = stem.unwrap_or_default().to_string_lossy().into_owned();
-    let usual = |plan: &Plan| format!("{stem}-{}.gguf", plan.file_type.name);
+    let usual = |plan: &Plan| usual_name(&args.model, plan);
     match args.output.as_deref() {
         Some(folder) if folder.is_dir() => Ok(plans.iter().map(|p| folder.join(usual(p))).collect()),
+        // Parts make it.
+        Some(folder) if args.parts.part.is_some() => Ok(plans.iter().map(|p| folder.join(usual(p))).collect()),
         Some(file) if plans.len() == 1 => Ok(vec![file.to_path_buf()]),
         Some(folder) => {
             Err(Error::usage("several types need a folder to go to").at(folder).help("make the folder first"))
@@ -257,7 +391,7 @@ impl Text {
     fn new(args: &Args, common: &Common, opened: &Opened) -> Result<Text> {
         let (model, tokenizer) = (&opened.model, &opened.tokenizer);
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        let (name, sha256, mut inputs) = if args.calibrate.as_os_str() == "self" && !Path::new("self").exists() {
+        let (name, sha256, mut inputs) = if args.is_self() {
             let count = args.chunks.unwrap_or(OWN_TEXTS);
             let first = bos.or(tokenizer.bos()).or(tokenizer.eos()).unwrap_or(0);
             let bar = ProgressBar::new(common, "writing text", (count * args.ctx) as u64);
@@ -288,7 +422,11 @@ impl Text {
             .help("give a longer text, or a smaller --ctx"));
         }
         let held = inputs.split_off(inputs.len() - (inputs.len() / HELD_BACK).clamp(1, MOST_HELD));
-        Ok(Text { name, sha256, text: inputs, held, context: args.ctx })
+        let text = Text { name, sha256, text: inputs, held, context: args.ctx };
+        if !common.quiet {
+            text.warn(opened);
+        }
+        Ok(text)
     }
 
     fn tokens(&self) -> usize {
@@ -318,10 +456,42 @@ struct One<'a> {
     text: &'a Text,
     plan: &'a Plan,
     target: &'a Path,
+    resume: bool,
+}
+
+/// What became of a file.
+#[derive(Serialize, Deserialize)]
+struct Report {
+    output: PathBuf,
+    #[serde(rename = "type")]
+    ty: String,
+    bytes: u64,
+    /// Whether the chosen numbers won against the plain ones.
+    optimized: bool,
+    judge: Option<Judged>,
+    stages: Vec<StageReport>,
+    seconds: f64,
+}
+
+/// The measure on the text held back.
+#[derive(Serialize, Deserialize)]
+struct Judged {
+    measure: String,
+    plain: f64,
+    chosen: f64,
+}
+
+/// A group of matrices, with the errors of plain and of chosen bytes where both were measured.
+#[derive(Serialize, Deserialize)]
+struct StageReport {
+    tensors: Vec<String>,
+    plain: bool,
+    error_plain: Option<f64>,
+    error: Option<f64>,
 }
 
 impl One<'_> {
-    fn run(&self) -> Result<serde_json::Value> {
+    fn run(&self) -> Result<Report> {
         let begun = Instant::now();
         let (args, text) = (self.args, self.text);
         let without = &args.without;
@@ -345,7 +515,7 @@ impl One<'_> {
             held: &text.held,
             options,
         };
-        let mut store = Store::open(self.target, &job.digest()?, args.resume)?;
+        let mut store = Store::open(self.target, &job.digest()?, self.resume)?;
         let tokens = (text.tokens() * job.model.dims.layers().max(1)) as u64;
         let bar = ProgressBar::new(self.common, self.plan.file_type.name, tokens);
         let outcome = job.run(&mut store, &mut |share, _| bar.at((share * 1e6) as u64, 1_000_000));
@@ -355,8 +525,7 @@ impl One<'_> {
         let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain_won()).map(|s| s.tensors.len()).sum();
         let mut plan = self.plan.clone();
         self.sign(&mut plan, &job, plain_tensors);
-        let inputs = files_of(&args.model, &[&args.calibrate]);
-        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let inputs = files_of([&args.model], [&args.calibrate]);
         let out = Output::create(self.target, args.force, &inputs)?;
         let out = job.write(&plan, &store, &outcome, out).map_err(|e| e.at(self.target))?;
         gguf::check::verify_file(out.temporary(), true).map_err(|e| {
@@ -404,52 +573,51 @@ impl One<'_> {
         put("plain_tensors", Value::U32(plain_tensors as u32));
     }
 
-    fn report(
-        &self,
-        outcome: &Outcome,
-        verdict: Option<Verdict>,
-        kept: bool,
-        begun: Instant,
-    ) -> Result<serde_json::Value> {
-        let seconds = begun.elapsed().as_secs_f64();
-        let stayed: Vec<&Stage> = outcome.stages.iter().filter(|s| s.plain_won()).collect();
-        let bytes = std::fs::metadata(self.target).map(|m| m.len()).unwrap_or(0);
-        if !self.common.json {
-            let mut lines = format!(
-                "{}: {} in {} bytes; {seconds:.1} s\n",
-                self.target.display(),
-                self.plan.file_type.name,
-                count(bytes)
-            );
-            if let Some(verdict) = verdict {
-                let change = match verdict.plain > 0.0 {
-                    true => format!(" ({:+.0} %)", 100.0 * (verdict.chosen / verdict.plain - 1.0)),
-                    false => String::new(),
-                };
-                lines += &format!(
-                    "  on the text held back: {} {:.3e}, plain bytes {:.3e}{change}\n",
-                    verdict.measure, verdict.chosen, verdict.plain
-                );
-            }
-            if !kept {
-                lines += "  plain bytes lose less there, so the file holds those: the text may be too short, or of another kind\n";
-            } else if !stayed.is_empty() {
-                let names: Vec<&str> = stayed.iter().flat_map(|s| &s.tensors).map(String::as_str).collect();
-                lines += &format!("  plain bytes stayed where they won: {}\n", names.join(", "));
-            }
-            print(&lines)?;
+    fn report(&self, outcome: &Outcome, verdict: Option<Verdict>, kept: bool, begun: Instant) -> Result<Report> {
+        let size = std::fs::metadata(self.target).map_err(|e| Error::io(self.target, "read the size", e))?;
+        let stages = outcome.stages.iter().map(|s| StageReport {
+            tensors: s.tensors.clone(),
+            plain: s.plain,
+            error_plain: s.errors.map(|e| e.0),
+            error: s.errors.map(|e| e.1),
+        });
+        let judge = verdict.map(|v| Judged { measure: v.measure.to_owned(), plain: v.plain, chosen: v.chosen });
+        Ok(Report {
+            output: self.target.to_path_buf(),
+            ty: self.plan.file_type.name.to_owned(),
+            bytes: size.len(),
+            optimized: kept,
+            judge,
+            stages: stages.collect(),
+            seconds: begun.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+impl Report {
+    /// For people.
+    fn text(&self) -> String {
+        let output = gguf::quote::path(&self.output);
+        let mut lines = format!("{output}: {} in {} bytes; {:.1} s\n", self.ty, count(self.bytes), self.seconds);
+        if let Some(Judged { measure, plain, chosen }) = &self.judge {
+            let change = match *plain > 0.0 {
+                true => format!(" ({:+.0} %)", 100.0 * (chosen / plain - 1.0)),
+                false => String::new(),
+            };
+            lines += &format!("  on the text held back: {measure} {chosen:.3e}, plain bytes {plain:.3e}{change}\n");
         }
-        let stages: Vec<_> = outcome.stages.iter().map(|s| {
-            json!({"tensors": s.tensors, "plain": s.plain, "error_plain": s.errors.map(|e| e.0), "error": s.errors.map(|e| e.1)})
-        }).collect();
-        Ok(json!({
-            "output": self.target.display().to_string(),
-            "type": self.plan.file_type.name,
-            "bytes": bytes,
-            "optimized": kept,
-            "judge": verdict.map(|v| json!({"measure": v.measure, "plain": v.plain, "chosen": v.chosen})),
-            "stages": stages,
-            "seconds": seconds,
-        }))
+        let mut stayed = self
+            .stages
+            .iter()
+            .filter(|s| s.plain && s.error.is_some())
+            .flat_map(|s| &s.tensors)
+            .map(String::as_str)
+            .peekable();
+        if !self.optimized {
+            lines += "  plain bytes lose less there, so the file holds those: the text may be too short, or of another kind\n";
+        } else if stayed.peek().is_some() {
+            lines += &format!("  plain bytes stayed where they won: {}\n", stayed.collect::<Vec<_>>().join(", "));
+        }
+        lines
     }
 }

@@ -26,13 +26,14 @@ mod write;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use gguf::digest::sha256;
 use gguf::{Result, Source};
 use quantize::plan::{Plan, Planned};
 use quantize::search::rows::Effort;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::baseline::{fingerprint, sha256};
+use crate::baseline::fingerprint;
 use crate::forward::Input;
 use crate::model::Model;
 use crate::weights::{Stored, Weights};

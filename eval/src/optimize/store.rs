@@ -8,11 +8,11 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use gguf::digest::sha256;
 use gguf::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Stage;
-use crate::baseline::sha256;
 
 /// One finished layer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

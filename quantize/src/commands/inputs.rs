@@ -73,30 +73,11 @@ pub fn shards(path: &Path) -> Result<Vec<usize>> {
     Ok(sizes.enumerate().flat_map(|(shard, n)| std::iter::repeat_n(shard, n)).collect())
 }
 
-/// The files that an output must not replace: the input (every file of a folder), and others that were named.
-pub fn files(input: &Path, others: &[&Option<PathBuf>]) -> Vec<PathBuf> {
-    let mut all = vec![input.to_path_buf()];
-    if let Some((prefix, _, count)) = gguf::split::parse(input) {
-        // No model has so many shards; a name that says so lists none.
-        all.extend((0..count.min(65535)).map(|no| gguf::split::path(&prefix, no, count)).filter(|path| path.exists()));
-    }
-    if let Ok(entries) = std::fs::read_dir(input) {
-        all.extend(entries.flatten().map(|entry| entry.path()));
-    }
-    all.extend(others.iter().filter_map(|path| (*path).clone()));
-    all
-}
-
-/// Every file that a run reads, for its record.
+/// Every file that a run reads: what its record names and no output replaces.
 pub fn read(input: &Path, args: &super::Args) -> Result<Vec<PathBuf>> {
-    let mut all: Vec<PathBuf> = if input.is_dir() {
-        convert::files::of_folder(input)?.into_iter().map(|name| input.join(name)).collect()
-    } else {
-        gguf::split::files(input)
-    };
+    let mut all = convert::files::of_model(input);
     for (adapter, _) in &args.reading.merge_lora {
-        let adapter = convert::location::find(adapter, &args.common)?;
-        all.extend(convert::files::of_folder(&adapter)?.into_iter().map(|name| adapter.join(name)));
+        all.extend(convert::files::of_model(&convert::location::find(adapter, &args.common)?));
     }
     let side = [&args.importance.imatrix, &args.choice.plan, &args.choice.plan_from, &args.choice.tensor_type_file];
     all.extend(side.into_iter().chain([&args.reading.metadata]).flatten().cloned());

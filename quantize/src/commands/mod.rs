@@ -348,17 +348,18 @@ fn quantize_model(args: &Args) -> Result<Exit> {
             .help("quantize INPUT --type TYPE; INPUT is a checkpoint folder or a GGUF file")
     })?;
     let (input, reading) = &located(args, wanted)?;
+    let read = inputs::read(input, args)?;
     if args.record.print_cache_key {
-        let key = record::cache_key(input, &inputs::read(input, args)?, &args.common)?;
+        let key = record::cache_key(input, &read, &args.common)?;
         let document = || Ok(document("quantize-key-1", VERSION, &Files::default(), json!({"cache_key": key})));
         args.common.result(document, || Ok(format!("{key}\n")))?;
         return Ok(Exit::Done);
     }
     let output = args.output.as_deref().or(args.out.as_deref());
     let place = inputs::place(output, order.files.is_empty() && order.folders.len() == 1);
-    if args.record.if_changed && record::is_current(args, input, &inputs::read(input, args)?, &place)? {
+    if args.record.if_changed && record::is_current(args, input, &read, &place)? {
         let document = || {
-            let files = Files::new(&args.common, false, &inputs::read(input, args)?, &[])?;
+            let files = Files::new(&args.common, false, &read, &[])?;
             Ok(document("quantize-1", VERSION, &files, json!({"input": quote::json(input), "unchanged": true})))
         };
         args.common.result(document, || Ok("nothing has changed since the manifest was written\n".to_owned()))?;
@@ -379,15 +380,14 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     };
     if args.run.dry_run {
         let document = || {
-            let files = Files::new(&args.common, false, &inputs::read(input, args)?, &[])?;
+            let files = Files::new(&args.common, false, &read, &[])?;
             Ok(document("quantize-1", VERSION, &files, report::dry_run(input, &plans)?))
         };
         args.common.result(document, || report::dry_run_text(&plans))?;
         plan_file.map_or(Ok(()), Output::commit)?;
         return Ok(Exit::Done);
     }
-    let untouched = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
-    let untouched: Vec<&Path> = untouched.iter().map(PathBuf::as_path).collect();
+    let untouched: Vec<&Path> = read.iter().map(PathBuf::as_path).collect();
     if let (Some(part), Some(model)) = (args.parts.part, &model) {
         return write_part(args, part, model, input, &mut plans, &untouched);
     }
@@ -396,7 +396,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         Output::check(target, force, &untouched)?;
     }
     for target in &targets.folders {
-        OutputFolder::check(target, force, &untouched[..1])?;
+        OutputFolder::check(target, force, &[input])?;
     }
     if let Some(threads) = args.run.threads.filter(|_| !order.folders.is_empty()) {
         let built = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
@@ -430,7 +430,6 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     if let (true, Some(first)) = (args.modelfile.modelfile, targets.files.iter().flatten().next()) {
         written.push(first.with_file_name("Modelfile"));
     }
-    let read = inputs::read(input, args)?;
     let files = if args.record.wants_digests() {
         let (inputs, outputs) = (record::digested(&read, &args.common)?, record::digested(&written, &args.common)?);
         let one = match (targets.files.as_slice(), targets.folders.as_slice()) {
