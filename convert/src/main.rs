@@ -268,7 +268,7 @@ impl Conversion {
         }
         if !args.no_verify {
             // The values were looked at while they were written.
-            gguf::check::verify_file(output.temporary(), false).map_err(|e| unsound(e, &target))?;
+            gguf::check::verify_file(output.temporary(), false).map_err(|e| unsound(e, target))?;
         }
         let tokenizer = if args.tokenizer.no_check_tokenizer || self.projector {
             None
