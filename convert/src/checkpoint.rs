@@ -1038,7 +1038,9 @@ impl<'a> Plan<'a> {
 /// Refuses a tensor that is larger than what is made of it: the configuration is of another one.
 fn all_of<'a>(of: &Rows, made: impl IntoIterator<Item = &'a Rows>) -> Result<()> {
     let elements = |rows: &Rows| rows.shape().iter().product::<u64>();
-    if made.into_iter().map(elements).sum::<u64>() >= elements(of) {
+    let mut made = made.into_iter().peekable();
+    // What is left out as a whole is no matter of sizes.
+    if made.peek().is_none() || made.map(elements).sum::<u64>() >= elements(of) {
         return Ok(());
     }
     Err(Error::input(format!("its shape {:?} is larger than the configuration says", of.shape())))

@@ -268,7 +268,7 @@ impl Conversion {
         }
         if !args.no_verify {
             // The values were looked at while they were written.
-            gguf::check::verify_file(output.temporary(), false).map_err(|e| unsound(e, &target))?;
+            gguf::check::verify_file(output.temporary(), false).map_err(|e| unsound(e, target))?;
         }
         let tokenizer = if args.tokenizer.no_check_tokenizer || self.projector {
             None
@@ -562,16 +562,18 @@ fn list(as_json: bool) -> Result<Exit> {
     if as_json {
         let rows: Vec<_> = hf::all()
             .chain(hf::projectors::all())
-            .map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark}))
+            .map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark, "evaluated": a.is_evaluated()}))
             .collect();
         cli::print_json(&json!(rows))?;
         return Ok(Exit::Done);
     }
-    let mut table = Table::new(&[("architecture", Align::Left), ("class", Align::Left), ("", Align::Left)]);
+    let columns = ["architecture", "class", "evaluate", ""];
+    let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
     for row in hf::all().chain(hf::projectors::all()) {
         for (i, class) in row.names.iter().enumerate() {
             let remark = if i == 0 { row.remark } else { "" };
-            table.row([row.arch.to_owned(), (*class).to_owned(), remark.to_owned()]);
+            let evaluated = row.is_evaluated().map_or("", |runs| if runs { "runs it" } else { "-" });
+            table.row([row.arch, *class, evaluated, remark].map(str::to_owned));
         }
     }
     cli::print(&table.render())?;

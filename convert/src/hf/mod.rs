@@ -205,6 +205,12 @@ impl Prediction {
 }
 
 impl Class {
+    /// Whether `evaluate` runs the file; nothing for projector files, where it depends on the kind of projector.
+    pub fn is_evaluated(&self) -> Option<bool> {
+        let computed = gguf::arch::find(self.arch).is_some_and(|arch| arch.computed);
+        (self.arch != "clip").then_some(computed && self.lacks.is_empty())
+    }
+
     /// Whether a tensor belongs into a file of the part that the configuration is read for.
     pub(crate) fn keeps(&self, config: &Config, name: &str) -> bool {
         self.prediction.is_none_or(|prediction| prediction.keeps(config, name))

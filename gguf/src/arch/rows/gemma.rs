@@ -59,6 +59,7 @@ pub(super) const ROWS: &[Arch] = &[
     },
     Arch {
         name: "gemma4-assistant",
+        computed: false,
         keys: assistant_keys,
         ends: assistant_ends,
         stacks: &[Stack { prefix: "blk.", count: |d| d.nextn, layer: assistant, norm: |_| None }],
