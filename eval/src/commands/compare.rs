@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use eval::baseline::{Identity, SavedBase, Saver, fingerprint, sha256};
+use eval::baseline::{Identity, SavedBase, Saver, fingerprint};
 use eval::compare::{Baseline, Comparison, compare};
 use eval::divergence::Position;
 use eval::embed::{self, Pool};
@@ -21,13 +21,14 @@ use eval::report::{self, Compared, Facts};
 use eval::tensors::{TensorError, counterpart};
 use eval::weights::{Stored, Weights};
 use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, print_json, say};
+use gguf::digest::sha256;
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
 use quantize::parts::Part;
 use serde_json::{Value, json};
 
 use super::parts::{self, PartArgs};
 use super::similarity;
-use super::{Opened, ProgressBar, name_of, open_importance, read_text};
+use super::{Opened, ProgressBar, files_of, name_of, open_importance, read_text};
 
 /// What is compared where neither models nor types are named.
 const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
@@ -225,6 +226,12 @@ impl Show {
 }
 
 impl Args {
+    /// The files that are read.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        let models = self.models.iter().chain([&self.base]);
+        files_of(models, [&self.text].into_iter().chain(&self.base_from).chain(&self.imatrix))
+    }
+
     /// Tokens of a chunk.
     fn context(&self) -> usize {
         self.ctx.unwrap_or(CONTEXT)
@@ -260,11 +267,12 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let limits = args.show.limits()?;
     args.check_part(&limits)?;
     let written: Vec<&Path> = args.show.files().chain(args.save_base.as_deref()).collect();
-    let mut inputs: Vec<&Path> = args.models.iter().map(PathBuf::as_path).collect();
-    inputs.extend([args.base.as_path(), args.text.as_path()]);
-    inputs.extend(args.base_from.iter().chain(&args.imatrix).map(PathBuf::as_path));
-    for target in written {
+    let inputs = args.inputs();
+    for (i, target) in written.iter().enumerate() {
         Output::check(target, args.show.force, &inputs)?;
+        if written[..i].contains(target) {
+            return Err(Error::usage("is to be two files at once").at(*target).help("give each output its own name"));
+        }
     }
     let base = Opened::open(&args.base, common)?;
     let importance = args.imatrix.as_deref().map(open_importance).transpose()?;
@@ -390,12 +398,12 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         let (facts, numbers) = to_part(&facts, &found)?;
         return run.write(output, facts, numbers, common);
     }
-    show(&args.show, common, facts, &found, args.base_from.as_deref(), &limits, &[&args.base, &args.text])
+    show(&args.show, common, facts, &found, args.base_from.as_deref(), &limits, &inputs)
 }
 
 /// What the parts of a comparison have in common.
 fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &str) -> Result<parts::Run> {
-    let file = |path: &PathBuf| -> Result<Value> { Ok(quantize::parts::file_digest(path)?.0.into()) };
+    let file = |path: &PathBuf| -> Result<Value> { Ok(gguf::digest::sha256_file(path, |_| ())?.0.into()) };
     let models: Vec<String> =
         others.iter().map(|o| quantize::parts::source_digest(&o.source)).collect::<Result<_>>()?;
     let names: Vec<String> = args.models.iter().map(|path| name_of(path)).collect();
@@ -516,10 +524,9 @@ fn of_parts(parts: &Gathered) -> Result<(Facts, Comparison)> {
 pub fn gather(parts: &Gathered, args: &Show, common: &Common) -> Result<Exit> {
     let limits = args.limits()?;
     check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
-    let inputs: Vec<&Path> = parts.paths.iter().map(PathBuf::as_path).collect();
     let (facts, found) = of_parts(parts)?;
     args.enough(facts.protocol.positions).map_err(|e| e.at(&parts.paths[0]))?;
-    show(args, common, facts, &found, None, &limits, &inputs)
+    show(args, common, facts, &found, None, &limits, &parts.paths)
 }
 
 /// Reports what was found, and judges it.
@@ -530,7 +537,7 @@ fn show(
     found: &Comparison,
     base_from: Option<&Path>,
     limits: &[Limit],
-    inputs: &[&Path],
+    inputs: &[PathBuf],
 ) -> Result<Exit> {
     if found.clipped > 0 && !common.quiet {
         say(&format!(
@@ -598,7 +605,7 @@ fn measure(
             go(Baseline::Saved(&saved, stored), weights.len(), nothing)
         }
         (None, Some(path), Some(identity)) => {
-            let output = Output::create(path, args.show.force, &[&args.base, &args.text])?;
+            let output = Output::create(path, args.show.force, &args.inputs())?;
             let mut saver = Saver::new(output, &name_of(&args.base), identity, chunks, base.model.width)?;
             let found = go(Baseline::Run(stored), weights.len() + 1, &mut |hidden| saver.add(hidden))?;
             saver.finish()?.commit()?;
@@ -720,7 +727,7 @@ pub fn publish(
     common: &Common,
     forms: &Forms<'_>,
     verdicts: &[Verdict],
-    inputs: &[&Path],
+    inputs: &[PathBuf],
 ) -> Result<Exit> {
     for (path, text) in [(&args.html, forms.html), (&args.junit, forms.junit)] {
         if let Some(path) = path {

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use eval::baseline::sha256;
 use eval::embed::{self, Head};
 use eval::encoded::Encoded;
 use eval::forward::Stream;
@@ -11,6 +10,7 @@ use eval::report::gate::{self, Limit, Measure};
 use eval::similarity::{ScoreChange, Similarity};
 use eval::weights::Stored;
 use gguf::cli::{Common, Exit};
+use gguf::digest::sha256;
 use gguf::{Error, Result, TensorInfo};
 
 use super::compare::{Args, Candidate, Forms, bytes_of, check_measures, publish};
@@ -144,5 +144,5 @@ pub fn run(
         html: &|| embedding::html(&report),
         junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
     };
-    publish(&args.show, common, &forms, &verdicts, &[&args.base, &args.text])
+    publish(&args.show, common, &forms, &verdicts, &args.inputs())
 }

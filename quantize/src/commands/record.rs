@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use convert::location;
-use gguf::cli::{self, Common, Exit, FileDigest, Output, OutputFolder, Progress, digest_files};
+use gguf::cli::{self, Common, Exit, FileDigest, NO_INPUTS, Output, OutputFolder, Progress, digest_files};
 use gguf::{Error, Result, quote};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -178,7 +178,7 @@ impl Finished<'_> {
 }
 
 fn write(path: &Path, text: &str, force: bool) -> Result<()> {
-    let mut output = Output::create(path, force, &[])?;
+    let mut output = Output::create(path, force, NO_INPUTS)?;
     output.write_all(text.as_bytes()).map_err(|e| Error::io(path, "write", e))?;
     output.commit()
 }
