@@ -372,8 +372,7 @@ pub fn judge(models: &[impl Judged], gate: &Gate, text: &str) -> Vec<Verdict> {
         };
         let by = asked - margin;
         let sentence = format!(
-            "{name}{}: {} is {}{}{confidence}, {} {} of {}{}",
-            if text.is_empty() { String::new() } else { format!(" on {text}") },
+            "{name}: {} is {}{}{confidence}, {} {} of {}{}",
             row.name,
             show(value),
             if error.is_finite() { format!(" ± {}", show(error)) } else { String::new() },
@@ -383,7 +382,17 @@ pub fn judge(models: &[impl Judged], gate: &Gate, text: &str) -> Vec<Verdict> {
             if holds || !by.is_finite() { String::new() } else { format!(", by {}", show(by)) },
         );
         let certainty = certainty_of(margin, error);
-        Verdict { text: text.to_owned(), model: name.to_owned(), limit, value, error, margin, certainty, holds, sentence }
+        Verdict {
+            text: text.to_owned(),
+            model: name.to_owned(),
+            limit,
+            value,
+            error,
+            margin,
+            certainty,
+            holds,
+            sentence,
+        }
     };
     let of = |model| gate.limits_for(Judged::name(model), text).into_iter().map(move |limit| verdict(model, limit));
     models.iter().flat_map(of).collect()
@@ -466,8 +475,7 @@ pub fn junit(base: &str, seconds: f64, verdicts: &[Verdict]) -> String {
     );
     for verdict in verdicts {
         let option = verdict.limit.measure.option();
-        let on = if verdict.text.is_empty() { String::new() } else { format!(" on {}", verdict.text) };
-        let (class, name) = (xml(&verdict.model), xml(&format!("{option}{on}")));
+        let (class, name) = (xml(&verdict.model), option);
         let _ = writeln!(out, "    <testcase classname=\"{class}\" name=\"{name}\">\n      <properties>");
         if let Value::Object(fields) = verdict.json() {
             for (name, value) in fields.iter().filter(|(name, _)| *name != "sentence") {
@@ -546,7 +554,7 @@ pub fn sarif(gate: &Path, verdicts: &[Verdict]) -> Value {
                 },
                 "logicalLocations": [{"name": v.model, "kind": "member"}],
             }],
-            "partialFingerprints": {"limit/v1": crate::baseline::sha256(which.as_bytes())},
+            "partialFingerprints": {"limit/v1": gguf::digest::sha256(which.as_bytes())},
             "properties": figures,
         })
     };
@@ -582,10 +590,56 @@ mod tests {
 
     const KLD: Limit = Limit { measure: Measure::Kld, limit: 0.02 };
 
+    fn asking(limits: &[Limit], confidence: Option<f64>) -> Gate {
+        Gate { rules: vec![Rule { limits: limits.to_vec(), ..Rule::default() }], confidence }
+    }
+
+    #[test]
+    fn a_gate_file_has_limits_by_type_and_text() {
+        let gate = "confidence = \"95%\"\n[[limits]]\nmax-kld = 0.05\nmin-same-top = \"90%\"\n\
+            [[limits]]\ntypes = [\"q4_k_m\", \"Q4_0\"]\ntexts = \"code.txt\"\nmax-kld = 0.1\nmax-kld-99 = 1\n";
+        let gate = Gate::parse(gate).unwrap();
+        let limit = |model: &str, text: &str| {
+            gate.limits_for(model, text).iter().find(|l| l.measure == Measure::Kld).map(|l| l.limit)
+        };
+        assert_eq!(limit("Tiny-Llama-Q4_K_M", "code.txt"), Some(0.1));
+        assert_eq!(limit("Tiny-Llama-Q4_K_M", "prose.txt"), Some(0.05));
+        assert_eq!(limit("Q8_0", "code.txt"), Some(0.05));
+        assert_eq!((gate.limits().count(), gate.confidence), (4, Some(0.95)));
+        assert_eq!(gate.unknown(&["Q4_0", "Q4_K_M"], &["code.txt"]), Vec::<String>::new());
+        assert_eq!(gate.unknown(&["Q4_K_M"], &["prose.txt"]), ["model \"Q4_0\"", "text \"code.txt\""]);
+        for wrong in ["x = 1", "[[limits]]\nmax-klt = 1", "[[limits]]\nmax-kld = true", "confidence = \"20%\"", "[["] {
+            assert!(Gate::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_verdict_has_its_figures_in_every_form() {
+        let report = sample();
+        let verdicts = judge(&report.models, &asking(&[KLD], None), "sample.txt");
+        let json = verdicts[1].json();
+        assert_eq!(
+            (&json["metric"], &json["text"], &json["bound"]),
+            (&"kld".into(), &"sample.txt".into(), &"most".into())
+        );
+        let number = |key: &str| json[key].as_f64().unwrap();
+        assert_relative_eq!(number("margin"), number("limit") - number("value"), epsilon = 1e-12);
+        assert!(number("error") > 0.0 && number("certainty") < 0.5);
+        let log = sarif(Path::new("gate.toml"), &verdicts);
+        let results = log["runs"][0]["results"].as_array().unwrap();
+        assert_eq!(results.len(), 2);
+        for result in results {
+            assert_eq!(result["locations"][0]["physicalLocation"]["region"]["startLine"], 1);
+            assert!(
+                result["partialFingerprints"]["limit/v1"].is_string() && result["properties"]["margin"].is_number()
+            );
+        }
+    }
+
     #[test]
     fn a_broken_limit_is_named_with_its_excess() {
         let report = sample();
-        let verdicts = judge(&report.models, &[KLD], None);
+        let verdicts = judge(&report.models, &asking(&[KLD], None), "");
         let broken: Vec<&Verdict> = verdicts.iter().filter(|v| !v.holds).collect();
         let names: Vec<&str> = broken.iter().map(|v| v.model.as_str()).collect();
         assert_eq!(names, ["Q4_K_M", "Q4_0"]);
@@ -598,23 +652,23 @@ mod tests {
         let report = sample();
         let value = report.models[1].divergence.kld.value;
         let limit = Limit { measure: Measure::Kld, limit: value + 1e-4 };
-        assert!(judge(&report.models, &[limit], None)[1].holds);
-        assert!(!judge(&report.models, &[limit], Some(0.999))[1].holds);
+        assert!(judge(&report.models, &asking(&[limit], None), "")[1].holds);
+        assert!(!judge(&report.models, &asking(&[limit], Some(0.999)), "")[1].holds);
     }
 
     #[test]
     fn the_floor_is_a_floor() {
         let limit = |limit| Limit { measure: Measure::SameTop, limit };
         let report = sample();
-        assert!(judge(&report.models, &[limit(0.97)], None).iter().all(|v| v.holds));
-        assert!(judge(&report.models, &[limit(0.99)], None).iter().all(|v| !v.holds));
+        assert!(judge(&report.models, &asking(&[limit(0.97)], None), "").iter().all(|v| v.holds));
+        assert!(judge(&report.models, &asking(&[limit(0.99)], None), "").iter().all(|v| !v.holds));
     }
 
     #[test]
     fn no_number_never_passes() {
         let mut report = sample();
         report.models[0].divergence.kld.value = f64::NAN;
-        assert!(!judge(&report.models, &[KLD], None)[0].holds);
+        assert!(!judge(&report.models, &asking(&[KLD], None), "")[0].holds);
     }
 
     #[test]
@@ -637,7 +691,7 @@ mod tests {
     fn reports_for_machines_escape_what_they_quote() {
         let mut report = sample();
         report.models[1].name = "<a & \"b\">".into();
-        let verdicts = judge(&report.models, &[KLD], None);
+        let verdicts = judge(&report.models, &asking(&[KLD], None), "");
         let xml = junit("tiny-llama", 1.5, &verdicts);
         assert!(xml.contains("classname=\"&lt;a &amp; &quot;b&quot;&gt;\""));
         assert!(xml.contains("tests=\"3\" failures=\"2\""));
