@@ -16,7 +16,7 @@ use eval::kld::KldFile;
 use eval::model::Model;
 use eval::parts::{Gathered, Numbers, share};
 use eval::perplexity::{Chunks, Plan, Protocol};
-use eval::report::gate::{self, Limit, Measure, Verdict, parse_part, parse_share};
+use eval::report::gate::{self, Gate, Judged, Limit, Measure, Rule, Verdict, parse_part, parse_share};
 use eval::report::{self, Compared, Facts};
 use eval::tensors::{TensorError, counterpart};
 use eval::weights::{Stored, Weights};
@@ -140,7 +140,11 @@ pub struct Show {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     junit: Option<PathBuf>,
 
-    /// Print broken limits as GitHub annotations
+    /// Write the broken limits as a SARIF log, for code scanning
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    sarif: Option<PathBuf>,
+
+    /// Print broken limits, and those that hold narrowly, as GitHub annotations
     #[arg(long, help_heading = "Output")]
     github: bool,
 
@@ -155,6 +159,22 @@ pub struct Show {
     /// The largest mean KL divergence, in nats
     #[arg(long, value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
     max_kld: Option<f64>,
+
+    /// The largest KL divergence that 1 % of the positions may exceed, in nats
+    #[arg(long = "max-kld-99", value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
+    max_kld_99: Option<f64>,
+
+    /// The largest KL divergence of any position, in nats
+    #[arg(long, value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
+    max_kld_maximum: Option<f64>,
+
+    /// The most that the mean Δp of the right token may be off 0, such as 0.5%
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    max_delta_p: Option<f64>,
+
+    /// The largest root mean square of Δp, such as 2%
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    max_delta_p_rms: Option<f64>,
 
     /// The least share of positions with the same top token, such as 95%
     #[arg(long, value_parser = parse_part, value_name = "SHARE", help_heading = "Gate")]
@@ -172,6 +192,11 @@ pub struct Show {
     #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
     min_overlap: Option<f64>,
 
+    /// A TOML file of limits, which may differ by type and by text: `[[limits]]` with `types`, `texts` and the options above
+    /// as keys. Options count for what the file leaves open
+    #[arg(long, value_name = "FILE", help_heading = "Gate")]
+    gate: Option<PathBuf>,
+
     /// Ask that a limit holds with this certainty, such as 95%, given the errors of measurement
     #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
     pub confidence: Option<f64>,
@@ -180,15 +205,19 @@ pub struct Show {
 impl Show {
     /// The files that are written.
     fn files(&self) -> impl Iterator<Item = &Path> {
-        [&self.html, &self.junit].into_iter().flatten().map(PathBuf::as_path)
+        [&self.html, &self.junit, &self.sarif].into_iter().flatten().map(PathBuf::as_path)
     }
 
-    /// The limits of the gate.
-    fn limits(&self) -> Result<Vec<Limit>> {
+    /// The limits of the gate: those of options, and those of a file, which go before them.
+    fn gate(&self) -> Result<Gate> {
         let of = |measure, limit: Option<f64>| limit.map(|limit| Limit { measure, limit });
         let limits: Vec<Limit> = [
             of(Measure::PplIncrease, self.max_ppl_increase),
             of(Measure::Kld, self.max_kld),
+            of(Measure::Kld99, self.max_kld_99),
+            of(Measure::KldMaximum, self.max_kld_maximum),
+            of(Measure::DeltaP, self.max_delta_p),
+            of(Measure::DeltaPRms, self.max_delta_p_rms),
             of(Measure::SameTop, self.min_same_top),
             of(Measure::Cosine, self.min_cosine),
             of(Measure::RankCorrelation, self.min_rank_correlation),
@@ -197,24 +226,45 @@ impl Show {
         .into_iter()
         .flatten()
         .collect();
-        if self.confidence.is_some_and(|c| !(0.5..1.0).contains(&c)) {
-            return Err(Error::usage("--confidence is a share from 50% to below 100%"));
+        let mut gate = Gate { rules: vec![Rule { limits, ..Rule::default() }], confidence: None };
+        if let Some(path) = &self.gate {
+            let file = Gate::parse(&read_text(path)?).map_err(|e| e.at(path))?;
+            gate.rules.extend(file.rules);
+            gate.confidence = file.confidence;
         }
-        for (given, option) in
-            [(self.confidence.is_some(), "--confidence"), (self.junit.is_some(), "--junit"), (self.github, "--github")]
-        {
-            if given && limits.is_empty() {
+        gate.confidence = self.confidence.or(gate.confidence);
+        gate.check()?;
+        for (given, option) in [
+            (self.confidence.is_some(), "--confidence"),
+            (self.junit.is_some(), "--junit"),
+            (self.sarif.is_some(), "--sarif"),
+            (self.github, "--github"),
+            (self.gate.is_some(), "--gate"),
+        ] {
+            if given && gate.limits().next().is_none() {
                 return Err(Error::usage(format!("{option} needs a limit to judge by")).help(
                     "add --max-ppl-increase, --max-kld or --min-same-top; for vectors --min-cosine or --min-overlap",
                 ));
             }
         }
-        Ok(limits)
+        Ok(gate)
+    }
+
+    /// Judges every model of a report on a text. A name in the gate file that no model or text has is an error: a slip of
+    /// the pen must not pass for a limit that holds.
+    pub fn judge(&self, models: &[impl Judged], gate: &Gate, text: &str) -> Result<Vec<Verdict>> {
+        let names: Vec<&str> = models.iter().map(Judged::name).collect();
+        if let (Some(path), Some(name)) = (&self.gate, gate.unknown(&names, &[text]).first()) {
+            return Err(Error::input(format!("has limits for {name}, which is not measured here"))
+                .at(path)
+                .help(format!("models: {}; text: {text}", names.join(", "))));
+        }
+        Ok(gate::judge(models, gate, text))
     }
 
     /// Whether so many positions say enough for what is asked.
-    fn enough(&self, positions: usize) -> Result<()> {
-        if self.confidence.is_some() && positions < LEAST_POSITIONS {
+    fn enough(&self, gate: &Gate, positions: usize) -> Result<()> {
+        if gate.confidence.is_some() && positions < LEAST_POSITIONS {
             return Err(Error::input(format!(
                 "{positions} scored positions are too few to be confident of anything; at least {LEAST_POSITIONS} are \
                  needed"
@@ -238,8 +288,9 @@ impl Args {
     }
 
     /// Refuses what only all parts together can give.
-    fn check_part(&self, limits: &[Limit]) -> Result<()> {
-        let shown = !limits.is_empty() || self.show.csv || self.show.markdown || self.show.files().next().is_some();
+    fn check_part(&self, gate: &Gate) -> Result<()> {
+        let shown =
+            gate.limits().next().is_some() || self.show.csv || self.show.markdown || self.show.files().next().is_some();
         if self.part.part.is_some() && shown {
             return Err(Error::usage("a part alone is neither shown nor judged")
                 .help("give reports and limits to `evaluate gather`"));
@@ -264,8 +315,8 @@ pub struct Candidate<'a> {
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let begun = Instant::now();
-    let limits = args.show.limits()?;
-    args.check_part(&limits)?;
+    let gate = args.show.gate()?;
+    args.check_part(&gate)?;
     let written: Vec<&Path> = args.show.files().chain(args.save_base.as_deref()).collect();
     let inputs = args.inputs();
     for (i, target) in written.iter().enumerate() {
@@ -318,9 +369,9 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
                 notes(&encoded, &precisions).into_iter().map(|(note, names)| format!("{}: {note}", names.join(", "))),
             )
             .collect();
-        return similarity::run(args, common, &base, &candidates, &limits, &told);
+        return similarity::run(args, common, &base, &candidates, &gate, &told);
     }
-    check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
+    check_measures(&gate, TOKEN_MEASURES, "a model that predicts tokens")?;
     if !args.prefix.is_empty() {
         return Err(Error::usage("--prefix is for embedding models, this one predicts tokens"));
     }
@@ -331,7 +382,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let chunks =
         Chunks::new(&tokens, bos, args.context(), args.chunks, Protocol::Halves).map_err(|e| e.at(&args.text))?;
     let positions = chunks.scored.len() * chunks.inputs.len();
-    args.show.enough(positions).map_err(|e| e.at(&args.text))?;
+    args.show.enough(&gate, positions).map_err(|e| e.at(&args.text))?;
 
     let part = args.part.part.map(|part| begin_part(args, part, &base, &others, &text)).transpose()?;
     let mut chunks = chunks;
@@ -398,7 +449,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         let (facts, numbers) = to_part(&facts, &found)?;
         return run.write(output, facts, numbers, common);
     }
-    show(&args.show, common, facts, &found, args.base_from.as_deref(), &limits, &inputs)
+    show(&args.show, common, facts, &found, args.base_from.as_deref(), &gate, &inputs)
 }
 
 /// What the parts of a comparison have in common.
@@ -522,11 +573,11 @@ fn of_parts(parts: &Gathered) -> Result<(Facts, Comparison)> {
 
 /// Shows and judges a comparison that was made in parts.
 pub fn gather(parts: &Gathered, args: &Show, common: &Common) -> Result<Exit> {
-    let limits = args.limits()?;
-    check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
+    let gate = args.gate()?;
+    check_measures(&gate, TOKEN_MEASURES, "a model that predicts tokens")?;
     let (facts, found) = of_parts(parts)?;
-    args.enough(facts.protocol.positions).map_err(|e| e.at(&parts.paths[0]))?;
-    show(args, common, facts, &found, None, &limits, &parts.paths)
+    args.enough(&gate, facts.protocol.positions).map_err(|e| e.at(&parts.paths[0]))?;
+    show(args, common, facts, &found, None, &gate, &parts.paths)
 }
 
 /// Reports what was found, and judges it.
@@ -536,7 +587,7 @@ fn show(
     facts: Facts,
     found: &Comparison,
     base_from: Option<&Path>,
-    limits: &[Limit],
+    gate: &Gate,
     inputs: &[PathBuf],
 ) -> Result<Exit> {
     if found.clipped > 0 && !common.quiet {
@@ -549,7 +600,7 @@ fn show(
         ));
     }
     let report = facts.report(found);
-    let verdicts = gate::judge(&report.models, limits, args.confidence);
+    let verdicts = args.judge(&report.models, gate, &report.protocol.text)?;
     let forms = Forms {
         json: &|| report.json(),
         csv: &|| report::csv(&report),
@@ -729,7 +780,11 @@ pub fn publish(
     verdicts: &[Verdict],
     inputs: &[PathBuf],
 ) -> Result<Exit> {
-    for (path, text) in [(&args.html, forms.html), (&args.junit, forms.junit)] {
+    let sarif = || {
+        let place = args.gate.as_deref().or(inputs.first().map(PathBuf::as_path)).unwrap_or(Path::new("gate.toml"));
+        format!("{:#}\n", gate::sarif(place, verdicts))
+    };
+    for (path, text) in [(&args.html, forms.html), (&args.junit, forms.junit), (&args.sarif, &sarif)] {
         if let Some(path) = path {
             let mut out = Output::create(path, args.force, inputs)?;
             out.write_all(text().as_bytes()).map_err(|e| Error::io(path, "write", e))?;
@@ -740,10 +795,7 @@ pub fn publish(
         (true, ..) => {
             let mut json = (forms.json)();
             if !verdicts.is_empty() {
-                json["gate"] = verdicts
-                    .iter()
-                    .map(|v| serde_json::json!({"model": v.model, "holds": v.holds, "sentence": v.sentence}))
-                    .collect();
+                json["gate"] = verdicts.iter().map(Verdict::json).collect();
             }
             print_json(&json)?;
         }
@@ -762,8 +814,8 @@ pub fn publish(
 }
 
 /// Refuses limits of what is not measured.
-pub fn check_measures(limits: &[Limit], known: &[Measure], of: &str) -> Result<()> {
-    let Some(other) = limits.iter().find(|l| !known.contains(&l.measure)) else { return Ok(()) };
+pub fn check_measures(gate: &Gate, known: &[Measure], of: &str) -> Result<()> {
+    let Some(other) = gate.limits().find(|l| !known.contains(&l.measure)) else { return Ok(()) };
     let names: Vec<String> = known.iter().map(|m| format!("--{}", m.option())).collect();
     Err(Error::usage(format!("--{} says nothing of {of}", other.measure.option())).help(names.join(", ")))
 }
