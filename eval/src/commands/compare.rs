@@ -37,7 +37,15 @@ const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
 const CONTEXT: usize = 512;
 
 /// What may be limited of a model that predicts tokens.
-const TOKEN_MEASURES: &[Measure] = &[Measure::PplIncrease, Measure::Kld, Measure::SameTop];
+const TOKEN_MEASURES: &[Measure] = &[
+    Measure::PplIncrease,
+    Measure::Kld,
+    Measure::Kld99,
+    Measure::KldMaximum,
+    Measure::DeltaP,
+    Measure::DeltaPRms,
+    Measure::SameTop,
+];
 
 /// Fewer scored positions than this say nothing with any confidence.
 const LEAST_POSITIONS: usize = 100;
@@ -193,7 +201,7 @@ pub struct Show {
     min_overlap: Option<f64>,
 
     /// A TOML file of limits, which may differ by type and by text: `[[limits]]` with `types`, `texts` and the options above
-    /// as keys. Options count for what the file leaves open
+    /// as keys; an option goes before what the file says
     #[arg(long, value_name = "FILE", help_heading = "Gate")]
     gate: Option<PathBuf>,
 
@@ -208,7 +216,7 @@ impl Show {
         [&self.html, &self.junit, &self.sarif].into_iter().flatten().map(PathBuf::as_path)
     }
 
-    /// The limits of the gate: those of options, and those of a file, which go before them.
+    /// The limits of the gate: those of a file, and those of options, which go before them.
     fn gate(&self) -> Result<Gate> {
         let of = |measure, limit: Option<f64>| limit.map(|limit| Limit { measure, limit });
         let limits: Vec<Limit> = [
@@ -226,12 +234,11 @@ impl Show {
         .into_iter()
         .flatten()
         .collect();
-        let mut gate = Gate { rules: vec![Rule { limits, ..Rule::default() }], confidence: None };
-        if let Some(path) = &self.gate {
-            let file = Gate::parse(&read_text(path)?).map_err(|e| e.at(path))?;
-            gate.rules.extend(file.rules);
-            gate.confidence = file.confidence;
-        }
+        let mut gate = match &self.gate {
+            Some(path) => Gate::parse(&read_text(path)?).map_err(|e| e.at(path))?,
+            None => Gate::default(),
+        };
+        gate.rules.push(Rule { limits, ..Rule::default() });
         gate.confidence = self.confidence.or(gate.confidence);
         gate.check()?;
         for (given, option) in [
@@ -250,16 +257,24 @@ impl Show {
         Ok(gate)
     }
 
-    /// Judges every model of a report on a text. A name in the gate file that no model or text has is an error: a slip of
-    /// the pen must not pass for a limit that holds.
+    /// Judges every model of a report on a text. A gate file may serve several runs, so names in it that no model or text
+    /// has are told of; where nothing is left to judge by, a slip of the pen must not pass for limits that hold.
     pub fn judge(&self, models: &[impl Judged], gate: &Gate, text: &str) -> Result<Vec<Verdict>> {
         let names: Vec<&str> = models.iter().map(Judged::name).collect();
-        if let (Some(path), Some(name)) = (&self.gate, gate.unknown(&names, &[text]).first()) {
-            return Err(Error::input(format!("has limits for {name}, which is not measured here"))
-                .at(path)
-                .help(format!("models: {}; text: {text}", names.join(", "))));
+        let verdicts = gate::judge(models, gate, text);
+        if let Some(path) = &self.gate {
+            if verdicts.is_empty() {
+                return Err(Error::input("has no limit for what is measured here")
+                    .at(path)
+                    .help(format!("models: {}; text: {text}", names.join(", "))));
+            }
+            let unknown = gate.unknown(&names, &[text]);
+            if !unknown.is_empty() {
+                let file = gguf::quote::path(path);
+                say(&format!("note: {file} has limits for {}, not measured here", unknown.join(", ")));
+            }
         }
-        Ok(gate::judge(models, gate, text))
+        Ok(verdicts)
     }
 
     /// Whether so many positions say enough for what is asked.

@@ -50,9 +50,12 @@ fn result(finding: &Finding, rules: &[&'static Rule]) -> Json {
     if !logical.is_empty() {
         location["logicalLocations"] = json!(logical);
     }
-    // What stays the same when the file's other parts change.
-    let file = finding.file.file_name().unwrap_or_default().to_string_lossy();
-    let subject = format!("{}\n{file}\n{:?}\n{:?}", finding.rule.name, finding.key, finding.tensor);
+    // What stays the same when the file's other parts change; a finding on the file as a whole is known by its words.
+    let (file, rule) = (quote::uri(&finding.file), finding.rule.name);
+    let subject = match (&finding.key, &finding.tensor) {
+        (None, None) => format!("{rule}\n{file}\n{}", finding.message),
+        (key, tensor) => format!("{rule}\n{file}\n{key:?}\n{tensor:?}"),
+    };
     json!({
         "ruleId": finding.rule.name,
         "ruleIndex": rules.iter().position(|r| r.name == finding.rule.name),
