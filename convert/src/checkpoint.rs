@@ -77,11 +77,7 @@ impl Checkpoint {
         if options.projector {
             return Checkpoint::open_projector(folder, options);
         }
-        let (mut root, config_path) = if options.mistral_format {
-            (config::read_mistral(folder)?, folder.join("params.json"))
-        } else {
-            (config::read(folder)?, folder.join("config.json"))
-        };
+        let (mut root, config_path) = config::read_form(folder, options.mistral_format)?;
         let (architecture, mut config) = hf::read(&root, options.part).map_err(|e| e.at(&config_path))?;
         let target = target(architecture, folder, options)?;
         let mut notes = Vec::new();
@@ -153,13 +149,7 @@ impl Checkpoint {
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.early)(&mut params).map_err(|e| e.at(&config_path))?;
         metadata.set("general.type", "model");
-        let shapes = plan.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
-        let overrides = Overrides {
-            file: options.metadata.clone(),
-            name: options.model_name.clone(),
-            skip_card: options.skip_model_card,
-        };
-        let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
+        let general = plan.general(folder, options)?;
         general.write(&mut metadata).map_err(|e| e.at(folder))?;
         notes.extend_from_slice(general.notes());
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
@@ -207,11 +197,7 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`Checkpoint::open`], a class without towers, and towers without tensors.
     fn open_projector(folder: &Path, options: &Options) -> Result<Checkpoint> {
-        let (mut root, config_path) = if options.mistral_format {
-            (config::read_mistral(folder)?, folder.join("params.json"))
-        } else {
-            (config::read(folder)?, folder.join("config.json"))
-        };
+        let (mut root, config_path) = config::read_form(folder, options.mistral_format)?;
         let (architecture, mut config) = hf::projectors::read(&root, folder).map_err(|e| e.at(&config_path))?;
         let mut notes = Vec::new();
         let stored = weights(folder, options, &mut notes)?;
@@ -257,13 +243,7 @@ impl Checkpoint {
 
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);
-        let shapes = plan.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
-        let overrides = Overrides {
-            file: options.metadata.clone(),
-            name: options.model_name.clone(),
-            skip_card: options.skip_model_card,
-        };
-        let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
+        let general = plan.general(folder, options)?;
         if architecture.general {
             metadata.set("general.type", "mmproj");
             general.write(&mut metadata).map_err(|e| e.at(folder))?;
@@ -981,6 +961,17 @@ impl<'a> Plan<'a> {
             self.push(name, rows, Made { of: &names, ..made })?;
         }
         Ok(())
+    }
+
+    /// The general keys of a file with these tensors.
+    fn general(&self, folder: &Path, options: &Options) -> Result<General> {
+        let shapes = self.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
+        let overrides = Overrides {
+            file: options.metadata.clone(),
+            name: options.model_name.clone(),
+            skip_card: options.skip_model_card,
+        };
+        General::load(folder, &overrides, &Parameters::count(shapes))
     }
 
     /// Checks that nothing is missing, and brings those to the front that come first.

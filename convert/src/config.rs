@@ -4,7 +4,7 @@
 //! defaults. What those classes do is data here: the `defaults` of an architecture's row, and the rules of
 //! [`Config::new`] that hold for all.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -49,6 +49,17 @@ pub struct Config {
     place: String,
     /// Sections with values of their own: those of towers, and of the processor beside them.
     sections: Vec<(&'static str, Config)>,
+}
+
+/// The configuration as it stands in a folder, in this form or in Mistral's own, and where it stands.
+///
+/// # Errors
+/// Those of [`read`] and [`read_mistral`].
+pub fn read_form(folder: &Path, mistral: bool) -> Result<(Map<String, Value>, PathBuf)> {
+    match mistral {
+        true => Ok((read_mistral(folder)?, folder.join("params.json"))),
+        false => Ok((read(folder)?, folder.join("config.json"))),
+    }
 }
 
 /// `config.json` as it stands in a folder.

@@ -196,11 +196,7 @@ fn is_folder(path: &Path) -> bool {
 
 /// Whether a folder has towers of a class that is known.
 fn has_towers(args: &Args, folder: &Path) -> Result<bool> {
-    let root = if args.reading.mistral_format {
-        convert::config::read_mistral(folder)?
-    } else {
-        convert::config::read(folder)?
-    };
+    let (root, _) = convert::config::read_form(folder, args.reading.mistral_format)?;
     Ok(hf::projectors::find(&root).is_some_and(|row| {
         let there = |tower: &hf::Tower| root.get(tower.path[0]).is_some_and(|part| !part.is_null());
         row.towers.iter().any(there)

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use gguf::check::{self, Finding};
 use gguf::split::KeyOrder;
@@ -272,6 +273,9 @@ impl Plan {
     }
 }
 
+/// The most bytes of a plan or a list of rules: some for each of a million tensors.
+pub const LARGEST_LIST: u64 = 64 << 20;
+
 /// A plan as it stands in a TOML file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -295,6 +299,30 @@ impl Written {
             Err(e) => Err(Error::input(format!("tensor {name}: {e}"))),
         });
         Ok((written.file_type.parse()?, types.collect::<Result<_>>()?))
+    }
+
+    /// Reads the plan of a file for a run of these types; `None` where there is no such file yet.
+    ///
+    /// # Errors
+    /// Several types, a plan of another type, and those of reading and of [`Written::parse`].
+    pub fn read(
+        path: &Path,
+        types: &[&'static FileType],
+    ) -> Result<Option<(&'static FileType, BTreeMap<String, TensorType>)>> {
+        if types.len() > 1 {
+            return Err(Error::usage("a plan is of one type").help("give --type once with --plan"));
+        }
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = convert::json::read_text(path, LARGEST_LIST)?;
+        let (file_type, tensors) = Written::parse(&text).map_err(|e| e.at(path))?;
+        match types.iter().find(|ty| **ty != file_type) {
+            Some(other) => Err(Error::usage(format!("the plan is of type {file_type}, not {other}"))
+                .at(path)
+                .help("leave --type out, or name another file to write a new plan")),
+            None => Ok(Some((file_type, tensors))),
+        }
     }
 }
 

@@ -495,17 +495,7 @@ fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
     let mut types = args.files();
     let mut fixed = None;
     if let Some(path) = args.plan.as_deref() {
-        if types.len() > 1 {
-            return Err(Error::usage("a plan is of one type").help("give --type once with --plan"));
-        }
-        if path.exists() {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
-            let (file_type, tensors) = Written::parse(&text).map_err(|e| e.at(path))?;
-            if types.iter().any(|t| *t != file_type) {
-                return Err(Error::usage(format!("the plan is of type {file_type}, not {}", types[0]))
-                    .at(path)
-                    .help("leave --type out, or name another file to write a new plan"));
-            }
+        if let Some((file_type, tensors)) = Written::read(path, &types)? {
             (types, fixed) = (vec![file_type], Some(tensors));
         } else if types.is_empty() {
             return Err(Error::usage("there is no such plan").at(path).help("with --type it is written"));

@@ -268,9 +268,6 @@ struct RunArgs {
     max_memory: u64,
 }
 
-/// The most bytes of a plan or a list of rules: some for each of a million tensors.
-const LARGEST_LIST: u64 = 64 << 20;
-
 /// Does what the arguments say.
 pub fn run(args: Args) -> Result<Exit> {
     match args.command {
@@ -684,7 +681,7 @@ fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Option
         tensors.push((Pattern::anywhere("--tensor-type", pattern)?, *ty));
     }
     if let Some(path) = &choice.tensor_type_file {
-        let text = convert::json::read_text(path, LARGEST_LIST)?;
+        let text = convert::json::read_text(path, plan::LARGEST_LIST)?;
         for rule in text.split_whitespace() {
             let (pattern, ty) = parse_tensor_rule(rule).map_err(|e| Error::input(e).at(path))?;
             tensors.push((Pattern::anywhere("--tensor-type-file", &pattern).map_err(|e| e.at(path))?, ty));
@@ -700,17 +697,7 @@ fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Option
     }
     let mut fixed = None;
     if let Some(path) = choice.plan.as_deref() {
-        if types.len() > 1 {
-            return Err(Error::usage("a plan is of one type").help("give --type once with --plan"));
-        }
-        if path.exists() {
-            let text = convert::json::read_text(path, LARGEST_LIST)?;
-            let (file_type, tensors) = Written::parse(&text).map_err(|e| e.at(path))?;
-            if types.iter().any(|t| *t != file_type) {
-                return Err(Error::usage(format!("the plan is of type {file_type}, not {}", types[0]))
-                    .at(path)
-                    .help("leave --type out, or name another file to write a new plan"));
-            }
+        if let Some((file_type, tensors)) = Written::read(path, &types)? {
             types = vec![file_type];
             fixed = Some(tensors);
         } else if types.is_empty() && choice.target()?.is_none() {
