@@ -10,6 +10,7 @@ use gguf::modelfile::{self, cache_line};
 use gguf::{Error, Metadata, Result, Source};
 use serde_json::{Value, json};
 
+use crate::files::LICENSES;
 use crate::tokenizer::{self, Report};
 use crate::{Options, OutType, json, location, lora, packed};
 
@@ -188,8 +189,7 @@ impl ModelfileArgs {
         if !self.modelfile {
             return Ok(None);
         }
-        let names = ["LICENSE", "LICENSE.txt", "LICENSE.md"];
-        let license = folder.and_then(|folder| names.iter().map(|name| folder.join(name)).find(|p| p.is_file()));
+        let license = folder.and_then(|folder| LICENSES.iter().map(|name| folder.join(name)).find(|p| p.is_file()));
         let license = license.map(|p| json::read_at_most(&p, MAX_LICENSE)).transpose()?;
         let license = license.as_deref().map(String::from_utf8_lossy);
         let cache =

@@ -18,13 +18,12 @@ pub(crate) const TEMPLATES: &str = "additional_chat_templates";
 pub(crate) fn is_side(name: &str) -> bool {
     let of_mistral = || name.starts_with("tokenizer.model.v");
     let index = name.ends_with(".index.json") && name != "model.safetensors.index.json";
-    (ENDINGS.iter().any(|e| name.ends_with(e)) || NAMES.contains(&name) || is_license(name) || of_mistral()) && !index
+    (ENDINGS.iter().any(|e| name.ends_with(e)) || NAMES.contains(&name) || LICENSES.contains(&name) || of_mistral())
+        && !index
 }
 
-/// Whether a file is a licence, which a Modelfile quotes.
-fn is_license(name: &str) -> bool {
-    ["LICENSE", "LICENSE.txt", "LICENSE.md"].contains(&name)
-}
+/// Names of the licence, which a Modelfile quotes; the first that is there counts.
+pub(crate) const LICENSES: [&str; 3] = ["LICENSE", "LICENSE.txt", "LICENSE.md"];
 
 /// Whether a file in a folder of the checkpoint is read: that of a module of an embedding model, `1_Pooling/config.json`,
 /// or a chat template of a name.
