@@ -471,6 +471,23 @@ fn weights_that_a_block_cannot_hold_are_told_and_refused_on_demand() {
 }
 
 #[test]
+fn parts_of_a_block_and_rows_of_a_plain_type_that_cannot_be_held_are_told() {
+    let place = Place::new();
+    let args = ["--pure", "m.gguf", "--json", "--force", "-o", "out.gguf", "-t"];
+    for (ty, small) in [("q2_k", 1e-4), ("q6_k", 1e-4), ("iq4_xs", 1e-4), ("f16", 1e-9)] {
+        let part = if ty == "f16" { 256 } else { 32 };
+        let wave = |i: usize| (i % 17) as f32 / 16.0 - 0.45;
+        write_model(&place.path("m.gguf"), 256, |i| wave(i) * if i / part == 1 { small } else { 1.0 });
+        let report = place.done(args.iter().chain(&[ty]));
+        let report: Json = serde_json::from_slice(&report.stdout).unwrap();
+        let lost = &report["degenerate"][0];
+        assert_eq!((&lost["blocks"], &lost["of"]), (&Json::from(1), &Json::from(4)), "{ty}: {lost}");
+        let said = place.refused(3, args.iter().chain(&[ty, "--no-degenerate"]));
+        assert!(said.contains("1 of 4") && said.contains("cannot hold"), "{said}");
+    }
+}
+
+#[test]
 fn a_file_without_a_type_is_guessed_as_the_loader_does() {
     let place = Place::new();
     for (ty, id) in [(TensorType::Q4_K, 15), (TensorType::IQ2_S, 28), (TensorType::IQ3_S, 26), (TensorType::NVFP4, 39)]
