@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gguf::cli::{Common, Exit, Output, Progress, print, print_json, say};
 use gguf::edit::{self, Change};
+use gguf::write::Layout;
 use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, ValueType, keys, quote, write};
 use serde_json::json;
 
@@ -26,6 +27,9 @@ struct Target {
     /// Do not check a copy after writing it
     #[arg(long)]
     no_verify: bool,
+
+    #[command(flatten)]
+    unusual: super::Unusual,
 }
 
 impl Target {
@@ -63,7 +67,16 @@ impl Target {
                 let inputs: &[&Path] = if self.output.is_some() { &[path] } else { &[] };
                 // Editing a file is what was asked for, so it needs no --force to be replaced by its new self.
                 let force = self.force || self.output.is_none();
-                copy(&file, &metadata, file.endian(), target, force, inputs, self.no_verify, common)?;
+                copy(
+                    &file,
+                    &metadata,
+                    self.unusual.layout(file.endian()),
+                    target,
+                    force,
+                    inputs,
+                    self.no_verify,
+                    common,
+                )?;
                 "copied"
             }
         };
@@ -81,7 +94,7 @@ impl Target {
 fn copy(
     source: &dyn Source,
     metadata: &Metadata,
-    endian: Endian,
+    layout: Layout,
     target: &Path,
     force: bool,
     inputs: &[&Path],
@@ -93,7 +106,7 @@ fn copy(
     let progress = Progress::bytes(common.progress, common.quiet, "copying", total);
     let all = 0..source.tensors().len();
     let out = BufWriter::with_capacity(1 << 20, output);
-    let out = write::copy_part(source, all, metadata, endian, out, |n| progress.add(n)).map_err(|e| e.at(target))?;
+    let out = write::copy_part(source, all, metadata, layout, out, |n| progress.add(n)).map_err(|e| e.at(target))?;
     let output = out.into_inner().map_err(|e| Error::io(target, "write", e.into_error()))?;
     super::verify(&output, no_verify)?;
     output.commit()?;
@@ -293,6 +306,9 @@ pub struct Copy {
     /// Do not check the file after writing it
     #[arg(long)]
     no_verify: bool,
+
+    #[command(flatten)]
+    unusual: super::Unusual,
 }
 
 impl Copy {
@@ -308,8 +324,17 @@ impl Copy {
         let metadata = source.metadata().clone();
         let inputs = gguf::split::files(&self.file);
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-        copy(&source, &metadata, endian, &self.output, self.force, &inputs, self.no_verify, common)
-            .map_err(|e| if e.kind() == ErrorKind::Usage { e.at(&self.output) } else { e })?;
+        copy(
+            &source,
+            &metadata,
+            self.unusual.layout(endian),
+            &self.output,
+            self.force,
+            &inputs,
+            self.no_verify,
+            common,
+        )
+        .map_err(|e| if e.kind() == ErrorKind::Usage { e.at(&self.output) } else { e })?;
         if common.json {
             print_json(&json!({"file": quote::json(&self.output)}))?;
         }

@@ -46,6 +46,9 @@ pub struct Split {
     /// Do not check the shards after writing them
     #[arg(long)]
     no_verify: bool,
+
+    #[command(flatten)]
+    unusual: super::Unusual,
 }
 
 /// gguf-split counts in powers of ten.
@@ -106,8 +109,9 @@ impl Split {
             let metadata = split::metadata(source.metadata(), i, parts.len(), n_tensors, KeyOrder::GgufSplit)?;
             let out = BufWriter::with_capacity(1 << 20, Output::create(path, self.force, &inputs)?);
             let count = |n| progress.add(n);
-            let out = write::copy_part(source, part.clone(), &metadata, Endian::Little, out, count)
-                .map_err(|e| e.at(path))?;
+            let out =
+                write::copy_part(source, part.clone(), &metadata, self.unusual.layout(Endian::Little), out, count)
+                    .map_err(|e| e.at(path))?;
             let mut output = out.into_inner().map_err(|e| Error::io(path, "write", e.into_error()))?;
             super::verify(&output, self.no_verify)?;
             if i > 0 {
@@ -139,6 +143,9 @@ pub struct Merge {
     /// Do not check the file after writing it
     #[arg(long)]
     no_verify: bool,
+
+    #[command(flatten)]
+    unusual: super::Unusual,
 }
 
 impl Merge {
@@ -154,7 +161,15 @@ impl Merge {
         let total = splits.tensors().iter().map(|t| t.bytes()).sum();
         let progress = Progress::bytes(common.progress, common.quiet, "merging", total);
         let out = BufWriter::with_capacity(1 << 20, output);
-        let out = write::copy(&splits, &metadata, out, |n| progress.add(n)).map_err(|e| e.at(&self.output))?;
+        let out = write::copy_part(
+            &splits,
+            0..splits.tensors().len(),
+            &metadata,
+            self.unusual.layout(Endian::Little),
+            out,
+            |n| progress.add(n),
+        )
+        .map_err(|e| e.at(&self.output))?;
         let output = out.into_inner().map_err(|e| Error::io(&self.output, "write", e.into_error()))?;
         super::verify(&output, self.no_verify)?;
         output.commit()?;
