@@ -411,7 +411,7 @@ pub fn value_for(key: &str, old: Option<&Value>, text: &str) -> Result<Value> {
     let value = types.into_iter().find_map(|(ty, element)| parse_value(text, ty, element).ok());
     value.ok_or_else(|| {
         Error::usage(format!("{key} is of type {kind}, and \"{text}\" is no value of it"))
-            .help("--type stores another type all the same")
+            .help("--value-type stores another type all the same")
     })
 }
 

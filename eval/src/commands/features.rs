@@ -34,7 +34,7 @@ pub struct Args {
     seen: Seen,
 
     /// The file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Replace an output that exists

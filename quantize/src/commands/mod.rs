@@ -14,7 +14,9 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, tokenizer_json};
 use convert::{location, lora};
-use gguf::cli::{Common, Exit, Files, Output, OutputFolder, Progress, commit_all, document, parse_bytes, say};
+use gguf::cli::{
+    Common, Exit, Files, Output, OutputFolder, OutputPlace, Progress, commit_all, document, parse_bytes, say,
+};
 use gguf::{Error, Result, Source, TensorType, Value, quote};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
@@ -59,20 +61,21 @@ pub struct Args {
     /// A checkpoint folder, a GGUF file, a folder of the hub's cache, or a name on the hub such as hf://OWNER/NAME@REVISION
     input: Option<PathBuf>,
 
-    /// The output, where {ftype} stands for the type; where there are several types without that, the folder for them
-    /// [default: NAME-TYPE.gguf in the current folder]
+    /// The old spelling of -o
+    #[arg(hide = true)]
     output: Option<PathBuf>,
 
     /// What llama-quantize takes in third and fourth place.
     #[arg(hide = true)]
     others: Vec<String>,
 
-    /// The output, as an option
-    #[arg(short, long = "output", value_name = "OUTPUT", conflicts_with = "output")]
+    /// The output, where {ftype} stands for the type; where there are several types without that, the folder for them,
+    /// which is made if need be [default: NAME-TYPE.gguf in the current folder]
+    #[arg(short, long = "output", value_name = "PATH", conflicts_with = "output")]
     out: Option<PathBuf>,
 
-    /// The type, such as q4_k_m or nf4; several make several results; `list` prints all
-    #[arg(short, long = "type", value_name = "TYPE")]
+    /// The type, such as q4_k_m or nf4; several, separated by commas or given again, make several results; `list` prints all
+    #[arg(short, long = "type", alias = "types", value_name = "TYPE", value_delimiter = ',')]
     types: Vec<Wanted>,
 
     #[command(flatten)]
@@ -264,7 +267,7 @@ struct RunArgs {
     threads: Option<u16>,
 
     /// Bytes of buffers
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "1GiB")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "1GiB")]
     max_memory: u64,
 }
 
@@ -290,6 +293,14 @@ fn gather(args: &Args) -> Result<Exit> {
 struct Order {
     files: Vec<&'static FileType>,
     folders: Vec<FolderType>,
+}
+
+impl Order {
+    /// How many outputs there will be: a mix of types, or a plan that is followed, is one file.
+    fn kinds(&self) -> inputs::Kinds {
+        let unnamed = self.files.is_empty() && self.folders.is_empty();
+        inputs::Kinds { files: if unnamed { 1 } else { self.files.len() }, folders: self.folders.len() }
+    }
 }
 
 /// Sorts the types that are asked for, and refuses what cannot be one run.
@@ -348,7 +359,7 @@ fn in_order_of_llama_quantize(args: &Args) -> Result<()> {
             Err(Error::usage("the type is an option here, not an argument").help(command))
         }
         (_, Some(other)) => Err(Error::usage(format!("\"{}\" is one argument too many", other.escape_debug()))
-            .help("quantize INPUT [OUTPUT] --type TYPE")),
+            .help("quantize INPUT --type TYPE -o OUTPUT")),
         _ => Ok(()),
     }
 }
@@ -397,7 +408,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let output = args.output.as_deref().or(args.out.as_deref());
-    let place = inputs::place(output, order.files.is_empty() && order.folders.len() == 1);
+    let place = inputs::place(output, order.kinds());
     if args.record.if_changed && record::is_current(args, input, &read, &place)? {
         let document = || {
             let files = Files::new(&args.common, false, &read, &[])?;
@@ -432,7 +443,8 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     if let (Some(part), Some(model)) = (args.parts.part, &model) {
         return write_part(args, part, model, input, &mut plans, &untouched);
     }
-    let targets = inputs::targets(model.as_ref(), input, output, &plans, &order.folders)?;
+    let _place = output.filter(|path| order.kinds().go_into(path)).map(OutputPlace::make).transpose()?;
+    let targets = inputs::targets(model.as_ref(), input, output, &plans, &order.folders);
     for target in targets.files.iter().flatten() {
         Output::check(target, force, &untouched)?;
     }

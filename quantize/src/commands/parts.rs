@@ -307,8 +307,8 @@ fn merge(first: &Path, target: &Path, force: bool, common: &Common) -> Result<()
     let total = splits.tensors().iter().map(|t| t.bytes()).sum();
     let progress = Progress::bytes(common.progress, common.quiet, "merging", total);
     let out = std::io::BufWriter::with_capacity(1 << 20, output);
-    let out =
-        gguf::write::copy(splits.as_ref(), splits.metadata(), out, |n| progress.add(n)).map_err(|e| e.at(target))?;
+    let out = gguf::write::copy(splits.as_ref(), splits.metadata(), out, |n| progress.add(n))
+        .map_err(|e| gguf::cli::at_fault(e, first, target))?;
     let output = out.into_inner().map_err(|e| Error::io(target, "write", e.into_error()))?;
     progress.finish();
     gguf::check::verify_file(output.temporary(), true).map_err(|e| e.at(target))?;
