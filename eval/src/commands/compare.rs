@@ -30,6 +30,9 @@ use super::parts::{self, PartArgs};
 use super::similarity;
 use super::{Opened, ProgressBar, files_of, name_of, open_importance, read_text};
 
+/// The most bytes of a file of limits.
+const LARGEST_GATE: u64 = 1 << 20;
+
 /// What is compared where neither models nor types are named.
 const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
 
@@ -235,7 +238,7 @@ impl Show {
         .flatten()
         .collect();
         let mut gate = match &self.gate {
-            Some(path) => Gate::parse(&read_text(path)?).map_err(|e| e.at(path))?,
+            Some(path) => Gate::parse(&convert::json::read_text(path, LARGEST_GATE)?).map_err(|e| e.at(path))?,
             None => Gate::default(),
         };
         gate.rules.push(Rule { limits, ..Rule::default() });

@@ -152,11 +152,7 @@ fn finished(target: &Path, wanted: &Record) -> Result<Option<Record>> {
 fn read(path: &Path) -> Result<Record> {
     /// A record has a dozen short fields.
     const MAX_BYTES: u64 = 64 << 10;
-    let failed = |e| Error::io(path, "read", e);
-    if fs::metadata(path).map_err(failed)?.len() > MAX_BYTES {
-        return Err(Error::input("is too large for the record of a part").at(path));
-    }
-    let text = fs::read_to_string(path).map_err(failed)?;
+    let text = convert::json::read_text(path, MAX_BYTES)?;
     let record: Record =
         serde_json::from_str(&text).map_err(|e| Error::input("is no record of a part").at(path).caused_by(e))?;
     match record.schema.as_str() {
