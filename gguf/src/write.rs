@@ -316,7 +316,6 @@ pub fn copy_part<W: Write>(
         .get(part.clone())
         .ok_or_else(|| Error::usage(format!("there are {} tensors, not {part:?}", source.tensors().len())))?;
     let plan = Plan::with_layout(metadata, infos, layout)?;
-    let failed = |e| Error::new(crate::ErrorKind::System, "cannot write").caused_by(e);
     let mut writer = Writer::new(out, plan).map_err(failed)?;
     for i in part {
         for_each_piece(source, i, |bytes| {
@@ -326,6 +325,16 @@ pub fn copy_part<W: Write>(
         })?;
     }
     writer.finish().map_err(failed)
+}
+
+/// The error of a write. What cannot even be read from memory was mapped from a file that is shorter now.
+fn failed(e: io::Error) -> Error {
+    /// `EFAULT` of every Unix.
+    const BAD_ADDRESS: i32 = 14;
+    if cfg!(unix) && e.raw_os_error() == Some(BAD_ADDRESS) {
+        return Error::input("became shorter while it was read").help("run it again when nobody writes to the file");
+    }
+    Error::new(crate::ErrorKind::System, "cannot write").caused_by(e)
 }
 
 /// Gives a tensor's bytes in order, a few megabytes at a time.

@@ -61,7 +61,8 @@ impl Default for Settings {
 pub struct Job<W: Write> {
     /// What to write.
     pub plan: Plan,
-    /// The layout of each file and where it goes. Their tensors in a row are those of the plan.
+    /// The layout of each file and where it goes. Their tensors in a row are those of the plan. A file is written to for
+    /// the first time when the one before is complete, and flushed when it is complete itself.
     pub files: Vec<(gguf::Plan, W)>,
 }
 
@@ -682,7 +683,10 @@ impl<W: Write> Sink<W> {
     fn advance(&mut self) -> Result<()> {
         while self.left == 0 {
             if let Some(writer) = self.current.take() {
-                self.finished.push(writer.finish().map_err(cannot_write)?);
+                let mut out = writer.finish().map_err(cannot_write)?;
+                // A file that is complete may be closed: there may be more of them than handles.
+                out.flush().map_err(cannot_write)?;
+                self.finished.push(out);
             }
             let Some((plan, out)) = self.waiting.next() else { break };
             self.left = plan.tensors().iter().map(|t| t.bytes()).sum();

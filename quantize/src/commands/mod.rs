@@ -8,6 +8,7 @@ mod record;
 mod report;
 mod types;
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -633,15 +634,26 @@ fn write_files(
     let force = args.run.force || args.record.if_changed;
     let mut jobs = Vec::with_capacity(plans.len());
     for (plan, target) in plans.iter().zip(targets) {
-        let outputs = target.iter().map(|path| Output::create(path, force, untouched));
-        let outputs = outputs.collect::<Result<Vec<_>>>()?;
-        jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
+        let outputs = target.iter().enumerate().map(|(i, path)| Shard {
+            target: path,
+            force,
+            untouched,
+            // The first stays open, so that others see them alive.
+            stays_open: i == 0,
+            output: None,
+        });
+        jobs.push(Job {
+            plan: plan.clone(),
+            files: plan.layouts().map_err(|e| e.at(input))?.into_iter().zip(outputs).collect(),
+        });
     }
     let total = source_bytes(Some(model), plans);
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
-    let (outputs, summary) =
-        pipeline::run(model.source(), jobs, &settings(args), |bytes| progress.add(bytes)).map_err(|e| e.at(input))?;
+    let (outputs, summary) = pipeline::run(model.source(), jobs, &settings(args), |bytes| progress.add(bytes))
+        .map_err(|e| gguf::cli::at_fault(e, input, &targets[0][0]))?;
     progress.finish();
+    let opened = |shards: Vec<Shard<'_>>| shards.into_iter().filter_map(|shard| shard.output).collect::<Vec<_>>();
+    let outputs: Vec<Vec<Output>> = outputs.into_iter().map(opened).collect();
     if !args.run.no_verify {
         for output in outputs.iter().flatten() {
             verify(output, !args.model.keep_split, summary.nonfinite == 0)?;
@@ -660,6 +672,33 @@ fn write_files(
         commit_all(outputs.into_iter().chain(modelfile.take()).collect())?;
     }
     Ok(summary)
+}
+
+/// A file that is created when the first byte comes and closed behind the last one: a model may have more shards than
+/// there are handles.
+struct Shard<'a> {
+    target: &'a Path,
+    force: bool,
+    untouched: &'a [&'a Path],
+    stays_open: bool,
+    output: Option<Output>,
+}
+
+impl Write for Shard<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let output = match self.output.take() {
+            Some(output) => output,
+            None => Output::create(self.target, self.force, self.untouched).map_err(io::Error::other)?,
+        };
+        self.output.insert(output).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.output.as_mut().filter(|_| !self.stays_open) {
+            Some(output) => output.seal().map_err(io::Error::other),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Opens the finished file again and judges it, so that nothing broken ever gets its name.

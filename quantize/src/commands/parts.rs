@@ -102,7 +102,7 @@ impl Run<'_> {
         let progress = Progress::bytes(self.common.progress, self.common.quiet, "quantizing", total);
         let jobs = vec![Job { plan: own, files: vec![(layout, output)] }];
         let (outputs, summary) = pipeline::run(self.source, jobs, self.settings, |bytes| progress.add(bytes))
-            .map_err(|e| e.at(self.input))?;
+            .map_err(|e| gguf::cli::at_fault(e, self.input, target))?;
         progress.finish();
         if !self.common.quiet {
             super::report::warnings(&summary).iter().for_each(|line| say(line));
