@@ -111,7 +111,7 @@ pub(crate) fn of_cache(folder: &Path) -> Result<PathBuf> {
     };
     let snapshots = repository.join(SNAPSHOTS);
     let main = repository.join("refs/main");
-    if let Ok(commit) = fs::read_to_string(&main) {
+    if let Ok(commit) = crate::json::read_text(&main, 1 << 16) {
         let commit = commit.trim();
         if is_part(commit) && snapshots.join(commit).is_dir() {
             return Ok(snapshots.join(commit));

@@ -13,7 +13,7 @@ use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, Part, hf, location};
-use gguf::cli::{self, Align, Common, Exit, Files, Output, Progress, Table};
+use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputPlace, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
 
@@ -40,8 +40,12 @@ struct Args {
     folder: Option<PathBuf>,
 
     /// The file to write, or a folder to write it into under its default name
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH", conflicts_with = "second")]
     output: Option<PathBuf>,
+
+    /// What llama-quantize takes in second place
+    #[arg(hide = true)]
+    second: Option<PathBuf>,
 
     /// The type of the matrices; vectors stay f32 [default: auto, of an adapter f32]
     #[arg(long, value_enum, value_name = "TYPE")]
@@ -127,8 +131,16 @@ struct Args {
     common: Common,
 }
 
+impl Args {
+    /// The folder that the files go into, where -o names one.
+    fn output_folder(&self) -> Option<&Path> {
+        self.output.as_deref().filter(|path| self.all || cli::names_folder(path))
+    }
+}
+
 fn main() -> ExitCode {
     let mut args = cli::parse::<Args>();
+    args.output = args.output.take().or(args.second.take());
     if args.old_force {
         args.force = true;
         cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
@@ -171,9 +183,7 @@ fn work(args: &Args) -> Result<Exit> {
     if args.dry_run {
         return print_result(args, folder, &files, None);
     }
-    if let Some(path) = args.output.as_deref().filter(|path| args.all && is_folder(path)) {
-        std::fs::create_dir_all(path).map_err(|e| Error::io(path, "create", e))?;
-    }
+    let _place = args.output_folder().map(OutputPlace::make).transpose()?;
     let inputs = read(args, folder)?;
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     // All files are finished before the first of them gets its name.
@@ -187,11 +197,6 @@ fn compare_tokenizers(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> 
     // A draft has the vocabulary of its target.
     let folder = args.target_model_dir.as_deref().unwrap_or(folder);
     check_tokenizer(folder, metadata, args.text.as_deref(), &args.common)
-}
-
-/// Whether a path stands for a folder, be it there or not.
-fn is_folder(path: &Path) -> bool {
-    path.is_dir() || path.as_os_str().to_string_lossy().ends_with(std::path::is_separator)
 }
 
 /// Whether a folder has towers of a class that is known.
@@ -226,14 +231,7 @@ impl Conversion {
         }
         let checkpoint = Checkpoint::open(folder, &options)?;
         let default = checkpoint.file_name();
-        let target = match args.output.as_deref().filter(|path| args.all && is_folder(path)) {
-            Some(folder) => folder.join(default),
-            None if args.all && args.output.is_some() => {
-                return Err(Error::usage("--all writes two files, so -o names a folder")
-                    .help("end its path with / where it is not there yet"));
-            }
-            None => target(args.output.as_deref(), &default),
-        };
+        let target = target(args, &default);
         let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
         let plan = if args.vocab_only { plan.unpadded() } else { plan };
         if !args.common.quiet {
@@ -309,9 +307,10 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     if !args.common.quiet {
         adapter.notes().iter().for_each(|note| cli::say(&format!("note: {note}")));
     }
-    let target = target(args.output.as_deref(), adapter.file_name());
+    let target = target(args, adapter.file_name());
     let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
     if !args.dry_run {
+        let _place = args.output_folder().map(OutputPlace::make).transpose()?;
         let mut inputs = read(args, folder)?;
         inputs.extend(convert::files::of_model(&base));
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
@@ -362,11 +361,11 @@ fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -
 }
 
 /// Where the file goes: a folder is given the default name.
-fn target(wanted: Option<&Path>, default: &str) -> PathBuf {
-    match wanted {
-        Some(path) if path.is_dir() => path.join(default),
-        Some(path) => path.to_path_buf(),
-        None => PathBuf::from(default),
+fn target(args: &Args, default: &str) -> PathBuf {
+    match (args.output_folder(), &args.output) {
+        (Some(folder), _) => folder.join(default),
+        (None, Some(path)) => path.clone(),
+        (None, None) => PathBuf::from(default),
     }
 }
 
@@ -378,7 +377,7 @@ fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) 
     let written = gguf::write::copy(&watched, checkpoint.metadata(), out, |bytes| progress.add(bytes));
     let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(&target, "write", e)));
     progress.finish();
-    flushed.map_err(|e| e.at(&target))
+    flushed.map_err(|e| cli::at_fault(e, args.folder.as_deref().unwrap_or(&target), &target))
 }
 
 /// A source whose values are looked at as they pass.

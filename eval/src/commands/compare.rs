@@ -30,6 +30,9 @@ use super::parts::{self, PartArgs};
 use super::similarity;
 use super::{Opened, ProgressBar, files_of, name_of, open_importance, read_text};
 
+/// The most bytes of a file of limits.
+const LARGEST_GATE: u64 = 1 << 20;
+
 /// What is compared where neither models nor types are named.
 const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
 
@@ -58,10 +61,10 @@ const LEAST_POSITIONS: usize = 100;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate compare tiny-llama --text sample.txt
-  evaluate compare tiny-llama --types q8_0,q4_k_m,nf4 --text sample.txt --html report.html
+  evaluate compare tiny-llama --type q8_0,q4_k_m,nf4 --text sample.txt --html report.html
   evaluate compare tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt --json
-  evaluate compare bge-small-en-v1.5 --types q8_0,q4_k_m --text questions.txt --min-cosine 0.99 --min-overlap 90%
-  evaluate compare tiny-llama --types q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
+  evaluate compare bge-small-en-v1.5 --type q8_0,q4_k_m --text questions.txt --min-cosine 0.99 --min-overlap 90%
+  evaluate compare tiny-llama --type q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
 
 Exit codes: 0 done and within the limits, 1 beyond a limit, 2 wrong usage, 3 bad input, 4 the system failed.")]
 pub struct Args {
@@ -74,8 +77,8 @@ pub struct Args {
     models: Vec<PathBuf>,
 
     /// Types to encode the base's own weights to, in memory: file types of `quantize`, nf4, nf4-double, fp4, fp4-double,
-    /// int8; separated by commas [default without models: q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4]
-    #[arg(long, value_delimiter = ',', value_name = "TYPE,…")]
+    /// int8; separated by commas or given again [default without models: q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4]
+    #[arg(long = "type", short = 't', alias = "types", value_delimiter = ',', value_name = "TYPE")]
     types: Vec<Precision>,
 
     /// The text, UTF-8
@@ -83,7 +86,7 @@ pub struct Args {
     pub text: PathBuf,
 
     /// Tokens of a chunk [default: 512]; of an embedding model's texts at most [default: what it was made for]
-    #[arg(long, short, value_name = "N")]
+    #[arg(long, short, value_name = "TOKENS")]
     pub ctx: Option<usize>,
 
     /// At most so many chunks
@@ -122,7 +125,7 @@ pub struct Args {
     by_types: bool,
 
     /// The folder that parts go to
-    #[arg(long, short, requires = "part", value_name = "FOLDER", help_heading = "Several machines")]
+    #[arg(long, short, requires = "part", value_name = "PATH", help_heading = "Several machines")]
     output: Option<PathBuf>,
 
     #[command(flatten)]
@@ -235,7 +238,7 @@ impl Show {
         .flatten()
         .collect();
         let mut gate = match &self.gate {
-            Some(path) => Gate::parse(&read_text(path)?).map_err(|e| e.at(path))?,
+            Some(path) => Gate::parse(&convert::json::read_text(path, LARGEST_GATE)?).map_err(|e| e.at(path))?,
             None => Gate::default(),
         };
         gate.rules.push(Rule { limits, ..Rule::default() });

@@ -58,7 +58,7 @@ pub struct Args {
     raw: bool,
 
     /// Tokens of a text at most [default: what the model was made for]
-    #[arg(long, short, value_name = "N")]
+    #[arg(long, short, value_name = "TOKENS")]
     ctx: Option<usize>,
 
     /// Memory for hidden states and what a layer makes of them
@@ -66,7 +66,7 @@ pub struct Args {
     max_memory: u64,
 
     /// Write the vectors too: rows in order, f32 little-endian without a header
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Replace an output that exists

@@ -34,7 +34,7 @@ pub struct Args {
     seen: Seen,
 
     /// The file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Replace an output that exists
@@ -102,12 +102,10 @@ impl Seen {
                 Error::usage("a tower needs something to read").help("--image FILE, or --pixels FILE --shape N,N")
             );
         };
-        let fault = |e| Error::io(path, "read the pixels", e);
-        let size = std::fs::metadata(path).map_err(fault)?.len();
-        if size > MOST_PIXELS || !size.is_multiple_of(4) {
-            return Err(Error::input(format!("{size} bytes are no pixels of f32")).at(path));
+        let bytes = convert::json::read_at_most(path, MOST_PIXELS)?;
+        if !bytes.len().is_multiple_of(4) {
+            return Err(Error::input(format!("{} bytes are no pixels of f32", bytes.len())).at(path));
         }
-        let bytes = std::fs::read(path).map_err(fault)?;
         let values = bytes.as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
         let grid = match self.grid[..] {
             [] => None,

@@ -14,7 +14,7 @@ use super::Opened;
 /// Continue a text, to see that a model still speaks
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  evaluate generate tiny-llama --prompt 'The old man' --tokens 40
+  evaluate generate tiny-llama --prompt 'The old man' --predict 40
   evaluate generate Tiny-Llama-4.2M-Q4_K_M.gguf --prompt 'The old man' --temperature 0.8 --seed 7")]
 pub struct Args {
     /// A GGUF file or a checkpoint folder
@@ -26,7 +26,7 @@ pub struct Args {
     prompt: String,
 
     /// At most so many tokens
-    #[arg(long, short = 'n', default_value_t = 64, value_name = "N")]
+    #[arg(long = "predict", short = 'n', alias = "tokens", default_value_t = 64, value_name = "N")]
     tokens: usize,
 
     /// How freely tokens are chosen: 0 takes the most probable one

@@ -46,7 +46,7 @@ pub struct Args {
     text: PathBuf,
 
     /// The file to write, with --part the folder that parts go to [default: imatrix.gguf]
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Its form
@@ -54,7 +54,7 @@ pub struct Args {
     format: Form,
 
     /// Tokens of a chunk
-    #[arg(long, short, default_value_t = 512, value_name = "N")]
+    #[arg(long, short, default_value_t = 512, value_name = "TOKENS")]
     ctx: usize,
 
     /// At most so many chunks

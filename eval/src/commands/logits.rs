@@ -41,7 +41,7 @@ pub struct Args {
     hidden: bool,
 
     /// The file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: PathBuf,
 
     /// Replace an output that exists

@@ -14,7 +14,7 @@ use eval::optimize::{Folder, Job, Options, Outcome, Store, own_text};
 use eval::parts::Gathered;
 use eval::perplexity::{Chunks, Protocol};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, OutputFolder, count, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, OutputFolder, OutputPlace, count, names_folder, parse_bytes, print, print_json};
 use gguf::digest::{sha256, sha256_file};
 use gguf::{Error, Metadata, Result, Source, TensorType, Value};
 use quantize::bnb::chosen::{BLOCK, Chosen, Coding, GROUP, Matrices};
@@ -46,8 +46,8 @@ pub struct Args {
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
-    /// The type of file or folder, as `quantize` has it; several make several
-    #[arg(short, long = "type", value_name = "TYPE", value_parser = kind,
+    /// The type of file or folder, as `quantize` has it; several, separated by commas or given again, make several
+    #[arg(short, long = "type", alias = "types", value_name = "TYPE", value_delimiter = ',', value_parser = kind,
         required_unless_present_any = ["plan", "target_bpw", "target_size"])]
     types: Vec<Kind>,
 
@@ -74,11 +74,11 @@ pub struct Args {
     calibrate: PathBuf,
 
     /// The file to write; a folder where there are several types [default: NAME-TYPE.gguf in the current folder]
-    #[arg(long, short, value_name = "OUTPUT")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Tokens of a chunk
-    #[arg(long, short, default_value_t = 512, value_name = "N")]
+    #[arg(long, short, default_value_t = 512, value_name = "TOKENS")]
     ctx: usize,
 
     /// At most so many chunks; with `self`, so many texts [default: all of the text; 64 with `self`]
@@ -209,7 +209,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let opened = Opened::open(&args.model, common)?;
     let target = args.target()?;
     let mut plans = if target.is_none() { plans(args, &opened)? } else { Vec::new() };
-    let targets = targets(args, &opened, target, &plans)?;
+    let (targets, _place) = targets(args, &opened, target, &plans)?;
     let inputs = files_of([&args.model], [&args.calibrate]);
     if let Some(part) = args.parts.part {
         return run_part(args, part, common, &opened, &plans, &inputs);
@@ -524,27 +524,31 @@ fn usual_name(model: &Path, plan: &Plan) -> String {
     format!("{}-{}.gguf", super::name_of(model), plan.file_type.name)
 }
 
-/// Where each file goes.
-fn targets(args: &Args, opened: &Opened, target: Option<Target>, plans: &[Plan]) -> Result<Vec<PathBuf>> {
+/// Where each file goes, and the folder around them.
+fn targets(
+    args: &Args,
+    opened: &Opened,
+    target: Option<Target>,
+    plans: &[Plan],
+) -> Result<(Vec<PathBuf>, Option<OutputPlace>)> {
     let stem = super::name_of(&args.model);
     let weights: u64 = opened.source.tensors().iter().map(|t| t.elements()).sum();
     let mix = target.map(|target| target.label(weights));
     let files = mix.into_iter().chain(plans.iter().map(|p| p.file_type.name.to_owned()));
     let files = files.map(|kind| format!("{stem}-{kind}.gguf"));
     let folders: Vec<String> = args.folders().iter().map(|(name, _)| format!("{stem}-{name}")).collect();
-    // A folder that is there is where files go; to a folder for transformers it is the output itself.
+    // A folder is where files go; to a folder for transformers it is the output itself.
     let itself = folders.len() == 1 && args.types.len() == 1;
     let kinds: Vec<String> = files.chain(folders).collect();
     let usual = String::clone;
+    let into = |folder: &Path| args.parts.part.is_some() || kinds.len() > 1 || (names_folder(folder) && !itself);
     match args.output.as_deref() {
-        Some(folder) if folder.is_dir() && !itself => Ok(kinds.iter().map(|p| folder.join(usual(p))).collect()),
-        // Parts make it.
-        Some(folder) if args.parts.part.is_some() => Ok(kinds.iter().map(|p| folder.join(usual(p))).collect()),
-        Some(file) if kinds.len() == 1 => Ok(vec![file.to_path_buf()]),
-        Some(folder) => {
-            Err(Error::usage("several types need a folder to go to").at(folder).help("make the folder first"))
+        Some(folder) if into(folder) => {
+            let place = args.parts.part.is_none().then(|| OutputPlace::make(folder)).transpose()?;
+            Ok((kinds.iter().map(|p| folder.join(usual(p))).collect(), place))
         }
-        None => Ok(kinds.iter().map(|p| PathBuf::from(usual(p))).collect()),
+        Some(file) => Ok((vec![file.to_path_buf()], None)),
+        None => Ok((kinds.iter().map(|p| PathBuf::from(usual(p))).collect(), None)),
     }
 }
 

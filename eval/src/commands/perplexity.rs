@@ -43,7 +43,7 @@ pub struct Args {
     text: PathBuf,
 
     /// Tokens of a chunk
-    #[arg(long, short, default_value_t = 512, value_name = "N")]
+    #[arg(long, short, default_value_t = 512, value_name = "TOKENS")]
     ctx: usize,
 
     /// At most so many chunks
@@ -66,7 +66,7 @@ pub struct Args {
     part: PartArgs,
 
     /// The folder that parts go to
-    #[arg(long, short, requires = "part", value_name = "FOLDER", help_heading = "Several machines")]
+    #[arg(long, short, requires = "part", value_name = "PATH", help_heading = "Several machines")]
     output: Option<PathBuf>,
 
     /// Replace a part that exists

@@ -16,7 +16,7 @@ use super::open_importance;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate tensors tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf
-  evaluate tensors tiny-llama --types q4_k_m,nf4 --imatrix imatrix.gguf --top 10 --json")]
+  evaluate tensors tiny-llama --type q4_k_m,nf4 --imatrix imatrix.gguf --top 10 --json")]
 pub struct Args {
     /// The base: a GGUF file or a checkpoint folder
     #[arg(value_name = "BASE")]
@@ -26,8 +26,8 @@ pub struct Args {
     #[arg(value_name = "MODEL", required_unless_present = "types")]
     model: Option<PathBuf>,
 
-    /// Types to encode the base's own weights to, in memory, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "TYPE,…")]
+    /// Types to encode the base's own weights to, in memory, separated by commas or given again
+    #[arg(long = "type", short = 't', alias = "types", value_delimiter = ',', value_name = "TYPE")]
     types: Vec<Precision>,
 
     /// An importance matrix: for the types that are encoded, and to weigh the errors with

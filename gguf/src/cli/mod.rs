@@ -9,7 +9,7 @@ mod sarif;
 mod text;
 
 pub use document::{Digests, FileDigest, Files, call_options, digest_files, document, parse, parse_from};
-pub use output::{NO_INPUTS, Output, OutputFolder, commit_all};
+pub use output::{NO_INPUTS, Output, OutputArg, OutputFolder, OutputPlace, commit_all, names_folder};
 pub use progress::{Progress, ProgressMode};
 pub use sarif::sarif;
 pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
@@ -87,6 +87,14 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::System => 4,
         ErrorKind::Interrupted => 130,
     }
+}
+
+/// An error of copying, with the file that is at fault: what could not be written is the output's, anything else the
+/// input's.
+#[must_use]
+pub fn at_fault(error: Error, input: &std::path::Path, output: &std::path::Path) -> Error {
+    let path = if error.kind() == ErrorKind::System { output } else { input };
+    error.at(path)
 }
 
 fn report(error: &Error) {

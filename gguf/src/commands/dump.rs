@@ -25,7 +25,7 @@ pub struct Dump {
     tensor: String,
 
     /// The new file (TENSOR.npy, if not given)
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Replace the output if it exists

@@ -3,8 +3,9 @@
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use gguf::cli::{Common, Exit, Output, Progress, print, print_json, say};
+use gguf::cli::{Common, Exit, Output, OutputArg, Progress, at_fault, print, print_json, say};
 use gguf::edit::{self, Change};
+use gguf::write::Layout;
 use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, ValueType, keys, quote, write};
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use serde_json::json;
 #[derive(clap::Args)]
 struct Target {
     /// Write the edited file here and leave the input as it is
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Replace the output if it exists
@@ -26,6 +27,9 @@ struct Target {
     /// Do not check a copy after writing it
     #[arg(long)]
     no_verify: bool,
+
+    #[command(flatten)]
+    unusual: super::Unusual,
 }
 
 impl Target {
@@ -63,7 +67,16 @@ impl Target {
                 let inputs: &[&Path] = if self.output.is_some() { &[path] } else { &[] };
                 // Editing a file is what was asked for, so it needs no --force to be replaced by its new self.
                 let force = self.force || self.output.is_none();
-                copy(&file, &metadata, file.endian(), target, force, inputs, self.no_verify, common)?;
+                copy(
+                    &file,
+                    &metadata,
+                    self.unusual.layout(file.endian()),
+                    target,
+                    force,
+                    inputs,
+                    self.no_verify,
+                    common,
+                )?;
                 "copied"
             }
         };
@@ -81,7 +94,7 @@ impl Target {
 fn copy(
     source: &dyn Source,
     metadata: &Metadata,
-    endian: Endian,
+    layout: Layout,
     target: &Path,
     force: bool,
     inputs: &[&Path],
@@ -93,7 +106,12 @@ fn copy(
     let progress = Progress::bytes(common.progress, common.quiet, "copying", total);
     let all = 0..source.tensors().len();
     let out = BufWriter::with_capacity(1 << 20, output);
-    let out = write::copy_part(source, all, metadata, endian, out, |n| progress.add(n)).map_err(|e| e.at(target))?;
+    let out = write::copy_part(source, all, metadata, layout, out, |n| progress.add(n)).map_err(|e| {
+        match inputs.first() {
+            Some(input) => at_fault(e, input, target),
+            None => e.at(target),
+        }
+    })?;
     let output = out.into_inner().map_err(|e| Error::io(target, "write", e.into_error()))?;
     super::verify(&output, no_verify)?;
     output.commit()?;
@@ -128,7 +146,7 @@ pub struct Set {
     from_file: Option<PathBuf>,
 
     /// Another type: u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str, or [TYPE] for an array
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "value-type", alias = "type", value_name = "TYPE")]
     ty: Option<String>,
 
     #[command(flatten)]
@@ -268,15 +286,15 @@ enum Order {
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  gguf copy padded-badly.gguf clean.gguf
-  gguf copy --endian big model.gguf model-be.gguf
-  gguf copy --at 4096 bundle.bin model.gguf")]
+  gguf copy padded-badly.gguf -o clean.gguf
+  gguf copy --endian big model.gguf -o model-be.gguf
+  gguf copy --at 4096 bundle.bin -o model.gguf")]
 pub struct Copy {
     /// The GGUF file, or the first shard of a split model
     file: PathBuf,
 
-    /// The new file
-    output: PathBuf,
+    #[command(flatten)]
+    output: OutputArg,
 
     /// The byte order
     #[arg(long, value_enum, default_value = "little")]
@@ -293,6 +311,9 @@ pub struct Copy {
     /// Do not check the file after writing it
     #[arg(long)]
     no_verify: bool,
+
+    #[command(flatten)]
+    unusual: super::Unusual,
 }
 
 impl Copy {
@@ -308,10 +329,19 @@ impl Copy {
         let metadata = source.metadata().clone();
         let inputs = gguf::split::files(&self.file);
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-        copy(&source, &metadata, endian, &self.output, self.force, &inputs, self.no_verify, common)
-            .map_err(|e| if e.kind() == ErrorKind::Usage { e.at(&self.output) } else { e })?;
+        copy(
+            &source,
+            &metadata,
+            self.unusual.layout(endian),
+            self.output.path(),
+            self.force,
+            &inputs,
+            self.no_verify,
+            common,
+        )
+        .map_err(|e| if e.kind() == ErrorKind::Usage { e.at(self.output.path()) } else { e })?;
         if common.json {
-            print_json(&json!({"file": quote::json(&self.output)}))?;
+            print_json(&json!({"file": quote::json(self.output.path())}))?;
         }
         Ok(Exit::Done)
     }

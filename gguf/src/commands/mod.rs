@@ -12,8 +12,9 @@ mod sarif;
 mod show;
 mod split;
 
-use gguf::Result;
 use gguf::cli::{Common, Exit, Output};
+use gguf::write::{Layout, MAX_ALIGNMENT};
+use gguf::{Endian, Result};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -51,6 +52,21 @@ impl Command {
             Command::Dump(command) => command.run(common),
             Command::Modelfile(command) => command.run(common),
         }
+    }
+}
+
+/// What files are laid out that other programs could not read, or that would fill a disk.
+#[derive(Clone, Copy, clap::Args)]
+struct Unusual {
+    /// Write a general.alignment above 64 KiB, with padding of that size
+    #[arg(long)]
+    allow_large_alignment: bool,
+}
+
+impl Unusual {
+    fn layout(self, endian: Endian) -> Layout {
+        let most = if self.allow_large_alignment { u64::MAX } else { MAX_ALIGNMENT };
+        Layout { endian, max_alignment: most }
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Modelfile {
     license: Option<PathBuf>,
 
     /// The projector of a model that sees or hears
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "projector", alias = "mmproj", value_name = "FILE")]
     mmproj: Option<PathBuf>,
 
     /// What an adapter is for: a model's name in Ollama, or a file

@@ -34,7 +34,7 @@ pub struct Show {
     memory: bool,
 
     /// Another context to count the cache for, with --memory (may be given more than once)
-    #[arg(long, value_name = "TOKENS", requires = "memory", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, short, value_name = "TOKENS", requires = "memory", value_parser = clap::value_parser!(u64).range(1..))]
     ctx: Vec<u64>,
 
     /// Where the GGUF begins in the file

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use gguf::cli::{Align, Common, Exit, Output, Table, count, print, print_json};
+use gguf::cli::{Align, Common, Exit, Output, OutputArg, Table, count, print, print_json};
 use gguf::{Error, Result};
 use quantize::imatrix::Imatrix;
 use serde_json::json;
@@ -28,7 +28,7 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
         /// The result: in the legacy form if it ends in .dat, else GGUF
-        #[arg(short, long)]
+        #[arg(short, long, value_name = "PATH")]
         output: PathBuf,
         /// Replace an output that exists
         #[arg(long)]
@@ -38,8 +38,9 @@ enum Command {
     Convert {
         /// The importance matrix
         file: PathBuf,
-        /// The result: in the legacy form if it ends in .dat, else GGUF
-        output: PathBuf,
+        /// In the legacy form if it ends in .dat, else GGUF
+        #[command(flatten)]
+        output: OutputArg,
         /// Replace an output that exists
         #[arg(long)]
         force: bool,
@@ -50,7 +51,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     match &args.command {
         Command::Show { file } => show(file, common),
         Command::Merge { files, output, force } => merge(files, output, *force, common),
-        Command::Convert { file, output, force } => merge(std::slice::from_ref(file), output, *force, common),
+        Command::Convert { file, output, force } => merge(std::slice::from_ref(file), output.path(), *force, common),
     }
 }
 

@@ -102,7 +102,7 @@ impl Run<'_> {
         let progress = Progress::bytes(self.common.progress, self.common.quiet, "quantizing", total);
         let jobs = vec![Job { plan: own, files: vec![(layout, output)] }];
         let (outputs, summary) = pipeline::run(self.source, jobs, self.settings, |bytes| progress.add(bytes))
-            .map_err(|e| e.at(self.input))?;
+            .map_err(|e| gguf::cli::at_fault(e, self.input, target))?;
         progress.finish();
         if !self.common.quiet {
             super::report::warnings(&summary).iter().for_each(|line| say(line));
@@ -152,11 +152,7 @@ fn finished(target: &Path, wanted: &Record) -> Result<Option<Record>> {
 fn read(path: &Path) -> Result<Record> {
     /// A record has a dozen short fields.
     const MAX_BYTES: u64 = 64 << 10;
-    let failed = |e| Error::io(path, "read", e);
-    if fs::metadata(path).map_err(failed)?.len() > MAX_BYTES {
-        return Err(Error::input("is too large for the record of a part").at(path));
-    }
-    let text = fs::read_to_string(path).map_err(failed)?;
+    let text = convert::json::read_text(path, MAX_BYTES)?;
     let record: Record =
         serde_json::from_str(&text).map_err(|e| Error::input("is no record of a part").at(path).caused_by(e))?;
     match record.schema.as_str() {
@@ -307,8 +303,8 @@ fn merge(first: &Path, target: &Path, force: bool, common: &Common) -> Result<()
     let total = splits.tensors().iter().map(|t| t.bytes()).sum();
     let progress = Progress::bytes(common.progress, common.quiet, "merging", total);
     let out = std::io::BufWriter::with_capacity(1 << 20, output);
-    let out =
-        gguf::write::copy(splits.as_ref(), splits.metadata(), out, |n| progress.add(n)).map_err(|e| e.at(target))?;
+    let out = gguf::write::copy(splits.as_ref(), splits.metadata(), out, |n| progress.add(n))
+        .map_err(|e| gguf::cli::at_fault(e, first, target))?;
     let output = out.into_inner().map_err(|e| Error::io(target, "write", e.into_error()))?;
     progress.finish();
     gguf::check::verify_file(output.temporary(), true).map_err(|e| e.at(target))?;
