@@ -219,7 +219,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         Output::check(target, args.force, &inputs)?;
     }
     for target in folders {
-        OutputFolder::check(target, args.force, &[args.model.as_path(), args.calibrate.as_path()])?;
+        OutputFolder::check(target, args.force, &[&convert::files::folder_of(&args.model), &args.calibrate])?;
     }
     let text = Text::new(args, common, &opened)?;
     if let Some(target) = target {
