@@ -190,7 +190,7 @@ fn every_call(bench: &Bench, case: &Case, over_old: bool) -> u32 {
     let Some(calls) = bench.calls(folder.path(), case, &line) else { return 0 };
     assert!(calls > 2, "{line}: {calls} calls were seen");
     let after = contents(folder.path());
-    let mut runs = 0;
+    let (mut runs, mut refused) = (0, 0);
     for at in 0..calls {
         // One error in turn, both where somebody has the time: DOWNCAST_FAULTS=all.
         let error = if at % 2 == 0 { Kind::Full } else { Kind::Io };
@@ -209,6 +209,7 @@ fn every_call(bench: &Bench, case: &Case, over_old: bool) -> u32 {
             let faults: Vec<(&str, &str)> = faults.iter().map(|(k, v)| (*k, v.as_str())).collect();
             let Some(run) = bench.run(folder.path(), case.program, &line, &faults) else { return runs };
             runs += 1;
+            refused += u32::from(run.status.code() == Some(4));
             judge(case, &line, (at, kind), &run, folder.path(), &before, &after);
             if kind == Kind::Kill {
                 // Whatever was left, the next run gets through and takes it away.
@@ -220,6 +221,7 @@ fn every_call(bench: &Bench, case: &Case, over_old: bool) -> u32 {
             }
         }
     }
+    assert!(refused > 0, "{line}: no fault was told of");
     runs
 }
 
