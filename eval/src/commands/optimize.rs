@@ -137,7 +137,7 @@ pub struct Args {
 }
 
 /// Steps that are left out, to measure what they give.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, clap::Args, Serialize)]
 struct Without {
     /// Round each value by itself
     #[arg(long, hide = true)]
@@ -309,7 +309,7 @@ fn run_part(
         ("set of types", json!(sha256(all.as_bytes()))),
         ("context", json!(args.ctx)),
         ("number of chunks", json!(args.chunks)),
-        ("set of steps", json!(format!("{:?}", args.without))),
+        ("set of steps", json!(args.without)),
     ];
     let run = parts::Run::new(("optimize", part, "types"), &opened.source, &text, options)?;
     let record = run.path(&args.model, folder)?;
