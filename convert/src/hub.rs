@@ -109,6 +109,11 @@ pub fn fetch(remote: &Remote, extent: Extent, common: &Common) -> Result<PathBuf
     Ok(remote.file.as_ref().map_or(snapshot.clone(), |file| snapshot.join(file)))
 }
 
+/// What the cache has of a model, or of its file that is named; nobody is asked.
+pub(crate) fn fetched(remote: &Remote) -> Option<PathBuf> {
+    cached(&cache_folder().ok()?.join(remote.folder_name()), remote)
+}
+
 /// Where the cache is.
 fn cache_folder() -> Result<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);

@@ -250,7 +250,8 @@ fn an_output_that_exists_or_is_an_input_is_refused() {
     assert!(said.contains("the output is the input"), "{said}");
     let said = place.refused(2, ["-t", "q8_0", "--force", "-o", "imatrix.gguf", "--imatrix", "imatrix.gguf", "m.gguf"]);
     assert!(said.contains("the output is the input"), "{said}");
-    place.refused(2, ["-t", "q8_0", "-t", "q4_0", "-o", "no-folder", "m.gguf"]);
+    let said = place.refused(2, ["-t", "q8_0", "-t", "q4_0", "--force", "-o", "m.gguf", "m.gguf"]);
+    assert!(said.contains("is a file, and the outputs go into a folder"), "{said}");
     place.refused(2, ["-t", "q9_0", "m.gguf"]);
     place.refused(3, ["-t", "q8_0", "missing.gguf"]);
     place.refused(2, ["m.gguf"]);

@@ -137,7 +137,7 @@ pub struct Args {
 }
 
 /// Steps that are left out, to measure what they give.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, clap::Args, Serialize)]
 struct Without {
     /// Round each value by itself
     #[arg(long, hide = true)]
@@ -219,7 +219,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         Output::check(target, args.force, &inputs)?;
     }
     for target in folders {
-        OutputFolder::check(target, args.force, &[args.model.as_path(), args.calibrate.as_path()])?;
+        OutputFolder::check(target, args.force, &[&convert::files::folder_of(&args.model), &args.calibrate])?;
     }
     let text = Text::new(args, common, &opened)?;
     if let Some(target) = target {
@@ -309,7 +309,7 @@ fn run_part(
         ("set of types", json!(sha256(all.as_bytes()))),
         ("context", json!(args.ctx)),
         ("number of chunks", json!(args.chunks)),
-        ("set of steps", json!(format!("{:?}", args.without))),
+        ("set of steps", json!(args.without)),
     ];
     let run = parts::Run::new(("optimize", part, "types"), &opened.source, &text, options)?;
     let record = run.path(&args.model, folder)?;

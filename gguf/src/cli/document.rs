@@ -71,7 +71,8 @@ fn given(command: &Command, matches: &ArgMatches) -> Map<String, Value> {
             continue;
         }
         let words: Vec<Value> = matches.get_raw(id).into_iter().flatten().map(quote::json).collect();
-        let name = argument.get_long().unwrap_or(id).to_owned();
+        // The old spelling of -o is an argument in second place.
+        let name = argument.get_long().unwrap_or(if id == "second" { "output" } else { id }).to_owned();
         let value = match argument.get_action() {
             clap::ArgAction::SetTrue => Value::Bool(true),
             clap::ArgAction::Append => Value::Array(words),

@@ -107,13 +107,15 @@ impl Split {
 
     /// What the names of the shards begin with.
     fn prefix(&self) -> PathBuf {
-        match self.output.as_deref().or(self.second.as_deref()).unwrap_or(Path::new("")) {
-            folder if names_folder(folder) => {
+        match self.output.as_deref() {
+            Some(folder) if names_folder(folder) => {
                 let whole = split::parse(&self.file).map(|(prefix, ..)| prefix);
                 let named = whole.unwrap_or_else(|| self.file.with_extension(""));
                 folder.join(named.file_name().unwrap_or_default())
             }
-            prefix => prefix.to_path_buf(),
+            Some(prefix) => prefix.to_path_buf(),
+            // As it always was: a prefix, whatever else has that name.
+            None => self.second.clone().unwrap_or_default(),
         }
     }
 
