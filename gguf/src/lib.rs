@@ -46,6 +46,11 @@
 //!
 //! `cli` (default) adds what command-line programs share and the binary `gguf`; a library needs none of it.
 
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 // The program is written as any user of the library is.
 #[cfg(feature = "cli")]
 extern crate self as gguf;

@@ -1,5 +1,10 @@
 //! Block codecs, the recipes that choose one for each tensor, and the pipeline that streams a model through them.
 
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 // The program is written as any user of the library is.
 extern crate self as quantize;
 
