@@ -4,6 +4,9 @@
 //! and their precision between f32, f16 and bf16 only, or to plain Q8_0. What it shows equals, byte for byte, what llama.cpp's
 //! `convert_hf_to_gguf.py` writes.
 
+// The program is written as any user of the library is.
+extern crate self as convert;
+
 mod card;
 pub mod checkpoint;
 pub mod cli;
@@ -21,6 +24,7 @@ pub mod metadata;
 pub mod modules;
 mod names;
 pub mod packed;
+pub mod program;
 mod reduce;
 pub mod safetensors;
 pub mod tasks;

@@ -1,14 +1,24 @@
 //! Block codecs, the recipes that choose one for each tensor, and the pipeline that streams a model through them.
 
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+// The program is written as any user of the library is.
+extern crate self as quantize;
+
 pub mod block;
 pub mod bnb;
 pub mod codec;
+mod commands;
 pub mod imatrix;
 mod lanes;
 pub mod parts;
 pub mod pattern;
 pub mod pipeline;
 pub mod plan;
+pub mod program;
 pub mod recipe;
 pub mod search;
 

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
 use super::{Common, Progress, ProgressMode, print};
@@ -38,21 +38,10 @@ struct Call {
 
 static CALL: OnceLock<Call> = OnceLock::new();
 
-/// Parses the command line, as `T::parse()` does, and keeps the options that were given for [`Document`].
-pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
-    parse_from(T::command(), std::env::args_os())
-}
-
-/// The same for other words than those of the command line.
-pub fn parse_from<T: FromArgMatches>(command: Command, words: impl IntoIterator<Item = std::ffi::OsString>) -> T {
-    let mut command = super::pages::with_options(command);
-    let words: Vec<_> = words.into_iter().collect();
-    super::pages::answer(&mut command, &words);
-    let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
-    let program = command.get_name().to_owned();
+/// Keeps what a program was called with for [`document`].
+pub(super) fn keep_call(command: &Command, matches: &ArgMatches) {
     // A second call within one process would be a test's: the first stays.
-    let _ = CALL.set(Call { program, options: given(&command, &matches) });
-    T::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    let _ = CALL.set(Call { program: command.get_name().to_owned(), options: given(command, matches) });
 }
 
 /// The options that the program was called with, by name, with the words that were given for them: flags as `true`,

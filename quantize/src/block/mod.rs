@@ -1,6 +1,6 @@
 //! The block formats: one row a format, one file a family.
 //!
-//! A format is a type that implements [`Block`] once over any number of lanes; its row holds the entry points that
+//! A format is a type that implements `Block` once over any number of lanes; its row holds the entry points that
 //! choose the instance ([`Path`]) at run time.
 
 mod bits;

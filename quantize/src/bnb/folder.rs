@@ -244,7 +244,7 @@ pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(
 /// ([`chosen::RECORD`]).
 ///
 /// # Errors
-/// Those of [`write`], and of `chosen`.
+/// Those of [`write()`], and of `chosen`.
 pub fn write_chosen(
     input: &Path,
     output: &Path,

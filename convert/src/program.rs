@@ -1,4 +1,4 @@
-//! `convert`: a checkpoint folder becomes a GGUF file.
+//! The program `convert`: a checkpoint folder becomes a GGUF file.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,9 +13,12 @@ use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, Part, hf, location};
-use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputPlace, Progress, Table};
+use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputPlace, Program, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
+
+/// The program.
+pub const PROGRAM: Program = Program::of::<Args>();
 
 const EXAMPLES: &str = "\
 Examples:
@@ -138,14 +141,16 @@ impl Args {
     }
 }
 
-fn main() -> ExitCode {
-    let mut args = cli::parse::<Args>();
-    args.output = args.output.take().or(args.second.take());
-    if args.old_force {
-        args.force = true;
-        cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
+impl cli::Options for Args {
+    fn run(self) -> ExitCode {
+        let mut args = self;
+        args.output = args.output.take().or(args.second.take());
+        if args.old_force {
+            args.force = true;
+            cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
+        }
+        cli::run(|| work(&args))
     }
-    cli::run(|| work(&args))
 }
 
 fn work(args: &Args) -> Result<Exit> {

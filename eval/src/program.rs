@@ -1,12 +1,15 @@
-//! `evaluate`: run a model, measure it, compare precisions.
-
-mod commands;
+//! The program `evaluate`: run a model, measure it, compare precisions.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use gguf::cli::Common;
+use gguf::cli::{self, Common, Program};
 use quantize::SimdPath;
+
+use crate::commands;
+
+/// The program.
+pub const PROGRAM: Program = Program::of::<Cli>();
 
 /// Run a model and measure what its precision cost: a GGUF file or a checkpoint folder, one layer in memory at a time
 #[derive(Debug, Parser)]
@@ -47,25 +50,27 @@ enum Command {
     Features(commands::features::Args),
 }
 
-fn main() -> ExitCode {
-    let Cli { common, command } = gguf::cli::parse::<Cli>();
-    keep_freed_memory();
-    gguf::cli::run(|| {
-        // What cannot be forced is told before any work, not passed over.
-        SimdPath::forced()?;
-        match &command {
-            Command::Perplexity(args) => commands::perplexity::run(args, &common),
-            Command::Compare(args) => commands::compare::run(args, &common),
-            Command::Tensors(args) => commands::tensors::run(args, &common),
-            Command::Imatrix(args) => commands::imatrix::run(args, &common),
-            Command::Gather(args) => commands::gather::run(args, &common),
-            Command::Generate(args) => commands::generate::run(args, &common),
-            Command::Logits(args) => commands::logits::run(args, &common),
-            Command::Embed(args) => commands::embed::run(args, &common),
-            Command::Optimize(args) => commands::optimize::run(args, &common),
-            Command::Features(args) => commands::features::run(args, &common),
-        }
-    })
+impl cli::Options for Cli {
+    fn run(self) -> ExitCode {
+        let Cli { common, command } = self;
+        keep_freed_memory();
+        cli::run(|| {
+            // What cannot be forced is told before any work, not passed over.
+            SimdPath::forced()?;
+            match &command {
+                Command::Perplexity(args) => commands::perplexity::run(args, &common),
+                Command::Compare(args) => commands::compare::run(args, &common),
+                Command::Tensors(args) => commands::tensors::run(args, &common),
+                Command::Imatrix(args) => commands::imatrix::run(args, &common),
+                Command::Gather(args) => commands::gather::run(args, &common),
+                Command::Generate(args) => commands::generate::run(args, &common),
+                Command::Logits(args) => commands::logits::run(args, &common),
+                Command::Embed(args) => commands::embed::run(args, &common),
+                Command::Optimize(args) => commands::optimize::run(args, &common),
+                Command::Features(args) => commands::features::run(args, &common),
+            }
+        })
+    }
 }
 
 /// Keeps large buffers that were freed for the next of their size: every layer makes the same ones again, and pages
