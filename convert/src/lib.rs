@@ -4,6 +4,7 @@
 //! and their precision between f32, f16 and bf16 only, or to plain Q8_0. What it shows equals, byte for byte, what llama.cpp's
 //! `convert_hf_to_gguf.py` writes.
 
+pub mod back;
 mod card;
 pub mod checkpoint;
 pub mod cli;
@@ -21,8 +22,10 @@ pub mod metadata;
 pub mod modules;
 mod names;
 pub mod packed;
+pub mod python;
 mod reduce;
 pub mod safetensors;
+pub mod shards;
 pub mod tasks;
 mod titlecase;
 pub mod tokenizer;
