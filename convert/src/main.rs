@@ -6,14 +6,16 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
+use convert::back::{Float, Folder, Options as BackOptions};
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, inputs, tokenizer_json};
 use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, Part, hf, location};
-use gguf::cli::{self, Align, Common, Exit, Files, Output, Progress, Table};
+use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputFolder, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
 
@@ -46,6 +48,14 @@ struct Args {
     /// The type of the matrices; vectors stay f32 [default: auto, of an adapter f32]
     #[arg(long, value_enum, value_name = "TYPE")]
     outtype: Option<OutType>,
+
+    /// Of a GGUF file: the class of the folder, where files of the architecture are those of several
+    #[arg(long, value_name = "CLASS")]
+    class: Option<String>,
+
+    /// Of a GGUF file: the most gigabytes of a shard of the folder
+    #[arg(long, value_name = "GB", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..10_000))]
+    max_shard_size: u64,
 
     /// Decode blocks that GGUF has a type for (MXFP4, NVFP4) instead of keeping them
     #[arg(long)]
@@ -140,9 +150,12 @@ fn work(args: &Args) -> Result<Exit> {
     let Some(wanted) = args.folder.as_deref().filter(|_| !args.list) else {
         return list(args.common.json);
     };
+    if wanted.is_file() && wanted.extension().is_some_and(|e| e == "gguf") {
+        return way_back(args, wanted);
+    }
     let folder = &location::find(wanted, &args.common)?;
     if !folder.is_dir() {
-        return Err(Error::input("is a file, not a checkpoint folder")
+        return Err(Error::input("is a file, neither a checkpoint folder nor a GGUF file")
             .at(folder)
             .help("give the folder that holds config.json"));
     }
@@ -180,6 +193,58 @@ fn work(args: &Args) -> Result<Exit> {
     let mut written = files.iter().map(|file| file.write(args, folder, &inputs)).collect::<Result<Vec<_>>>()?;
     cli::commit_all(written.iter_mut().flat_map(|file| file.outputs.drain(..)).collect())?;
     print_result(args, folder, &files, Some(&written))
+}
+
+/// A GGUF file becomes a checkpoint folder.
+fn way_back(args: &Args, file: &Path) -> Result<Exit> {
+    let Some(target) = args.output.as_deref() else {
+        return Err(Error::usage("a GGUF file becomes a folder, which needs a name").help("-o FOLDER names it"));
+    };
+    let outtype = match args.outtype {
+        None | Some(OutType::Auto) => None,
+        Some(OutType::BF16) => Some(Float::BF16),
+        Some(OutType::F16) => Some(Float::F16),
+        Some(OutType::F32) => Some(Float::F32),
+        Some(OutType::Q8_0) => {
+            return Err(Error::usage("a checkpoint folder has floats").help("--outtype bf16, f16 or f32"));
+        }
+    };
+    let options =
+        BackOptions { outtype, class: args.class.clone(), max_shard_bytes: args.max_shard_size * 1_000_000_000 };
+    let source: Arc<dyn Source + Send + Sync> = Arc::new(gguf::open(file)?);
+    let plan = Folder::plan(source, &options).map_err(|e| e.at(file))?;
+    let mut notes: Vec<String> = plan.notes().to_vec();
+    if !args.dry_run {
+        let output = OutputFolder::create(target, args.force, &[file])?;
+        let progress = Progress::bytes(args.common.progress, args.common.quiet, "writing", plan.bytes());
+        let written = plan.write(output.temporary(), &|bytes| progress.add(bytes));
+        progress.finish();
+        written.map_err(|e| e.at(target))?;
+        if !args.no_verify {
+            notes.extend(plan.check(output.temporary())?);
+        }
+        output.commit()?;
+    }
+    if args.common.wants_document() {
+        let result = json!({"output": gguf::quote::json(target), "written": !args.dry_run, "class": plan.class(),
+            "architecture": plan.architecture(), "tensors": plan.entries().len(), "bytes": plan.bytes(),
+            "types": plan.types(), "notes": notes});
+        cli::print_json(&result)?;
+        return Ok(Exit::Done);
+    }
+    if !args.common.quiet {
+        notes.iter().for_each(|note| cli::say(&format!("note: {note}")));
+    }
+    let types: Vec<String> = plan.types().iter().map(|(ty, n)| format!("{n} of {ty}")).collect();
+    cli::print(&format!(
+        "{}: {} tensors of {}, {}, from {}\n",
+        gguf::quote::path(target),
+        plan.entries().len(),
+        plan.class(),
+        cli::bytes(plan.bytes()),
+        types.join(", ")
+    ))?;
+    Ok(Exit::Done)
 }
 
 /// Encodes texts with the folder's tokenizer and with the one that the keys describe.

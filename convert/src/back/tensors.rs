@@ -137,6 +137,13 @@ pub(crate) fn back(class: &'static Class, config: &Config, file: &File) -> Resul
 fn stored_name(class: &Class, own: &TextNames<'_>, name: &str) -> String {
     let leads = |stored: &str| own.of(stored).is_some_and(|names| names.iter().any(|n| n.name == name));
     let spelled = name.replace("e_score_correction.bias", "e_score_correction_bias");
+    // Classes with a head keep the trunk under a name of its own, which older checkpoints leave out.
+    let is_head = ["lm_head.", "score.", "classifier."].iter().any(|head| spelled.starts_with(head));
+    let trunk = class.prefixes.iter().any(|prefix| *prefix == ("transformer.", ""));
+    let under = format!("transformer.{spelled}");
+    if trunk && !is_head && leads(&under) {
+        return under;
+    }
     if leads(&spelled) {
         return spelled;
     }

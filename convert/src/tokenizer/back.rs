@@ -157,7 +157,7 @@ fn added(id: usize, text: &str, special: bool) -> Value {
 }
 
 /// What stands around a text: the tokens that the keys say are added.
-fn post_processor(metadata: &Metadata, tokens: &Tokens, bytes: bool) -> Value {
+fn post_processor(metadata: &Metadata, tokens: &Tokens) -> Value {
     let token = |role: &str| {
         let adds = metadata.bool(&format!("tokenizer.ggml.add_{role}_token")) == Some(true);
         let id = metadata.u64(&format!("tokenizer.ggml.{role}_token_id")).filter(|_| adds)?;
@@ -165,9 +165,9 @@ fn post_processor(metadata: &Metadata, tokens: &Tokens, bytes: bool) -> Value {
         Some((id, text.to_owned()))
     };
     let (bos, eos) = (token("bos"), token("eos"));
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
     if bos.is_none() && eos.is_none() {
-        return if bytes { byte_level } else { Value::Null };
+        // A byte-level step here would say that nothing is added, which the file need not say.
+        return Value::Null;
     }
     let mut special = Map::new();
     for (id, text) in [&bos, &eos].into_iter().flatten() {
@@ -232,7 +232,7 @@ fn gpt2(
         "added_tokens": list,
         "normalizer": normalizer,
         "pre_tokenizer": cuts,
-        "post_processor": post_processor(metadata, tokens, true),
+        "post_processor": post_processor(metadata, tokens),
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignores,
