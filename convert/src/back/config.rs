@@ -175,10 +175,10 @@ impl<'a> Solver<'a> {
             let Some(value) = self.key(key).and_then(|v| json_of(key, v)) else { continue };
             let known: Vec<&&str> = fields.iter().filter(|f| self.defaults.contains_key(**f)).collect();
             // An intermediate size that experts have belongs to them, where the feed-forward has one of its own.
-            if let Some(field) = known.first() {
-                if !self.decided.iter().any(|d| d == *field) {
-                    self.set(field, value);
-                }
+            if let Some(field) = known.first()
+                && !self.decided.iter().any(|d| d == *field)
+            {
+                self.set(field, value);
             }
         }
         let tokens = self.metadata.array("tokenizer.ggml.tokens").map(gguf::Array::len);
@@ -251,10 +251,10 @@ impl<'a> Solver<'a> {
                 scaling.insert(field.into(), values.into_iter().map(float).collect());
             }
         }
-        if let Some(original) = whole("rope.scaling.original_context_length") {
-            if scaling.get("rope_type").is_none_or(|t| t != "yarn") {
-                self.root.insert("original_max_position_embeddings".into(), original);
-            }
+        if let Some(original) = whole("rope.scaling.original_context_length")
+            && scaling.get("rope_type").is_none_or(|t| t != "yarn")
+        {
+            self.root.insert("original_max_position_embeddings".into(), original);
         }
         if let Some(theta) = theta {
             self.set("rope_theta", theta);
@@ -284,7 +284,7 @@ impl<'a> Solver<'a> {
     fn llama3(&self, factors: &[f32]) -> Option<Map<String, Json>> {
         let most = factors.iter().copied().fold(1.0_f32, f32::max);
         let mut root = self.root.clone();
-        for original in (8..21).map(|p| 1_u64 << p) {
+        for original in (5..24).map(|p| 1_u64 << p) {
             for (low, high) in [(1.0, 4.0), (1.0, 2.0), (1.0, 8.0), (2.0, 4.0), (1.0, 32.0)] {
                 let scaling = json!({"rope_type": "llama3", "factor": float(most), "low_freq_factor": low,
                     "high_freq_factor": high, "original_max_position_embeddings": original});

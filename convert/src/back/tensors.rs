@@ -139,7 +139,7 @@ fn stored_name(class: &Class, own: &TextNames<'_>, name: &str) -> String {
     let spelled = name.replace("e_score_correction.bias", "e_score_correction_bias");
     // Classes with a head keep the trunk under a name of its own, which older checkpoints leave out.
     let is_head = ["lm_head.", "score.", "classifier."].iter().any(|head| spelled.starts_with(head));
-    let trunk = class.prefixes.iter().any(|prefix| *prefix == ("transformer.", ""));
+    let trunk = class.prefixes.contains(&("transformer.", ""));
     let under = format!("transformer.{spelled}");
     if trunk && !is_head && leads(&under) {
         return under;
@@ -330,7 +330,7 @@ impl<'a> Tensors<'a> {
         make: fn(&Config, &Piece, Vec<Rows>) -> Result<Outputs>,
     ) -> Result<()> {
         let belongs = |rule: &&Rule| matches!(rule.how, How::Join { group: g, .. } if g == group);
-        let members: Vec<&'static Rule> = self.rules.iter().copied().filter(|r| belongs(&r)).collect();
+        let members: Vec<&'static Rule> = self.rules.iter().copied().filter(|r| belongs(r)).collect();
         if !std::ptr::eq(members[0], self.rules[index]) {
             return Ok(());
         }
@@ -348,7 +348,7 @@ impl<'a> Tensors<'a> {
                 let Ok(made) = make(self.config, &piece, probes) else { continue };
                 let Some(order) = self.same(&made, &[name]) else { continue };
                 let moved: Vec<Rows> = made.iter().map(|(_, rows)| rows.clone()).collect();
-                let Ok(back) = layout::inverted(&shapes, &moved, &[data.clone()]) else { continue };
+                let Ok(back) = layout::inverted(&shapes, &moved, std::slice::from_ref(&data)) else { continue };
                 self.rest.remove(name);
                 for (rule, rows) in members.iter().zip(back) {
                     let stored = names::with_block(rule.from, block) + suffix;
