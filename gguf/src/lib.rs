@@ -51,6 +51,7 @@ mod beside;
 pub mod check;
 mod cursor;
 pub mod decode;
+pub mod digest;
 pub mod edit;
 mod endian;
 pub mod error;

@@ -204,7 +204,7 @@ impl<'a> Tensors<'a> {
                     }
                     continue;
                 }
-                How::Drop | How::Split(_) | How::Change(_) | How::Join { .. } => continue,
+                How::Drop | How::Split(_) | How::Cut(_) | How::Change(_) | How::Join { .. } => continue,
             };
             self.take(name, stored, back, vec![tensor]);
         }
