@@ -3,6 +3,8 @@
 //!
 //! `FOLDERS=DIR` walks over another folder of checkpoints, `ONLY=PART` over those whose names have this part.
 
+mod cases;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +31,11 @@ enum Outcome {
 }
 
 fn there_and_back(folder: &Path) -> Outcome {
-    let options = Options { outtype: OutType::BF16, any_pre: true, ..Options::default() };
+    there_and_back_with(folder, &Options { outtype: OutType::BF16, ..Options::default() })
+}
+
+fn there_and_back_with(folder: &Path, options: &Options) -> Outcome {
+    let options = Options { any_pre: true, ..options.clone() };
     let bytes = match converted(folder, &options) {
         Ok(bytes) => bytes,
         Err(e) => return Outcome::Refused(format!("does not convert: {e}")),
@@ -69,7 +75,9 @@ fn different_tensors(folder: &Path, made: &Path) -> Vec<String> {
     let (of, other) = (by_name(folder), by_name(made));
     let mut faults = Vec::new();
     let few = |names: Vec<&String>| names.iter().take(3).map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
-    let lost: Vec<&String> = of.keys().filter(|n| !other.contains_key(*n)).collect();
+    // The layer before a classifier is in no file, and nobody needs frequencies that code computes.
+    let in_no_file = |name: &str| name.starts_with("pooler.") || name.ends_with(".inv_freq");
+    let lost: Vec<&String> = of.keys().filter(|n| !other.contains_key(*n) && !in_no_file(n)).collect();
     let more: Vec<&String> = other.keys().filter(|n| !of.contains_key(*n)).collect();
     if !lost.is_empty() {
         faults.push(format!("{} tensors are lost: {}", lost.len(), few(lost)));
@@ -80,7 +88,7 @@ fn different_tensors(folder: &Path, made: &Path) -> Vec<String> {
     let differs = |name: &&String| {
         let Some(b) = other.get(*name) else { return false };
         let a = &of[*name];
-        a.shape() != b.shape() || a.dtype().name() == "BF16" && (a.dtype() != b.dtype() || a.bytes() != b.bytes())
+        a.shape() != b.shape() || a.dtype().name() == "BF16" && (a.dtype() != b.dtype() || !near(a.bytes(), b.bytes()))
     };
     let differing: Vec<&String> = of.keys().filter(differs).collect();
     if let Some(first) = differing.first() {
@@ -98,6 +106,12 @@ fn different_tensors(folder: &Path, made: &Path) -> Vec<String> {
     faults
 }
 
+/// Whether bfloat16 are the same but for what is lost beside 1, which some norms have added.
+fn near(a: &[u8], b: &[u8]) -> bool {
+    let value = |b: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+    a.as_chunks().0.iter().zip(b.as_chunks().0).all(|(a, b)| a == b || (value(a) - value(b)).abs() <= f32::EPSILON)
+}
+
 fn different_files(a: &[u8], b: &[u8]) -> String {
     let (a, b) =
         (gguf::File::from_bytes(a.to_vec().into()).unwrap(), gguf::File::from_bytes(b.to_vec().into()).unwrap());
@@ -109,7 +123,9 @@ fn different_files(a: &[u8], b: &[u8]) -> String {
     }
     let order = |f: &gguf::File| f.metadata().iter().map(|(k, _)| k.to_owned()).collect::<Vec<_>>();
     if order(&a) != order(&b) {
-        return "keys have another order".to_owned();
+        let (a, b) = (order(&a), order(&b));
+        let first = a.iter().zip(&b).find(|(a, b)| a != b);
+        return format!("keys have another order: {first:?}");
     }
     let names = |f: &gguf::File| f.tensors().iter().map(|t| t.name().to_owned()).collect::<Vec<_>>();
     if names(&a) != names(&b) {
@@ -147,38 +163,42 @@ fn folders_come_back() {
     println!("{same} of {} come back", all.len());
 }
 
-/// Folders of which nothing is lost, in tensors, keys or tokenizers.
-const WHOLE: &[&str] = &[
-    "Bloom-Tiny-560m",
-    "Ernie-4.5-Tiny",
-    "Exaone-4-Tiny",
-    "Falcon-Tiny-7B",
-    "GPT2-Tiny",
-    "Gemma-Tiny-2B",
-    "Granite-3-Tiny",
-    "Granite-MoE-Tiny",
-    "MPT-Tiny-7B",
-    "Mistral-Tiny-v0.1",
-    "Mixtral-Tiny-4x1B",
-    "Phi-2-Tiny",
-    "Phi-3-Tiny-mini-4k",
-    "Pythia-Tiny-GPTNeoX",
-    "Qwen2-MoE-Tiny",
-    "Qwen2-Tiny",
-    "Qwen3-MoE-Tiny-A1B",
-    "Qwen3-Tiny-0.6B",
-    "StableLM-Tiny-2",
-    "Starcoder2-Tiny",
-    "Tiny-Llama-2-7B-Chat",
-    "Tiny-Llama-3.2-1B-Instruct",
-    "Tiny-Llama-Bias",
-    "Tiny-Llama-MQA-256",
-];
-
 #[test]
-fn whole_families_come_back() {
-    for name in WHOLE {
-        let folder = fixtures::path(&format!("golden/arch/{name}/hf/{name}"));
-        assert_eq!(there_and_back(&folder), Outcome::Same, "{name}");
+fn every_family_comes_back() {
+    for (name, outcome) in walk(&fixtures::path("golden/arch")) {
+        assert_eq!(outcome, Outcome::Same, "{name}");
     }
 }
+
+/// What is not refused comes back whole.
+#[test]
+fn nothing_comes_back_otherwise() {
+    let cases = fixtures::json("generated/cases.json");
+    let cases = cases.as_object().unwrap();
+    let mut faults = Vec::new();
+    let mut same = 0;
+    let made = cases.keys().map(|name| {
+        let case = cases::resolved(cases, name);
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join(name);
+        cases::write(&case, &folder);
+        let options = cases::options(cases, &case, &folder);
+        let refused = case.contains_key("error") || !folder.join("config.json").is_file();
+        let outcome = if refused { Outcome::Refused(String::new()) } else { there_and_back_with(&folder, &options) };
+        (name.clone(), outcome)
+    });
+    for (name, outcome) in made.chain(walk(&fixtures::path("golden/encoders"))) {
+        match outcome {
+            Outcome::Same => same += 1,
+            Outcome::Differs(what) => faults.push(format!("{name}: {what}")),
+            Outcome::Refused(why) if std::env::var_os("SHOW").is_some() => println!("{name}: {why}"),
+            Outcome::Refused(_) => {}
+        }
+    }
+    println!("{same} come back");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(same >= LEAST, "{same} come back");
+}
+
+/// Generated checkpoints and encoders that come back.
+const LEAST: usize = 33;

@@ -10,8 +10,10 @@ use gguf::{Error, Metadata, Result, Value};
 use serde_json::{Map, Value as Json, json};
 
 use super::tensors::File;
+use super::ways::Way;
 use crate::config::{self, Config};
 use crate::hf::{Class, Contents, Params};
+use crate::tokenizer::back::{Place, roles};
 use crate::transform::{Elements, to_f32};
 
 /// Keys without the architecture's name, and the fields that say the same, the likeliest first.
@@ -90,6 +92,20 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("attention.relative_buckets_count", &["relative_attention_num_buckets"]),
     ("token_shift_count", &["token_shift_count"]),
     ("wkv.head_size", &["head_size", "head_dim"]),
+    ("attention.indexer.head_count", &["index_n_heads"]),
+    ("attention.indexer.key_length", &["index_head_dim"]),
+    ("attention.indexer.top_k", &["index_topk"]),
+    ("attention.output_group_count", &["o_groups"]),
+    ("attention.output_lora_rank", &["o_lora_rank"]),
+    ("attention.compress_ratios", &["compress_ratios"]),
+    ("attention.compress_rope_freq_base", &["compress_rope_theta"]),
+    ("hash_layer_count", &["num_hash_layers"]),
+    ("hyper_connection.count", &["hc_mult"]),
+    ("hyper_connection.sinkhorn_iterations", &["hc_sinkhorn_iters"]),
+    ("hyper_connection.epsilon", &["hc_eps"]),
+    ("interleave_moe_layer_step", &["interleave_moe_layer_step"]),
+    ("moe_every_n_layers", &["moe_every_n_layers"]),
+    ("num_loops", &["num_loops"]),
 ];
 
 /// Fields that say whether a part of a layer has biases, with beginnings of the names that such have.
@@ -102,12 +118,13 @@ const BIASES: &[(&str, &[&str])] = &[
     ("bias", &["attn_qkv.bias", "ffn_up.bias"]),
 ];
 
+/// Fields that count layers of prediction.
+const NEXT: &[&str] = &["num_nextn_predict_layers", "mtp_num_hidden_layers"];
+
 /// A configuration, and what of it the file does not say.
 pub(crate) struct Found {
     pub(crate) root: Map<String, Json>,
     pub(crate) config: Config,
-    /// Keys of the file that the configuration has no field for.
-    pub(crate) lost: Vec<String>,
     /// Keys that a conversion would write and the file does not have.
     pub(crate) added: Vec<String>,
     /// Fields that the class fills in and no key says.
@@ -118,18 +135,69 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// A key that no field of the class gives, and what the row's functions refuse.
-pub(crate) fn back(class: &'static Class, name: &str, metadata: &Metadata, file: &File) -> Result<Found> {
-    let mut solver = Solver::new(class, name, metadata, file)?;
+pub(crate) fn back(class: &'static Class, way: &'static Way, metadata: &Metadata, file: &File) -> Result<Found> {
+    let mut solver = Solver::new(class, way, metadata, file)?;
     solver.seed();
     solver.solve()?;
     solver.finish()
 }
 
-struct Solver<'a> {
-    class: &'static Class,
-    name: &'a str,
+/// What a file says: its keys and its tensors.
+pub(crate) struct Keys<'a> {
+    arch: &'static str,
     metadata: &'a Metadata,
     file: &'a File,
+}
+
+impl Keys<'_> {
+    /// A key of the architecture.
+    pub(crate) fn key(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(&format!("{}.{key}", self.arch))
+    }
+
+    /// The architecture.
+    pub(crate) fn arch(&self) -> &'static str {
+        self.arch
+    }
+
+    pub(crate) fn u64(&self, key: &str) -> Option<u64> {
+        self.key(key).and_then(Value::as_u64)
+    }
+
+    pub(crate) fn f32(&self, key: &str) -> Option<f32> {
+        self.key(key).and_then(Value::as_f64).map(|v| v as f32)
+    }
+
+    /// The dimensions of a head.
+    pub(crate) fn head(&self) -> Option<u64> {
+        let quotient = || self.u64("embedding_length")?.checked_div(self.u64("attention.head_count")?);
+        self.u64("attention.key_length").or_else(quotient)
+    }
+
+    /// Whether there is a tensor whose name ends so.
+    pub(crate) fn has_tensor(&self, end: &str) -> bool {
+        self.file.0.tensors().iter().any(|t| t.name().ends_with(end))
+    }
+
+    /// The shape of a tensor, row-major.
+    pub(crate) fn shape(&self, name: &str) -> Option<Vec<u64>> {
+        let tensor = self.file.0.find(name)?;
+        Some(self.file.0.tensors()[tensor].shape().dims().iter().rev().copied().collect())
+    }
+
+    /// The numbers of a small tensor.
+    pub(crate) fn values(&self, name: &str) -> Option<Vec<f32>> {
+        let tensor = self.file.0.find(name)?;
+        let info = &self.file.0.tensors()[tensor];
+        let bytes = self.file.0.rows(tensor, 0..info.rows()).ok()?;
+        (info.ty() == gguf::TensorType::F32).then(|| to_f32(Elements::F32, &bytes).ok()).flatten()
+    }
+}
+
+struct Solver<'a> {
+    class: &'static Class,
+    way: &'static Way,
+    keys: Keys<'a>,
     root: Map<String, Json>,
     defaults: Map<String, Json>,
     /// Fields that a key has decided.
@@ -144,61 +212,52 @@ struct Made {
 }
 
 impl<'a> Solver<'a> {
-    fn new(class: &'static Class, name: &'a str, metadata: &'a Metadata, file: &'a File) -> Result<Solver<'a>> {
+    fn new(class: &'static Class, way: &'static Way, metadata: &'a Metadata, file: &'a File) -> Result<Solver<'a>> {
         let defaults: Map<String, Json> = serde_json::from_str(class.defaults)
-            .map_err(|e| Error::usage(format!("the defaults of {name} are no JSON object")).caused_by(e))?;
-        Ok(Solver { class, name, metadata, file, root: Map::new(), defaults, decided: Vec::new() })
-    }
-
-    /// A key of the architecture.
-    fn key(&self, key: &str) -> Option<&Value> {
-        self.metadata.get(&format!("{}.{key}", self.class.arch))
-    }
-
-    fn has_tensor(&self, end: &str) -> bool {
-        self.file.0.tensors().iter().any(|t| t.name().ends_with(end))
+            .map_err(|e| Error::usage(format!("the defaults of {} are no JSON object", way.class)).caused_by(e))?;
+        let keys = Keys { arch: class.arch, metadata, file };
+        Ok(Solver { class, way, keys, root: Map::new(), defaults, decided: Vec::new() })
     }
 
     /// Begins with what the class fills in, what the keys say under the names it knows, and what the tensors say.
     fn seed(&mut self) {
-        self.root.insert("architectures".into(), json!([self.name]));
-        if let Some(kind) = model_type(self.name) {
-            self.root.insert("model_type".into(), kind.into());
-        }
+        self.root.insert("architectures".into(), json!([self.way.class]));
+        self.root.insert("model_type".into(), self.way.model_type.into());
         for (field, value) in &self.defaults {
-            let plain = value != "computed" && field != "rope_parameters";
-            if plain {
+            if value != "computed" && self.way.has(field) {
                 self.root.insert(field.clone(), value.clone());
             }
         }
         for (key, fields) in FIELDS {
-            let Some(value) = self.key(key).and_then(|v| json_of(key, v)) else { continue };
-            let known: Vec<&&str> = fields.iter().filter(|f| self.defaults.contains_key(**f)).collect();
-            // An intermediate size that experts have belongs to them, where the feed-forward has one of its own.
-            if let Some(field) = known.first()
+            let Some(value) = self.keys.key(key).and_then(|v| json_of(key, v)) else { continue };
+            // A field that several keys could be is that of the first of them.
+            if let Some(field) = fields.iter().find(|f| self.way.has(f))
                 && !self.decided.iter().any(|d| d == *field)
             {
                 self.set(field, value);
             }
         }
-        let tokens = self.metadata.array("tokenizer.ggml.tokens").map(gguf::Array::len);
-        let rows = self.file.0.tensors().iter().find(|t| t.name() == "token_embd.weight").map(|t| t.shape().dim(1));
+        let tokens = self.keys.metadata.array("tokenizer.ggml.tokens").map(gguf::Array::len);
+        let rows =
+            self.keys.file.0.tensors().iter().find(|t| t.name() == "token_embd.weight").map(|t| t.shape().dim(1));
         if let Some(size) = rows.or(tokens) {
             self.set("vocab_size", size.into());
         }
-        let tied =
-            !self.has_tensor("output.weight") || !self.file.0.tensors().iter().any(|t| t.name() == "output.weight");
+        let tied = self.keys.file.0.find("output.weight").is_none();
         self.root.insert("tie_word_embeddings".into(), tied.into());
-        for (field, ends) in BIASES {
-            let there = ends.iter().any(|end| self.has_tensor(end));
+        for (field, ends) in BIASES.iter().filter(|(field, _)| self.way.has(field)) {
+            let there = ends.iter().any(|end| self.keys.has_tensor(end));
             self.root.insert((*field).to_owned(), there.into());
         }
-        for (role, key) in [("bos", "bos"), ("eos", "eos"), ("pad", "padding")] {
-            if let Some(id) = self.metadata.u64(&format!("tokenizer.ggml.{key}_token_id")) {
-                self.root.insert(format!("{role}_token_id"), id.into());
+        for role in roles(self.keys.metadata).filter(|role| role.place != Place::Kind) {
+            let field = format!("{}_token_id", role.name);
+            if ["bos", "eos", "pad"].contains(&role.name) || self.way.has(&field) {
+                self.root.insert(field, role.id.into());
             }
         }
+        self.layers();
         self.rope();
+        (self.way.derive)(&self.keys, &mut self.root);
     }
 
     fn set(&mut self, field: &str, value: Json) {
@@ -206,11 +265,23 @@ impl<'a> Solver<'a> {
         self.decided.push(field.to_owned());
     }
 
+    /// The layers of the model, where those of prediction are counted among the blocks.
+    fn layers(&mut self) {
+        let further = self.keys.u64("nextn_predict_layers").unwrap_or(0);
+        let layers = self.keys.u64("block_count").and_then(|blocks| blocks.checked_sub(further));
+        if let Some(field) = NEXT.iter().find(|field| self.way.has(field)) {
+            self.root.insert((*field).to_owned(), further.into());
+            if further > 0 {
+                self.root.insert("num_hidden_layers".into(), layers.into());
+            }
+        }
+    }
+
     /// The parameters of rotation, in the spelling that all versions read.
     fn rope(&mut self) {
-        let number = |key: &str| self.key(key).and_then(Value::as_f64).map(|v| float(v as f32));
-        let whole = |key: &str| self.key(key).and_then(Value::as_u64).map(Json::from);
-        let text = |key: &str| self.key(key).and_then(Value::as_str).map(str::to_owned);
+        let number = |key: &str| self.keys.key(key).and_then(Value::as_f64).map(|v| float(v as f32));
+        let whole = |key: &str| self.keys.key(key).and_then(Value::as_u64).map(Json::from);
+        let text = |key: &str| self.keys.key(key).and_then(Value::as_str).map(str::to_owned);
         let theta = number("rope.freq_base");
         let mut scaling = Map::new();
         match text("rope.scaling.type").as_deref() {
@@ -237,7 +308,8 @@ impl<'a> Solver<'a> {
             }
             _ => {}
         }
-        if let Some(sections) = self.key("rope.dimension_sections").and_then(Value::as_array).and_then(|a| a.to_i32s())
+        if let Some(sections) =
+            self.keys.key("rope.dimension_sections").and_then(Value::as_array).and_then(|a| a.to_i32s())
         {
             let sections: Vec<i32> = sections.into_iter().take(3).collect();
             scaling.insert("rope_type".into(), "default".into());
@@ -246,7 +318,7 @@ impl<'a> Solver<'a> {
         for (field, tensor) in
             [("long_factor", "rope_factors_long.weight"), ("short_factor", "rope_factors_short.weight")]
         {
-            if let Some(values) = self.values(tensor) {
+            if let Some(values) = self.keys.values(tensor) {
                 scaling.insert("rope_type".into(), "longrope".into());
                 scaling.insert(field.into(), values.into_iter().map(float).collect());
             }
@@ -256,13 +328,18 @@ impl<'a> Solver<'a> {
         {
             self.root.insert("original_max_position_embeddings".into(), original);
         }
+        let partial = self.way.has("partial_rotary_factor")
+            || self.defaults.get("rope_parameters").is_some_and(|d| d.get("partial_rotary_factor").is_some());
+        if let (true, Some(part), Some(head)) = (partial, self.keys.u64("rope.dimension_count"), self.keys.head()) {
+            self.set("partial_rotary_factor", json!(part as f64 / head as f64));
+        }
         if let Some(theta) = theta {
             self.set("rope_theta", theta);
         }
-        if let Some(local) = self.key("rope.freq_base_swa").and_then(Value::as_f64) {
+        if let Some(local) = self.keys.key("rope.freq_base_swa").and_then(Value::as_f64) {
             self.set("rope_local_base_freq", float(local as f32));
         }
-        if let Some(factors) = self.values("rope_freqs.weight") {
+        if let Some(factors) = self.keys.values("rope_freqs.weight") {
             scaling = self.llama3(&factors).unwrap_or(scaling);
         }
         if !scaling.is_empty() {
@@ -270,14 +347,6 @@ impl<'a> Solver<'a> {
         } else if self.defaults.get("rope_parameters").is_some_and(|d| d.get("factor").is_some()) {
             self.root.insert("rope_scaling".into(), json!({"rope_type": "default"}));
         }
-    }
-
-    /// The numbers of a small tensor.
-    fn values(&self, name: &str) -> Option<Vec<f32>> {
-        let tensor = self.file.0.find(name)?;
-        let info = &self.file.0.tensors()[tensor];
-        let bytes = self.file.0.rows(tensor, 0..info.rows()).ok()?;
-        (info.ty() == gguf::TensorType::F32).then(|| to_f32(Elements::F32, &bytes).ok()).flatten()
     }
 
     /// The scaling of Llama 3 whose factors these are: those that the row makes of it.
@@ -289,7 +358,7 @@ impl<'a> Solver<'a> {
                 let scaling = json!({"rope_type": "llama3", "factor": float(most), "low_freq_factor": low,
                     "high_freq_factor": high, "original_max_position_embeddings": original});
                 root.insert("rope_scaling".into(), scaling.clone());
-                let Ok(config) = read(self.class, self.name, &root) else { continue };
+                let Ok(config) = read(self.class, self.way.class, &root) else { continue };
                 let Ok(made) = (self.class.generated)(&config) else { continue };
                 let same = made.iter().any(|(name, rows)| {
                     let count = crate::transform::row_count(rows.shape());
@@ -307,7 +376,7 @@ impl<'a> Solver<'a> {
     /// What the row makes of a configuration.
     fn make(&self, root: &Map<String, Json>) -> (Result<Made>, Vec<String>) {
         let (made, reads) = config::reads_of(|| {
-            let config = read(self.class, self.name, root)?;
+            let config = read(self.class, self.way.class, root)?;
             let mut metadata = Metadata::new();
             // There is no such folder: what a row reads from other files is not there.
             let folder = Path::new("/nonexistent/checkpoint");
@@ -326,13 +395,13 @@ impl<'a> Solver<'a> {
     fn differing(&self, made: &Metadata) -> Vec<String> {
         let own = |key: &str| !key.starts_with("general.") && !key.starts_with("tokenizer.");
         let mut out: Vec<String> = Vec::new();
-        for (key, value) in self.metadata.iter().filter(|(key, _)| own(key) && !key.starts_with("split.")) {
+        for (key, value) in self.keys.metadata.iter().filter(|(key, _)| own(key) && !key.starts_with("split.")) {
             if !made.get(key).is_some_and(|other| same(other, value)) {
                 out.push(key.to_owned());
             }
         }
         out.extend(
-            made.iter().filter(|(key, _)| own(key) && self.metadata.get(key).is_none()).map(|(k, _)| k.to_owned()),
+            made.iter().filter(|(key, _)| own(key) && self.keys.metadata.get(key).is_none()).map(|(k, _)| k.to_owned()),
         );
         out
     }
@@ -360,9 +429,9 @@ impl<'a> Solver<'a> {
 
     /// Sets a field that was asked for and is not there, the last one first.
     fn fill(&mut self, reads: &[String]) -> bool {
-        for field in reads.iter().rev().filter(|f| !self.root.contains_key(f.as_str())) {
+        for field in reads.iter().rev().filter(|f| self.way.has(f) && !self.root.contains_key(f.as_str())) {
             let found = FIELDS.iter().filter(|(_, fields)| fields.contains(&field.as_str()));
-            let value = found.filter_map(|(key, _)| json_of(key, self.key(key)?)).next();
+            let value = found.filter_map(|(key, _)| json_of(key, self.keys.key(key)?)).next();
             if let Some(value) = value {
                 let field = field.clone();
                 self.set(&field, value);
@@ -377,10 +446,11 @@ impl<'a> Solver<'a> {
         let prefix = format!("{}.", self.class.arch);
         for key in left {
             let own = key.strip_prefix(&prefix).unwrap_or(key);
-            let target = self.metadata.get(key);
+            let target = self.keys.metadata.get(key);
             let named = FIELDS.iter().find(|(k, _)| *k == own).map_or(&[][..], |(_, fields)| fields);
-            let named = named.iter().copied().filter(|f| made.reads.iter().any(|r| r == f));
-            let others = made.reads.iter().map(String::as_str).filter(|f| !self.decided.iter().any(|d| d == f));
+            let named = named.iter().copied().filter(|f| self.way.has(f) && made.reads.iter().any(|r| r == f));
+            let free = |f: &&str| self.way.has(f) && !self.decided.iter().any(|d| d == f);
+            let others = made.reads.iter().map(String::as_str).filter(free);
             let fields: Vec<&str> = named.chain(others).collect();
             for value in self.choices(own, target) {
                 for field in &fields {
@@ -408,12 +478,9 @@ impl<'a> Solver<'a> {
             return vec![None, Some(json!(false)), Some(json!(0)), Some(json!([]))];
         };
         let mut out: Vec<Option<Json>> = json_of(key, target).into_iter().map(Some).collect();
-        let heads = self.key("attention.head_count").and_then(Value::as_u64);
-        let width = self.key("embedding_length").and_then(Value::as_u64);
-        let head = self
-            .key("attention.key_length")
-            .and_then(Value::as_u64)
-            .or_else(|| width.zip(heads).and_then(|(w, h)| w.checked_div(h)));
+        let heads = self.keys.key("attention.head_count").and_then(Value::as_u64);
+        let width = self.keys.key("embedding_length").and_then(Value::as_u64);
+        let head = self.keys.head();
         if let Some(number) = target.as_f64().filter(|_| !matches!(target, Value::Bool(_))) {
             if let (Some(head), true) = (head, key == "rope.dimension_count") {
                 out.push(Some(json!(number / head as f64)));
@@ -439,18 +506,24 @@ impl<'a> Solver<'a> {
         let (made, _) = self.make(&self.root);
         let made = made?;
         let left = self.differing(&made.metadata);
-        let (mut lost, mut added) = (Vec::new(), Vec::new());
+        let mut added = Vec::new();
         for key in left {
-            match (self.metadata.get(&key), made.metadata.get(&key)) {
+            match (self.keys.metadata.get(&key), made.metadata.get(&key)) {
                 (Some(of), Some(other)) => {
                     return Err(Error::input(format!(
                         "{key} is {}, and no field of {} was found to say so: it would be {}",
                         shown(of),
-                        self.name,
+                        self.way.class,
                         shown(other)
                     )));
                 }
-                (Some(_), None) => lost.push(key),
+                (Some(of), None) => {
+                    return Err(Error::input(format!(
+                        "{key} is {}, and no field of {} was found to say so",
+                        shown(of),
+                        self.way.class
+                    )));
+                }
                 _ => added.push(key),
             }
         }
@@ -462,7 +535,7 @@ impl<'a> Solver<'a> {
             })
             .map(|(field, value)| (field.clone(), value.clone()))
             .collect();
-        Ok(Found { root: self.root, config: made.config, lost, added, assumed })
+        Ok(Found { root: self.root, config: made.config, added, assumed })
     }
 }
 
@@ -490,10 +563,9 @@ fn read(class: &'static Class, name: &str, root: &Map<String, Json>) -> Result<C
 
 fn shown(value: &Value) -> String {
     match value {
-        Value::Array(array) => format!("a list of {}", array.len()),
-        other => other
-            .as_str()
-            .map_or_else(|| other.as_f64().map_or_else(|| "of another type".into(), |n| n.to_string()), str::to_owned),
+        Value::Array(array) if array.len() > 16 => format!("a list of {}", array.len()),
+        Value::F32(number) => number.to_string(),
+        other => json_of("", other).map_or_else(|| "of another type".into(), |value| value.to_string()),
     }
 }
 
@@ -534,34 +606,4 @@ fn json_of(key: &str, value: &Value) -> Option<Json> {
             None => other.as_u64().map(Json::from).or_else(|| other.as_i64().map(Json::from))?,
         },
     })
-}
-
-/// The `model_type` of a class: the one that is spelled with the same letters.
-fn model_type(class: &str) -> Option<&'static str> {
-    const ENDS: &[&str] = &[
-        "ForCausalLM",
-        "LMHeadModel",
-        "ForConditionalGeneration",
-        "ForSequenceClassification",
-        "ForMaskedLM",
-        "WithLMHeadModel",
-        "EncoderModel",
-        "Model",
-    ];
-    /// Classes whose type has other letters.
-    const OTHERS: &[(&str, &str)] = &[
-        ("FalconH1ForCausalLM", "falcon_h1"),
-        ("Gemma3ForCausalLM", "gemma3_text"),
-        ("Gemma3TextModel", "gemma3_text"),
-        ("Gemma3nForCausalLM", "gemma3n_text"),
-        ("Llama4ForCausalLM", "llama4_text"),
-        ("BloomForCausalLM", "bloom"),
-        ("Ernie4_5ForCausalLM", "ernie4_5"),
-    ];
-    if let Some((_, kind)) = OTHERS.iter().find(|(name, _)| *name == class) {
-        return Some(kind);
-    }
-    let letters = |s: &str| s.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
-    let stem = ENDS.iter().find_map(|end| class.strip_suffix(end)).unwrap_or(class);
-    config::MODEL_TYPES.lines().find(|known| letters(known) == letters(stem))
 }

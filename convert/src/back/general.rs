@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Object, config::float};
 use crate::metadata::SAMPLING;
+use crate::tokenizer::back::roles;
 
 /// The samplers that the file recommends, and the tokens at which a text ends.
 pub(super) fn generation(metadata: &Metadata) -> Json {
@@ -24,10 +25,8 @@ pub(super) fn generation(metadata: &Metadata) -> Json {
             out.insert((*name).to_owned(), value);
         }
     }
-    for (field, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-        if let Some(id) = metadata.u64(&format!("tokenizer.ggml.{key}_token_id")) {
-            out.insert(field.into(), id.into());
-        }
+    for role in roles(metadata).filter(|role| ["bos", "eos", "pad"].contains(&role.name)) {
+        out.insert(format!("{}_token_id", role.name), role.id.into());
     }
     Json::Object(out)
 }

@@ -10,6 +10,7 @@ mod elementwise;
 mod general;
 mod layout;
 mod tensors;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +30,7 @@ use crate::transform::{self, Elements, Rows, row_count, row_len};
 use crate::{Options as Forward, OutType};
 
 use tensors::{File, Named};
+use ways::{WAYS, Way};
 
 /// The type of a folder's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,24 @@ impl Float {
             Float::BF16 => Elements::BF16,
             Float::F16 => Elements::F16,
             Float::F32 => Elements::F32,
+        }
+    }
+
+    /// The name that `--outtype` has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Float::BF16 => "bf16",
+            Float::F16 => "f16",
+            Float::F32 => "f32",
+        }
+    }
+
+    /// The largest part of a value, and the largest value, that is lost on the way into the folder and back.
+    fn loss(self) -> (f32, f32) {
+        match self {
+            Float::BF16 => (1.0 / 128.0, f32::MIN_POSITIVE),
+            Float::F16 => (1.0 / 1024.0, 1.0e-7),
+            Float::F32 => (1.0e-6, f32::MIN_POSITIVE),
         }
     }
 
@@ -113,6 +133,36 @@ fn check_kind(metadata: &Metadata) -> Result<&str> {
     Ok(architecture)
 }
 
+/// The rows by which a class becomes files of an architecture.
+fn rows_of(architecture: &str, name: &'static str) -> impl Iterator<Item = &'static Class> {
+    hf::all().filter(move |class| class.arch == architecture && class.names.contains(&name) && !class.drafts)
+}
+
+/// Whether a folder of a class can be made of its files; why not, if there is a reason of its own.
+pub fn has_way(class: &str) -> std::result::Result<(), Option<&'static str>> {
+    match ways::find(class) {
+        Some(Way { refused: Some(why), .. }) => Err(Some(why)),
+        Some(_) => Ok(()),
+        None => Err(None),
+    }
+}
+
+fn no_way(architecture: &str, class: Option<&str>, candidates: &[(&Class, &Way)]) -> Error {
+    let why = candidates.iter().find_map(|(_, way)| Some((way.class, way.refused?)));
+    if let Some((class, why)) = why {
+        return Error::input(format!("there is no way back to {class}: {why}"));
+    }
+    let makes = |name: &str| hf::all().any(|row| row.arch == architecture && row.names.contains(&name));
+    match class {
+        Some(class) if !makes(class) => {
+            Error::usage(format!("no class {class} makes files of the architecture {architecture}"))
+        }
+        Some(class) => Error::input(format!("{class} has no way back from a file to a folder")),
+        None => Error::input(format!("the architecture {architecture} has no way back to a checkpoint folder")),
+    }
+    .help("convert --list says which classes have one")
+}
+
 impl Folder {
     /// Plans the folder of a file.
     ///
@@ -123,41 +173,37 @@ impl Folder {
         let metadata = source.metadata().clone();
         let architecture = check_kind(&metadata)?;
         let file = File(source);
-        let candidates: Vec<(&'static Class, &'static str)> = hf::all()
-            .filter(|class| class.arch == architecture && class.towers.is_empty() && !class.drafts)
-            .flat_map(|class| class.names.iter().map(move |name| (class, *name)))
-            .filter(|(_, name)| options.class.as_deref().is_none_or(|asked| asked == *name))
+        let candidates: Vec<(&'static Class, &'static Way)> = WAYS
+            .iter()
+            .filter(|way| options.class.as_deref().is_none_or(|asked| asked == way.class))
+            .flat_map(|way| rows_of(architecture, way.class).map(move |class| (class, way)))
             .collect();
-        if candidates.is_empty() {
-            return Err(match &options.class {
-                Some(class) => Error::usage(format!("no class {class} makes files of the architecture {architecture}"))
-                    .help("convert --list says which classes there are"),
-                None => {
-                    Error::input(format!("the architecture {architecture} has no row that leads back to a checkpoint"))
-                        .help("convert --list says which architectures are known")
-                }
-            });
-        }
+        let possible = || candidates.iter().filter(|(_, way)| way.refused.is_none());
         // The first class whose names and fields say the whole file; of those that do not, the first one's complaint.
-        let mut fault = None;
-        for (class, name) in candidates {
-            match Folder::of_class(&file, &metadata, class, name, options) {
+        let mut fault: Option<(&str, Error)> = None;
+        for &(class, way) in possible() {
+            match Folder::of_class(&file, &metadata, class, way, options) {
                 Ok(folder) => return Ok(folder),
-                Err(error) => _ = fault.get_or_insert(error),
+                // A class with several rows has the general one last.
+                Err(error) if fault.as_ref().is_none_or(|(of, _)| *of == way.class) => fault = Some((way.class, error)),
+                Err(_) => {}
             }
         }
-        Err(fault.unwrap_or_else(|| Error::input("the file has no class")))
+        Err(fault
+            .map(|(_, error)| error)
+            .unwrap_or_else(|| no_way(architecture, options.class.as_deref(), &candidates)))
     }
 
     fn of_class(
         file: &File,
         metadata: &Metadata,
         class: &'static Class,
-        name: &'static str,
+        way: &'static Way,
         options: &Options,
     ) -> Result<Folder> {
-        let found = config::back(class, name, metadata, file)?;
-        let tensors = tensors::back(class, &found.config, file)?;
+        let name = way.class;
+        let found = config::back(class, way, metadata, file)?;
+        let tensors = tensors::back(class, way, &found.config, file)?;
         let float = options.outtype.unwrap_or_else(|| own_float(file));
         let mut notes = Vec::new();
         let mut types: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -180,8 +226,10 @@ impl Folder {
         root.insert("torch_dtype".into(), float.torch().into());
         let tokenizer::back::Files { files, notes: more } = tokenizer::back::files(metadata, class.vocabulary)?;
         notes.extend(more);
-        if !found.lost.is_empty() {
-            notes.push(format!("no field of {name} says {}", found.lost.join(", ")));
+        if !way.in_library {
+            notes.push(format!(
+                "the transformers library has no code of {name}: copy the Python files of the original folder, and the auto_map of its config.json"
+            ));
         }
         if !found.added.is_empty() {
             notes.push(format!("a file of this folder has besides {}", found.added.join(", ")));
@@ -315,7 +363,42 @@ impl Folder {
                 more.name()
             )));
         }
+        for (tensor, info) in self.file.0.tensors().iter().enumerate() {
+            if let Some(other) = again.find(info.name()) {
+                self.check_values(tensor, &again, other)?;
+            }
+        }
         Ok(differing)
+    }
+
+    /// Holds the values of a tensor of the file against those that the folder gives.
+    fn check_values(&self, tensor: usize, again: &Checkpoint, other: usize) -> Result<()> {
+        let rows = self.file.rows(tensor);
+        let (count, row) = (row_count(rows.shape()), row_len(rows.shape()).max(1));
+        let step = (CHUNK / row).max(1);
+        let (part, least) = self.float.loss();
+        let name = self.file.0.tensors()[tensor].name();
+        for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let range = first..(first + step).min(count);
+            let of = rows.rows(range.clone())?;
+            let made = again.rows(other, range.clone())?;
+            if of == made {
+                continue;
+            }
+            let of = match rows.elements() {
+                Elements::Blocks(_) => Vec::new(),
+                elements => transform::to_f32(elements, &of)?,
+            };
+            let mut values = vec![0.0_f32; of.len()];
+            gguf::decode::rows(again.tensors()[other].ty(), &made, &mut values)?;
+            let near = |a: f32, b: f32| a == b || (a - b).abs() <= a.abs() * part + least || a.is_nan() && b.is_nan();
+            if of.is_empty() || of.iter().zip(&values).any(|(a, b)| !near(*a, *b)) {
+                return Err(Error::input(format!("tensor {name} would come back from the folder with other values")));
+            }
+            rows.release(range.clone());
+            again.release(other, range);
+        }
+        Ok(())
     }
 
     /// The architecture.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use gguf::{Error, Result, Source, TensorType};
 
+use super::ways::Way;
 use super::{elementwise, layout};
 use crate::checkpoint::{TextNames, rotated};
 use crate::config::Config;
@@ -39,7 +40,7 @@ impl std::fmt::Debug for File {
 
 impl File {
     /// The tensor of this number, row-major.
-    fn rows(&self, tensor: usize) -> Rows {
+    pub(crate) fn rows(&self, tensor: usize) -> Rows {
         let info = &self.0.tensors()[tensor];
         let shape: Vec<u64> = info.shape().dims().iter().rev().copied().collect();
         let elements = match info.ty() {
@@ -101,9 +102,9 @@ pub(crate) struct Tensors<'a> {
 ///
 /// # Errors
 /// A tensor that the class has no name for, or whose change has no inverse.
-pub(crate) fn back(class: &'static Class, config: &Config, file: &File) -> Result<Vec<Named>> {
+pub(crate) fn back(class: &'static Class, way: &Way, config: &Config, file: &File) -> Result<Vec<Named>> {
     let rest = file.0.tensors().iter().enumerate().map(|(i, info)| (info.name(), i)).collect();
-    let rules = names::rules(class).collect();
+    let rules = names::rules(class).filter(|rule| way.stores(rule.from)).collect();
     let mut tensors = Tensors { class, config, file, rules, rest, out: Vec::new(), faults: BTreeMap::new() };
     // What is made from the configuration was never stored.
     if let Ok(generated) = (class.generated)(config) {
@@ -128,13 +129,13 @@ pub(crate) fn back(class: &'static Class, config: &Config, file: &File) -> Resul
     out.sort_by_key(|tensor| tensor.of.first().copied());
     let own = TextNames::new(class, config)?;
     for tensor in &mut out {
-        tensor.name = stored_name(class, &own, &tensor.name);
+        tensor.name = stored_name(class, way, &own, &tensor.name);
     }
     Ok(out)
 }
 
 /// A name under which the tables' name is found: itself, or with the first beginning that leads to it.
-fn stored_name(class: &Class, own: &TextNames<'_>, name: &str) -> String {
+fn stored_name(class: &Class, way: &Way, own: &TextNames<'_>, name: &str) -> String {
     let leads = |stored: &str| own.of(stored).is_some_and(|names| names.iter().any(|n| n.name == name));
     let spelled = name.replace("e_score_correction.bias", "e_score_correction_bias");
     // Classes with a head keep the trunk under a name of its own, which older checkpoints leave out.
@@ -143,6 +144,9 @@ fn stored_name(class: &Class, own: &TextNames<'_>, name: &str) -> String {
     let under = format!("transformer.{spelled}");
     if trunk && !is_head && leads(&under) {
         return under;
+    }
+    if let Some(bare) = spelled.strip_prefix("model.").filter(|bare| way.bare && leads(bare)) {
+        return bare.to_owned();
     }
     if leads(&spelled) {
         return spelled;
@@ -224,9 +228,10 @@ impl<'a> Tensors<'a> {
                     self.find(rule, block, suffix, &make, &[name], &changed_shapes(&shape));
                 }
             }
-            How::Split(split) => {
+            How::Split(split) | How::Cut(split) => {
                 for block in self.blocks() {
-                    for suffix in [".weight", ".bias", ""] {
+                    // A function that gives whole names belongs to a parameter without an ending.
+                    for suffix in ["", ".weight", ".bias"] {
                         self.find_split(rule, block, suffix, &split);
                     }
                 }

@@ -101,14 +101,17 @@ impl Tokens {
 fn special(metadata: &Metadata, tokens: &Tokens) -> Map<String, Value> {
     let mut config = Map::new();
     for kind in ["bos", "eos", "sep"] {
-        if let Some(add) = metadata.bool(&format!("tokenizer.ggml.add_{kind}_token")) {
+        if let Some(add) = adds(metadata, kind) {
             config.insert(format!("add_{kind}_token"), add.into());
         }
     }
-    for (role, key) in ROLES {
-        let id = metadata.u64(&format!("tokenizer.ggml.{key}_token_id"));
-        if let Some(text) = id.and_then(|id| tokens.text(usize::try_from(id).ok()?.min(tokens.texts.len() - 1)).ok()) {
-            config.insert(format!("{role}_token"), text.into());
+    for role in roles(metadata).filter(|role| role.place == Place::Tokenizer) {
+        let id = usize::try_from(role.id).ok().filter(|id| *id < tokens.texts.len());
+        // A class makes a special token of what its configuration names.
+        if let Some(id) = id.filter(|id| !tokens.is(*id, TokenType::Normal))
+            && let Ok(text) = tokens.text(id)
+        {
+            config.insert(format!("{}_token", role.name), text.into());
         }
     }
     if let Some(template) = template(metadata) {
@@ -119,6 +122,59 @@ fn special(metadata: &Metadata, tokens: &Tokens) -> Map<String, Value> {
     }
     config.insert("clean_up_tokenization_spaces".into(), false.into());
     config
+}
+
+/// Whether a tokenizer puts this token around texts, where it says so. What stands after the chat template is said by
+/// the class of the model.
+fn adds(metadata: &Metadata, role: &str) -> Option<bool> {
+    let key = format!("tokenizer.ggml.add_{role}_token");
+    let mut before = metadata.iter().take_while(|(key, _)| *key != "tokenizer.chat_template");
+    before.find(|(own, _)| *own == key)?.1.as_bool()
+}
+
+/// A token with a role.
+pub(crate) struct Role {
+    /// The name that configurations have for the role.
+    pub name: &'static str,
+    /// The token.
+    pub id: u64,
+    /// Where a folder says so.
+    pub place: Place,
+}
+
+/// Where a folder names a special token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the configuration of the tokenizer, and that of the model.
+    Tokenizer,
+    /// In the configuration of the model alone.
+    Model,
+    /// Nowhere: it follows from the kind of the vocabulary.
+    Kind,
+}
+
+/// What ends a turn, which a folder does not name.
+const TURNS: &[&str] = &["eot", "eom"];
+
+/// The tokens with roles. The order of the keys tells where they are from: those of the tokenizer are written first, in
+/// the order of roles, then those of the model, and what follows from the kind after the flags.
+pub(crate) fn roles(metadata: &Metadata) -> impl Iterator<Item = Role> + '_ {
+    let (mut last, mut place, mut begun) = (0, Place::Tokenizer, false);
+    metadata.iter().filter_map(move |(key, value)| {
+        let own = key.strip_prefix("tokenizer.ggml.")?;
+        // Some classes write a flag before the vocabulary.
+        begun |= own == "tokens";
+        let own = own.strip_suffix("_token_id").or(own.strip_suffix("_token"))?;
+        if begun && (own.starts_with("add_") || TURNS.contains(&own)) {
+            place = Place::Kind;
+        }
+        let rank = ROLES.iter().position(|(_, known)| *known == own)?;
+        if rank < last && place == Place::Tokenizer {
+            place = Place::Model;
+        }
+        last = rank;
+        Some(Role { name: ROLES[rank].0, id: value.as_u64()?, place: if begun { place } else { Place::Model } })
+    })
 }
 
 /// The roles that the configuration of a tokenizer knows, with the names that keys have for them.
@@ -159,8 +215,8 @@ fn added(id: usize, text: &str, special: bool) -> Value {
 /// What stands around a text: the tokens that the keys say are added.
 fn post_processor(metadata: &Metadata, tokens: &Tokens) -> Value {
     let token = |role: &str| {
-        let adds = metadata.bool(&format!("tokenizer.ggml.add_{role}_token")) == Some(true);
-        let id = metadata.u64(&format!("tokenizer.ggml.{role}_token_id")).filter(|_| adds)?;
+        let added = adds(metadata, role) == Some(true);
+        let id = metadata.u64(&format!("tokenizer.ggml.{role}_token_id")).filter(|_| added)?;
         let text = tokens.text(usize::try_from(id).ok().filter(|id| *id < tokens.texts.len())?).ok()?;
         Some((id, text.to_owned()))
     };
@@ -180,7 +236,12 @@ fn post_processor(metadata: &Metadata, tokens: &Tokens) -> Value {
         let sequence = json!({"Sequence": {"id": name, "type_id": ty}});
         token(&bos).into_iter().chain([sequence]).chain(token(&eos)).collect::<Vec<_>>()
     };
-    let pair: Vec<Value> = around("A", 0).into_iter().chain(around("B", 1)).collect();
+    // Where the file does not say whether texts of a pair are separated, the second just follows.
+    let separated = metadata.get("tokenizer.ggml.add_sep_token").is_some();
+    let second = if separated { around("B", 1) } else { vec![json!({"Sequence": {"id": "B", "type_id": 1}})] };
+    let mut pair = around("A", 0);
+    let last = if separated || eos.is_none() { pair.len() } else { pair.len() - 1 };
+    pair.splice(last..last, second);
     json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": special})
 }
 
@@ -404,7 +465,9 @@ fn word_piece(metadata: &Metadata, tokens: &Tokens, config: &mut Map<String, Val
     let class = class.or(known("[CLS]")).and_then(|id| Some((tokens.text(usize::try_from(id).ok()?).ok()?, id)));
     let separator = metadata.u64("tokenizer.ggml.seperator_token_id").or(known("[SEP]"));
     let separator = separator.and_then(|id| Some((tokens.text(usize::try_from(id).ok()?).ok()?, id)));
-    if let (Some((class, first)), Some((separator, last))) = (class, separator) {
+    // Without the flags the class of the tokenizer says what stands around a text.
+    let says = metadata.get("tokenizer.ggml.add_bos_token").is_some();
+    if let (true, Some((class, first)), Some((separator, last))) = (says, class, separator) {
         let token = |text: &str, ty: u32| json!({"SpecialToken": {"id": text, "type_id": ty}});
         let sequence = |name: &str, ty: u32| json!({"Sequence": {"id": name, "type_id": ty}});
         post = json!({"type": "TemplateProcessing",
