@@ -39,7 +39,14 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("attention.head_count", &["num_attention_heads", "n_head", "n_heads", "num_heads"]),
     (
         "attention.head_count_kv",
-        &["num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "multi_query_group_num"],
+        &[
+            "num_key_value_heads",
+            "num_kv_heads",
+            "n_head_kv",
+            "n_kv_heads",
+            "multi_query_group_num",
+            "num_query_groups",
+        ],
     ),
     ("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layernorm_epsilon"]),
     (
@@ -106,6 +113,12 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("interleave_moe_layer_step", &["interleave_moe_layer_step"]),
     ("moe_every_n_layers", &["moe_every_n_layers"]),
     ("num_loops", &["num_loops"]),
+    ("shortconv.l_cache", &["conv_L_cache"]),
+    ("attention.shared_kv_layers", &["num_kv_shared_layers"]),
+    ("embedding_length_per_layer_input", &["hidden_size_per_layer_input"]),
+    ("altup.num_inputs", &["altup_num_inputs"]),
+    ("altup.active_idx", &["altup_active_idx"]),
+    ("rescale_every_n_layers", &["rescale_every"]),
 ];
 
 /// Fields that say whether a part of a layer has biases, with beginnings of the names that such have.
@@ -114,6 +127,7 @@ const BIASES: &[(&str, &[&str])] = &[
     ("use_qkv_bias", &["attn_q.bias", "attn_qkv.bias"]),
     ("qkv_bias", &["attn_q.bias", "attn_qkv.bias"]),
     ("mlp_bias", &["ffn_up.bias", "ffn_down.bias"]),
+    ("use_qk_norm", &["attn_q_norm.weight"]),
     ("use_bias", &["attn_q.bias", "attn_qkv.bias", "ffn_up.bias"]),
     ("bias", &["attn_qkv.bias", "ffn_up.bias"]),
 ];
@@ -166,6 +180,25 @@ impl Keys<'_> {
 
     pub(crate) fn f32(&self, key: &str) -> Option<f32> {
         self.key(key).and_then(Value::as_f64).map(|v| v as f32)
+    }
+
+    pub(crate) fn flag(&self, key: &str) -> Option<bool> {
+        self.key(key).and_then(Value::as_bool)
+    }
+
+    /// Numbers, one a layer.
+    pub(crate) fn list(&self, key: &str) -> Option<Vec<u64>> {
+        let array = self.key(key)?.as_array()?;
+        array.iter().map(|v| v.as_u64().or(v.as_bool().map(u64::from))).collect()
+    }
+
+    pub(crate) fn floats(&self, key: &str) -> Option<Vec<f32>> {
+        self.key(key)?.as_array()?.to_f32s()
+    }
+
+    /// The token with this role.
+    pub(crate) fn token(&self, role: &str) -> Option<u64> {
+        self.metadata.u64(&format!("tokenizer.ggml.{role}_token_id"))
     }
 
     /// The dimensions of a head.
@@ -271,9 +304,9 @@ impl<'a> Solver<'a> {
         let layers = self.keys.u64("block_count").and_then(|blocks| blocks.checked_sub(further));
         if let Some(field) = NEXT.iter().find(|field| self.way.has(field)) {
             self.root.insert((*field).to_owned(), further.into());
-            if further > 0 {
-                self.root.insert("num_hidden_layers".into(), layers.into());
-            }
+        }
+        if further > 0 && self.way.has("num_hidden_layers") {
+            self.root.insert("num_hidden_layers".into(), layers.into());
         }
     }
 
@@ -308,9 +341,14 @@ impl<'a> Solver<'a> {
             }
             _ => {}
         }
-        if let Some(sections) =
-            self.keys.key("rope.dimension_sections").and_then(Value::as_array).and_then(|a| a.to_i32s())
-        {
+        // Sections that the configuration does not name are written after the base.
+        let place = |key: &str| {
+            let key = format!("{}.{key}", self.class.arch);
+            self.keys.metadata.iter().position(|(own, _)| own == key)
+        };
+        let stated = place("rope.dimension_sections") < place("rope.freq_base");
+        let sections = self.keys.key("rope.dimension_sections").filter(|_| stated);
+        if let Some(sections) = sections.and_then(Value::as_array).and_then(|a| a.to_i32s()) {
             let sections: Vec<i32> = sections.into_iter().take(3).collect();
             scaling.insert("rope_type".into(), "default".into());
             scaling.insert("mrope_section".into(), sections.into());

@@ -6,12 +6,13 @@
 //! instead of moving it is found out, since what it gives are no numbers of elements.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use gguf::{Error, Result};
 
-use crate::transform::{Elements, RowSource, Rows, row_count, row_len};
+use crate::transform::{self, Elements, RowSource, Rows, row_count, row_len};
 
 /// Rows that are looked at together while a change is watched.
 const CHUNK: u64 = 1 << 16;
@@ -213,6 +214,69 @@ impl RowSource for Gathered {
     }
 }
 
+/// The most elements of a tensor that is looked at value by value.
+const FEW: u64 = 1 << 16;
+
+/// The tensor of this shape to which `change` applied `f` and moved what came out, where `data` is the result.
+///
+/// # Errors
+/// A change that does something else, or more values than are looked at.
+pub(crate) fn inverted_by_value(
+    shape: &[u64],
+    change: impl Fn(Rows) -> Result<Rows>,
+    f: fn(f32) -> f32,
+    data: &Rows,
+) -> Result<Rows> {
+    let total: u64 = shape.iter().product();
+    if total > FEW {
+        return Err(Error::input("too many values to look at"));
+    }
+    // Numbers around 0 that such functions keep apart.
+    let numbers: Vec<f32> = (0..total).map(|i| (i as f32 + 0.5) / total as f32 * 4.0 - 2.0).collect();
+    let places: HashMap<u32, u32> = (0..).zip(&numbers).map(|(i, number)| (f(*number).to_bits(), i)).collect();
+    let moved = change(transform::values(shape.to_vec(), &numbers))?;
+    let count = row_count(moved.shape());
+    let values = transform::to_f32(moved.elements(), &moved.rows(0..count)?)?;
+    if places.len() as u64 != total || values.len() as u64 != total || moved.shape() != data.shape() {
+        return Err(Error::input("the values are computed in another way"));
+    }
+    let mut from = vec![u32::MAX; numbers.len()];
+    for (at, value) in (0..).zip(&values) {
+        match places.get(&value.to_bits()) {
+            Some(place) => from[*place as usize] = at,
+            None => return Err(Error::input("the values are computed in another way")),
+        }
+    }
+    if from.contains(&u32::MAX) {
+        return Err(Error::input("elements are left out"));
+    }
+    Ok(Arc::new(Picked { of: super::elementwise::undone(data, f), shape: shape.to_vec(), from }))
+}
+
+/// A small tensor whose elements stand elsewhere.
+#[derive(Debug)]
+struct Picked {
+    of: Rows,
+    shape: Vec<u64>,
+    from: Vec<u32>,
+}
+
+impl RowSource for Picked {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let row = row_len(&self.shape);
+        let all = transform::to_f32(self.of.elements(), &self.of.rows(0..row_count(self.of.shape()))?)?;
+        let own = &self.from[(rows.start * row) as usize..(rows.end * row) as usize];
+        let picked: Vec<f32> = own.iter().map(|at| all[*at as usize]).collect();
+        Ok(Cow::Owned(transform::from_f32(&picked, Elements::F32)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +310,16 @@ mod tests {
         there_and_back(&[6, 4], |of| vec![transposed(of).unwrap()]);
         there_and_back(&[6, 4], |of| vec![sliced(of, 0, 0, 2).unwrap(), sliced(of, 0, 2, 4).unwrap()]);
         there_and_back(&[2, 6, 4], |of| vec![sliced(of, 1, 3, 3).unwrap(), sliced(of, 1, 0, 3).unwrap()]);
+    }
+
+    #[test]
+    fn functions_of_values_are_found_among_moves() {
+        let f = |v: f32| -transform::exp(v);
+        let change = |of: Rows| reordered(&transform::mapped(&of, f), 0, &[(2, 4), (2, 1), (2, 2)]);
+        let of = counting(&[8]);
+        let data = change(of.clone()).unwrap();
+        assert_eq!(all(&inverted_by_value(&[8], change, f, &data).unwrap()), all(&of));
+        assert!(inverted_by_value(&[8], change, |v| v + 1.0, &data).is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! found is held against the row once more before a folder gets its name: converted again, the folder gives the file.
 
 mod config;
+mod derive;
 mod elementwise;
 mod general;
 mod layout;

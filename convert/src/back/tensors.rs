@@ -129,13 +129,13 @@ pub(crate) fn back(class: &'static Class, way: &Way, config: &Config, file: &Fil
     out.sort_by_key(|tensor| tensor.of.first().copied());
     let own = TextNames::new(class, config)?;
     for tensor in &mut out {
-        tensor.name = stored_name(class, way, &own, &tensor.name);
+        tensor.name = stored_name(class, way, config, &own, &tensor.name);
     }
     Ok(out)
 }
 
 /// A name under which the tables' name is found: itself, or with the first beginning that leads to it.
-fn stored_name(class: &Class, way: &Way, own: &TextNames<'_>, name: &str) -> String {
+fn stored_name(class: &Class, way: &Way, config: &Config, own: &TextNames<'_>, name: &str) -> String {
     let leads = |stored: &str| own.of(stored).is_some_and(|names| names.iter().any(|n| n.name == name));
     let spelled = name.replace("e_score_correction.bias", "e_score_correction_bias");
     // Classes with a head keep the trunk under a name of its own, which older checkpoints leave out.
@@ -144,6 +144,9 @@ fn stored_name(class: &Class, way: &Way, own: &TextNames<'_>, name: &str) -> Str
     let under = format!("transformer.{spelled}");
     if trunk && !is_head && leads(&under) {
         return under;
+    }
+    if let Some(stored) = prediction_name(config, &spelled).filter(|stored| leads(stored)) {
+        return stored;
     }
     if let Some(bare) = spelled.strip_prefix("model.").filter(|bare| way.bare && leads(bare)) {
         return bare.to_owned();
@@ -158,9 +161,28 @@ fn stored_name(class: &Class, way: &Way, own: &TextNames<'_>, name: &str) -> Str
     beginnings.into_iter().find(|stored| leads(stored)).unwrap_or(spelled)
 }
 
+/// The name of a tensor of a block after the layers, where layers of prediction have one of their own.
+fn prediction_name(config: &Config, name: &str) -> Option<String> {
+    const PARTS: &[(&str, &str)] = &[
+        ("eh_proj", "fc"),
+        ("enorm", "pre_fc_norm_embedding"),
+        ("hnorm", "pre_fc_norm_hidden"),
+        ("shared_head.norm", "norm"),
+    ];
+    let (block, rest) = names::blocks_in("model.layers.{}.", name)?;
+    let further = block?.checked_sub(config.layers().ok()?)?;
+    let part = PARTS.iter().find_map(|(part, own)| Some(format!("mtp.{own}{}", rest.strip_prefix(part)?)));
+    Some(part.unwrap_or_else(|| format!("mtp.layers.{further}.{rest}")))
+}
+
 impl<'a> Tensors<'a> {
     fn rows(&self, tensor: usize) -> Rows {
         self.file.rows(tensor)
+    }
+
+    /// The width of the model.
+    fn width(&self) -> Option<u64> {
+        ["hidden_size", "d_model", "n_embd"].iter().find_map(|field| self.config.u64(field))
     }
 
     /// The tensors that are left and whose names have the form of a rule's target, with block and suffix.
@@ -224,8 +246,11 @@ impl<'a> Tensors<'a> {
                     let make = |config: &Config, piece: &Piece| {
                         Ok(vec![(format!("{}{}", piece.to, piece.suffix), change(config, piece)?)])
                     };
-                    let shape = self.rows(tensor).shape().to_vec();
-                    self.find(rule, block, suffix, &make, &[name], &changed_shapes(&shape));
+                    let data = self.rows(tensor);
+                    let shapes = changed_shapes(data.shape(), self.width());
+                    if !self.find(rule, block, suffix, &make, &[name], &shapes) {
+                        self.find_value(rule, (name, block, suffix), change, (tensor, &data), &shapes);
+                    }
                 }
             }
             How::Split(split) | How::Cut(split) => {
@@ -240,6 +265,27 @@ impl<'a> Tensors<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Puts a tensor back whose values went through one of [`FUNCTIONS`], beside being moved.
+    fn find_value(
+        &mut self,
+        rule: &Rule,
+        (name, block, suffix): (&'a str, Option<u64>, &str),
+        change: fn(&Config, &Piece) -> Result<Rows>,
+        (tensor, data): (usize, &Rows),
+        shapes: &[Vec<u64>],
+    ) {
+        let to = names::with_block(rule.to, block);
+        let changed = |rows: Rows| {
+            let piece = Piece { to: to.clone(), suffix: suffix.to_owned(), block: block.unwrap_or(0), rows };
+            change(self.config, &piece)
+        };
+        let tries = shapes.iter().flat_map(|shape| FUNCTIONS.iter().map(move |f| (shape, f)));
+        let found = tries.into_iter().find_map(|(shape, f)| layout::inverted_by_value(shape, changed, *f, data).ok());
+        if let Some(rows) = found {
+            self.take(name, names::with_block(rule.from, block) + suffix, rows, vec![tensor]);
+        }
     }
 
     /// The blocks of what is left, and none for tensors of no block.
@@ -268,7 +314,7 @@ impl<'a> Tensors<'a> {
         for set in sets {
             let names: Vec<&'a str> = (0..most).filter(|i| set >> i & 1 == 1).map(|i| left[i]).collect();
             let shapes: Vec<Vec<u64>> = names.iter().map(|n| self.rows(self.rest[n]).shape().to_vec()).collect();
-            if self.find(rule, block, suffix, split, &names, &split_shapes(&shapes)) {
+            if self.find(rule, block, suffix, split, &names, &split_shapes(&shapes, self.width())) {
                 return;
             }
         }
@@ -366,40 +412,50 @@ impl<'a> Tensors<'a> {
     }
 }
 
+/// What changes of layout have beside them: decays of state spaces from their logarithms, and norms that store their
+/// distance from 1.
+const FUNCTIONS: &[fn(f32) -> f32] = &[|v| -transform::exp(v), |v| v + 1.0];
+
 /// The number of the block that a name of the file has.
 fn block_of(name: &str) -> Option<u64> {
     let (_, rest) = name.split_once("blk.")?;
     rest.split('.').next()?.parse().ok()
 }
 
-/// The shapes that a tensor of one's own may have had before a change, likeliest first.
-fn changed_shapes(shape: &[u64]) -> Vec<Vec<u64>> {
-    let mut shapes = vec![shape.to_vec()];
+/// The shapes that a tensor of one's own may have had before a change, likeliest first. `width` is that of the model.
+fn changed_shapes(shape: &[u64], width: Option<u64>) -> Vec<Vec<u64>> {
     let total: u64 = shape.iter().product();
-    if let &[rows, columns] = shape {
-        // A convolution of one channel each, a transpose, and vectors that became columns or lost them.
-        shapes.insert(0, vec![rows, 1, columns]);
-        shapes.push(vec![columns, rows]);
-        shapes.push(vec![columns, 1, rows]);
-        shapes.push(vec![1, rows, columns]);
-        shapes.push(vec![1, 1, rows, columns]);
-    }
-    if let &[a, b, c] = shape {
-        shapes.push(vec![a, c, b]);
-        shapes.push(vec![a * b, c]);
-        shapes.push(vec![b, a, c]);
-    }
-    shapes.push(vec![total]);
-    if shape.len() == 1 {
-        shapes.push(vec![total, 1]);
-        shapes.push(vec![1, total]);
-        shapes.push(vec![1, 1, total]);
+    let mut shapes = Vec::new();
+    match *shape {
+        [rows, columns] => {
+            // What became a column, or one row a group.
+            shapes.push(vec![total]);
+            // A convolution of one channel each, a transpose, and vectors that became columns or lost them.
+            shapes.push(vec![rows, 1, columns]);
+            shapes.push(shape.to_vec());
+            shapes.push(vec![columns, rows]);
+            shapes.push(vec![columns, 1, rows]);
+            shapes.push(vec![1, rows, columns]);
+            shapes.push(vec![1, 1, rows, columns]);
+        }
+        [a, b, c] => {
+            // What takes experts apart is stored as one matrix of rows as wide as the model.
+            let mut flat = [vec![a * b, c], vec![a * c, b]];
+            flat.sort_by_key(|shape| Some(shape[1]) != width);
+            shapes.extend(flat);
+            shapes.extend([shape.to_vec(), vec![a, c, b], vec![b, a, c], vec![total]]);
+        }
+        [1, a, b, c] => shapes.extend([vec![a, b, c], vec![a, c], shape.to_vec(), vec![total]]),
+        _ => {
+            shapes.push(shape.to_vec());
+            shapes.extend([vec![total, 1], vec![1, total], vec![1, 1, total]]);
+        }
     }
     shapes
 }
 
 /// The shapes that a tensor may have had before it became several.
-fn split_shapes(shapes: &[Vec<u64>]) -> Vec<Vec<u64>> {
+fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>) -> Vec<Vec<u64>> {
     let mut out = Vec::new();
     let Some(first) = shapes.first() else { return out };
     let dimensions = first.len();
@@ -437,7 +493,7 @@ fn split_shapes(shapes: &[Vec<u64>]) -> Vec<Vec<u64>> {
         }
     }
     if shapes.len() == 1 {
-        out.extend(changed_shapes(first));
+        out.extend(changed_shapes(first, width));
     }
     out
 }

@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::config::{Keys, float};
+use super::config::Keys;
+use super::derive::*;
 
 /// A class that a file can become a folder of.
 #[derive(Clone, Copy)]
@@ -73,91 +74,6 @@ impl Way {
     pub(crate) fn has(&self, field: &str) -> bool {
         self.fields().any(|own| own == field)
     }
-}
-
-/// What queries of Gemma are divided by: the dimensions of a head, in the largest models the width by the heads.
-fn query_scalar(keys: &Keys<'_>, largest: u64) -> Option<u64> {
-    if keys.u64("block_count") == Some(largest) {
-        return keys.u64("embedding_length")?.checked_div(keys.u64("attention.head_count")?);
-    }
-    keys.head()
-}
-
-/// Files say no window that their reader would not apply.
-fn no_window(_: &Keys<'_>, root: &mut Map<String, Json>) {
-    root.insert("sliding_window".into(), Json::Null);
-}
-
-fn gemma2(keys: &Keys<'_>, root: &mut Map<String, Json>) {
-    root.insert("query_pre_attn_scalar".into(), query_scalar(keys, 46).into());
-}
-
-fn gemma3(keys: &Keys<'_>, root: &mut Map<String, Json>) {
-    root.insert("query_pre_attn_scalar".into(), query_scalar(keys, 62).into());
-    root.insert("use_bidirectional_attention".into(), (keys.arch() == "gemma-embedding").into());
-}
-
-/// Phi's file says another width of the feed-forward than it has.
-fn feed_width(keys: &Keys<'_>, root: &mut Map<String, Json>) {
-    if let Some(shape) = keys.shape("blk.0.ffn_up.weight") {
-        root.insert("intermediate_size".into(), shape[0].into());
-    }
-}
-
-/// Mamba's files have no feed-forward.
-fn inner_width(keys: &Keys<'_>, root: &mut Map<String, Json>) {
-    root.insert("intermediate_size".into(), keys.u64("ssm.inner_size").into());
-}
-
-/// The parts of a head of latent attention, of which the keys say sums.
-fn latent(keys: &Keys<'_>, root: &mut Map<String, Json>) {
-    let rope = keys.u64("rope.dimension_count");
-    let whole = keys.u64("attention.key_length_mla").or(keys.u64("attention.key_length"));
-    let plain = whole.zip(rope).and_then(|(whole, rope)| whole.checked_sub(rope));
-    let value = keys.u64("attention.value_length_mla").or(keys.u64("attention.value_length"));
-    for (field, value) in [("qk_rope_head_dim", rope), ("qk_nope_head_dim", plain), ("v_head_dim", value)] {
-        root.insert(field.into(), value.into());
-    }
-    if root.contains_key("head_dim") {
-        root.insert("head_dim".into(), rope.into());
-    }
-    in_rope(root, "mscale_all_dim", keys.f32("rope.scaling.yarn_log_multiplier").map(|by| by * 10.0));
-    // What the keys call heads is the one that all share.
-    root.insert("num_key_value_heads".into(), keys.u64("attention.head_count").into());
-}
-
-/// Sets a number of the scaling of rotation.
-fn in_rope(root: &mut Map<String, Json>, field: &str, value: Option<f32>) {
-    if let (Some(value), Some(scaling)) = (value, root.get_mut("rope_scaling").and_then(Json::as_object_mut)) {
-        scaling.insert(field.to_owned(), float(value));
-    }
-}
-
-fn ministral(keys: &Keys<'_>, root: &mut Map<String, Json>) {
-    no_window(keys, root);
-    let by = keys.f32("rope.scaling.yarn_log_multiplier");
-    in_rope(root, "mscale_all_dim", by);
-    // The class divides by the scale of another part, which published models have equal.
-    in_rope(root, "mscale", by);
-    in_rope(root, "llama_4_scaling_beta", keys.f32("attention.temperature_scale"));
-}
-
-/// The embedding is always scaled.
-fn afmoe(_: &Keys<'_>, root: &mut Map<String, Json>) {
-    root.insert("mup_enabled".into(), true.into());
-}
-
-fn gpt_oss(_: &Keys<'_>, root: &mut Map<String, Json>) {
-    // All published models leave it so, and so does the reader of files.
-    if let Some(scaling) = root.get_mut("rope_scaling").and_then(Json::as_object_mut) {
-        scaling.insert("truncate".into(), false.into());
-    }
-}
-
-/// Which of two forms the feed-forward has.
-fn t5(keys: &Keys<'_>, root: &mut Map<String, Json>) {
-    let gated = keys.has_tensor("ffn_gate.weight");
-    root.insert("feed_forward_proj".into(), if gated { "gated-gelu" } else { "relu" }.into());
 }
 
 /// The way to a class.
@@ -263,14 +179,37 @@ pub(crate) const WAYS: &[Way] = &[
     )
     .remote(),
     way(
+        "DistilBertModel",
+        "distilbert",
+        "activation dim hidden_dim max_position_embeddings n_heads n_layers sinusoidal_pos_embds vocab_size",
+    ),
+    way("BitnetForCausalLM", "llama", "").remote().refused("the file has its weights rounded to three values"),
+    way(
         "ChatGLMModel",
         "chatglm",
         "add_qkv_bias ffn_hidden_size hidden_size kv_channels layernorm_epsilon multi_query_attention \
          multi_query_group_num num_attention_heads num_hidden_layers num_layers padded_vocab_size rope_ratio \
          seq_length vocab_size",
     )
-    .remote(),
+    .remote()
+    .derive(chatglm),
+    way(
+        "ChatGLMForConditionalGeneration",
+        "chatglm",
+        "add_qkv_bias attention_dim ffn_hidden_size hidden_size kv_channels layernorm_epsilon \
+         multi_query_attention multi_query_group_num num_attention_heads num_layers padded_vocab_size \
+         rope_ratio seq_length vocab_size",
+    )
+    .remote()
+    .derive(chatglm),
     way("GlmForCausalLM", "glm", "").refused("its files say another epsilon and other lengths than the model has"),
+    way(
+        "CodeShellForCausalLM",
+        "codeshell",
+        "group_query_attention layer_norm_epsilon n_embd n_head n_layer n_positions num_query_groups \
+         vocab_size",
+    )
+    .remote(),
     way(
         "CohereForCausalLM",
         "cohere",
@@ -286,6 +225,22 @@ pub(crate) const WAYS: &[Way] = &[
          sliding_window vocab_size",
     ),
     way(
+        "Cohere2MoeForCausalLM",
+        "cohere2_moe",
+        "attention_bias expert_selection_fn head_dim hidden_act hidden_size intermediate_size layer_norm_eps \
+         layer_types logit_scale max_position_embeddings mlp_layer_types norm_topk_prob num_attention_heads \
+         num_experts num_experts_per_tok num_hidden_layers num_key_value_heads num_shared_experts \
+         prefix_dense_intermediate_size prefix_dense_sliding_window_pattern rms_norm_eps \
+         shared_expert_combination_strategy sliding_window vocab_size",
+    )
+    .derive(cohere_moe),
+    way(
+        "DbrxForCausalLM",
+        "dbrx",
+        "attn_config d_model ffn_config max_seq_len n_heads n_layers num_key_value_heads vocab_size",
+    )
+    .derive(dbrx),
+    way(
         "DeepseekForCausalLM",
         "deepseek",
         "first_k_dense_replace hidden_size intermediate_size max_position_embeddings moe_intermediate_size \
@@ -300,6 +255,17 @@ pub(crate) const WAYS: &[Way] = &[
          kv_lora_rank max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads \
          q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps rope_interleave v_head_dim \
          vocab_size",
+    )
+    .derive(latent),
+    way(
+        "DeepseekV32ForCausalLM",
+        "deepseek_v32",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size index_head_dim index_n_heads \
+         index_topk intermediate_size kv_lora_rank layer_types max_position_embeddings mlp_bias \
+         mlp_layer_types moe_intermediate_size n_group n_routed_experts n_shared_experts norm_topk_prob \
+         num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads \
+         num_nextn_predict_layers q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps \
+         routed_scaling_factor scoring_func topk_group topk_method v_head_dim vocab_size",
     )
     .derive(latent),
     way(
@@ -340,11 +306,20 @@ pub(crate) const WAYS: &[Way] = &[
          use_bias vocab_size",
     ),
     way(
+        "ExaoneForCausalLM",
+        "exaone",
+        "activation_function hidden_size intermediate_size layer_norm_epsilon max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads num_layers rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(exaone),
+    way(
         "Exaone4ForCausalLM",
         "exaone4",
         "hidden_act hidden_size intermediate_size layer_types max_position_embeddings num_attention_heads \
          num_hidden_layers num_key_value_heads rms_norm_eps sliding_window sliding_window_pattern vocab_size",
     ),
+    way("FalconH1ForCausalLM", "falcon_h1", "").refused("its multipliers are in the weights of the file"),
     way(
         "GemmaForCausalLM",
         "gemma",
@@ -381,10 +356,29 @@ pub(crate) const WAYS: &[Way] = &[
     .bare()
     .derive(gemma3),
     way(
+        "Gemma3nForCausalLM",
+        "gemma3n_text",
+        "activation_sparsity_pattern altup_active_idx altup_coef_clip altup_correct_scale altup_num_inputs \
+         attention_bias final_logit_softcapping head_dim hidden_activation hidden_size \
+         hidden_size_per_layer_input intermediate_size laurel_rank layer_types max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads num_kv_shared_layers rms_norm_eps \
+         sliding_window vocab_size vocab_size_per_layer_input",
+    )
+    .derive(gemma3n),
+    way("Gemma4ForCausalLM", "gemma4_text", "").derive(gemma4).refused("no files are known for its vocabulary"),
+    way(
         "Glm4ForCausalLM",
         "glm4",
         "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
          num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    ),
+    way(
+        "Glm4MoeForCausalLM",
+        "glm4_moe",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings moe_intermediate_size n_group n_routed_experts n_shared_experts \
+         norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads \
+         num_nextn_predict_layers rms_norm_eps routed_scaling_factor topk_group use_qk_norm vocab_size",
     ),
     way(
         "Glm4MoeLiteForCausalLM",
@@ -397,6 +391,17 @@ pub(crate) const WAYS: &[Way] = &[
          v_head_dim vocab_size",
     )
     .derive(latent),
+    way(
+        "GlmMoeDsaForCausalLM",
+        "glm_moe_dsa",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size index_head_dim index_n_heads \
+         index_topk indexer_types intermediate_size kv_lora_rank layer_types max_position_embeddings mlp_bias \
+         mlp_layer_types moe_intermediate_size n_group n_routed_experts n_shared_experts norm_topk_prob \
+         num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads \
+         num_nextn_predict_layers q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps \
+         routed_scaling_factor topk_group v_head_dim vocab_size",
+    )
+    .derive(sparse_attention),
     way(
         "GPT2LMHeadModel",
         "gpt2",
@@ -496,6 +501,18 @@ pub(crate) const WAYS: &[Way] = &[
          rms_norm_eps shared_intermediate_size sliding_window vocab_size",
     ),
     way(
+        "GraniteMoeHybridForCausalLM",
+        "granitemoehybrid",
+        "attention_bias attention_multiplier embedding_multiplier hidden_act hidden_size intermediate_size \
+         layer_types logits_scaling mamba_chunk_size mamba_conv_bias mamba_d_conv mamba_d_head mamba_d_state \
+         mamba_expand mamba_n_groups mamba_n_heads mamba_proj_bias max_position_embeddings \
+         num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts \
+         position_embedding_type residual_multiplier rms_norm_eps shared_intermediate_size time_step_limit \
+         vocab_size",
+    )
+    .derive(granite_hybrid)
+    .avoiding(&["layers.{}.mlp.", "layers.{}.feed_forward."]),
+    way(
         "GroveMoeForCausalLM",
         "grove_moe",
         "head_dim hidden_size intermediate_size max_position_embeddings moe_intermediate_size \
@@ -503,6 +520,23 @@ pub(crate) const WAYS: &[Way] = &[
          rms_norm_eps vocab_size",
     )
     .remote(),
+    way(
+        "HunYuanDenseV1ForCausalLM",
+        "hunyuan_v1_dense",
+        "attention_bias eod_token_id head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps \
+         vocab_size",
+    )
+    .derive(hunyuan),
+    way(
+        "HYV3ForCausalLM",
+        "hy_v3",
+        "attention_bias enable_moe_fp32_combine head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings mlp_bias mlp_layer_types moe_intermediate_size num_attention_heads \
+         num_experts num_experts_per_tok num_hidden_layers num_key_value_heads num_nextn_predict_layers \
+         num_shared_experts rms_norm_eps router_scaling_factor vocab_size",
+    )
+    .avoiding(&["gate.wg"]),
     way(
         "HYV4ForCausalLM",
         "hy_v4",
@@ -513,7 +547,8 @@ pub(crate) const WAYS: &[Way] = &[
          num_hidden_layers num_key_value_heads q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim \
          rms_norm_eps routed_scaling_factor swiglu_limit topk_group v_head_dim vocab_size",
     )
-    .derive(latent),
+    .derive(sparse_attention),
+    way("InternLM2ForCausalLM", "internlm2", "").remote().refused("its vocabulary is changed on the way into the file"),
     way(
         "InternLM3ForCausalLM",
         "internlm3",
@@ -521,6 +556,7 @@ pub(crate) const WAYS: &[Way] = &[
          num_hidden_layers num_key_value_heads qkv_bias rms_norm_eps vocab_size",
     )
     .remote(),
+    way("JAISLMHeadModel", "jais", "").remote().refused("its multipliers are in the weights of the file"),
     way(
         "Jais2ForCausalLM",
         "jais2",
@@ -529,9 +565,75 @@ pub(crate) const WAYS: &[Way] = &[
          vocab_size",
     ),
     way(
+        "JambaForCausalLM",
+        "jamba",
+        "attn_layer_offset attn_layer_period expert_layer_offset expert_layer_period hidden_act hidden_size \
+         intermediate_size mamba_conv_bias mamba_d_conv mamba_d_state mamba_dt_rank mamba_expand \
+         mamba_proj_bias max_position_embeddings num_attention_heads num_experts num_experts_per_tok \
+         num_hidden_layers num_key_value_heads rms_norm_eps use_associative_scan use_mamba_kernels \
+         use_mambapy vocab_size",
+    )
+    .derive(jamba),
+    way(
+        "KimiLinearForCausalLM",
+        "kimi_linear",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size intermediate_size kv_lora_rank \
+         layer_types linear_attn_config linear_conv_kernel_dim linear_head_dim linear_num_heads \
+         mlp_layer_types model_max_length moe_intermediate_size moe_renormalize moe_router_activation_func \
+         num_attention_heads num_expert_group num_experts num_experts_per_token num_hidden_layers \
+         num_key_value_heads num_shared_experts q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim \
+         rms_norm_eps routed_scaling_factor topk_group v_head_dim vocab_size",
+    )
+    .derive(kimi),
+    way(
+        "LagunaForCausalLM",
+        "laguna",
+        "attention_bias gating head_dim hidden_act hidden_size intermediate_size layer_types \
+         max_position_embeddings mlp_layer_types moe_apply_router_weight_on_input moe_intermediate_size \
+         moe_routed_scaling_factor moe_router_logit_softcapping num_attention_heads \
+         num_attention_heads_per_layer num_experts num_experts_per_tok num_hidden_layers num_key_value_heads \
+         rms_norm_eps shared_expert_intermediate_size sliding_window vocab_size",
+    )
+    .derive(laguna)
+    .avoiding(&["mlp.gate.e_score"]),
+    way(
+        "Lfm2ForCausalLM",
+        "lfm2",
+        "block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of conv_L_cache conv_bias \
+         full_attn_idxs hidden_size intermediate_size layer_types max_position_embeddings norm_eps \
+         num_attention_heads num_hidden_layers num_key_value_heads vocab_size",
+    )
+    .derive(lfm2),
+    way(
+        "Lfm2Model",
+        "lfm2",
+        "block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of conv_L_cache conv_bias \
+         full_attn_idxs hidden_size intermediate_size layer_types max_position_embeddings norm_eps \
+         num_attention_heads num_hidden_layers num_key_value_heads vocab_size",
+    )
+    .bare()
+    .derive(lfm2),
+    way(
+        "Lfm2MoeForCausalLM",
+        "lfm2_moe",
+        "conv_L_cache conv_bias hidden_size intermediate_size layer_types max_position_embeddings \
+         moe_intermediate_size norm_eps norm_topk_prob num_attention_heads num_dense_layers num_experts \
+         num_experts_per_tok num_hidden_layers num_key_value_heads routed_scaling_factor use_expert_bias \
+         vocab_size",
+    )
+    .derive(lfm2),
+    way(
         "LLaDAModelLM",
         "llada",
         "d_model hidden_size mask_token_id max_sequence_length mlp_hidden_size n_heads n_kv_heads n_layers \
+         rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "LLaDAMoEModelLM",
+        "llada_moe",
+        "expert_intermediate_size head_dim hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_experts num_experts_per_tok num_hidden_layers num_key_value_heads \
          rms_norm_eps vocab_size",
     )
     .remote(),
@@ -547,8 +649,7 @@ pub(crate) const WAYS: &[Way] = &[
         "attention_bias attention_chunk_size attn_scale attn_temperature_tuning floor_scale head_dim \
          hidden_act hidden_size interleave_moe_layer_step intermediate_size intermediate_size_mlp layer_types \
          max_position_embeddings moe_layers no_rope_layer_interval no_rope_layers num_attention_heads \
-         num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts rms_norm_eps use_qk_norm \
-         vocab_size",
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts rms_norm_eps vocab_size",
     ),
     way(
         "NanbeigeForCausalLM",
@@ -580,6 +681,16 @@ pub(crate) const WAYS: &[Way] = &[
     )
     .remote(),
     way(
+        "MapleForCausalLM",
+        "maple",
+        "head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings \
+         moe_intermediate_size nope_on_global_attention norm_topk_prob num_attention_heads num_experts \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_shared_experts rms_norm_eps \
+         sliding_window vocab_size",
+    )
+    .remote()
+    .derive(maple),
+    way(
         "MambaForCausalLM",
         "mamba",
         "conv_kernel expand hidden_act hidden_size intermediate_size layer_norm_epsilon num_hidden_layers \
@@ -588,6 +699,31 @@ pub(crate) const WAYS: &[Way] = &[
          use_conv_bias use_mambapy vocab_size",
     )
     .derive(inner_width),
+    way(
+        "Mamba2ForCausalLM",
+        "mamba2",
+        "chunk_size conv_kernel expand head_dim hidden_act hidden_size layer_norm_epsilon n_groups num_heads \
+         num_hidden_layers rescale_prenorm_residual residual_in_fp32 state_size time_step_floor \
+         time_step_limit time_step_max time_step_min time_step_rank use_bias use_conv_bias vocab_size",
+    )
+    .derive(mamba2),
+    way(
+        "MiniCPMForCausalLM",
+        "minicpm",
+        "dim_model_base hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps scale_depth scale_emb vocab_size",
+    )
+    .remote()
+    .derive(minicpm),
+    way(
+        "MiniCPM3ForCausalLM",
+        "minicpm3",
+        "attention_bias dim_model_base head_dim hidden_act hidden_size intermediate_size kv_lora_rank \
+         max_position_embeddings mlp_bias num_attention_heads num_hidden_layers num_key_value_heads \
+         q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps scale_depth scale_emb \
+         v_head_dim vocab_size",
+    )
+    .derive(parts_of_head),
     way(
         "MiniMaxM2ForCausalLM",
         "minimax_m2",
@@ -608,6 +744,20 @@ pub(crate) const WAYS: &[Way] = &[
         "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings mlp_bias \
          norm_eps num_attention_heads num_hidden_layers num_key_value_heads vocab_size",
     ),
+    way(
+        "NemotronHForCausalLM",
+        "nemotron_h",
+        "attention_bias chunk_size conv_kernel expand head_dim hidden_size hybrid_override_pattern \
+         intermediate_size layer_norm_epsilon mamba_head_dim mamba_hidden_act mamba_num_heads mamba_proj_bias \
+         mamba_ssm_cache_dtype max_position_embeddings mlp_bias mlp_hidden_act moe_intermediate_size \
+         moe_latent_size moe_shared_expert_intermediate_size moe_shared_expert_overlap mtp_layers_block_type \
+         n_group n_groups n_routed_experts n_shared_experts norm_topk_prob num_attention_heads \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_logits_to_keep \
+         num_nextn_predict_layers rescale_prenorm_residual residual_in_fp32 rms_norm_eps \
+         routed_scaling_factor sliding_window ssm_state_size time_step_floor time_step_limit time_step_max \
+         time_step_min topk_group use_bias use_conv_bias use_mamba_kernels vocab_size",
+    )
+    .derive(nemotron_h),
     way(
         "OlmoForCausalLM",
         "olmo",
@@ -634,6 +784,15 @@ pub(crate) const WAYS: &[Way] = &[
          num_key_value_heads rms_norm_eps vocab_size",
     )
     .remote(),
+    way(
+        "PLMForCausalLM",
+        "plm",
+        "hidden_act hidden_size intermediate_size kv_lora_rank max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads qk_nope_head_dim qk_rope_head_dim rms_norm_eps v_head_dim \
+         vocab_size",
+    )
+    .remote()
+    .derive(parts_of_head),
     way(
         "PhiForCausalLM",
         "phi",
@@ -681,6 +840,68 @@ pub(crate) const WAYS: &[Way] = &[
          num_key_value_heads rms_norm_eps vocab_size",
     )
     .remote(),
+    way(
+        "Qwen3NextForCausalLM",
+        "qwen3_next",
+        "attention_bias decoder_sparse_step head_dim hidden_act hidden_size intermediate_size layer_types \
+         linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads linear_num_value_heads \
+         linear_value_head_dim max_position_embeddings mlp_only_layers moe_intermediate_size \
+         mtp_num_hidden_layers norm_topk_prob num_attention_heads num_experts num_experts_per_tok \
+         num_hidden_layers num_key_value_heads rms_norm_eps shared_expert_intermediate_size vocab_size",
+    )
+    .derive(linear_attention),
+    way(
+        "Qwen3_5ForCausalLM",
+        "qwen3_5_text",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types linear_conv_kernel_dim \
+         linear_key_head_dim linear_num_key_heads linear_num_value_heads linear_value_head_dim \
+         max_position_embeddings mtp_num_hidden_layers num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .derive(linear_attention)
+    .avoiding(&["in_proj_qkvz", "in_proj_ba"]),
+    way(
+        "Qwen3_5MoeForCausalLM",
+        "qwen3_5_moe_text",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types linear_conv_kernel_dim \
+         linear_key_head_dim linear_num_key_heads linear_num_value_heads linear_value_head_dim \
+         max_position_embeddings moe_intermediate_size mtp_num_hidden_layers num_attention_heads num_experts \
+         num_experts_per_tok num_hidden_layers num_key_value_heads rms_norm_eps \
+         shared_expert_intermediate_size vocab_size",
+    )
+    .derive(linear_attention)
+    .avoiding(&["in_proj_qkvz", "in_proj_ba"]),
     way("GPTRefactForCausalLM", "gpt_refact", "layer_norm_epsilon n_embd n_head n_layer n_positions vocab_size")
         .remote(),
+    way("SmallThinkerForCausalLM", "smallthinker", "")
+        .remote()
+        .refused("a file does not say which of its layers slide and rotate"),
+    way(
+        "Spark2_5ForCausalLM",
+        "spark2_5",
+        "gate_attn_act_mode head_dim headwise_attn_output_gate hidden_act hidden_size intermediate_size \
+         layer_types max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads \
+         rms_norm_eps sliding_window vocab_size",
+    )
+    .remote()
+    .derive(spark),
+    way(
+        "MT5ForConditionalGeneration",
+        "mt5",
+        "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
+         is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
+         relative_attention_max_distance relative_attention_num_buckets vocab_size",
+    )
+    .derive(t5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    way(
+        "UMT5Model",
+        "umt5",
+        "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
+         is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
+         relative_attention_max_distance relative_attention_num_buckets scale_decoder_outputs vocab_size",
+    )
+    .derive(t5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    way("TalkieForCausalLM", "talkie", "").remote().refused("gains of heads and layers are in the weights of the file"),
 ];
