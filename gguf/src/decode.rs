@@ -64,8 +64,62 @@ fn decoder(ty: TensorType) -> Option<Decoder> {
         TensorType::IQ4_NL => |b, out| nibbles(b, 2, out, |q, _| LEVELS[usize::from(q)] * half_at(b, 0)),
         TensorType::IQ4_XS => iq4_xs,
         TensorType::MXFP4 => |b, out| nibbles(b, 1, out, |q, _| FP4[usize::from(q)] * power(b[0])),
+        TensorType::NVFP4 => |b, out| {
+            for (s, out) in out.chunks_exact_mut(16).enumerate() {
+                let d = ue4m3(b[s]);
+                for i in 0..8 {
+                    let q = b[4 + 8 * s + i];
+                    out[i] = FP4[usize::from(q & 15)] * d;
+                    out[i + 8] = FP4[usize::from(q >> 4)] * d;
+                }
+            }
+        },
+        TensorType::TQ1_0 => tq1_0,
+        TensorType::TQ2_0 => |b, out| {
+            let d = half_at(b, 64);
+            for (j, out) in out.iter_mut().enumerate() {
+                let (half, k, l) = quarters(j);
+                *out = (f32::from(b[half * 32 + l] >> (2 * k) & 3) - 1.0) * d;
+            }
+        },
+        TensorType::Q1_0 => |b, out| {
+            let d = half_at(b, 0);
+            out.iter_mut()
+                .enumerate()
+                .for_each(|(i, out)| *out = if b[2 + i / 8] >> (i % 8) & 1 == 1 { d } else { -d });
+        },
+        TensorType::Q2_0 => |b, out| {
+            let d = half_at(b, 0);
+            let level = |i: usize| f32::from(b[2 + i / 4] >> (2 * (i % 4)) & 3) - 1.0;
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = level(i) * d);
+        },
         _ => return None,
     })
+}
+
+/// Half of an unsigned E4M3, whose NaN counts as 0: the levels of [`FP4`] are doubled.
+fn ue4m3(bits: u8) -> f32 {
+    let mantissa = f32::from(bits & 7);
+    match bits {
+        0 | 0x7F => 0.0,
+        1..8 => mantissa * f32::exp2(-10.0),
+        _ => (1.0 + mantissa / 8.0) * f32::exp2(f32::from(bits >> 3 & 15) - 8.0),
+    }
+}
+
+/// Five ternary digits a byte, a number that times a power of 3 has the digit in front; the last four bytes have four.
+fn tq1_0(b: &[u8], out: &mut [f32]) {
+    const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+    let d = half_at(b, 52);
+    // Runs of bytes: the first, how many, and how many digits of each.
+    for (first, count, at, digits) in [(0, 32, 0, 5), (32, 16, 160, 5), (48, 4, 240, 4)] {
+        for (k, power) in POWERS.into_iter().enumerate().take(digits) {
+            for i in 0..count {
+                let digit = (u16::from(b[first + i].wrapping_mul(power)) * 3) >> 8;
+                out[at + k * count + i] = (f32::from(digit) - 1.0) * d;
+            }
+        }
+    }
 }
 
 fn half_at(bytes: &[u8], at: usize) -> f32 {
@@ -170,8 +224,8 @@ fn iq4_xs(b: &[u8], out: &mut [f32]) {
 const LEVELS: [f32; 16] =
     [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
 
-/// The values of E2M1, doubled.
-const FP4: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, -0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
+/// The values of E2M1, doubled; its negative zero counts as 0.
+const FP4: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
 
 #[cfg(test)]
 mod tests {
