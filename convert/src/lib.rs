@@ -7,6 +7,7 @@
 // The program is written as any user of the library is.
 extern crate self as convert;
 
+pub mod back;
 mod card;
 pub mod checkpoint;
 pub mod cli;
@@ -25,8 +26,10 @@ pub mod modules;
 mod names;
 pub mod packed;
 pub mod program;
+pub mod python;
 mod reduce;
 pub mod safetensors;
+pub mod shards;
 pub mod tasks;
 mod titlecase;
 pub mod tokenizer;

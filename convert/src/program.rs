@@ -6,14 +6,16 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
+use convert::back::{self, Float, Folder, Options as BackOptions};
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, tokenizer_json};
 use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, Part, hf, location};
-use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputPlace, Program, Progress, Table};
+use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputFolder, OutputPlace, Program, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
 
@@ -29,20 +31,22 @@ Examples:
   convert hf://meta-llama/Llama-3.2-1B            fetched from the hub into its cache, where it is not there yet
   convert models/llava --mmproj -o mmproj.gguf    the towers that see and hear
   convert models/llava --all -o out/              both files, under their default names
+  convert tiny.gguf -o folder                     the way back: a checkpoint folder from a GGUF file
   convert --list                                  the architectures there are
 
 Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
 
-/// Convert a Hugging Face checkpoint folder to a GGUF file, byte for byte as llama.cpp's converter does
+/// Convert a Hugging Face checkpoint folder to a GGUF file, byte for byte as llama.cpp's converter does, or a GGUF file
+/// back to a folder
 #[derive(Debug, Parser)]
 #[command(name = "convert", version, after_help = EXAMPLES)]
 struct Args {
     /// The checkpoint: a folder with config.json, safetensors files and a tokenizer, one of the hub's cache, or a name on
-    /// the hub such as hf://OWNER/NAME@REVISION
+    /// the hub such as hf://OWNER/NAME@REVISION. Or a GGUF file, the first part where it is split, for the way back
     #[arg(required_unless_present = "list")]
     folder: Option<PathBuf>,
 
-    /// The file to write, or a folder to write it into under its default name
+    /// The file to write, or a folder to write it into under its default name; of a GGUF file, the folder to make
     #[arg(long, short, value_name = "PATH", conflicts_with = "second")]
     output: Option<PathBuf>,
 
@@ -53,6 +57,14 @@ struct Args {
     /// The type of the matrices; vectors stay f32 [default: auto, of an adapter f32]
     #[arg(long, value_enum, value_name = "TYPE")]
     outtype: Option<OutType>,
+
+    /// Of a GGUF file: the class of the folder, where files of the architecture are those of several
+    #[arg(long, value_name = "CLASS")]
+    class: Option<String>,
+
+    /// Of a GGUF file: the most gigabytes of a shard of the folder
+    #[arg(long, value_name = "GB", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..10_000))]
+    max_shard_size: u64,
 
     /// Decode blocks that GGUF has a type for (MXFP4, NVFP4) instead of keeping them
     #[arg(long)]
@@ -157,9 +169,16 @@ fn work(args: &Args) -> Result<Exit> {
     let Some(wanted) = args.folder.as_deref().filter(|_| !args.list) else {
         return list(args.common.json);
     };
+    if wanted.is_file() && is_gguf(wanted) {
+        return way_back(args, wanted);
+    }
+    if args.class.is_some() {
+        return Err(Error::usage("--class is for the way from a GGUF file to a folder")
+            .help("the class of a folder stands in its config.json"));
+    }
     let folder = &location::find(wanted, &args.common)?;
     if !folder.is_dir() {
-        return Err(Error::input("is a file, not a checkpoint folder")
+        return Err(Error::input("is a file, neither a checkpoint folder nor a GGUF file")
             .at(folder)
             .help("give the folder that holds config.json"));
     }
@@ -195,6 +214,102 @@ fn work(args: &Args) -> Result<Exit> {
     let mut written = files.iter().map(|file| file.write(args, folder, &inputs)).collect::<Result<Vec<_>>>()?;
     cli::commit_all(written.iter_mut().flat_map(|file| file.outputs.drain(..)).collect())?;
     print_result(args, folder, &files, Some(&written))
+}
+
+/// Whether a file begins as a GGUF file does.
+fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let begin = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
+    begin.is_ok() && magic == *b"GGUF"
+}
+
+/// A GGUF file becomes a checkpoint folder.
+fn way_back(args: &Args, file: &Path) -> Result<Exit> {
+    if let Some(option) = only_of_a_folder(args) {
+        return Err(Error::usage(format!("{option} is for the way from a folder to a file"))
+            .help("a GGUF file takes -o, --outtype, --class, --max-shard-size, --dry-run, --force and --no-verify"));
+    }
+    let Some(target) = args.output.as_deref() else {
+        return Err(Error::usage("a GGUF file becomes a folder, which needs a name").help("-o FOLDER names it"));
+    };
+    let outtype = match args.outtype {
+        None | Some(OutType::Auto) => None,
+        Some(OutType::BF16) => Some(Float::BF16),
+        Some(OutType::F16) => Some(Float::F16),
+        Some(OutType::F32) => Some(Float::F32),
+        Some(OutType::Q8_0) => {
+            return Err(Error::usage("a checkpoint folder has floats").help("--outtype bf16, f16 or f32"));
+        }
+    };
+    let options = BackOptions {
+        outtype,
+        class: args.class.clone(),
+        max_shard_bytes: args.max_shard_size.saturating_mul(1_000_000_000),
+    };
+    let source: Arc<dyn Source + Send + Sync> = Arc::new(gguf::open(file)?);
+    let plan = Folder::plan(source, &options).map_err(|e| e.at(file))?;
+    let mut notes: Vec<String> = plan.notes().to_vec();
+    let mut outputs = Vec::new();
+    if !args.dry_run {
+        let output = OutputFolder::create(target, args.force, &[file])?;
+        let progress = Progress::bytes(args.common.progress, args.common.quiet, "writing", plan.bytes());
+        let written = plan.write(output.temporary(), &|bytes| progress.add(bytes));
+        progress.finish();
+        written.map_err(|e| e.at(target))?;
+        if !args.no_verify {
+            let differing = plan.check(output.temporary());
+            notes.extend(differing.map_err(|e| Error::new(e.kind(), e.message().to_owned()).at(target))?);
+        }
+        output.commit()?;
+        let listed = std::fs::read_dir(target).map_err(|e| Error::io(target, "list", e))?;
+        outputs.extend(listed.filter_map(|entry| Some(entry.ok()?.path())));
+        outputs.sort();
+    }
+    if !args.common.quiet {
+        notes.iter().for_each(|note| cli::say(&format!("note: {note}")));
+    }
+    let document = || {
+        let result = json!({"output": gguf::quote::json(target), "written": !args.dry_run, "class": plan.class(),
+            "architecture": plan.architecture(), "tensors": plan.entries().len(), "bytes": plan.bytes(),
+            "outtype": plan.float().name(), "from": plan.types(), "notes": notes});
+        let files = Files::new(&args.common, !args.dry_run, &[file.to_path_buf()], &outputs)?;
+        Ok(cli::document(SCHEMA, VERSION, &files, result))
+    };
+    let text = || {
+        let types: Vec<String> = plan.types().iter().map(|(ty, n)| format!("{n} of {ty}")).collect();
+        Ok(format!(
+            "{}{}: {}, {} tensors as {}, {}, from {}\n",
+            if args.dry_run { "would write " } else { "" },
+            gguf::quote::path(target),
+            plan.class(),
+            plan.entries().len(),
+            plan.float().name(),
+            cli::bytes(plan.bytes()),
+            types.join(", ")
+        ))
+    };
+    args.common.result(document, text)?;
+    Ok(Exit::Done)
+}
+
+/// The first option that says nothing of the way back, where one is given.
+fn only_of_a_folder(args: &Args) -> Option<&'static str> {
+    let given = [
+        (args.decode, "--decode"),
+        (args.vocab_only, "--vocab-only"),
+        (args.target_model_dir.is_some(), "--target-model-dir"),
+        (args.mtp, "--mtp"),
+        (args.no_mtp, "--no-mtp"),
+        (args.dspark, "--dspark"),
+        (args.mmproj, "--mmproj"),
+        (args.all, "--all"),
+        (args.allow_nonfinite, "--allow-nonfinite"),
+        (args.check_tokenizer, "--check-tokenizer"),
+        (args.text.is_some(), "--text"),
+        (args.base.base.is_some(), "--base"),
+        (args.modelfile.modelfile, "--modelfile"),
+    ];
+    args.reading.given().or_else(|| given.into_iter().find(|(given, _)| *given).map(|(_, name)| name))
 }
 
 /// Encodes texts with the folder's tokenizer and with the one that the keys describe.
@@ -562,18 +677,23 @@ fn list(as_json: bool) -> Result<Exit> {
     if as_json {
         let rows: Vec<_> = hf::all()
             .chain(hf::projectors::all())
-            .map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark, "evaluated": a.is_evaluated()}))
+            .map(|a| {
+                json!({"classes": a.names, "architecture": a.arch, "remark": a.remark, "evaluated": a.is_evaluated(),
+                "folder": a.names.iter().map(|name| (name.to_string(), json!(back::has_way(name).is_ok())))
+                    .collect::<serde_json::Map<_, _>>()})
+            })
             .collect();
         cli::print_json(&json!(rows))?;
         return Ok(Exit::Done);
     }
-    let columns = ["architecture", "class", "evaluate", ""];
+    let columns = ["architecture", "class", "evaluate", "to a folder", ""];
     let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
     for row in hf::all().chain(hf::projectors::all()) {
         for (i, class) in row.names.iter().enumerate() {
             let remark = if i == 0 { row.remark } else { "" };
             let evaluated = row.is_evaluated().map_or("", |runs| if runs { "runs it" } else { "-" });
-            table.row([row.arch, *class, evaluated, remark].map(str::to_owned));
+            let folder = if back::has_way(class).is_ok() && !row.is_projector() { "yes" } else { "-" };
+            table.row([row.arch, *class, evaluated, folder, remark].map(str::to_owned));
         }
     }
     cli::print(&table.render())?;

@@ -59,6 +59,7 @@ pub mod arch;
 mod beside;
 pub mod check;
 mod cursor;
+pub mod decode;
 pub mod digest;
 pub mod edit;
 mod endian;

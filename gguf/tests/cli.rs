@@ -256,6 +256,43 @@ fn a_tensor_is_dumped_as_npy() {
 }
 
 #[test]
+fn decoded_values_are_f32_rows() {
+    let folder = Folder::new();
+    let path = folder.with("m.gguf", Model::llama().tensor("q", &[64, 3], gguf::TensorType::Q8_0).filled(5));
+    let (npy, csv) = (folder.path("t.npy"), folder.path("t.csv"));
+    let dump = |out: &Path, more: &[&str]| {
+        gguf(args(&[&["dump", "--decode", "--force"], more, &["-o"]].concat(), &[out, &path, Path::new("q")])).code(0);
+        fs::read(out).expect("written")
+    };
+    let values = dump(&npy, &[]);
+    let text = String::from_utf8_lossy(&values[..128]).into_owned();
+    assert!(text.contains("'descr': '<f4'") && text.contains("'shape': (3,64,)"), "{text}");
+    let values: Vec<f32> = values[128..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    // A scale and 32 signed bytes make 32 values.
+    let source = gguf::open(&path).expect("readable");
+    let index = gguf::Source::find(&source, "q").expect("there");
+    let bytes = gguf::Source::rows(&source, index, 0..3).expect("readable").into_owned();
+    let expected = bytes.chunks_exact(34).flat_map(|block| {
+        let d = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
+        block[2..].iter().map(move |q| f32::from(*q as i8) * d).collect::<Vec<_>>()
+    });
+    assert!(expected.eq(values.iter().copied()));
+    // Lines of numbers read back as the same.
+    for lines in [dump(&csv, &[]), dump(&folder.path("t"), &["--format", "csv"])] {
+        let lines = String::from_utf8(lines).expect("text");
+        assert_eq!(lines.lines().count(), 3);
+        let read =
+            lines.lines().flat_map(|line| line.split(',')).map(|number| number.parse::<f32>().expect("a number"));
+        assert!(read.eq(values.iter().copied()));
+    }
+    // What has no decoder is named; without --decode there is no form.
+    let path = folder.with("i.gguf", Model::llama().tensor("q", &[256, 1], gguf::TensorType::IQ2_XXS).filled(5));
+    gguf(args(&["dump", "--decode", "-o"], &[&folder.path("i.npy"), &path, Path::new("q")])).code(3);
+    gguf(args(&["dump", "--format", "csv", "-o"], &[&folder.path("i.csv"), &path, Path::new("q")])).code(2);
+    assert!(!folder.names().contains(&"i.npy".to_owned()));
+}
+
+#[test]
 fn every_help_has_an_example_and_wrong_usage_is_2() {
     let top = stdout(&gguf(["--help"]).code(0));
     let commands: Vec<&str> = top

@@ -14,11 +14,11 @@ use serde_json::{Map, Value, json};
 use super::chosen::{self, Chosen};
 use super::layers::{Layers, Treatment, Why};
 use super::nested::{self, Nested};
-use super::python::{Layout, dumps};
-use super::shards::{Entry, Shards};
 use super::stayed::{self, Stayed};
 use super::{four_bit, int8, state};
 use crate::codec;
+use convert::python::{Layout, dumps};
+use convert::shards::{Entry, Shards};
 
 /// Weights that a thread takes at a time: a multiple of every block length and of two.
 pub(super) const CHUNK: usize = 1 << 18;

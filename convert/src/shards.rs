@@ -7,11 +7,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use convert::safetensors::Dtype;
+use crate::safetensors::Dtype;
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use super::python::{Layout, dumps};
+use crate::python::{Layout, dumps};
 
 /// The types by size, then by the library's own order, largest first.
 const ORDER: &[Dtype] = &[
