@@ -623,7 +623,11 @@ fn write_files(
     for (plan, target) in plans.iter().zip(targets) {
         let outputs = target.iter().map(|path| Output::create(path, force, untouched));
         let outputs = outputs.collect::<Result<Vec<_>>>()?;
-        jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
+        let files: Vec<_> = plan.layouts()?.into_iter().zip(outputs).collect();
+        for (layout, output) in &files {
+            output.reserve(layout.file_bytes())?;
+        }
+        jobs.push(Job { plan: plan.clone(), files });
     }
     let total = source_bytes(Some(model), plans);
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
