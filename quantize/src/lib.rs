@@ -22,7 +22,7 @@ pub mod program;
 pub mod recipe;
 pub mod search;
 
-pub use block::{FORMATS, Format, format};
+pub use block::{FORMATS, Format, LEVELS, Levels, Rounded, format, levels};
 pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};
 pub use gguf::{Error, ErrorKind, Result};
 pub use lanes::Path as SimdPath;

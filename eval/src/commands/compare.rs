@@ -19,7 +19,7 @@ use eval::perplexity::{Chunks, Plan, Protocol};
 use eval::report::gate::{self, Gate, Judged, Limit, Measure, Rule, Verdict, parse_part, parse_share};
 use eval::report::{self, Compared, Facts};
 use eval::tensors::{TensorError, counterpart};
-use eval::weights::{Stored, Weights};
+use eval::weights::{Arithmetic, Deployed, Stored, Weights};
 use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, print_json, say};
 use gguf::digest::sha256;
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 
 use super::parts::{self, PartArgs};
 use super::similarity;
-use super::{Opened, ProgressBar, files_of, name_of, open_importance, read_text};
+use super::{ArithmeticArgs, Opened, ProgressBar, files_of, name_of, open_importance, read_text, weights_of};
 
 /// The most bytes of a file of limits.
 const LARGEST_GATE: u64 = 1 << 20;
@@ -116,6 +116,9 @@ pub struct Args {
     /// Memory for hidden states and what a layer makes of them
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
     pub max_memory: u64,
+
+    #[command(flatten)]
+    arithmetic: ArithmeticArgs,
 
     #[command(flatten)]
     pub part: PartArgs,
@@ -335,6 +338,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let begun = Instant::now();
     let gate = args.show.gate()?;
     args.check_part(&gate)?;
+    let arithmetic = arithmetic(args.arithmetic, &gate)?;
     let written: Vec<&Path> = args.show.files().chain(args.save_base.as_deref()).collect();
     let inputs = args.inputs();
     for (i, target) in written.iter().enumerate() {
@@ -356,23 +360,24 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .map(|&precision| Encoded::new(&base.source, precision, importance.as_ref()).map_err(|e| e.at(&args.base)))
         .collect::<Result<Vec<_>>>()?;
 
-    let mut candidates: Vec<Candidate<'_>> = args
-        .models
-        .iter()
-        .zip(&others)
-        .map(|(path, opened)| Candidate {
+    let mut candidates = Vec::with_capacity(others.len() + encoded.len());
+    for (path, opened) in args.models.iter().zip(&others) {
+        candidates.push(Candidate {
             name: name_of(path),
             bytes: bytes_of(opened.source.tensors()),
             model: &opened.model,
-            weights: Box::new(Stored(&opened.source)),
+            weights: weights_of(&opened.source, arithmetic).map_err(|e| e.at(path))?,
             encoded: None,
-        })
-        .collect();
+        });
+    }
     let types = encoded.iter().zip(&precisions).map(|(e, p)| Candidate {
         name: p.to_string(),
         bytes: e.bytes(),
         model: &base.model,
-        weights: Box::new(e),
+        weights: match arithmetic {
+            Arithmetic::Exact => Box::new(e),
+            Arithmetic::Deployed => Box::new(Deployed::new(e)),
+        },
         encoded: Some(e),
     });
     candidates.extend(types);
@@ -387,7 +392,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
                 notes(&encoded, &precisions).into_iter().map(|(note, names)| format!("{}: {note}", names.join(", "))),
             )
             .collect();
-        return similarity::run(args, common, &base, &candidates, &gate, &told);
+        return similarity::run(args, common, &base, &candidates, arithmetic, (&gate, &told));
     }
     check_measures(&gate, TOKEN_MEASURES, "a model that predicts tokens")?;
     if !args.prefix.is_empty() {
@@ -402,7 +407,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let positions = chunks.scored.len() * chunks.inputs.len();
     args.show.enough(&gate, positions).map_err(|e| e.at(&args.text))?;
 
-    let part = args.part.part.map(|part| begin_part(args, part, &base, &others, &text)).transpose()?;
+    let part = args.part.part.map(|part| begin_part(args, part, arithmetic, &base, &others, &text)).transpose()?;
     let mut chunks = chunks;
     let all_chunks = chunks.inputs.len();
     let mut output = None;
@@ -450,7 +455,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             chunks: all_chunks,
             first_scored: chunks.scored.start,
             positions,
-            arithmetic: "f32 on decoded weights, statistics in f64".into(),
+            arithmetic: arithmetic_words(arithmetic),
             seconds: begun.elapsed().as_secs_f64(),
         },
         scored: chunks.scored.len(),
@@ -471,7 +476,14 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
 }
 
 /// What the parts of a comparison have in common.
-fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &str) -> Result<parts::Run> {
+fn begin_part(
+    args: &Args,
+    part: Part,
+    arithmetic: Arithmetic,
+    base: &Opened,
+    others: &[Opened],
+    text: &str,
+) -> Result<parts::Run> {
     let file = |path: &PathBuf| -> Result<Value> { Ok(gguf::digest::sha256_file(path, |_| ())?.0.into()) };
     let models: Vec<String> =
         others.iter().map(|o| quantize::parts::source_digest(&o.source)).collect::<Result<_>>()?;
@@ -490,6 +502,7 @@ fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &
             ("saved base", args.base_from.as_ref().map(file).transpose()?.into()),
             ("context (--ctx)", json!(args.context())),
             ("number of chunks (--chunks)", json!(args.chunks)),
+            ("arithmetic (--arithmetic)", json!(arithmetic)),
         ],
     )
 }
@@ -628,6 +641,23 @@ fn show(
         junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
     };
     publish(args, common, &forms, &verdicts, inputs)
+}
+
+/// The arithmetic of a run: what the option and the gate ask for.
+fn arithmetic(option: ArithmeticArgs, gate: &Gate) -> Result<Arithmetic> {
+    match (option.asked(), gate.arithmetic) {
+        (Some(asked), Some(wanted)) if asked != wanted => {
+            Err(Error::usage(format!("the gate's limits are for {wanted} arithmetic, --arithmetic asks for {asked}"))
+                .help("leave --arithmetic out, or take another gate file"))
+        }
+        (asked, wanted) => Ok(asked.or(wanted).unwrap_or_default()),
+    }
+}
+
+/// The arithmetic of a comparison in words. The base is what the others are measured by, so it is always exact.
+pub fn arithmetic_words(arithmetic: Arithmetic) -> String {
+    let base = if arithmetic == Arithmetic::Exact { "" } else { "; the base in f32" };
+    format!("{}{base}, statistics in f64", arithmetic.words())
 }
 
 /// What a person should know of the precisions: each note once, with the names it is about.

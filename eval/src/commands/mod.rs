@@ -21,7 +21,7 @@ use convert::Checkpoint;
 use convert::modules::Behind;
 use convert::tokenizer::Tokenizer;
 use eval::model::Model;
-use eval::weights::Stored;
+use eval::weights::{Arithmetic, Deployed, Stored, Weights};
 use gguf::cli::{Common, Progress};
 use gguf::{Error, Result, Source};
 use quantize::imatrix::Imatrix;
@@ -97,6 +97,44 @@ impl Opened {
             (Behind::default(), own.into_iter().collect())
         });
         Ok(Opened { source, model, tokenizer, behind, departures })
+    }
+}
+
+/// How products are taken.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct ArithmeticArgs {
+    /// How products are taken: 'exact' (f32 on decoded weights) or 'deployed' (activations rounded, integers multiplied, keys
+    /// and values kept in 16 bits, as llama.cpp does on a processor) [default: exact]
+    #[arg(long, value_name = "HOW")]
+    arithmetic: Option<Arithmetic>,
+}
+
+impl ArithmeticArgs {
+    /// What was asked for.
+    pub fn asked(self) -> Option<Arithmetic> {
+        self.arithmetic
+    }
+
+    /// What is taken where nothing else asks.
+    pub fn chosen(self) -> Arithmetic {
+        self.arithmetic.unwrap_or_default()
+    }
+}
+
+/// A source's weights in an arithmetic.
+///
+/// # Errors
+/// Weights that something else than ggml packed: how that multiplies is not known of a source.
+pub fn weights_of<'a>(source: &'a dyn Source, arithmetic: Arithmetic) -> Result<Box<dyn Weights + 'a>> {
+    match (arithmetic, source.packed()) {
+        (Arithmetic::Exact, _) => Ok(Box::new(Stored(source))),
+        (Arithmetic::Deployed, None) => Ok(Box::new(Deployed::new(Stored(source)))),
+        (Arithmetic::Deployed, Some(packed)) => {
+            Err(Error::input(format!("is packed by {packed}, whose arithmetic cannot be computed from a folder")).help(
+                "leave --arithmetic out; of bitsandbytes' types, `compare --types nf4,int8` on the model they were made from \
+                 computes it",
+            ))
+        }
     }
 }
 

@@ -7,14 +7,14 @@ use std::time::Instant;
 use eval::divergence::error_over_chunks;
 use eval::parts::{Gathered, Numbers};
 use eval::perplexity::{Chunks, Plan, Protocol, Score, perplexity};
-use eval::weights::Stored;
+use eval::weights::Arithmetic;
 use gguf::cli::{Common, Exit, count, parse_bytes, parse_count, print, print_json};
 use gguf::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::parts::{self, PartArgs};
-use super::{Opened, ProgressBar, files_of, read_text};
+use super::{ArithmeticArgs, Opened, ProgressBar, files_of, read_text, weights_of};
 
 /// Which tokens are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -63,6 +63,9 @@ pub struct Args {
     max_memory: u64,
 
     #[command(flatten)]
+    arithmetic: ArithmeticArgs,
+
+    #[command(flatten)]
     part: PartArgs,
 
     /// The folder that parts go to
@@ -89,6 +92,8 @@ struct Facts {
     model: Value,
     text: Value,
     protocol: String,
+    #[serde(default)]
+    arithmetic: Arithmetic,
     ctx: usize,
     stride: Option<usize>,
     /// Chunks of the text.
@@ -116,6 +121,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         model: gguf::quote::json(&args.model),
         text: gguf::quote::json(&args.text),
         protocol: args.stride.map_or(args.protocol.name(), |_| "stride").into(),
+        arithmetic: args.arithmetic.chosen(),
         ctx: args.ctx,
         stride: args.stride,
         chunks: chunks.inputs.len(),
@@ -129,6 +135,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             ("context (--ctx)", json!(facts.ctx)),
             ("distance of chunks (--stride)", json!(facts.stride)),
             ("number of chunks (--chunks)", json!(facts.chunks)),
+            ("arithmetic (--arithmetic)", json!(facts.arithmetic)),
         ];
         parts::Run::new(("perplexity", part, "chunks"), &opened.source, &text, options)
     });
@@ -149,7 +156,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     }
     let begun = Instant::now();
     let mut nll = Vec::with_capacity(chunks.inputs.len() * facts.scored);
-    perplexity(model, &Stored(&opened.source), &chunks, plan, Some(&progress), |chunk| nll.extend_from_slice(chunk))
+    let weights = weights_of(&opened.source, facts.arithmetic).map_err(|e| e.at(&args.model))?;
+    perplexity(model, &weights, &chunks, plan, Some(&progress), |chunk| nll.extend_from_slice(chunk))
         .map_err(|e| e.at(&args.model))?;
     bar.finish();
     if let (Some(run), Some(output)) = (part, output) {
@@ -196,6 +204,7 @@ fn report(common: &Common, facts: &Facts, nll: &[f64], seconds: f64) -> Result<(
             "model": facts.model,
             "text": facts.text,
             "protocol": facts.protocol,
+            "arithmetic": facts.arithmetic,
             "ctx": facts.ctx,
             "stride": facts.stride,
             "chunks": facts.chunks,
@@ -225,6 +234,7 @@ fn report(common: &Common, facts: &Facts, nll: &[f64], seconds: f64) -> Result<(
     };
     print(&format!(
         "perplexity  {:.4}{}\nmean nll    {:.6}{}\n{} tokens scored in {} chunks of {}; {:.1} s, {rate:.0} tokens/s\n\
+         Arithmetic: {}.\n\
          The error over tokens takes them as independent, which is llama.cpp's convention.\n",
         score.ppl(),
         pm(score.ppl_error(), over_chunks.map(|e| e * score.ppl())),
@@ -234,5 +244,6 @@ fn report(common: &Common, facts: &Facts, nll: &[f64], seconds: f64) -> Result<(
         facts.chunks,
         facts.length,
         seconds,
+        facts.arithmetic.words(),
     ))
 }

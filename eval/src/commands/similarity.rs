@@ -8,12 +8,12 @@ use eval::forward::Stream;
 use eval::report::embedding::{self, Base, Change, Model as Row, Protocol, Report};
 use eval::report::gate::{self, Gate, Measure};
 use eval::similarity::{ScoreChange, Similarity};
-use eval::weights::Stored;
+use eval::weights::{Arithmetic, Stored};
 use gguf::cli::{Common, Exit};
 use gguf::digest::sha256;
 use gguf::{Error, Result, TensorInfo};
 
-use super::compare::{Args, Candidate, Forms, bytes_of, check_measures, publish};
+use super::compare::{Args, Candidate, Forms, arithmetic_words, bytes_of, check_measures, publish};
 use super::{Opened, ProgressBar, name_of, read_text, texts};
 
 /// Fewer texts than this say nothing with any confidence.
@@ -31,8 +31,8 @@ pub fn run(
     common: &Common,
     base: &Opened,
     candidates: &[Candidate<'_>],
-    gate: &Gate,
-    told: &[String],
+    arithmetic: Arithmetic,
+    (gate, told): (&Gate, &[String]),
 ) -> Result<Exit> {
     let begun = Instant::now();
     let scores = embed::scores(&base.model) && args.pooling.is_none();
@@ -130,7 +130,7 @@ pub fn run(
             prefix: args.prefix.clone(),
             pooling: heads[0].pool().name().into(),
             dimensions: width,
-            arithmetic: "f32 on decoded weights, statistics in f64".into(),
+            arithmetic: arithmetic_words(arithmetic),
             seconds: begun.elapsed().as_secs_f64(),
         },
         models: candidates.iter().zip(&found).map(row).collect::<Result<_>>()?,

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Model;
 use crate::divergence::Estimate;
+use crate::weights::Arithmetic;
 
 /// What may be limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +216,8 @@ pub struct Gate {
     pub rules: Vec<Rule>,
     /// The certainty that is asked for (0.5 to 1); none where the measured value alone decides.
     pub confidence: Option<f64>,
+    /// How products are to be taken for these limits; none where either will do.
+    pub arithmetic: Option<Arithmetic>,
 }
 
 impl Gate {
@@ -232,6 +235,10 @@ impl Gate {
                     let text = words_of(value).ok_or_else(|| wrong(key, "is a share such as \"95%\""))?;
                     gate.confidence = Some(parse_share(&text).map_err(|e| wrong(key, &e))?);
                 }
+                ("arithmetic", value) => {
+                    let text = words_of(value).ok_or_else(|| wrong(key, "is exact or deployed"))?;
+                    gate.arithmetic = Some(text.parse().map_err(|e: Error| wrong(key, e.message()))?);
+                }
                 ("limits", toml::Value::Array(rules)) => {
                     for rule in rules {
                         let table = rule.as_table().ok_or_else(|| wrong(key, "is a list of tables, [[limits]]"))?;
@@ -239,7 +246,10 @@ impl Gate {
                     }
                 }
                 ("limits", toml::Value::Table(table)) => gate.rules.push(Rule::parse(table)?),
-                _ => return Err(Error::input(format!("{key} is no key of a gate file")).help("confidence, [[limits]]")),
+                _ => {
+                    return Err(Error::input(format!("{key} is no key of a gate file"))
+                        .help("arithmetic, confidence, [[limits]]"));
+                }
             }
         }
         gate.check()?;
@@ -595,7 +605,7 @@ mod tests {
     const KLD: Limit = Limit { measure: Measure::Kld, limit: 0.02 };
 
     fn asking(limits: &[Limit], confidence: Option<f64>) -> Gate {
-        Gate { rules: vec![Rule { limits: limits.to_vec(), ..Rule::default() }], confidence }
+        Gate { rules: vec![Rule { limits: limits.to_vec(), ..Rule::default() }], confidence, arithmetic: None }
     }
 
     #[test]

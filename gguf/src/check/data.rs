@@ -48,7 +48,7 @@ struct Judge {
     ty: TensorType,
     rule: &'static Rule,
     /// Whether a block, in little-endian order, breaks the rule.
-    bad: fn(TensorType, &[u8]) -> bool,
+    bad: fn(&[ScaleField], &[u8]) -> bool,
     noun: &'static str,
 }
 
@@ -60,18 +60,17 @@ impl Judge {
             TensorType::BF16 => plain(|_, b| half_bad(b, 0x7F80)),
             TensorType::F32 => plain(|_, b| f32_bad(b)),
             TensorType::F64 => plain(|_, b| b.first_chunk().is_some_and(|&b| !f64::from_le_bytes(b).is_finite())),
-            TensorType::MXFP4 => {
-                Some(Judge { ty, rule: &MXFP4_SCALE_INVALID, bad: |ty, b| scale_bad(ty, b), noun: "block" })
-            }
+            TensorType::MXFP4 => Some(Judge { ty, rule: &MXFP4_SCALE_INVALID, bad: scale_bad, noun: "block" }),
             _ if ty.scale_fields().is_empty() => None,
-            _ => Some(Judge { ty, rule: &BLOCK_SCALE_NONFINITE, bad: |ty, b| scale_bad(ty, b), noun: "block" }),
+            _ => Some(Judge { ty, rule: &BLOCK_SCALE_NONFINITE, bad: scale_bad, noun: "block" }),
         }
     }
 
     fn run(&self, scan: &Scan, tensor: &Tensor, span: Range<usize>, sink: &mut Sink<'_>) {
         let (mut count, mut first) = (0_u64, 0);
+        let fields = self.ty.scale_fields();
         let total = each_block(scan, self.ty, span.clone(), |i, bytes| {
-            if (self.bad)(self.ty, bytes) {
+            if (self.bad)(fields, bytes) {
                 if count == 0 {
                     first = i;
                 }
@@ -126,8 +125,8 @@ fn f32_bad(bytes: &[u8]) -> bool {
     bytes.first_chunk().is_some_and(|&b| !f32::from_le_bytes(b).is_finite())
 }
 
-fn scale_bad(ty: TensorType, block: &[u8]) -> bool {
-    ty.scale_fields().iter().any(|field| match *field {
+fn scale_bad(fields: &[ScaleField], block: &[u8]) -> bool {
+    fields.iter().any(|field| match *field {
         ScaleField::F16(at) => block.get(at as usize..).is_some_and(|b| half_bad(b, 0x7C00)),
         ScaleField::F32(at) => block.get(at as usize..).is_some_and(f32_bad),
         ScaleField::E8m0(at) => block.get(at as usize) == Some(&0xFF),

@@ -98,27 +98,35 @@ fn six_bits(scales: &[u8], part: usize) -> u8 {
 
 /// How blocks of a type are judged.
 struct Judge {
-    ty: TensorType,
+    /// Looked up once: there are billions of blocks.
+    fields: &'static [ScaleField],
+    /// Weights of a part, and parts of a block.
+    part_len: usize,
+    n_parts: usize,
     parts: Option<&'static Parts>,
 }
 
 impl Judge {
     fn of(ty: TensorType) -> Judge {
-        Judge { ty, parts: PARTS.iter().find(|parts| parts.ty == ty) }
+        Judge {
+            fields: ty.scale_fields(),
+            part_len: ty.scale_len() as usize,
+            n_parts: (ty.block_len() / ty.scale_len()) as usize,
+            parts: PARTS.iter().find(|parts| parts.ty == ty),
+        }
     }
 
     fn held(&self, block: &[u8]) -> Held {
-        let empty = self.ty.scale_fields().iter().all(|&field| scale_is_zero(field, block));
+        let empty = self.fields.iter().all(|&field| scale_is_zero(field, block));
         let numbers = match self.parts {
             Some(parts) => {
-                let len = self.ty.scale_len() as usize;
+                let len = self.part_len;
                 let differ = |part: usize| {
                     let mut numbers = (part * len..(part + 1) * len).map(|i| (parts.number)(block, i));
                     let first = numbers.next();
                     numbers.any(|n| Some(n) != first)
                 };
-                (0..self.ty.block_len() as usize / len)
-                    .any(|part| (empty || (parts.scale_is_zero)(block, part)) && differ(part))
+                (0..self.n_parts).any(|part| (empty || (parts.scale_is_zero)(block, part)) && differ(part))
             }
             None => empty && self.has_numbers(block),
         };
@@ -133,10 +141,9 @@ impl Judge {
     /// Whether a block is none of zeros. Of these an encoder makes two patterns at most: bits that are all the same, and
     /// those above them.
     fn has_numbers(&self, block: &[u8]) -> bool {
-        let fields = self.ty.scale_fields();
         let mut patterns = [None; 2];
         for (at, &byte) in block.iter().enumerate() {
-            if fields.iter().any(|field| field.span().contains(&at)) || patterns.contains(&Some(byte)) {
+            if self.fields.iter().any(|field| field.span().contains(&at)) || patterns.contains(&Some(byte)) {
                 continue;
             }
             match patterns.iter_mut().find(|p| p.is_none()) {

@@ -634,18 +634,18 @@ fn write_files(
     let force = args.run.force || args.record.if_changed;
     let mut jobs = Vec::with_capacity(plans.len());
     for (plan, target) in plans.iter().zip(targets) {
-        let outputs = target.iter().enumerate().map(|(i, path)| Shard {
+        let layouts = plan.layouts().map_err(|e| e.at(input))?;
+        let outputs = layouts.iter().zip(target).enumerate().map(|(i, (layout, path))| Shard {
             target: path,
             force,
             untouched,
+            bytes: layout.file_bytes(),
             // The first stays open, so that others see them alive.
             stays_open: i == 0,
             output: None,
         });
-        jobs.push(Job {
-            plan: plan.clone(),
-            files: plan.layouts().map_err(|e| e.at(input))?.into_iter().zip(outputs).collect(),
-        });
+        let outputs: Vec<_> = outputs.collect();
+        jobs.push(Job { plan: plan.clone(), files: layouts.into_iter().zip(outputs).collect() });
     }
     let total = source_bytes(Some(model), plans);
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
@@ -680,6 +680,8 @@ struct Shard<'a> {
     target: &'a Path,
     force: bool,
     untouched: &'a [&'a Path],
+    /// The size of the file, for which room is set aside.
+    bytes: u64,
     stays_open: bool,
     output: Option<Output>,
 }
@@ -688,7 +690,11 @@ impl Write for Shard<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let output = match self.output.take() {
             Some(output) => output,
-            None => Output::create(self.target, self.force, self.untouched).map_err(io::Error::other)?,
+            None => {
+                let output = Output::create(self.target, self.force, self.untouched).map_err(io::Error::other)?;
+                output.reserve(self.bytes).map_err(io::Error::other)?;
+                output
+            }
         };
         self.output.insert(output).write(bytes)
     }
