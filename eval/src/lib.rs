@@ -1,6 +1,7 @@
 //! The reference transformer, perplexity, divergence, reports, the gate.
 
 pub mod baseline;
+pub mod choices;
 pub mod collect;
 pub mod compare;
 pub mod divergence;

@@ -16,6 +16,7 @@ use quantize::SimdPath;
     after_help = "Examples:
   evaluate perplexity Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt
   evaluate compare tiny-llama --text sample.txt --html report.html
+  evaluate choices tiny-llama --types q4_k_m --file winogrande.csv --format winogrande
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
@@ -37,6 +38,7 @@ struct Cli {
 enum Command {
     Perplexity(commands::perplexity::Args),
     Compare(Box<commands::compare::Args>),
+    Choices(Box<commands::choices::Args>),
     Tensors(commands::tensors::Args),
     Imatrix(commands::imatrix::Args),
     Gather(Box<commands::gather::Args>),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         match &command {
             Command::Perplexity(args) => commands::perplexity::run(args, &common),
             Command::Compare(args) => commands::compare::run(args, &common),
+            Command::Choices(args) => commands::choices::run(args, &common),
             Command::Tensors(args) => commands::tensors::run(args, &common),
             Command::Imatrix(args) => commands::imatrix::run(args, &common),
             Command::Gather(args) => commands::gather::run(args, &common),
