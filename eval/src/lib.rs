@@ -4,6 +4,7 @@
 extern crate self as eval;
 
 pub mod baseline;
+pub mod choices;
 pub mod collect;
 mod commands;
 pub mod compare;

@@ -19,6 +19,7 @@ pub const PROGRAM: Program = Program::of::<Cli>();
     after_help = "Examples:
   evaluate perplexity Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt
   evaluate compare tiny-llama --text sample.txt --html report.html
+  evaluate choices tiny-llama --types q4_k_m --file winogrande.csv --format winogrande
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
@@ -40,6 +41,7 @@ struct Cli {
 enum Command {
     Perplexity(commands::perplexity::Args),
     Compare(Box<commands::compare::Args>),
+    Choices(Box<commands::choices::Args>),
     Tensors(commands::tensors::Args),
     Imatrix(commands::imatrix::Args),
     Gather(Box<commands::gather::Args>),
@@ -60,6 +62,7 @@ impl cli::Options for Cli {
             match &command {
                 Command::Perplexity(args) => commands::perplexity::run(args, &common),
                 Command::Compare(args) => commands::compare::run(args, &common),
+                Command::Choices(args) => commands::choices::run(args, &common),
                 Command::Tensors(args) => commands::tensors::run(args, &common),
                 Command::Imatrix(args) => commands::imatrix::run(args, &common),
                 Command::Gather(args) => commands::gather::run(args, &common),

@@ -644,7 +644,7 @@ fn show(
 }
 
 /// The arithmetic of a run: what the option and the gate ask for.
-fn arithmetic(option: ArithmeticArgs, gate: &Gate) -> Result<Arithmetic> {
+pub fn arithmetic(option: ArithmeticArgs, gate: &Gate) -> Result<Arithmetic> {
     match (option.asked(), gate.arithmetic) {
         (Some(asked), Some(wanted)) if asked != wanted => {
             Err(Error::usage(format!("the gate's limits are for {wanted} arithmetic, --arithmetic asks for {asked}"))
@@ -754,7 +754,7 @@ fn check_kld(file: &KldFile, base: &Opened, chunks: &Chunks) -> Result<()> {
 }
 
 /// Opens a model that is compared and checks that it is the same model as the base.
-fn open_other(base: &Opened, path: &Path, common: &Common) -> Result<Opened> {
+pub fn open_other(base: &Opened, path: &Path, common: &Common) -> Result<Opened> {
     let other = Opened::open(path, common)?;
     let wrong = |message: String| Error::input(message).at(path).help("compare precisions of one and the same model");
     let (a, b) = (base.source.metadata(), other.source.metadata());

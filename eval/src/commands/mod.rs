@@ -1,5 +1,6 @@
 //! The program's commands: options, work, report.
 
+pub mod choices;
 pub mod compare;
 pub mod embed;
 pub mod features;

@@ -36,6 +36,8 @@ pub enum Measure {
     RankCorrelation,
     /// Share of the nearest or the best that are so under the base, at least.
     Overlap,
+    /// Share of questions whose answer becomes wrong or right, at most.
+    Flips,
 }
 
 /// How a value of a measure reads.
@@ -70,7 +72,7 @@ const fn floor(row: Row) -> Row {
     Row { floor: true, ..row }
 }
 
-const MEASURES: [Row; 10] = [
+const MEASURES: [Row; 11] = [
     row(Measure::PplIncrease, "max-ppl-increase", "ppl_increase", "perplexity increase", Unit::Share),
     row(Measure::Kld, "max-kld", "kld", "mean KL divergence", Unit::Plain),
     row(Measure::Kld99, "max-kld-99", "kld_99", "99 % KL divergence", Unit::Plain),
@@ -84,6 +86,7 @@ const MEASURES: [Row; 10] = [
     floor(row(Measure::Cosine, "min-cosine", "cosine", "mean cosine", Unit::Plain)),
     floor(row(Measure::RankCorrelation, "min-rank-correlation", "rank_correlation", "rank correlation", Unit::Plain)),
     floor(row(Measure::Overlap, "min-overlap", "overlap", "overlap", Unit::Share)),
+    row(Measure::Flips, "max-flips", "flips", "share of flipped answers", Unit::Share),
 ];
 
 /// A model of a report that can be judged.
@@ -112,7 +115,7 @@ impl Judged for Model {
             Measure::DeltaP => Some(d.delta_p.derived(d.delta_p.value.abs(), 1.0)),
             Measure::DeltaPRms => Some(d.delta_p_rms),
             Measure::SameTop => Some(d.same_top),
-            Measure::Cosine | Measure::RankCorrelation | Measure::Overlap => None,
+            Measure::Cosine | Measure::RankCorrelation | Measure::Overlap | Measure::Flips => None,
         }
     }
 }

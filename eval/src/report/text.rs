@@ -93,7 +93,7 @@ fn shortened(name: &str, longest: usize) -> String {
 pub fn terminal(report: &Report) -> String {
     let (base, protocol) = (&report.base, &report.protocol);
     format!(
-        "{}: {}, {:.2} bits per weight, {}\n{}: {} chunks of {} tokens, {} positions scored\n\n{}\n{}\n{ERRORS}\n",
+        "{}: {}, {:.2} bits per weight, {}\n{}: {} chunks of {} tokens, {} positions scored\nArithmetic: {}\n\n{}\n{}\n{ERRORS}\n",
         base.name,
         bytes(base.bytes),
         base.bits_per_weight,
@@ -102,6 +102,7 @@ pub fn terminal(report: &Report) -> String {
         protocol.chunks,
         protocol.context,
         protocol.positions,
+        protocol.arithmetic,
         table(report, &COSTS),
         table(report, &DISTANCES)
     )
@@ -118,14 +119,15 @@ pub fn markdown(report: &Report) -> String {
     }
     let (base, protocol) = (&report.base, &report.protocol);
     out + &format!(
-        "\nBase {}: {:.2} bits per weight, {}. {} positions of {} ({} chunks of {}). {ERRORS}\n",
+        "\nBase {}: {:.2} bits per weight, {}. {} positions of {} ({} chunks of {}). Arithmetic: {}. {ERRORS}\n",
         base.name,
         base.bits_per_weight,
         base_ppl(report),
         protocol.positions,
         protocol.text,
         protocol.chunks,
-        protocol.context
+        protocol.context,
+        protocol.arithmetic
     )
 }
 
