@@ -12,7 +12,7 @@ use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tok
 use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
-use convert::{Checkpoint, Options, OutType, Part, hf, location};
+use convert::{Checkpoint, Options, OutType, hf, location};
 use gguf::cli::{self, Align, Common, Exit, Files, Output, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
@@ -39,7 +39,7 @@ struct Args {
     #[arg(required_unless_present = "list")]
     folder: Option<PathBuf>,
 
-    /// The file to write, or a folder to write it into under its default name
+    /// The file to write, {ftype} in its name standing for the type, or a folder to write it into under its default name
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -54,22 +54,6 @@ struct Args {
     /// Write the keys and the vocabulary alone, without tensors; the folder needs no weights
     #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
     vocab_only: bool,
-
-    /// The folder of the model that a draft (EAGLE 3, DFlash, DSpark) is made for
-    #[arg(long, value_name = "DIR")]
-    target_model_dir: Option<PathBuf>,
-
-    /// Write the layers of multi-token prediction alone, with the embeddings and the head that they share
-    #[arg(long, conflicts_with_all = ["no_mtp", "dspark"])]
-    mtp: bool,
-
-    /// Leave the layers of multi-token prediction out
-    #[arg(long, alias = "no-nextn", conflicts_with = "dspark")]
-    no_mtp: bool,
-
-    /// Write the DSpark draft inside DeepSeek V4 alone
-    #[arg(long)]
-    dspark: bool,
 
     /// Write the projector file (towers that see or hear) instead of the text model's
     #[arg(long, conflicts_with_all = ["all", "vocab_only", "merge_lora", "modelfile", "check_tokenizer"])]
@@ -138,7 +122,7 @@ fn main() -> ExitCode {
 
 fn work(args: &Args) -> Result<Exit> {
     let Some(wanted) = args.folder.as_deref().filter(|_| !args.list) else {
-        return list(args.common.json);
+        return list(&args.common);
     };
     let folder = &location::find(wanted, &args.common)?;
     if !folder.is_dir() {
@@ -163,8 +147,10 @@ fn work(args: &Args) -> Result<Exit> {
     let files: Vec<Conversion> = text.into_iter().chain(projector).collect();
     if args.check_tokenizer {
         let tokenizer = compare_tokenizers(args, folder, files[0].checkpoint.metadata())?;
-        if args.common.json {
-            cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
+        if args.common.wants_document() {
+            let files = Files::new(&args.common, false, &convert::files::of_model(folder), &[])?;
+            let fields = json!({ "tokenizer": tokenizer_json(&tokenizer) });
+            args.common.print_document("convert-tokenizer-1", VERSION, &files, fields)?;
         }
         return Ok(Exit::Done);
     }
@@ -185,7 +171,7 @@ fn work(args: &Args) -> Result<Exit> {
 /// Encodes texts with the folder's tokenizer and with the one that the keys describe.
 fn compare_tokenizers(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
     // A draft has the vocabulary of its target.
-    let folder = args.target_model_dir.as_deref().unwrap_or(folder);
+    let folder = args.reading.target_model_dir.as_deref().unwrap_or(folder);
     check_tokenizer(folder, metadata, args.text.as_deref(), &args.common)
 }
 
@@ -232,7 +218,7 @@ impl Conversion {
                 return Err(Error::usage("--all writes two files, so -o names a folder")
                     .help("end its path with / where it is not there yet"));
             }
-            None => target(args.output.as_deref(), &default),
+            None => with_type(target(args.output.as_deref(), &default), checkpoint.type_name()),
         };
         let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
         let plan = if args.vocab_only { plan.unpadded() } else { plan };
@@ -285,13 +271,7 @@ impl Conversion {
 fn options(args: &Args, outtype: OutType) -> Result<Options> {
     let blocks = if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep };
     let options = args.reading.options(args.outtype.unwrap_or(outtype), blocks, &args.common)?;
-    let part = match (args.mtp, args.no_mtp, args.dspark) {
-        (true, ..) => Part::Prediction,
-        (_, true, _) => Part::Trunk,
-        (.., true) => Part::DSpark,
-        _ => Part::Model,
-    };
-    Ok(Options { vocab_only: args.vocab_only, part, target: args.target_model_dir.clone(), ..options })
+    Ok(Options { vocab_only: args.vocab_only, ..options })
 }
 
 /// An adapter's folder becomes a GGUF adapter.
@@ -370,6 +350,15 @@ fn target(wanted: Option<&Path>, default: &str) -> PathBuf {
     }
 }
 
+/// A path whose file name has the type in place of {ftype} or {FTYPE}.
+fn with_type(path: PathBuf, type_name: Option<&str>) -> PathBuf {
+    let (Some(name), Some(ty)) = (path.file_name().and_then(|name| name.to_str()), type_name) else { return path };
+    let marks = [("{ftype}", ty.to_lowercase()), ("{outtype}", ty.to_lowercase())];
+    let marks = marks.into_iter().chain([("{FTYPE}", ty.to_uppercase()), ("{OUTTYPE}", ty.to_uppercase())]);
+    let filled = marks.fold(name.to_owned(), |name, (mark, ty)| name.replace(mark, &ty));
+    path.with_file_name(filled)
+}
+
 fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<()> {
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
     let target = output.target().to_path_buf();
@@ -441,7 +430,7 @@ fn read(args: &Args, folder: &Path) -> Result<Vec<PathBuf>> {
     for (adapter, _) in &args.reading.merge_lora {
         folders.push(location::find(adapter, &args.common)?);
     }
-    folders.extend(args.target_model_dir.clone());
+    folders.extend(args.reading.target_model_dir.clone());
     let mut all = Vec::new();
     for folder in folders {
         all.extend(convert::files::of_model(&folder));
@@ -554,13 +543,13 @@ impl Conversion {
     }
 }
 
-fn list(as_json: bool) -> Result<Exit> {
-    if as_json {
+fn list(common: &Common) -> Result<Exit> {
+    if common.wants_document() {
         let rows: Vec<_> = hf::all()
             .chain(hf::projectors::all())
             .map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark, "evaluated": a.is_evaluated()}))
             .collect();
-        cli::print_json(&json!(rows))?;
+        common.print_document("convert-classes-1", VERSION, &Files::default(), json!({"classes": rows}))?;
         return Ok(Exit::Done);
     }
     let columns = ["architecture", "class", "evaluate", ""];

@@ -19,6 +19,7 @@ use quantize::SimdPath;
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
+  evaluate tokenize tiny-llama --text sample.txt
   evaluate embed bge-small-en-v1.5 --text questions.txt
   evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
   evaluate features mmproj-llava-F16.gguf --pixels image.f32 --shape 3,336,336
@@ -28,6 +29,10 @@ Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system
 struct Cli {
     #[command(flatten)]
     common: Common,
+
+    /// At most so many threads [default: one for each processor]
+    #[arg(long, global = true, value_name = "N", value_parser = gguf::cli::parse_count)]
+    threads: Option<usize>,
 
     #[command(subcommand)]
     command: Command,
@@ -41,6 +46,7 @@ enum Command {
     Imatrix(commands::imatrix::Args),
     Gather(Box<commands::gather::Args>),
     Generate(commands::generate::Args),
+    Tokenize(commands::tokenize::Args),
     Logits(commands::logits::Args),
     Embed(commands::embed::Args),
     Optimize(Box<commands::optimize::Args>),
@@ -48,11 +54,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Cli { common, command } = gguf::cli::parse::<Cli>();
+    let Cli { common, threads, command } = gguf::cli::parse::<Cli>();
     keep_freed_memory();
     gguf::cli::run(|| {
         // What cannot be forced is told before any work, not passed over.
         SimdPath::forced()?;
+        if let Some(threads) = threads {
+            let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+            built.map_err(|e| gguf::Error::usage("cannot start the threads").caused_by(e))?;
+        }
         match &command {
             Command::Perplexity(args) => commands::perplexity::run(args, &common),
             Command::Compare(args) => commands::compare::run(args, &common),
@@ -60,6 +70,7 @@ fn main() -> ExitCode {
             Command::Imatrix(args) => commands::imatrix::run(args, &common),
             Command::Gather(args) => commands::gather::run(args, &common),
             Command::Generate(args) => commands::generate::run(args, &common),
+            Command::Tokenize(args) => commands::tokenize::run(args, &common),
             Command::Logits(args) => commands::logits::run(args, &common),
             Command::Embed(args) => commands::embed::run(args, &common),
             Command::Optimize(args) => commands::optimize::run(args, &common),

@@ -77,8 +77,9 @@ impl Check {
         }
         if self.sarif {
             print_json(&super::sarif::log(&reports))?;
-        } else if common.json {
-            print_json(&document(&reports))?;
+        } else if common.wants_document() {
+            let inputs: Vec<PathBuf> = reports.iter().flat_map(|r| r.files.iter().cloned()).collect();
+            super::print_document(common, "check", self.data, &inputs, &[], document(&reports))?;
         } else {
             print(&page(&reports, common))?;
         }
@@ -138,8 +139,9 @@ fn rule_json(rule: &Rule) -> Json {
 }
 
 fn list_rules(common: &Common) -> Result<Exit> {
-    if common.json {
-        print_json(&Json::Array(check::rules().map(rule_json).collect()))?;
+    if common.wants_document() {
+        let fields = json!({"rules": check::rules().map(rule_json).collect::<Vec<_>>()});
+        super::print_document(common, "rules", false, &[], &[], fields)?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&[
@@ -169,8 +171,8 @@ pub struct Explain {
 impl Explain {
     pub fn run(self, common: &Common) -> Result<Exit> {
         let rule = check::rule(&self.rule)?;
-        if common.json {
-            print_json(&rule_json(rule))?;
+        if common.wants_document() {
+            super::print_document(common, "explain", false, &[], &[], rule_json(rule))?;
             return Ok(Exit::Done);
         }
         print(&format!(
