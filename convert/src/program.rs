@@ -14,7 +14,7 @@ use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tok
 use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
-use convert::{Checkpoint, Options, OutType, Part, hf, location};
+use convert::{Checkpoint, Options, OutType, hf, location};
 use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputFolder, OutputPlace, Program, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
@@ -46,7 +46,8 @@ struct Args {
     #[arg(required_unless_present = "list")]
     folder: Option<PathBuf>,
 
-    /// The file to write, or a folder to write it into under its default name; of a GGUF file, the folder to make
+    /// The file to write, {ftype} in its name standing for the type, or a folder to write it into under its default name;
+    /// of a GGUF file, the folder to make
     #[arg(long, short, value_name = "PATH", conflicts_with = "second")]
     output: Option<PathBuf>,
 
@@ -73,22 +74,6 @@ struct Args {
     /// Write the keys and the vocabulary alone, without tensors; the folder needs no weights
     #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
     vocab_only: bool,
-
-    /// The folder of the model that a draft (EAGLE 3, DFlash, DSpark) is made for
-    #[arg(long, value_name = "DIR")]
-    target_model_dir: Option<PathBuf>,
-
-    /// Write the layers of multi-token prediction alone, with the embeddings and the head that they share
-    #[arg(long, conflicts_with_all = ["no_mtp", "dspark"])]
-    mtp: bool,
-
-    /// Leave the layers of multi-token prediction out
-    #[arg(long, alias = "no-nextn", conflicts_with = "dspark")]
-    no_mtp: bool,
-
-    /// Write the DSpark draft inside DeepSeek V4 alone
-    #[arg(long)]
-    dspark: bool,
 
     /// Write the projector file (towers that see or hear) instead of the text model's
     #[arg(long, conflicts_with_all = ["all", "vocab_only", "merge_lora", "modelfile", "check_tokenizer"])]
@@ -167,7 +152,7 @@ impl cli::Options for Args {
 
 fn work(args: &Args) -> Result<Exit> {
     let Some(wanted) = args.folder.as_deref().filter(|_| !args.list) else {
-        return list(args.common.json);
+        return list(&args.common);
     };
     if wanted.is_file() && is_gguf(wanted) {
         return way_back(args, wanted);
@@ -199,8 +184,10 @@ fn work(args: &Args) -> Result<Exit> {
     let files: Vec<Conversion> = text.into_iter().chain(projector).collect();
     if args.check_tokenizer {
         let tokenizer = compare_tokenizers(args, folder, files[0].checkpoint.metadata())?;
-        if args.common.json {
-            cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
+        if args.common.wants_document() {
+            let files = Files::new(&args.common, false, &convert::files::of_model(folder), &[])?;
+            let fields = json!({ "tokenizer": tokenizer_json(&tokenizer) });
+            args.common.print_document("convert-tokenizer-1", VERSION, &files, fields)?;
         }
         return Ok(Exit::Done);
     }
@@ -297,10 +284,10 @@ fn only_of_a_folder(args: &Args) -> Option<&'static str> {
     let given = [
         (args.decode, "--decode"),
         (args.vocab_only, "--vocab-only"),
-        (args.target_model_dir.is_some(), "--target-model-dir"),
-        (args.mtp, "--mtp"),
-        (args.no_mtp, "--no-mtp"),
-        (args.dspark, "--dspark"),
+        (args.reading.target_model_dir.is_some(), "--target-model-dir"),
+        (args.reading.mtp, "--mtp"),
+        (args.reading.no_mtp, "--no-mtp"),
+        (args.reading.dspark, "--dspark"),
         (args.mmproj, "--mmproj"),
         (args.all, "--all"),
         (args.allow_nonfinite, "--allow-nonfinite"),
@@ -315,7 +302,7 @@ fn only_of_a_folder(args: &Args) -> Option<&'static str> {
 /// Encodes texts with the folder's tokenizer and with the one that the keys describe.
 fn compare_tokenizers(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
     // A draft has the vocabulary of its target.
-    let folder = args.target_model_dir.as_deref().unwrap_or(folder);
+    let folder = args.reading.target_model_dir.as_deref().unwrap_or(folder);
     check_tokenizer(folder, metadata, args.text.as_deref(), &args.common)
 }
 
@@ -351,7 +338,7 @@ impl Conversion {
         }
         let checkpoint = Checkpoint::open(folder, &options)?;
         let default = checkpoint.file_name();
-        let target = target(args, &default);
+        let target = with_type(target(args, &default), checkpoint.type_name());
         let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
         let plan = if args.vocab_only { plan.unpadded() } else { plan };
         if !args.common.quiet {
@@ -403,13 +390,7 @@ impl Conversion {
 fn options(args: &Args, outtype: OutType) -> Result<Options> {
     let blocks = if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep };
     let options = args.reading.options(args.outtype.unwrap_or(outtype), blocks, &args.common)?;
-    let part = match (args.mtp, args.no_mtp, args.dspark) {
-        (true, ..) => Part::Prediction,
-        (_, true, _) => Part::Trunk,
-        (.., true) => Part::DSpark,
-        _ => Part::Model,
-    };
-    Ok(Options { vocab_only: args.vocab_only, part, target: args.target_model_dir.clone(), ..options })
+    Ok(Options { vocab_only: args.vocab_only, ..options })
 }
 
 /// An adapter's folder becomes a GGUF adapter.
@@ -489,6 +470,15 @@ fn target(args: &Args, default: &str) -> PathBuf {
     }
 }
 
+/// A path whose file name has the type in place of {ftype} or {FTYPE}.
+fn with_type(path: PathBuf, type_name: Option<&str>) -> PathBuf {
+    let (Some(name), Some(ty)) = (path.file_name().and_then(|name| name.to_str()), type_name) else { return path };
+    let marks = [("{ftype}", ty.to_lowercase()), ("{outtype}", ty.to_lowercase())];
+    let marks = marks.into_iter().chain([("{FTYPE}", ty.to_uppercase()), ("{OUTTYPE}", ty.to_uppercase())]);
+    let filled = marks.fold(name.to_owned(), |name, (mark, ty)| name.replace(mark, &ty));
+    path.with_file_name(filled)
+}
+
 fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<()> {
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
     let target = output.target().to_path_buf();
@@ -560,7 +550,7 @@ fn read(args: &Args, folder: &Path) -> Result<Vec<PathBuf>> {
     for (adapter, _) in &args.reading.merge_lora {
         folders.push(location::find(adapter, &args.common)?);
     }
-    folders.extend(args.target_model_dir.clone());
+    folders.extend(args.reading.target_model_dir.clone());
     let mut all = Vec::new();
     for folder in folders {
         all.extend(convert::files::of_model(&folder));
@@ -673,8 +663,8 @@ impl Conversion {
     }
 }
 
-fn list(as_json: bool) -> Result<Exit> {
-    if as_json {
+fn list(common: &Common) -> Result<Exit> {
+    if common.wants_document() {
         let rows: Vec<_> = hf::all()
             .chain(hf::projectors::all())
             .map(|a| {
@@ -683,7 +673,7 @@ fn list(as_json: bool) -> Result<Exit> {
                     .collect::<serde_json::Map<_, _>>()})
             })
             .collect();
-        cli::print_json(&json!(rows))?;
+        common.print_document("convert-classes-1", VERSION, &Files::default(), json!({"classes": rows}))?;
         return Ok(Exit::Done);
     }
     let columns = ["architecture", "class", "evaluate", "to a folder", ""];

@@ -19,6 +19,7 @@ use quantize::recipe::FileType;
 use rayon::prelude::*;
 
 use crate::layers::numeric;
+use crate::report::Quantized;
 use crate::tensors::{ErrorSums, TensorError};
 use crate::weights::{Matrix, Run, Weights};
 
@@ -179,6 +180,22 @@ impl<'a> Encoded<'a> {
     /// Bytes of all tensors in this precision.
     pub fn bytes(&self) -> u64 {
         self.tensors.iter().zip(&self.how).map(|(info, how)| stored_bytes(info, how)).sum()
+    }
+
+    /// The part of the weights that is quantized.
+    pub fn quantized(&self) -> Quantized {
+        let mut sum = Quantized { weights: 0, bytes: 0 };
+        for (info, how) in self.tensors.iter().zip(&self.how) {
+            let part = match how {
+                How::Kept | How::Blocks(..) => info.ty().is_quantized(),
+                How::FourBit { .. } | How::Int8 => true,
+            };
+            if part {
+                sum.weights += info.elements();
+                sum.bytes += stored_bytes(info, how);
+            }
+        }
+        sum
     }
 
     /// The errors of the tensors that were encoded so far, in the source's order.

@@ -23,6 +23,7 @@ pub const PROGRAM: Program = Program::of::<Cli>();
   evaluate tensors tiny-llama --types q4_k_m,nf4
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
+  evaluate tokenize tiny-llama --text sample.txt
   evaluate embed bge-small-en-v1.5 --text questions.txt
   evaluate logits tiny-llama --tokens 1,15,72 -o logits.f32
   evaluate features mmproj-llava-F16.gguf --pixels image.f32 --shape 3,336,336
@@ -32,6 +33,10 @@ Exit codes: 0 done, 1 the gate said no, 2 wrong usage, 3 bad input, 4 the system
 struct Cli {
     #[command(flatten)]
     common: Common,
+
+    /// At most so many threads [default: one for each processor]
+    #[arg(long, global = true, value_name = "N", value_parser = gguf::cli::parse_count)]
+    threads: Option<usize>,
 
     #[command(subcommand)]
     command: Command,
@@ -46,6 +51,7 @@ enum Command {
     Imatrix(commands::imatrix::Args),
     Gather(Box<commands::gather::Args>),
     Generate(commands::generate::Args),
+    Tokenize(commands::tokenize::Args),
     Logits(commands::logits::Args),
     Embed(commands::embed::Args),
     Optimize(Box<commands::optimize::Args>),
@@ -54,11 +60,15 @@ enum Command {
 
 impl cli::Options for Cli {
     fn run(self) -> ExitCode {
-        let Cli { common, command } = self;
+        let Cli { common, threads, command } = self;
         keep_freed_memory();
         cli::run(|| {
             // What cannot be forced is told before any work, not passed over.
             SimdPath::forced()?;
+            if let Some(threads) = threads {
+                let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+                built.map_err(|e| gguf::Error::usage("cannot start the threads").caused_by(e))?;
+            }
             match &command {
                 Command::Perplexity(args) => commands::perplexity::run(args, &common),
                 Command::Compare(args) => commands::compare::run(args, &common),
@@ -67,6 +77,7 @@ impl cli::Options for Cli {
                 Command::Imatrix(args) => commands::imatrix::run(args, &common),
                 Command::Gather(args) => commands::gather::run(args, &common),
                 Command::Generate(args) => commands::generate::run(args, &common),
+                Command::Tokenize(args) => commands::tokenize::run(args, &common),
                 Command::Logits(args) => commands::logits::run(args, &common),
                 Command::Embed(args) => commands::embed::run(args, &common),
                 Command::Optimize(args) => commands::optimize::run(args, &common),

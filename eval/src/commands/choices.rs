@@ -179,7 +179,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .map(|(name, answers_of)| Row { name, paired: Paired::new(&questions, &answers[0], answers_of) })
         .collect();
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let verdicts = gate::judge(&rows, &gate, &name);
+    let verdicts = gate::judge(&rows, &gate, &name, false);
     let words = if alone { arithmetic.words().to_owned() } else { arithmetic_words(arithmetic) };
     let flipped = |answers_of: &[usize], lost: bool| -> Vec<usize> {
         let of = |i: &usize| {

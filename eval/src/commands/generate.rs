@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use eval::generate::{Sampler, Sampling, generate};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, print, print_json};
+use gguf::cli::{Common, Exit, print};
 use gguf::{Result, quote};
 use serde_json::json;
 
-use super::Opened;
+use super::{Opened, files_of};
 
 /// Continue a text, to see that a model still speaks
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         decoder.push(token);
     }
     let mut text = String::new();
-    if !common.json {
+    if !common.wants_document() {
         print(&args.prompt)?;
     }
     let weights = Stored(&opened.source);
@@ -69,7 +69,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             return Ok(false);
         }
         let piece = decoder.push(token);
-        if !common.json {
+        if !common.wants_document() {
             print(&piece)?;
         }
         text.push_str(&piece);
@@ -78,8 +78,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     .map_err(|e| e.at(&args.model))?;
     let seconds = begun.elapsed().as_secs_f64();
     let rate = tokens.len() as f64 / seconds;
-    if common.json {
-        print_json(&json!({
+    if common.wants_document() {
+        let fields = json!({
             "model": quote::json(&args.model),
             "prompt": args.prompt,
             "text": text,
@@ -87,7 +87,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_second": rate,
-        }))?;
+        });
+        super::print_document(common, "generate", &files_of([&args.model], &[]), &[], fields)?;
     } else {
         print("\n")?;
         if !common.quiet {

@@ -10,10 +10,12 @@ pub mod imatrix;
 pub mod logits;
 pub mod optimize;
 pub mod parts;
+pub mod passages;
 pub mod perplexity;
 pub mod similarity;
 pub mod tensors;
 pub mod texts;
+pub mod tokenize;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,10 +25,11 @@ use convert::modules::Behind;
 use convert::tokenizer::Tokenizer;
 use eval::model::Model;
 use eval::weights::{Arithmetic, Deployed, Stored, Weights};
-use gguf::cli::{Common, Progress};
+use gguf::cli::{Common, Files, Progress};
 use gguf::{Error, Result, Source};
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
+use serde_json::Value;
 
 /// The files that an output must not replace: those that the models are read from, and others that were named.
 pub fn files_of<'a>(
@@ -137,6 +140,22 @@ pub fn weights_of<'a>(source: &'a dyn Source, arithmetic: Arithmetic) -> Result<
             ))
         }
     }
+}
+
+/// Prints the document of a command: what all documents have, then these fields.
+///
+/// # Errors
+/// An input or output that cannot be read where its digest is asked for, and what writing meets.
+pub fn print_document(
+    common: &Common,
+    command: &str,
+    inputs: &[PathBuf],
+    outputs: &[PathBuf],
+    fields: Value,
+) -> Result<()> {
+    // A measurement reads the whole of its inputs.
+    let files = Files::new(common, true, inputs, outputs)?;
+    common.print_document(&format!("evaluate-{command}-1"), env!("CARGO_PKG_VERSION"), &files, fields)
 }
 
 /// The most bytes of a text: years of work for any model, and what a device that never ends may cost.

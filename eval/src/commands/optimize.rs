@@ -14,7 +14,7 @@ use eval::optimize::{Folder, Job, Options, Outcome, Store, own_text};
 use eval::parts::Gathered;
 use eval::perplexity::{Chunks, Protocol};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, OutputFolder, OutputPlace, count, names_folder, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, OutputFolder, OutputPlace, count, names_folder, parse_bytes, print};
 use gguf::digest::{sha256, sha256_file};
 use gguf::{Error, Metadata, Result, Source, TensorType, Value};
 use quantize::bnb::chosen::{BLOCK, Chosen, Coding, GROUP, Matrices};
@@ -229,7 +229,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     for (plan, target) in plans.iter().zip(files) {
         let one = One { args, common, opened: &opened, text: &text, plan, target, resume: args.resume };
         reports.push(one.run()?);
-        if !common.json {
+        if !common.wants_document() {
             print(&reports[reports.len() - 1].text())?;
         }
     }
@@ -243,21 +243,37 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         )?;
         let one = One { args, common, opened: &opened, text: &text, plan, target, resume: args.resume };
         reports.push(one.run_folder(name, coding)?);
-        if !common.json {
+        if !common.wants_document() {
             print(&reports[reports.len() - 1].text())?;
         }
     }
-    if common.json {
-        print_json(&json!({
-            "schema": 1,
-            "program": concat!("evaluate ", env!("CARGO_PKG_VERSION")),
+    if common.wants_document() {
+        let fields = json!({
             "model": args.model.display().to_string(),
             "calibration": {"text": text.name, "sha256": text.sha256, "tokens": text.tokens(),
                 "held_back": text.held.len() * args.ctx, "context": args.ctx},
             "files": reports,
-        }))?;
+        });
+        super::print_document(common, "optimize", &inputs, &written(&targets)?, fields)?;
     }
     Ok(Exit::Done)
+}
+
+/// The files of these outputs, of which some are folders.
+fn written(targets: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for target in targets {
+        if target.is_dir() {
+            let failed = |e| Error::io(target, "list", e);
+            let entries = std::fs::read_dir(target).map_err(failed)?;
+            let mut files = entries.map(|e| Ok(e.map_err(failed)?.path())).collect::<Result<Vec<_>>>()?;
+            files.sort();
+            all.extend(files);
+        } else {
+            all.push(target.clone());
+        }
+    }
+    Ok(all)
 }
 
 /// What a part has made: a file of each of its types.
@@ -311,7 +327,8 @@ fn run_part(
         ("number of chunks", json!(args.chunks)),
         ("set of steps", json!(args.without)),
     ];
-    let run = parts::Run::new(("optimize", part, "types"), &opened.source, &text, options)?;
+    let run =
+        parts::Run::new(("optimize", part, "types"), &opened.source, gguf::digest::sha256(text.as_bytes()), options)?;
     let record = run.path(&args.model, folder)?;
     let types: Vec<String> = plans[share.clone()].iter().map(|plan| plan.file_type.name.to_owned()).collect();
     let mut made = Made { types, files: Vec::new() };
@@ -335,7 +352,7 @@ fn run_part(
         let target = folder.join(usual_name(&args.model, plan));
         Output::check(&target, args.force, inputs)?;
         let report = One { args, common, opened, text: &text, plan, target: &target, resume: true }.run()?;
-        if !common.json {
+        if !common.wants_document() {
             print(&report.text())?;
         }
         let name = usual_name(&args.model, plan);
@@ -368,8 +385,8 @@ pub fn gather(parts: &Gathered, common: &Common) -> Result<Exit> {
             reports.push(file.report);
         }
     }
-    if common.json {
-        print_json(&json!({"schema": 1, "files": reports}))?;
+    if common.wants_document() {
+        super::print_document(common, "optimize", &parts.paths, &[], json!({"files": reports}))?;
     } else {
         print(&reports.iter().map(Report::text).collect::<String>())?;
     }

@@ -50,15 +50,16 @@ pub fn run(
             )));
         }
     }
-    let all = read_text(&args.text)?;
-    let texts = texts::read(&args.text, scores)?;
-    let (inputs, cut) = texts::encode(base, &texts, &args.prefix, args.ctx).map_err(|e| e.at(&args.text))?;
+    let file = args.text.one_file(kind)?;
+    let all = read_text(file)?;
+    let texts = texts::read(file, scores)?;
+    let (inputs, cut) = texts::encode(base, &texts, &args.prefix, args.ctx).map_err(|e| e.at(file))?;
     if gate.confidence.is_some() && texts.len() < LEAST_TEXTS {
         return Err(Error::input(format!(
             "{} texts are too few to be confident of anything; at least {LEAST_TEXTS} are needed",
             texts.len()
         ))
-        .at(&args.text)
+        .at(file)
         .help("give more texts, or leave --confidence out"));
     }
 
@@ -123,7 +124,7 @@ pub fn run(
             bits_per_weight: bits(base_bytes),
         },
         protocol: Protocol {
-            text: args.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            text: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             text_sha256: sha256(all.as_bytes()),
             texts: texts.len(),
             tokens,
@@ -135,13 +136,14 @@ pub fn run(
         },
         models: candidates.iter().zip(&found).map(row).collect::<Result<_>>()?,
     };
-    let verdicts = args.show.judge(&report.models, gate, &report.protocol.text)?;
+    let verdicts = args.show.judge(&[(&*report.models, &report.protocol.text)], gate)?;
     let forms = Forms {
         json: &|| report.json(),
         csv: &|| embedding::csv(&report),
         markdown: &|| embedding::markdown(&report),
         terminal: &|| embedding::terminal(&report),
         html: &|| embedding::html(&report),
+        card: None,
         junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
     };
     publish(&args.show, common, &forms, &verdicts, &args.inputs())

@@ -369,8 +369,8 @@ impl Verdict {
 /// With a confidence, a limit holds only where the measured value stays inside it by the error's one-sided margin at that
 /// confidence: a text too short to be sure does not pass. What is one position's rather than a mean is taken as it is.
 ///
-/// What was not measured holds no limit.
-pub fn judge(models: &[impl Judged], gate: &Gate, text: &str) -> Vec<Verdict> {
+/// What was not measured holds no limit. The sentence names the text where it is one of `several`.
+pub fn judge(models: &[impl Judged], gate: &Gate, text: &str, several: bool) -> Vec<Verdict> {
     let errors_inside = gate.confidence.map_or(0.0, normal_quantile);
     let verdict = |model: &_, limit: Limit| {
         let row = limit.measure.row();
@@ -389,7 +389,8 @@ pub fn judge(models: &[impl Judged], gate: &Gate, text: &str) -> Vec<Verdict> {
         };
         let by = asked - margin;
         let sentence = format!(
-            "{name}: {} is {}{}{confidence}, {} {} of {}{}",
+            "{name}{}: {} is {}{}{confidence}, {} {} of {}{}",
+            if several { format!(" on {text}") } else { String::new() },
             row.name,
             show(value),
             if error.is_finite() { format!(" ± {}", show(error)) } else { String::new() },
@@ -634,7 +635,7 @@ mod tests {
     #[test]
     fn a_verdict_has_its_figures_in_every_form() {
         let report = sample();
-        let verdicts = judge(&report.models, &asking(&[KLD], None), "sample.txt");
+        let verdicts = judge(&report.models, &asking(&[KLD], None), "sample.txt", false);
         let json = verdicts[1].json();
         assert_eq!(
             (&json["metric"], &json["text"], &json["bound"]),
@@ -657,7 +658,7 @@ mod tests {
     #[test]
     fn a_broken_limit_is_named_with_its_excess() {
         let report = sample();
-        let verdicts = judge(&report.models, &asking(&[KLD], None), "");
+        let verdicts = judge(&report.models, &asking(&[KLD], None), "", false);
         let broken: Vec<&Verdict> = verdicts.iter().filter(|v| !v.holds).collect();
         let names: Vec<&str> = broken.iter().map(|v| v.model.as_str()).collect();
         assert_eq!(names, ["Q4_K_M", "Q4_0"]);
@@ -670,23 +671,23 @@ mod tests {
         let report = sample();
         let value = report.models[1].divergence.kld.value;
         let limit = Limit { measure: Measure::Kld, limit: value + 1e-4 };
-        assert!(judge(&report.models, &asking(&[limit], None), "")[1].holds);
-        assert!(!judge(&report.models, &asking(&[limit], Some(0.999)), "")[1].holds);
+        assert!(judge(&report.models, &asking(&[limit], None), "", false)[1].holds);
+        assert!(!judge(&report.models, &asking(&[limit], Some(0.999)), "", false)[1].holds);
     }
 
     #[test]
     fn the_floor_is_a_floor() {
         let limit = |limit| Limit { measure: Measure::SameTop, limit };
         let report = sample();
-        assert!(judge(&report.models, &asking(&[limit(0.97)], None), "").iter().all(|v| v.holds));
-        assert!(judge(&report.models, &asking(&[limit(0.99)], None), "").iter().all(|v| !v.holds));
+        assert!(judge(&report.models, &asking(&[limit(0.97)], None), "", false).iter().all(|v| v.holds));
+        assert!(judge(&report.models, &asking(&[limit(0.99)], None), "", false).iter().all(|v| !v.holds));
     }
 
     #[test]
     fn no_number_never_passes() {
         let mut report = sample();
         report.models[0].divergence.kld.value = f64::NAN;
-        assert!(!judge(&report.models, &asking(&[KLD], None), "")[0].holds);
+        assert!(!judge(&report.models, &asking(&[KLD], None), "", false)[0].holds);
     }
 
     #[test]
@@ -709,7 +710,7 @@ mod tests {
     fn reports_for_machines_escape_what_they_quote() {
         let mut report = sample();
         report.models[1].name = "<a & \"b\">".into();
-        let verdicts = judge(&report.models, &asking(&[KLD], None), "");
+        let verdicts = judge(&report.models, &asking(&[KLD], None), "", false);
         let xml = junit("tiny-llama", 1.5, &verdicts);
         assert!(xml.contains("classname=\"&lt;a &amp; &quot;b&quot;&gt;\""));
         assert!(xml.contains("tests=\"3\" failures=\"2\""));

@@ -1,7 +1,8 @@
 //! The one JSON document of a command, and the digests of the files that it read and wrote.
 //!
 //! Every document has `schema` (the name of a file under `docs/schemas`, without its ending), `program`, `version`, the
-//! `options` that were given, and `files` with the digests. What the command found stands beside them.
+//! `options` that were given, and `files` with the digests (`digests` where a command lists results as `files`). What the
+//! command found stands beside them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -204,9 +205,12 @@ pub fn document(schema: &str, version: &str, files: &Files, fields: Value) -> Va
     out.insert("program".into(), call.map_or("", |c| c.program.as_str()).into());
     out.insert("version".into(), version.into());
     out.insert("options".into(), Value::Object(call_options()));
-    out.insert("files".into(), files.json());
+    // Some commands tell of their files by this name already.
+    let digests = if fields.get("files").is_some() { "digests" } else { "files" };
+    out.insert(digests.into(), files.json());
     match fields {
-        Value::Object(fields) => out.extend(fields),
+        // What all documents have is the same in each.
+        Value::Object(fields) => fields.into_iter().for_each(|(name, value)| _ = out.entry(name).or_insert(value)),
         other => _ = out.insert("result".into(), other),
     }
     Value::Object(out)
@@ -216,6 +220,14 @@ impl Common {
     /// Whether the result is a document instead of a table.
     pub fn wants_document(&self) -> bool {
         self.json || self.progress == ProgressMode::Json
+    }
+
+    /// Prints a document: as one, or as the last of JSON lines.
+    ///
+    /// # Errors
+    /// What writing meets.
+    pub fn print_document(&self, schema: &str, version: &str, files: &Files, fields: Value) -> Result<()> {
+        self.result(|| Ok(document(schema, version, files, fields)), || Ok(String::new()))
     }
 
     /// Prints a result: as one JSON document, as the last of JSON lines, or as a table.

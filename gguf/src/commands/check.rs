@@ -91,8 +91,9 @@ impl Check {
             output.write_all(format!("{log:#}\n").as_bytes()).map_err(|e| Error::io(path, "write", e))?;
             output.commit()?;
         }
-        if common.json {
-            print_json(&document(&reports))?;
+        if common.wants_document() {
+            let inputs: Vec<PathBuf> = reports.iter().flat_map(|r| r.files.iter().cloned()).collect();
+            super::print_document(common, "check", self.data, &inputs, &[], document(&reports))?;
         } else {
             print(&page(&reports, common))?;
         }
@@ -152,8 +153,9 @@ fn rule_json(rule: &Rule) -> Json {
 }
 
 fn list_rules(common: &Common) -> Result<Exit> {
-    if common.json {
-        print_json(&Json::Array(check::rules().map(rule_json).collect()))?;
+    if common.wants_document() {
+        let fields = json!({"rules": check::rules().map(rule_json).collect::<Vec<_>>()});
+        super::print_document(common, "rules", false, &[], &[], fields)?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&[
@@ -183,8 +185,8 @@ pub struct Explain {
 impl Explain {
     pub fn run(self, common: &Common) -> Result<Exit> {
         let rule = check::rule(&self.rule)?;
-        if common.json {
-            print_json(&rule_json(rule))?;
+        if common.wants_document() {
+            super::print_document(common, "explain", false, &[], &[], rule_json(rule))?;
             return Ok(Exit::Done);
         }
         print(&format!(

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use gguf::cli::{Common, Exit, Output, print_json, say};
+use gguf::cli::{Common, Exit, Output, say};
 use gguf::write::for_each_piece;
 use gguf::{Error, Result, Source, TensorInfo, TensorType, decode, quote};
 use serde_json::json;
@@ -101,11 +101,10 @@ impl Dump {
             for_each_piece(&source, index, |bytes| output.write_all(bytes).map_err(failed))?;
         }
         output.commit()?;
-        if common.json {
-            print_json(
-                &json!({"file": quote::json(&target), "tensor": info.name(), "type": info.ty().name(), "descr": descr,
-                "shape": shape}),
-            )?;
+        if common.wants_document() {
+            let fields = json!({"file": quote::json(&target), "tensor": info.name(), "type": info.ty().name(),
+                "descr": descr, "shape": shape});
+            super::print_document(common, "dump", false, &gguf::split::files(&self.file), &[target], fields)?;
         } else if !common.quiet {
             say(&format!("{}: {descr} {shape:?} of {}", quote::path(&target), info.ty()));
         }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use gguf::cli::{
     Common, Exit, Output, OutputArg, OutputPlace, Progress, at_fault, bytes, commit_all, names_folder, print,
-    print_json,
 };
 use gguf::split::{self, KeyOrder, Limit, Splits};
 use gguf::{Endian, Error, File, Result, Source, quote, write};
@@ -90,13 +89,15 @@ impl Split {
             self.write(&source, &parts, &paths, common)?;
         }
         let size = |part: &Range<usize>| source.tensors()[part.clone()].iter().map(|t| t.bytes()).sum::<u64>();
-        if common.json {
+        if common.wants_document() {
             let shards: Vec<_> = parts
                 .iter()
                 .zip(&paths)
                 .map(|(part, path)| json!({"file": quote::json(path), "tensors": part.len(), "bytes": size(part)}))
                 .collect();
-            print_json(&json!({"shards": shards, "written": !self.dry_run}))?;
+            let fields = json!({"shards": shards, "written": !self.dry_run});
+            let written = if self.dry_run { &[] } else { &*paths };
+            super::print_document(common, "split", !self.dry_run, &split::files(&self.file), written, fields)?;
         } else if !common.quiet {
             for (part, path) in parts.iter().zip(&paths) {
                 print(&format!("{}: {} tensors, {}\n", quote::path(path), part.len(), bytes(size(part))))?;
@@ -199,10 +200,11 @@ impl Merge {
         super::verify(&output, self.no_verify)?;
         output.commit()?;
         progress.finish();
-        if common.json {
-            print_json(
-                &json!({"file": quote::json(self.output.path()), "shards": splits.files().len(), "tensors": splits.tensors().len()}),
-            )?;
+        if common.wants_document() {
+            let fields = json!({"file": quote::json(self.output.path()), "shards": splits.files().len(),
+                "tensors": splits.tensors().len()});
+            let output = self.output.path().to_path_buf();
+            super::print_document(common, "merge", true, &split::files(&self.first), &[output], fields)?;
         } else if !common.quiet {
             print(&format!(
                 "{}: {} tensors of {} shards\n",

@@ -4,10 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use gguf::cli::{Align, Common, Exit, Output, OutputArg, Table, count, print, print_json};
+use gguf::cli::{Align, Common, Exit, Files, Output, OutputArg, Table, count, print};
 use gguf::{Error, Result};
 use quantize::imatrix::Imatrix;
 use serde_json::json;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -59,11 +61,13 @@ fn show(file: &Path, common: &Common) -> Result<Exit> {
     let mut matrix = Imatrix::open(file)?;
     matrix.to_raw();
     let statistics = matrix.statistics();
-    if common.json {
-        print_json(&json!({
+    if common.wants_document() {
+        let fields = json!({
             "datasets": matrix.datasets, "chunks": matrix.chunks, "chunk_size": matrix.chunk_size,
             "tensors": statistics,
-        }))?;
+        });
+        let files = Files::new(common, true, &[file.to_path_buf()], &[])?;
+        common.print_document("quantize-imatrix-show-1", VERSION, &files, fields)?;
         return Ok(Exit::Done);
     }
     let right = Align::Right;
@@ -124,10 +128,11 @@ fn merge(files: &[PathBuf], target: &Path, force: bool, common: &Common) -> Resu
     let mut output = Output::create(target, force, &inputs)?;
     output.write_all(&bytes).map_err(|e| Error::io(target, "write", e))?;
     output.commit()?;
-    if common.json {
-        print_json(
-            &json!({"path": gguf::quote::json(target), "bytes": bytes.len(), "tensors": all.entries.len(), "files": files.len()}),
-        )?;
+    if common.wants_document() {
+        let fields = json!({"path": gguf::quote::json(target), "bytes": bytes.len(), "tensors": all.entries.len(),
+            "files": files.len()});
+        let files = Files::new(common, true, files, &[target.to_path_buf()])?;
+        common.print_document("quantize-imatrix-1", VERSION, &files, fields)?;
     } else if !common.quiet {
         eprintln!("{}: {} tensors, {} bytes", gguf::quote::path(target), all.entries.len(), count(bytes.len() as u64));
     }

@@ -79,6 +79,9 @@ pub fn read(input: &Path, args: &super::Args) -> Result<Vec<PathBuf>> {
     for (adapter, _) in &args.reading.merge_lora {
         all.extend(convert::files::of_model(&convert::location::find(adapter, &args.common)?));
     }
+    if let Some(target) = &args.reading.target_model_dir {
+        all.extend(convert::files::of_model(target));
+    }
     let side = [&args.importance.imatrix, &args.choice.plan, &args.choice.plan_from, &args.choice.tensor_type_file];
     all.extend(side.into_iter().chain([&args.reading.metadata]).flatten().cloned());
     Ok(all)

@@ -120,6 +120,7 @@ pub struct Args {
 enum Command {
     /// Look at, merge and convert importance matrices
     Imatrix(imatrix::Args),
+    #[command(visible_alias = "verify-build")]
     Verify(record::VerifyArgs),
 }
 
@@ -461,7 +462,9 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     if let Some(model) = &model {
         let compares = !args.tokenizer.no_check_tokenizer && !args.model.mmproj;
         if let (Opened::Folder(_), true) = (model, compares) {
-            tokenizer = Some(check_tokenizer(input, &plans[0].metadata, None, &args.common)?);
+            // A draft has the vocabulary of its target.
+            let folder = args.reading.target_model_dir.as_deref().unwrap_or(input);
+            tokenizer = Some(check_tokenizer(folder, &plans[0].metadata, None, &args.common)?);
         }
         summary = Some(write_files(args, model, input, &plans, &targets.files, &untouched)?);
     }

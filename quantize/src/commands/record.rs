@@ -46,7 +46,7 @@ const ASIDE: &[&str] = &[
 const FILES: &[&str] = &["imatrix", "tensor-type-file", "plan", "plan-from", "metadata"];
 
 /// Options that name folders of other checkpoints.
-const FOLDERS: &[&str] = &["merge-lora", "base"];
+const FOLDERS: &[&str] = &["merge-lora", "base", "target-model-dir"];
 
 /// What a run leaves beside its result.
 #[derive(Debug, clap::Args)]
