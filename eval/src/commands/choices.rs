@@ -10,22 +10,22 @@ use eval::forward::Stream;
 use eval::perplexity::Plan;
 use eval::report::gate::{self, Gate, Judged, Limit, Measure, Rule, parse_share};
 use eval::weights::{Arithmetic, Deployed, Weights};
-use gguf::cli::{Align, Common, Exit, Table, parse_bytes, parse_count, print, print_json, say};
+use gguf::cli::{Align, Common, Exit, Table, parse_bytes, parse_count, print, say};
 use gguf::digest::sha256;
 use gguf::{Error, Result};
 use serde_json::json;
 
 use super::compare::{arithmetic, arithmetic_words, check_measures, open_other};
-use super::{ArithmeticArgs, Opened, ProgressBar, name_of, open_importance, read_text, weights_of};
+use super::{ArithmeticArgs, Opened, ProgressBar, files_of, name_of, open_importance, read_text, weights_of};
 
 /// Ask questions with several answers, and count which ones a precision answers otherwise than its base
 ///
 /// The first model is the base. Answers are llama-perplexity's: the choice with the greatest mean log-probability.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  evaluate choices tiny-llama --file hellaswag_val_full.txt --format hellaswag --types q8_0,q4_k_m
+  evaluate choices tiny-llama --file hellaswag_val_full.txt --format hellaswag --type q8_0,q4_k_m
   evaluate choices tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf --file winogrande.csv --format winogrande
-  evaluate choices tiny-llama --file arc.jsonl --format multiple-choice --types q4_k_m --max-flips 2%
+  evaluate choices tiny-llama --file arc.jsonl --format multiple-choice --type q4_k_m --max-flips 2%
 
 A line of JSON: {\"question\": …, \"choices\": [\"…\", \"…\"], \"answer\": 0}; for winogrande sentence, option1, option2, answer.
 
@@ -39,8 +39,8 @@ pub struct Args {
     #[arg(value_name = "MODEL")]
     models: Vec<PathBuf>,
 
-    /// Types to encode the base's own weights to, in memory, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "TYPE,…")]
+    /// Types to encode the base's own weights to, in memory, separated by commas or given again
+    #[arg(long = "type", short = 't', alias = "types", value_delimiter = ',', value_name = "TYPE")]
     types: Vec<Precision>,
 
     /// The questions
@@ -127,8 +127,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .iter()
         .map(|&precision| Encoded::new(&base.source, precision, importance.as_ref()).map_err(|e| e.at(&args.base)))
         .collect::<Result<Vec<_>>>()?;
-    let file = std::fs::read(&args.file).map_err(|e| Error::io(&args.file, "read", e))?;
-    let written = read(&file, args.format).map_err(|e| e.at(&args.file))?;
+    let file = read_text(&args.file)?;
+    let written = read(file.as_bytes(), args.format).map_err(|e| e.at(&args.file))?;
     let encode = |text: &str| base.tokenizer.encode(text, true, false);
     let questions = written
         .iter()
@@ -188,7 +188,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         };
         (0..questions.len()).filter(of).collect()
     };
-    if common.json {
+    if common.wants_document() {
         let accuracy = |paired: &Paired| {
             let (value, error) = paired.accuracy();
             json!({ "value": value, "error": error })
@@ -211,17 +211,19 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
                 })
             })
             .collect();
-        print_json(&json!({
+        let fields = json!({
             "base": { "name": name_of(&args.base), "right": own.right, "accuracy": accuracy(&own), "answers": answers[0] },
             "file": name,
-            "file_sha256": sha256(&file),
+            "file_sha256": sha256(file.as_bytes()),
             "format": args.format.name(),
             "arithmetic": words,
             "questions": questions.len(),
             "models": models,
             "gate": verdicts.iter().map(|v| json!({ "model": v.model, "holds": v.holds, "sentence": v.sentence })).collect::<Vec<_>>(),
             "seconds": begun.elapsed().as_secs_f64(),
-        }))?;
+        });
+        let models = [&args.base].into_iter().chain(&args.models);
+        super::print_document(common, "choices", &files_of(models, &[args.file.clone()]), &[], fields)?;
     } else {
         let percent = |(value, error): (f64, f64)| format!("{:.2} ± {:.2}", 100.0 * value, 100.0 * error);
         let mut table = Table::new(&[
@@ -265,6 +267,6 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             args.format.name(),
         ))?;
     }
-    verdicts.iter().filter(|_| !common.json).for_each(|v| say(&v.sentence));
+    verdicts.iter().filter(|_| !common.wants_document()).for_each(|v| say(&v.sentence));
     Ok(if verdicts.iter().all(|v| v.holds) { Exit::Done } else { Exit::No })
 }
