@@ -491,7 +491,7 @@ impl<'a> Solver<'a> {
             let others = made.reads.iter().map(String::as_str).filter(free);
             let fields: Vec<&str> = named.chain(others).collect();
             for value in self.choices(own, target) {
-                for field in &fields {
+                for field in fields.iter().filter(|field| self.can_be(field, value.as_ref())) {
                     let mut root = self.root.clone();
                     match &value {
                         Some(value) => _ = root.insert((*field).to_owned(), value.clone()),
@@ -510,10 +510,24 @@ impl<'a> Solver<'a> {
         false
     }
 
+    /// Whether a field may have a value: the class has a default of the same type, or none that says a type.
+    fn can_be(&self, field: &str, value: Option<&Json>) -> bool {
+        let Some(value) = value else { return true };
+        let empty = *value == json!(false) || *value == json!(0);
+        match self.defaults.get(field) {
+            Some(Json::Bool(_)) => value.is_boolean(),
+            Some(Json::Number(_)) => value.is_number() || value.is_array(),
+            // What the class computes is a number, and not 0.
+            Some(Json::String(computed)) if computed == "computed" => value.is_number() && !empty,
+            Some(Json::String(_)) => value.is_string(),
+            _ => true,
+        }
+    }
+
     /// The values that a field may have for a key to be as the file says.
     fn choices(&self, key: &str, target: Option<&Value>) -> Vec<Option<Json>> {
         let Some(target) = target else {
-            return vec![None, Some(json!(false)), Some(json!(0)), Some(json!([]))];
+            return vec![None, Some(json!(false)), Some(json!(0))];
         };
         let mut out: Vec<Option<Json>> = json_of(key, target).into_iter().map(Some).collect();
         let heads = self.keys.key("attention.head_count").and_then(Value::as_u64);

@@ -334,7 +334,7 @@ impl Folder {
         };
         let pre = self.file.0.metadata().str("tokenizer.ggml.pre").map(str::to_owned);
         let again = Checkpoint::open(folder, &Forward { outtype, any_pre: true, ..Forward::default() })
-            .map_err(|e| Error::input("the finished folder does not convert again").caused_by(e))?;
+            .map_err(|e| Error::input(format!("the finished folder does not convert again: {}", e.message())))?;
         let mut differing = Vec::new();
         let (of, other) = (self.file.0.metadata(), again.metadata());
         let own = |key: &str| !key.starts_with("general.") && !key.starts_with("split.");

@@ -320,7 +320,15 @@ fn sentencepiece(
     config: &mut Map<String, Value>,
     out: &mut Files,
 ) -> Result<()> {
-    let pieces = pieces(tokens, 0..tokens.texts.len());
+    let mut pieces = pieces(tokens, 0..tokens.texts.len());
+    if !pieces.iter().any(|piece| piece.2 == TokenType::Unknown as i32) {
+        // A model has such a piece, whatever type a file has for it.
+        let named = metadata.u64("tokenizer.ggml.unknown_token_id").and_then(|id| usize::try_from(id).ok());
+        let spelled = || pieces.iter().position(|piece| piece.0 == b"<unk>");
+        if let Some(piece) = named.or_else(spelled).and_then(|id| pieces.get_mut(id)) {
+            piece.2 = TokenType::Unknown as i32;
+        }
+    }
     let prefix = metadata.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
     let model = Proto { pieces, unigram: false, prefix, remove_spaces: false, charsmap: &[] };
     out.files.push(("tokenizer.model", model.bytes(metadata, tokens, 0)));

@@ -50,7 +50,7 @@ impl Diff {
         if common.wants_document() {
             let list = |d: Vec<Difference>| d.into_iter().map(|d| d.json).collect::<Vec<_>>();
             let fields = json!({"same": same, "metadata": list(keys), "tensors": list(tensors)});
-            let inputs = [&self.a, &self.b].map(|path| gguf::split::files(path)).concat();
+            let inputs = [&self.a, &self.b].map(gguf::split::files).concat();
             super::print_document(common, "diff", !self.metadata_only, &inputs, &[], fields)?;
         } else {
             let mut out = String::new();
