@@ -44,11 +44,11 @@ pub struct Args {
     types: Vec<Precision>,
 
     /// The questions
-    #[arg(long, short = 'f', value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     file: PathBuf,
 
     /// How they are written and scored: hellaswag, winogrande or multiple-choice
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORM")]
     format: Format,
 
     /// Only the first so many
@@ -223,7 +223,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             "seconds": begun.elapsed().as_secs_f64(),
         });
         let models = [&args.base].into_iter().chain(&args.models);
-        super::print_document(common, "choices", &files_of(models, &[args.file.clone()]), &[], fields)?;
+        super::print_document(common, "choices", &files_of(models, std::slice::from_ref(&args.file)), &[], fields)?;
     } else {
         let percent = |(value, error): (f64, f64)| format!("{:.2} ± {:.2}", 100.0 * value, 100.0 * error);
         let mut table = Table::new(&[

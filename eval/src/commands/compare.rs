@@ -568,7 +568,7 @@ impl Args {
         };
         let mut command = String::from("evaluate compare");
         let mut add = |word: String| command += &format!(" {word}");
-        let base = (!models.first().is_some_and(|first| **first == self.base)).then_some(&self.base);
+        let base = models.first().is_none_or(|first| **first != self.base).then_some(&self.base);
         base.into_iter().chain(models.iter().copied()).for_each(|path| add(name(path)));
         let types: Vec<String> = facts.models.iter().skip(models.len()).map(|m| m.name.to_lowercase()).collect();
         if !types.is_empty() {
