@@ -63,9 +63,9 @@ struct Args {
     #[arg(long, value_name = "CLASS")]
     class: Option<String>,
 
-    /// Of a GGUF file: the most gigabytes of a shard of the folder
-    #[arg(long, value_name = "GB", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..10_000))]
-    max_shard_size: u64,
+    /// Of a GGUF file: the most bytes of a file of weights [default: 50000000000]
+    #[arg(long, value_name = "BYTES", value_parser = cli::parse_bytes)]
+    max_shard_size: Option<u64>,
 
     /// Decode blocks that GGUF has a type for (MXFP4, NVFP4) instead of keeping them
     #[arg(long)]
@@ -231,7 +231,7 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
     let options = BackOptions {
         outtype,
         class: args.class.clone(),
-        max_shard_bytes: args.max_shard_size.saturating_mul(1_000_000_000),
+        max_shard_bytes: args.max_shard_size.unwrap_or(convert::shards::SHARD_BYTES),
     };
     let source: Arc<dyn Source + Send + Sync> = Arc::new(gguf::open(file)?);
     let plan = Folder::plan(source, &options).map_err(|e| e.at(file))?;

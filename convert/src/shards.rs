@@ -37,6 +37,9 @@ const ORDER: &[Dtype] = &[
     Dtype::Bool,
 ];
 
+/// The most bytes of a file of weights where nothing else is asked for, as `save_pretrained` has it.
+pub const SHARD_BYTES: u64 = 50_000_000_000;
+
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -88,12 +88,13 @@ fn an_option_means_the_same_in_every_command_of_every_program() {
     }
     assert!(longs.len() > 60, "the pages were not understood: {:?}", longs.keys());
     let excepted = |long: &String| EXCEPTIONS.iter().any(|(name, _)| name == long);
-    for (long, forms) in longs.iter().filter(|(long, _)| !excepted(long)) {
-        assert_eq!(forms.len(), 1, "--{long} has several forms: {forms:#?}");
-    }
-    for (short, meanings) in &shorts {
-        assert_eq!(meanings.len(), 1, "-{short} has several meanings: {meanings:#?}");
-    }
+    let long = longs.iter().filter(|(long, forms)| !excepted(long) && forms.len() > 1);
+    let short = shorts.iter().filter(|(_, meanings)| meanings.len() > 1);
+    let several: Vec<String> = long
+        .map(|(long, forms)| format!("--{long} has several forms: {forms:#?}"))
+        .chain(short.map(|(short, meanings)| format!("-{short} has several meanings: {meanings:#?}")))
+        .collect();
+    assert!(several.is_empty(), "{}", several.join("\n"));
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub struct Args {
     model: PathBuf,
 
     /// The text to continue
-    #[arg(long, short)]
+    #[arg(long, short, value_name = "TEXT")]
     prompt: String,
 
     /// At most so many tokens

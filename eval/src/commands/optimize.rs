@@ -937,7 +937,7 @@ fn write_folder(
                 symmetric: true,
                 skip: None,
                 no_fallback: false,
-                shard_bytes: SHARD_BYTES,
+                shard_bytes: convert::shards::SHARD_BYTES,
                 force,
             };
             return bnb::write_affine_chosen(input, output, &options, chosen, record, &|_| ()).map(drop);
@@ -946,6 +946,3 @@ fn write_folder(
     let options = bnb::Options { force, ..bnb::Options::new(form) };
     bnb::write_chosen(input, output, &options, chosen, record, &|_| ()).map(drop)
 }
-
-/// The most bytes of a file of weights, as transformers has it.
-const SHARD_BYTES: u64 = 50_000_000_000;

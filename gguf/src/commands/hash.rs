@@ -60,7 +60,7 @@ pub struct Hash {
     no_layer: bool,
 
     /// Compare with a manifest: what `gguf hash` or llama-gguf-hash printed of a file of this name
-    #[arg(long, short, value_name = "MANIFEST")]
+    #[arg(long, short_alias = 'c', value_name = "MANIFEST")]
     check: Option<PathBuf>,
 }
 
