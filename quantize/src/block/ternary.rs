@@ -148,7 +148,7 @@ impl Coded for TQ10 {
     #[inline(always)]
     fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
         scales.fill(half_value([block[D_1], block[D_1 + 1]]));
-        let digit = |byte: u8, k: usize| (u16::from(byte.wrapping_mul(POWERS[k] as u8)) * 3 >> 8) as u8;
+        let digit = |byte: u8, k: usize| ((u16::from(byte.wrapping_mul(POWERS[k] as u8)) * 3) >> 8) as u8;
         for (byte, value, count) in RUNS {
             for (k, codes) in codes[value..value + 5 * count].chunks_exact_mut(count).enumerate() {
                 codes.iter_mut().zip(&block[byte..]).for_each(|(code, byte)| *code = digit(*byte, k));
