@@ -608,7 +608,7 @@ mod tests {
     const KLD: Limit = Limit { measure: Measure::Kld, limit: 0.02 };
 
     fn asking(limits: &[Limit], confidence: Option<f64>) -> Gate {
-        Gate { rules: vec![Rule { limits: limits.to_vec(), ..Rule::default() }], confidence }
+        Gate { rules: vec![Rule { limits: limits.to_vec(), ..Rule::default() }], confidence, arithmetic: None }
     }
 
     #[test]
