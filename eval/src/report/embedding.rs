@@ -405,7 +405,7 @@ mod tests {
         let [vectors, scores] = both();
         let limit = |measure| {
             let limits = vec![Limit { measure, limit: 0.9999 }];
-            Gate { rules: vec![Rule { limits, ..Rule::default() }], confidence: None, arithmetic: None }
+            Gate { rules: vec![Rule { limits, ..Rule::default() }], ..Gate::default() }
         };
         let holds = |models: &[Model], measure| -> Vec<bool> {
             judge(models, &limit(measure), "", false).iter().map(|v| v.holds).collect()

@@ -150,9 +150,9 @@ impl Coded for Q2K {
     fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]) {
         let d = half_value([block[D], block[D + 1]]);
         let dmin = half_value([block[DMIN], block[DMIN + 1]]);
-        for j in 0..BLOCKS {
-            scales[j] = d * f32::from(block[j] & 15);
-            mins[j] = -dmin * f32::from(block[j] >> 4);
+        for ((scale, min), byte) in scales.iter_mut().zip(mins).zip(&block[..BLOCKS]) {
+            *scale = d * f32::from(byte & 15);
+            *min = -dmin * f32::from(byte >> 4);
         }
         for (part, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let (half, k) = (part / 4, part % 4);

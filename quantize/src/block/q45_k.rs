@@ -261,10 +261,8 @@ impl<B: Bits> Coded for Superblock<B> {
         let d = half_value([block[0], block[1]]);
         let dmin = half_value([block[2], block[3]]);
         let (factors, levels) = unpack_scales(&block[SCALES..]);
-        for j in 0..BLOCKS {
-            scales[j] = d * f32::from(factors[j]);
-            mins[j] = -dmin * f32::from(levels[j]);
-        }
+        scales.iter_mut().zip(factors).for_each(|(scale, factor)| *scale = d * f32::from(factor));
+        mins.iter_mut().zip(levels).for_each(|(min, level)| *min = -dmin * f32::from(level));
         for (j, codes) in codes.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
             for (code, low) in codes.iter_mut().zip(&block[B::LOW + j / 2 * SUB..]) {
                 *code = low >> (j % 2 * 4) & 15;
