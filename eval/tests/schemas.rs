@@ -39,5 +39,5 @@ fn every_command_prints_a_document_of_its_schema() {
     document("evaluate-generate-1", &["generate", &model, "--prompt", "The", "-n", "3"]);
     document("evaluate-logits-1", &["logits", &model, "--tokens", "1,2", "-o", &at("l.f32")]);
     document("evaluate-tokenize-1", &["tokenize", &model, "--text", &sample]);
-    document("evaluate-embed-1", &["embed", &model, "--tokens", "1,2,3"]);
+    document("evaluate-embed-1", &["embed", &model, "--tokens", "1,2,3", "--pooling", "mean"]);
 }
