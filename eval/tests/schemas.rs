@@ -43,5 +43,5 @@ fn every_command_prints_a_document_of_its_schema() {
     std::fs::write(&questions, "{\"question\": \"The\", \"choices\": [\" cat\", \" dog\"], \"answer\": 0}\n").unwrap();
     let words = ["choices", &model, "--type", "q4_0", "--file", &questions, "--format", "multiple-choice"];
     document("evaluate-choices-1", &words);
-    document("evaluate-embed-1", &["embed", &model, "--tokens", "1,2,3"]);
+    document("evaluate-embed-1", &["embed", &model, "--tokens", "1,2,3", "--pooling", "mean"]);
 }
