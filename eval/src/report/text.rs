@@ -112,7 +112,7 @@ pub fn terminal(report: &Report, wide: bool) -> String {
     let base = &report.base;
     let size =
         base.bytes.map_or(String::new(), |n| format!("{}, {:.2} bits per weight, ", bytes(n), base.bits_per_weight));
-    let mut out = format!("{}: {size}{}\n", base.name, base_ppl(report));
+    let mut out = format!("{}: {size}{}\nArithmetic: {}\n", base.name, base_ppl(report), report.protocol.arithmetic);
     for on in report.by_text() {
         let protocol = &on.protocol;
         let ppl = if report.texts.is_empty() { String::new() } else { format!(", {}", base_ppl(on)) };
@@ -128,7 +128,7 @@ pub fn terminal(report: &Report, wide: bool) -> String {
     for (name, told) in report.made_of() {
         out += &format!("{}: {told}\n", if wide { name.to_owned() } else { shortened(name, 2 * SHORTEST_NAME) });
     }
-    out + "Arithmetic: " + &report.protocol.arithmetic + "\n" + ERRORS + "\n"
+    out + ERRORS + "\n"
 }
 
 /// The short tables as one in Markdown.
