@@ -13,6 +13,7 @@ mod llava;
 mod pixtral;
 mod qwen;
 mod siglip;
+mod softplus;
 mod spelling;
 mod whisper;
 
