@@ -1,7 +1,7 @@
 //! A checkpoint folder seen as if it were a GGUF file.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::hf::{self, Class, Contents, How, Params, Piece, Rule, Target};
 use crate::lora::{self, Adapter};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::modules::{self, Behind, Dense};
-use crate::names::{Fused, Renamed};
+use crate::names::{Fused, Origins, Renamed};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
 use crate::tasks::TaskAdapter;
@@ -77,11 +77,7 @@ impl Checkpoint {
         if options.projector {
             return Checkpoint::open_projector(folder, options);
         }
-        let (mut root, config_path) = if options.mistral_format {
-            (config::read_mistral(folder)?, folder.join("params.json"))
-        } else {
-            (config::read(folder)?, folder.join("config.json"))
-        };
+        let (mut root, config_path) = config::read_form(folder, options.mistral_format)?;
         let (architecture, mut config) = hf::read(&root, options.part).map_err(|e| e.at(&config_path))?;
         let target = target(architecture, folder, options)?;
         let mut notes = Vec::new();
@@ -98,7 +94,7 @@ impl Checkpoint {
         let beside = (architecture.beside)(&config, folder)?;
         let tasks = if options.vocab_only { Vec::new() } else { tasks(architecture, &config, &stored, &mut notes)? };
         let pooler = architecture.pooler.and_then(|name| pooler(architecture, name, &stored));
-        let Text { stored, moved } =
+        let Text { stored, moved, origins } =
             text_tensors(architecture, &config, &root, stored, &mut notes).map_err(|e| e.at(folder))?;
         let stored: Vec<Stored> = beside.into_iter().chain(stored).collect();
         let (mut tensors, packing) = if options.vocab_only {
@@ -135,10 +131,10 @@ impl Checkpoint {
         };
         let vocabulary = tokenizer::metadata(tokenizer, &config.to_value(), kind, &request)?;
         let size = if architecture.cut_embedding { vocabulary_size(folder, &vocabulary)? } else { None };
-        let mut plan = Plan::new(architecture, &config, file_type, size)?;
+        let mut plan = Plan::new(architecture, &config, &origins, file_type, size)?;
         if !options.vocab_only {
             for (name, rows) in (architecture.generated)(&config).map_err(|e| e.at(&config_path))? {
-                plan.push(name, rows, Made { stored: Elements::F32, moved: false })?;
+                plan.push(name, rows, Made { stored: Elements::F32, moved: false, of: &[] })?;
             }
             for tensor in tensors {
                 let moved = moved.contains(&tensor.name);
@@ -153,13 +149,7 @@ impl Checkpoint {
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.early)(&mut params).map_err(|e| e.at(&config_path))?;
         metadata.set("general.type", "model");
-        let shapes = plan.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
-        let overrides = Overrides {
-            file: options.metadata.clone(),
-            name: options.model_name.clone(),
-            skip_card: options.skip_model_card,
-        };
-        let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
+        let general = plan.general(folder, options)?;
         general.write(&mut metadata).map_err(|e| e.at(folder))?;
         notes.extend_from_slice(general.notes());
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
@@ -173,7 +163,8 @@ impl Checkpoint {
         let mut departures: Vec<String> = Vec::new();
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
         if !options.vocab_only {
-            let found = complete::check(architecture, &metadata, &infos, &plan.sources).map_err(|e| e.at(folder))?;
+            let found = complete::check(architecture, &metadata, &infos, &plan.sources, &origins);
+            let found = found.map_err(|e| e.at(folder))?;
             notes.extend(found.note);
             departures.extend(found.departs.into_iter().chain((architecture.departs)(&config)).map(str::to_owned));
             notes.extend(departures.iter().map(|d| format!("llama.cpp computes something else from this file: {d}")));
@@ -206,11 +197,7 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`Checkpoint::open`], a class without towers, and towers without tensors.
     fn open_projector(folder: &Path, options: &Options) -> Result<Checkpoint> {
-        let (mut root, config_path) = if options.mistral_format {
-            (config::read_mistral(folder)?, folder.join("params.json"))
-        } else {
-            (config::read(folder)?, folder.join("config.json"))
-        };
+        let (mut root, config_path) = config::read_form(folder, options.mistral_format)?;
         let (architecture, mut config) = hf::projectors::read(&root, folder).map_err(|e| e.at(&config_path))?;
         let mut notes = Vec::new();
         let stored = weights(folder, options, &mut notes)?;
@@ -218,10 +205,16 @@ impl Checkpoint {
         let contents = Contents { folder, tensors: &stored, target: None, dense_modules: false, whole_head: false };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let beside = (architecture.beside)(&config, folder)?;
-        let own = stored.iter().filter_map(|tensor| {
-            let name = projector_name(architecture, &config, tensor.name())?;
-            Some(tensor.clone().renamed(name))
-        });
+        let renamed = |name: &str| projector_name(architecture, &config, name);
+        let mut origins =
+            Origins::new(architecture, 0, move |name| Some(vec![Renamed { name: renamed(name)?, moved: false }]));
+        let mut own = Vec::new();
+        for tensor in &stored {
+            for Renamed { name, .. } in origins.names_of(tensor.name()).into_iter().flatten() {
+                origins.add(&name, tensor.name());
+                own.push(tensor.clone().renamed(name));
+            }
+        }
         let stored: Vec<Stored> = beside.into_iter().chain(own).collect();
         if stored.is_empty() {
             let towers: Vec<String> = architecture.towers.iter().map(|tower| tower.path.join(".")).collect();
@@ -236,9 +229,9 @@ impl Checkpoint {
         });
         let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
         let file_type = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
-        let mut plan = Plan::new(architecture, &config, file_type, None)?;
+        let mut plan = Plan::new(architecture, &config, &origins, file_type, None)?;
         for (name, rows) in (architecture.generated)(&config).map_err(|e| e.at(&config_path))? {
-            plan.push(name, rows, Made { stored: Elements::F32, moved: false })?;
+            plan.push(name, rows, Made { stored: Elements::F32, moved: false, of: &[] })?;
         }
         for Tensor { name, rows } in tensors {
             // Single numbers become vectors of one element.
@@ -250,13 +243,7 @@ impl Checkpoint {
 
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);
-        let shapes = plan.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
-        let overrides = Overrides {
-            file: options.metadata.clone(),
-            name: options.model_name.clone(),
-            skip_card: options.skip_model_card,
-        };
-        let general = General::load(folder, &overrides, &Parameters::count(shapes))?;
+        let general = plan.general(folder, options)?;
         if architecture.general {
             metadata.set("general.type", "mmproj");
             general.write(&mut metadata).map_err(|e| e.at(folder))?;
@@ -268,7 +255,10 @@ impl Checkpoint {
             metadata.set("general.quantization_version", 2_u32);
         }
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
-        notes.extend(complete::check_projector(architecture, &metadata, &infos).map_err(|e| e.at(folder))?);
+        notes.extend(
+            complete::check_projector(architecture, &metadata, &infos, &plan.sources, &origins)
+                .map_err(|e| e.at(folder))?,
+        );
         let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
         let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
         Ok(Checkpoint {
@@ -461,10 +451,11 @@ fn choose(wanted: OutType, architecture: &Class, tensors: &[Stored]) -> FileType
 }
 
 /// The tensors of the text model.
-struct Text {
+struct Text<'a> {
     stored: Vec<Stored>,
     /// Names of those whose block has another number in the checkpoint.
     moved: HashSet<String>,
+    origins: Origins<'a>,
 }
 
 /// What the tensors of the text model are called without what wrappers put in front.
@@ -481,6 +472,11 @@ impl TextNames<'_> {
         let blocks = config.blocks()?;
         let further = config.layers().unwrap_or(blocks).min(blocks)..blocks;
         Ok(TextNames { class, config, further })
+    }
+
+    /// The number of layers, before those of prediction.
+    pub(crate) fn layers(&self) -> u64 {
+        self.further.start
     }
 
     /// The names that a tensor has, none of them where it is of no use; nothing where it is of another sense than text.
@@ -514,20 +510,24 @@ impl TextNames<'_> {
 }
 
 /// The tensors of the text model, their names without what wrappers put in front.
-fn text_tensors(
+fn text_tensors<'a>(
     architecture: &'static Class,
-    config: &Config,
+    config: &'a Config,
     root: &Map<String, Value>,
     stored: Vec<Stored>,
     notes: &mut Vec<String>,
-) -> Result<Text> {
+) -> Result<Text<'a>> {
     let (mut left_out, mut left_bytes) = (0_u64, 0_u64);
-    let mut text = Text { stored: Vec::with_capacity(stored.len()), moved: HashSet::new() };
     let own = TextNames::new(architecture, config)?;
+    let mut text = Text {
+        stored: Vec::with_capacity(stored.len()),
+        moved: HashSet::new(),
+        origins: Origins::new(architecture, own.layers(), move |name| own.of(name)),
+    };
     let mut predicts = false;
     for tensor in stored {
         predicts |= architecture.predicts(config, &tensor.name().replace("language_model.", ""));
-        let Some(names) = own.of(tensor.name()) else {
+        let Some(names) = text.origins.names_of(tensor.name()) else {
             left_out += 1;
             left_bytes += tensor.bytes().len() as u64;
             continue;
@@ -536,6 +536,7 @@ fn text_tensors(
             if moved {
                 text.moved.insert(name.clone());
             }
+            text.origins.add(&name, tensor.name());
             text.stored.push(tensor.clone().renamed(name));
         }
     }
@@ -593,8 +594,8 @@ fn unpacked(
     Ok((tensors.collect::<Result<_>>()?, None))
 }
 
-/// Members of a stack that were seen so far: by rule, then by member.
-type Members = BTreeMap<usize, BTreeMap<u64, Rows>>;
+/// Members of a stack that were seen so far, with their names in the checkpoint: by rule, then by member.
+type Members = BTreeMap<usize, BTreeMap<u64, (String, Rows)>>;
 
 /// Parts of a joined tensor that were seen so far, by rule, with their names in the checkpoint.
 type Parts = BTreeMap<usize, (String, Rows)>;
@@ -602,18 +603,24 @@ type Parts = BTreeMap<usize, (String, Rows)>;
 /// What makes a joined tensor of its parts.
 type Make = fn(&Config, &Piece, Vec<Rows>) -> Result<hf::Outputs>;
 
+/// For each tensor of the file those of the checkpoint that it is made of, without what wrappers put in front.
+pub(crate) type Sources = BTreeMap<String, Vec<String>>;
+
 /// What a finished tensor was made of.
 #[derive(Clone, Copy, Debug)]
-struct Made {
+struct Made<'a> {
     stored: Elements,
     /// Whether its block has another number in the checkpoint.
     moved: bool,
+    /// The tensors of the checkpoint, without what wrappers put in front.
+    of: &'a [String],
 }
 
 /// Maps tensors one after the other and remembers what is still missing.
 struct Plan<'a> {
     architecture: &'static Class,
     config: &'a Config,
+    origins: &'a Origins<'a>,
     rules: Vec<&'static Rule>,
     file_type: FileType,
     vocabulary: Option<u64>,
@@ -622,9 +629,10 @@ struct Plan<'a> {
     names: HashSet<String>,
     /// Weights that were seen, by rule and block.
     seen: HashSet<(usize, Option<u64>)>,
-    stacks: HashMap<(&'static str, u64), Members>,
+    stacks: BTreeMap<(&'static str, u64), Members>,
     joins: BTreeMap<(&'static str, u64, String), Parts>,
-    sources: Vec<String>,
+    /// What each tensor of the file is made of.
+    sources: Sources,
     embedding: Option<Rows>,
     notes: Vec<String>,
 }
@@ -633,12 +641,14 @@ impl<'a> Plan<'a> {
     fn new(
         architecture: &'static Class,
         config: &'a Config,
+        origins: &'a Origins<'a>,
         file_type: FileType,
         vocabulary: Option<u64>,
     ) -> Result<Plan<'a>> {
         Ok(Plan {
             architecture,
             config,
+            origins,
             rules: names::rules(architecture).collect(),
             file_type,
             vocabulary,
@@ -646,16 +656,16 @@ impl<'a> Plan<'a> {
             out: Vec::new(),
             names: HashSet::new(),
             seen: HashSet::new(),
-            stacks: HashMap::new(),
+            stacks: BTreeMap::new(),
             joins: BTreeMap::new(),
-            sources: Vec::new(),
+            sources: Sources::new(),
             embedding: None,
             notes: Vec::new(),
         })
     }
 
     /// Appends a finished tensor.
-    fn push(&mut self, name: String, rows: Rows, made: Made) -> Result<()> {
+    fn push(&mut self, name: String, rows: Rows, made: Made<'_>) -> Result<()> {
         let shape: Vec<u64> = rows.shape().iter().rev().copied().collect();
         let shape = Shape::new(&shape).map_err(|e| Error::input(format!("tensor {name}: {}", e.message())))?;
         let dimensions = rows.shape().len();
@@ -677,6 +687,7 @@ impl<'a> Plan<'a> {
         if !self.names.insert(name.clone()) {
             return Err(Error::input(format!("two tensors of the checkpoint become {name}")));
         }
+        self.sources.insert(name.clone(), made.of.to_vec());
         self.out.push((TensorInfo::new(name, shape, ty)?, rows));
         Ok(())
     }
@@ -684,15 +695,21 @@ impl<'a> Plan<'a> {
     /// Maps one tensor of the checkpoint.
     fn add(&mut self, tensor: Tensor, moved: bool) -> Result<()> {
         let Tensor { name, rows } = tensor;
-        let made = Made { stored: rows.elements(), moved };
-        let fault = |e: Error| Error::input(format!("tensor {name}: {}", e.message()));
-        let Some(found) = names::find(self.architecture, &name) else {
-            if let Some((form, block)) = names::fused(self.architecture, &name) {
+        let of = [name];
+        let (made, name) = (Made { stored: rows.elements(), moved, of: &of }, &of[0]);
+        let origins = self.origins;
+        let fault = |e: Error| e.about(format_args!("tensor {}", origins.of(name)));
+        let Some(found) = names::find(self.architecture, name) else {
+            if let Some((form, block)) = names::fused(self.architecture, name) {
                 return self.fused(form, block, &rows, made).map_err(fault);
             }
-            let near = names::nearest(self.architecture, &name).unwrap_or_default();
-            return Err(Error::input(format!("tensor {name} has no place in a {} file", self.architecture.arch))
-                .help(format!("the nearest name that has is {near}")));
+            let near = names::nearest(self.architecture, name).unwrap_or_default();
+            return Err(Error::input(format!(
+                "tensor {} has no place in a {} file",
+                origins.of(name),
+                self.architecture.arch
+            ))
+            .help(format!("the nearest name that has is {near}")));
         };
         let rule = self.rules[found.index];
         let blocks = self.blocks_of(rule);
@@ -700,10 +717,18 @@ impl<'a> Plan<'a> {
             if matches!(rule.how, How::Drop) || self.architecture.drop_further_blocks {
                 return Ok(());
             }
-            return Err(Error::input(format!("tensor {name} is of block {block}, config.json claims {blocks}")));
+            return Err(Error::input(format!(
+                "tensor {} is of block {block}, config.json claims {blocks}",
+                origins.of(name)
+            )));
         }
         if rows.shape().contains(&0) && !matches!(rule.how, How::Drop) {
-            return Err(Error::input(format!("tensor {name} has no elements, its shape is {:?}", rows.shape())).help(
+            return Err(Error::input(format!(
+                "tensor {} has no elements, its shape is {:?}",
+                origins.of(name),
+                rows.shape()
+            ))
+            .help(
                 "DeepSpeed's ZeRO-3 leaves such behind where weights were not gathered: save the model again with \
                  stage3_gather_16bit_weights_on_model_save, or make it of the shards with zero_to_fp32.py",
             ));
@@ -716,7 +741,8 @@ impl<'a> Plan<'a> {
         if self.architecture.drop_zero_biases && found.suffix == ".bias" {
             let bytes = rows.rows(0..row_count(rows.shape())).map_err(fault)?;
             let zeros = transform::to_f32(rows.elements(), &bytes)?.iter().all(|v| *v == 0.0);
-            let told = format!("tensor {name} is not zero, and {} has no place for it", self.architecture.arch);
+            let told =
+                format!("tensor {} is not zero, and {} has no place for it", origins.of(name), self.architecture.arch);
             return if zeros { Ok(()) } else { Err(Error::input(told)) };
         }
         if found.suffix != ".bias" {
@@ -731,18 +757,24 @@ impl<'a> Plan<'a> {
                 let block = found.block.unwrap_or(0);
                 let member = found.member.unwrap_or(0);
                 let members = members(self.config)?;
-                return self.stack(group, members, found.index, block, member, found.suffix, rows, made).map_err(fault);
+                if member >= members || found.suffix == ".bias" {
+                    return Err(fault(Error::input(format!("it is number {member} of {members} in config.json"))));
+                }
+                return self.stack(group, members, (found.index, block, member), found.suffix, rows, made);
             }
             How::Join { group, make } => {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
-                return self.join(group, make, found.index, &name, piece, made).map_err(fault);
+                return self.join(group, make, found.index, piece, made);
             }
-            How::Split(split) => {
+            How::Split(make) | How::Cut(make) => {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
-                for (name, rows) in split(self.config, &piece).map_err(fault)? {
+                let outputs = make(self.config, &piece).map_err(fault)?;
+                if matches!(rule.how, How::Split(_)) {
+                    all_of(&piece.rows, outputs.iter().map(|(_, rows)| rows)).map_err(fault)?;
+                }
+                for (name, rows) in outputs {
                     self.push(name, rows, made)?;
                 }
-                self.sources.push(name);
                 return Ok(());
             }
             How::First if self.names.contains(&target) => return Ok(()),
@@ -750,14 +782,17 @@ impl<'a> Plan<'a> {
             How::Tied if self.is_tied() => return Ok(()),
             How::Tied => {
                 return Err(Error::input(format!(
-                    "tensor {name} has no place in a {} file, whose output is its token embedding",
+                    "tensor {} has no place in a {} file, whose output is its token embedding",
+                    origins.of(name),
                     self.architecture.arch
                 )));
             }
             How::Keep | How::First | How::Untied => rows,
             How::Change(change) => {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
-                change(self.config, &piece).map_err(fault)?
+                let changed = change(self.config, &piece).map_err(fault)?;
+                all_of(&piece.rows, [&changed]).map_err(fault)?;
+                changed
             }
             How::Map(f) => transform::mapped(&rows, f),
             How::MapWeight(f) if weight => transform::mapped(&rows, f),
@@ -771,15 +806,14 @@ impl<'a> Plan<'a> {
             self.embedding = Some(rows.clone());
         }
         if self.architecture.drop_equal_output && target == "output.weight" && self.is_embedding(&rows)? {
-            self.notes.push(format!("left out: {name}, which equals the token embedding"));
+            self.notes.push(format!("left out: {}, which equals the token embedding", origins.of(name)));
             return Ok(());
         }
-        self.sources.push(name);
         self.push(target, rows, made)
     }
 
     /// Experts in one tensor, where the class knows them one by one: they stay one, gate and up apart.
-    fn fused(&mut self, form: Fused, block: u64, rows: &Rows, made: Made) -> Result<()> {
+    fn fused(&mut self, form: Fused, block: u64, rows: &Rows, made: Made<'_>) -> Result<()> {
         if block >= self.blocks {
             return Err(Error::input(format!("it is of block {block}, config.json claims {}", self.blocks)));
         }
@@ -855,79 +889,103 @@ impl<'a> Plan<'a> {
         Ok(equal)
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// Remembers a member of a stack, told by rule, block and member, and stacks when it was the last.
     fn stack(
         &mut self,
         group: &'static str,
         members: u64,
-        rule: usize,
-        block: u64,
-        member: u64,
+        (rule, block, member): (usize, u64, u64),
         suffix: &str,
         rows: Rows,
-        made: Made,
+        made: Made<'_>,
     ) -> Result<()> {
-        if member >= members || suffix == ".bias" {
-            return Err(Error::input(format!("it is number {member} of {members} in config.json")));
-        }
         let tables: Vec<usize> =
             (0..self.rules.len()).filter(|i| self.rules[*i].how.stack().is_some_and(|(g, _)| g == group)).collect();
         let seen = self.stacks.entry((group, block)).or_default();
-        seen.entry(rule).or_default().insert(member, rows);
+        seen.entry(rule).or_default().insert(member, (made.of.concat(), rows));
         let complete = tables.iter().all(|t| seen.get(t).is_some_and(|m| m.len() as u64 == members));
         if !complete {
             return Ok(());
         }
         let Some(mut seen) = self.stacks.remove(&(group, block)) else { return Ok(()) };
         for table in tables {
-            let parts: Vec<Rows> = seen.remove(&table).into_iter().flatten().map(|(_, rows)| rows).collect();
+            let (names, parts): (Vec<String>, Vec<Rows>) =
+                seen.remove(&table).into_iter().flatten().map(|m| m.1).unzip();
+            self.same_shape(&names, &parts)?;
             let to = names::with_block(self.rules[table].to, Some(block));
             let chained = matches!(self.rules[table].how, How::Chain { .. });
-            let whole = if chained { transform::joined(parts)? } else { transform::stacked(parts)? };
-            self.push(format!("{to}{suffix}"), whole, made)?;
+            let whole = if chained { transform::joined(parts) } else { transform::stacked(parts) };
+            let whole = whole.map_err(|e| self.about(&names, e))?;
+            self.push(format!("{to}{suffix}"), whole, Made { of: &names, ..made })?;
         }
         Ok(())
     }
 
+    /// Names the member of a stack whose shape is not that of the others.
+    fn same_shape(&self, names: &[String], parts: &[Rows]) -> Result<()> {
+        let alike = |shape: &[u64]| parts.iter().filter(|other| other.shape() == shape).count();
+        let Some((most, usual)) = parts.iter().enumerate().max_by_key(|(_, rows)| alike(rows.shape())) else {
+            return Ok(());
+        };
+        match parts.iter().position(|rows| rows.shape() != usual.shape()) {
+            None => Ok(()),
+            Some(odd) => Err(Error::input(format!(
+                "tensor {} has the shape {:?} and {} {:?}: they do not stack",
+                self.origins.of(&names[odd]),
+                parts[odd].shape(),
+                self.origins.of(&names[most]),
+                usual.shape()
+            ))),
+        }
+    }
+
+    /// An error about what several tensors become.
+    fn about(&self, names: &[String], e: Error) -> Error {
+        let named: Vec<String> = names.iter().map(|name| self.origins.of(name)).collect();
+        e.about(format_args!("tensors {}", named.join(", ")))
+    }
+
     /// Remembers one of several tensors that are made into others, and makes them when it was the last.
-    fn join(
-        &mut self,
-        group: &'static str,
-        make: Make,
-        rule: usize,
-        name: &str,
-        piece: Piece,
-        made: Made,
-    ) -> Result<()> {
+    fn join(&mut self, group: &'static str, make: Make, rule: usize, piece: Piece, made: Made<'_>) -> Result<()> {
         let belongs = |rule: &Rule| matches!(rule.how, How::Join { group: g, .. } if g == group);
         let parts = self.rules.iter().filter(|r| belongs(r)).count();
         let key = (group, piece.block, piece.suffix.clone());
         let seen = self.joins.entry(key.clone()).or_default();
-        seen.insert(rule, (name.to_owned(), piece.rows.clone()));
+        seen.insert(rule, (made.of.concat(), piece.rows.clone()));
         if seen.len() < parts {
             return Ok(());
         }
         let seen = self.joins.remove(&key).unwrap_or_default();
         let (names, rows): (Vec<String>, Vec<Rows>) = seen.into_values().unzip();
-        for (name, rows) in make(self.config, &piece, rows)? {
-            self.push(name, rows, made)?;
+        for (name, rows) in make(self.config, &piece, rows).map_err(|e| self.about(&names, e))? {
+            self.push(name, rows, Made { of: &names, ..made })?;
         }
-        self.sources.extend(names);
         Ok(())
+    }
+
+    /// The general keys of a file with these tensors.
+    fn general(&self, folder: &Path, options: &Options) -> Result<General> {
+        let shapes = self.out.iter().map(|(info, rows)| (info.name(), rows.shape()));
+        let overrides = Overrides {
+            file: options.metadata.clone(),
+            name: options.model_name.clone(),
+            skip_card: options.skip_model_card,
+        };
+        General::load(folder, &overrides, &Parameters::count(shapes))
     }
 
     /// Checks that nothing is missing, and brings those to the front that come first.
     fn finish(&mut self) -> Result<()> {
-        if let Some(((_, block), members)) = self.stacks.iter().next() {
-            return Err(self.missing_member(*block, members));
+        if let Some(((group, block), members)) = self.stacks.iter().next() {
+            return Err(self.missing_member(group, *block, members));
         }
         if let Some(((group, block, suffix), seen)) = self.joins.iter().next() {
             let gap = self.rules.iter().enumerate().find(|(i, rule)| {
                 matches!(rule.how, How::Join { group: g, .. } if g == *group) && !seen.contains_key(i)
             });
             let name = gap.map_or("", |(_, rule)| rule.from);
-            let name = names::with_block(name, Some(*block));
-            return Err(Error::input(format!("tensor {name}{suffix} is missing")).help("is the checkpoint complete?"));
+            let name = self.origins.of(&(names::with_block(name, Some(*block)) + suffix));
+            return Err(Error::input(format!("tensor {name} is missing")).help("is the checkpoint complete?"));
         }
         let leading = self.architecture.leading;
         let last = self.architecture.last;
@@ -945,24 +1003,38 @@ impl<'a> Plan<'a> {
             Some((i, rule)) if separate && !self.seen.contains(&(i, None)) => {
                 let help =
                     "config.json says \"tie_word_embeddings\": false; set it to true if the head is the embedding";
-                Err(Error::input(format!("tensor {}.weight is missing", rule.from)).help(help))
+                let name = self.origins.of(&format!("{}.weight", rule.from));
+                Err(Error::input(format!("tensor {name} is missing")).help(help))
             }
             _ => Ok(()),
         }
     }
 
-    fn missing_member(&self, block: u64, members: &Members) -> Error {
+    fn missing_member(&self, group: &str, block: u64, members: &Members) -> Error {
         let all = members.values().map(|m| m.keys().next_back().copied().unwrap_or(0)).max().unwrap_or(0);
         let gap = self.rules.iter().enumerate().find_map(|(i, rule)| {
-            let (_, count) = rule.how.stack()?;
+            let (_, count) = rule.how.stack().filter(|(own, _)| *own == group)?;
             let count = count(self.config).ok()?;
             let seen = members.get(&i);
             let first = (0..count).find(|x| seen.is_none_or(|m| !m.contains_key(x)))?;
             Some(names::with_block(rule.from, Some(block)).replace("{x}", &first.to_string()) + ".weight")
         });
-        let name = gap.unwrap_or_else(|| format!("the stack of block {block} after member {all}"));
+        let name = gap
+            .map(|name| self.origins.of(&name))
+            .unwrap_or_else(|| format!("the stack of block {block} after member {all}"));
         Error::input(format!("tensor {name} is missing")).help("is the checkpoint complete?")
     }
+}
+
+/// Refuses a tensor that is larger than what is made of it: the configuration is of another one.
+fn all_of<'a>(of: &Rows, made: impl IntoIterator<Item = &'a Rows>) -> Result<()> {
+    let elements = |rows: &Rows| rows.shape().iter().product::<u64>();
+    let mut made = made.into_iter().peekable();
+    // What is left out as a whole is no matter of sizes.
+    if made.peek().is_none() || made.map(elements).sum::<u64>() >= elements(of) {
+        return Ok(());
+    }
+    Err(Error::input(format!("its shape {:?} is larger than the configuration says", of.shape())))
 }
 
 /// Rows of each head in the order in which neighbours rotate: the two halves interleaved.

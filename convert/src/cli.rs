@@ -1,16 +1,16 @@
 //! What programs that begin at a checkpoint folder share: the options of a conversion, the comparison of tokenizers, the
 //! Modelfile beside the result.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use gguf::cli::{Common, Output, bytes, count, say};
+use gguf::cli::{Common, NO_INPUTS, Output, bytes, count, say};
 use gguf::memory::Cache;
 use gguf::modelfile::{self, cache_line};
 use gguf::{Error, Metadata, Result, Source};
 use serde_json::{Value, json};
 
+use crate::files::LICENSES;
 use crate::tokenizer::{self, Report};
 use crate::{Options, OutType, json, location, lora, packed};
 
@@ -189,8 +189,7 @@ impl ModelfileArgs {
         if !self.modelfile {
             return Ok(None);
         }
-        let names = ["LICENSE", "LICENSE.txt", "LICENSE.md"];
-        let license = folder.and_then(|folder| names.iter().map(|name| folder.join(name)).find(|p| p.is_file()));
+        let license = folder.and_then(|folder| LICENSES.iter().map(|name| folder.join(name)).find(|p| p.is_file()));
         let license = license.map(|p| json::read_at_most(&p, MAX_LICENSE)).transpose()?;
         let license = license.as_deref().map(String::from_utf8_lossy);
         let cache =
@@ -207,25 +206,8 @@ impl ModelfileArgs {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let text = modelfile::write(source.metadata(), &name, &options)?;
         let path = target.with_file_name("Modelfile");
-        let mut output = Output::create(&path, force, &[])?;
+        let mut output = Output::create(&path, force, NO_INPUTS)?;
         output.write_all(text.as_bytes()).map_err(|e| Error::io(&path, "write", e))?;
         Ok(Some(output))
     }
-}
-
-/// The files of a folder, none of which may be an output.
-///
-/// # Errors
-/// A folder that cannot be listed.
-pub fn inputs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| Error::io(folder, "list", e))?.path();
-        // A file that an earlier run left in the folder is an output, not an input.
-        if path.is_file() && path.extension().is_none_or(|e| e != "gguf") {
-            files.push(path);
-        }
-    }
-    Ok(files)
 }

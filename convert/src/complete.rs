@@ -1,13 +1,14 @@
 //! Whether what a checkpoint becomes is a whole model: the tensors and keys held against `gguf::arch`, before a byte is
 //! written. What is missing or of another shape is named as the checkpoint calls it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use gguf::arch::{self, Fault, FaultKind};
 use gguf::{Error, Metadata, Result, TensorInfo};
 
+use crate::checkpoint::Sources;
 use crate::hf::{Class, How};
-use crate::names;
+use crate::names::{self, Origins};
 
 /// What a person should know of a whole model.
 #[derive(Debug, Default)]
@@ -22,7 +23,14 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// The first tensor that is missing, has no place or has another shape than the keys ask for, or a key that is missing.
-pub(crate) fn check(class: &Class, metadata: &Metadata, tensors: &[TensorInfo], sources: &[String]) -> Result<Found> {
+pub(crate) fn check(
+    class: &Class,
+    metadata: &Metadata,
+    tensors: &[TensorInfo],
+    sources: &Sources,
+    origins: &Origins<'_>,
+) -> Result<Found> {
+    let names = Names { class, sources, origins };
     let Some(row) = arch::find(class.arch) else { return Ok(Found::default()) };
     let shapes: HashMap<String, Vec<u64>> =
         tensors.iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
@@ -32,16 +40,24 @@ pub(crate) fn check(class: &Class, metadata: &Metadata, tensors: &[TensorInfo], 
         return Err(Error::input(format!("config.json does not describe a whole model: {}", fault.message)));
     }
     if let Some(empty) = tensors.iter().find(|t| t.elements() == 0) {
-        let name = said(class, empty.name());
-        return Err(Error::input(format!("tensor {name} holds nothing: its shape is {}", empty.shape()))
+        let named = names.of(empty.name());
+        return Err(Error::input(format!("{named} holds nothing: its shape is {}", empty.shape()))
             .help("checkpoints saved while the weights were spread over several processes look so; save it again"));
     }
-    let faults = row.plan(&dims).faults(&dims);
+    let lacking = |fault: &Fault| fault.kind == FaultKind::TensorMissing && lacks(class, &fault.subject);
+    let (left_out, faults): (Vec<Fault>, Vec<Fault>) = row.plan(&dims).faults(&dims).into_iter().partition(lacking);
     // A missing tensor explains a strange one, not the other way round.
     if let Some(fault) = faults.iter().find(|f| f.kind == FaultKind::TensorMissing).or_else(|| faults.first()) {
-        return Err(error(class, fault, sources));
+        return Err(names.error(fault));
     }
     let departs = (row.departs)(&dims);
+    if let Some(fault) = left_out.first() {
+        let named = names.of(&fault.subject);
+        let note = format!(
+            "llama.cpp does not load this file: it asks for {named}, which its own converter leaves out as well"
+        );
+        return Ok(Found { note: Some(note), departs });
+    }
     // The model is whole; what is left is what the loader demands of the sizes that it knows.
     let (dims, mut faults) = row.dims(&get, shapes);
     if faults.is_empty() {
@@ -55,13 +71,19 @@ pub(crate) fn check(class: &Class, metadata: &Metadata, tensors: &[TensorInfo], 
 ///
 /// # Errors
 /// The first tensor that is missing.
-pub(crate) fn check_projector(class: &Class, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Option<String>> {
+pub(crate) fn check_projector(
+    class: &Class,
+    metadata: &Metadata,
+    tensors: &[TensorInfo],
+    sources: &Sources,
+    origins: &Origins<'_>,
+) -> Result<Option<String>> {
     use gguf::projector::{Fault, faults};
     let held: Vec<(&str, &[u64])> = tensors.iter().map(|t| (t.name(), t.shape().dims())).collect();
     let faults = faults(&|key| metadata.get(key), &held);
     if let Some(name) = faults.iter().find_map(|f| if let Fault::Tensor(name) = f { Some(name) } else { None }) {
-        let name = said(class, name);
-        return Err(Error::input(format!("tensor {name} is missing, without which the projector file does not load"))
+        let name = Names { class, sources, origins }.of(name);
+        return Err(Error::input(format!("{name} is missing, without which the projector file does not load"))
             .help("is the checkpoint complete, and does config.json count as many layers as there are?"));
     }
     Ok(faults.first().map(|fault| {
@@ -77,35 +99,170 @@ pub(crate) fn check_projector(class: &Class, metadata: &Metadata, tensors: &[Ten
     }))
 }
 
-fn error(class: &Class, fault: &Fault, sources: &[String]) -> Error {
-    let name = said(class, &fault.subject);
-    match fault.kind {
-        FaultKind::TensorMissing => {
-            let error =
-                Error::input(format!("tensor {name} is missing, without which a {} model does not load", class.arch));
-            match names::nearest_of(sources.iter().map(String::as_str), &name) {
-                Some(near) => error.help(format!("the nearest name there is {near}; is the checkpoint complete?")),
-                None => error,
+/// What the checkpoint calls the tensors of the file.
+struct Names<'a> {
+    class: &'a Class,
+    sources: &'a Sources,
+    origins: &'a Origins<'a>,
+}
+
+impl Names<'_> {
+    fn error(&self, fault: &Fault) -> Error {
+        let lacking = self.lacking(&fault.subject);
+        // What a block is may hang on a tensor that is not there: then other faults come of it.
+        if let (FaultKind::TensorMissing | FaultKind::TensorUnexpected, false) = (fault.kind, lacking.is_empty()) {
+            let (_, block, _) = in_block(&fault.subject);
+            let names = lacking.iter().flat_map(|name| self.in_place(name, block));
+            let names: Vec<String> = names.map(|name| self.origins.of(&name)).collect();
+            let word = if names.len() == 1 { "tensor" } else { "one of the tensors" };
+            return Error::input(format!(
+                "{word} {} is missing, which other blocks of this {} model have",
+                names.join(", "),
+                self.class.arch
+            ))
+            .help("is the checkpoint complete?");
+        }
+        let named = self.of(&fault.subject);
+        match fault.kind {
+            FaultKind::TensorMissing => {
+                let error = Error::input(format!(
+                    "{named} is missing, without which a {} model does not load",
+                    self.class.arch
+                ));
+                let names = self.sources.values().flatten().map(String::as_str);
+                match names::nearest_of(names, &self.first(&fault.subject)) {
+                    Some(near) => {
+                        let near = self.origins.of(near);
+                        error.help(format!("the nearest name there is {near}; is the checkpoint complete?"))
+                    }
+                    None => error,
+                }
+            }
+            FaultKind::TensorShape => Error::input(fault.message.clone())
+                .about(named)
+                .help("the weights and config.json do not belong together"),
+            _ if !self.sources.contains_key(&fault.subject) => Error::input(fault.message.clone()),
+            _ => Error::input(fault.message.clone()).about(named),
+        }
+    }
+
+    /// The names, without what wrappers put in front, of the tensors that this block's like of another block's tensor
+    /// would be made of.
+    fn in_place(&self, of: &str, block: Option<u64>) -> Vec<String> {
+        let sources = self.sources.get(of).map_or(&[][..], Vec::as_slice);
+        match (in_block(of).1, block) {
+            (Some(from), Some(to)) => sources.iter().map(|name| moved(name, from, to)).collect(),
+            _ => sources.to_vec(),
+        }
+    }
+
+    /// Tensors of the file that the block of this one lacks, held against the block that is most like it.
+    fn lacking(&self, target: &str) -> Vec<&str> {
+        let (front, Some(block), _) = in_block(target) else { return Vec::new() };
+        let mut blocks: BTreeMap<u64, BTreeMap<&str, &str>> = BTreeMap::new();
+        for name in self.sources.keys() {
+            if let (own_front, Some(other), own) = in_block(name)
+                && own_front == front
+            {
+                blocks.entry(other).or_default().insert(own, name);
             }
         }
-        FaultKind::TensorShape => Error::input(format!("tensor {name}: {}", fault.message))
-            .help("the weights and config.json do not belong together"),
-        _ => Error::input(if name == fault.subject {
-            fault.message.clone()
-        } else {
-            format!("tensor {name}: {}", fault.message)
-        }),
+        let own = blocks.remove(&block).unwrap_or_default();
+        // One that has what the other lacks is of another kind.
+        // Of several the last: first blocks may have what the others do not.
+        let alike = blocks.values().rev().filter(|other| own.keys().all(|name| other.contains_key(name)));
+        let lacking =
+            alike.map(|other| other.iter().filter(|(name, _)| !own.contains_key(*name)).map(|(_, whole)| *whole));
+        let lacking = lacking.map(Iterator::collect::<Vec<_>>).min_by_key(Vec::len);
+        lacking.filter(|names| names.len() <= MOST_LACKING).unwrap_or_default()
+    }
+
+    /// The names, with the word before them.
+    fn of(&self, target: &str) -> String {
+        let names: Vec<String> = self.all(target).iter().map(|name| self.origins.of(name)).collect();
+        match names.as_slice() {
+            [one] => format!("tensor {one}"),
+            [first, others @ ..] if !self.sources.contains_key(target) => {
+                format!("tensor {first} (or {})", others.join(", "))
+            }
+            all => format!("one of the tensors {}", all.join(", ")),
+        }
+    }
+
+    fn first(&self, target: &str) -> String {
+        self.all(target).first().cloned().unwrap_or_default()
+    }
+
+    /// The names without what wrappers put in front: those that the tensor was made of; else those of its like in
+    /// another block; else the spellings of the class, those first that are most like the names there are.
+    fn all(&self, target: &str) -> Vec<String> {
+        if let Some(names) = self.sources.get(target).filter(|names| !names.is_empty()) {
+            return names.clone();
+        }
+        let (front, block, own) = in_block(target);
+        let alike = self.sources.keys().rev().find(|name| {
+            let (other_front, other, other_own) = in_block(name);
+            block.is_some() && other.is_some() && (front, own) == (other_front, other_own)
+        });
+        if let Some(names) = alike.map(|of| self.in_place(of, block)).filter(|names| !names.is_empty()) {
+            return names;
+        }
+        let (stem, suffix) =
+            [".weight", ".bias"].iter().find_map(|s| Some((target.strip_suffix(s)?, *s))).unwrap_or((target, ""));
+        let spellings = names::rules(self.class).filter_map(|rule| {
+            // What is not told whole is told by its beginning, of which the longest counts.
+            let whole = [stem, target].iter().find_map(|name| Some((names::blocks_in(rule.to, name)?, *name)));
+            let ((block, rest), name) = whole?;
+            let suffix = if name == stem { suffix } else { "" };
+            let fits = rest.is_empty() || matches!(rule.how, How::Split(_) | How::Cut(_));
+            let spelled = names::with_block(rule.from, block).replace("{x}", "0") + suffix;
+            (fits && !rule.to.is_empty()).then_some((rest.len(), spelled))
+        });
+        let spellings: Vec<(usize, String)> = spellings.collect();
+        let rest = spellings.iter().map(|(rest, _)| *rest).min();
+        let near = |name: &str| {
+            let names = self.sources.values().flatten().map(String::as_str);
+            names.map(|other| names::distance(other, name)).min()
+        };
+        let mut best: Vec<String> =
+            spellings.into_iter().filter(|(n, _)| Some(*n) == rest).map(|(_, name)| name).collect();
+        best.sort_by_cached_key(|name| near(name));
+        best.dedup();
+        best.truncate(MOST_SPELLINGS);
+        if best.is_empty() {
+            best.push(target.to_owned());
+        }
+        best
     }
 }
 
-/// What the checkpoint calls a tensor of the file: the first spelling that leads to it.
-fn said(class: &Class, target: &str) -> String {
-    let (stem, suffix) =
-        [".weight", ".bias"].iter().find_map(|s| Some((target.strip_suffix(s)?, *s))).unwrap_or((target, ""));
-    let found = names::rules(class).find_map(|rule| {
-        let (block, rest) = names::blocks_in(rule.to, stem)?;
-        let fits = rest.is_empty() || matches!(rule.how, How::Split(_));
-        (fits && !rule.to.is_empty()).then(|| names::with_block(rule.from, block).replace("{x}", "0"))
+/// Whether the reference leaves this tensor out too, though the loader asks for it.
+fn lacks(class: &Class, name: &str) -> bool {
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    names::blocks_in("blk.{}.", stem).is_some_and(|(_, rest)| class.lacks.contains(&rest))
+}
+
+/// Tensors that a block may lack and still be of the kind of another.
+const MOST_LACKING: usize = 3;
+
+/// Spellings of a missing tensor that an error names.
+const MOST_SPELLINGS: usize = 4;
+
+/// A name of a tensor as what stands before its block, the block, and what stands behind.
+fn in_block(name: &str) -> (&str, Option<u64>, &str) {
+    let parts = name.split_once("blk.").and_then(|(front, rest)| {
+        let (block, own) = rest.split_once('.')?;
+        Some((front, Some(block.parse().ok()?), own))
     });
-    found.map_or_else(|| target.to_owned(), |from| from + suffix)
+    parts.unwrap_or((name, None, ""))
+}
+
+/// A name with this number in place of that of another block, which is the first number in it.
+fn moved(name: &str, from: u64, to: u64) -> String {
+    let from = from.to_string();
+    let mut parts: Vec<String> = name.split('.').map(str::to_owned).collect();
+    if let Some(part) = parts.iter_mut().find(|part| **part == from) {
+        *part = to.to_string();
+    }
+    parts.join(".")
 }

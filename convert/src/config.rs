@@ -4,7 +4,7 @@
 //! defaults. What those classes do is data here: the `defaults` of an architecture's row, and the rules of
 //! [`Config::new`] that hold for all.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -49,6 +49,17 @@ pub struct Config {
     place: String,
     /// Sections with values of their own: those of towers, and of the processor beside them.
     sections: Vec<(&'static str, Config)>,
+}
+
+/// The configuration as it stands in a folder, in this form or in Mistral's own, and where it stands.
+///
+/// # Errors
+/// Those of [`read`] and [`read_mistral`].
+pub fn read_form(folder: &Path, mistral: bool) -> Result<(Map<String, Value>, PathBuf)> {
+    match mistral {
+        true => Ok((read_mistral(folder)?, folder.join("params.json"))),
+        false => Ok((read(folder)?, folder.join("config.json"))),
+    }
 }
 
 /// `config.json` as it stands in a folder.
@@ -565,10 +576,22 @@ pub(crate) fn as_u64(value: &Value) -> Option<u64> {
 fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -> Map<String, Value> {
     let first = |keys: &[&str]| keys.iter().find_map(|k| values.get(*k).filter(|v| !v.is_null())).cloned();
     let object = |key: &str| values.get(key).and_then(Value::as_object).cloned();
-    let stated = object("rope_parameters").or_else(|| object("rope_scaling"));
+    let scaling = object("rope_scaling").filter(|scaling| !defaults.is_empty() && !scaling.is_empty());
+    let stated = object("rope_parameters");
     let default = defaults.get("rope_parameters").and_then(Value::as_object).cloned().unwrap_or_default();
     let nested =
         |rope: &Map<String, Value>| rope.contains_key("full_attention") || rope.contains_key("sliding_attention");
+    // The old field, written by hand beside the new one, is what the library goes by.
+    let stated = match (stated, scaling) {
+        (Some(mut stated), Some(scaling)) if nested(&stated) && nested(&default) && !nested(&scaling) => {
+            if let Some(Value::Object(full)) = stated.get_mut("full_attention") {
+                full.extend(scaling);
+            }
+            Some(stated)
+        }
+        (_, Some(scaling)) => Some(scaling),
+        (stated, None) => stated.or_else(|| object("rope_scaling")),
+    };
     let theta = first(THETA);
     let local =
         first(&["local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq"]);
@@ -682,6 +705,12 @@ mod tests {
         assert_eq!((none.rope_type().as_str(), none.rope_f64("rope_theta")), ("default", Some(1e4)));
         let yarn = config(r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#, defaults);
         assert_eq!(yarn.rope_f64("original_max_position_embeddings"), Some(64.0));
+        let beside =
+            r#"{"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_parameters": {"rope_type": "default"}}"#;
+        assert_eq!(
+            (config(beside, defaults).rope_type(), config(beside, "{}").rope_type()),
+            ("linear".into(), "default".into())
+        );
         let both = config(r#"{"rope_theta": 5.0, "rope_parameters": {"rope_theta": 7.0}}"#, defaults);
         assert_eq!(both.rope_f64("rope_theta"), Some(7.0));
     }

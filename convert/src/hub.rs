@@ -300,18 +300,17 @@ impl Place<'_> {
 /// The digest of a file that the hub names it by: SHA-256 of large files, Git's own of small ones; `None` for other names.
 fn digest(file: &Path, len: usize) -> std::io::Result<Option<String>> {
     let mut input = fs::File::open(file)?;
-    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     Ok(match len {
         64 => {
             let mut hash = Sha256::new();
             each(&mut input, |bytes| hash.update(bytes))?;
-            Some(hex(&hash.finalize()))
+            Some(gguf::quote::hex(&hash.finalize()))
         }
         40 => {
             let mut hash = Sha1::new();
             hash.update(format!("blob {}\0", input.metadata()?.len()));
             each(&mut input, |bytes| hash.update(bytes))?;
-            Some(hex(&hash.finalize()))
+            Some(gguf::quote::hex(&hash.finalize()))
         }
         _ => None,
     })

@@ -99,7 +99,7 @@ pub fn find(wanted: &Path, common: &Common) -> Result<PathBuf> {
 }
 
 /// The snapshot of a folder of the hub's cache; any other folder as it is.
-fn of_cache(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn of_cache(folder: &Path) -> Result<PathBuf> {
     let named = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let whole = || folder.canonicalize().map_err(|e| Error::io(folder, "find", e));
     let repository = if named(folder) == SNAPSHOTS && named(&whole()?).as_str() == SNAPSHOTS {

@@ -727,7 +727,7 @@ impl<'a> Plan<'a> {
                 }
                 return Ok(());
             }
-            How::Split(split) => {
+            How::Split(split) | How::Cut(split) => {
                 let make = |rows: &Rows| split(config, &piece(rows));
                 for (target, b) in moved(make, &b).map_err(|e| fault(name, e.message()))? {
                     self.out.push(Placed { name: target, data: Data::Matrices { a: Arc::clone(&a), b } });

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, inputs, tokenizer_json};
+use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, tokenizer_json};
 use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
@@ -174,7 +174,7 @@ fn work(args: &Args) -> Result<Exit> {
     if let Some(path) = args.output.as_deref().filter(|path| args.all && is_folder(path)) {
         std::fs::create_dir_all(path).map_err(|e| Error::io(path, "create", e))?;
     }
-    let inputs = inputs(folder)?;
+    let inputs = read(args, folder)?;
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     // All files are finished before the first of them gets its name.
     let mut written = files.iter().map(|file| file.write(args, folder, &inputs)).collect::<Result<Vec<_>>>()?;
@@ -196,11 +196,7 @@ fn is_folder(path: &Path) -> bool {
 
 /// Whether a folder has towers of a class that is known.
 fn has_towers(args: &Args, folder: &Path) -> Result<bool> {
-    let root = if args.reading.mistral_format {
-        convert::config::read_mistral(folder)?
-    } else {
-        convert::config::read(folder)?
-    };
+    let (root, _) = convert::config::read_form(folder, args.reading.mistral_format)?;
     Ok(hf::projectors::find(&root).is_some_and(|row| {
         let there = |tower: &hf::Tower| root.get(tower.path[0]).is_some_and(|part| !part.is_null());
         row.towers.iter().any(there)
@@ -268,8 +264,7 @@ impl Conversion {
         }
         if !args.no_verify {
             // The values were looked at while they were written.
-            gguf::check::verify_file(output.temporary(), false)
-                .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
+            gguf::check::verify_file(output.temporary(), false).map_err(|e| unsound(e, target))?;
         }
         let tokenizer = if args.tokenizer.no_check_tokenizer || self.projector {
             None
@@ -317,13 +312,13 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     let target = target(args.output.as_deref(), adapter.file_name());
     let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
     if !args.dry_run {
-        let inputs = inputs(folder)?;
+        let mut inputs = read(args, folder)?;
+        inputs.extend(convert::files::of_model(&base));
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         let mut output = Output::create(&target, args.force, &inputs)?;
         write(args, &adapter, &mut output, plan.file_bytes())?;
         if !args.no_verify {
-            gguf::check::verify_file(output.temporary(), true)
-                .map_err(|e| Error::input("the finished file is not sound").caused_by(e))?;
+            gguf::check::verify_file(output.temporary(), true).map_err(|e| unsound(e, &target))?;
         }
         output.commit()?;
     }
@@ -344,6 +339,11 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Why a finished file does not get its name: a fault of the system stays one.
+fn unsound(e: Error, target: &Path) -> Error {
+    Error::new(e.kind(), format!("the written file is not sound: {}", e.message())).at(target)
+}
+
 /// Where the adapter of a task goes: beside the model.
 fn task_target(task: &TaskAdapter, target: &Path) -> PathBuf {
     target.with_file_name(task.file_name(&target.file_name().unwrap_or_default().to_string_lossy()))
@@ -356,8 +356,7 @@ fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -
     let mut output = Output::create(&target, args.force, inputs)?;
     write(args, task, &mut output, plan.file_bytes())?;
     if !args.no_verify {
-        gguf::check::verify_file(output.temporary(), true)
-            .map_err(|e| Error::input("the finished file is not sound").at(&target).caused_by(e))?;
+        gguf::check::verify_file(output.temporary(), true).map_err(|e| unsound(e, &target))?;
     }
     Ok(output)
 }
@@ -445,7 +444,7 @@ fn read(args: &Args, folder: &Path) -> Result<Vec<PathBuf>> {
     folders.extend(args.target_model_dir.clone());
     let mut all = Vec::new();
     for folder in folders {
-        all.extend(convert::files::of_folder(&folder)?.into_iter().map(|name| folder.join(name)));
+        all.extend(convert::files::of_model(&folder));
     }
     all.extend(args.reading.metadata.clone());
     Ok(all)
@@ -559,16 +558,18 @@ fn list(as_json: bool) -> Result<Exit> {
     if as_json {
         let rows: Vec<_> = hf::all()
             .chain(hf::projectors::all())
-            .map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark}))
+            .map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark, "evaluated": a.is_evaluated()}))
             .collect();
         cli::print_json(&json!(rows))?;
         return Ok(Exit::Done);
     }
-    let mut table = Table::new(&[("architecture", Align::Left), ("class", Align::Left), ("", Align::Left)]);
+    let columns = ["architecture", "class", "evaluate", ""];
+    let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
     for row in hf::all().chain(hf::projectors::all()) {
         for (i, class) in row.names.iter().enumerate() {
             let remark = if i == 0 { row.remark } else { "" };
-            table.row([row.arch.to_owned(), (*class).to_owned(), remark.to_owned()]);
+            let evaluated = row.is_evaluated().map_or("", |runs| if runs { "runs it" } else { "-" });
+            table.row([row.arch, *class, evaluated, remark].map(str::to_owned));
         }
     }
     cli::print(&table.render())?;

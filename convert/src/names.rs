@@ -1,5 +1,6 @@
 //! Names of tensors: matching the tables' patterns, and what a name says of its type.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use gguf::TensorType;
@@ -213,6 +214,124 @@ pub(crate) fn forced_type(class: &Class, name: &str, dimensions: usize, asked: T
     }
 }
 
+/// The names of a stored tensor without what wrappers put in front; nothing for one that is of no use.
+pub(crate) type Naming<'a> = dyn Fn(&str) -> Option<Vec<Renamed>> + 'a;
+
+/// What the checkpoint itself calls tensors that are known without what wrappers put in front.
+pub(crate) struct Origins<'a> {
+    names: Box<Naming<'a>>,
+    prefixes: &'static [(&'static str, &'static str)],
+    /// Layers before those of prediction.
+    layers: u64,
+    stored: BTreeMap<String, String>,
+}
+
+impl<'a> Origins<'a> {
+    pub(crate) fn new(class: &Class, layers: u64, names: impl Fn(&str) -> Option<Vec<Renamed>> + 'a) -> Origins<'a> {
+        Origins { names: Box::new(names), prefixes: class.prefixes, layers, stored: BTreeMap::new() }
+    }
+
+    /// The names that a stored tensor has without what wrappers put in front.
+    pub(crate) fn names_of(&self, stored: &str) -> Option<Vec<Renamed>> {
+        (self.names)(stored)
+    }
+
+    pub(crate) fn add(&mut self, name: &str, stored: &str) {
+        self.stored.insert(name.to_owned(), stored.to_owned());
+    }
+
+    /// The name in the checkpoint. One that is not there is called as its like is.
+    pub(crate) fn of(&self, name: &str) -> String {
+        if let Some(stored) = self.stored.get(name) {
+            return stored.clone();
+        }
+        // What leads to the name may be what is missing.
+        let leads = |stored: &String| {
+            let names = self.names_of(stored);
+            names.is_some_and(|names| names.iter().any(|renamed| renamed.name == name))
+        };
+        let candidates = self.of_prediction(name).into_iter().chain(self.of_own_block(name));
+        let candidates = candidates.chain(self.of_another_block(name)).chain(self.of_neighbours(name));
+        let correction = name.replace("e_score_correction.bias", "e_score_correction_bias");
+        let adapted = self.stored.values().any(|stored| stored.ends_with(ADAPTED));
+        // Where tasks have adapters, tables have them too; what another block has is known from there.
+        let forms = |candidate: String| {
+            let stem = candidate.strip_suffix(".weight").filter(|stem| adapted && stem.ends_with("_embeddings"));
+            stem.map(|stem| format!("{stem}{ADAPTED}")).into_iter().chain([candidate.clone()]).collect::<Vec<_>>()
+        };
+        candidates.chain([correction]).flat_map(forms).find(leads).unwrap_or_else(|| name.to_owned())
+    }
+
+    /// The names of a layer of prediction, where the checkpoint has such under names of their own.
+    fn of_prediction(&self, name: &str) -> Vec<String> {
+        let mut found: Vec<(usize, String)> = Vec::new();
+        for (from, to) in self.prefixes {
+            let (Some((before, after)), Some(first)) = (to.split_once('{'), from.split('.').next()) else { continue };
+            let there = self.stored.values().any(|stored| stored.split('.').next() == Some(first) && first != "model")
+                || self.stored.values().any(|stored| stored.starts_with(from.split('{').next().unwrap_or_default()));
+            let Some(rest) = name.strip_prefix(before).filter(|_| there && !after.starts_with('}')) else { continue };
+            let Some((number, rest)) = rest.split_once('.') else { continue };
+            let (Ok(number), Some((_, ending))) = (number.parse::<u64>(), after.split_once("}.")) else { continue };
+            if let (Some(own), Some(rest)) = (number.checked_sub(self.layers), rest.strip_prefix(ending)) {
+                found.push((to.len(), with_block(from, Some(own)) + rest));
+            }
+        }
+        found.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+        found.into_iter().map(|(_, stored)| stored).collect()
+    }
+
+    /// The names by what is put in front of the names of the same block, where it has another number there.
+    fn of_own_block(&self, name: &str) -> Vec<String> {
+        let Some(own) = name.split('.').position(|part| part.parse::<u64>().is_ok()) else { return Vec::new() };
+        let front: String = name.split('.').take(own + 1).map(|part| format!("{part}.")).collect();
+        let suffix = name.rsplit('.').next().unwrap_or_default();
+        let (mut fronts, mut around) = (BTreeSet::new(), BTreeSet::new());
+        for (other, stored) in &self.stored {
+            let Some(rest) = other.strip_prefix(&front) else { continue };
+            let moved = |theirs: &&str| !theirs.split('.').any(|part| front.split('.').nth(own) == Some(part));
+            fronts.extend(stored.strip_suffix(rest).filter(moved));
+            around.extend(stored.split_once("mtp.").map(|(theirs, _)| theirs));
+        }
+        let around = around
+            .into_iter()
+            .flat_map(|theirs| AROUND_PREDICTION.iter().map(move |part| format!("{theirs}mtp.{part}.{suffix}")));
+        around.chain(fronts.into_iter().map(|theirs| theirs.to_owned() + &name[front.len()..])).collect()
+    }
+
+    /// The names that the same tensor has in another block, with this block's number.
+    fn of_another_block<'b>(&'b self, name: &'b str) -> impl Iterator<Item = String> + 'b {
+        let number = name.split('.').find(|part| part.parse::<u64>().is_ok());
+        self.stored.iter().filter_map(move |(other, stored)| {
+            let own = other.split('.').find(|part| part.parse::<u64>().is_ok())?;
+            let alike = |of: &str| {
+                let mut left = number;
+                let parts = of.split('.').map(|part| if part == own { left.take().unwrap_or(part) } else { part });
+                parts.collect::<Vec<_>>().join(".")
+            };
+            (alike(other) == name).then(|| alike(stored))
+        })
+    }
+
+    /// The names by what is put in front of the neighbours' names: that of the most parts first, of these the one of
+    /// names that begin alike, then the most frequent.
+    fn of_neighbours(&self, name: &str) -> Vec<String> {
+        let mut found: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
+        for (other, stored) in &self.stored {
+            let same = other.rsplit('.').zip(stored.rsplit('.')).take_while(|(a, b)| a == b).count();
+            let front = |of: &str| -> String {
+                let parts: Vec<&str> = of.split('.').collect();
+                parts[..parts.len() - same].iter().map(|part| format!("{part}.")).collect()
+            };
+            let alike = other.split('.').zip(name.split('.')).take_while(|(a, b)| a == b).count();
+            let (most, times) = found.entry((front(other), front(stored))).or_default();
+            (*most, *times) = (alike.max(*most), *times + 1);
+        }
+        let mut found: Vec<_> = found.into_iter().filter(|((ours, _), _)| name.starts_with(ours.as_str())).collect();
+        found.sort_by_key(|((ours, _), (alike, times))| std::cmp::Reverse((ours.len(), *alike, *times)));
+        found.into_iter().map(|((ours, theirs), _)| theirs + &name[ours.len()..]).collect()
+    }
+}
+
 /// The known name that is most like this one.
 pub(crate) fn nearest(class: &Class, name: &str) -> Option<String> {
     let block = name.split('.').find_map(|part| part.parse::<u64>().ok());
@@ -230,7 +349,7 @@ pub(crate) fn nearest_of<'a>(names: impl Iterator<Item = &'a str>, wanted: &str)
 }
 
 /// Insertions, deletions and substitutions between two names, of which very long ones count by length alone.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     const LONGEST: usize = 256;
     if a.len() > LONGEST || b.len() > LONGEST {
         return a.len().abs_diff(b.len()) + LONGEST;
@@ -246,6 +365,12 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+/// What a weight is called that adapters of tasks change.
+const ADAPTED: &str = ".parametrizations.weight.original";
+
+/// What checkpoints of the Qwen family call what is not of the layer of prediction itself.
+const AROUND_PREDICTION: &[&str] = &["fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"];
 
 /// Beginnings of names that belong to towers of other senses or to what stands between them and the text model.
 const OTHER_BEGINNINGS: &[&str] = &[

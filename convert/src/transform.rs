@@ -513,6 +513,9 @@ impl RowSource for Permuted {
 /// Shapes of different size.
 pub fn reshaped(of: &Rows, shape: Vec<u64>) -> Result<Rows> {
     let axes: Vec<(u64, u64)> = contiguous(&shape);
+    if shape.iter().try_fold(1_u64, |n, d| n.checked_mul(*d)) != Some(of.shape().iter().product()) {
+        return Err(Error::input(format!("a tensor of shape {:?} is none of {shape:?}", of.shape())));
+    }
     view(of, shape, 0, &axes)
 }
 

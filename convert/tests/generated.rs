@@ -33,30 +33,86 @@ fn element(tensor: u32, i: u32, dtype: &str) -> Vec<u8> {
         "BF16" => (bits as u16).to_le_bytes().to_vec(),
         "F16" => (((h >> 31) << 15 | (0x2000 + (h >> 20 & 0x7FF))) as u16).to_le_bytes().to_vec(),
         "F32" => (bits << 16 | h & 0xFFFF).to_le_bytes().to_vec(),
+        // No infinity and no NaN.
+        "F8_E4M3" | "F8_E8M0" => vec![(h & 0x3F) as u8],
         other => u64::from(h).to_le_bytes()[..size(other)].to_vec(),
     }
 }
 
 fn size(dtype: &str) -> usize {
     match dtype {
-        "U8" | "F8_E4M3" => 1,
-        "I32" => 4,
+        "I8" | "U8" | "F8_E4M3" | "F8_E8M0" => 1,
+        "BF16" | "F16" => 2,
+        "F32" | "I32" => 4,
         "I64" => 8,
         other => panic!("elements of type {other} are not made"),
     }
 }
 
+/// The numbers that `0,2-4` lists; nothing stands for all blocks.
+fn numbers(text: &str, blocks: u64) -> Vec<u64> {
+    let number = |text: &str| -> u64 { text.parse().unwrap() };
+    let part = |part: &str| match part.split_once('-') {
+        _ if part.is_empty() => 0..blocks,
+        Some((first, last)) => number(first)..number(last) + 1,
+        None => number(part)..number(part) + 1,
+    };
+    text.split(',').flat_map(part).collect()
+}
+
+fn names(pattern: &str, blocks: u64) -> Vec<String> {
+    let Some((before, rest)) = pattern.split_once('{') else { return vec![pattern.to_owned()] };
+    let (inside, after) = rest.split_once('}').unwrap();
+    let ends = names(after, blocks);
+    let number = |n: u64| ends.iter().map(move |end| format!("{before}{n}{end}"));
+    numbers(inside, blocks).into_iter().flat_map(number).collect()
+}
+
+/// Adds special tokens to a tokenizer.json.
+fn add(tokens: &[Value], path: &Path) {
+    let mut tokenizer: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let ids = tokenizer["model"]["vocab"]
+        .as_object()
+        .unwrap()
+        .values()
+        .chain(tokenizer["added_tokens"].as_array().unwrap().iter().map(|token| &token["id"]));
+    let first = ids.filter_map(Value::as_u64).max().unwrap() + 1;
+    for (id, token) in (first..).zip(tokens) {
+        let token = json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true});
+        tokenizer["added_tokens"].as_array_mut().unwrap().push(token);
+    }
+    fs::write(path, tokenizer.to_string()).unwrap();
+}
+
 fn write(case: &Map<String, Value>, folder: &Path) {
     fs::create_dir(folder).unwrap();
+    let mut config = case.get("config").cloned();
+    if let Some(source) = case.get("folder").and_then(Value::as_str) {
+        for entry in fs::read_dir(fixtures::path(source)).unwrap().map(Result::unwrap) {
+            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+        let mut whole = fixtures::json(&format!("{source}/config.json"));
+        whole.as_object_mut().unwrap().extend(config.and_then(|c| c.as_object().cloned()).unwrap_or_default());
+        let gone = case.get("gone").and_then(Value::as_array).into_iter().flatten();
+        gone.for_each(|key| _ = whole.as_object_mut().unwrap().shift_remove(key.as_str().unwrap()));
+        config = Some(whole);
+    }
     if let Some(tokenizer) = case.get("tokenizer").and_then(Value::as_str) {
         for entry in fs::read_dir(fixtures::path(tokenizer)).unwrap().map(Result::unwrap) {
             let name = entry.file_name().into_string().unwrap();
-            if name.starts_with("tokenizer") || ["vocab.txt", "special_tokens_map.json"].contains(&name.as_str()) {
+            if name.starts_with("tokenizer")
+                || name.starts_with("rwkv_vocab")
+                || ["vocab.txt", "special_tokens_map.json"].contains(&name.as_str())
+            {
                 fs::copy(entry.path(), folder.join(name)).unwrap();
             }
         }
     }
-    if let Some(config) = case.get("config").filter(|c| !c.is_null()) {
+    if let Some(tokens) = case.get("added").and_then(Value::as_array) {
+        add(tokens, &folder.join("tokenizer.json"));
+    }
+    if let Some(config) = config.filter(|c| !c.is_null()) {
         fs::write(folder.join("config.json"), config.to_string()).unwrap();
     }
     for (name, content) in case.get("files").and_then(Value::as_object).into_iter().flatten() {
@@ -66,22 +122,29 @@ fn write(case: &Map<String, Value>, folder: &Path) {
     }
     let (mut header, mut data) = (Map::new(), Vec::new());
     let blocks = case.get("blocks").and_then(Value::as_u64).unwrap_or(1);
-    for (name, entry) in case["tensors"].as_object().unwrap() {
-        for block in 0..if name.contains("{}") { blocks } else { 1 } {
+    let Some(tensors) = case.get("tensors").and_then(Value::as_object).filter(|t| !t.is_empty()) else { return };
+    for (pattern, entry) in tensors {
+        let shape = if entry.is_object() { &entry["shape"] } else { entry };
+        let dtype = entry.get("type").and_then(Value::as_str).unwrap_or("BF16");
+        let count: u64 = shape.as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).product();
+        for name in names(pattern, blocks) {
             let tensor = header.len() as u32;
-            let shape = if entry.is_object() { &entry["shape"] } else { entry };
-            let dtype = entry.get("type").and_then(Value::as_str).unwrap_or("BF16");
-            let count: u64 = shape.as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).product();
             let start = data.len();
             for i in 0..count as u32 {
                 match entry.get("values") {
-                    Some(values) => data.extend(&values[i as usize].as_i64().unwrap().to_le_bytes()[..size(dtype)]),
+                    Some(values) => {
+                        let values = values.as_array().unwrap();
+                        data.extend(&values[i as usize % values.len()].as_i64().unwrap().to_le_bytes()[..size(dtype)]);
+                    }
                     None => data.extend(element(tensor, i, dtype)),
                 }
             }
-            let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
-            header.insert(name.replace("{}", &block.to_string()), entry);
+            header.insert(name, json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]}));
         }
+    }
+    if case.get("index").is_some() {
+        let map: Map<String, Value> = header.keys().map(|name| (name.clone(), json!("model.safetensors"))).collect();
+        fs::write(folder.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
     }
     let header = Value::Object(header).to_string();
     let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
@@ -103,7 +166,13 @@ fn options(cases: &Map<String, Value>, case: &Map<String, Value>, folder: &Path)
     });
     Options {
         outtype: OutType::BF16,
-        part: if has("--dspark") { Part::DSpark } else { Part::Model },
+        pre: case.get("pre").and_then(Value::as_str).map(str::to_owned),
+        part: match () {
+            () if has("--dspark") => Part::DSpark,
+            () if has("--mtp") => Part::Prediction,
+            () if has("--no-mtp") => Part::Trunk,
+            () => Part::Model,
+        },
         target,
         ..Options::default()
     }

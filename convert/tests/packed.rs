@@ -416,6 +416,20 @@ fn parts_that_are_missing_are_named() {
     }
 }
 
+#[test]
+fn packed_rows_that_hold_nothing_are_nothing() {
+    for shape in [[0, 0], [4, 0], [0, 4]] {
+        let folder =
+            folder_of(&[("m.weight", "I8", &shape, Vec::new()), ("m.weight_scale", "F32", &[], bytes_of(&[1.0]))]);
+        let root = json!({"quantization_config": {"quant_method": "fp8"}});
+        if let Ok(Some(found)) = unpacked_of(folder.path(), root) {
+            for (_, rows) in &found.tensors {
+                assert!(rows.rows(0..row_count(rows.shape())).unwrap().is_empty());
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_state_of_bitsandbytes_is_read_or_refused(

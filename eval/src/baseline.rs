@@ -52,11 +52,6 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
     Ok(gguf::quote::hex(&hash.finalize()))
 }
 
-/// SHA-256 of some bytes in hexadecimal digits.
-pub fn sha256(bytes: &[u8]) -> String {
-    gguf::quote::hex(&Sha256::digest(bytes))
-}
-
 /// Writes a base while it is run: the hidden states of the scored positions, chunk by chunk.
 #[derive(Debug)]
 pub struct Saver<W: Write> {

@@ -76,6 +76,12 @@ impl Estimate {
         Estimate { value, error: self.error * factor, chunk_error: self.chunk_error * factor }
     }
 
+    /// The larger of both errors where both are known: what a decision should go by.
+    pub fn larger_error(self) -> f64 {
+        // `max` passes over what is NaN.
+        self.error.max(self.chunk_error)
+    }
+
     /// `exp` of the estimate, the errors carried to first order.
     pub fn exp(self) -> Estimate {
         let value = self.value.exp();
@@ -189,6 +195,17 @@ pub fn quantile(sorted: &[f32], fraction: f64) -> f64 {
     (1.0 - part) * f64::from(sorted[below]) + part * f64::from(sorted[(below + 1).min(last)])
 }
 
+/// The standard error of the value at a fraction of sorted values, by the values that stand where a fraction one binomial
+/// standard deviation off would; NaN at the ends, of which a sample says nothing, and of fewer values than an error needs.
+pub fn quantile_error(sorted: &[f32], fraction: f64) -> f64 {
+    let n = sorted.len();
+    if n < LEAST_VALUES || fraction <= 0.0 || fraction >= 1.0 {
+        return f64::NAN;
+    }
+    let off = (fraction * (1.0 - fraction) / n as f64).sqrt();
+    0.5 * (quantile(sorted, fraction + off) - quantile(sorted, fraction - off))
+}
+
 /// Everything that is reported of one compared model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Divergence {
@@ -210,6 +227,8 @@ pub struct Divergence {
     pub kld: Estimate,
     /// KL divergence at [`KLD_FRACTIONS`].
     pub kld_quantiles: Vec<f64>,
+    /// One standard error of each, by the order statistics around it; NaN for the maximum and the minimum.
+    pub kld_quantile_errors: Vec<f64>,
     /// Mean Δp.
     pub delta_p: Estimate,
     /// Root of the mean square of Δp.
@@ -255,11 +274,12 @@ impl Divergence {
         let squares = of(|p| f64::from(p.delta_p).powi(2));
         let rms = squares.value.sqrt();
         let same = of(|p| f64::from(u8::from(p.same_top)));
-        let quantiles = |pick: fn(&Position) -> f32, fractions: &[(f64, &str)]| {
+        let sorted = |pick: fn(&Position) -> f32| {
             let mut values: Vec<f32> = positions.iter().map(pick).collect();
             values.sort_unstable_by(f32::total_cmp);
-            fractions.iter().map(|f| quantile(&values, f.0)).collect()
+            values
         };
+        let (klds, delta_ps) = (sorted(|p| p.kld), sorted(|p| p.delta_p));
         Divergence {
             positions: n,
             mean_nll,
@@ -269,11 +289,12 @@ impl Divergence {
             ppl_difference,
             ppl_correlation: Some(covariance / (mean_nll.error * base.error)).filter(|c| c.is_finite()),
             kld: of(|p| f64::from(p.kld)),
-            kld_quantiles: quantiles(|p| p.kld, &KLD_FRACTIONS),
+            kld_quantiles: KLD_FRACTIONS.map(|f| quantile(&klds, f.0)).into(),
+            kld_quantile_errors: KLD_FRACTIONS.map(|f| quantile_error(&klds, f.0)).into(),
             delta_p: of(|p| f64::from(p.delta_p)),
             // A mean square of 0 has squares without any spread, whose errors are 0 already.
             delta_p_rms: squares.derived(rms, if rms > 0.0 { 0.5 / rms } else { 1.0 }),
-            delta_p_quantiles: quantiles(|p| p.delta_p, &DELTA_P_FRACTIONS),
+            delta_p_quantiles: DELTA_P_FRACTIONS.map(|f| quantile(&delta_ps, f.0)).into(),
             same_top: same,
         }
     }
@@ -295,9 +316,19 @@ impl Divergence {
 
     /// KL divergence at a named fraction of [`KLD_FRACTIONS`].
     pub fn kld_at(&self, fraction: f64) -> f64 {
-        let at = KLD_FRACTIONS.iter().position(|f| f.0 == fraction);
-        at.and_then(|i| self.kld_quantiles.get(i)).copied().unwrap_or(f64::NAN)
+        at_fraction(&self.kld_quantiles, fraction)
     }
+
+    /// The standard error of that.
+    pub fn kld_error_at(&self, fraction: f64) -> f64 {
+        at_fraction(&self.kld_quantile_errors, fraction)
+    }
+}
+
+/// The value that belongs to a fraction of [`KLD_FRACTIONS`].
+fn at_fraction(values: &[f64], fraction: f64) -> f64 {
+    let at = KLD_FRACTIONS.iter().position(|f| f.0 == fraction);
+    at.and_then(|i| values.get(i)).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -314,6 +345,17 @@ mod tests {
         let logits = [0.5, -1.0, 3.0, 2.0];
         let p = Position::compare((&logits, &row(&logits)), (&logits, &row(&logits)), 1);
         assert_eq!((p.kld, p.delta_p, p.same_top), (0.0, 0.0, true));
+    }
+
+    #[test]
+    fn a_percentile_has_the_error_that_theory_gives() {
+        // Of uniform values the error of a percentile is the binomial one: √(p (1 − p) / n).
+        let values: Vec<f32> = (0..10_000).map(|i| i as f32 / 9_999.0).collect();
+        for p in [0.5f64, 0.9, 0.99] {
+            let theory = (p * (1.0 - p) / 10_000.0).sqrt();
+            assert_relative_eq!(quantile_error(&values, p), theory, max_relative = 1e-3);
+        }
+        assert!(quantile_error(&values, 1.0).is_nan() && quantile_error(&values[..5], 0.5).is_nan());
     }
 
     #[test]

@@ -206,3 +206,45 @@ fn names_that_are_not_utf_8_fit_into_json_and_texts_end() {
     let told = fails(evaluate().arg("perplexity").arg(tiny()).args(["--text", "/dev/zero"]), 3);
     assert!(told.contains("/dev/zero: is larger than"), "{told}");
 }
+
+#[test]
+fn no_output_replaces_what_a_model_is_read_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("tiny-llama");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(tiny()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let text = folder.path().join("text.txt");
+    std::fs::copy(tiny().join("sample.txt"), &text).unwrap();
+    let weights = model.join("model.safetensors");
+    let before = std::fs::read(&weights).unwrap();
+    // As it is in the hub's cache, where the names of a snapshot lead to blobs.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&weights, &link).unwrap();
+    let text = text.to_str().unwrap();
+    let commands: &[&[&str]] = &[
+        &["logits", "--tokens", "1,2", "-o"],
+        &["imatrix", "--text", text, "--ctx", "16", "--chunks", "1", "-o"],
+        &["embed", "--text", text, "-o"],
+        &["compare", "--text", text, "--types", "q8_0", "--chunks", "1", "--html"],
+        &["compare", "--text", text, "--types", "q8_0", "--chunks", "1", "--max-kld", "1", "--junit"],
+        &["compare", "--text", text, "--types", "q8_0", "--chunks", "1", "--save-base"],
+        &["optimize", "--calibrate", text, "--type", "q8_0", "-o"],
+    ];
+    for command in commands {
+        for target in [&weights, &link] {
+            let (name, options) = command.split_first().unwrap();
+            let mut program = evaluate();
+            program.arg(name).arg(&model).args(options).arg(target).arg("--force");
+            let said = fails(&mut program, 2);
+            assert!(said.contains("the output is the input"), "{command:?}: {said}");
+        }
+    }
+    assert!(std::fs::read(&weights).unwrap() == before);
+    let both = model.join("report");
+    let mut program = evaluate();
+    program.arg("compare").arg(&model).args(["--text", text, "--max-kld", "1", "--html"]).arg(&both).arg("--junit");
+    assert!(fails(program.arg(&both), 2).contains("two files at once"));
+}

@@ -79,6 +79,35 @@ fn the_gate_says_no_with_a_sentence_and_a_file() {
 }
 
 #[test]
+fn a_gate_file_judges_by_type_and_text() {
+    let p = place();
+    let at = p.folder.path();
+    let rules = "[[limits]]\ntypes = \"q8_0\"\ntexts = \"sample\"\nmax-kld = 0.001\nmax-kld-99 = 0.01\n\
+        [[limits]]\ntypes = [\"nf4\", \"q2_k\"]\nmax-kld = 1e-9\n";
+    std::fs::write(at.join("gate.toml"), rules).unwrap();
+    let args =
+        ["compare", &p.model, "--types", "q8_0,nf4", "--text", &p.sample, "--chunks", "2", "--gate", "gate.toml"];
+    let output = evaluate(at, &[&args[..], &["--json", "--sarif", "gate.sarif"]].concat());
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("note: gate.toml has limits for model \"q2_k\"") && said.contains("gate: NF4: "), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let held = |i: usize| report["gate"][i]["holds"].as_bool().unwrap();
+    assert_eq!((held(0), held(1), held(2)), (true, true, false));
+    let log: Value = serde_json::from_slice(&std::fs::read(at.join("gate.sarif")).unwrap()).unwrap();
+    let results = log["runs"][0]["results"].as_array().unwrap();
+    assert_eq!(results.len(), 1);
+    let place = &results[0]["locations"][0]["physicalLocation"];
+    assert_eq!((&place["artifactLocation"]["uri"], &place["region"]["startLine"]), (&"gate.toml".into(), &1.into()));
+    // An option goes before the file; limits of nothing that is measured pass for none.
+    assert!(evaluate(at, &[&args[..], &["--max-kld", "1"]].concat()).status.success());
+    std::fs::write(at.join("gate.toml"), "[[limits]]\ntypes = \"q9\"\nmax-kld = 1\n").unwrap();
+    assert!(refused(at, 3, &args).contains("has no limit for what is measured here"));
+    std::fs::write(at.join("gate.toml"), "[[limits]]\nmax-klt = 1\n").unwrap();
+    assert!(refused(at, 3, &args).contains("max-klt is no limit"));
+}
+
+#[test]
 fn a_saved_base_stands_for_the_base_and_for_nothing_else() {
     let p = place();
     let args = ["compare", &p.model, "--types", "q4_k_m", "--text", &p.sample, "--chunks", "2"];

@@ -95,7 +95,10 @@ fn a_damaged_model_is_refused_or_the_same() {
     let mut judge = |what: String, found: gguf::Result<Vec<f32>>| {
         runs += 1;
         match found {
-            Err(_) => refused += 1,
+            Err(e) => {
+                refused += 1;
+                assert!(!fixtures::speaks_rust(&e.to_string()), "{what}: {e}");
+            }
             Ok(found) if found == right || defaults.contains(&&*what) => {}
             Ok(_) => wrong.push(what),
         }

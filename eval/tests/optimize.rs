@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use gguf::Source;
+use quantize::bnb;
 use serde_json::Value;
 
 fn evaluate(folder: &Path) -> Command {
@@ -193,8 +194,149 @@ fn what_cannot_be_optimized_is_refused() {
     let own = ["optimize", ".", "--calibrate", &p.calibration, "--type", "q4_0", "-o", "model.safetensors", "--force"];
     let said = refused(p.path(), 2, &own);
     assert!(said.contains("the output is the input"), "{said}");
+    // Groups of 128 are not to be had: known before the work begins.
+    let gemma = fixtures::path("golden/arch/Gemma-3-Tiny/hf/Gemma-3-Tiny");
+    let gemma = gemma.to_string_lossy();
+    let affine =
+        ["optimize", &gemma, "--calibrate", &p.calibration, "--type", "affine4", "--ctx", "16", "--chunks", "3"];
+    let said = refused(p.path(), 2, &[&affine[..], &["-o", "gemma"]].concat());
+    assert!(said.contains("groups of 128") && said.contains("quantize --type affine4"), "{said}");
+    assert!(!p.path().join("gemma").exists() && !p.path().join("gemma.optimize").exists());
     let t5 = fixtures::path("golden/arch/T5-Tiny-small/hf/T5-Tiny-small");
     let t5 = t5.to_string_lossy();
     let said = refused(p.path(), 3, &["optimize", &t5, "--calibrate", &p.calibration, "--type", "q8_0", "--ctx", "16"]);
     assert!(said.contains("encoder and a decoder"), "{said}");
+}
+
+#[test]
+fn a_mix_of_types_fits_its_size_and_loses_less() {
+    let p = Place::new();
+    let short = ["--ctx", "256", "--chunks", "17"];
+    let optimize = |more: &[&str]| json(p.path(), &p.optimize(&[&short[..], more].concat()));
+    let one = optimize(&["--type", "q4_k_m", "-o", "one.gguf"]);
+    let bytes = one["files"][0]["bytes"].as_u64().unwrap();
+    let size = bytes.to_string();
+    let mix = optimize(&["--target-size", &size, "--plan", "plan.toml", "-o", "mix.gguf"]);
+    let took = mix["files"][0]["bytes"].as_u64().unwrap();
+    assert!(took <= bytes && took + 4096 > bytes, "{took} of {bytes}");
+    let compare = ["compare", &p.model, "one.gguf", "mix.gguf", "--text", &p.sample, "--chunks", "8"];
+    let found = json(p.path(), &compare);
+    let kld = |i: usize| found["models"][i]["divergence"]["kld"]["value"].as_f64().unwrap();
+    assert!(kld(1) < 0.9 * kld(0), "{} of {}", kld(1), kld(0));
+    // The plan gives the same file, which says nothing of how its types were chosen.
+    optimize(&["--plan", "plan.toml", "-o", "again.gguf"]);
+    assert!(p.read("mix.gguf") == p.read("again.gguf"));
+    let said = refused(p.path(), 2, &p.optimize(&["--plan", "plan.toml", "--target-bpw", "3"]));
+    assert!(said.contains("plan.toml"), "{said}");
+    // What is asked of single tensors holds; nothing else has fewer bits than the limit, or more.
+    let limits = ["--at-least", "q3_k", "--at-least", "attn_v=q6_k", "--at-most", "q5_k", "--at-most", "attn_v=q8_0"];
+    let rest = ["--target-bpw", "3.9", "--tensor-type", "blk.0.ffn_up=q4_0", "-o", "."];
+    let made = optimize(&[&limits[..], &rest].concat());
+    let bits = made["files"][0]["bits_per_weight"].as_f64().unwrap();
+    assert!(bits <= 3.9 && bits > 3.85, "{bits}");
+    let file = gguf::File::open(p.path().join("tiny-llama-3.9bpw.gguf")).unwrap();
+    for tensor in file.tensors().iter().filter(|t| t.shape().dims().len() > 1) {
+        let bits = tensor.ty().bits_per_weight();
+        match tensor.name() {
+            "blk.0.ffn_up.weight" => assert_eq!(tensor.ty(), gguf::TensorType::Q4_0),
+            name if name.contains("attn_v") => assert!((6.5..=8.5).contains(&bits), "{name}"),
+            name => assert!((3.4..=5.5).contains(&bits), "{name} {bits}"),
+        }
+    }
+}
+
+#[test]
+fn a_mix_goes_on_where_it_was_stopped() {
+    let p = Place::new();
+    let args = p.optimize(&["--target-bpw", "4", "--ctx", "128", "--chunks", "9"]);
+    done(&evaluate(p.path()).args(&args).args(["-o", "whole.gguf"]).output().unwrap());
+    let mut child = evaluate(p.path()).args(&args).args(["-o", "part.gguf"]).spawn().unwrap();
+    let begun = Instant::now();
+    let second = p.path().join("part.gguf.optimize/survey-0001.json");
+    while !second.exists() && begun.elapsed() < Duration::from_secs(300) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if !p.path().join("part.gguf").exists() {
+        let said = refused(p.path(), 3, &[&args[..], &["-o", "part.gguf", "--resume", "--at-least", "q3_k"]].concat());
+        assert!(said.contains("another model, text or options"), "{said}");
+        done(&evaluate(p.path()).args(&args).args(["-o", "part.gguf", "--resume"]).output().unwrap());
+    }
+    assert!(p.read("part.gguf") == p.read("whole.gguf"));
+    assert!(!p.path().join("part.gguf.optimize").exists());
+    let said = refused(p.path(), 2, &p.optimize(&["--target-bpw", "1", "--ctx", "128", "--chunks", "9"]));
+    assert!(said.contains("the smallest takes 1."), "{said}");
+    let said = refused(p.path(), 2, &p.optimize(&["--type", "q4_0", "--at-least", "q3_k"]));
+    assert!(said.contains("--target-bpw"), "{said}");
+}
+
+#[test]
+fn folders_for_transformers_lose_less() {
+    let p = Place::new();
+    let types = ["nf4", "fp4", "int8", "affine4", "affine8"];
+    let asked: Vec<&str> = types.iter().flat_map(|ty| ["--type", ty]).collect();
+    let made = json(p.path(), &p.optimize(&[&["--ctx", "256", "--chunks", "17", "-o", "."], &asked[..]].concat()));
+    let coding = |ty: &str| match ty {
+        "affine4" => Form::Affine(4),
+        "affine8" => Form::Affine(8),
+        "int8" => Form::Bnb(bnb::Form::Int8 { threshold: 6.0 }),
+        ty => Form::Bnb(bnb::Form::FourBit {
+            code: if ty == "nf4" { bnb::four_bit::Code::Nf4 } else { bnb::four_bit::Code::Fp4 },
+            block: 64,
+            double: false,
+            storage: bnb::Storage::Uint8,
+        }),
+    };
+    let mut args = vec!["compare".to_owned(), p.model.clone()];
+    for ty in types {
+        coding(ty).write(Path::new(&p.model), &p.path().join(format!("plain-{ty}")));
+        args.extend([format!("plain-{ty}"), format!("tiny-llama-{ty}")]);
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let found = json(p.path(), &[&args[..], &["--text", &p.sample, "--chunks", "6"]].concat());
+    for (i, ty) in types.iter().enumerate() {
+        assert_eq!((&made["files"][i]["type"], &made["files"][i]["optimized"]), (&(*ty).into(), &true.into()));
+        let kld = |i: usize| found["models"][i]["divergence"]["kld"]["value"].as_f64().unwrap();
+        // In eight bits there is less to gain from so short a text.
+        let most = if ty.ends_with('8') { 0.8 } else { 0.6 };
+        assert!(kld(2 * i + 1) < most * kld(2 * i), "{ty}: {} of {}", kld(2 * i + 1), kld(2 * i));
+        // The same tensors of the same sizes, and a record of how.
+        let bytes = |folder: &str| std::fs::metadata(p.path().join(folder).join("model.safetensors")).unwrap().len();
+        assert_eq!(bytes(&format!("plain-{ty}")), bytes(&format!("tiny-llama-{ty}")), "{ty}");
+        let record = p.read(&format!("tiny-llama-{ty}/quantize.optimize.json"));
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        assert_eq!(record["quantize.optimize.tokens"], 16 * 256);
+    }
+    // From a GGUF file there is no folder to follow.
+    let bf16 = ["optimize", &p.model, "--calibrate", &p.calibration, "--type", "bf16", "--ctx", "16", "--chunks", "2"];
+    done(&evaluate(p.path()).args(bf16).args(["-o", "bf16.gguf"]).output().unwrap());
+    let said = refused(p.path(), 3, &["optimize", "bf16.gguf", "--calibrate", &p.calibration, "--type", "nf4"]);
+    assert!(said.contains("not a checkpoint folder"), "{said}");
+}
+
+/// A folder that is rounded plainly.
+enum Form {
+    Bnb(bnb::Form),
+    Affine(u32),
+}
+
+impl Form {
+    fn write(self, input: &Path, output: &Path) {
+        match self {
+            Form::Bnb(form) => bnb::write(input, output, &bnb::Options::new(form), &|_| ()).map(drop).unwrap(),
+            Form::Affine(bits) => {
+                let options = bnb::AffineOptions {
+                    bits,
+                    granularity: bnb::Granularity::Group(128),
+                    symmetric: true,
+                    skip: None,
+                    no_fallback: false,
+                    shard_bytes: 1 << 30,
+                    force: false,
+                };
+                bnb::write_affine(input, output, &options, &|_| ()).map(drop).unwrap();
+            }
+        }
+    }
 }

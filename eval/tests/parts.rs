@@ -137,3 +137,41 @@ fn what_is_finished_is_skipped_and_what_does_not_belong_is_named() {
     std::fs::write(first, &bytes[..bytes.len() - 100]).unwrap();
     assert!(refused(3, &["gather", "p"], place.path()).contains("00001-of-00002.part"));
 }
+
+#[test]
+fn files_of_better_numbers_are_shared_out_by_types() {
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path();
+    let (tiny, text) = (model("models/tiny-llama"), model("models/tiny-llama/sample.txt"));
+    let more = ["--type", "q8_0", "--type", "q4_0", "--type", "iq4_nl", "--ctx", "32", "--chunks", "4", "--quiet"];
+    let args = [&["optimize", &tiny, "--calibrate", &text][..], &more].concat();
+    std::fs::create_dir(at.join("whole")).unwrap();
+    done(&[&args[..], &["-o", "whole"]].concat(), at);
+    let part = |no: &'static str| [&args[..], &["--part", no, "-o", "p"]].concat();
+    done(&part("2/2"), at);
+    assert!(refused(3, &["gather", "p"], at).contains("part 1 of 2 is missing"));
+    done(&part("1/2"), at);
+    let told = done(&["gather", "p"], at);
+    for name in ["Q8_0", "Q4_0", "IQ4_NL"].map(|ty| format!("tiny-llama-{ty}.gguf")) {
+        assert_eq!(
+            std::fs::read(at.join("whole").join(&name)).unwrap(),
+            std::fs::read(at.join("p").join(&name)).unwrap()
+        );
+        assert!(told.contains(&name), "{told}");
+    }
+    // A file that was lost is made again, and only that one.
+    let (first, second) = (at.join("p/tiny-llama-Q4_0.gguf"), at.join("p/tiny-llama-IQ4_NL.gguf"));
+    let time = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
+    let before = time(&first);
+    std::fs::remove_file(&second).unwrap();
+    let missing = refused(3, &["gather", "p"], at);
+    assert!(missing.contains("tiny-llama-IQ4_NL.gguf") && missing.contains("run part 2 again"), "{missing}");
+    done(&part("2/2"), at);
+    assert_eq!(time(&first), before);
+    done(&["gather", "p", "--json"], at);
+    // Another text is another run; more parts than types are none.
+    let other = ["--ctx", "32", "--chunks", "3", "--type", "q8_0", "--type", "q4_0", "--type", "iq4_nl", "--quiet"];
+    let other = [&["optimize", &tiny, "--calibrate", &text][..], &other, &["--part", "1/2", "-o", "p"]].concat();
+    assert!(refused(2, &other, at).contains("number of chunks"));
+    assert!(refused(2, &part("1/4"), at).contains("3 types"));
+}

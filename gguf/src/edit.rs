@@ -148,15 +148,14 @@ impl InPlace {
         if let Err(error) = replace_header(&mut file, &self.new) {
             let error = failed(error);
             return Err(match replace_header(&mut file, &self.old) {
-                Ok(()) => {
-                    remove_journal(&real);
-                    error.help("the file is as it was before")
-                }
+                Ok(()) => match remove_journal(&real) {
+                    Ok(()) => error.help("the file is as it was before"),
+                    Err(left) => left,
+                },
                 Err(_) => error.help(format!("`gguf recover {}` puts the old header back", crate::quote::path(path))),
             });
         }
-        remove_journal(&real);
-        Ok(())
+        remove_journal(&real)
     }
 }
 
@@ -212,10 +211,14 @@ fn journal_path(real: &Path) -> PathBuf {
     beside::hidden(real, "edit-journal")
 }
 
-fn remove_journal(real: &Path) {
-    // Where it cannot be removed it says of a whole file that it is whole.
-    let _ = fs::remove_file(journal_path(real));
+fn remove_journal(real: &Path) -> Result<()> {
+    let journal = journal_path(real);
+    fs::remove_file(&journal).map_err(|e| {
+        Error::io(&journal, "remove the journal, though the file is whole", e)
+            .help("remove it: with it the file counts as one whose edit was interrupted")
+    })?;
     beside::sync_folder(beside::folder_of(real));
+    Ok(())
 }
 
 impl Journal {
@@ -312,20 +315,21 @@ pub fn recover(path: impl AsRef<Path>) -> Result<bool> {
                 .at(path)
                 .help(help));
         }
-        remove_journal(&real);
+        remove_journal(&real)?;
         return Ok(false);
     };
     if now != journal.old {
         replace_header(&mut file, &journal.old).map_err(failed)?;
     }
-    remove_journal(&real);
+    remove_journal(&real)?;
     Ok(true)
 }
 
 /// Removes the journal beside a file that was just written anew: it belonged to the one before.
 pub(crate) fn forget(real: &Path) {
     if fs::symlink_metadata(journal_path(real)).is_ok() && !is_interrupted(real) {
-        remove_journal(real);
+        // One that stays is void all the same.
+        let _ = remove_journal(real);
     }
 }
 

@@ -90,6 +90,13 @@ impl Error {
         self
     }
 
+    /// The same error with what it is about in front.
+    #[must_use]
+    pub fn about(mut self, what: impl fmt::Display) -> Error {
+        self.0.message = format!("{what}: {}", self.0.message);
+        self
+    }
+
     /// The same error with its cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {

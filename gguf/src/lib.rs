@@ -50,6 +50,7 @@ pub mod arch;
 mod beside;
 pub mod check;
 mod cursor;
+pub mod digest;
 pub mod edit;
 mod endian;
 pub mod error;

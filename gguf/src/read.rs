@@ -278,7 +278,7 @@ pub(crate) fn alignment(metadata: &Metadata) -> Result<u64> {
     match metadata.get("general.alignment") {
         None => Ok(DEFAULT_ALIGNMENT),
         Some(crate::Value::U32(n)) if n.is_power_of_two() => Ok(u64::from(*n)),
-        Some(other) => Err(Error::input(format!("general.alignment is {other:?}, not a u32 that is a power of two"))),
+        Some(other) => Err(Error::input(format!("general.alignment is {other}, not a u32 that is a power of two"))),
     }
 }
 

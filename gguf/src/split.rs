@@ -129,8 +129,11 @@ impl Splits {
             let file = File::open(&path)?;
             let (no, n) = (file.metadata().u64(NO), file.metadata().u64(COUNT));
             if no != Some(i as u64) || n.is_some_and(|n| n != count as u64) {
+                let said = |number: Option<u64>| number.map_or("nothing".to_owned(), |n| n.to_string());
                 return Err(Error::input(format!(
-                    "the keys say shard {no:?} of {n:?}, the name says {i} of {count}, counted from 0"
+                    "{NO} is {}, {COUNT} is {}; the name says {i} of {count}, counted from 0",
+                    said(no),
+                    said(n)
                 ))
                 .at(path));
             }

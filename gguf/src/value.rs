@@ -167,6 +167,34 @@ pub enum Value {
     F64(f64),
 }
 
+/// What a message says of a value: its type and the value, of an array how many there are.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Characters of a text that are shown.
+        const SHOWN: usize = 60;
+        match self {
+            Value::U8(v) => write!(f, "u8 {v}"),
+            Value::I8(v) => write!(f, "i8 {v}"),
+            Value::U16(v) => write!(f, "u16 {v}"),
+            Value::I16(v) => write!(f, "i16 {v}"),
+            Value::U32(v) => write!(f, "u32 {v}"),
+            Value::I32(v) => write!(f, "i32 {v}"),
+            Value::F32(v) => write!(f, "f32 {v}"),
+            Value::Bool(v) => write!(f, "bool {v}"),
+            Value::U64(v) => write!(f, "u64 {v}"),
+            Value::I64(v) => write!(f, "i64 {v}"),
+            Value::F64(v) => write!(f, "f64 {v}"),
+            Value::Array(array) => write!(f, "{array:?}"),
+            Value::String(text) => {
+                let text = text.to_str_lossy();
+                let end = text.char_indices().nth(SHOWN).map_or(text.len(), |(at, _)| at);
+                let more = if end < text.len() { "…" } else { "" };
+                write!(f, "str \"{}{more}\"", crate::quote::text(&text[..end]))
+            }
+        }
+    }
+}
+
 impl Value {
     /// The type of this value.
     pub fn value_type(&self) -> ValueType {

@@ -1,6 +1,7 @@
 //! Every hostile file gets the verdict it must get, through the library and through the program.
 
 use assert_cmd::Command;
+use gguf::Source;
 use gguf::check::{self, Options, Profile, Severity};
 
 fn cases() -> Vec<(String, serde_json::Value)> {
@@ -47,6 +48,65 @@ fn the_strict_reader_refuses_what_the_checker_calls_an_error() {
         let path = fixtures::path(&format!("golden/hostile/{name}"));
         let opened = gguf::File::open(&path);
         assert_eq!(opened.is_ok(), case["verdict"] != "error", "{name}: {opened:?}");
+    }
+}
+
+/// Every key of a sound file as every other type, and every damaged file: no message shows how Rust prints a value.
+#[test]
+fn no_message_speaks_rust() {
+    let mut messages = Vec::new();
+    let mut judge = |path: &std::path::Path| {
+        messages.extend(gguf::open(path).err().map(|e| e.to_string()));
+        let options = Options { data: true, ..Options::default() };
+        let report = check::check(path, &options).expect("readable");
+        messages.extend(report.findings.into_iter().map(|f| f.message));
+    };
+    for (name, _) in cases() {
+        judge(&fixtures::path(&format!("golden/hostile/{name}")));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = gguf::File::open(fixtures::path("golden/hostile/ok.gguf")).unwrap();
+    let mut metadata = file.metadata().clone();
+    for (key, value) in [
+        ("split.no", gguf::Value::from(0_u16)),
+        ("split.count", 1_u16.into()),
+        ("general.alignment", 32_u32.into()),
+        ("general.base_model.count", 1_u32.into()),
+        ("tokenizer.ggml.pre", "default".into()),
+        ("tokenizer.ggml.precompiled_charsmap", "".into()),
+        ("tokenizer.ggml.suppress_tokens", gguf::Array::from(&[0_i32; 1][..]).into()),
+    ] {
+        if metadata.get(key).is_none() {
+            metadata.set(key, value);
+        }
+    }
+    let keys: Vec<String> = metadata.iter().map(|(key, _)| key.to_owned()).collect();
+    for key in keys {
+        let others = [
+            gguf::Value::from(3_u32),
+            gguf::Value::from(-3_i32),
+            gguf::Value::from(u64::MAX),
+            gguf::Value::from(0.5_f32),
+            gguf::Value::from(true),
+            gguf::Value::from("text"),
+            gguf::Value::from(gguf::Array::from(&[7_u32; 2][..])),
+        ];
+        for other in others {
+            let mut retyped = metadata.clone();
+            retyped.set(&*key, other);
+            let Ok(bytes) = gguf::write::to_bytes(&retyped, file.tensors(), |i| {
+                Ok(file.rows(i, 0..file.tensors()[i].rows())?.into_owned())
+            }) else {
+                continue;
+            };
+            let path = folder.path().join("retyped.gguf");
+            std::fs::write(&path, bytes).unwrap();
+            judge(&path);
+        }
+    }
+    assert!(messages.len() > 200, "{}", messages.len());
+    for message in messages {
+        assert!(!fixtures::speaks_rust(&message), "{message}");
     }
 }
 

@@ -4,10 +4,7 @@
 //! Part *i* of *n* is shard *i* of *n* of the whole model, final as it is written. Everybody who has the source and the
 //! options comes to the same division, so no part waits for another and any part can be written again anywhere.
 
-use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
-use std::path::Path;
 
 use gguf::{Error, ErrorKind, Result, Source, TensorType, Writer, quote};
 use serde::{Deserialize, Serialize};
@@ -261,25 +258,6 @@ fn header(layout: gguf::Plan) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     Writer::new(&mut bytes, layout).map_err(|e| Error::new(ErrorKind::System, "cannot lay out a file").caused_by(e))?;
     Ok(bytes)
-}
-
-/// SHA-256 of a file in hexadecimal digits, with its number of bytes.
-///
-/// # Errors
-/// What opening and reading meet.
-pub fn file_digest(path: &Path) -> Result<(String, u64)> {
-    let failed = |e| Error::io(path, "read", e);
-    let mut file = File::open(path).map_err(failed)?;
-    let (mut hash, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut piece).map_err(failed)? {
-            0 => return Ok((quote::hex(&hash.finalize()), bytes)),
-            n => {
-                hash.update(&piece[..n]);
-                bytes += n as u64;
-            }
-        }
-    }
 }
 
 impl Plan {

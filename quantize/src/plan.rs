@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use gguf::check::{self, Finding};
 use gguf::split::KeyOrder;
@@ -69,6 +70,8 @@ pub struct Planned {
     pub instead_of: Option<TensorType>,
     /// The weight of each column, expert after expert.
     pub importance: Option<std::sync::Arc<Vec<f32>>>,
+    /// Neither the person nor the architecture asks for this very type.
+    pub free: bool,
     /// Its type is useless without an importance, and it has none.
     pub lacks_importance: bool,
 }
@@ -85,6 +88,8 @@ impl Planned {
 pub struct Plan {
     /// The type of file.
     pub file_type: &'static FileType,
+    /// What a mix of types is called, such as `3.5bpw`.
+    pub mix: Option<String>,
     /// The keys, in order.
     pub metadata: Metadata,
     /// The tensors, in order.
@@ -153,6 +158,7 @@ impl Plan {
                 shard: shard(*source),
                 from: info.ty(),
                 instead_of: choice.instead_of,
+                free: choice.free,
                 importance: None,
                 lacks_importance: false,
             };
@@ -170,7 +176,7 @@ impl Plan {
                     ))
                     .help(format!("without --no-fallback it becomes {}", choice.ty)));
                 }
-                let required = requires_importance(choice.ty) || needs_importance(name, choice.ty, file_type);
+                let required = wants_importance(name, choice.ty, file_type);
                 tensor.lacks_importance = required && tensor.importance.is_none();
                 if tensor.lacks_importance && !options.dry_run && !options.measured {
                     return Err(missing_importance(&tensor, matrix.is_some()));
@@ -211,7 +217,7 @@ impl Plan {
             let infos: Vec<TensorInfo> = planned.iter().map(|t| t.info.clone()).collect();
             refuse_new_faults((metadata, tensors), (&out, &infos))?;
         }
-        Ok(Plan { file_type, metadata: out, tensors: planned, shards, notes })
+        Ok(Plan { file_type, mix: None, metadata: out, tensors: planned, shards, notes })
     }
 
     /// The layout of each file.
@@ -238,6 +244,11 @@ impl Plan {
         Ok(self.layouts()?.iter().map(gguf::Plan::file_bytes).sum())
     }
 
+    /// What the file is named after: its type, or its mix of types.
+    pub fn label(&self) -> &str {
+        self.mix.as_deref().unwrap_or(self.file_type.name)
+    }
+
     /// The number of weights.
     pub fn elements(&self) -> u64 {
         self.tensors.iter().map(|t| t.info.elements()).sum()
@@ -261,6 +272,9 @@ impl Plan {
         out
     }
 }
+
+/// The most bytes of a plan or a list of rules: some for each of a million tensors.
+pub const LARGEST_LIST: u64 = 64 << 20;
 
 /// A plan as it stands in a TOML file.
 #[derive(Clone, Debug, Deserialize)]
@@ -286,18 +300,43 @@ impl Written {
         });
         Ok((written.file_type.parse()?, types.collect::<Result<_>>()?))
     }
+
+    /// Reads the plan of a file for a run of these types; `None` where there is no such file yet.
+    ///
+    /// # Errors
+    /// Several types, a plan of another type, and those of reading and of [`Written::parse`].
+    pub fn read(
+        path: &Path,
+        types: &[&'static FileType],
+    ) -> Result<Option<(&'static FileType, BTreeMap<String, TensorType>)>> {
+        if types.len() > 1 {
+            return Err(Error::usage("a plan is of one type").help("give --type once with --plan"));
+        }
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = convert::json::read_text(path, LARGEST_LIST)?;
+        let (file_type, tensors) = Written::parse(&text).map_err(|e| e.at(path))?;
+        match types.iter().find(|ty| **ty != file_type) {
+            Some(other) => Err(Error::usage(format!("the plan is of type {file_type}, not {other}"))
+                .at(path)
+                .help("leave --type out, or name another file to write a new plan")),
+            None => Ok(Some((file_type, tensors))),
+        }
+    }
 }
 
-/// Whether an encoder refuses to work without an importance.
-fn requires_importance(ty: TensorType) -> bool {
-    crate::codec(ty).is_some_and(|c| c.importance() == crate::codec::Importance::Required)
+/// Whether a tensor cannot be encoded to a type without an importance, or is useless then.
+pub(crate) fn wants_importance(name: &str, ty: TensorType, file_type: &FileType) -> bool {
+    let refused = crate::codec(ty).is_some_and(|c| c.importance() == crate::codec::Importance::Required);
+    refused || needs_importance(name, ty, file_type)
 }
 
 fn fixed(types: &BTreeMap<String, TensorType>, name: &str) -> Result<Choice> {
     let ty = types.get(name).ok_or_else(|| {
         Error::input(format!("the plan says nothing of tensor {name}")).help("write the plan again from this model")
     })?;
-    Ok(Choice { ty: *ty, instead_of: None })
+    Ok(Choice { ty: *ty, instead_of: None, free: false })
 }
 
 /// Whether a tensor of the source may be decoded.

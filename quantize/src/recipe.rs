@@ -370,11 +370,12 @@ impl Model {
         let (dims, _) = row.dims(&|key| metadata.get(key), HashMap::new());
         let (heads, heads_kv) = (dims.heads(0).get(), dims.kv_heads(0).get());
         let types = row.types;
-        let deep = types.seventy_b > 0 && dims.layers_all == types.seventy_b;
+        let layers = dims.layers_all * (row.ends)(&dims).loops.max(1);
+        let deep = types.seventy_b > 0 && layers == types.seventy_b;
         Model {
             falcon: row.name == "falcon",
             types,
-            layers: dims.layers_all as u64,
+            layers: layers as u64,
             experts: dims.experts.get(),
             heads_per_kv: heads.checked_div(heads_kv).unwrap_or(0),
             seventy_b: deep && !(types.shared_heads_only && heads == heads_kv),
@@ -440,6 +441,8 @@ pub struct Choice {
     pub ty: TensorType,
     /// The type it stands for, where a row holds no whole number of that one's blocks.
     pub instead_of: Option<TensorType>,
+    /// Whether another type would do as well: neither the person nor the architecture asks for this one.
+    pub free: bool,
 }
 
 /// A recipe at work: asked for one tensor after the other, in the order of the output file.
@@ -481,7 +484,7 @@ impl<'a> Recipe<'a> {
     /// # Errors
     /// A row that neither the type nor a fallback fits, or a tensor of a model with experts whose name has no layer.
     pub fn choose(&mut self, name: &str, shape: &Shape, current: TensorType) -> Result<Choice> {
-        let kept = Ok(Choice { ty: current, instead_of: None });
+        let kept = Ok(Choice { ty: current, instead_of: None, free: false });
         if self.file_type.kind == Copy || !self.model.quantizes(name, shape) {
             return kept;
         }
@@ -504,12 +507,18 @@ impl<'a> Recipe<'a> {
             (None, None) if self.wishes.pure => self.file_type.base,
             (None, None) => self.by_rules(role, name, shape)?,
         };
-        fitting(ty, name, shape)
+        let free = wished.is_none() && by_pattern.is_none() && !self.needs_eight_bits(name);
+        Ok(Choice { free, ..fitting(ty, name, shape)? })
+    }
+
+    /// Whether the architecture wants eight bits for a tensor.
+    fn needs_eight_bits(&self, name: &str) -> bool {
+        self.model.types.at_least_q8_0.iter().any(|part| name.contains(part))
     }
 
     fn by_rules(&mut self, role: Role, name: &str, shape: &Shape) -> Result<TensorType> {
         let base = self.file_type.base;
-        if self.model.types.at_least_q8_0.iter().any(|part| name.contains(part)) {
+        if self.needs_eight_bits(name) {
             return Ok(Q8_0);
         }
         if role == Output || (self.tied && role == Embedding) {
@@ -585,7 +594,7 @@ pub fn layer(name: &str) -> Option<u64> {
 fn fitting(ty: TensorType, name: &str, shape: &Shape) -> Result<Choice> {
     let fits = |ty: TensorType| shape.row_len().is_multiple_of(ty.block_len());
     if fits(ty) {
-        return Ok(Choice { ty, instead_of: None });
+        return Ok(Choice { ty, instead_of: None, free: true });
     }
     let next = match FALLBACKS.iter().find(|f| f.0 == ty) {
         Some(f) => f.1,
@@ -599,7 +608,7 @@ fn fitting(ty: TensorType, name: &str, shape: &Shape) -> Result<Choice> {
             .help(format!("choose another type, or one for this tensor: --tensor-type '{name}=q8_0'")));
         }
     };
-    Ok(Choice { ty: if fits(next) { next } else { F16 }, instead_of: Some(ty) })
+    Ok(Choice { ty: if fits(next) { next } else { F16 }, instead_of: Some(ty), free: true })
 }
 
 /// Whether a tensor of this type is useless without an importance in a file of this type.
@@ -649,7 +658,7 @@ mod tests {
         let shape = Shape::new(&[96, 4]).unwrap();
         let error = fitting(Q1_0, "blk.0.attn_q.weight", &shape).unwrap_err();
         assert!(error.to_string().contains("blk.0.attn_q.weight"), "{error}");
-        let q4_k = Choice { ty: Q5_0, instead_of: Some(Q4_K) };
+        let q4_k = Choice { ty: Q5_0, instead_of: Some(Q4_K), free: true };
         assert_eq!(fitting(Q4_K, "x", &shape).unwrap(), q4_k);
         let narrow = Shape::new(&[20, 4]).unwrap();
         assert_eq!(fitting(Q8_0, "x", &narrow).unwrap().ty, F16);

@@ -582,3 +582,41 @@ fn projector_files_of_folders_are_byte_identical() {
     assert!(equal > 70, "{equal} files");
     assert_eq!(place.run(["--mmproj", "mmproj-gemma-3-Tiny-it-Q8_0.gguf", "--type", "q8_0"]).status.code(), Some(2));
 }
+
+#[test]
+fn types_are_mixed_for_a_size() {
+    let place = Place::new();
+    let model = tiny();
+    let model = model.to_str().unwrap();
+    let size = |name: &str| std::fs::metadata(place.path(name)).unwrap().len();
+    place.done([model, "--type", "q3_k_m", "--imatrix", "imatrix.gguf", "-o", "plain.gguf"]);
+    let most = size("plain.gguf").to_string();
+    let mix = [model, "--target-size", &most, "--imatrix", "imatrix.gguf"];
+    place.done([&mix[..], &["--plan", "plan.toml", "-o", "mix.gguf"]].concat());
+    assert!(size("mix.gguf") <= size("plain.gguf") && size("mix.gguf") + 4096 > size("plain.gguf"));
+    place.done([model, "--plan", "plan.toml", "--imatrix", "imatrix.gguf", "-o", "again.gguf"]);
+    assert_eq!(place.sha256("mix.gguf"), place.sha256("again.gguf"));
+    // Limits hold, and types that are asked for stay.
+    let bits = [model, "--target-bpw", "4.4", "--imatrix", "imatrix.gguf"];
+    let limits = ["--at-least", "ffn=q4_0", "--at-most", "q5_k", "--output-tensor-type", "q8_0"];
+    place.done([&bits[..], &["--at-least", "iq1_s"], &limits].concat());
+    let file = gguf::File::open(place.path(&place.of_type("4.4bpw"))).unwrap();
+    let weights: u64 = file.tensors().iter().map(|t| t.elements()).sum();
+    let bytes: u64 = file.tensors().iter().map(|t| t.bytes()).sum();
+    assert!(bytes * 80 <= 44 * weights && bytes * 80 > 43 * weights);
+    for tensor in file.tensors().iter().filter(|t| t.shape().dims().len() > 1) {
+        match tensor.name() {
+            "output.weight" => assert_eq!(tensor.ty(), TensorType::Q8_0),
+            name if name.contains("ffn") => assert!(tensor.ty().bits_per_weight() >= 4.5, "{name}"),
+            name => assert!(tensor.ty().bits_per_weight() <= 5.5, "{name}"),
+        }
+    }
+    let said = place.refused(2, [model, "--target-bpw", "1.2", "--imatrix", "imatrix.gguf"]);
+    assert!(said.contains("the smallest takes 1."), "{said}");
+    place.refused(2, [model, "--target-bpw", "4"]);
+    place.refused(2, [&bits[..], &["--type", "q4_0"]].concat());
+    let said = place.refused(2, [model, "--type", "q4_0", "--at-least", "q4_0"]);
+    assert!(said.contains("--target-bpw"), "{said}");
+    let said = place.refused(2, [&bits[..], &["--at-least", "q8_0", "--at-most", "q4_0"]].concat());
+    assert!(said.contains("leave no type for tensor"), "{said}");
+}

@@ -86,6 +86,9 @@ pub struct Class {
     /// Where llama.cpp computes something else from the file than the model's own code, beyond what
     /// [`gguf::arch::Arch::departs`] knows of the architecture.
     pub departs: fn(&Config) -> Option<&'static str>,
+    /// Tensors that llama.cpp's converter leaves out of the file though its loader asks for them: their names without
+    /// `blk.N.` and the ending.
+    pub lacks: &'static [&'static str],
     /// The layer before a classifier, which the file leaves out though the model computes with it.
     pub pooler: Option<&'static str>,
     /// Tensors of other files of the folder, which come before the model's.
@@ -149,6 +152,7 @@ pub(crate) const BASE: Class = Class {
     keys: Params::common,
     late: |_| Ok(()),
     beyond: |_| Vec::new(),
+    lacks: &[],
     departs: |_| None,
     pooler: None,
     beside: |_, _| Ok(Vec::new()),
@@ -201,6 +205,12 @@ impl Prediction {
 }
 
 impl Class {
+    /// Whether `evaluate` runs the file; nothing for projector files, where it depends on the kind of projector.
+    pub fn is_evaluated(&self) -> Option<bool> {
+        let computed = gguf::arch::find(self.arch).is_some_and(|arch| arch.computed);
+        (self.arch != "clip").then_some(computed && self.lacks.is_empty())
+    }
+
     /// Whether a tensor belongs into a file of the part that the configuration is read for.
     pub(crate) fn keeps(&self, config: &Config, name: &str) -> bool {
         self.prediction.is_none_or(|prediction| prediction.keeps(config, name))
@@ -278,8 +288,10 @@ pub enum How {
         /// How many members each has.
         members: Members,
     },
-    /// The tensor becomes others.
+    /// The tensor becomes others, all of it.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
+    /// The tensor becomes others, of which a part may be left out.
+    Cut(fn(&Config, &Piece) -> Result<Outputs>),
     /// The tensor stays one under its name, its data in another shape or order, or with arithmetic that depends on
     /// the configuration.
     Change(fn(&Config, &Piece) -> Result<Rows>),

@@ -164,6 +164,16 @@ fn mxfp4(parts: &mut Parts<'_>, codes: &Stored, scales: &Stored, shape: Vec<u64>
 /// Takes DeepSeek-V4's weights out of a checkpoint: experts in MXFP4, FP8 with a power of two for each block of 128 × 128
 /// (which goes to the file as Q8_0), and tables of token ids.
 pub(super) fn open_deepseek(parts: &mut Parts<'_>) -> Result<()> {
+    let is_packed = |name: &String| {
+        matches!(parts.stored[name.as_str()].dtype(), Dtype::I8 | Dtype::U8 | Dtype::F8_E4M3 | Dtype::F8_E5M2)
+    };
+    let packed: Vec<String> = parts.ending(".weight").into_iter().map(|module| module + ".weight").collect();
+    for name in packed.iter().filter(|name| is_packed(name)) {
+        let scale = name.replace(".weight", ".scale");
+        if !parts.stored.contains_key(scale.as_str()) {
+            return Err(Error::input(format!("tensor {name}: its part {scale} is missing")));
+        }
+    }
     for module in parts.ending(".scale") {
         let name = format!("{module}.weight");
         let Some(&codes) = parts.stored.get(&name) else { continue };
@@ -172,14 +182,14 @@ pub(super) fn open_deepseek(parts: &mut Parts<'_>) -> Result<()> {
         match codes.dtype() {
             Dtype::I8 | Dtype::U8 => {
                 if !cols.is_multiple_of(16) || scales.bytes().len() as u64 != rows * cols / 16 {
-                    return Err(misfit(scales, "is not one byte for 32 weights"));
+                    return Err(misfit(scales, format!("is not one byte for 32 weights of {name}")));
                 }
                 let data = mxfp4(parts, codes, scales, vec![rows, cols * 2]);
                 parts.replace(&name, name.clone(), data);
             }
             Dtype::F8_E4M3 | Dtype::F8_E5M2 => {
                 if scales.bytes().len() as u64 != rows.div_ceil(TILE) * cols.div_ceil(TILE) {
-                    return Err(misfit(scales, "is not one byte for each block of 128 × 128"));
+                    return Err(misfit(scales, format!("is not one byte for each block of 128 × 128 of {name}")));
                 }
                 let decode = if codes.dtype() == Dtype::F8_E4M3 { decode_e4m3 } else { decode_e5m2 };
                 let tiles = Tiles { codes: codes.clone(), scales: scales.clone(), decode };

@@ -128,8 +128,28 @@ fn guard<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err("it fails on an assumption of its own".to_owned()))
 }
 
+/// Bytes of an added token at most: the library builds a table of all their characters, in the square of the time.
+const LONGEST_ADDED: usize = 4096;
+
+/// Refuses an added token for which the library would take minutes.
+fn check_added(text: &str) -> Result<()> {
+    if text.len() <= LONGEST_ADDED {
+        return Ok(());
+    }
+    let begins: String = text.chars().take(20).collect();
+    Err(Error::input(format!(
+        "the added token that begins with '{}' has {} bytes, more than {LONGEST_ADDED}",
+        gguf::quote::text(&begins),
+        text.len()
+    ))
+    .help("the file may be damaged: take that of the original model"))
+}
+
 /// Checks what the library takes for granted.
 fn check(json: &Value) -> Result<()> {
+    for token in json["added_tokens"].as_array().into_iter().flatten() {
+        check_added(token["content"].as_str().unwrap_or_default())?;
+    }
     let model = &json["model"];
     let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
     if prefix.is_empty() || model["type"] != "BPE" && !model["type"].is_null() {
@@ -168,6 +188,14 @@ mod tests {
         }
         tokenizer["model"]["continuing_subword_prefix"] = Value::Null;
         assert!(check(&tokenizer).is_ok());
+    }
+
+    #[test]
+    fn an_added_token_without_end_is_refused() {
+        let tokenizer = |length: usize| json!({"version": "1.0", "added_tokens": [{"id": 2, "content": "a".repeat(length), "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}], "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}});
+        assert!(Source::from_json(tokenizer(1000), "tokenizer.json").is_ok());
+        let e = Source::from_json(tokenizer(60_000), "tokenizer.json").err().unwrap();
+        assert!(e.message().contains("has 60000 bytes"), "{e}");
     }
 
     #[test]

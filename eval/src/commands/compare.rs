@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use eval::baseline::{Identity, SavedBase, Saver, fingerprint, sha256};
+use eval::baseline::{Identity, SavedBase, Saver, fingerprint};
 use eval::compare::{Baseline, Comparison, compare};
 use eval::divergence::Position;
 use eval::embed::{self, Pool};
@@ -16,18 +16,19 @@ use eval::kld::KldFile;
 use eval::model::Model;
 use eval::parts::{Gathered, Numbers, share};
 use eval::perplexity::{Chunks, Plan, Protocol};
-use eval::report::gate::{self, Limit, Measure, Verdict, parse_part, parse_share};
+use eval::report::gate::{self, Gate, Judged, Limit, Measure, Rule, Verdict, parse_part, parse_share};
 use eval::report::{self, Compared, Facts};
 use eval::tensors::{TensorError, counterpart};
 use eval::weights::{Stored, Weights};
 use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, print_json, say};
+use gguf::digest::sha256;
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
 use quantize::parts::Part;
 use serde_json::{Value, json};
 
 use super::parts::{self, PartArgs};
 use super::similarity;
-use super::{Opened, ProgressBar, name_of, open_importance, read_text};
+use super::{Opened, ProgressBar, files_of, name_of, open_importance, read_text};
 
 /// What is compared where neither models nor types are named.
 const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
@@ -36,7 +37,15 @@ const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
 const CONTEXT: usize = 512;
 
 /// What may be limited of a model that predicts tokens.
-const TOKEN_MEASURES: &[Measure] = &[Measure::PplIncrease, Measure::Kld, Measure::SameTop];
+const TOKEN_MEASURES: &[Measure] = &[
+    Measure::PplIncrease,
+    Measure::Kld,
+    Measure::Kld99,
+    Measure::KldMaximum,
+    Measure::DeltaP,
+    Measure::DeltaPRms,
+    Measure::SameTop,
+];
 
 /// Fewer scored positions than this say nothing with any confidence.
 const LEAST_POSITIONS: usize = 100;
@@ -139,7 +148,11 @@ pub struct Show {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     junit: Option<PathBuf>,
 
-    /// Print broken limits as GitHub annotations
+    /// Write the broken limits as a SARIF log, for code scanning
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    sarif: Option<PathBuf>,
+
+    /// Print broken limits, and those that hold narrowly, as GitHub annotations
     #[arg(long, help_heading = "Output")]
     github: bool,
 
@@ -154,6 +167,22 @@ pub struct Show {
     /// The largest mean KL divergence, in nats
     #[arg(long, value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
     max_kld: Option<f64>,
+
+    /// The largest KL divergence that 1 % of the positions may exceed, in nats
+    #[arg(long = "max-kld-99", value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
+    max_kld_99: Option<f64>,
+
+    /// The largest KL divergence of any position, in nats
+    #[arg(long, value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
+    max_kld_maximum: Option<f64>,
+
+    /// The most that the mean Δp of the right token may be off 0, such as 0.5%
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    max_delta_p: Option<f64>,
+
+    /// The largest root mean square of Δp, such as 2%
+    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
+    max_delta_p_rms: Option<f64>,
 
     /// The least share of positions with the same top token, such as 95%
     #[arg(long, value_parser = parse_part, value_name = "SHARE", help_heading = "Gate")]
@@ -171,6 +200,11 @@ pub struct Show {
     #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
     min_overlap: Option<f64>,
 
+    /// A TOML file of limits, which may differ by type and by text: `[[limits]]` with `types`, `texts` and the options above
+    /// as keys; an option goes before what the file says
+    #[arg(long, value_name = "FILE", help_heading = "Gate")]
+    gate: Option<PathBuf>,
+
     /// Ask that a limit holds with this certainty, such as 95%, given the errors of measurement
     #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
     pub confidence: Option<f64>,
@@ -179,15 +213,19 @@ pub struct Show {
 impl Show {
     /// The files that are written.
     fn files(&self) -> impl Iterator<Item = &Path> {
-        [&self.html, &self.junit].into_iter().flatten().map(PathBuf::as_path)
+        [&self.html, &self.junit, &self.sarif].into_iter().flatten().map(PathBuf::as_path)
     }
 
-    /// The limits of the gate.
-    fn limits(&self) -> Result<Vec<Limit>> {
+    /// The limits of the gate: those of a file, and those of options, which go before them.
+    fn gate(&self) -> Result<Gate> {
         let of = |measure, limit: Option<f64>| limit.map(|limit| Limit { measure, limit });
         let limits: Vec<Limit> = [
             of(Measure::PplIncrease, self.max_ppl_increase),
             of(Measure::Kld, self.max_kld),
+            of(Measure::Kld99, self.max_kld_99),
+            of(Measure::KldMaximum, self.max_kld_maximum),
+            of(Measure::DeltaP, self.max_delta_p),
+            of(Measure::DeltaPRms, self.max_delta_p_rms),
             of(Measure::SameTop, self.min_same_top),
             of(Measure::Cosine, self.min_cosine),
             of(Measure::RankCorrelation, self.min_rank_correlation),
@@ -196,24 +234,52 @@ impl Show {
         .into_iter()
         .flatten()
         .collect();
-        if self.confidence.is_some_and(|c| !(0.5..1.0).contains(&c)) {
-            return Err(Error::usage("--confidence is a share from 50% to below 100%"));
-        }
-        for (given, option) in
-            [(self.confidence.is_some(), "--confidence"), (self.junit.is_some(), "--junit"), (self.github, "--github")]
-        {
-            if given && limits.is_empty() {
+        let mut gate = match &self.gate {
+            Some(path) => Gate::parse(&read_text(path)?).map_err(|e| e.at(path))?,
+            None => Gate::default(),
+        };
+        gate.rules.push(Rule { limits, ..Rule::default() });
+        gate.confidence = self.confidence.or(gate.confidence);
+        gate.check()?;
+        for (given, option) in [
+            (self.confidence.is_some(), "--confidence"),
+            (self.junit.is_some(), "--junit"),
+            (self.sarif.is_some(), "--sarif"),
+            (self.github, "--github"),
+            (self.gate.is_some(), "--gate"),
+        ] {
+            if given && gate.limits().next().is_none() {
                 return Err(Error::usage(format!("{option} needs a limit to judge by")).help(
                     "add --max-ppl-increase, --max-kld or --min-same-top; for vectors --min-cosine or --min-overlap",
                 ));
             }
         }
-        Ok(limits)
+        Ok(gate)
+    }
+
+    /// Judges every model of a report on a text. A gate file may serve several runs, so names in it that no model or text
+    /// has are told of; where nothing is left to judge by, a slip of the pen must not pass for limits that hold.
+    pub fn judge(&self, models: &[impl Judged], gate: &Gate, text: &str) -> Result<Vec<Verdict>> {
+        let names: Vec<&str> = models.iter().map(Judged::name).collect();
+        let verdicts = gate::judge(models, gate, text);
+        if let Some(path) = &self.gate {
+            if verdicts.is_empty() {
+                return Err(Error::input("has no limit for what is measured here")
+                    .at(path)
+                    .help(format!("models: {}; text: {text}", names.join(", "))));
+            }
+            let unknown = gate.unknown(&names, &[text]);
+            if !unknown.is_empty() {
+                let file = gguf::quote::path(path);
+                say(&format!("note: {file} has limits for {}, not measured here", unknown.join(", ")));
+            }
+        }
+        Ok(verdicts)
     }
 
     /// Whether so many positions say enough for what is asked.
-    fn enough(&self, positions: usize) -> Result<()> {
-        if self.confidence.is_some() && positions < LEAST_POSITIONS {
+    fn enough(&self, gate: &Gate, positions: usize) -> Result<()> {
+        if gate.confidence.is_some() && positions < LEAST_POSITIONS {
             return Err(Error::input(format!(
                 "{positions} scored positions are too few to be confident of anything; at least {LEAST_POSITIONS} are \
                  needed"
@@ -225,14 +291,21 @@ impl Show {
 }
 
 impl Args {
+    /// The files that are read.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        let models = self.models.iter().chain([&self.base]);
+        files_of(models, [&self.text].into_iter().chain(&self.base_from).chain(&self.imatrix))
+    }
+
     /// Tokens of a chunk.
     fn context(&self) -> usize {
         self.ctx.unwrap_or(CONTEXT)
     }
 
     /// Refuses what only all parts together can give.
-    fn check_part(&self, limits: &[Limit]) -> Result<()> {
-        let shown = !limits.is_empty() || self.show.csv || self.show.markdown || self.show.files().next().is_some();
+    fn check_part(&self, gate: &Gate) -> Result<()> {
+        let shown =
+            gate.limits().next().is_some() || self.show.csv || self.show.markdown || self.show.files().next().is_some();
         if self.part.part.is_some() && shown {
             return Err(Error::usage("a part alone is neither shown nor judged")
                 .help("give reports and limits to `evaluate gather`"));
@@ -257,14 +330,15 @@ pub struct Candidate<'a> {
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let begun = Instant::now();
-    let limits = args.show.limits()?;
-    args.check_part(&limits)?;
+    let gate = args.show.gate()?;
+    args.check_part(&gate)?;
     let written: Vec<&Path> = args.show.files().chain(args.save_base.as_deref()).collect();
-    let mut inputs: Vec<&Path> = args.models.iter().map(PathBuf::as_path).collect();
-    inputs.extend([args.base.as_path(), args.text.as_path()]);
-    inputs.extend(args.base_from.iter().chain(&args.imatrix).map(PathBuf::as_path));
-    for target in written {
+    let inputs = args.inputs();
+    for (i, target) in written.iter().enumerate() {
         Output::check(target, args.show.force, &inputs)?;
+        if written[..i].contains(target) {
+            return Err(Error::usage("is to be two files at once").at(*target).help("give each output its own name"));
+        }
     }
     let base = Opened::open(&args.base, common)?;
     let importance = args.imatrix.as_deref().map(open_importance).transpose()?;
@@ -310,9 +384,9 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
                 notes(&encoded, &precisions).into_iter().map(|(note, names)| format!("{}: {note}", names.join(", "))),
             )
             .collect();
-        return similarity::run(args, common, &base, &candidates, &limits, &told);
+        return similarity::run(args, common, &base, &candidates, &gate, &told);
     }
-    check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
+    check_measures(&gate, TOKEN_MEASURES, "a model that predicts tokens")?;
     if !args.prefix.is_empty() {
         return Err(Error::usage("--prefix is for embedding models, this one predicts tokens"));
     }
@@ -323,7 +397,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let chunks =
         Chunks::new(&tokens, bos, args.context(), args.chunks, Protocol::Halves).map_err(|e| e.at(&args.text))?;
     let positions = chunks.scored.len() * chunks.inputs.len();
-    args.show.enough(positions).map_err(|e| e.at(&args.text))?;
+    args.show.enough(&gate, positions).map_err(|e| e.at(&args.text))?;
 
     let part = args.part.part.map(|part| begin_part(args, part, &base, &others, &text)).transpose()?;
     let mut chunks = chunks;
@@ -390,12 +464,12 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         let (facts, numbers) = to_part(&facts, &found)?;
         return run.write(output, facts, numbers, common);
     }
-    show(&args.show, common, facts, &found, args.base_from.as_deref(), &limits, &[&args.base, &args.text])
+    show(&args.show, common, facts, &found, args.base_from.as_deref(), &gate, &inputs)
 }
 
 /// What the parts of a comparison have in common.
 fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &str) -> Result<parts::Run> {
-    let file = |path: &PathBuf| -> Result<Value> { Ok(quantize::parts::file_digest(path)?.0.into()) };
+    let file = |path: &PathBuf| -> Result<Value> { Ok(gguf::digest::sha256_file(path, |_| ())?.0.into()) };
     let models: Vec<String> =
         others.iter().map(|o| quantize::parts::source_digest(&o.source)).collect::<Result<_>>()?;
     let names: Vec<String> = args.models.iter().map(|path| name_of(path)).collect();
@@ -514,12 +588,11 @@ fn of_parts(parts: &Gathered) -> Result<(Facts, Comparison)> {
 
 /// Shows and judges a comparison that was made in parts.
 pub fn gather(parts: &Gathered, args: &Show, common: &Common) -> Result<Exit> {
-    let limits = args.limits()?;
-    check_measures(&limits, TOKEN_MEASURES, "a model that predicts tokens")?;
-    let inputs: Vec<&Path> = parts.paths.iter().map(PathBuf::as_path).collect();
+    let gate = args.gate()?;
+    check_measures(&gate, TOKEN_MEASURES, "a model that predicts tokens")?;
     let (facts, found) = of_parts(parts)?;
-    args.enough(facts.protocol.positions).map_err(|e| e.at(&parts.paths[0]))?;
-    show(args, common, facts, &found, None, &limits, &inputs)
+    args.enough(&gate, facts.protocol.positions).map_err(|e| e.at(&parts.paths[0]))?;
+    show(args, common, facts, &found, None, &gate, &parts.paths)
 }
 
 /// Reports what was found, and judges it.
@@ -529,8 +602,8 @@ fn show(
     facts: Facts,
     found: &Comparison,
     base_from: Option<&Path>,
-    limits: &[Limit],
-    inputs: &[&Path],
+    gate: &Gate,
+    inputs: &[PathBuf],
 ) -> Result<Exit> {
     if found.clipped > 0 && !common.quiet {
         say(&format!(
@@ -542,7 +615,7 @@ fn show(
         ));
     }
     let report = facts.report(found);
-    let verdicts = gate::judge(&report.models, limits, args.confidence);
+    let verdicts = args.judge(&report.models, gate, &report.protocol.text)?;
     let forms = Forms {
         json: &|| report.json(),
         csv: &|| report::csv(&report),
@@ -598,7 +671,7 @@ fn measure(
             go(Baseline::Saved(&saved, stored), weights.len(), nothing)
         }
         (None, Some(path), Some(identity)) => {
-            let output = Output::create(path, args.show.force, &[&args.base, &args.text])?;
+            let output = Output::create(path, args.show.force, &args.inputs())?;
             let mut saver = Saver::new(output, &name_of(&args.base), identity, chunks, base.model.width)?;
             let found = go(Baseline::Run(stored), weights.len() + 1, &mut |hidden| saver.add(hidden))?;
             saver.finish()?.commit()?;
@@ -720,9 +793,13 @@ pub fn publish(
     common: &Common,
     forms: &Forms<'_>,
     verdicts: &[Verdict],
-    inputs: &[&Path],
+    inputs: &[PathBuf],
 ) -> Result<Exit> {
-    for (path, text) in [(&args.html, forms.html), (&args.junit, forms.junit)] {
+    let sarif = || {
+        let place = args.gate.as_deref().or(inputs.first().map(PathBuf::as_path)).unwrap_or(Path::new("gate.toml"));
+        format!("{:#}\n", gate::sarif(place, verdicts))
+    };
+    for (path, text) in [(&args.html, forms.html), (&args.junit, forms.junit), (&args.sarif, &sarif)] {
         if let Some(path) = path {
             let mut out = Output::create(path, args.force, inputs)?;
             out.write_all(text().as_bytes()).map_err(|e| Error::io(path, "write", e))?;
@@ -733,10 +810,7 @@ pub fn publish(
         (true, ..) => {
             let mut json = (forms.json)();
             if !verdicts.is_empty() {
-                json["gate"] = verdicts
-                    .iter()
-                    .map(|v| serde_json::json!({"model": v.model, "holds": v.holds, "sentence": v.sentence}))
-                    .collect();
+                json["gate"] = verdicts.iter().map(Verdict::json).collect();
             }
             print_json(&json)?;
         }
@@ -755,8 +829,8 @@ pub fn publish(
 }
 
 /// Refuses limits of what is not measured.
-pub fn check_measures(limits: &[Limit], known: &[Measure], of: &str) -> Result<()> {
-    let Some(other) = limits.iter().find(|l| !known.contains(&l.measure)) else { return Ok(()) };
+pub fn check_measures(gate: &Gate, known: &[Measure], of: &str) -> Result<()> {
+    let Some(other) = gate.limits().find(|l| !known.contains(&l.measure)) else { return Ok(()) };
     let names: Vec<String> = known.iter().map(|m| format!("--{}", m.option())).collect();
     Err(Error::usage(format!("--{} says nothing of {of}", other.measure.option())).help(names.join(", ")))
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::logits::token_list;
 use super::texts::{self, Text};
-use super::{Opened, ProgressBar};
+use super::{Opened, ProgressBar, files_of};
 
 /// Texts up to which the table of cosines is shown where nothing else is said.
 const SHOWN: usize = 12;
@@ -76,8 +76,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let sources: Vec<&std::path::Path> =
-        [Some(&args.model), args.text.as_ref()].into_iter().flatten().map(|p| &**p).collect();
+    let sources = files_of([&args.model], &args.text);
     if let Some(output) = &args.output {
         Output::check(output, args.force, &sources)?;
     }

@@ -10,6 +10,8 @@ use gguf::cli::{Common, Exit, Output, count, print, print_json};
 use gguf::{Error, Result, Source};
 use serde_json::json;
 
+use super::files_of;
+
 /// The most bytes of pixels that are read.
 const MOST_PIXELS: u64 = 1 << 32;
 
@@ -73,8 +75,8 @@ enum Which {
 
 impl Seen {
     /// The files that are read.
-    fn files(&self) -> Vec<&Path> {
-        self.image.iter().chain(&self.pixels).map(PathBuf::as_path).collect()
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.image.iter().chain(&self.pixels)
     }
 
     fn sense(&self) -> Option<Sense> {
@@ -132,8 +134,7 @@ impl Opened {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let mut inputs = args.seen.files();
-    inputs.push(&args.projector);
+    let inputs = files_of([&args.projector], args.seen.files());
     if let Some(output) = &args.output {
         Output::check(output, args.force, &inputs)?;
     }

@@ -6,7 +6,7 @@ use eval::parts::Gathered;
 use gguf::cli::{Common, Exit, say};
 use gguf::{Error, Result};
 
-use super::{compare, imatrix, parts, perplexity};
+use super::{compare, imatrix, optimize, parts, perplexity};
 
 /// Put the parts of a measurement together: what one run would have printed or written
 #[derive(Debug, clap::Args)]
@@ -51,6 +51,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         "perplexity" => perplexity::gather(&gathered, common),
         "compare" => compare::gather(&gathered, &args.show, common),
         "imatrix" => imatrix::gather(&gathered, (args.output.as_deref(), args.format, args.show.force), common),
+        "optimize" => optimize::gather(&gathered, common),
         other => {
             Err(Error::input(format!("is a part of \"{other}\", which this version does not know"))
                 .at(&gathered.paths[0]))
@@ -71,7 +72,7 @@ fn parts_in(folder: &Path) -> Result<Vec<PathBuf>> {
     if paths.is_empty() {
         return Err(Error::input(format!("holds no parts: no file ends in {}", parts::ENDING))
             .at(folder)
-            .help("`evaluate perplexity|compare|imatrix … --part I/N -o FOLDER` writes them"));
+            .help("`evaluate perplexity|compare|imatrix|optimize … --part I/N -o FOLDER` writes them"));
     }
     Ok(paths)
 }

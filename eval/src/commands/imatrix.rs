@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::parts::{self, PartArgs};
-use super::{Opened, ProgressBar, read_text};
+use super::{Opened, ProgressBar, files_of, read_text};
 
 /// The file that is written where none is named.
 const DEFAULT_OUTPUT: &str = "imatrix.gguf";
@@ -90,7 +90,7 @@ struct Facts {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let inputs = [args.model.as_path(), args.text.as_path()];
+    let inputs = files_of([&args.model], [&args.text]);
     let file = args.output.as_deref().unwrap_or(Path::new(DEFAULT_OUTPUT));
     if args.part.part.is_none() {
         Output::check(file, args.force, &inputs)?;
@@ -165,8 +165,7 @@ fn from_numbers(numbers: &[i64], columns: usize, experts: usize) -> Option<Sums>
 /// Writes the importance matrix of all parts of a run.
 pub fn gather(parts: &Gathered, (file, form, force): (Option<&Path>, Form, bool), common: &Common) -> Result<Exit> {
     let file = file.unwrap_or(Path::new(DEFAULT_OUTPUT));
-    let inputs: Vec<&Path> = parts.paths.iter().map(PathBuf::as_path).collect();
-    Output::check(file, force, &inputs)?;
+    Output::check(file, force, &parts.paths)?;
     let mut all: BTreeMap<String, Sums> = BTreeMap::new();
     for (at, (path, part)) in parts.paths.iter().zip(&parts.parts).enumerate() {
         let wrong = |name: &str| Error::input(format!("holds sums of {name} that do not fit")).at(path);
@@ -186,14 +185,14 @@ pub fn gather(parts: &Gathered, (file, form, force): (Option<&Path>, Form, bool)
     }
     let facts: Facts = serde_json::from_value(parts.first().facts.clone())
         .map_err(|e| Error::input("holds no sums").at(&parts.paths[0]).caused_by(e))?;
-    write(common, (file, form, force), &inputs, &facts, &all, parts.seconds())
+    write(common, (file, form, force), &parts.paths, &facts, &all, parts.seconds())
 }
 
 /// Writes the file and says what is in it.
 fn write(
     common: &Common,
     (file, form, force): (&Path, Form, bool),
-    inputs: &[&Path],
+    inputs: &[PathBuf],
     facts: &Facts,
     sums: &BTreeMap<String, Sums>,
     seconds: f64,

@@ -10,6 +10,8 @@ use gguf::cli::{Common, Exit, Output, count, print, print_json};
 use gguf::{Error, Result, quote};
 use serde_json::json;
 
+use super::files_of;
+
 /// Tokens that a decoder of an encoder-decoder reads where nothing else is said.
 const DECODER_TOKENS: usize = 16;
 
@@ -53,13 +55,14 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    Output::check(&args.output, args.force, &[&args.model])?;
+    let inputs = files_of([&args.model], []);
+    Output::check(&args.output, args.force, &inputs)?;
     let tokens = token_list(&args.tokens)?;
     let options = convert::Options { any_pre: true, exact: true, whole_head: true, ..convert::Options::default() };
     let source = convert::open(&convert::location::find(&args.model, common)?, &options)?;
     let weights = Stored(&source);
     let model = Model::new(source.metadata(), &weights).map_err(|e| e.at(&args.model))?;
-    let output = Output::create(&args.output, args.force, &[&args.model])?;
+    let output = Output::create(&args.output, args.force, &inputs)?;
     let fault = |e| Error::io(&args.output, "write", e);
     let file = std::fs::File::create(output.temporary()).map_err(fault)?;
     let mut file = BufWriter::new(file);

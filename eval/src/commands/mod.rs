@@ -27,14 +27,13 @@ use gguf::{Error, Result, Source};
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
 
-/// The files that an output must not replace: those of the model (every file of a folder), and others that were named.
-pub fn files_of(model: &Path, others: &[&Path]) -> Vec<PathBuf> {
-    let mut files = gguf::split::files(model);
-    if let Ok(entries) = std::fs::read_dir(model) {
-        files.extend(entries.flatten().map(|entry| entry.path()));
-    }
-    files.extend(others.iter().map(|other| other.to_path_buf()));
-    files
+/// The files that an output must not replace: those that the models are read from, and others that were named.
+pub fn files_of<'a>(
+    models: impl IntoIterator<Item = &'a PathBuf>,
+    others: impl IntoIterator<Item = &'a PathBuf>,
+) -> Vec<PathBuf> {
+    let of_models = models.into_iter().flat_map(|model| convert::files::of_model(model));
+    of_models.chain(others.into_iter().cloned()).collect()
 }
 
 /// A model that was opened, whatever it is stored as.

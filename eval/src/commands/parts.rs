@@ -46,7 +46,7 @@ impl Run {
         let mut run = BTreeMap::from([
             ("version of the program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("model".to_owned(), quantize::parts::source_digest(source)?),
-            ("text".to_owned(), eval::baseline::sha256(text.as_bytes())),
+            ("text".to_owned(), gguf::digest::sha256(text.as_bytes())),
         ]);
         run.extend(options.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())));
         Ok(Run { command, part, by, run, begun: Instant::now() })
@@ -64,20 +64,33 @@ impl Run {
     }
 
     /// The part's file, ready to be written; `None` where it is finished already.
-    pub fn output(&self, model: &Path, folder: &Path, force: bool, inputs: &[&Path]) -> Result<Option<Output>> {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create the folder", e))?;
-        let (Part { no, of }, command) = (self.part, self.command);
-        let path = folder.join(format!("{}-{command}-{no:05}-of-{of:05}{ENDING}", super::name_of(model)));
-        if path.exists() && !force {
-            let found = Found::open(&path)?;
-            if let Some(what) = found.differs(&self.found(Value::Null, BTreeMap::new())) {
-                return Err(Error::usage(format!("was made by another run, with another {what}"))
-                    .at(path)
-                    .help("choose another folder with -o, or replace it with --force"));
-            }
+    pub fn output(&self, model: &Path, folder: &Path, force: bool, inputs: &[PathBuf]) -> Result<Option<Output>> {
+        let path = self.path(model, folder)?;
+        if !force && self.earlier(&path)?.is_some() {
             return Ok(None);
         }
         Output::create(&path, force, inputs).map(Some)
+    }
+
+    /// Where the part's file goes, in a folder that is made.
+    pub fn path(&self, model: &Path, folder: &Path) -> Result<PathBuf> {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create the folder", e))?;
+        let (Part { no, of }, command) = (self.part, self.command);
+        Ok(folder.join(format!("{}-{command}-{no:05}-of-{of:05}{ENDING}", super::name_of(model))))
+    }
+
+    /// What an earlier run of the same part left there.
+    pub fn earlier(&self, path: &Path) -> Result<Option<Found>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let found = Found::open(path)?;
+        match found.differs(&self.found(Value::Null, BTreeMap::new())) {
+            Some(what) => Err(Error::usage(format!("was made by another run, with another {what}"))
+                .at(path)
+                .help("choose another folder with -o, or replace it with --force")),
+            None => Ok(Some(found)),
+        }
     }
 
     fn found(&self, facts: Value, numbers: BTreeMap<String, Numbers>) -> Found {
@@ -96,17 +109,23 @@ impl Run {
     /// Writes what was found.
     pub fn write(
         &self,
-        mut output: Output,
+        output: Output,
         facts: Value,
         numbers: BTreeMap<String, Numbers>,
         common: &Common,
     ) -> Result<Exit> {
+        let path = output.target().to_path_buf();
+        let (size, seconds) = self.save(output, facts, numbers)?;
+        self.say(Some((&path, size)), seconds, common)
+    }
+
+    /// Writes what was found so far: bytes of the file, and seconds.
+    pub fn save(&self, mut output: Output, facts: Value, numbers: BTreeMap<String, Numbers>) -> Result<(u64, f64)> {
         let found = self.found(facts, numbers);
         let content = found.to_bytes()?;
-        let path = output.target().to_path_buf();
-        output.write_all(&content).map_err(|e| Error::io(&path, "write", e))?;
+        output.write_all(&content).map_err(|e| Error::io(output.target(), "write", e))?;
         output.commit()?;
-        self.say(Some((&path, content.len() as u64)), found.seconds, common)
+        Ok((content.len() as u64, found.seconds))
     }
 
     /// Says that nothing had to be done.
@@ -114,7 +133,8 @@ impl Run {
         self.say(None, 0.0, common)
     }
 
-    fn say(&self, written: Option<(&Path, u64)>, seconds: f64, common: &Common) -> Result<Exit> {
+    /// Says what was written, or that nothing had to be done.
+    pub fn say(&self, written: Option<(&Path, u64)>, seconds: f64, common: &Common) -> Result<Exit> {
         if common.json {
             print_json(&json!({
                 "command": self.command, "part": self.part.no, "parts": self.part.of, "by": self.by,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::parts::{self, PartArgs};
-use super::{Opened, ProgressBar, read_text};
+use super::{Opened, ProgressBar, files_of, read_text};
 
 /// Which tokens are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -135,7 +135,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let part = part.transpose()?;
     if let Some(run) = &part {
         chunks = run.chunks(chunks)?;
-        let inputs = [args.model.as_path(), args.text.as_path()];
+        let inputs = files_of([&args.model], [&args.text]);
         output = run.output(&args.model, parts::folder(args.output.as_ref())?, args.force, &inputs)?;
         if output.is_none() {
             return run.finished(common);

@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use eval::baseline::sha256;
 use eval::embed::{self, Head};
 use eval::encoded::Encoded;
 use eval::forward::Stream;
 use eval::report::embedding::{self, Base, Change, Model as Row, Protocol, Report};
-use eval::report::gate::{self, Limit, Measure};
+use eval::report::gate::{self, Gate, Measure};
 use eval::similarity::{ScoreChange, Similarity};
 use eval::weights::Stored;
 use gguf::cli::{Common, Exit};
+use gguf::digest::sha256;
 use gguf::{Error, Result, TensorInfo};
 
 use super::compare::{Args, Candidate, Forms, bytes_of, check_measures, publish};
@@ -31,13 +31,13 @@ pub fn run(
     common: &Common,
     base: &Opened,
     candidates: &[Candidate<'_>],
-    limits: &[Limit],
+    gate: &Gate,
     told: &[String],
 ) -> Result<Exit> {
     let begun = Instant::now();
     let scores = embed::scores(&base.model) && args.pooling.is_none();
     let (known, kind) = if scores { (SCORES, "scores") } else { (VECTORS, "vectors") };
-    check_measures(limits, known, kind)?;
+    check_measures(gate, known, kind)?;
     for (given, option) in [
         (args.chunks.is_some(), "--chunks"),
         (args.save_base.is_some(), "--save-base"),
@@ -53,7 +53,7 @@ pub fn run(
     let all = read_text(&args.text)?;
     let texts = texts::read(&args.text, scores)?;
     let (inputs, cut) = texts::encode(base, &texts, &args.prefix, args.ctx).map_err(|e| e.at(&args.text))?;
-    if args.show.confidence.is_some() && texts.len() < LEAST_TEXTS {
+    if gate.confidence.is_some() && texts.len() < LEAST_TEXTS {
         return Err(Error::input(format!(
             "{} texts are too few to be confident of anything; at least {LEAST_TEXTS} are needed",
             texts.len()
@@ -135,7 +135,7 @@ pub fn run(
         },
         models: candidates.iter().zip(&found).map(row).collect::<Result<_>>()?,
     };
-    let verdicts = gate::judge(&report.models, limits, args.show.confidence);
+    let verdicts = args.show.judge(&report.models, gate, &report.protocol.text)?;
     let forms = Forms {
         json: &|| report.json(),
         csv: &|| embedding::csv(&report),
@@ -144,5 +144,5 @@ pub fn run(
         html: &|| embedding::html(&report),
         junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
     };
-    publish(&args.show, common, &forms, &verdicts, &[&args.base, &args.text])
+    publish(&args.show, common, &forms, &verdicts, &args.inputs())
 }

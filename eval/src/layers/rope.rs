@@ -98,7 +98,8 @@ impl Rope {
             };
             let Some(tensor) = weights.tensors().iter().position(named) else { return Ok(None) };
             let factors = weights.matrix(tensor)?.to_f32()?;
-            if factors.len() == len / 2 && factors.iter().all(|&f| f > 0.0) {
+            // Where layers rotate by different lengths, each takes the first ones.
+            if factors.len() >= len / 2 && factors.iter().all(|&f| f > 0.0) {
                 return Ok(Some(factors));
             }
             Err(Error::input(format!("tensor {name}: {} factors, not {} positive ones", factors.len(), len / 2)))

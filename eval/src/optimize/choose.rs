@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use gguf::{Error, Result};
+use convert::packed::Float;
+use gguf::{Error, Result, TensorInfo, TensorType};
+use quantize::bnb::chosen::{Coded, Coding};
 use quantize::plan::Planned;
 use quantize::search::inputs::{Inputs, Solver};
 use quantize::search::strips::{Strips, Sum, multiply_all};
@@ -24,7 +26,7 @@ fn damping(usual: f64, n: usize, tokens: usize) -> f64 {
 pub(super) struct Chooser<'s> {
     seen: &'s Seen,
     solver: Option<Solver>,
-    inputs: Option<Inputs>,
+    pub(super) inputs: Option<Inputs>,
 }
 
 impl<'s> Chooser<'s> {
@@ -39,7 +41,7 @@ impl<'s> Chooser<'s> {
 
 impl Job<'_> {
     /// The rows of one matrix of a tensor.
-    fn weights(&self, tensor: usize, expert: usize) -> Result<Vec<f32>> {
+    pub(super) fn weights(&self, tensor: usize, expert: usize) -> Result<Vec<f32>> {
         let info = &self.source.tensors()[tensor];
         let rows = info.shape().dim(1).max(1) as usize;
         let matrix = Matrix::from_bytes(info, self.source.rows(tensor, 0..info.rows())?)?;
@@ -69,7 +71,7 @@ impl Job<'_> {
         let ty = tensor.info.ty();
         let seen = chooser.seen;
         let n = seen.h.rows();
-        if !knows(ty) || tensor.info.shape().row_len() as usize != n {
+        if (self.folder.is_none() && !knows(ty)) || tensor.info.shape().row_len() as usize != n {
             return Ok(None);
         }
         let mut target = Strips::transposed(&self.weights(tensor.source, expert)?, n);
@@ -88,7 +90,14 @@ impl Job<'_> {
         if !self.options.feedback {
             let mut rows = vec![0.0; n * target.cols()];
             rows.par_chunks_mut(n).enumerate().for_each(|(row, out)| target.column(row, out));
-            return encode(tensor, &rows, n, Some(&seen.importance)).map(Some);
+            return match self.coding(tensor) {
+                Some((coding, float)) => Ok(coding.plain(&rows, n, float).map(|coded| coded.to_bytes())),
+                None => encode(&tensor.info, &rows, n, Some(&seen.importance)).map(Some),
+            };
+        }
+        if let Some((coding, float)) = self.coding(tensor) {
+            let search = |inputs| coding.search(inputs, self.options.effort, &target, float).to_bytes();
+            return Ok(chooser.inputs.as_ref().map(search));
         }
         Ok(chooser.inputs.as_ref().map(|inputs| search(inputs, ty, self.options.effort, &target).0))
     }
@@ -101,16 +110,41 @@ impl Job<'_> {
         let mut bytes = Vec::new();
         for expert in 0..experts {
             let values = self.weights(tensor.source, expert)?;
+            if let Some((coding, float)) = self.coding(tensor) {
+                // The values were found to be finite.
+                bytes.extend(coding.plain(&values, cols, float).unwrap_or_default().to_bytes());
+                continue;
+            }
             let importance = importance.and_then(|i| i.get(expert * cols..(expert + 1) * cols));
-            bytes.extend(encode(tensor, &values, cols, importance)?);
+            bytes.extend(encode(&tensor.info, &values, cols, importance)?);
         }
-        Ok(Chosen { info: tensor.info.clone(), bytes: Arc::new(bytes) })
+        Ok(self.chosen(tensor, bytes))
+    }
+
+    /// How a folder stores a tensor, and the type of its weights there.
+    fn coding(&self, tensor: &Planned) -> Option<(Coding, Float)> {
+        let folder = self.folder?;
+        Some((folder.coding, *folder.matrices.tensors().get(&tensor.source)?))
+    }
+
+    /// A tensor with these bytes: of its type, or of a folder's form.
+    pub(super) fn chosen(&self, tensor: &Planned, bytes: Vec<u8>) -> Chosen {
+        let Some((coding, float)) = self.coding(tensor) else {
+            return Chosen { info: tensor.info.clone(), bytes: Arc::new(bytes), coded: None };
+        };
+        let info = &tensor.info;
+        let values =
+            coding.decode(&Coded::from_bytes(&bytes, info.elements() as usize), info.shape().row_len() as usize, float);
+        let decoded = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        // A shape that was a tensor's is one in any type.
+        let info = TensorInfo::new(info.name(), *info.shape(), TensorType::F32).unwrap_or_else(|_| info.clone());
+        Chosen { info, bytes: Arc::new(decoded), coded: Some(Arc::new(bytes)) }
     }
 }
 
-/// Encodes rows with the type's codec.
-fn encode(tensor: &Planned, values: &[f32], cols: usize, importance: Option<&[f32]>) -> Result<Vec<u8>> {
-    let ty = tensor.info.ty();
+/// Encodes rows with the codec of the tensor's type.
+pub(super) fn encode(info: &TensorInfo, values: &[f32], cols: usize, importance: Option<&[f32]>) -> Result<Vec<u8>> {
+    let ty = info.ty();
     let ones;
     let importance = match importance {
         // An importance of nothing is none.
@@ -128,6 +162,6 @@ fn encode(tensor: &Planned, values: &[f32], cols: usize, importance: Option<&[f3
         .par_chunks_mut((each * row_bytes).max(1))
         .zip(values.par_chunks((each * cols).max(1)))
         .try_for_each(|(out, values)| quantize::encode_rows(ty, values, cols, importance, out))
-        .map_err(|e| Error::new(e.kind(), format!("tensor {}: {}", tensor.info.name(), e.message())))?;
+        .map_err(|e| Error::new(e.kind(), format!("tensor {}: {}", info.name(), e.message())))?;
     Ok(bytes)
 }

@@ -1,12 +1,12 @@
 //! The whole on the text that was held back: what was chosen against plain bytes.
 
-use gguf::Result;
+use gguf::{Result, Source};
 
 use super::Job;
 use crate::compare::{Baseline, compare};
 use crate::divergence::Divergence;
-use crate::forward::{Forward, Stream};
-use crate::model::Shape;
+use crate::forward::{Forward, Input, Stream};
+use crate::model::{Model, Shape};
 use crate::perplexity::{Chunks, Plan};
 use crate::weights::{Stored, Weights};
 
@@ -28,36 +28,55 @@ impl Verdict {
     }
 }
 
-/// Mean KL divergence from the original; for encoders the mean cosine distance of their outputs.
+/// What [`losses`] of a model are.
+pub fn measure(model: &Model) -> &'static str {
+    if model.shape == Shape::Encoder { "mean cosine distance" } else { "mean KLD" }
+}
+
+/// The loss of chosen bytes and of plain ones.
 ///
 /// # Errors
 /// Whatever running can meet.
 pub fn judge(job: &Job<'_>, plain: &dyn Weights, chosen: &dyn Weights, memory: u64) -> Result<Verdict> {
-    let base = Stored(job.source);
-    let stream = |weights| Stream { model: job.model, weights };
-    let models = [stream(plain), stream(chosen)];
-    let len = job.held.iter().map(|i| i.tokens.len()).max().unwrap_or(0);
-    let plan = Plan::new(job.model, 3, len, memory);
-    if job.model.shape == Shape::Encoder {
-        let forward = Forward::lockstep(vec![stream(&base), models[0], models[1]])?.limits(plan.limits);
-        let streams = forward.hidden(job.held)?;
-        let distance = |stream: &[f32]| {
+    let losses = losses(job.model, job.source, job.held, &[plain, chosen], memory)?;
+    Ok(Verdict { measure: measure(job.model), plain: losses[0], chosen: losses[1] })
+}
+
+/// Mean KL divergence of each form from the original; for encoders the mean cosine distance of their outputs.
+///
+/// # Errors
+/// Whatever running can meet.
+pub fn losses(
+    model: &Model,
+    source: &dyn Source,
+    text: &[Input],
+    forms: &[&dyn Weights],
+    memory: u64,
+) -> Result<Vec<f64>> {
+    let base = Stored(source);
+    let stream = |weights| Stream { model, weights };
+    let models: Vec<Stream<'_>> = forms.iter().map(|weights| stream(*weights)).collect();
+    let len = text.iter().map(|i| i.tokens.len()).max().unwrap_or(0);
+    let plan = Plan::new(model, 1 + forms.len(), len, memory);
+    if model.shape == Shape::Encoder {
+        let all = std::iter::once(stream(&base)).chain(models.iter().copied()).collect();
+        let streams = Forward::lockstep(all)?.limits(plan.limits).hidden(text)?;
+        let distance = |stream: &Vec<f32>| {
             let mut sum = 0.0;
             let mut start = 0;
-            for input in job.held {
-                let values = start * job.model.width..(start + input.tokens.len()) * job.model.width;
-                sum += cosine_distance(&streams[0][values.clone()], &stream[values], job.model.width);
+            for input in text {
+                let values = start * model.width..(start + input.tokens.len()) * model.width;
+                sum += cosine_distance(&streams[0][values.clone()], &stream[values], model.width);
                 start += input.tokens.len();
             }
-            sum / job.held.len().max(1) as f64
+            sum / text.len().max(1) as f64
         };
-        let (plain, chosen) = (distance(&streams[1]), distance(&streams[2]));
-        return Ok(Verdict { measure: "mean cosine distance", plain, chosen });
+        return Ok(streams[1..].iter().map(distance).collect());
     }
-    let chunks = Chunks { inputs: job.held.to_vec(), scored: 0..len.saturating_sub(1), first: 0 };
+    let chunks = Chunks { inputs: text.to_vec(), scored: 0..len.saturating_sub(1), first: 0 };
     let found = compare(Baseline::Run(stream(&base)), &models, &chunks, plan, None, |_| Ok(()))?;
-    let mean = |i: usize| Divergence::of(&found.base_nll, &found.models[i], chunks.scored.len()).kld.value;
-    Ok(Verdict { measure: "mean KLD", plain: mean(0), chosen: mean(1) })
+    let mean = |positions| Divergence::of(&found.base_nll, positions, chunks.scored.len()).kld.value;
+    Ok(found.models.iter().map(|positions| mean(positions)).collect())
 }
 
 /// Of the mean states of one sequence.

@@ -20,25 +20,27 @@ mod overlay;
 mod pass;
 mod store;
 mod sums;
+pub mod survey;
 mod text;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
+use gguf::digest::sha256;
 use gguf::{Result, Source};
+use quantize::bnb::chosen::{Coding, Matrices};
 use quantize::plan::{Plan, Planned};
 use quantize::search::rows::Effort;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::baseline::{fingerprint, sha256};
+use crate::baseline::fingerprint;
 use crate::forward::Input;
 use crate::model::Model;
 use crate::weights::{Stored, Weights};
 use choose::Chooser;
 use overlay::{Chosen, Overlay};
-use pass::{At, Streams};
+use pass::{At, Side, Streams};
 pub use store::Store;
 use sums::{Recorder, Seen, Sums};
 pub use text::own_text;
@@ -111,6 +113,17 @@ pub struct Job<'a> {
     pub held: &'a [Input],
     /// What to do.
     pub options: Options,
+    /// The form of a folder, where no GGUF file is made.
+    pub folder: Option<Folder<'a>>,
+}
+
+/// A folder in place of a file: its own matrices are chosen, in place of what the plan converts.
+#[derive(Clone, Copy)]
+pub struct Folder<'a> {
+    /// How they are stored.
+    pub coding: Coding,
+    /// Which tensors they are.
+    pub matrices: &'a Matrices,
 }
 
 /// What became of one stage: matrices that read the same input.
@@ -155,11 +168,20 @@ impl<'a> Job<'a> {
         hash.update(fingerprint(self.source)?);
         hash.update(sha256(self.plan.to_toml().as_bytes()));
         hash.update(format!("{:?}", Options { memory: 0, ..self.options }));
+        hash.update(format!("{:?}", self.folder.map(|f| f.coding)));
         for input in self.text.iter().chain(self.held) {
             hash.update((input.tokens.len() as u64).to_le_bytes());
             input.tokens.iter().for_each(|t| hash.update(t.to_le_bytes()));
         }
         Ok(sha256(&hash.finalize()))
+    }
+
+    /// Whether a tensor is chosen.
+    fn converts(&self, tensor: &Planned) -> bool {
+        match self.folder {
+            Some(folder) => folder.matrices.tensors().contains_key(&tensor.source),
+            None => tensor.converts(),
+        }
     }
 
     /// Chooses the numbers of every tensor. Finished layers are kept in `store`, and those that it holds are taken from
@@ -176,7 +198,7 @@ impl<'a> Job<'a> {
         let mut outcome = Outcome { ends: BTreeMap::new(), importance: BTreeMap::new(), stages: Vec::new() };
         // What stands outside of the layers, but for the head, is looked up or added, not multiplied.
         let head = self.source.tensors().iter().position(|t| t.name() == "output.weight");
-        for tensor in self.plan.tensors.iter().filter(|t| t.converts() && !t.info.name().contains("blk.")) {
+        for tensor in self.plan.tensors.iter().filter(|t| self.converts(t) && !t.info.name().contains("blk.")) {
             if Some(tensor.source) != head {
                 let plain = self.plain(tensor, None)?;
                 weights.replace(tensor.source, plain.clone());
@@ -192,7 +214,7 @@ impl<'a> Job<'a> {
             told(share(0.0), None);
             let prefix = text.prefix(layer);
             let here: Vec<&Planned> =
-                self.plan.tensors.iter().filter(|t| t.converts() && t.info.name().starts_with(&prefix)).collect();
+                self.plan.tensors.iter().filter(|t| self.converts(t) && t.info.name().starts_with(&prefix)).collect();
             text.begin(layer);
             held.begin(layer);
             if let Some(finished) = store.finished().get(layer) {
@@ -200,7 +222,7 @@ impl<'a> Job<'a> {
                 let (tensors, importance) = store.read(layer)?;
                 for (tensor, bytes) in tensors {
                     let Some(planned) = planned.get(&tensor) else { continue };
-                    weights.replace(tensor, Chosen { info: planned.info.clone(), bytes: Arc::new(bytes) });
+                    weights.replace(tensor, self.chosen(planned, bytes));
                 }
                 outcome.importance.extend(importance);
                 for part in 0..text.parts(layer) {
@@ -211,7 +233,7 @@ impl<'a> Job<'a> {
                 let first = outcome.stages.len();
                 for part in 0..text.parts(layer) {
                     let at = (layer, part);
-                    for inputs in self.stages(&text, at, &base)? {
+                    for inputs in stages(self.source, &text.original, at, &base)? {
                         let found = self.stage(&text, &held, at, &inputs, &planned, &mut original, &mut weights)?;
                         if let Some((stage, importance)) = found {
                             let done = outcome.stages.len() - first + 1;
@@ -229,7 +251,7 @@ impl<'a> Job<'a> {
                         weights.replace(tensor.source, self.plain(tensor, None)?);
                     }
                 }
-                let chosen = here.iter().filter_map(|t| Some((t.source, weights.chosen(t.source)?.bytes.as_slice())));
+                let chosen = here.iter().filter_map(|t| Some((t.source, weights.chosen(t.source)?.stored())));
                 let chosen: Vec<(usize, &[u8])> = chosen.collect();
                 let known = here.iter().filter_map(|t| Some((t.source, outcome.importance.get(&t.source)?.as_slice())));
                 let known: Vec<(usize, &[f32])> = known.collect();
@@ -237,7 +259,7 @@ impl<'a> Job<'a> {
             }
             here.iter().for_each(|t| weights.restore(t.source));
         }
-        if let Some(tensor) = head.and_then(|h| planned.get(&h)).filter(|t| t.converts()) {
+        if let Some(tensor) = head.and_then(|h| planned.get(&h)).filter(|t| self.converts(t)) {
             told(layers as f64 / (layers + 1) as f64, None);
             let width = self.model.width;
             let [before, after] = text.end(&original, &weights)?;
@@ -249,7 +271,7 @@ impl<'a> Job<'a> {
             let found = self.search(tensor, 0, &Chooser::new(&seen, &self.options), false)?;
             let stage = Stage { tensors: vec![tensor.info.name().to_owned()], errors: None, plain: found.is_none() };
             let chosen = match found {
-                Some(bytes) => Chosen { info: tensor.info.clone(), bytes: Arc::new(bytes) },
+                Some(bytes) => self.chosen(tensor, bytes),
                 None => self.plain(tensor, Some(&seen.importance))?,
             };
             told(1.0, Some(&stage));
@@ -258,26 +280,6 @@ impl<'a> Job<'a> {
             outcome.ends.insert(tensor.source, chosen);
         }
         Ok(outcome)
-    }
-
-    /// The tensors of a part that read the same inputs, in the order in which they read them.
-    fn stages(&self, text: &Streams<'_>, at: At, base: &dyn Weights) -> Result<Vec<Group>> {
-        let recorder = Recorder::default();
-        // The first sequences are enough.
-        text.original.observe(at, base, &recorder)?;
-        let position = |name: &String| base.tensors().iter().position(|t| t.name() == name);
-        let tokens = text.groups().first().copied().unwrap_or(0);
-        let groups = recorder.stages().into_iter().filter_map(|stage| {
-            let tensors: Vec<usize> = stage.tensors.iter().filter_map(position).collect();
-            let info = &self.source.tensors()[*tensors.first()?];
-            let matrices = (info.shape().dim(2) as usize).max(1);
-            // All tokens pass every matrix, as the heads of latent attention and unlike experts.
-            let dense =
-                stage.rows.len() == matrices && stage.rows.values().all(|&rows| rows == tokens || matrices == 1);
-            let rows = stage.rows.values().next().copied().unwrap_or(0);
-            Some(Group { tensors, matrices, dense, tokens: rows == tokens })
-        });
-        Ok(groups.collect())
     }
 
     /// Chooses the tensors of one stage; `None` where none of them changes its type. Also the importance of each.
@@ -293,7 +295,7 @@ impl<'a> Job<'a> {
         weights: &mut Overlay<'_>,
     ) -> Result<Option<(Stage, Vec<(usize, Vec<f32>)>)>> {
         let wanted: Vec<&Planned> =
-            inputs.tensors.iter().filter_map(|t| planned.get(t).copied()).filter(|t| t.converts()).collect();
+            inputs.tensors.iter().filter_map(|t| planned.get(t).copied()).filter(|t| self.converts(t)).collect();
         if wanted.is_empty() {
             return Ok(None);
         }
@@ -327,7 +329,7 @@ impl<'a> Job<'a> {
             }
         }
         let chosen = |(tensor, bytes): (&&Planned, Option<Vec<u8>>)| {
-            bytes.map(|bytes| (tensor.source, Chosen { info: tensor.info.clone(), bytes: Arc::new(bytes) }))
+            bytes.map(|bytes| (tensor.source, self.chosen(tensor, bytes)))
         };
         let found: Vec<(usize, Chosen)> = wanted.iter().zip(found).filter_map(chosen).collect();
         let mut stage = Stage {
@@ -411,6 +413,25 @@ struct Group {
     dense: bool,
     /// An input belongs to each token.
     tokens: bool,
+}
+
+/// The tensors of a part that read the same inputs, in the order in which they read them.
+fn stages(source: &dyn Source, side: &Side<'_>, at: At, base: &dyn Weights) -> Result<Vec<Group>> {
+    let recorder = Recorder::default();
+    // The first sequences are enough.
+    side.observe(at, base, &recorder)?;
+    let position = |name: &String| base.tensors().iter().position(|t| t.name() == name);
+    let tokens = side.groups().first().copied().unwrap_or(0);
+    let groups = recorder.stages().into_iter().filter_map(|stage| {
+        let tensors: Vec<usize> = stage.tensors.iter().filter_map(position).collect();
+        let info = &source.tensors()[*tensors.first()?];
+        let matrices = (info.shape().dim(2) as usize).max(1);
+        // All tokens pass every matrix, as the heads of latent attention and unlike experts.
+        let dense = stage.rows.len() == matrices && stage.rows.values().all(|&rows| rows == tokens || matrices == 1);
+        let rows = stage.rows.values().next().copied().unwrap_or(0);
+        Some(Group { tensors, matrices, dense, tokens: rows == tokens })
+    });
+    Ok(groups.collect())
 }
 
 /// Experts that few tokens reach borrow from the mean of all.

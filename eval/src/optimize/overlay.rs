@@ -16,6 +16,15 @@ pub struct Chosen {
     pub info: TensorInfo,
     /// Its bytes.
     pub bytes: Arc<Vec<u8>>,
+    /// What a folder stores of it, where it goes into one.
+    pub coded: Option<Arc<Vec<u8>>>,
+}
+
+impl Chosen {
+    /// What is kept of it on disk.
+    pub fn stored(&self) -> &[u8] {
+        self.coded.as_ref().unwrap_or(&self.bytes)
+    }
 }
 
 /// Weights of which some are replaced. A run can be stopped at some of its products.

@@ -40,13 +40,39 @@ pub(super) struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn new(model: &'a Model, weights: &dyn Weights, inputs: &[Input], together: usize) -> Result<Side<'a>> {
+    pub(super) fn new(model: &'a Model, weights: &dyn Weights, inputs: &[Input], together: usize) -> Result<Side<'a>> {
         let sequences: Vec<&[u32]> = inputs.iter().map(|i| i.tokens.as_slice()).collect();
         let (walk, trunk) = Walk::new(model, weights, 0, (&sequences, &vec![0; sequences.len()]), None, together)?;
         Ok(Side { walk, trunk, begun: Vec::new() })
     }
 
-    fn begin(&mut self, layer: usize) {
+    /// The layers that are run.
+    pub(super) fn layers(&self) -> &'a [Layer] {
+        self.walk.layers()
+    }
+
+    /// What the names of a layer's tensors begin with.
+    pub(super) fn prefix(&self, layer: usize) -> String {
+        self.walk.prefix(layer)
+    }
+
+    /// In how many parts a layer is run.
+    pub(super) fn parts(&self, layer: usize) -> usize {
+        self.walk.parts(layer)
+    }
+
+    /// Tokens of each group.
+    pub(super) fn groups(&self) -> Vec<usize> {
+        self.walk.groups().map(|rows| rows.len()).collect()
+    }
+
+    /// The hidden states behind the last norm.
+    pub(super) fn end(self, weights: &dyn Weights) -> Result<Vec<f32>> {
+        self.walk.end(weights, self.trunk)
+    }
+
+    /// Goes to the beginning of a layer.
+    pub(super) fn begin(&mut self, layer: usize) {
         let Side { walk, trunk, begun } = self;
         *begun = walk.groups().map(|rows| walk.begin(layer, trunk.at(rows))).collect();
     }
@@ -91,7 +117,8 @@ impl<'a> Side<'a> {
         self.behind(at, &part, 0).map(|_| ())
     }
 
-    fn advance(&mut self, at: At, weights: &dyn Weights) -> Result<()> {
+    /// Goes through one part of a layer.
+    pub(super) fn advance(&mut self, at: At, weights: &dyn Weights) -> Result<()> {
         let part = Part::load(weights, &self.walk.prefix(at.0), None)?;
         let groups: Vec<_> = self.walk.groups().cloned().collect();
         for (group, rows) in groups.iter().enumerate() {
@@ -126,22 +153,22 @@ impl<'a> Streams<'a> {
 
     /// The layers that are run.
     pub(super) fn layers(&self) -> &'a [Layer] {
-        self.original.walk.layers()
+        self.original.layers()
     }
 
     /// What the names of a layer's tensors begin with.
     pub(super) fn prefix(&self, layer: usize) -> String {
-        self.original.walk.prefix(layer)
+        self.original.prefix(layer)
     }
 
     /// In how many parts a layer is run.
     pub(super) fn parts(&self, layer: usize) -> usize {
-        self.original.walk.parts(layer)
+        self.original.parts(layer)
     }
 
     /// Tokens of each group.
     pub(super) fn groups(&self) -> Vec<usize> {
-        self.original.walk.groups().map(|rows| rows.len()).collect()
+        self.original.groups()
     }
 
     /// Goes to the beginning of a layer.
@@ -180,8 +207,7 @@ impl<'a> Streams<'a> {
 
     /// The hidden states of both behind the last norm.
     pub(super) fn end(self, original: &dyn Weights, quantized: &dyn Weights) -> Result<[Vec<f32>; 2]> {
-        let Streams { original: a, quantized: b } = self;
-        Ok([a.walk.end(original, a.trunk)?, b.walk.end(quantized, b.trunk)?])
+        Ok([self.original.end(original)?, self.quantized.end(quantized)?])
     }
 }
 

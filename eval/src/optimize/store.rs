@@ -8,11 +8,11 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use gguf::digest::sha256;
 use gguf::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Stage;
-use crate::baseline::sha256;
 
 /// One finished layer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -60,6 +60,11 @@ impl Store {
         }
         fs::create_dir_all(&store.folder).map_err(|e| Error::io(&store.folder, "create the folder", e))?;
         Ok(store)
+    }
+
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn state_path(&self) -> PathBuf {
@@ -140,7 +145,7 @@ impl Store {
 }
 
 /// Writes a file so that it is there as a whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let failed = |e| Error::io(path, "write", e);
     let mut file = fs::File::create(&temporary).map_err(failed)?;

@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gguf::{Error, Result, Writer};
+use quantize::bnb::chosen::Coded;
 use quantize::plan::Plan;
 
 use super::{Job, Outcome, Store};
+
+/// A finished layer that was read: its number, and the bytes of its tensors.
+type Layer = (usize, BTreeMap<usize, Vec<u8>>);
 
 impl Job<'_> {
     /// Writes every tensor in the order of the plan: from the store, from what was chosen outside of the layers, or as
@@ -21,7 +25,7 @@ impl Job<'_> {
         for (layer, finished) in store.finished().iter().enumerate() {
             finished.tensors.iter().for_each(|t| _ = layer_of.insert(t.0, layer));
         }
-        let mut open: Option<(usize, BTreeMap<usize, Vec<u8>>)> = None;
+        let mut open: Option<Layer> = None;
         let mut writer = Writer::new(out, plan.layouts()?.remove(0)).map_err(failed)?;
         for tensor in &plan.tensors {
             let ours = |e: Error| Error::new(e.kind(), format!("tensor {}: {}", tensor.info.name(), e.message()));
@@ -33,7 +37,7 @@ impl Job<'_> {
                 writer.write(bytes.map_or(&[][..], Vec::as_slice)).map_err(failed)?;
             } else if let Some(chosen) = outcome.ends.get(&tensor.source) {
                 writer.write(&chosen.bytes).map_err(failed)?;
-            } else if tensor.converts() {
+            } else if self.converts(tensor) {
                 // Layers that are not run.
                 writer.write(&self.plain(tensor, None)?.bytes).map_err(failed)?;
             } else {
@@ -43,6 +47,27 @@ impl Job<'_> {
             }
         }
         writer.finish().map_err(failed)
+    }
+
+    /// Gives what a folder stores of each tensor.
+    pub fn coded<'s>(&'s self, store: &'s Store) -> impl Fn(usize) -> Result<Option<Coded>> + Sync + 's {
+        let layer_of: HashMap<usize, usize> = store
+            .finished()
+            .iter()
+            .enumerate()
+            .flat_map(|(layer, finished)| finished.tensors.iter().map(move |t| (t.0, layer)))
+            .collect();
+        let open: Mutex<Option<Layer>> = Mutex::new(None);
+        move |tensor| {
+            let Some(&layer) = layer_of.get(&tensor) else { return Ok(None) };
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.as_ref().is_none_or(|o| o.0 != layer) {
+                *open = Some((layer, store.read(layer)?.0.into_iter().collect()));
+            }
+            let bytes = open.as_ref().and_then(|o| o.1.get(&tensor));
+            let elements = self.source.tensors()[tensor].elements() as usize;
+            Ok(bytes.map(|bytes| Coded::from_bytes(bytes, elements)))
+        }
     }
 
     /// The plan of the plain file: the same types, with the importance that was measured.

@@ -322,7 +322,7 @@ fn measured(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gate::{Limit, judge};
+    use super::super::gate::{Gate, Limit, Rule, judge};
     use super::*;
 
     fn vectors(noise: f32) -> Vec<Vec<f32>> {
@@ -395,9 +395,12 @@ mod tests {
     #[test]
     fn the_gate_judges_what_was_measured() {
         let [vectors, scores] = both();
-        let limit = |measure| [Limit { measure, limit: 0.9999 }];
+        let limit = |measure| {
+            let limits = vec![Limit { measure, limit: 0.9999 }];
+            Gate { rules: vec![Rule { limits, ..Rule::default() }], confidence: None }
+        };
         let holds = |models: &[Model], measure| -> Vec<bool> {
-            judge(models, &limit(measure), None).iter().map(|v| v.holds).collect()
+            judge(models, &limit(measure), "").iter().map(|v| v.holds).collect()
         };
         assert_eq!(holds(&vectors.models, Measure::Cosine), [true, false, false]);
         assert_eq!(holds(&scores.models, Measure::RankCorrelation)[1..], [false, false]);

@@ -5,11 +5,19 @@ use gguf::cli::{Align, Table, bytes};
 use super::{Model, Report};
 use crate::divergence::{DELTA_P_FRACTIONS, Divergence, Estimate, KLD_FRACTIONS};
 
-/// A column of the short table: its head and what it shows of a model.
+/// The columns of a terminal that the tables keep to.
+const TERMINAL: usize = 100;
+
+/// The fewest characters that a name is cut to.
+const SHORTEST_NAME: usize = 12;
+
+/// A column of the short tables: its head and what it shows of a model.
 type Column = (&'static str, fn(&Model) -> String);
 
-const COLUMNS: [Column; 10] = [
-    ("model", |m| m.name.clone()),
+const NAME: Column = ("model", |m| m.name.clone());
+
+/// What a model takes, and its perplexity.
+const COSTS: [Column; 5] = [
     ("size", |m| bytes(m.bytes)),
     ("bits/weight", |m| format!("{:.2}", m.bits_per_weight)),
     ("PPL", |m| estimate(m.divergence.ppl, 1.0, 4)),
@@ -18,6 +26,10 @@ const COLUMNS: [Column; 10] = [
         let ratio = m.divergence.ppl_ratio;
         estimate(ratio.derived(ratio.value - 1.0, 1.0), 100.0, 3)
     }),
+];
+
+/// How far its predictions are from the base's.
+const DISTANCES: [Column; 4] = [
     ("mean KLD", |m| estimate(m.divergence.kld, 1.0, 6)),
     ("99% KLD", |m| number(m.divergence.kld_at(0.99), 5)),
     ("RMS Δp, %", |m| estimate(m.divergence.delta_p_rms, 100.0, 3)),
@@ -29,8 +41,8 @@ pub(super) fn number(value: f64, digits: usize) -> String {
 }
 
 /// What the errors beside the figures are.
-const ERRORS: &str = "± is one standard error over positions as if they were independent, which is llama.cpp's convention; \
-                      neighbours in a text are not, so the one over the means of chunks is usually larger.";
+const ERRORS: &str = "± is one standard error over positions as if they were independent, which is llama.cpp's\n\
+                      convention; neighbours in a text are not, so the one over the means of chunks is usually larger.";
 
 /// The base's perplexity with both of its errors.
 fn base_ppl(report: &Report) -> String {
@@ -48,16 +60,40 @@ pub(super) fn estimate(e: Estimate, unit: f64, digits: usize) -> String {
     }
 }
 
-/// The short table for a terminal, with the base above it.
+/// A table of these columns behind the names, which are cut in the middle where the lines are longer than a terminal.
+fn table(report: &Report, columns: &[Column]) -> String {
+    let heads: Vec<_> =
+        std::iter::once((NAME.0, Align::Left)).chain(columns.iter().map(|c| (c.0, Align::Right))).collect();
+    let render = |longest: usize| {
+        let mut table = Table::new(&heads);
+        for model in &report.models {
+            let name = shortened(&NAME.1(model), longest);
+            table.row(std::iter::once(name).chain(columns.iter().map(|c| c.1(model))));
+        }
+        table.render()
+    };
+    let whole = render(usize::MAX);
+    let beyond = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0).saturating_sub(TERMINAL);
+    let longest = report.models.iter().map(|m| NAME.1(m).chars().count()).max().unwrap_or(0);
+    if beyond == 0 { whole } else { render(longest.saturating_sub(beyond).max(SHORTEST_NAME)) }
+}
+
+/// A name with its beginning and its end, where the type stands.
+fn shortened(name: &str, longest: usize) -> String {
+    let characters: Vec<char> = name.chars().collect();
+    if characters.len() <= longest {
+        return name.to_owned();
+    }
+    let end = longest / 2;
+    let (begin, end) = (&characters[..longest - end - 1], &characters[characters.len() - end..]);
+    begin.iter().chain(&['…']).chain(end).collect()
+}
+
+/// The short tables for a terminal, with the base above them.
 pub fn terminal(report: &Report) -> String {
     let (base, protocol) = (&report.base, &report.protocol);
-    let columns = COLUMNS.map(|c| (c.0, if c.0 == "model" { Align::Left } else { Align::Right }));
-    let mut table = Table::new(&columns);
-    for model in &report.models {
-        table.row(COLUMNS.map(|c| c.1(model)));
-    }
     format!(
-        "{}: {}, {:.2} bits per weight, {}\n{}: {} chunks of {} tokens, {} positions scored\n\n{}\n{ERRORS}\n",
+        "{}: {}, {:.2} bits per weight, {}\n{}: {} chunks of {} tokens, {} positions scored\n\n{}\n{}\n{ERRORS}\n",
         base.name,
         bytes(base.bytes),
         base.bits_per_weight,
@@ -66,18 +102,19 @@ pub fn terminal(report: &Report) -> String {
         protocol.chunks,
         protocol.context,
         protocol.positions,
-        table.render()
+        table(report, &COSTS),
+        table(report, &DISTANCES)
     )
 }
 
-/// The short table as Markdown.
+/// The short tables as one in Markdown.
 pub fn markdown(report: &Report) -> String {
-    let escape = |cell: String| cell.replace('|', "\\|");
-    let line = |cells: [String; COLUMNS.len()]| format!("| {} |\n", cells.map(escape).join(" | "));
-    let mut out = line(COLUMNS.map(|c| c.0.to_owned()));
-    out += &line(COLUMNS.map(|c| if c.0 == "model" { ":--" } else { "--:" }.to_owned()));
+    let columns = || std::iter::once(&NAME).chain(&COSTS).chain(&DISTANCES);
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut out = line(columns().map(|c| c.0.to_owned()).collect());
+    out += &line(columns().map(|c| if c.0 == NAME.0 { ":--" } else { "--:" }.to_owned()).collect());
     for model in &report.models {
-        out += &line(COLUMNS.map(|c| c.1(model)));
+        out += &line(columns().map(|c| c.1(model).replace('|', "\\|")).collect());
     }
     let (base, protocol) = (&report.base, &report.protocol);
     out + &format!(
@@ -150,6 +187,20 @@ mod tests {
         assert!(markdown(&report).contains("a\\|b"));
         let lines = markdown(&report).lines().filter(|l| l.starts_with('|')).count();
         assert_eq!(lines, 2 + report.models.len());
+    }
+
+    #[test]
+    fn lines_keep_to_a_terminal() {
+        let mut report = sample();
+        report.models[0].name = format!("{}-Q4_K_M", "Some-Model-of-Many-Words".repeat(4));
+        report.models[1].divergence.ppl =
+            Estimate { value: 123_456.7, error: 34_567.8, ..report.models[1].divergence.ppl };
+        let text = terminal(&report);
+        let longest = text.lines().skip(2).map(|line| line.chars().count()).max();
+        assert!(longest <= Some(TERMINAL), "{text}");
+        assert_eq!(text.matches("-Q4_K_M").count(), 2, "{text}");
+        assert_eq!(shortened("abcdefghij", 5), "ab…ij");
+        assert_eq!(shortened("abcde", 5), "abcde");
     }
 
     #[test]

@@ -22,24 +22,7 @@ use self::vit::Vit;
 use crate::layers::Part;
 use crate::weights::Weights;
 
-/// What a tower perceives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sense {
-    /// Images.
-    Vision,
-    /// Sound.
-    Audio,
-}
-
-impl Sense {
-    /// Its name in keys.
-    pub fn name(self) -> &'static str {
-        match self {
-            Sense::Vision => "vision",
-            Sense::Audio => "audio",
-        }
-    }
-}
+pub use gguf::projector::Sense;
 
 /// An activation of towers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -300,6 +300,15 @@ impl Dims {
         Dim(self.shape(name).map_or(0, |s| s.get(dimension).copied().unwrap_or(1)))
     }
 
+    /// The length that most of these tensors' dimensions have, the first of those that are as frequent; 0 where there is
+    /// no such tensor. For lengths that no key tells.
+    pub fn usual_dim(&self, places: &[(&str, usize)]) -> Dim {
+        let found: Vec<Dim> =
+            places.iter().map(|(name, axis)| self.dim_of(name, *axis)).filter(|d| !d.is_empty()).collect();
+        let often = |length: &Dim| found.iter().filter(|other| *other == length).count();
+        found.iter().rev().max_by_key(|length| often(length)).copied().unwrap_or(Dim(0))
+    }
+
     /// A count of a key that this family has for itself; 0 where it was not read.
     pub fn count(&self, key: &str) -> Dim {
         match self.own.get(key) {

@@ -92,6 +92,8 @@ pub struct Arch {
     pub departs: fn(&Dims) -> Option<&'static str>,
     /// What the choice of types asks of the architecture.
     pub types: Types,
+    /// Whether every kind of layer has a kernel, so that `evaluate` runs the architecture by itself.
+    pub computed: bool,
     /// What is special, in one line.
     pub remark: &'static str,
 }
@@ -159,6 +161,7 @@ pub(crate) const BASE: Arch = Arch {
     demand: |_| None,
     departs: |_| None,
     types: Types { seventy_b: 0, shared_heads_only: false, kept: &[], at_least_q8_0: &[], stacks_by_role: false },
+    computed: true,
     remark: "",
 };
 

@@ -73,7 +73,8 @@ pub(super) fn check(
     let named = parse(path);
     let right = named.as_ref().is_some_and(|&(_, n, c)| Some(n as u64) == no && c as u64 == count);
     if !right {
-        let message = format_args!("the keys say shard {no:?} of {count}, counted from 0; the name does not");
+        let no = no.map_or("nothing".to_owned(), |no| no.to_string());
+        let message = format_args!("{NO} is {no} of {count}, counted from 0; the name does not say so");
         sink.add(&SPLIT_FILENAME, Place::default(), message);
         return shards;
     }

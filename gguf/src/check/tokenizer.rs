@@ -155,7 +155,7 @@ fn pre(model: &Model<'_>, bpe: bool, sink: &mut Sink<'_>) {
             model.fault(sink, &TOKENIZER_PRE_MISSING, PRE, format_args!("{PRE} is missing"));
         }
         Some(value) if bpe && value.as_str().is_none_or(|p| PRE_TOKENIZERS.binary_search(&p).is_err()) => {
-            model.fault(sink, &TOKENIZER_PRE_UNKNOWN, PRE, format_args!("{PRE} is {value:?}"));
+            model.fault(sink, &TOKENIZER_PRE_UNKNOWN, PRE, format_args!("{PRE} is {value}"));
         }
         _ => {}
     }
@@ -215,7 +215,7 @@ fn scores(model: &Model<'_>, n: u64, sink: &mut Sink<'_>) {
     let Some(value) = model.get(KEY) else { return };
     let array = value.as_array().filter(|a| matches!(a.element_type(), ValueType::F32 | ValueType::I32));
     let Some(array) = array else {
-        model.fault(sink, &SCORES_TYPE, KEY, format_args!("{KEY} is no array of f32: {value:?}"));
+        model.fault(sink, &SCORES_TYPE, KEY, format_args!("{KEY} is no array of f32: {value}"));
         return;
     };
     if array.len() != n {
@@ -231,7 +231,7 @@ fn token_types(model: &Model<'_>, n: u64, sink: &mut Sink<'_>) {
     const KEY: &str = "tokenizer.ggml.token_type";
     let Some(value) = model.get(KEY) else { return };
     let Some(types) = value.as_array().and_then(Array::to_i32s) else {
-        model.fault(sink, &TOKEN_TYPE_TYPE, KEY, format_args!("{KEY} is no array of i32: {value:?}"));
+        model.fault(sink, &TOKEN_TYPE_TYPE, KEY, format_args!("{KEY} is no array of i32: {value}"));
         return;
     };
     if types.len() as u64 != n {
@@ -289,7 +289,7 @@ fn special(model: &Model<'_>, n: u64, sink: &mut Sink<'_>) {
     const SUPPRESS: &str = "tokenizer.ggml.suppress_tokens";
     let ids = model.get(SUPPRESS).and_then(Value::as_array);
     if let Some(id) = ids.and_then(|a| a.iter().find(|v| v.as_u64().is_none_or(|id| id >= n))) {
-        model.fault(sink, &SUPPRESS_ID_RANGE, SUPPRESS, format_args!("{SUPPRESS} holds {id:?}, there are {n} tokens"));
+        model.fault(sink, &SUPPRESS_ID_RANGE, SUPPRESS, format_args!("{SUPPRESS} holds {id}, there are {n} tokens"));
     }
 }
 
@@ -314,12 +314,7 @@ fn charsmap(model: &Model<'_>, sink: &mut Sink<'_>) {
             })
     });
     if !good {
-        model.fault(
-            sink,
-            &CHARSMAP_INVALID,
-            KEY,
-            format_args!("{KEY} ({value:?}) does not hold the trie that it says"),
-        );
+        model.fault(sink, &CHARSMAP_INVALID, KEY, format_args!("{KEY} ({value}) does not hold the trie that it says"));
     }
 }
 

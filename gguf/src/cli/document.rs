@@ -4,7 +4,6 @@
 //! `options` that were given, and `files` with the digests. What the command found stands beside them.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::{Common, Progress, ProgressMode, print};
-use crate::error::{Error, Result};
+use crate::digest;
+use crate::error::Result;
 use crate::quote;
 
 /// When the files of a run are digested.
@@ -134,19 +133,7 @@ pub fn digest_files(paths: &[PathBuf], progress: &Progress) -> Result<Vec<FileDi
 }
 
 fn digest_file(path: &Path, progress: &Progress) -> Result<FileDigest> {
-    let failed = |e| Error::io(path, "read", e);
-    let mut file = fs::File::open(path).map_err(failed)?;
-    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
-        let n = file.read(&mut buffer).map_err(failed)?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&buffer[..n]);
-        bytes += n as u64;
-        progress.add(n as u64);
-    }
-    let sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let (sha256, bytes) = digest::sha256_file(path, |read| progress.add(read))?;
     Ok(FileDigest { path: path.to_path_buf(), bytes, sha256 })
 }
 

@@ -5,11 +5,13 @@ mod fault;
 mod output;
 mod pages;
 mod progress;
+mod sarif;
 mod text;
 
 pub use document::{Digests, FileDigest, Files, call_options, digest_files, document, parse, parse_from};
-pub use output::{Output, OutputFolder, commit_all};
+pub use output::{NO_INPUTS, Output, OutputFolder, commit_all};
 pub use progress::{Progress, ProgressMode};
+pub use sarif::sarif;
 pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
 
 use std::io::{self, Write};

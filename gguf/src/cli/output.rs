@@ -114,6 +114,9 @@ fn cannot_create(folder: &Path, e: io::Error) -> Error {
     Error::io(folder, "create a file in this folder", e).help("choose another output with -o")
 }
 
+/// The inputs of an output that is made of none.
+pub const NO_INPUTS: &[&Path] = &[];
+
 /// A file under a temporary sibling name until [`Output::commit`].
 ///
 /// Dropping it without a commit, an error or Ctrl-C remove the temporary file and leave the name as it was. What a
@@ -135,7 +138,7 @@ impl Output {
     /// # Errors
     /// A target that exists (without `force`), is no regular file or is one of the `inputs`, or a folder that cannot be
     /// written.
-    pub fn create(target: &Path, force: bool, inputs: &[&Path]) -> Result<Output> {
+    pub fn create(target: &Path, force: bool, inputs: &[impl AsRef<Path>]) -> Result<Output> {
         let real = Output::checked(target, force, inputs)?;
         // What replaces a private file is never readable by more.
         let (temporary, file) =
@@ -148,12 +151,12 @@ impl Output {
     ///
     /// # Errors
     /// Those of [`Output::create`], as far as they can be told beforehand.
-    pub fn check(target: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
+    pub fn check(target: &Path, force: bool, inputs: &[impl AsRef<Path>]) -> Result<()> {
         Output::checked(target, force, inputs).map(drop)
     }
 
-    fn checked(target: &Path, force: bool, inputs: &[&Path]) -> Result<PathBuf> {
-        if let Some(input) = inputs.iter().find(|input| same_file(input, target)) {
+    fn checked(target: &Path, force: bool, inputs: &[impl AsRef<Path>]) -> Result<PathBuf> {
+        if let Some(input) = inputs.iter().find(|input| same_file(input.as_ref(), target)) {
             return Err(Error::usage("the output is the input").at(input).help("choose another output name"));
         }
         check_target(target, force, fs::Metadata::is_file, "is a device, pipe or socket, which no file replaces")

@@ -1,8 +1,7 @@
 //! SARIF 2.1.0, as code-scanning viewers read it.
 
-use std::path::Path;
-
 use gguf::check::{Finding, Report, Rule, Severity};
+use gguf::quote;
 use serde_json::{Value as Json, json};
 
 /// A log of one run over these files.
@@ -16,24 +15,9 @@ pub fn log(reports: &[Report]) -> Json {
     }
     let results: Vec<Json> = reports.iter().flat_map(|r| &r.findings).map(|finding| result(finding, &rules)).collect();
     let artifacts: Vec<Json> =
-        reports.iter().flat_map(|r| &r.files).map(|f| json!({"location": {"uri": uri(f)}})).collect();
-    json!({
-        "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [{
-            "tool": {"driver": {
-                "name": "gguf check",
-                "version": env!("CARGO_PKG_VERSION"),
-                "semanticVersion": env!("CARGO_PKG_VERSION"),
-                "informationUri": env!("CARGO_PKG_REPOSITORY"),
-                "rules": rules.iter().map(|r| descriptor(r)).collect::<Vec<_>>(),
-            }},
-            "columnKind": "unicodeCodePoints",
-            "artifacts": artifacts,
-            "invocations": [{"executionSuccessful": true}],
-            "results": results,
-        }],
-    })
+        reports.iter().flat_map(|r| &r.files).map(|f| json!({"location": {"uri": quote::uri(f)}})).collect();
+    let rules_json = rules.iter().map(|r| descriptor(r)).collect();
+    gguf::cli::sarif("gguf check", env!("CARGO_PKG_VERSION"), rules_json, artifacts, results)
 }
 
 fn descriptor(rule: &Rule) -> Json {
@@ -49,9 +33,12 @@ fn descriptor(rule: &Rule) -> Json {
 }
 
 fn result(finding: &Finding, rules: &[&'static Rule]) -> Json {
-    let mut physical = json!({"artifactLocation": {"uri": uri(&finding.file)}});
+    let mut physical = json!({"artifactLocation": {"uri": quote::uri(&finding.file)}});
+    // Code scanning shows nothing without a line, which a binary file has one of.
+    physical["region"] = json!({"startLine": 1});
     if let Some(offset) = finding.offset {
-        physical["region"] = json!({"byteOffset": offset, "byteLength": 0});
+        physical["region"]["byteOffset"] = json!(offset);
+        physical["region"]["byteLength"] = json!(0);
     }
     let mut location = json!({"physicalLocation": physical});
     let logical = [("key", &finding.key), ("tensor", &finding.tensor)]
@@ -63,25 +50,20 @@ fn result(finding: &Finding, rules: &[&'static Rule]) -> Json {
     if !logical.is_empty() {
         location["logicalLocations"] = json!(logical);
     }
+    // What stays the same when the file's other parts change; a finding on the file as a whole is known by its words.
+    let (file, rule) = (quote::uri(&finding.file), finding.rule.name);
+    let subject = match (&finding.key, &finding.tensor) {
+        (None, None) => format!("{rule}\n{file}\n{}", finding.message),
+        (key, tensor) => format!("{rule}\n{file}\n{key:?}\n{tensor:?}"),
+    };
     json!({
         "ruleId": finding.rule.name,
         "ruleIndex": rules.iter().position(|r| r.name == finding.rule.name),
         "level": match finding.severity { Severity::Warning => "warning", Severity::Error => "error" },
         "message": {"text": finding.message},
         "locations": [location],
+        "partialFingerprints": {"finding/v1": gguf::digest::sha256(subject.as_bytes())},
     })
-}
-
-/// A relative or `file:` URI: every byte that RFC 3986 does not allow in a path is escaped.
-fn uri(path: &Path) -> String {
-    let mut out = String::from(if path.is_absolute() { "file://" } else { "" });
-    for &byte in path.as_os_str().as_encoded_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
 }
 
 /// `tensor-overlap` as `TensorOverlap`.

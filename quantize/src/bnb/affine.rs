@@ -16,6 +16,7 @@ use gguf::{Error, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
+use super::chosen::{self, Chosen};
 use super::folder::{
     CHUNK, Report, check_written, copy, copy_other_files, decode, natural_key, read_config, save_config,
 };
@@ -140,6 +141,21 @@ pub fn write_affine(
     options: &AffineOptions,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Report> {
+    write_affine_chosen(input, output, options, &|_| Ok(None), None, progress)
+}
+
+/// The same with codes and scales that were chosen for some matrices. `record` says how.
+///
+/// # Errors
+/// Those of [`write_affine`], and of `chosen`.
+pub fn write_affine_chosen(
+    input: &Path,
+    output: &Path,
+    options: &AffineOptions,
+    chosen: Chosen<'_>,
+    record: Option<&Value>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Report> {
     OutputFolder::check(output, options.force, &[input])?;
     if ![4, 8].contains(&options.bits) {
         return Err(Error::usage(format!("affine quantization to {} bits is not known; 4 and 8 are", options.bits)));
@@ -209,10 +225,11 @@ pub fn write_affine(
     for ((stored, _), &entry) in kept.iter().zip(&kept_entries) {
         copy(stored, entry, &shards, progress)?;
     }
-    jobs.par_iter().try_for_each(|job| write_job(job, options, &shards, progress))?;
+    jobs.par_iter().try_for_each(|job| write_job(job, options, chosen, &shards, progress))?;
     config.insert("quantization_config".into(), Value::Object(quantization(options, &ignore)));
     save_config(folder.temporary(), config)?;
     copy_other_files(input, folder.temporary())?;
+    chosen::write_record(folder.temporary(), record)?;
     drop(shards);
     check_written(folder.temporary())?;
     folder.commit()?;
@@ -275,7 +292,13 @@ fn word(numbers: impl Iterator<Item = i32>, bits: u32) -> u32 {
     numbers.zip((0..32).step_by(bits as usize)).fold(0, |word, (q, at)| word | ((q - low) as u32 & mask) << at)
 }
 
-fn write_job(job: &Job<'_>, options: &AffineOptions, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+fn write_job(
+    job: &Job<'_>,
+    options: &AffineOptions,
+    chosen: Chosen<'_>,
+    shards: &Shards,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
     let (bits, packed) = (options.bits, options.packed());
     let per_word = 32 / bits as usize;
     let affine = |(low, high)| Affine::new(low, high, bits, options.symmetric, job.float);
@@ -296,6 +319,9 @@ fn write_job(job: &Job<'_>, options: &AffineOptions, shards: &Shards, progress: 
         Some(affine(bounds))
     };
     let zeros_at = job.first + if packed { 3 } else { 2 };
+    let searched = options.symmetric && options.granularity == Granularity::Group(chosen::GROUP);
+    let coded = if searched { chosen(job.stored.name())? } else { None };
+    let coded = coded.filter(|c| c.codes.len() == job.rows * job.cols);
     (0..chunks).into_par_iter().try_for_each(|number| {
         let start = number * chunk;
         let rows = chunk.min(job.rows - start);
@@ -306,7 +332,14 @@ fn write_job(job: &Job<'_>, options: &AffineOptions, shards: &Shards, progress: 
         for row in start..start + rows {
             job.decode(row, &mut values);
             let size = job.cols / groups.max(1);
-            for (values, codes) in values.chunks(size).zip(row_codes.chunks_mut(size)) {
+            if let Some(coded) = &coded {
+                let low = range(bits).0;
+                let chosen = &coded.codes[row * job.cols..(row + 1) * job.cols];
+                row_codes.iter_mut().zip(chosen).for_each(|(to, &code)| *to = i32::from(code) + low);
+                let scales = &coded.scales[row * groups..(row + 1) * groups];
+                affines.extend(scales.iter().map(|&scale| Affine { scale, zero: 0 }));
+            }
+            for (values, codes) in values.chunks(size).zip(row_codes.chunks_mut(size)).filter(|_| coded.is_none()) {
                 let affine = match whole {
                     Some(affine) => affine,
                     None => {

@@ -11,6 +11,7 @@ use gguf::{Error, Result, TensorType};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
+use super::chosen::{self, Chosen};
 use super::layers::{Layers, Treatment, Why};
 use super::nested::{self, Nested};
 use super::python::{Layout, dumps};
@@ -131,6 +132,7 @@ pub struct Report {
 }
 
 /// A tensor of the input and the entries that it becomes.
+#[derive(Debug)]
 struct Job<'a> {
     stored: &'a Stored,
     float: Float,
@@ -197,6 +199,36 @@ pub(super) fn decode(float: Float, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// A matrix that is quantized by default.
+#[derive(Debug)]
+pub(super) struct Matrix<'a> {
+    pub(super) name: &'a str,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) float: Float,
+    job: Job<'a>,
+}
+
+impl Matrix<'_> {
+    /// Decodes a row.
+    pub(super) fn decode(&self, row: usize, out: &mut [f32]) {
+        self.job.decode(row * self.cols, out);
+    }
+}
+
+/// The matrices of a checkpoint that are quantized by default.
+pub(super) fn matrices<'a>(config: &Map<String, Value>, tensors: &'a [Stored]) -> Result<Vec<Matrix<'a>>> {
+    let (jobs, _) = sort_out(tensors, &Layers::new(config, tensors, None)?);
+    let matrix = |job: Job<'a>| match job.shape()[..] {
+        [rows, cols] => {
+            let (name, float) = (job.stored.name(), job.float);
+            Some(Matrix { name, rows: rows as usize, cols: cols as usize, float, job })
+        }
+        _ => None,
+    };
+    Ok(jobs.into_iter().filter_map(matrix).collect())
+}
+
 /// Writes `output`, a checkpoint that transformers loads with bitsandbytes, from the checkpoint folder `input`.
 ///
 /// The folder appears whole or not at all. `progress` is told of bytes of input as they are done with.
@@ -205,6 +237,22 @@ pub(super) fn decode(float: Float, bytes: &[u8], out: &mut [f32]) {
 /// A folder that is no checkpoint or quantized already, options that do not fit, values that are not finite, and what
 /// reading and writing meets.
 pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
+    write_chosen(input, output, options, &|_| Ok(None), None, progress)
+}
+
+/// The same with codes and scales that were chosen for some matrices. `record` says how, in a file of its own
+/// ([`chosen::RECORD`]).
+///
+/// # Errors
+/// Those of [`write`], and of `chosen`.
+pub fn write_chosen(
+    input: &Path,
+    output: &Path,
+    options: &Options,
+    chosen: Chosen<'_>,
+    record: Option<&Value>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Report> {
     OutputFolder::check(output, options.force, &[input])?;
     if let Form::FourBit { block, .. } = options.form
         && !BLOCK_LENGTHS.contains(&block)
@@ -263,16 +311,17 @@ pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(
     match options.form {
         Form::FourBit { double: true, .. } => {
             for job in &jobs {
-                write_four_bit(job, &options.form, &shards, progress)?;
+                write_four_bit(job, &options.form, chosen, &shards, progress)?;
             }
         }
         Form::FourBit { .. } => {
-            jobs.par_iter().try_for_each(|job| write_four_bit(job, &options.form, &shards, progress))?
+            jobs.par_iter().try_for_each(|job| write_four_bit(job, &options.form, chosen, &shards, progress))?
         }
-        Form::Int8 { .. } => jobs.par_iter().try_for_each(|job| write_int8(job, &shards, progress))?,
+        Form::Int8 { .. } => jobs.par_iter().try_for_each(|job| write_int8(job, chosen, &shards, progress))?,
     }
     write_config(folder.temporary(), config, options, skip)?;
     copy_other_files(input, folder.temporary())?;
+    chosen::write_record(folder.temporary(), record)?;
     drop(shards);
     check_written(folder.temporary())?;
     folder.commit()?;
@@ -370,9 +419,24 @@ fn scales(job: &Job<'_>, form: &Form) -> Result<Vec<f32>> {
     Ok(all)
 }
 
-fn write_four_bit(job: &Job<'_>, form: &Form, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+fn write_four_bit(
+    job: &Job<'_>,
+    form: &Form,
+    chosen: Chosen<'_>,
+    shards: &Shards,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
     let &Form::FourBit { code, block, .. } = form else { return Ok(()) };
     let elements = job.elements();
+    let coded = if job.offset.is_none() && block == chosen::BLOCK { chosen(job.stored.name())? } else { None };
+    if let Some(coded) = coded.filter(|c| c.codes.len() == elements) {
+        let pairs: Vec<u8> = coded.codes.chunks(2).map(|c| c[0] << 4 | c.get(1).copied().unwrap_or(0)).collect();
+        shards.write(job.first, 0, &pairs)?;
+        shards.write(job.first + 1, 0, &bytes_of(&coded.scales))?;
+        shards.write(job.first + 2, 0, &bytes_of(code.points()))?;
+        progress((elements * job.float.size()) as u64);
+        return shards.write(job.first + 3, 0, state::to_json(&state_of(job, code, block)).as_bytes());
+    }
     let chunk = |start: usize, scales: &mut [f32]| -> Result<()> {
         let len = CHUNK.min(elements - start);
         let mut codes = vec![0; len.div_ceil(2)];
@@ -413,9 +477,16 @@ fn write_four_bit(job: &Job<'_>, form: &Form, shards: &Shards, progress: &(dyn F
     shards.write(last, 0, state::to_json(&state_of(job, code, block)).as_bytes())
 }
 
-fn write_int8(job: &Job<'_>, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+fn write_int8(job: &Job<'_>, chosen: Chosen<'_>, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
     let shape = job.shape();
     let (rows, cols) = (shape[0] as usize, shape[1] as usize);
+    if let Some(coded) = chosen(job.stored.name())?.filter(|c| c.codes.len() == rows * cols) {
+        let codes: Vec<u8> = coded.codes.iter().map(|c| c.wrapping_sub(127)).collect();
+        shards.write(job.first, 0, &codes)?;
+        shards.write(job.first + 1, 0, &bytes_of(&coded.scales))?;
+        progress((codes.len() * job.float.size()) as u64);
+        return shards.write(job.first + 2, 0, &[0]);
+    }
     let chunk = (CHUNK / cols).max(1);
     (0..rows.div_ceil(chunk)).into_par_iter().try_for_each(|number| {
         let start = number * chunk;

@@ -2,6 +2,7 @@
 
 pub mod absmax;
 pub mod affine;
+pub mod chosen;
 pub mod folder;
 pub mod four_bit;
 pub mod int8;
@@ -12,7 +13,7 @@ pub mod shards;
 pub mod state;
 pub mod stayed;
 
-pub use affine::{AffineOptions, Granularity, write_affine};
-pub use folder::{Form, Options, Report, Storage, write};
+pub use affine::{AffineOptions, Granularity, write_affine, write_affine_chosen};
+pub use folder::{Form, Options, Report, Storage, write, write_chosen};
 pub use layers::Why;
 pub use stayed::Stayed;

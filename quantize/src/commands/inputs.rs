@@ -73,30 +73,11 @@ pub fn shards(path: &Path) -> Result<Vec<usize>> {
     Ok(sizes.enumerate().flat_map(|(shard, n)| std::iter::repeat_n(shard, n)).collect())
 }
 
-/// The files that an output must not replace: the input (every file of a folder), and others that were named.
-pub fn files(input: &Path, others: &[&Option<PathBuf>]) -> Vec<PathBuf> {
-    let mut all = vec![input.to_path_buf()];
-    if let Some((prefix, _, count)) = gguf::split::parse(input) {
-        // No model has so many shards; a name that says so lists none.
-        all.extend((0..count.min(65535)).map(|no| gguf::split::path(&prefix, no, count)).filter(|path| path.exists()));
-    }
-    if let Ok(entries) = std::fs::read_dir(input) {
-        all.extend(entries.flatten().map(|entry| entry.path()));
-    }
-    all.extend(others.iter().filter_map(|path| (*path).clone()));
-    all
-}
-
-/// Every file that a run reads, for its record.
+/// Every file that a run reads: what its record names and no output replaces.
 pub fn read(input: &Path, args: &super::Args) -> Result<Vec<PathBuf>> {
-    let mut all: Vec<PathBuf> = if input.is_dir() {
-        convert::files::of_folder(input)?.into_iter().map(|name| input.join(name)).collect()
-    } else {
-        gguf::split::files(input)
-    };
+    let mut all = convert::files::of_model(input);
     for (adapter, _) in &args.reading.merge_lora {
-        let adapter = convert::location::find(adapter, &args.common)?;
-        all.extend(convert::files::of_folder(&adapter)?.into_iter().map(|name| adapter.join(name)));
+        all.extend(convert::files::of_model(&convert::location::find(adapter, &args.common)?));
     }
     let side = [&args.importance.imatrix, &args.choice.plan, &args.choice.plan_from, &args.choice.tensor_type_file];
     all.extend(side.into_iter().chain([&args.reading.metadata]).flatten().cloned());
@@ -150,15 +131,14 @@ pub fn targets(
     plans: &[Plan],
     folders: &[FolderType],
 ) -> Result<Targets> {
-    let file = |plan: &Plan| {
-        PathBuf::from(model.map_or_else(String::new, |model| model.file_name(input, plan.file_type.name)))
-    };
+    let file =
+        |plan: &Plan| PathBuf::from(model.map_or_else(String::new, |model| model.file_name(input, plan.label())));
     let folder = |ty: &FolderType| PathBuf::from(format!("{}-{}", convert::location::model_name(input), ty.name()));
     let several = plans.len() + folders.len() > 1;
     let (whole, folders): (Vec<PathBuf>, Vec<PathBuf>) = match output {
         Some(place) if names_types(place) => {
             let named = |ty: &str| PathBuf::from(place.to_string_lossy().replace(TYPE_MARK, ty));
-            let file = |plan: &Plan| named(plan.file_type.name);
+            let file = |plan: &Plan| named(plan.label());
             (plans.iter().map(file).collect(), folders.iter().map(|ty| named(ty.name())).collect())
         }
         // A folder that is there is where files go; one that is to be made is an output itself.

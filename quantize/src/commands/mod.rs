@@ -20,6 +20,8 @@ use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
 use quantize::plan::{self, Importance, Options, Plan, Written, parse_tensor_rule, parse_tensor_type};
 use quantize::recipe::{FileType, Wishes};
+use quantize::search::estimate;
+use quantize::search::mix::{self, Frame, Limits, Target};
 use serde_json::json;
 
 use folder::{FolderOptions, FolderType};
@@ -35,8 +37,11 @@ Examples:
   quantize --type q4_k_m --type q8_0 --type nf4 tiny-llama    several results of one run
   quantize --type q4_k_m --modelfile tiny-llama           and the Modelfile that `ollama create` takes
   quantize --type q4_k_m hf://meta-llama/Llama-3.2-1B     fetched from the hub first
+  quantize --target-bpw 3.5 --imatrix i.gguf tiny-llama   the mix of types that should lose least at that size
   quantize --type q4_k_m --dry-run tiny-llama             the plan and the exact size
   quantize --type list                                    all types
+
+`evaluate optimize` takes the same types and makes files of the same size that lose less.
 
 Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
 
@@ -153,9 +158,46 @@ struct ChoiceArgs {
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
 
+    /// Mix types so that a weight takes so many bits in the mean, by an importance matrix; `evaluate optimize` does it
+    /// better
+    #[arg(long, value_name = "BITS", value_parser = mix::parse_bits, requires = "imatrix",
+        conflicts_with_all = ["types", "target_size", "pure", "plan_from"])]
+    target_bpw: Option<f64>,
+
+    /// Mix types so that the file takes at most so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, requires = "imatrix",
+        conflicts_with_all = ["types", "pure", "plan_from"])]
+    target_size: Option<u64>,
+
+    /// In a mix no type of fewer bits than this one's; with a pattern for the tensors whose name matches
+    #[arg(long, value_name = "[PATTERN=]TYPE", value_parser = mix::parse_limit)]
+    at_least: Vec<(Option<String>, TensorType)>,
+
+    /// In a mix no type of more bits than this one's
+    #[arg(long, value_name = "[PATTERN=]TYPE", value_parser = mix::parse_limit)]
+    at_most: Vec<(Option<String>, TensorType)>,
+
     /// Give each tensor the type that it has in this GGUF file of the same architecture
     #[arg(long, value_name = "OTHER.gguf", conflicts_with_all = ["plan", "types"])]
     plan_from: Option<PathBuf>,
+}
+
+impl ChoiceArgs {
+    /// What a mix is to take, where one is asked for.
+    fn target(&self) -> Result<Option<Target>> {
+        let target = self.target_bpw.map(Target::Bits).or(self.target_size.map(Target::Bytes));
+        let limited = !self.at_least.is_empty() || !self.at_most.is_empty();
+        match (target, self.plan.as_deref().filter(|plan| plan.exists())) {
+            (None, _) if limited => Err(Error::usage("--at-least and --at-most are about a mix of types")
+                .help("give a size with --target-bpw or --target-size")),
+            (Some(_), Some(plan)) => {
+                Err(Error::usage("the plan says which types the file has: there is nothing to mix")
+                    .at(plan)
+                    .help("leave the size out, or name another file to write the mix to"))
+            }
+            (target, _) => Ok(target),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -226,9 +268,6 @@ struct RunArgs {
     max_memory: u64,
 }
 
-/// The most bytes of a plan or a list of rules: some for each of a million tensors.
-const LARGEST_LIST: u64 = 64 << 20;
-
 /// Does what the arguments say.
 pub fn run(args: Args) -> Result<Exit> {
     match args.command {
@@ -264,7 +303,7 @@ fn order(args: &Args) -> Result<Order> {
             Wanted::List => {}
         }
     }
-    let planned = args.choice.plan.is_some() || args.choice.plan_from.is_some();
+    let planned = args.choice.plan.is_some() || args.choice.plan_from.is_some() || args.choice.target()?.is_some();
     if args.types.is_empty() && !planned {
         return Err(Error::usage("no type is given").help("--type q4_k_m, for example; `--type list` prints all"));
     }
@@ -333,6 +372,8 @@ impl Args {
             (self.modelfile.modelfile, "--modelfile"),
             (self.parts.part.is_some(), "--part"),
             (model.mmproj, "--mmproj"),
+            (choice.target_bpw.is_some(), "--target-bpw"),
+            (choice.target_size.is_some(), "--target-size"),
             (choice.no_degenerate, "--no-degenerate"),
             (self.run.dry_run, "--dry-run"),
         ];
@@ -348,17 +389,18 @@ fn quantize_model(args: &Args) -> Result<Exit> {
             .help("quantize INPUT --type TYPE; INPUT is a checkpoint folder or a GGUF file")
     })?;
     let (input, reading) = &located(args, wanted)?;
+    let read = inputs::read(input, args)?;
     if args.record.print_cache_key {
-        let key = record::cache_key(input, &inputs::read(input, args)?, &args.common)?;
+        let key = record::cache_key(input, &read, &args.common)?;
         let document = || Ok(document("quantize-key-1", VERSION, &Files::default(), json!({"cache_key": key})));
         args.common.result(document, || Ok(format!("{key}\n")))?;
         return Ok(Exit::Done);
     }
     let output = args.output.as_deref().or(args.out.as_deref());
     let place = inputs::place(output, order.files.is_empty() && order.folders.len() == 1);
-    if args.record.if_changed && record::is_current(args, input, &inputs::read(input, args)?, &place)? {
+    if args.record.if_changed && record::is_current(args, input, &read, &place)? {
         let document = || {
-            let files = Files::new(&args.common, false, &inputs::read(input, args)?, &[])?;
+            let files = Files::new(&args.common, false, &read, &[])?;
             Ok(document("quantize-1", VERSION, &files, json!({"input": quote::json(input), "unchanged": true})))
         };
         args.common.result(document, || Ok("nothing has changed since the manifest was written\n".to_owned()))?;
@@ -379,15 +421,14 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     };
     if args.run.dry_run {
         let document = || {
-            let files = Files::new(&args.common, false, &inputs::read(input, args)?, &[])?;
+            let files = Files::new(&args.common, false, &read, &[])?;
             Ok(document("quantize-1", VERSION, &files, report::dry_run(input, &plans)?))
         };
         args.common.result(document, || report::dry_run_text(&plans))?;
         plan_file.map_or(Ok(()), Output::commit)?;
         return Ok(Exit::Done);
     }
-    let untouched = inputs::files(input, &[&args.importance.imatrix, &args.choice.plan, &args.choice.tensor_type_file]);
-    let untouched: Vec<&Path> = untouched.iter().map(PathBuf::as_path).collect();
+    let untouched: Vec<&Path> = read.iter().map(PathBuf::as_path).collect();
     if let (Some(part), Some(model)) = (args.parts.part, &model) {
         return write_part(args, part, model, input, &mut plans, &untouched);
     }
@@ -396,7 +437,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         Output::check(target, force, &untouched)?;
     }
     for target in &targets.folders {
-        OutputFolder::check(target, force, &untouched[..1])?;
+        OutputFolder::check(target, force, &[input])?;
     }
     if let Some(threads) = args.run.threads.filter(|_| !order.folders.is_empty()) {
         let built = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
@@ -430,7 +471,6 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     if let (true, Some(first)) = (args.modelfile.modelfile, targets.files.iter().flatten().next()) {
         written.push(first.with_file_name("Modelfile"));
     }
-    let read = inputs::read(input, args)?;
     let files = if args.record.wants_digests() {
         let (inputs, outputs) = (record::digested(&read, &args.common)?, record::digested(&written, &args.common)?);
         let one = match (targets.files.as_slice(), targets.folders.as_slice()) {
@@ -480,7 +520,7 @@ fn write_part(
         common: &args.common,
     };
     run.run(plans, |plan| {
-        let name = model.file_name(input, plan.file_type.name);
+        let name = model.file_name(input, plan.label());
         name.strip_suffix(".gguf").map(str::to_owned).unwrap_or(name)
     })
 }
@@ -520,6 +560,9 @@ fn plans(args: &Args, order: &Order, source: &dyn Source, input: &Path) -> Resul
     let (types, options) = options(args, order)?;
     let importance = args.importance.imatrix.as_deref().map(|path| importance(path, &args.importance)).transpose()?;
     let mut plans = Vec::with_capacity(types.len());
+    if let Some(target) = args.choice.target()? {
+        plans.push(mixed(args, source, target, &options, importance.as_ref()).map_err(|e| e.at(input))?);
+    }
     for file_type in types {
         let plan = Plan::new(source.metadata(), source.tensors(), file_type, &options, importance.as_ref());
         plans.push(plan.map_err(|e| e.at(input))?);
@@ -545,6 +588,19 @@ fn plans(args: &Args, order: &Order, source: &dyn Source, input: &Path) -> Resul
         }
     }
     Ok((plans, written))
+}
+
+/// The mix of types that is expected to lose least.
+fn mixed(
+    args: &Args,
+    source: &dyn Source,
+    target: Target,
+    options: &Options,
+    importance: Option<&Importance>,
+) -> Result<Plan> {
+    let limits = Limits::new(&args.choice.at_least, &args.choice.at_most)?;
+    let frame = Frame::new(source.metadata(), source.tensors(), options, importance, &limits)?;
+    frame.solve(target, &estimate::losses(source, &frame)?)
 }
 
 /// Bytes of the tensors that are read.
@@ -625,7 +681,7 @@ fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Option
         tensors.push((Pattern::anywhere("--tensor-type", pattern)?, *ty));
     }
     if let Some(path) = &choice.tensor_type_file {
-        let text = convert::json::read_text(path, LARGEST_LIST)?;
+        let text = convert::json::read_text(path, plan::LARGEST_LIST)?;
         for rule in text.split_whitespace() {
             let (pattern, ty) = parse_tensor_rule(rule).map_err(|e| Error::input(e).at(path))?;
             tensors.push((Pattern::anywhere("--tensor-type-file", &pattern).map_err(|e| e.at(path))?, ty));
@@ -641,20 +697,10 @@ fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Option
     }
     let mut fixed = None;
     if let Some(path) = choice.plan.as_deref() {
-        if types.len() > 1 {
-            return Err(Error::usage("a plan is of one type").help("give --type once with --plan"));
-        }
-        if path.exists() {
-            let text = convert::json::read_text(path, LARGEST_LIST)?;
-            let (file_type, tensors) = Written::parse(&text).map_err(|e| e.at(path))?;
-            if types.iter().any(|t| *t != file_type) {
-                return Err(Error::usage(format!("the plan is of type {file_type}, not {}", types[0]))
-                    .at(path)
-                    .help("leave --type out, or name another file to write a new plan"));
-            }
+        if let Some((file_type, tensors)) = Written::read(path, &types)? {
             types = vec![file_type];
             fixed = Some(tensors);
-        } else if types.is_empty() {
+        } else if types.is_empty() && choice.target()?.is_none() {
             return Err(Error::usage("there is no such plan").at(path).help("with --type it is written"));
         }
     }

@@ -114,7 +114,7 @@ impl Run<'_> {
         if self.verify {
             super::verify(&output, false, false)?;
         }
-        (record.sha256, record.bytes) = parts::file_digest(output.temporary())?;
+        (record.sha256, record.bytes) = gguf::digest::sha256_file(output.temporary(), |_| ())?;
         let text = serde_json::to_string_pretty(&record).map_err(|e| Error::usage("no record").caused_by(e))?;
         record_file.write_all(format!("{text}\n").as_bytes()).map_err(|e| Error::io(&beside, "write", e))?;
         // The shard gets its name last: where it is, its record is.
@@ -140,7 +140,7 @@ fn finished(target: &Path, wanted: &Record) -> Result<Option<Record>> {
             .at(target)
             .help("choose an empty folder with -o, or replace it with --force"));
     }
-    let (sha256, bytes) = parts::file_digest(target)?;
+    let (sha256, bytes) = gguf::digest::sha256_file(target, |_| ())?;
     if (&sha256, bytes) != (&record.sha256, record.bytes) {
         return Err(Error::input("is not the file that its record describes")
             .at(target)
@@ -287,7 +287,7 @@ impl Model {
                     .at(path)
                     .help(format!("write it with --part {}/{of}", record.part)));
             }
-            let (sha256, bytes) = parts::file_digest(&path)?;
+            let (sha256, bytes) = gguf::digest::sha256_file(&path, |_| ())?;
             if (&sha256, bytes) != (&record.sha256, record.bytes) {
                 return Err(Error::input("is not the file that its record describes")
                     .at(path)

@@ -9,10 +9,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use convert::location;
-use gguf::cli::{self, Common, Exit, FileDigest, Output, OutputFolder, Progress, digest_files};
+use gguf::cli::{self, Common, Exit, FileDigest, NO_INPUTS, Output, OutputFolder, Progress, digest_files};
 use gguf::{Error, Result, quote};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::{Args, VERSION};
 
@@ -178,7 +177,7 @@ impl Finished<'_> {
 }
 
 fn write(path: &Path, text: &str, force: bool) -> Result<()> {
-    let mut output = Output::create(path, force, &[])?;
+    let mut output = Output::create(path, force, NO_INPUTS)?;
     output.write_all(text.as_bytes()).map_err(|e| Error::io(path, "write", e))?;
     output.commit()
 }
@@ -195,7 +194,7 @@ fn read(path: &Path) -> Result<String> {
 pub fn cache_key(input: &Path, files: &[PathBuf], common: &Common) -> Result<String> {
     let digests = digested(files, common)?;
     let all = json!([BUILD, VERSION, location::model_name(input), options(), described(&digests, input)]);
-    Ok(Sha256::digest(all.to_string()).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(gguf::digest::sha256(all.to_string().as_bytes()))
 }
 
 /// Digests with progress.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use gguf::cli::{Align, Output, Table, bytes, count};
+use gguf::cli::{Align, NO_INPUTS, Output, Table, bytes, count};
 use gguf::{Error, Result, TensorType, quote};
 use quantize::pipeline::{Degenerate, Summary};
 use quantize::plan::Plan;
@@ -257,7 +257,7 @@ pub fn dry_run_text(plans: &[Plan]) -> Result<String> {
 
 /// Writes a plan as TOML, to be given its name.
 pub fn write_plan(plan: &Plan, path: &Path) -> Result<Output> {
-    let mut output = Output::create(path, false, &[])?;
+    let mut output = Output::create(path, false, NO_INPUTS)?;
     output.write_all(plan.to_toml().as_bytes()).map_err(|e| Error::io(path, "write", e))?;
     Ok(output)
 }

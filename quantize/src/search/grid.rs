@@ -5,6 +5,7 @@
 //! the search has chosen is written by the format's own layout ([`super::pack`]), so that decoding gives exactly the
 //! chosen values: a product of scale and level, and a difference, each rounded to f32 as decoders do.
 
+use convert::packed::Float;
 use gguf::TensorType::{self, *};
 
 use super::book::{self, Book};
@@ -94,8 +95,10 @@ fn index<F: Floats>(points: &Points, x: F) -> F::Int {
 pub enum Scale {
     /// A binary16 of the block.
     Half,
-    /// A binary32 of the block.
-    Single,
+    /// A float of the block, not below zero.
+    Magnitude(Float),
+    /// That of the row, which is chosen before.
+    Row,
     /// Half a power of two (E8M0).
     Power,
     /// Half an unsigned E4M3.
@@ -264,7 +267,11 @@ impl Grid {
                 let half = F::from_half((scale * notch).to_half());
                 (half, half)
             }
-            Scale::Single => (scale * notch, scale * notch),
+            Scale::Magnitude(float) => {
+                let scale = rounded(float, (scale * notch).abs());
+                (scale, scale)
+            }
+            Scale::Row => (d, d),
             Scale::Power => {
                 // Nearest by ratio: the exponent after multiplying with the square root of two.
                 let bits = (scale.abs() * F::splat(std::f32::consts::SQRT_2)).bits().shr(23) + F::Int::splat(step);
@@ -310,7 +317,8 @@ impl Grid {
             Scale::Stepped { first, step, part, .. } => {
                 (d * (F::splat(first) + F::splat(step) * code)) * F::splat(part)
             }
-            Scale::Half | Scale::Single => code,
+            Scale::Half | Scale::Magnitude(_) => code,
+            Scale::Row => d,
             Scale::Power => F::from_bits((code.truncate() - F::Int::splat(1)).shl(23)),
             Scale::Small => half_of_ue4m3(code),
         }
@@ -419,6 +427,20 @@ const AFFINE_TRIES: usize = 24;
 #[inline(always)]
 pub(crate) fn inverse<F: Floats>(x: F) -> F {
     F::select(x.eq(F::splat(0.0)), F::splat(0.0), F::splat(1.0) / x)
+}
+
+/// A value, not below zero, as a type holds it.
+#[inline(always)]
+fn rounded<F: Floats>(float: Float, x: F) -> F {
+    match float {
+        Float::F32 => x,
+        Float::F16 => F::from_half(x.to_half()),
+        Float::Bf16 => {
+            let bits = x.bits();
+            let odd = bits.shr(16) - bits.shr(17).shl(1);
+            F::from_bits((bits + odd + F::Int::splat(0x7FFF)).shr(16).shl(16))
+        }
+    }
 }
 
 /// Half of the unsigned E4M3 with this code.

@@ -11,6 +11,7 @@
 //! * [`feedback`] goes through the columns from left to right and rounds each after the errors before it were
 //!   taken off (GPTQ, Frantar et al. 2023; geometrically Babai's nearest plane).
 //! * [`descent`] then changes single levels, scales and minima while that lowers the error.
+//! * [`mix`] chooses the types of a whole model for a size, [`estimate`] guesses what they cost.
 //! * [`grid`] says which numbers each format can store; the bytes are ordinary blocks that every reader decodes.
 //!
 //! Every sum has a fixed order and every lane belongs to one row: the bytes are the same for any number of threads and
@@ -21,13 +22,15 @@
 
 pub(crate) mod book;
 pub mod cholesky;
+pub mod estimate;
 pub mod grid;
 pub mod inputs;
+pub mod mix;
 pub mod moments;
 mod pack;
 pub mod rows;
 mod scale;
 pub mod strips;
 
-pub use rows::{knows, search};
+pub use rows::{Coded, knows, search, search_codes};
 pub(crate) use scale::{Affine, AffineTries, Symmetric, affine, clamp, positive, refined, symmetric};

@@ -216,7 +216,7 @@ mod tests {
                 let scale = |random: &mut Random| match grid.scale {
                     Scale::Times { low, high } => (low + random.below(high - low + 1)) as f32,
                     Scale::Stepped { high, .. } => random.below(high + 1) as f32,
-                    Scale::Half | Scale::Single => floats[random.below(3) as usize],
+                    Scale::Half | Scale::Magnitude(_) | Scale::Row => floats[random.below(3) as usize],
                     Scale::Power => (2 + random.below(200)) as f32,
                     Scale::Small => (1 + random.below(126)) as f32,
                 };

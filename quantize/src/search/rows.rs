@@ -68,10 +68,65 @@ impl State {
 /// Where the type has no grid, or a row holds no whole number of its blocks: the caller is wrong.
 pub fn search(inputs: &Inputs, ty: TensorType, effort: Effort, target: &Strips) -> (Vec<u8>, Strips) {
     let grid = super::grid::grid(ty).unwrap_or_else(|| panic!("{ty} has no grid"));
+    let row_bytes = ty.bytes_for(inputs.columns() as u64).unwrap_or(0) as usize;
+    search_on(inputs, grid, effort, target, None, row_bytes, &|state, lane, out| write_row(ty, grid, state, lane, out))
+}
+
+/// The codes of a row's levels, and the scales of its blocks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Coded {
+    /// The code of each value, row after row.
+    pub codes: Vec<u8>,
+    /// The scale of each block, row after row; those of rows where blocks have none.
+    pub scales: Vec<f32>,
+}
+
+/// The same for a grid that is no type's: codes and scales in place of bytes. `rows`: the scale of each row, where the
+/// grid has no other.
+///
+/// # Panics
+/// Where a row holds no whole number of the grid's blocks: the caller is wrong.
+pub fn search_codes(
+    inputs: &Inputs,
+    grid: &Grid,
+    effort: Effort,
+    target: &Strips,
+    rows: Option<&[f32]>,
+) -> (Coded, Strips) {
+    let n = inputs.columns();
+    let blocks = n / grid.sub;
+    let row_bytes = n + 4 * blocks;
+    let (bytes, left) = search_on(inputs, grid, effort, target, rows, row_bytes, &|state, lane, out| {
+        let (codes, scales) = out.split_at_mut(n);
+        codes.iter_mut().enumerate().for_each(|(i, code)| *code = grid.code(state.levels[i * STRIP + lane]));
+        for (i, out) in scales.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *out = state.scales[i * STRIP + lane].to_le_bytes();
+        }
+    });
+    let mut coded = Coded { codes: Vec::with_capacity(target.cols() * n), scales: Vec::new() };
+    for row in bytes.chunks_exact(row_bytes.max(1)) {
+        coded.codes.extend_from_slice(&row[..n]);
+        if rows.is_none() {
+            coded.scales.extend(row[n..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+        }
+    }
+    coded.scales.extend_from_slice(rows.unwrap_or_default());
+    (coded, left)
+}
+
+/// Searches all rows, which `write` turns into bytes one by one.
+fn search_on(
+    inputs: &Inputs,
+    grid: &Grid,
+    effort: Effort,
+    target: &Strips,
+    row_scales: Option<&[f32]>,
+    row_bytes: usize,
+    write: &(dyn Fn(&State, usize, &mut [u8]) + Sync),
+) -> (Vec<u8>, Strips) {
     let n = inputs.columns();
     assert!(target.rows() == n && n.is_multiple_of(grid.len));
     let rows = target.cols();
-    let row_bytes = ty.bytes_for(n as u64).unwrap_or(0) as usize;
     let mut bytes = vec![0; rows * row_bytes];
     let mut left = Strips::zeros(n, rows);
     let strips: Vec<usize> = (0..target.count()).collect();
@@ -82,6 +137,14 @@ pub fn search(inputs: &Inputs, ty: TensorType, effort: Effort, target: &Strips) 
         .for_each(|((strips, left), bytes)| {
             let targets: Vec<&[f32]> = strips.iter().map(|&s| target.strip(s)).collect();
             let mut states: Vec<State> = strips.iter().map(|_| State::new(n, grid)).collect();
+            if let Some(scales) = row_scales {
+                for (state, &s) in states.iter_mut().zip(strips) {
+                    let scales = &scales[s * STRIP..rows.min((s + 1) * STRIP)];
+                    for d in state.d.chunks_exact_mut(STRIP) {
+                        d[..scales.len()].copy_from_slice(scales);
+                    }
+                }
+            }
             feedback(inputs, grid, effort, &targets, &mut states);
             for _ in 0..effort.sweeps {
                 sweep(inputs, grid, &targets, &mut states);
@@ -89,8 +152,8 @@ pub fn search(inputs: &Inputs, ty: TensorType, effort: Effort, target: &Strips) 
             for (state, left) in states.iter().zip(left.chunks_mut(n * STRIP)) {
                 left.copy_from_slice(&state.error);
             }
-            for (row, out) in bytes.chunks_exact_mut(row_bytes).enumerate() {
-                write_row(ty, grid, &states[row / STRIP], row % STRIP, out);
+            for (row, out) in bytes.chunks_exact_mut(row_bytes.max(1)).enumerate() {
+                write(&states[row / STRIP], row % STRIP, out);
             }
         });
     (bytes, left)
@@ -627,7 +690,7 @@ impl Rescale<'_> {
         }
         let (more_scale, more_min) = sums.optimum(grid.min != Min::None);
         let around = match grid.scale {
-            Scale::Half | Scale::Single => 0..=0,
+            Scale::Half | Scale::Magnitude(_) | Scale::Row => 0..=0,
             _ => -1..=1,
         };
         let min_around = match grid.min {

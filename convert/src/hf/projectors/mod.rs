@@ -25,24 +25,7 @@ use serde_json::{Map, Value};
 use super::{Class, Key, Params, Rule, find as find_text};
 use crate::config::{self, Config};
 
-/// What a tower perceives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sense {
-    /// Images.
-    Vision,
-    /// Sound.
-    Audio,
-}
-
-impl Sense {
-    /// The name of the tower's part of a configuration, which is also that of its keys.
-    pub fn name(self) -> &'static str {
-        match self {
-            Sense::Vision => "vision",
-            Sense::Audio => "audio",
-        }
-    }
-}
+pub use gguf::projector::Sense;
 
 /// A tower of a class.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use crate::names::{self, with_block};
 use crate::safetensors::Stored;
 use crate::tasks::Task;
 use crate::tokenizer::{VocabKind, truthy};
-use crate::transform::{self, Rows, reshaped, sliced, transposed};
+use crate::transform::{self, reshaped, sliced, transposed};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class { names: &["BertModel", "BertForMaskedLM"], remark: "embedding models", ..BERT },
@@ -132,7 +132,7 @@ pub(super) const BERT_ENDS: &[Rule] = &[
 
 const ROBERTA_ENDS: &[Rule] = &[
     BERT_ENDS[0],
-    r("embeddings.position_embeddings", "position_embd").how(How::Change(from_first_position)),
+    r("embeddings.position_embeddings", "position_embd").how(How::Cut(from_first_position)),
     BERT_ENDS[2],
     BERT_ENDS[3],
     BERT_ENDS[6],
@@ -237,12 +237,12 @@ fn without_first_positions(config: &mut Config) -> Result<()> {
     Ok(())
 }
 
-fn from_first_position(config: &Config, piece: &Piece) -> Result<Rows> {
+fn from_first_position(config: &Config, piece: &Piece) -> Result<Outputs> {
     let first = config.u64(FIRST_POSITION).unwrap_or(0);
     let count = piece.rows.shape().first().copied().unwrap_or(0);
     let left = count.checked_sub(first).filter(|n| *n > 0);
     let left = left.ok_or_else(|| Error::input(format!("its {count} positions end before the first of a text")))?;
-    sliced(&piece.rows, 0, first, left)
+    Ok(vec![(format!("{}{}", piece.to, piece.suffix), sliced(&piece.rows, 0, first, left)?)])
 }
 
 /// A matrix that tasks add to a weight: the weight's name, and whether the matrix is the second one.

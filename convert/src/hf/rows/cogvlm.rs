@@ -11,6 +11,8 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     spelling: &[ENDS, NORMS, COGVLM],
     keys: llama,
     generated: rope_freqs,
+    // Its names look like those of a tower that sees.
+    lacks: &["vis_attn_qkv", "vis_attn_output", "vis_gate", "vis_down", "vis_up"],
     remark: "the experts for images are left out",
     ..BASE
 }];

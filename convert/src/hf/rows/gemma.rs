@@ -335,7 +335,8 @@ fn whole_vocabulary(config: &Config, piece: &Piece) -> Result<Rows> {
 fn further_inputs(config: &Config) -> Result<u64> {
     match config.u64("altup_num_inputs") {
         Some(4) => Ok(3),
-        other => Err(Error::input(format!("config.json: altup_num_inputs is {other:?}; Gemma 3n has four"))),
+        Some(other) => Err(Error::input(format!("config.json: altup_num_inputs is {other}; Gemma 3n has four"))),
+        None => Err(Error::input("config.json: altup_num_inputs is missing; Gemma 3n has four")),
     }
 }
 

@@ -37,14 +37,23 @@ fn down(_: &Config, piece: &Piece) -> Result<Outputs> {
     Ok(vec![(piece.to.clone(), transposed(&piece.rows)?)])
 }
 
+/// How many gates, each with its up, so many rows or columns are.
+fn pairs(both: u64) -> Result<u64> {
+    if both.is_multiple_of(2) {
+        return Ok(both / 2);
+    }
+    Err(Error::input(format!("its {both} gates and ups are no whole number of pairs")))
+}
+
 /// Stored with columns gate, up, gate, up; the file has a matrix of each, transposed.
 fn gate_up(_: &Config, piece: &Piece) -> Result<Outputs> {
     let &[experts, input, columns] = piece.rows.shape() else {
         return Err(Error::input(format!("its shape {:?} is not that of experts", piece.rows.shape())));
     };
+    let pairs = pairs(columns)?;
     let half = |kind: &str, first: u64| {
-        let axes = [(experts, input * columns), (columns / 2, 2), (input, columns)];
-        let rows = view(&piece.rows, vec![experts, columns / 2, input], first, &axes)?;
+        let axes = [(experts, input * columns), (pairs, 2), (input, columns)];
+        let rows = view(&piece.rows, vec![experts, pairs, input], first, &axes)?;
         Ok((format!("{}{kind}_exps.weight", piece.to), rows))
     };
     Ok(vec![half("gate", 0)?, half("up", 1)?])
@@ -52,17 +61,17 @@ fn gate_up(_: &Config, piece: &Piece) -> Result<Outputs> {
 
 /// In MXFP4 stored output-major, with rows gate, up, gate, up.
 fn gate_up_blocks(_: &Config, piece: &Piece) -> Result<Outputs> {
-    let rows = piece.rows.shape().get(1).copied().unwrap_or(0);
+    let pairs = pairs(piece.rows.shape().get(1).copied().unwrap_or(0))?;
     let half = |kind: &str, first: u64| {
-        Ok((format!("{}{kind}_exps.weight", piece.to), strided(&piece.rows, 1, first, 2, rows / 2)?))
+        Ok((format!("{}{kind}_exps.weight", piece.to), strided(&piece.rows, 1, first, 2, pairs)?))
     };
     Ok(vec![half("gate", 0)?, half("up", 1)?])
 }
 
 fn gate_up_bias(_: &Config, piece: &Piece) -> Result<Outputs> {
-    let columns = piece.rows.shape().get(1).copied().unwrap_or(0);
+    let pairs = pairs(piece.rows.shape().get(1).copied().unwrap_or(0))?;
     let half = |kind: &str, first: u64| {
-        Ok((format!("{}{kind}_exps.bias", piece.to), strided(&piece.rows, 1, first, 2, columns / 2)?))
+        Ok((format!("{}{kind}_exps.bias", piece.to), strided(&piece.rows, 1, first, 2, pairs)?))
     };
     Ok(vec![half("gate", 0)?, half("up", 1)?])
 }

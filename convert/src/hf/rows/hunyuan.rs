@@ -26,6 +26,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         arch: "hunyuan_vl",
         aliases: &[("attention_head_dim", "head_dim"), ("org_vocab_size", "vocab_size"), ("pad_id", "pad_token_id")],
         spelling: &[ENDS_UNTIED, ATTENTION, NAMED_HEAD_NORMS, NORMS, GATED],
+        prepare: sections_under_their_new_name,
         keys: vision_language,
         remark: "the text model of HunyuanOCR",
         ..HUNYUAN
@@ -197,6 +198,14 @@ fn dense(p: &mut Params<'_>) -> Result<()> {
     let base = stretched_base(p.config(), 50.0, p.config().need_u64(&["head_dim"])?);
     unscaled(p, base);
     stretched_context(p)
+}
+
+/// transformers reads `xdrope_section` as `mrope_section`, which all classes write among their first keys.
+fn sections_under_their_new_name(config: &mut Config) -> Result<()> {
+    if let (Some(sections), None) = (config.rope().get("xdrope_section").cloned(), config.rope().get("mrope_section")) {
+        config.set_rope("mrope_section", sections);
+    }
+    Ok(())
 }
 
 /// Rotation in several dimensions is told by its sections.

@@ -9,6 +9,7 @@ use crate::hf::{
     ATTENTION, ATTENTION_ROTATED, BARE, BASE, Class, Contents, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, Params,
     Piece, Rule, r, window,
 };
+use crate::names::with_block;
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, sliced, transposed, values};
 
@@ -55,6 +56,8 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Sarashina2VisionForCausalLM"],
         defaults: LLAMA_DEFAULTS,
+        // A norm outside of the text model is the projector's.
+        prefixes: &[],
         spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],
         rename: |_, name| match name.strip_prefix("llm.") {
             Some(own) => Some(own.replace("text_model.", "")),
@@ -239,6 +242,14 @@ fn transposed_halves(_: &Config, piece: &Piece) -> Result<Outputs> {
     halves(&transposed(&piece.rows)?, name("gate"), name("up"))
 }
 
+/// The name of the activation that a parameter is of, with `{}` for the block.
+fn activation(name: &str) -> Option<String> {
+    let (activation, _) = name.rsplit_once(".act_fn.")?;
+    let block = block_of(name)?.to_string();
+    let parts = activation.split('.').map(|part| if part == block { "{}" } else { part });
+    Some(parts.chain(["act_fn"]).collect::<Vec<_>>().join("."))
+}
+
 /// The values of the activation in every layer, each kind in the order in which the checkpoint completes it.
 fn activations(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
     let layers = config.layers()?;
@@ -247,11 +258,17 @@ fn activations(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
         let (mut last, mut values) = (0, std::collections::BTreeMap::new());
         for (i, tensor) in contents.tensors.iter().enumerate() {
             if tensor.name().ends_with(&format!(".act_fn.{kind}")) {
-                let value = floats(tensor)?.first().copied();
-                let value = value.ok_or_else(|| Error::input(format!("tensor {} is empty", tensor.name())))?;
+                let &[value] = floats(tensor)?.as_slice() else {
+                    return Err(Error::input(format!("tensor {} is not one number", tensor.name())));
+                };
                 values.insert(block_of(tensor.name()), value);
                 last = i;
             }
+        }
+        let gap = (0..layers).find(|block| !values.contains_key(&Some(*block)));
+        if let (Some(gap), Some(name)) = (gap, contents.tensors.iter().find_map(|t| activation(t.name()))) {
+            let name = with_block(&name, Some(gap));
+            return Err(Error::input(format!("tensor {name}.{kind} is missing")).help("is the checkpoint complete?"));
         }
         if values.len() as u64 == layers {
             kinds.push((last, kind, values.into_values().collect()));

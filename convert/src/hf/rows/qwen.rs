@@ -168,7 +168,7 @@ pub(super) const RERANKER_ENDS: &[Rule] = &[
         Ok(out)
     })),
     r("model.norm", "output_norm"),
-    r("lm_head", "output").how(How::Split(|config, piece| {
+    r("lm_head", "output").how(How::Cut(|config, piece| {
         let of_answers = if is_tied(config) { Vec::new() } else { answers(config, piece)? };
         let whole = (format!("{}{}", piece.to, piece.suffix), piece.rows.clone());
         let kept = of_answers.is_empty() || config.get(WHOLE_HEAD).is_some();

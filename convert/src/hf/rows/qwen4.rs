@@ -90,9 +90,27 @@ const CONSTANTS: [(&str, &str); 3] = [
 const NGRAM_WIDTH: &str = "width of n-grams";
 
 fn hash_constants(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
+    let front = || {
+        let found = |name: &str| Some(contents.ending(name).next()?.name().strip_suffix(name)?.to_owned());
+        CONSTANTS.iter().find_map(|(_, name)| found(name))
+    };
     for (key, name) in CONSTANTS {
         if let Some(tensor) = contents.ending(name).next() {
-            config.set(key, integers(tensor)?);
+            let numbers = integers(tensor)?;
+            let ngrams = config.need_u64(&["ngram_size"])?;
+            let heads = config.need_u64(&["heads_per_ngram"])?.saturating_mul(ngrams.saturating_sub(1));
+            let wanted = if key == CONSTANTS[0].0 { ngrams } else { heads };
+            if numbers.len() as u64 != wanted {
+                let found = numbers.len();
+                return Err(Error::input(format!(
+                    "tensor {}: {found} numbers where {wanted} are asked for",
+                    tensor.name()
+                ))
+                .help("the weights and config.json do not belong together"));
+            }
+            config.set(key, numbers);
+        } else if let Some(front) = front() {
+            return Err(Error::input(format!("tensor {front}{name} is missing")).help("is the checkpoint complete?"));
         }
     }
     let part = contents.tensors.iter().find(|t| t.name().contains(".ngram_embedding.shard_"));
@@ -139,7 +157,7 @@ fn qwen4(p: &mut Params<'_>) -> Result<()> {
     p.maybe_u32("embedding_length_per_layer_input", &[NGRAM_WIDTH])?;
     for (key, name) in CONSTANTS {
         if !config.has(key) {
-            return Err(Error::input(format!("the checkpoint has no tensor that ends in {name}")));
+            return Err(Error::input(format!("the tensor that ends in {name} is missing")));
         }
         p.set(key, Array::from(config.need_list(&[key])?.as_slice()));
     }

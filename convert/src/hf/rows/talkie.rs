@@ -44,7 +44,11 @@ const TALKIE: &[Rule] = &[
 const GAIN: &str = "gain of the output head";
 
 fn gain_of_head(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
-    if let Some(tensor) = contents.ending("lm_head_gain.w_g").next() {
+    const NAME: &str = "lm_head_gain.w_g";
+    if contents.ending(NAME).next().is_none() && !contents.tensors.is_empty() {
+        return Err(Error::input(format!("tensor {NAME} is missing")).help("is the checkpoint complete?"));
+    }
+    if let Some(tensor) = contents.ending(NAME).next() {
         let &[gain] = floats(tensor)?.as_slice() else {
             return Err(Error::input(format!("tensor {} is not one number", tensor.name())));
         };

@@ -61,6 +61,9 @@ pub(super) fn add(source: &mut Source, dir: &Path, config: &Value, defaults: &[(
             tokens.push(role);
         }
     }
+    for token in &tokens {
+        super::check_added(&token.content).map_err(|e| e.at(dir))?;
+    }
     if !tokens.is_empty() {
         source.tokenizer.add_tokens(&tokens);
     }

@@ -204,9 +204,8 @@ fn glm5_next_keys(k: &mut Keys<'_>) {
     limits(k);
     k.indexer();
     k.own_need_u32(POOL);
-    if let Some(tail) = k.bool(TAIL) {
-        k.keep(TAIL, Own::Count(tail.into()));
-    }
+    let tail = k.bool(TAIL).unwrap_or(true);
+    k.keep(TAIL, Own::Count(tail.into()));
     let (pool, best) = (k.d.count(POOL), k.d.count("attention.indexer.top_k"));
     k.demand(pool > 1 && best % pool == 0, POOL, "an indexer chooses whole pools of more than one token");
     k.indexer_types(|_| true);

@@ -8,6 +8,7 @@ use crate::arch::{
 pub(super) const ROWS: &[Arch] = &[
     Arch {
         name: "eagle3",
+        computed: false,
         keys: eagle3_keys,
         ends: eagle3_ends,
         stacks: &[trunk(eagle3)],
@@ -16,6 +17,7 @@ pub(super) const ROWS: &[Arch] = &[
     },
     Arch {
         name: "dflash",
+        computed: false,
         keys: dflash_keys,
         ends: dflash_ends,
         stacks: &[trunk(dflash)],

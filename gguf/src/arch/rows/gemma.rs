@@ -59,6 +59,7 @@ pub(super) const ROWS: &[Arch] = &[
     },
     Arch {
         name: "gemma4-assistant",
+        computed: false,
         keys: assistant_keys,
         ends: assistant_ends,
         stacks: &[Stack { prefix: "blk.", count: |d| d.nextn, layer: assistant, norm: |_| None }],
@@ -154,7 +155,8 @@ const LAUREL_RANK: Dim = Dim(64);
 /// Streams, width of a layer's input and rank of the residual as the loader demands them.
 fn demanded(d: &Dims) -> [Dim; 3] {
     if d.any_size {
-        [d.count("altup.num_inputs"), d.per_layer_embd, d.dim_of("blk.0.laurel_l.weight", 1).or(LAUREL_RANK)]
+        let places = [("blk.0.laurel_l.weight", 1), ("blk.0.laurel_r.weight", 0), ("blk.1.laurel_l.weight", 1)];
+        [d.count("altup.num_inputs"), d.per_layer_embd, d.usual_dim(&places).or(LAUREL_RANK)]
     } else {
         [STREAMS, LAYER_WIDTH, LAUREL_RANK]
     }

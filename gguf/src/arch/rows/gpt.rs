@@ -68,9 +68,11 @@ pub(super) const ROWS: &[Arch] = &[
         name: "phi2",
         keys: |k| {
             k.layer_norm();
-            // Converters write four times the width, whatever the model has.
-            if let (true, Some(&[_, len])) = (k.d.any_size, k.d.shape("blk.0.ffn_up.weight")) {
-                k.d.ff = vec![len.into(); k.d.layers_all];
+            // Converters write four times the width, whatever the model has: what most of the first layer's tensors have.
+            let places = [("blk.0.ffn_up.weight", 1), ("blk.0.ffn_up.bias", 0), ("blk.0.ffn_down.weight", 0)];
+            let length = k.d.usual_dim(&places);
+            if k.d.any_size && !length.is_empty() {
+                k.d.ff = vec![length; k.d.layers_all];
             }
         },
         ends: |d| Ends::untied(d).norm(Norm::layer(d, "output_norm")).output_bias(d, Bias::Required),

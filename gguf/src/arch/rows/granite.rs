@@ -60,6 +60,7 @@ pub(super) const ROWS: &[Arch] = &[
     },
     Arch {
         name: "graniteswitch",
+        computed: false,
         keys: switch_keys,
         ends: |d| Ends::tied(d).divided(d),
         stacks: &[trunk(switched)],

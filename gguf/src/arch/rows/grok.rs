@@ -19,8 +19,8 @@ fn grok_keys(k: &mut Keys<'_>) {
     k.rms();
     k.expert_ff();
     k.d.logit_scale = k.f32_or("logit_scale", 0.577_350_26);
-    k.d.embedding_scale = k.f32_or("embedding_scale", 78.383_67);
-    k.d.attention_scale = k.f32_or("attention.output_scale", 0.088_388_35);
+    k.d.embedding_scale = k.f32_or("embedding_scale", 78.383_675);
+    k.d.attention_scale = k.f32_or("attention.output_scale", 0.088_388_346);
     k.d.attn_softcap = k.f32_or("attn_logit_softcapping", 30.0);
     // Read by the loader, used by no graph.
     k.f32("router_logit_softcapping");

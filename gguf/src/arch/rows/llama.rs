@@ -33,6 +33,7 @@ pub(super) const ROWS: &[Arch] = &[
             k.d.alibi_bias = 8.0;
         },
         stacks: &[trunk(|d, l| llama(d, l, Rotary::None))],
+        types: BASE.types,
         remark: "Llama with ALiBi in place of rotation",
         ..LLAMA
     },

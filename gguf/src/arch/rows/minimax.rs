@@ -40,6 +40,7 @@ fn minimax01_keys(k: &mut Keys<'_>) {
     k.d.residual_scale = k.need_f32("residual_scale");
     let all = k.d.layers_all;
     if k.d.any_size && !k.d.shapes.is_empty() {
+        k.unused(&["full_attention_interval"]);
         k.d.recurrent = (0..all).map(|l| k.d.has(l, "attn_gate.weight")).collect();
         return;
     }

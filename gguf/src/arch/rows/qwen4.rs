@@ -8,6 +8,7 @@ use crate::arch::{
 
 pub(super) const ROWS: &[Arch] = &[Arch {
     name: "qwen4exp",
+    computed: false,
     keys,
     ends,
     stacks: &[trunk(layer)],

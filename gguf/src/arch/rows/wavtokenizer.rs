@@ -6,6 +6,7 @@ use crate::arch::{
 
 pub(super) const ROWS: &[Arch] = &[Arch {
     name: "wavtokenizer-dec",
+    computed: false,
     early,
     keys: |k| {
         k.layer_norm();
