@@ -163,7 +163,11 @@ pub fn options(cases: &Map<String, Value>, case: &Map<String, Value>, folder: &P
         None => fixtures::path(target),
     });
     Options {
-        outtype: OutType::BF16,
+        outtype: match case.get("outtype").and_then(Value::as_str) {
+            Some("f16") => OutType::F16,
+            Some("q8_0") => OutType::Q8_0,
+            _ => OutType::BF16,
+        },
         pre: case.get("pre").and_then(Value::as_str).map(str::to_owned),
         part: match () {
             () if has("--dspark") => Part::DSpark,
@@ -172,6 +176,7 @@ pub fn options(cases: &Map<String, Value>, case: &Map<String, Value>, folder: &P
             () => Part::Model,
         },
         target,
+        projector: has("--mmproj"),
         ..Options::default()
     }
 }
