@@ -114,7 +114,7 @@ fn a_saved_base_stands_for_the_base_and_for_nothing_else() {
     let run = json(p.folder.path(), &[&args[..], &["--save-base", "base.gguf"]].concat());
     let saved = json(p.folder.path(), &[&args[..], &["--base-from", "base.gguf"]].concat());
     let kld = |report: &Value| report["models"][0]["divergence"]["kld"]["value"].as_f64().unwrap();
-    approx::assert_relative_eq!(kld(&run), kld(&saved), max_relative = 1e-3);
+    approx::assert_relative_eq!(kld(&run), kld(&saved), max_relative = 1e-9);
     let other = p.folder.path().join("other.txt");
     std::fs::write(&other, fixtures::bytes("models/tiny-llama/calibration.txt")).unwrap();
     let other = other.to_string_lossy();
@@ -262,7 +262,9 @@ fn a_saved_base_needs_no_base() {
             evaluate(at, &[&["compare", &p.model, "--types", "q8_0", "--save-base", base, "-q"], &text[..]].concat());
         }
         let alone = json(at, &[&["compare", model, "--base-from", base], &text[..]].concat());
-        approx::assert_relative_eq!(kld(&alone), kld(&whole), max_relative = 2e-3);
+        // The states of the own form are exact, the probabilities of llama-perplexity's are 16 bits.
+        let error = if base.ends_with("kld") { 2e-3 } else { 1e-9 };
+        approx::assert_relative_eq!(kld(&alone), kld(&whole), max_relative = error);
         assert_eq!(alone["models"].as_array().map(Vec::len), Some(1));
         // Several models, none of which is the base.
         let two = json(at, &[&["compare", model, model, "--base-from", base, "--no-base"], &text[..]].concat());

@@ -210,7 +210,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let target = args.target()?;
     let mut plans = if target.is_none() { plans(args, &opened)? } else { Vec::new() };
     let (targets, _place) = targets(args, &opened, target, &plans)?;
-    let inputs = files_of([&args.model], [&args.calibrate]);
+    let inputs = files_of([&args.model], args.calibration());
     if let Some(part) = args.parts.part {
         return run_part(args, part, common, &opened, &plans, &inputs);
     }
@@ -534,6 +534,11 @@ impl Args {
     fn is_self(&self) -> bool {
         self.calibrate.as_os_str() == "self" && !Path::new("self").exists()
     }
+
+    /// The file of the text, if it is one.
+    fn calibration(&self) -> Option<&PathBuf> {
+        (!self.is_self()).then_some(&self.calibrate)
+    }
 }
 
 /// What a file is called where nobody says.
@@ -726,7 +731,7 @@ impl One<'_> {
         let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain_won()).map(|s| s.tensors.len()).sum();
         let mut plan = self.plan.clone();
         sign(&mut plan.metadata, text, &options, plain_tensors);
-        let inputs = files_of([&args.model], [&args.calibrate]);
+        let inputs = files_of([&args.model], args.calibration());
         let out = Output::create(self.target, args.force, &inputs)?;
         let out = job.write(&plan, &store, &outcome, out).map_err(|e| e.at(self.target))?;
         gguf::check::verify_file(out.temporary(), true).map_err(|e| {
