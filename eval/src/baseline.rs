@@ -35,8 +35,9 @@ pub struct Identity {
     pub text: String,
 }
 
-/// SHA-256 over the names, shapes, types and the first and last row of every tensor, in the order of their names: the
-/// same for a folder and the file it was converted to in its own type.
+/// SHA-256 over the architecture's keys and over the names, shapes, types and the first and last row of every tensor, in
+/// the order of their names: the same for a folder and the file it was converted to in its own type. The same weights with
+/// another rotary base are another model.
 ///
 /// # Errors
 /// Whatever reading meets.
@@ -44,6 +45,11 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
     let mut order: Vec<usize> = (0..source.tensors().len()).collect();
     order.sort_by_key(|&i| source.tensors()[i].name());
     let mut hash = Sha256::new();
+    let architecture = source.metadata().str("general.architecture").unwrap_or_default();
+    let own = source.metadata().iter().filter(|(key, _)| key.split('.').next() == Some(architecture));
+    let mut keys: Vec<(String, Value)> = own.map(|(key, value)| (key.to_string(), value.clone())).collect();
+    keys.sort_by(|a, b| a.0.cmp(&b.0));
+    hash.update(gguf::write::to_bytes(&Metadata::from_iter(keys), &[], |_| Ok(Vec::new()))?);
     for i in order {
         let info = &source.tensors()[i];
         hash.update(format!("{} {} {}\n", info.name(), info.shape(), info.ty()));
@@ -314,7 +320,7 @@ mod tests {
     fn states_that_do_not_fit_are_refused() {
         let identity = Identity { model: String::new(), text: String::new() };
         let mut saver = Saver::new(Vec::new(), ("", &source()), &identity, &chunks(0), 4).unwrap();
-        assert!(saver.add(&[1e9; 12]).is_err());
+        assert!(saver.add(&[f32::INFINITY; 12]).is_err());
         assert!(saver.finish().is_err(), "nothing was added");
     }
 }

@@ -90,9 +90,15 @@ pub(super) fn gpt_oss(_: &Keys<'_>, root: &mut Root) {
 }
 
 /// Which of two forms the feed-forward has.
-pub(super) fn t5(keys: &Keys<'_>, root: &mut Root) {
+pub(super) fn mt5(keys: &Keys<'_>, root: &mut Root) {
     let gated = keys.has_tensor("ffn_gate.weight");
     root.insert("feed_forward_proj".into(), if gated { "gated-gelu" } else { "relu" }.into());
+}
+
+/// The first T5 scales what enters the head and has no gates; version 1.1 has gates and does not scale.
+pub(super) fn t5(keys: &Keys<'_>, root: &mut Root) {
+    mt5(keys, root);
+    root.insert("scale_decoder_outputs".into(), (!keys.has_tensor("ffn_gate.weight")).into());
 }
 
 fn set(root: &mut Root, fields: &[(&str, Option<u64>)]) {

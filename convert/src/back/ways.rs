@@ -892,7 +892,7 @@ pub(crate) const WAYS: &[Way] = &[
          is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
          relative_attention_max_distance relative_attention_num_buckets vocab_size",
     )
-    .derive(t5)
+    .derive(mt5)
     .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
     way(
         "UMT5Model",
