@@ -133,6 +133,7 @@ pub(super) fn wide(
                         tokens: here,
                         groups: block / group,
                         steps: group / 4,
+                        alike: levels.rounded.block() / group,
                         narrow: levels.most <= NARROW_CODE,
                         x: ordered.codes[x_at / 4..][..here * block / 4].as_ptr(),
                         x_scales: ordered.scales[x_at / group..][..here * block / group].as_ptr(),
@@ -161,6 +162,7 @@ pub(super) fn wide(
 fn activations(kernel: &Kernel, levels: &Levels, x: &[f32], cols: usize) -> Result<Activations> {
     let tokens = x.len() / cols;
     let (group, groups) = (levels.group, cols / levels.group);
+    let alike = levels.rounded.block() / group;
     if !cols.is_multiple_of(levels.rounded.block()) {
         return Err(Error::input(format!(
             "rows of {cols} are no whole number of blocks of {}",
@@ -198,10 +200,11 @@ fn activations(kernel: &Kernel, levels: &Levels, x: &[f32], cols: usize) -> Resu
                 for g in 0..block / group {
                     let from = (token + t) * groups + col / group + g;
                     let to = token * block / group + g * here + t;
-                    to_scales[to] = scales[from];
-                    to_sums[to] = sums[from];
                     let of = (token + t) * cols + col + g * group;
                     let sum: i32 = codes[of..of + group].iter().map(|&code| i32::from(code)).sum();
+                    to_scales[to] = scales[from];
+                    // Where groups share a scale, it is applied to all that they add up to.
+                    to_sums[to] = if alike > 1 { sum as f32 } else { sums[from] };
                     starts[to] = -i32::from(levels.offset) * sum;
                 }
             }
@@ -260,6 +263,8 @@ struct Tile {
     groups: usize,
     /// Words of four codes in a group.
     steps: usize,
+    /// Groups that follow each other and have the same scale of activations.
+    alike: usize,
     /// Whether products of two neighbours fit 16 bits.
     narrow: bool,
     x: *const u32,
@@ -559,58 +564,90 @@ unsafe fn sized<V: Pair, const T: usize>(tile: Tile) {
     // SAFETY: the caller's promise.
     unsafe {
         match (tile.narrow, tile.w_mins) {
-            (true, Some(mins)) => grouped::<V, T, true, true>(tile, mins),
-            (true, None) => grouped::<V, T, true, false>(tile, std::ptr::null()),
-            (false, Some(mins)) => grouped::<V, T, false, true>(tile, mins),
-            (false, None) => grouped::<V, T, false, false>(tile, std::ptr::null()),
+            (true, Some(mins)) => alike::<V, T, true, true>(tile, mins),
+            (true, None) => alike::<V, T, true, false>(tile, std::ptr::null()),
+            (false, Some(mins)) => alike::<V, T, false, true>(tile, mins),
+            (false, None) => alike::<V, T, false, false>(tile, std::ptr::null()),
         }
     }
 }
 
 /// # Safety
+/// As [`grouped`].
+#[inline(always)]
+unsafe fn alike<V: Pair, const T: usize, const NARROW: bool, const MINS: bool>(tile: Tile, w_mins: *const f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match tile.alike {
+            1 => grouped::<V, T, NARROW, MINS, false>(tile, w_mins),
+            _ => grouped::<V, T, NARROW, MINS, true>(tile, w_mins),
+        }
+    }
+}
+
+/// `ALIKE`: scales of activations are those of several groups, and meet what these add up to.
+///
+/// # Safety
 /// As [`sized`]; `w_mins` is as long as the scales where `MINS` says so.
 #[inline(always)]
-unsafe fn grouped<V: Pair, const T: usize, const NARROW: bool, const MINS: bool>(tile: Tile, mut w_mins: *const f32) {
-    let Tile { groups, steps, mut x, mut x_scales, mut x_starts, mut x_sums, mut w, mut w_scales, .. } = tile;
+unsafe fn grouped<V: Pair, const T: usize, const NARROW: bool, const MINS: bool, const ALIKE: bool>(
+    tile: Tile,
+    mut w_mins: *const f32,
+) {
+    let Tile { groups, steps, alike, mut x, mut x_scales, mut x_starts, mut x_sums, mut w, mut w_scales, .. } = tile;
     let Tile { y, ld, rows, add, .. } = tile;
     let mut sums = [[V::zero(); WIDE]; T];
     // SAFETY: `groups` times `steps` words of `T` tokens and of a tile's rows, `groups` scales and sums of each: the
     // caller's promise. What is not a full row of `y` goes through a buffer of a full row.
     unsafe {
-        for _ in 0..groups {
-            let mut ints: [[V::Int; WIDE]; T] = std::array::from_fn(|t| [V::splat_int(*x_starts.add(t)); WIDE]);
-            for _ in 0..steps {
-                let weights: [V::Int; WIDE] = std::array::from_fn(|i| V::load_codes(w.add(i * 4 * V::N)));
-                for (t, ints) in ints.iter_mut().enumerate() {
-                    let x = V::splat_int(*x.add(t) as i32);
-                    for (sum, w) in ints.iter_mut().zip(weights) {
-                        *sum = V::dot(*sum, w, x, NARROW);
+        for _ in 0..groups / alike {
+            let mut parts = if ALIKE { [[V::zero(); WIDE]; T] } else { sums };
+            for _ in 0..alike {
+                let mut ints: [[V::Int; WIDE]; T] = std::array::from_fn(|t| [V::splat_int(*x_starts.add(t)); WIDE]);
+                for _ in 0..steps {
+                    let weights: [V::Int; WIDE] = std::array::from_fn(|i| V::load_codes(w.add(i * 4 * V::N)));
+                    for (t, ints) in ints.iter_mut().enumerate() {
+                        let x = V::splat_int(*x.add(t) as i32);
+                        for (sum, w) in ints.iter_mut().zip(weights) {
+                            *sum = V::dot(*sum, w, x, NARROW);
+                        }
+                    }
+                    x = x.add(T);
+                    w = w.add(WIDE * 4 * V::N);
+                }
+                let scales: [V; WIDE] = std::array::from_fn(|i| V::load(w_scales.add(i * V::N)));
+                for (t, (sums, ints)) in parts.iter_mut().zip(ints).enumerate() {
+                    for ((sum, int), w) in sums.iter_mut().zip(ints).zip(scales) {
+                        let int = V::of_int(int);
+                        let int = if ALIKE { int } else { int.mul(V::splat(*x_scales.add(t))) };
+                        *sum = sum.add_product(int, w);
                     }
                 }
-                x = x.add(T);
-                w = w.add(WIDE * 4 * V::N);
-            }
-            let scales: [V; WIDE] = std::array::from_fn(|i| V::load(w_scales.add(i * V::N)));
-            for (t, (sums, ints)) in sums.iter_mut().zip(ints).enumerate() {
-                let scale = V::splat(*x_scales.add(t));
-                for ((sum, int), w) in sums.iter_mut().zip(ints).zip(scales) {
-                    *sum = sum.add_product(V::of_int(int).mul(scale), w);
+                if MINS {
+                    let mins: [V; WIDE] = std::array::from_fn(|i| V::load(w_mins.add(i * V::N)));
+                    for (t, sums) in parts.iter_mut().enumerate() {
+                        let all = V::splat(*x_sums.add(t));
+                        for (sum, min) in sums.iter_mut().zip(mins) {
+                            *sum = sum.add_product(all, min);
+                        }
+                    }
+                    w_mins = w_mins.add(WIDE * V::N);
                 }
+                x_starts = x_starts.add(T);
+                x_sums = x_sums.add(T);
+                w_scales = w_scales.add(WIDE * V::N);
             }
-            if MINS {
-                let mins: [V; WIDE] = std::array::from_fn(|i| V::load(w_mins.add(i * V::N)));
-                for (t, sums) in sums.iter_mut().enumerate() {
-                    let all = V::splat(*x_sums.add(t));
-                    for (sum, min) in sums.iter_mut().zip(mins) {
-                        *sum = sum.add_product(all, min);
+            if ALIKE {
+                for (t, (sums, parts)) in sums.iter_mut().zip(parts).enumerate() {
+                    let scale = V::splat(*x_scales.add(t));
+                    for (sum, part) in sums.iter_mut().zip(parts) {
+                        *sum = sum.add_product(part, scale);
                     }
                 }
-                w_mins = w_mins.add(WIDE * V::N);
+            } else {
+                sums = parts;
             }
-            x_scales = x_scales.add(T);
-            x_starts = x_starts.add(T);
-            x_sums = x_sums.add(T);
-            w_scales = w_scales.add(WIDE * V::N);
+            x_scales = x_scales.add(alike * T);
         }
         for (t, sums) in sums.iter().enumerate() {
             let y = y.add(t * ld);

@@ -5,6 +5,8 @@
 //! them; [`Levels::unpack`] gives these, and [`Levels::round`] what the type's activations become. The formats of the
 //! rounded activations are ggml's `Q8_0`, `Q8_1` and `Q8_K`, and every number is what its portable C computes.
 
+use std::cmp::Ordering;
+
 use gguf::{Error, Result, TensorType};
 
 use super::Block;
@@ -205,8 +207,7 @@ impl Task for Round<'_> {
                 Rounded::Q8K => round_256::<F>(x, codes),
                 _ => round_32::<F>(x, codes),
             };
-            // A sum of what is not finite is not finite, and times zero it is no number.
-            let finite = x.iter().fold(0.0, |all, x| all + x * 0.0) == 0.0;
+            let finite = !x.iter().fold(false, |not, x| not | !x.is_finite());
             let stored = match rounded {
                 Rounded::Q8K => scale,
                 _ => half_value(half_bits(scale).to_le_bytes()),
@@ -241,10 +242,21 @@ fn round_32<F: Floats>(x: &[f32], codes: &mut [i8]) -> f32 {
 /// The value of the largest magnitude (the first one) becomes −127; halves go to even.
 #[inline(always)]
 fn round_256<F: Floats>(x: &[f32], codes: &mut [i8]) -> f32 {
-    let most = largest::<F>(x);
-    let Some(max) = x.iter().find(|x| x.abs() == most).filter(|_| most > 0.0) else {
-        codes.fill(0);
-        return 0.0;
+    let (mut up, mut down) = (F::splat(0.0), F::splat(0.0));
+    for at in (0..256).step_by(F::N) {
+        let x = F::load(&x[at..]);
+        (up, down) = (up.max(x), down.max(-x));
+    }
+    let (up, down) = (up.reduce_max(), down.reduce_max());
+    let max = match up.partial_cmp(&down) {
+        Some(Ordering::Greater) => up,
+        Some(Ordering::Less) => -down,
+        // Rare but for zeros.
+        _ if up > 0.0 => x.iter().copied().find(|x| x.abs() == up).unwrap_or(up),
+        _ => {
+            codes.fill(0);
+            return 0.0;
+        }
     };
     let inverse = -127.0 / max;
     let mut bytes = [0; 256];
