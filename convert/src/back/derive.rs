@@ -364,8 +364,11 @@ pub(super) fn maple(_: &Keys<'_>, root: &mut Root) {
 fn rope_by_kind(keys: &Keys<'_>, root: &mut Root, kind: &str) {
     let of = |base: Option<f32>, part: Option<u64>, kind: &str| {
         let head = keys.head().unwrap_or(1) as f64;
-        json!({"rope_type": kind, "rope_theta": base.map(float),
-            "partial_rotary_factor": part.map(|part| part as f64 / head)})
+        let mut of = Root::new();
+        of.insert("rope_type".into(), kind.into());
+        of.extend(base.map(|base| ("rope_theta".to_owned(), float(base))));
+        of.extend(part.map(|part| ("partial_rotary_factor".to_owned(), json!(part as f64 / head))));
+        Json::Object(of)
     };
     let full = of(keys.f32("rope.freq_base"), keys.u64("rope.dimension_count"), kind);
     let sliding = of(keys.f32("rope.freq_base_swa"), keys.u64("rope.dimension_count_swa"), "default");
@@ -441,4 +444,76 @@ pub(super) fn gemma4(keys: &Keys<'_>, root: &mut Root) {
     if keys.key("final_logit_softcapping").is_none() {
         root.insert("final_logit_softcapping".into(), Json::Null);
     }
+}
+
+/// Positions begin behind that of padding, and no file has the rows before.
+pub(super) fn roberta(keys: &Keys<'_>, root: &mut Root) {
+    let first = root.get("pad_token_id").and_then(Json::as_u64).unwrap_or(1).saturating_add(1);
+    let count = keys.u64("context_length").and_then(|count| count.checked_add(first));
+    set(root, &[("max_position_embeddings", count), ("type_vocab_size", token_types(keys))]);
+    root.insert("pad_token_id".into(), (first - 1).into());
+}
+
+/// The kinds of segments.
+fn token_types(keys: &Keys<'_>) -> Option<u64> {
+    Some(keys.shape("token_types.weight")?[0])
+}
+
+pub(super) fn bert(keys: &Keys<'_>, root: &mut Root) {
+    set(root, &[("type_vocab_size", token_types(keys))]);
+}
+
+pub(super) fn jina_bert(keys: &Keys<'_>, root: &mut Root) {
+    bert(keys, root);
+    root.insert("position_embedding_type".into(), "alibi".into());
+    root.insert("feed_forward_type".into(), "geglu".into());
+    root.insert("emb_pooler".into(), "mean".into());
+}
+
+/// What the published models have; files say it by what they leave out.
+pub(super) fn nomic(keys: &Keys<'_>, root: &mut Root) {
+    bert(keys, root);
+    let experts = keys.u64("moe_every_n_layers").is_some_and(|n| n > 0);
+    // Trained for fewer tokens than it takes: both numbers of both models.
+    let positions = if keys.u64("context_length") == Some(2048) { 8192 } else { 2048 };
+    set(root, &[("n_positions", Some(positions)), ("max_trained_positions", Some(2048))]);
+    for (field, value) in [
+        ("activation_function", Json::from(if experts { "gelu" } else { "swiglu" })),
+        ("causal", false.into()),
+        ("prenorm", false.into()),
+        ("rotary_emb_fraction", json!(1.0)),
+        ("rotary_emb_interleaved", false.into()),
+        ("rotary_emb_scale_base", Json::Null),
+    ] {
+        root.insert(field.into(), value);
+    }
+    if let Some(base) = keys.f32("rope.freq_base") {
+        root.insert("rotary_emb_base".into(), float(base));
+    }
+    if experts {
+        root.insert("moe_normalize_expert_weights".into(), false.into());
+    }
+    root.shift_remove("rope_theta");
+}
+
+pub(super) fn modern_bert(keys: &Keys<'_>, root: &mut Root) {
+    rope_by_kind(keys, root, "default");
+    set(root, &[("global_attn_every_n_layers", keys.u64("attention.sliding_window_pattern"))]);
+    let pooling = if keys.u64("classifier.pooling_type") == Some(1) { "mean" } else { "cls" };
+    root.insert("classifier_pooling".into(), pooling.into());
+    if let Some(epsilon) = keys.f32("attention.layer_norm_epsilon") {
+        root.insert("norm_eps".into(), float(epsilon));
+        root.insert("layer_norm_eps".into(), float(epsilon));
+    }
+}
+
+/// The gate and what it gates share what the configuration states.
+pub(super) fn neo_bert(keys: &Keys<'_>, root: &mut Root) {
+    let width = keys.u64("feed_forward_length").and_then(|width| width.checked_mul(3));
+    set(
+        root,
+        &[("intermediate_size", width.map(|width| width.div_ceil(2))), ("max_length", keys.u64("context_length"))],
+    );
+    // All rotate with the same base.
+    root.shift_remove("rope_theta");
 }

@@ -82,25 +82,45 @@ struct Runs {
 /// same shapes.
 ///
 /// # Errors
-/// A change that computes, or leaves elements out, or puts them in several places.
+/// A change that computes, or leaves elements out.
 pub(crate) fn inverted(shapes: &[Vec<u64>], moved: &[Rows], data: &[Rows]) -> Result<Vec<Rows>> {
+    inverted_behind(0, shapes, moved, data)
+}
+
+/// As [`inverted`], where the change leaves out so many elements in the beginning, which become zeros. An element that
+/// stands in several places is taken from the first of them.
+///
+/// # Errors
+/// As [`inverted`].
+pub(crate) fn inverted_behind(lost: u64, shapes: &[Vec<u64>], moved: &[Rows], data: &[Rows]) -> Result<Vec<Rows>> {
     let total: u64 = shapes.iter().map(|s| s.iter().product::<u64>()).sum();
     let mut runs: Vec<Run> = Vec::new();
     for (output, rows) in moved.iter().enumerate() {
         watch(rows, output as u32, total, &mut runs)?;
     }
-    runs.sort_unstable_by_key(|run| run.from);
+    let mut outputs = data.to_vec();
+    if lost > 0 && lost <= u64::from(u32::MAX) {
+        runs.push(Run { from: 1, len: lost as u32, output: outputs.len() as u32, at: 0 });
+        outputs.push(transform::values(vec![1, lost], &vec![0.0; lost as usize]));
+    }
+    // Of elements that stand in several places the longest run is taken.
+    runs.sort_unstable_by_key(|run| (run.from, std::cmp::Reverse(run.len)));
     let mut next = 1_u64;
-    for run in &runs {
-        if u64::from(run.from) != next {
-            return Err(Error::input("elements are left out, or stand in several places"));
+    let mut covering: Vec<Run> = Vec::with_capacity(runs.len());
+    for mut run in runs {
+        let end = u64::from(run.from) + u64::from(run.len);
+        if end <= next {
+            continue;
         }
-        next += u64::from(run.len);
+        let known = next.checked_sub(u64::from(run.from)).ok_or_else(|| Error::input("elements are left out"))?;
+        run = Run { from: next as u32, len: (end - next) as u32, at: run.at + known, ..run };
+        next = end;
+        covering.push(run);
     }
     if next != total + 1 {
         return Err(Error::input("elements are left out"));
     }
-    let runs = Arc::new(Runs { outputs: data.to_vec(), runs });
+    let runs = Arc::new(Runs { outputs, runs: covering });
     let mut first = 1_u64;
     let elements = common(data);
     Ok(shapes

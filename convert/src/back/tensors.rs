@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use gguf::{Error, Result, Source, TensorType};
 
+use super::config::Found;
 use super::ways::Way;
 use super::{elementwise, layout};
 use crate::checkpoint::{TextNames, rotated};
 use crate::config::Config;
-use crate::hf::{Class, How, Outputs, Piece, Rule};
+use crate::hf::{Class, FIRST_POSITION, How, Outputs, Piece, Rule};
 use crate::names;
 use crate::transform::{self, Elements, RowSource, Rows};
 
@@ -102,9 +103,11 @@ pub(crate) struct Tensors<'a> {
 ///
 /// # Errors
 /// A tensor that the class has no name for, or whose change has no inverse.
-pub(crate) fn back(class: &'static Class, way: &Way, config: &Config, file: &File) -> Result<Vec<Named>> {
+pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File) -> Result<Vec<Named>> {
+    let config = &found.config;
     let rest = file.0.tensors().iter().enumerate().map(|(i, info)| (info.name(), i)).collect();
-    let rules = names::rules(class).filter(|rule| way.stores(rule.from)).collect();
+    let gated = file.0.tensors().iter().any(|t| t.name().ends_with("ffn_gate.weight"));
+    let rules = names::rules(class).filter(|rule| way.stores(rule.from, gated)).collect();
     let mut tensors = Tensors { class, config, file, rules, rest, out: Vec::new(), faults: BTreeMap::new() };
     // What is made from the configuration was never stored.
     if let Ok(generated) = (class.generated)(config) {
@@ -129,13 +132,16 @@ pub(crate) fn back(class: &'static Class, way: &Way, config: &Config, file: &Fil
     out.sort_by_key(|tensor| tensor.of.first().copied());
     let own = TextNames::new(class, config)?;
     for tensor in &mut out {
-        tensor.name = stored_name(class, way, config, &own, &tensor.name);
+        tensor.name = stored_name(class, way, found, &own, &tensor.name);
     }
     Ok(out)
 }
 
 /// A name under which the tables' name is found: itself, or with the first beginning that leads to it.
-fn stored_name(class: &Class, way: &Way, config: &Config, own: &TextNames<'_>, name: &str) -> String {
+fn stored_name(class: &Class, way: &Way, found: &Found, own: &TextNames<'_>, name: &str) -> String {
+    let config = &found.config;
+    // What gives states alone is stored without its head.
+    let bare = way.bare || found.pooling.is_some();
     let leads = |stored: &str| own.of(stored).is_some_and(|names| names.iter().any(|n| n.name == name));
     let spelled = name.replace("e_score_correction.bias", "e_score_correction_bias");
     // Classes with a head keep the trunk under a name of its own, which older checkpoints leave out.
@@ -148,7 +154,13 @@ fn stored_name(class: &Class, way: &Way, config: &Config, own: &TextNames<'_>, n
     if let Some(stored) = prediction_name(config, &spelled).filter(|stored| leads(stored)) {
         return stored;
     }
-    if let Some(bare) = spelled.strip_prefix("model.").filter(|bare| way.bare && leads(bare)) {
+    if let Some(under) =
+        way.under.filter(|_| !is_head && !["head.", "pre_classifier."].iter().any(|h| spelled.starts_with(h)))
+        && let Some(stored) = Some(format!("{under}{spelled}")).filter(|stored| leads(stored))
+    {
+        return stored;
+    }
+    if let Some(bare) = spelled.strip_prefix("model.").filter(|name| bare && leads(name)) {
         return bare.to_owned();
     }
     if leads(&spelled) {
@@ -302,8 +314,13 @@ impl<'a> Tensors<'a> {
         split: &dyn Fn(&Config, &Piece) -> Result<Outputs>,
     ) {
         let begins = rule.to.split("{}").next().unwrap_or_default();
-        let left: Vec<&'a str> =
-            self.rest.keys().copied().filter(|name| block_of(name) == block && name.starts_with(begins)).collect();
+        let left: Vec<&'a str> = self
+            .rest
+            .keys()
+            .copied()
+            .filter(|name| block_of(name) == block)
+            .filter(|name| block.is_none() || name.starts_with(begins))
+            .collect();
         if rule.to.contains("{}") != block.is_some() {
             return;
         }
@@ -331,7 +348,13 @@ impl<'a> Tensors<'a> {
         shapes: &[Vec<u64>],
     ) -> bool {
         let to = names::with_block(rule.to, block);
+        // Rows before the first position that a text has are in no file, and no model reads them.
+        let first = self.config.u64(FIRST_POSITION).filter(|_| matches!(rule.how, How::Cut(_))).unwrap_or(0);
         for shape in shapes {
+            let shape = &match shape.split_first() {
+                Some((rows, rest)) if first > 0 => [&[rows + first], rest].concat(),
+                _ => shape.clone(),
+            };
             let Ok(probe) = layout::numbered(std::slice::from_ref(shape)) else { continue };
             let piece =
                 Piece { to: to.clone(), suffix: suffix.to_owned(), block: block.unwrap_or(0), rows: probe[0].clone() };
@@ -339,7 +362,8 @@ impl<'a> Tensors<'a> {
             let Some(order) = self.same(&made, names) else { continue };
             let moved: Vec<Rows> = made.iter().map(|(_, rows)| rows.clone()).collect();
             let data: Vec<Rows> = order.iter().map(|tensor| self.rows(*tensor)).collect();
-            match layout::inverted(std::slice::from_ref(shape), &moved, &data) {
+            match layout::inverted_behind(first * transform::row_len(shape), std::slice::from_ref(shape), &moved, &data)
+            {
                 Ok(mut back) => {
                     let stored = names::with_block(rule.from, block) + suffix;
                     let rows = back.swap_remove(0);
@@ -470,15 +494,17 @@ fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>) -> Vec<Vec<u64>> {
         }
         let mut whole = first.clone();
         whole[axis] = shapes.iter().map(|s| s[axis]).sum();
+        // What takes experts apart is stored as one matrix.
+        if let [experts, rows, columns] = *whole {
+            let mut flat = [vec![experts * rows, columns], vec![experts * columns, rows]];
+            flat.sort_by_key(|shape| Some(shape[1]) != width);
+            out.extend(flat);
+        }
         out.push(whole.clone());
         if dimensions >= 2 {
             let mut turned = whole.clone();
             turned.swap(dimensions - 2, dimensions - 1);
             out.push(turned);
-        }
-        if let [experts, rows, columns] = *whole {
-            out.push(vec![experts * rows, columns]);
-            out.push(vec![experts * columns, rows]);
         }
     }
     // Keys by head that were transposed, and values: the two halves of what latent attention expands to.
@@ -492,6 +518,8 @@ fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>) -> Vec<Vec<u64>> {
             }
         }
     }
+    // One of them may be what another is cut out of.
+    out.extend(shapes.iter().filter(|_| shapes.len() > 1).cloned());
     if shapes.len() == 1 {
         out.extend(changed_shapes(first, width));
     }

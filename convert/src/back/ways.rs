@@ -21,16 +21,34 @@ pub(crate) struct Way {
     pub(crate) derive: fn(&Keys<'_>, &mut Map<String, Json>),
     /// Parts of names that tensors of its folders do not have, where the tables know several for one.
     avoid: &'static [&'static str],
+    /// Such parts where a file has no gates in its feed-forwards, and where it has.
+    avoid_by_gate: [&'static [&'static str]; 2],
     /// Whether its folders leave out what the names of the model with a head begin with.
     pub(crate) bare: bool,
     /// Whether its code is part of the transformers library. Otherwise it stands in files that the original folder has.
     pub(crate) in_library: bool,
+    /// What the names of all tensors but those of a head begin with.
+    pub(crate) under: Option<&'static str>,
+    /// Whether a file can be one of this class, where files of the architecture are of several.
+    pub(crate) fits: fn(&Keys<'_>) -> bool,
     /// Why no folder is made.
     pub(crate) refused: Option<&'static str>,
 }
 
 const fn way(class: &'static str, model_type: &'static str, fields: &'static str) -> Way {
-    Way { class, model_type, fields, derive: |_, _| {}, avoid: &[], bare: false, in_library: true, refused: None }
+    Way {
+        class,
+        model_type,
+        fields,
+        derive: |_, _| {},
+        avoid: &[],
+        avoid_by_gate: [&[], &[]],
+        bare: false,
+        in_library: true,
+        under: None,
+        fits: |_| true,
+        refused: None,
+    }
 }
 
 impl Way {
@@ -46,6 +64,22 @@ impl Way {
 
     const fn avoiding(mut self, parts: &'static [&'static str]) -> Way {
         self.avoid = parts;
+        self
+    }
+
+    const fn under(mut self, beginning: &'static str) -> Way {
+        self.under = Some(beginning);
+        self
+    }
+
+    const fn when(mut self, fits: fn(&Keys<'_>) -> bool) -> Way {
+        self.fits = fits;
+        self
+    }
+
+    /// As [`Way::avoiding`], without gates and with them.
+    const fn by_gate(mut self, plain: &'static [&'static str], gated: &'static [&'static str]) -> Way {
+        self.avoid_by_gate = [plain, gated];
         self
     }
 
@@ -66,8 +100,9 @@ impl Way {
     }
 
     /// Whether a tensor of a folder can have this name.
-    pub(crate) fn stores(&self, name: &str) -> bool {
-        !self.avoid.iter().any(|part| name.contains(part))
+    pub(crate) fn stores(&self, name: &str, gated: bool) -> bool {
+        let avoid = self.avoid.iter().chain(self.avoid_by_gate[usize::from(gated)]);
+        !avoid.into_iter().any(|part| name.contains(part))
     }
 
     /// Whether the configuration has such a field.
@@ -104,6 +139,14 @@ pub(crate) const WAYS: &[Way] = &[
          use_sliding_window vocab_size",
     ),
     way(
+        "Qwen2Model",
+        "qwen2",
+        "hidden_act hidden_size intermediate_size layer_types max_position_embeddings max_window_layers \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps sliding_window \
+         use_sliding_window vocab_size",
+    )
+    .bare(),
+    way(
         "Qwen3ForCausalLM",
         "qwen3",
         "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings \
@@ -111,11 +154,163 @@ pub(crate) const WAYS: &[Way] = &[
          sliding_window use_sliding_window vocab_size",
     ),
     way(
+        "Qwen3Model",
+        "qwen3",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types \
+         max_position_embeddings max_window_layers num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps sliding_window use_sliding_window vocab_size",
+    )
+    .bare(),
+    way(
         "BertModel",
         "bert",
-        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings num_attention_heads \
-         num_hidden_layers type_vocab_size vocab_size",
-    ),
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "bert" && keys.has_tensor("token_types.weight"))
+    .derive(bert)
+    .avoiding(&["classifier"]),
+    way("BertForSequenceClassification", "bert", "")
+        .refused("the layer before its classifier, bert.pooler, is in no file"),
+    way("BertForMaskedLM", "bert", "")
+        .refused("its head, cls.predictions, is in no file; --class BertModel is the rest"),
+    way(
+        "RobertaModel",
+        "roberta",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "gpt2")
+    .derive(roberta)
+    .avoiding(&["classifier"]),
+    way(
+        "RobertaForSequenceClassification",
+        "roberta",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "gpt2")
+    .derive(roberta)
+    .under("roberta."),
+    way(
+        "XLMRobertaModel",
+        "xlm-roberta",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "t5" && keys.arch() == "bert")
+    .derive(roberta)
+    .avoiding(&["classifier"]),
+    way(
+        "XLMRobertaForSequenceClassification",
+        "xlm-roberta",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "t5")
+    .derive(roberta)
+    .under("roberta."),
+    way("XLMRobertaModel", "xlm-roberta", "")
+        .when(|keys| keys.arch() == "jina-bert-v3")
+        .refused("the matrices of its tasks are in files of their own"),
+    way(
+        "CamembertModel",
+        "camembert",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.has_tensor("token_types.weight"))
+    .derive(bert)
+    .avoiding(&["classifier"]),
+    way(
+        "JinaBertModel",
+        "bert",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size emb_pooler feed_forward_type \
+         position_embedding_type",
+    )
+    .remote()
+    .derive(jina_bert)
+    .avoiding(&["up_gated_layer", "gated_layers_v", "gated_layers_w", "down_layer", "layer_norm_2"]),
+    way(
+        "JinaBertForMaskedLM",
+        "bert",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size emb_pooler feed_forward_type \
+         position_embedding_type",
+    )
+    .remote()
+    .derive(jina_bert)
+    .avoiding(&["mlp.gated_layers", "mlp.wo", "mlp.layernorm"]),
+    way(
+        "NomicBertModel",
+        "nomic_bert",
+        "activation_function causal layer_norm_epsilon max_trained_positions mlp_fc1_bias mlp_fc2_bias \
+         moe_every_n_layers moe_normalize_expert_weights moe_top_k n_embd n_head n_inner n_layer \
+         n_positions num_experts prenorm qkv_proj_bias rotary_emb_base rotary_emb_fraction \
+         rotary_emb_interleaved rotary_emb_scale_base type_vocab_size vocab_size",
+    )
+    .remote()
+    .derive(nomic)
+    .by_gate(&["fc11"], &[])
+    .avoiding(&["embeddings.LayerNorm", "classifier"]),
+    way(
+        "ModernBertModel",
+        "modernbert",
+        "attention_bias layer_norm_eps classifier_pooling global_attn_every_n_layers hidden_activation hidden_size \
+         intermediate_size local_attention max_position_embeddings mlp_bias norm_bias norm_eps \
+         num_attention_heads num_hidden_layers vocab_size",
+    )
+    .derive(modern_bert)
+    .bare()
+    .avoiding(&["classifier", "head."]),
+    way(
+        "ModernBertForSequenceClassification",
+        "modernbert",
+        "attention_bias layer_norm_eps classifier_bias classifier_pooling global_attn_every_n_layers hidden_activation \
+         hidden_size intermediate_size local_attention max_position_embeddings mlp_bias norm_bias norm_eps \
+         num_attention_heads num_hidden_layers vocab_size",
+    )
+    .derive(modern_bert)
+    .under("model."),
+    way("ModernBertForMaskedLM", "modernbert", "")
+        .refused("its head, decoder, is in no file; --class ModernBertModel is the rest"),
+    way(
+        "NeoBERT",
+        "neobert",
+        "hidden_size intermediate_size max_length norm_eps num_attention_heads num_hidden_layers vocab_size",
+    )
+    .remote()
+    .derive(neo_bert)
+    .avoiding(&["dense", "classifier"]),
+    way("NeoBERTLMHead", "neobert", "").refused("its head, decoder, is in no file; --class NeoBERT is the rest"),
+    way(
+        "EuroBertModel",
+        "eurobert",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings mlp_bias \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .bare(),
+    way(
+        "T5EncoderModel",
+        "t5",
+        "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
+         is_gated_act layer_norm_epsilon num_heads num_layers relative_attention_max_distance \
+         relative_attention_num_buckets vocab_size",
+    )
+    .derive(mt5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
+    way(
+        "UMT5ForConditionalGeneration",
+        "umt5",
+        "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
+         is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
+         relative_attention_max_distance relative_attention_num_buckets scale_decoder_outputs vocab_size",
+    )
+    .derive(t5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
     way(
         "DeepseekV3ForCausalLM",
         "deepseek_v3",
@@ -150,7 +345,8 @@ pub(crate) const WAYS: &[Way] = &[
          relative_attention_max_distance relative_attention_num_buckets scale_decoder_outputs vocab_size",
     )
     .derive(t5)
-    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
     way(
         "AfmoeForCausalLM",
         "afmoe",
@@ -182,7 +378,19 @@ pub(crate) const WAYS: &[Way] = &[
         "DistilBertModel",
         "distilbert",
         "activation dim hidden_dim max_position_embeddings n_heads n_layers sinusoidal_pos_embds vocab_size",
-    ),
+    )
+    .when(|keys| !keys.has_tensor("token_types.weight"))
+    .avoiding(&["classifier"]),
+    way(
+        "DistilBertForSequenceClassification",
+        "distilbert",
+        "activation dim hidden_dim max_position_embeddings n_heads n_layers sinusoidal_pos_embds vocab_size",
+    )
+    .when(|keys| !keys.has_tensor("token_types.weight"))
+    .under("distilbert.")
+    .avoiding(&["classifier.dense", "classifier.out_proj"]),
+    way("DistilBertForMaskedLM", "distilbert", "")
+        .refused("its head, vocab_projector, is in no file; --class DistilBertModel is the rest"),
     way("BitnetForCausalLM", "llama", "").remote().refused("the file has its weights rounded to three values"),
     way(
         "ChatGLMModel",
@@ -893,15 +1101,17 @@ pub(crate) const WAYS: &[Way] = &[
          relative_attention_max_distance relative_attention_num_buckets vocab_size",
     )
     .derive(mt5)
-    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
     way(
         "UMT5Model",
         "umt5",
         "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
          is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
-         relative_attention_max_distance relative_attention_num_buckets scale_decoder_outputs vocab_size",
+         relative_attention_max_distance relative_attention_num_buckets vocab_size",
     )
-    .derive(t5)
-    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    .derive(mt5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
     way("TalkieForCausalLM", "talkie", "").remote().refused("gains of heads and layers are in the weights of the file"),
 ];

@@ -9,7 +9,7 @@ use gguf::{Array, Error, Metadata, Result};
 
 use super::runtime::{ESCAPED_SPACE, PreTokenizer};
 use super::vocab::TokenType;
-use super::{VocabKind, pre};
+use super::{VocabKind, base64, pre};
 
 /// Files of a folder.
 pub(crate) struct Files {
@@ -91,9 +91,17 @@ impl Tokens {
         self.types[id] == kind as i32
     }
 
-    /// Whether an id stands for nothing: a vocabulary is filled up with such.
+    /// Whether an id stands for nothing: a vocabulary is filled up with such. Where ids are one larger than those of a
+    /// SentencePiece model, the number in the text is that of the model.
     fn is_padding(&self, id: usize) -> bool {
-        self.is(id, TokenType::Unused) && self.texts[id] == format!("[PAD{id}]").as_bytes()
+        let numbered = |id: usize| self.texts[id] == format!("[PAD{id}]").as_bytes();
+        let shifted = |id: usize| id > 0 && self.texts[id] == format!("[PAD{}]", id - 1).as_bytes();
+        self.is(id, TokenType::Unused) && (numbered(id) || shifted(id))
+    }
+
+    /// The text of a token with a role. Files of XLM-RoBERTa fill up the place of the one that masks.
+    fn named(&self, id: usize, role: &str) -> Result<&str> {
+        if role == "mask" && self.is_padding(id) { Ok("<mask>") } else { self.text(id) }
     }
 }
 
@@ -109,7 +117,7 @@ fn special(metadata: &Metadata, tokens: &Tokens) -> Map<String, Value> {
         let id = usize::try_from(role.id).ok().filter(|id| *id < tokens.texts.len());
         // A class makes a special token of what its configuration names.
         if let Some(id) = id.filter(|id| !tokens.is(*id, TokenType::Normal))
-            && let Ok(text) = tokens.text(id)
+            && let Ok(text) = tokens.named(id, role.name)
         {
             config.insert(format!("{}_token", role.name), text.into());
         }
@@ -191,7 +199,10 @@ const ROLES: &[(&str, &str)] = &[
 /// The chat template, or all of them by their names.
 fn template(metadata: &Metadata) -> Option<Value> {
     let default = metadata.str("tokenizer.chat_template");
-    let names = metadata.array("tokenizer.chat_templates");
+    // What stands before the vocabulary is of the class of the model, and no file of the tokenizer says it.
+    let own = metadata.iter().take_while(|(key, _)| *key != "tokenizer.ggml.tokens");
+    let of_class = own.into_iter().any(|(key, _)| key == "tokenizer.chat_templates");
+    let names = metadata.array("tokenizer.chat_templates").filter(|_| !of_class);
     let mut named: Vec<Value> = Vec::new();
     for name in names.into_iter().flat_map(Array::iter) {
         let name = name.as_str()?.to_owned();
@@ -212,15 +223,17 @@ fn added(id: usize, text: &str, special: bool) -> Value {
         "normalized": !special, "special": special})
 }
 
+/// The token of this role, where it is put around texts.
+fn around(metadata: &Metadata, tokens: &Tokens, role: &str) -> Option<(u64, String)> {
+    let added = adds(metadata, role) == Some(true);
+    let id = metadata.u64(&format!("tokenizer.ggml.{role}_token_id")).filter(|_| added)?;
+    let text = tokens.text(usize::try_from(id).ok().filter(|id| *id < tokens.texts.len())?).ok()?;
+    Some((id, text.to_owned()))
+}
+
 /// What stands around a text: the tokens that the keys say are added.
 fn post_processor(metadata: &Metadata, tokens: &Tokens) -> Value {
-    let token = |role: &str| {
-        let added = adds(metadata, role) == Some(true);
-        let id = metadata.u64(&format!("tokenizer.ggml.{role}_token_id")).filter(|_| added)?;
-        let text = tokens.text(usize::try_from(id).ok().filter(|id| *id < tokens.texts.len())?).ok()?;
-        Some((id, text.to_owned()))
-    };
-    let (bos, eos) = (token("bos"), token("eos"));
+    let (bos, eos) = (around(metadata, tokens, "bos"), around(metadata, tokens, "eos"));
     if bos.is_none() && eos.is_none() {
         // A byte-level step here would say that nothing is added, which the file need not say.
         return Value::Null;
@@ -288,12 +301,18 @@ fn gpt2(
     };
     let ignores = PreTokenizer::find(name).is_ok_and(|row| row.ignore_merges);
     let normalizer = if COMPOSED.contains(&name) { json!({"type": "NFC"}) } else { Value::Null };
+    let roberta = matches!(kind, VocabKind::JinaBert2 | VocabKind::Roberta);
+    let post = match (around(metadata, tokens, "bos"), around(metadata, tokens, "eos")) {
+        (Some((first, begins)), Some((last, ends))) if roberta => json!({"type": "RobertaProcessing",
+            "sep": [ends, last], "cls": [begins, first], "trim_offsets": true, "add_prefix_space": false}),
+        _ => post_processor(metadata, tokens),
+    };
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": list,
         "normalizer": normalizer,
         "pre_tokenizer": cuts,
-        "post_processor": post_processor(metadata, tokens),
+        "post_processor": post,
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignores,
@@ -537,8 +556,59 @@ fn unigram(
         }
         (pieces(tokens, 0..end), "spiece.model", "T5Tokenizer", 0)
     };
+    if roles(metadata).any(|role| ["unk", "sep", "mask"].contains(&role.name)) {
+        // These roles are read from the tokens that such a file adds.
+        out.files.push(("tokenizer.json", pretty(&unigram_json(metadata, tokens, &charsmap)?)));
+    }
     let model = Proto { pieces, unigram: true, prefix, remove_spaces, charsmap: &charsmap };
     out.files.push((name, model.bytes(metadata, tokens, shift)));
     config.insert("tokenizer_class".into(), class.into());
+    config.insert("clean_up_tokenization_spaces".into(), remove_spaces.into());
     Ok(())
+}
+
+/// A unigram model as `tokenizer.json` has it.
+fn unigram_json(metadata: &Metadata, tokens: &Tokens, charsmap: &[u8]) -> Result<Value> {
+    let (mut list, mut vocab) = (Vec::new(), Vec::new());
+    for id in 0..tokens.texts.len() {
+        let masks = metadata.u64("tokenizer.ggml.mask_token_id") == Some(id as u64);
+        if tokens.is_padding(id) && !masks {
+            continue;
+        }
+        let text = tokens.named(id, if masks { "mask" } else { "" })?;
+        let special = masks || tokens.is(id, TokenType::Control) || tokens.is(id, TokenType::Unknown);
+        if special || tokens.is(id, TokenType::UserDefined) {
+            let mut token = added(id, text, special);
+            if masks {
+                token["lstrip"] = true.into();
+            }
+            list.push(token);
+        }
+        vocab.push(json!([text, tokens.scores[id]]));
+    }
+    let normalizer = match charsmap {
+        [] => Value::Null,
+        map => json!({"type": "Precompiled", "precompiled_charsmap": base64::encode(map)}),
+    };
+    let token = |id: usize| tokens.is(id, TokenType::Unknown);
+    let unknown = (0..tokens.texts.len()).find(|id| token(*id)).map(|id| id as u64);
+    let metaspace = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    let mut post = post_processor(metadata, tokens);
+    if let (Some((_, begins)), Some((_, ends))) = (around(metadata, tokens, "bos"), around(metadata, tokens, "eos")) {
+        // Two texts are separated by two tokens.
+        let token = |text: &str| json!({"SpecialToken": {"id": text, "type_id": 0}});
+        let sequence = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
+        post["pair"] = json!([token(&begins), sequence("A"), token(&ends), token(&ends), sequence("B"), token(&ends)]);
+    }
+    Ok(json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": list,
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
+        "post_processor": post,
+        "decoder": metaspace,
+        "model": {"type": "Unigram",
+            "unk_id": unknown.or(metadata.u64("tokenizer.ggml.unknown_token_id")),
+            "vocab": vocab, "byte_fallback": false},
+    }))
 }

@@ -66,6 +66,9 @@ mod t5;
 mod talkie;
 mod wavtokenizer;
 
+pub(crate) use bert::FIRST_POSITION;
+pub(crate) use qwen::{ANSWERS, WHOLE_HEAD};
+
 use super::Class;
 
 /// Every row, family by family.
