@@ -234,6 +234,39 @@ impl RowSource for Gathered {
     }
 }
 
+/// A tensor of this shape whose elements are small numbers.
+#[derive(Debug)]
+struct Counted(Vec<u64>);
+
+impl RowSource for Counted {
+    fn shape(&self) -> &[u64] {
+        &self.0
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let row = row_len(&self.0);
+        let numbers = rows.start * row..rows.end * row;
+        Ok(Cow::Owned(numbers.flat_map(|n| ((n % 127 + 1) as f32).to_le_bytes()).collect()))
+    }
+}
+
+/// The power of two that a change multiplies a tensor of this shape with, where it does nothing else.
+pub(crate) fn factor(shape: &[u64], change: impl Fn(Rows) -> Result<Rows>) -> Option<f32> {
+    let made = change(Arc::new(Counted(shape.to_vec()))).ok().filter(|made| made.shape() == shape)?;
+    let floats = |rows: &Rows, row: u64| transform::to_f32(rows.elements(), &rows.rows(row..row + 1).ok()?).ok();
+    let of: Rows = Arc::new(Counted(shape.to_vec()));
+    let factor = floats(&made, 0)?.first()? / floats(&of, 0)?.first()?;
+    let last = row_count(shape).checked_sub(1)?;
+    let same = [0, last].into_iter().all(|row| match (floats(&of, row), floats(&made, row)) {
+        (Some(a), Some(b)) => a.iter().zip(&b).all(|(a, b)| a * factor == *b),
+        _ => false,
+    });
+    // Of other factors the values are rounded.
+    (same && factor.is_normal() && factor.to_bits() & 0x007F_FFFF == 0).then_some(factor)
+}
+
 /// The most elements of a tensor that is looked at value by value.
 const FEW: u64 = 1 << 16;
 

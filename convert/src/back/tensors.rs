@@ -92,6 +92,8 @@ pub(crate) struct Tensors<'a> {
     config: &'a Config,
     file: &'a File,
     rules: Vec<&'static Rule>,
+    /// Whether vectors of the folder have ones before their length.
+    wide: bool,
     /// Tensors that no rule has taken, by name.
     rest: BTreeMap<&'a str, usize>,
     out: Vec<Named>,
@@ -108,7 +110,8 @@ pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File)
     let rest = file.0.tensors().iter().enumerate().map(|(i, info)| (info.name(), i)).collect();
     let gated = file.0.tensors().iter().any(|t| t.name().ends_with("ffn_gate.weight"));
     let rules = names::rules(class).filter(|rule| way.stores(rule.from, gated)).collect();
-    let mut tensors = Tensors { class, config, file, rules, rest, out: Vec::new(), faults: BTreeMap::new() };
+    let mut tensors =
+        Tensors { class, config, file, rules, wide: way.wide, rest, out: Vec::new(), faults: BTreeMap::new() };
     // What is made from the configuration was never stored.
     if let Ok(generated) = (class.generated)(config) {
         for (name, _) in generated {
@@ -143,6 +146,9 @@ fn stored_name(class: &Class, way: &Way, found: &Found, own: &TextNames<'_>, nam
     // What gives states alone is stored without its head.
     let bare = way.bare || found.pooling.is_some();
     let leads = |stored: &str| own.of(stored).is_some_and(|names| names.iter().any(|n| n.name == name));
+    if let Some(stored) = (way.rename)(config, name).filter(|stored| leads(stored)) {
+        return stored;
+    }
     let spelled = name.replace("e_score_correction.bias", "e_score_correction_bias");
     // Classes with a head keep the trunk under a name of its own, which older checkpoints leave out.
     let is_head = ["lm_head.", "score.", "classifier."].iter().any(|head| spelled.starts_with(head));
@@ -259,8 +265,10 @@ impl<'a> Tensors<'a> {
                         Ok(vec![(format!("{}{}", piece.to, piece.suffix), change(config, piece)?)])
                     };
                     let data = self.rows(tensor);
-                    let shapes = changed_shapes(data.shape(), self.width());
-                    if !self.find(rule, block, suffix, &make, &[name], &shapes) {
+                    let shapes = changed_shapes(data.shape(), self.width(), self.wide);
+                    if !self.find(rule, block, suffix, &make, &[name], &shapes)
+                        && !self.find_scaled(rule, (name, block, suffix), change, (tensor, &data))
+                    {
                         self.find_value(rule, (name, block, suffix), change, (tensor, &data), &shapes);
                     }
                 }
@@ -277,6 +285,25 @@ impl<'a> Tensors<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Puts a tensor back that was multiplied with a power of two.
+    fn find_scaled(
+        &mut self,
+        rule: &Rule,
+        (name, block, suffix): (&'a str, Option<u64>, &str),
+        change: fn(&Config, &Piece) -> Result<Rows>,
+        (tensor, data): (usize, &Rows),
+    ) -> bool {
+        let to = names::with_block(rule.to, block);
+        let changed = |rows: Rows| {
+            let piece = Piece { to: to.clone(), suffix: suffix.to_owned(), block: block.unwrap_or(0), rows };
+            change(self.config, &piece)
+        };
+        let Some(factor) = layout::factor(data.shape(), changed) else { return false };
+        let rows = transform::mapped(data, move |v| v / factor);
+        self.take(name, names::with_block(rule.from, block) + suffix, rows, vec![tensor]);
+        true
     }
 
     /// Puts a tensor back whose values went through one of [`FUNCTIONS`], beside being moved.
@@ -331,7 +358,7 @@ impl<'a> Tensors<'a> {
         for set in sets {
             let names: Vec<&'a str> = (0..most).filter(|i| set >> i & 1 == 1).map(|i| left[i]).collect();
             let shapes: Vec<Vec<u64>> = names.iter().map(|n| self.rows(self.rest[n]).shape().to_vec()).collect();
-            if self.find(rule, block, suffix, split, &names, &split_shapes(&shapes, self.width())) {
+            if self.find(rule, block, suffix, split, &names, &split_shapes(&shapes, self.width(), self.wide)) {
                 return;
             }
         }
@@ -447,7 +474,7 @@ fn block_of(name: &str) -> Option<u64> {
 }
 
 /// The shapes that a tensor of one's own may have had before a change, likeliest first. `width` is that of the model.
-fn changed_shapes(shape: &[u64], width: Option<u64>) -> Vec<Vec<u64>> {
+fn changed_shapes(shape: &[u64], width: Option<u64>, wide: bool) -> Vec<Vec<u64>> {
     let total: u64 = shape.iter().product();
     let mut shapes = Vec::new();
     match *shape {
@@ -471,6 +498,9 @@ fn changed_shapes(shape: &[u64], width: Option<u64>) -> Vec<Vec<u64>> {
         }
         [1, a, b, c] => shapes.extend([vec![a, b, c], vec![a, c], shape.to_vec(), vec![total]]),
         _ => {
+            if wide {
+                shapes.push(vec![1, 1, total]);
+            }
             shapes.push(shape.to_vec());
             shapes.extend([vec![total, 1], vec![1, total], vec![1, 1, total]]);
         }
@@ -479,7 +509,7 @@ fn changed_shapes(shape: &[u64], width: Option<u64>) -> Vec<Vec<u64>> {
 }
 
 /// The shapes that a tensor may have had before it became several.
-fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>) -> Vec<Vec<u64>> {
+fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>, wide: bool) -> Vec<Vec<u64>> {
     let mut out = Vec::new();
     let Some(first) = shapes.first() else { return out };
     let dimensions = first.len();
@@ -521,7 +551,12 @@ fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>) -> Vec<Vec<u64>> {
     // One of them may be what another is cut out of.
     out.extend(shapes.iter().filter(|_| shapes.len() > 1).cloned());
     if shapes.len() == 1 {
-        out.extend(changed_shapes(first, width));
+        let changed = changed_shapes(first, width, wide);
+        if wide && dimensions == 1 {
+            out.splice(0..0, changed);
+        } else {
+            out.extend(changed);
+        }
     }
     out
 }
@@ -533,6 +568,9 @@ fn joined_shapes(shape: &[u64], parts: usize, config: &Config) -> Vec<Vec<Vec<u6
         rows.iter().map(|r| std::iter::once(*r).chain(tail.iter().copied()).collect()).collect()
     };
     let mut out = Vec::new();
+    if rows == parts as u64 && tail.len() > 1 {
+        out.push(vec![tail.to_vec(); parts]);
+    }
     if rows.is_multiple_of(parts as u64) {
         out.push(with(&vec![rows / parts as u64; parts]));
     }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::config::Keys;
 use super::derive::*;
+use crate::config::Config;
 
 /// A class that a file can become a folder of.
 #[derive(Clone, Copy)]
@@ -29,6 +30,10 @@ pub(crate) struct Way {
     pub(crate) in_library: bool,
     /// What the names of all tensors but those of a head begin with.
     pub(crate) under: Option<&'static str>,
+    /// The name of a tensor in the folder, by that of the tables, where the row makes many names to one.
+    pub(crate) rename: fn(&Config, &str) -> Option<String>,
+    /// Whether vectors of the folder have ones before their length.
+    pub(crate) wide: bool,
     /// Whether a file can be one of this class, where files of the architecture are of several.
     pub(crate) fits: fn(&Keys<'_>) -> bool,
     /// Why no folder is made.
@@ -46,6 +51,8 @@ const fn way(class: &'static str, model_type: &'static str, fields: &'static str
         bare: false,
         in_library: true,
         under: None,
+        rename: |_, _| None,
+        wide: false,
         fits: |_| true,
         refused: None,
     }
@@ -74,6 +81,16 @@ impl Way {
 
     const fn when(mut self, fits: fn(&Keys<'_>) -> bool) -> Way {
         self.fits = fits;
+        self
+    }
+
+    const fn renamed(mut self, rename: fn(&Config, &str) -> Option<String>) -> Way {
+        self.rename = rename;
+        self
+    }
+
+    const fn wide(mut self) -> Way {
+        self.wide = true;
         self
     }
 
@@ -410,7 +427,9 @@ pub(crate) const WAYS: &[Way] = &[
     )
     .remote()
     .derive(chatglm),
-    way("GlmForCausalLM", "glm", "").refused("its files say another epsilon and other lengths than the model has"),
+    way("GlmForCausalLM", "glm", "").refused(
+        "its files say another epsilon and other lengths than the model has; --class ChatGLMModel is what they say",
+    ),
     way(
         "CodeShellForCausalLM",
         "codeshell",
@@ -527,7 +546,17 @@ pub(crate) const WAYS: &[Way] = &[
         "hidden_act hidden_size intermediate_size layer_types max_position_embeddings num_attention_heads \
          num_hidden_layers num_key_value_heads rms_norm_eps sliding_window sliding_window_pattern vocab_size",
     ),
-    way("FalconH1ForCausalLM", "falcon_h1", "").refused("its multipliers are in the weights of the file"),
+    way(
+        "FalconH1ForCausalLM",
+        "falcon_h1",
+        "attention_bias attention_in_multiplier attention_out_multiplier embedding_multiplier head_dim \
+         key_multiplier lm_head_multiplier mamba_conv_bias mamba_d_conv mamba_d_head mamba_d_ssm \
+         mamba_d_state mamba_expand mamba_n_groups mamba_n_heads mamba_norm_before_gate mamba_proj_bias \
+         mamba_rms_norm mlp_bias mlp_multipliers projectors_bias ssm_in_multiplier ssm_multipliers \
+         ssm_out_multiplier hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .derive(falcon_h1),
     way(
         "GemmaForCausalLM",
         "gemma",
@@ -573,7 +602,16 @@ pub(crate) const WAYS: &[Way] = &[
          sliding_window vocab_size vocab_size_per_layer_input",
     )
     .derive(gemma3n),
-    way("Gemma4ForCausalLM", "gemma4_text", "").derive(gemma4).refused("no files are known for its vocabulary"),
+    way(
+        "Gemma4ForCausalLM",
+        "gemma4_text",
+        "attention_bias attention_k_eq_v enable_moe_block final_logit_softcapping head_dim \
+         hidden_activation hidden_size hidden_size_per_layer_input intermediate_size layer_types \
+         max_position_embeddings moe_intermediate_size num_attention_heads num_experts num_hidden_layers \
+         num_key_value_heads num_kv_shared_layers rms_norm_eps sliding_window top_k_experts \
+         use_double_wide_mlp vocab_size vocab_size_per_layer_input",
+    )
+    .derive(gemma4),
     way(
         "Glm4ForCausalLM",
         "glm4",
@@ -756,7 +794,13 @@ pub(crate) const WAYS: &[Way] = &[
          rms_norm_eps routed_scaling_factor swiglu_limit topk_group v_head_dim vocab_size",
     )
     .derive(sparse_attention),
-    way("InternLM2ForCausalLM", "internlm2", "").remote().refused("its vocabulary is changed on the way into the file"),
+    way(
+        "InternLM2ForCausalLM",
+        "internlm2",
+        "bias hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote(),
     way(
         "InternLM3ForCausalLM",
         "internlm3",
@@ -764,7 +808,14 @@ pub(crate) const WAYS: &[Way] = &[
          num_hidden_layers num_key_value_heads qkv_bias rms_norm_eps vocab_size",
     )
     .remote(),
-    way("JAISLMHeadModel", "jais", "").remote().refused("its multipliers are in the weights of the file"),
+    way(
+        "JAISLMHeadModel",
+        "jais",
+        "activation_function embeddings_scale layer_norm_epsilon n_embd n_head n_inner n_layer n_positions \
+         position_embedding_type vocab_size width_scale",
+    )
+    .remote()
+    .derive(jais),
     way(
         "Jais2ForCausalLM",
         "jais2",
@@ -1081,9 +1132,17 @@ pub(crate) const WAYS: &[Way] = &[
     .avoiding(&["in_proj_qkvz", "in_proj_ba"]),
     way("GPTRefactForCausalLM", "gpt_refact", "layer_norm_epsilon n_embd n_head n_layer n_positions vocab_size")
         .remote(),
-    way("SmallThinkerForCausalLM", "smallthinker", "")
-        .remote()
-        .refused("a file does not say which of its layers slide and rotate"),
+    way(
+        "SmallThinkerForCausalLM",
+        "smallthinker",
+        "head_dim max_position_embeddings moe_ffn_hidden_size moe_num_active_primary_experts \
+         moe_num_primary_experts moe_primary_router_apply_softmax num_attention_heads num_hidden_layers \
+         num_key_value_heads hidden_size rms_norm_eps rope_layout sliding_window_layout sliding_window_size \
+         vocab_size",
+    )
+    .remote()
+    .derive(smallthinker)
+    .avoiding(&["block_sparse_moe.gate", "block_sparse_moe.down", "block_sparse_moe.up"]),
     way(
         "Spark2_5ForCausalLM",
         "spark2_5",
@@ -1114,4 +1173,136 @@ pub(crate) const WAYS: &[Way] = &[
     .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
     .by_gate(&["wi_1"], &[]),
     way("TalkieForCausalLM", "talkie", "").remote().refused("gains of heads and layers are in the weights of the file"),
+    way(
+        "DeciLMForCausalLM",
+        "deci",
+        "block_configs num_key_value_heads_per_layer hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(deci)
+    .renamed(deci_names)
+    .avoiding(&["linear_attn"]),
+    way(
+        "Grok1ForCausalLM",
+        "grok-1",
+        "attn_output_multiplier embedding_multiplier_scale num_experts_per_tok num_local_experts \
+         output_multiplier_scale attn_logit_softcapping router_logit_softcapping final_logit_softcapping \
+         hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .when(|keys| keys.has_tensor("layer_output_norm.weight"))
+    .avoiding(&["transformer.in_out_embed", "model.norm", "model.layers"]),
+    way(
+        "GrokForCausalLM",
+        "grok",
+        "attn_output_multiplier attn_temperature_len embedding_multiplier_scale head_dim \
+         moe_intermediate_size num_experts_per_tok num_local_experts output_multiplier_scale \
+         attn_logit_softcapping router_logit_softcapping final_logit_softcapping hidden_size \
+         intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .when(|keys| !keys.has_tensor("layer_output_norm.weight"))
+    .avoiding(&["transformer."]),
+    way(
+        "HrmTextForCausalLM",
+        "hrm_text",
+        "H_cycles L_cycles attention_bias embedding_scale head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings mlp_bias num_attention_heads num_hidden_layers num_key_value_heads \
+         num_layers_per_stack prefix_lm rms_norm_eps vocab_size",
+    )
+    .derive(hrm)
+    .renamed(hrm_names),
+    way(
+        "MiMoV2FlashForCausalLM",
+        "mimo_v2_flash",
+        "attention_bias attention_value_scale head_dim hidden_size hybrid_layer_pattern intermediate_size \
+         layernorm_epsilon max_position_embeddings moe_intermediate_size moe_layer_freq n_group \
+         n_routed_experts norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads partial_rotary_factor routed_scaling_factor scoring_func sliding_window \
+         swa_head_dim swa_num_attention_heads swa_num_key_value_heads swa_v_head_dim topk_group topk_method \
+         v_head_dim vocab_size",
+    )
+    .remote()
+    .derive(mimo)
+    .renamed(mimo_names),
+    way(
+        "MiniMaxText01ForCausalLM",
+        "minimax_text_01",
+        "attn_type_list head_dim layernorm_full_attention_alpha layernorm_full_attention_beta \
+         layernorm_linear_attention_alpha layernorm_linear_attention_beta layernorm_mlp_alpha \
+         layernorm_mlp_beta num_experts_per_tok num_local_experts postnorm rotary_dim \
+         shared_intermediate_size hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(minimax01),
+    way(
+        "OpenELMForCausalLM",
+        "openelm",
+        "ffn_dim_divisor ffn_multipliers head_dim max_context_length model_dim num_kv_heads num_query_heads \
+         num_transformer_layers rope_freq_constant share_input_output_layers vocab_size",
+    )
+    .remote()
+    .derive(openelm),
+    way(
+        "Plamo2ForCausalLM",
+        "plamo2",
+        "hidden_size hidden_size_per_head intermediate_size mamba_d_conv mamba_d_state mamba_enabled \
+         mamba_num_heads mamba_step max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(plamo2),
+    way(
+        "Plamo3ForCausalLM",
+        "plamo3",
+        "head_dim sliding_window_pattern window_size hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(plamo3),
+    way(
+        "RWKV6Qwen2ForCausalLM",
+        "rwkv6qwen2",
+        "attention_bias hidden_size intermediate_size lora_rank_decay lora_rank_tokenshift \
+         max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps \
+         vocab_size",
+    )
+    .remote()
+    .derive(qrwkv6)
+    .wide(),
+    way(
+        "RwkvHybridForCausalLM",
+        "rwkv_hybrid",
+        "head_size hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers rms_norm_eps vocab_size wkv_has_gate wkv_version",
+    )
+    .remote()
+    .derive(arwkv)
+    .renamed(|_, name| Some(name.replace(".attention.", ".self_attn.time_mixer.")))
+    .wide()
+    .avoiding(&["lora", "k_proj", "v_proj", "r_proj", "o_proj", "x_x"]),
+    way(
+        "Rwkv6ForCausalLM",
+        "rwkv6",
+        "attention_hidden_size head_size hidden_size intermediate_size layer_norm_epsilon \
+         num_attention_heads num_hidden_layers rescale_every vocab_size",
+    )
+    .remote()
+    .derive(rwkv6)
+    .wide(),
+    way(
+        "Step3p5ForCausalLM",
+        "step3p5",
+        "attention_other_setting head_dim hidden_size intermediate_size layer_types max_position_embeddings \
+         moe_intermediate_size moe_layers_enum moe_num_experts moe_router_activation \
+         moe_router_scaling_factor moe_top_k norm_expert_weight num_attention_groups num_attention_heads \
+         num_hidden_layers num_nextn_predict_layers partial_rotary_factors rms_norm_eps rope_theta \
+         share_expert_dim sliding_window vocab_size",
+    )
+    .remote()
+    .derive(step),
 ];

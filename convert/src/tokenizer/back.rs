@@ -47,10 +47,13 @@ pub(crate) fn files(metadata: &Metadata, kind: VocabKind) -> Result<Files> {
     let mut config = special(metadata, &tokens);
     match (model, kind) {
         ("gpt2", _) => gpt2(metadata, &tokens, kind, &mut config, &mut out)?,
-        ("llama", VocabKind::Arctic | VocabKind::InternLm2 | VocabKind::Xverse) => {
+        ("llama", VocabKind::Arctic | VocabKind::Xverse) => {
             return refused("is read in its own way by this class, of which there is no way back");
         }
         ("llama", _) => sentencepiece(metadata, &tokens, kind, &mut config, &mut out)?,
+        ("gemma4", _) => byte_fallback(metadata, &tokens, &mut config, &mut out)?,
+        ("plamo2", _) => plamo(&tokens, &mut config, &mut out)?,
+        ("rwkv", _) => rwkv(&tokens, &mut config, &mut out)?,
         ("bert", _) => word_piece(metadata, &tokens, &mut config, &mut out)?,
         ("t5", _) => unigram(metadata, &tokens, kind, &mut config, &mut out)?,
         _ => return refused("has no files that are known of which it could be read again"),
@@ -258,6 +261,19 @@ fn post_processor(metadata: &Metadata, tokens: &Tokens) -> Value {
     json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": special})
 }
 
+/// The merges as pairs of tokens.
+fn merges(metadata: &Metadata) -> Result<Vec<Value>> {
+    let merges = metadata.array("tokenizer.ggml.merges");
+    let merges = merges.ok_or_else(|| Error::input("the file has no tokenizer.ggml.merges"))?;
+    merges
+        .iter()
+        .map(|merge| {
+            let merge = merge.as_str().and_then(|m| m.split_once(' ')).map(|(a, b)| json!([a, b]));
+            merge.ok_or_else(|| Error::input("a merge of the vocabulary is no pair of tokens"))
+        })
+        .collect()
+}
+
 /// Byte-level BPE.
 fn gpt2(
     metadata: &Metadata,
@@ -289,16 +305,7 @@ fn gpt2(
             list.push(added(id, text, tokens.is(id, TokenType::Control)));
         }
     }
-    let merges: Vec<Value> = match metadata.array("tokenizer.ggml.merges") {
-        Some(merges) => merges
-            .iter()
-            .map(|merge| {
-                let merge = merge.as_str().and_then(|m| m.split_once(' ')).map(|(a, b)| json!([a, b]));
-                merge.ok_or_else(|| Error::input("a merge of the vocabulary is no pair of tokens"))
-            })
-            .collect::<Result<_>>()?,
-        None => return Err(Error::input("the file has no tokenizer.ggml.merges")),
-    };
+    let merges = merges(metadata)?;
     let ignores = PreTokenizer::find(name).is_ok_and(|row| row.ignore_merges);
     let normalizer = if COMPOSED.contains(&name) { json!({"type": "NFC"}) } else { Value::Null };
     let roberta = matches!(kind, VocabKind::JinaBert2 | VocabKind::Roberta);
@@ -340,6 +347,17 @@ fn sentencepiece(
     out: &mut Files,
 ) -> Result<()> {
     let mut pieces = pieces(tokens, 0..tokens.texts.len());
+    if kind == VocabKind::InternLm2 {
+        // What stands in files for the zero byte, and types that follow from texts.
+        for piece in pieces.iter_mut() {
+            if piece.0 == "🐉".as_bytes() {
+                piece.0 = b"\0";
+            }
+            if piece.0.starts_with(b"[UNUSED") {
+                piece.2 = TokenType::Normal as i32;
+            }
+        }
+    }
     if !pieces.iter().any(|piece| piece.2 == TokenType::Unknown as i32) {
         // A model has such a piece, whatever type a file has for it.
         let named = metadata.u64("tokenizer.ggml.unknown_token_id").and_then(|id| usize::try_from(id).ok());
@@ -611,4 +629,73 @@ fn unigram_json(metadata: &Metadata, tokens: &Tokens, charsmap: &[u8]) -> Result
             "unk_id": unknown.or(metadata.u64("tokenizer.ggml.unknown_token_id")),
             "vocab": vocab, "byte_fallback": false},
     }))
+}
+
+/// A BPE of texts whose spaces are escaped, which falls back to bytes.
+fn byte_fallback(metadata: &Metadata, tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> Result<()> {
+    let (mut list, mut vocab) = (Vec::new(), Map::new());
+    for id in (0..tokens.texts.len()).filter(|id| !tokens.is_padding(*id)) {
+        let text = tokens.text(id)?;
+        let control = tokens.is(id, TokenType::Control);
+        if control || tokens.is(id, TokenType::UserDefined) {
+            list.push(added(id, text, control));
+        }
+        vocab.insert(text.to_owned(), id.into());
+    }
+    let unknown = metadata.u64("tokenizer.ggml.unknown_token_id").and_then(|id| usize::try_from(id).ok());
+    let unknown = unknown.filter(|id| *id < tokens.texts.len()).map(|id| tokens.text(id)).transpose()?;
+    let escape = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+    let shown = json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "});
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": list,
+        "normalizer": escape,
+        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false},
+        "post_processor": post_processor(metadata, tokens),
+        "decoder": {"type": "Sequence", "decoders": [shown, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "vocab": vocab, "merges": merges(metadata)?},
+    });
+    out.files.push(("tokenizer.json", pretty(&tokenizer)));
+    config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    Ok(())
+}
+
+/// PLaMo's lines of JSON.
+fn plamo(tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> Result<()> {
+    let mut lines = Vec::new();
+    // Ids that fill up are numbered from 1 on, behind all others.
+    let end = (0..tokens.texts.len()).rev().find(|id| !tokens.is(*id, TokenType::Unused)).map_or(0, |id| id + 1);
+    for id in 0..end {
+        let kind = match tokens.types[id] {
+            kind if kind == TokenType::Unknown as i32 => "UNKNOWN",
+            kind if kind == TokenType::Control as i32 => "CONTROL",
+            kind if kind == TokenType::Byte as i32 => "BYTE",
+            _ => "NORMAL",
+        };
+        let line = json!([tokens.text(id)?, tokens.scores[id], kind, null, null, null, null]);
+        lines.extend(line.to_string().into_bytes());
+        lines.push(b'\n');
+    }
+    out.files.push((super::plamo::FILE, lines));
+    config.insert("tokenizer_class".into(), "Plamo2Tokenizer".into());
+    Ok(())
+}
+
+/// RWKV's lines of id, text and length.
+fn rwkv(tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> Result<()> {
+    let mut lines = String::new();
+    for id in (1..tokens.texts.len()).filter(|id| !tokens.is_padding(*id)) {
+        let bytes = super::rwkv::shown_bytes(tokens.text(id)?)
+            .ok_or_else(|| Error::input(format!("token {id} is not written as Python writes bytes")))?;
+        lines += &super::rwkv::line(id, &bytes);
+    }
+    out.files.push((super::rwkv::FILE, lines.into_bytes()));
+    config.insert("tokenizer_class".into(), "RwkvTokenizer".into());
+    // The end of texts is the id 0, which the file of the vocabulary does not have.
+    for role in ["bos", "eos", "unk"] {
+        config.insert(format!("{role}_token"), "<s>".into());
+    }
+    Ok(())
 }
