@@ -167,6 +167,8 @@ pub(crate) struct Found {
     pub(crate) pooling: Option<Pooling>,
     /// Values of a state.
     pub(crate) width: u64,
+    /// Tensors of one number that the file has as keys.
+    pub(crate) numbers: Vec<(String, &'static [u64], f32)>,
 }
 
 /// The configuration of a class that a file's keys say.
@@ -234,6 +236,12 @@ impl<'a> Keys<'a> {
     pub(crate) fn head(&self) -> Option<u64> {
         let quotient = || self.u64("embedding_length")?.checked_div(self.u64("attention.head_count")?);
         self.u64("attention.key_length").or_else(quotient)
+    }
+
+    /// Lists of numbers whose keys begin so, by what follows.
+    pub(crate) fn beginning(&self, beginning: &str) -> Vec<(&'a str, Vec<f32>)> {
+        let of = |(key, value): (&'a str, &Value)| Some((key.strip_prefix(beginning)?, value.as_array()?.to_f32s()?));
+        self.metadata.iter().filter_map(of).collect()
     }
 
     /// Whether there is a tensor of this name, in some layer where it is one of a layer.
@@ -316,6 +324,7 @@ impl<'a> Solver<'a> {
 
     /// What stands in other files than the configuration: the pooling of modules, the answers of a reranker.
     fn other_files(&mut self) -> Result<()> {
+        self.beside = (self.way.numbers)(&self.keys).0;
         let stated = self.keys.u64("pooling_type");
         let (made, _) = self.make(&self.root);
         let key = format!("{}.pooling_type", self.class.arch);
@@ -702,6 +711,7 @@ impl<'a> Solver<'a> {
             added,
             assumed,
             pooling,
+            numbers: (self.way.numbers)(&self.keys).1,
             width: self.keys.u64("embedding_length").unwrap_or(0),
         })
     }

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::config::{Keys, float};
+use super::ways::Numbers;
 use crate::config::Config;
+use crate::hf::GAIN;
 use crate::names;
 
 /// The fields of a configuration.
@@ -626,6 +628,7 @@ pub(super) fn hrm_names(config: &Config, name: &str) -> Option<String> {
     let (block, rest) = names::blocks_in("model.layers.{}.", name)?;
     let (block, low) = (block?, config.u64("num_layers_per_stack")?);
     let (stack, layer) = if block < low { ("L", block) } else { ("H", block - low) };
+    let rest = rest.replace("self_attn.", "attn.");
     Some(format!("model.{stack}_module.layers.{layer}.{rest}"))
 }
 
@@ -810,4 +813,66 @@ pub(super) fn step(keys: &Keys<'_>, root: &mut Root) {
     }
     root.insert("norm_expert_weight".into(), keys.flag("expert_weights_norm").unwrap_or(true).into());
     root.shift_remove("rope_local_base_freq");
+}
+
+/// Layers of lightning attention have another name for what they give.
+pub(super) fn minimax01_names(config: &Config, name: &str) -> Option<String> {
+    let (block, rest) = names::blocks_in("model.layers.{}.self_attn.o_proj", name)?;
+    let block = usize::try_from(block?).ok()?;
+    let lightning = config.get("attn_type_list")?.get(block)? == 0;
+    lightning.then(|| format!("model.layers.{block}.self_attn.out_proj{rest}"))
+}
+
+pub(super) fn grok(keys: &Keys<'_>, root: &mut Root) {
+    for (field, key) in [
+        ("embedding_multiplier_scale", "embedding_scale"),
+        ("output_multiplier_scale", "logit_scale"),
+        ("attn_output_multiplier", "attention.output_scale"),
+    ] {
+        root.insert(field.into(), keys.f32(key).map(float).into());
+    }
+}
+
+/// The activation of each layer has numbers of its own, which are keys of a file.
+pub(super) fn apertus(keys: &Keys<'_>) -> Numbers {
+    let (mut kinds, mut tensors) = (Vec::new(), Vec::new());
+    for (kind, values) in keys.beginning("xielu.") {
+        // Those that training changes are vectors.
+        let shape: &[u64] = if kind.starts_with("alpha") { &[1] } else { &[] };
+        for (layer, value) in values.iter().enumerate() {
+            tensors.push((format!("model.layers.{layer}.mlp.act_fn.{kind}"), shape, *value));
+        }
+        kinds.push(json!([kind, values]));
+    }
+    (vec![("xielu", kinds.into())], tensors)
+}
+
+/// The gain of the output is a key of a file.
+pub(super) fn talkie(keys: &Keys<'_>) -> Numbers {
+    let gain = keys.f32("logit_scale");
+    let tensors = gain.map(|gain| ("lm_head_gain.w_g".to_owned(), &[1_u64][..], gain));
+    (gain.map(|gain| (GAIN, gain.into())).into_iter().collect(), tensors.into_iter().collect())
+}
+
+pub(super) fn rwkv7(keys: &Keys<'_>, root: &mut Root) {
+    set(
+        root,
+        &[
+            ("decay_low_rank_dim", keys.u64("attention.decay_lora_rank")),
+            ("a_low_rank_dim", keys.u64("attention.iclr_lora_rank")),
+            ("v_low_rank_dim", keys.u64("attention.value_residual_mix_lora_rank")),
+            ("gate_low_rank_dim", keys.u64("attention.gate_lora_rank")),
+        ],
+    );
+}
+
+/// The names of the flash-linear-attention library.
+pub(super) fn rwkv7_names(_: &Config, name: &str) -> Option<String> {
+    let name = name.replace(".attention.", ".attn.").replace(".attention_norm.", ".attn_norm.");
+    let name = name.replace(".feed_forward.", ".ffn.").replace(".ln2.", ".ffn_norm.").replace(".ln_x.", ".g_norm.");
+    let low = ["w", "a", "v"].into_iter().find_map(|part| Some((part, name.strip_suffix(&format!(".attn.{part}0"))?)));
+    Some(match low {
+        Some((part, layer)) => format!("{layer}.attn.{part}_lora.lora.2.bias"),
+        None => name,
+    })
 }

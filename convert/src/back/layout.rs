@@ -267,6 +267,19 @@ pub(crate) fn factor(shape: &[u64], change: impl Fn(Rows) -> Result<Rows>) -> Op
     (same && factor.is_normal() && factor.to_bits() & 0x007F_FFFF == 0).then_some(factor)
 }
 
+/// Whether a change of a tensor of this shape, done twice, changes nothing.
+pub(crate) fn undoes_itself(shape: &[u64], change: impl Fn(Rows) -> Result<Rows>) -> bool {
+    let of: Rows = Arc::new(Counted(shape.to_vec()));
+    let Ok(twice) = change(Arc::clone(&of)).and_then(&change) else { return false };
+    let count = row_count(shape);
+    let step = (CHUNK / row_len(shape).max(1)).max(1);
+    let same = |first: u64| {
+        let rows = first..(first + step).min(count);
+        matches!((of.rows(rows.clone()), twice.rows(rows)), (Ok(a), Ok(b)) if a == b)
+    };
+    twice.shape() == shape && twice.elements() == Elements::F32 && (0..count).step_by(step as usize).all(same)
+}
+
 /// The most elements of a tensor that is looked at value by value.
 const FEW: u64 = 1 << 16;
 

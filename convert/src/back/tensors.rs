@@ -94,6 +94,12 @@ pub(crate) struct Tensors<'a> {
     rules: Vec<&'static Rule>,
     /// Whether vectors of the folder have ones before their length.
     wide: bool,
+    /// Whether its matrices have no ones between their lengths.
+    plain: bool,
+    /// The shortest ending that a rule leaves to a name.
+    endings: BTreeMap<&'a str, usize>,
+    /// Ends of the names of vectors that have a row a head in the folder.
+    per_head: &'static [&'static str],
     /// Tensors that no rule has taken, by name.
     rest: BTreeMap<&'a str, usize>,
     out: Vec<Named>,
@@ -109,9 +115,29 @@ pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File)
     let config = &found.config;
     let rest = file.0.tensors().iter().enumerate().map(|(i, info)| (info.name(), i)).collect();
     let gated = file.0.tensors().iter().any(|t| t.name().ends_with("ffn_gate.weight"));
-    let rules = names::rules(class).filter(|rule| way.stores(rule.from, gated)).collect();
-    let mut tensors =
-        Tensors { class, config, file, rules, wide: way.wide, rest, out: Vec::new(), faults: BTreeMap::new() };
+    let rules: Vec<&'static Rule> = names::rules(class).filter(|rule| way.stores(rule.from, gated)).collect();
+    let ending = |name: &&str| {
+        let left = |rule: &&'static Rule| {
+            let (_, suffix) = names::blocks_in(rule.to, name)?;
+            (suffix.is_empty() || class.suffixes.contains(&suffix)).then_some(suffix.len())
+        };
+        rules.iter().filter_map(left).min()
+    };
+    let all = file.0.tensors().iter().map(|info| info.name());
+    let endings = all.filter_map(|name| Some((name, ending(&name)?))).collect();
+    let mut tensors = Tensors {
+        endings,
+        per_head: way.per_head,
+        class,
+        config,
+        file,
+        rules,
+        wide: way.wide,
+        plain: way.plain,
+        rest,
+        out: Vec::new(),
+        faults: BTreeMap::new(),
+    };
     // What is made from the configuration was never stored.
     if let Ok(generated) = (class.generated)(config) {
         for (name, _) in generated {
@@ -132,7 +158,10 @@ pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File)
         });
     }
     let mut out = tensors.out;
-    out.sort_by_key(|tensor| tensor.of.first().copied());
+    for (name, shape, number) in &found.numbers {
+        out.push(Named { name: name.clone(), rows: transform::values(shape.to_vec(), &[*number]), of: Vec::new() });
+    }
+    out.sort_by_key(|tensor| tensor.of.first().copied().unwrap_or(usize::MAX));
     let own = TextNames::new(class, config)?;
     for tensor in &mut out {
         tensor.name = stored_name(class, way, found, &own, &tensor.name);
@@ -146,7 +175,7 @@ fn stored_name(class: &Class, way: &Way, found: &Found, own: &TextNames<'_>, nam
     // What gives states alone is stored without its head.
     let bare = way.bare || found.pooling.is_some();
     let leads = |stored: &str| own.of(stored).is_some_and(|names| names.iter().any(|n| n.name == name));
-    if let Some(stored) = (way.rename)(config, name).filter(|stored| leads(stored)) {
+    if let Some(stored) = (way.rename)(config, name).filter(|stored| own.of(stored).is_some()) {
         return stored;
     }
     let spelled = name.replace("e_score_correction.bias", "e_score_correction_bias");
@@ -208,7 +237,9 @@ impl<'a> Tensors<'a> {
         let of = |(name, tensor): (&&'a str, &usize)| {
             let (block, suffix) = names::blocks_in(rule.to, name)?;
             let known = suffix.is_empty() || self.class.suffixes.contains(&suffix);
-            known.then_some((*name, *tensor, block, suffix))
+            // A rule whose target is the whole name comes before one that leaves an ending to the name.
+            let best = self.endings.get(name).is_none_or(|ending| suffix.len() <= *ending);
+            (known && best).then_some((*name, *tensor, block, suffix))
         };
         self.rest.iter().filter_map(of).collect()
     }
@@ -265,7 +296,17 @@ impl<'a> Tensors<'a> {
                         Ok(vec![(format!("{}{}", piece.to, piece.suffix), change(config, piece)?)])
                     };
                     let data = self.rows(tensor);
-                    let shapes = changed_shapes(data.shape(), self.width(), self.wide);
+                    let mut shapes = changed_shapes(data.shape(), self.width(), self.wide);
+                    if self.per_head.iter().any(|end| rule.from.ends_with(end))
+                        && let Some(head) =
+                            self.config.u64("head_size").or(self.config.u64("head_dim")).filter(|n| *n > 0)
+                    {
+                        let total: u64 = data.shape().iter().product();
+                        shapes.insert(0, vec![total / head, head]);
+                    }
+                    if self.plain {
+                        shapes.insert(0, data.shape().to_vec());
+                    }
                     if !self.find(rule, block, suffix, &make, &[name], &shapes)
                         && !self.find_scaled(rule, (name, block, suffix), change, (tensor, &data))
                     {
@@ -300,8 +341,15 @@ impl<'a> Tensors<'a> {
             let piece = Piece { to: to.clone(), suffix: suffix.to_owned(), block: block.unwrap_or(0), rows };
             change(self.config, &piece)
         };
-        let Some(factor) = layout::factor(data.shape(), changed) else { return false };
-        let rows = transform::mapped(data, move |v| v / factor);
+        // What is its own inverse, as changes of signs are, is done once more.
+        let rows = match layout::factor(data.shape(), changed) {
+            Some(factor) => transform::mapped(data, move |v| v / factor),
+            None if layout::undoes_itself(data.shape(), changed) => match changed(Arc::clone(data)) {
+                Ok(rows) => rows,
+                Err(_) => return false,
+            },
+            None => return false,
+        };
         self.take(name, names::with_block(rule.from, block) + suffix, rows, vec![tensor]);
         true
     }
@@ -548,15 +596,14 @@ fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>, wide: bool) -> Vec<Vec<
             }
         }
     }
+    if wide && dimensions == 1 {
+        out.insert(0, vec![1, 1, first[0]]);
+    }
     // One of them may be what another is cut out of.
     out.extend(shapes.iter().filter(|_| shapes.len() > 1).cloned());
     if shapes.len() == 1 {
         let changed = changed_shapes(first, width, wide);
-        if wide && dimensions == 1 {
-            out.splice(0..0, changed);
-        } else {
-            out.extend(changed);
-        }
+        out.extend(changed);
     }
     out
 }

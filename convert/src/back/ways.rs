@@ -9,6 +9,9 @@ use super::config::Keys;
 use super::derive::*;
 use crate::config::Config;
 
+/// Entries of a configuration, and tensors of one number with their shapes.
+pub(crate) type Numbers = (Vec<(&'static str, Json)>, Vec<(String, &'static [u64], f32)>);
+
 /// A class that a file can become a folder of.
 #[derive(Clone, Copy)]
 pub(crate) struct Way {
@@ -34,6 +37,12 @@ pub(crate) struct Way {
     pub(crate) rename: fn(&Config, &str) -> Option<String>,
     /// Whether vectors of the folder have ones before their length.
     pub(crate) wide: bool,
+    /// Ends of the names of vectors that have a row a head in the folder.
+    pub(crate) per_head: &'static [&'static str],
+    /// Whether matrices of the folder have no ones between their lengths.
+    pub(crate) plain: bool,
+    /// What the row has in its configuration of tensors that a file has as keys, and these tensors, of one number each.
+    pub(crate) numbers: fn(&Keys<'_>) -> Numbers,
     /// Whether a file can be one of this class, where files of the architecture are of several.
     pub(crate) fits: fn(&Keys<'_>) -> bool,
     /// Why no folder is made.
@@ -53,6 +62,9 @@ const fn way(class: &'static str, model_type: &'static str, fields: &'static str
         under: None,
         rename: |_, _| None,
         wide: false,
+        plain: false,
+        per_head: &[],
+        numbers: |_| (Vec::new(), Vec::new()),
         fits: |_| true,
         refused: None,
     }
@@ -86,6 +98,21 @@ impl Way {
 
     const fn renamed(mut self, rename: fn(&Config, &str) -> Option<String>) -> Way {
         self.rename = rename;
+        self
+    }
+
+    const fn per_head(mut self, ends: &'static [&'static str]) -> Way {
+        self.per_head = ends;
+        self
+    }
+
+    const fn plain(mut self) -> Way {
+        self.plain = true;
+        self
+    }
+
+    const fn numbers(mut self, numbers: fn(&Keys<'_>) -> Numbers) -> Way {
+        self.numbers = numbers;
         self
     }
 
@@ -1135,7 +1162,7 @@ pub(crate) const WAYS: &[Way] = &[
     way(
         "SmallThinkerForCausalLM",
         "smallthinker",
-        "head_dim max_position_embeddings moe_ffn_hidden_size moe_num_active_primary_experts \
+        "head_dim intermediate_size max_position_embeddings moe_ffn_hidden_size moe_num_active_primary_experts \
          moe_num_primary_experts moe_primary_router_apply_softmax num_attention_heads num_hidden_layers \
          num_key_value_heads hidden_size rms_norm_eps rope_layout sliding_window_layout sliding_window_size \
          vocab_size",
@@ -1172,7 +1199,14 @@ pub(crate) const WAYS: &[Way] = &[
     .derive(mt5)
     .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
     .by_gate(&["wi_1"], &[]),
-    way("TalkieForCausalLM", "talkie", "").remote().refused("gains of heads and layers are in the weights of the file"),
+    way(
+        "TalkieForCausalLM",
+        "talkie",
+        "head_dim hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads vocab_size",
+    )
+    .remote()
+    .numbers(talkie),
     way(
         "DeciLMForCausalLM",
         "deci",
@@ -1193,7 +1227,8 @@ pub(crate) const WAYS: &[Way] = &[
     )
     .remote()
     .when(|keys| keys.has_tensor("layer_output_norm.weight"))
-    .avoiding(&["transformer.in_out_embed", "model.norm", "model.layers"]),
+    .avoiding(&["transformer.in_out_embed", "model.norm", "model.layers"])
+    .derive(grok),
     way(
         "GrokForCausalLM",
         "grok",
@@ -1205,7 +1240,8 @@ pub(crate) const WAYS: &[Way] = &[
     )
     .remote()
     .when(|keys| !keys.has_tensor("layer_output_norm.weight"))
-    .avoiding(&["transformer."]),
+    .avoiding(&["transformer."])
+    .derive(grok),
     way(
         "HrmTextForCausalLM",
         "hrm_text",
@@ -1238,7 +1274,8 @@ pub(crate) const WAYS: &[Way] = &[
          num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
     )
     .remote()
-    .derive(minimax01),
+    .derive(minimax01)
+    .renamed(minimax01_names),
     way(
         "OpenELMForCausalLM",
         "openelm",
@@ -1282,6 +1319,7 @@ pub(crate) const WAYS: &[Way] = &[
     )
     .remote()
     .derive(arwkv)
+    .per_head(&[".r_k"])
     .renamed(|_, name| Some(name.replace(".attention.", ".self_attn.time_mixer.")))
     .wide()
     .avoiding(&["lora", "k_proj", "v_proj", "r_proj", "o_proj", "x_x"]),
@@ -1304,5 +1342,41 @@ pub(crate) const WAYS: &[Way] = &[
          share_expert_dim sliding_window vocab_size",
     )
     .remote()
-    .derive(step),
+    .derive(step)
+    .plain(),
+    way(
+        "ApertusForCausalLM",
+        "apertus",
+        "attention_bias hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .numbers(apertus),
+    way(
+        "RWKV7ForCausalLM",
+        "rwkv7",
+        "a_low_rank_dim decay_low_rank_dim gate_low_rank_dim head_dim hidden_size intermediate_size \
+         norm_eps num_hidden_layers v_low_rank_dim vocab_size",
+    )
+    .remote()
+    .derive(rwkv7)
+    .per_head(&[".r_k"])
+    .renamed(rwkv7_names)
+    .avoiding(&[
+        "model.pre_ln",
+        "model.ln_out",
+        "attention.w1",
+        "attention.w2",
+        "attention.a1",
+        "attention.a2",
+        "attention.v1",
+        "attention.v2",
+        "attention.g1",
+        "attention.g2",
+        "attention.key",
+        "attention.value",
+        "attention.receptance",
+        "attention.output",
+        "attention.x_x",
+        ".ln1",
+    ]),
 ];

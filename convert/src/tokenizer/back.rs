@@ -47,12 +47,12 @@ pub(crate) fn files(metadata: &Metadata, kind: VocabKind) -> Result<Files> {
     let mut config = special(metadata, &tokens);
     match (model, kind) {
         ("gpt2", _) => gpt2(metadata, &tokens, kind, &mut config, &mut out)?,
-        ("llama", VocabKind::Arctic | VocabKind::Xverse) => {
+        ("llama", VocabKind::Arctic | VocabKind::Deci | VocabKind::Xverse) => {
             return refused("is read in its own way by this class, of which there is no way back");
         }
         ("llama", _) => sentencepiece(metadata, &tokens, kind, &mut config, &mut out)?,
         ("gemma4", _) => byte_fallback(metadata, &tokens, &mut config, &mut out)?,
-        ("plamo2", _) => plamo(&tokens, &mut config, &mut out)?,
+        ("plamo2", _) => plamo(metadata, &tokens, &mut config, &mut out)?,
         ("rwkv", _) => rwkv(&tokens, &mut config, &mut out)?,
         ("bert", _) => word_piece(metadata, &tokens, &mut config, &mut out)?,
         ("t5", _) => unigram(metadata, &tokens, kind, &mut config, &mut out)?,
@@ -642,6 +642,12 @@ fn byte_fallback(metadata: &Metadata, tokens: &Tokens, config: &mut Map<String, 
         }
         vocab.insert(text.to_owned(), id.into());
     }
+    // What stands after this key is of the class.
+    let place = |key: &str| metadata.iter().position(|(own, _)| own == key);
+    let own = place("tokenizer.ggml.add_bos_token") < place("tokenizer.ggml.add_space_prefix");
+    if !own {
+        config.shift_remove("add_bos_token");
+    }
     let unknown = metadata.u64("tokenizer.ggml.unknown_token_id").and_then(|id| usize::try_from(id).ok());
     let unknown = unknown.filter(|id| *id < tokens.texts.len()).map(|id| tokens.text(id)).transpose()?;
     let escape = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
@@ -651,7 +657,7 @@ fn byte_fallback(metadata: &Metadata, tokens: &Tokens, config: &mut Map<String, 
         "added_tokens": list,
         "normalizer": escape,
         "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false},
-        "post_processor": post_processor(metadata, tokens),
+        "post_processor": if own { post_processor(metadata, tokens) } else { Value::Null },
         "decoder": {"type": "Sequence", "decoders": [shown, {"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {"type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
@@ -663,7 +669,7 @@ fn byte_fallback(metadata: &Metadata, tokens: &Tokens, config: &mut Map<String, 
 }
 
 /// PLaMo's lines of JSON.
-fn plamo(tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> Result<()> {
+fn plamo(metadata: &Metadata, tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> Result<()> {
     let mut lines = Vec::new();
     // Ids that fill up are numbered from 1 on, behind all others.
     let end = (0..tokens.texts.len()).rev().find(|id| !tokens.is(*id, TokenType::Unused)).map_or(0, |id| id + 1);
@@ -680,6 +686,11 @@ fn plamo(tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> R
     }
     out.files.push((super::plamo::FILE, lines));
     config.insert("tokenizer_class".into(), "Plamo2Tokenizer".into());
+    for role in roles(metadata) {
+        if let Some(id) = usize::try_from(role.id).ok().filter(|id| *id < tokens.texts.len()) {
+            config.insert(format!("{}_token", role.name), tokens.text(id)?.into());
+        }
+    }
     Ok(())
 }
 

@@ -68,6 +68,7 @@ mod wavtokenizer;
 
 pub(crate) use bert::FIRST_POSITION;
 pub(crate) use qwen::{ANSWERS, WHOLE_HEAD};
+pub(crate) use talkie::GAIN;
 
 use super::Class;
 
