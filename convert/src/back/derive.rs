@@ -563,8 +563,8 @@ pub(super) fn jais(_: &Keys<'_>, root: &mut Root) {
 pub(super) fn smallthinker(keys: &Keys<'_>, root: &mut Root) {
     let Some(layers) = keys.u64("block_count").filter(|n| *n <= 1 << 16) else { return };
     let window = keys.u64("attention.sliding_window");
-    let slides = |layer: u64| u64::from(window.is_some() && layer % 4 != 0);
-    let rotates = |layer: u64| u64::from(window.is_none() || layer % 4 != 0);
+    let slides = |layer: u64| u64::from(window.is_some() && !layer.is_multiple_of(4));
+    let rotates = |layer: u64| u64::from(window.is_none() || !layer.is_multiple_of(4));
     root.insert("sliding_window_layout".into(), (0..layers).map(slides).collect());
     root.insert("rope_layout".into(), (0..layers).map(rotates).collect());
     root.insert("moe_primary_router_apply_softmax".into(), (keys.u64("expert_gating_func") == Some(1)).into());

@@ -203,8 +203,7 @@ pub(crate) const WAYS: &[Way] = &[
         "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types \
          max_position_embeddings max_window_layers num_attention_heads num_hidden_layers \
          num_key_value_heads rms_norm_eps sliding_window use_sliding_window vocab_size",
-    )
-    .bare(),
+    ),
     way(
         "BertModel",
         "bert",
