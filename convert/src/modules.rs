@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use gguf::arch::HeadFunction;
 use gguf::{Error, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::json;
 use crate::safetensors::{self, Stored};
@@ -55,7 +55,24 @@ pub enum Pooling {
     Last = 3,
 }
 
+/// The pooling of a folder's modules in a configuration that has no folder: on the way back from a file.
+pub(crate) const POOLING: &str = "pooling of the modules";
+
 impl Pooling {
+    /// The pooling of a file's number.
+    pub(crate) fn numbered(number: u64) -> Option<Pooling> {
+        [Pooling::Mean, Pooling::First, Pooling::Last].into_iter().find(|pooling| *pooling as u64 == number)
+    }
+
+    /// The name that the configuration of a module has for it, and the switch of old files.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Pooling::Mean => ("mean", "pooling_mode_mean_tokens"),
+            Pooling::First => ("cls", "pooling_mode_cls_token"),
+            Pooling::Last => ("lasttoken", "pooling_mode_lasttoken"),
+        }
+    }
+
     /// What the configuration of a module says. Old files have a switch for each way, which come first; new ones a name.
     ///
     /// # Errors
@@ -64,15 +81,33 @@ impl Pooling {
         let file = module.folder.join("config.json");
         let config = json::read(&file)?;
         let is = |key: &str| config[key] == Value::Bool(true);
-        match config["pooling_mode"].as_str() {
-            _ if is("pooling_mode_mean_tokens") => Ok(Pooling::Mean),
-            _ if is("pooling_mode_cls_token") => Ok(Pooling::First),
-            _ if is("pooling_mode_lasttoken") => Ok(Pooling::Last),
-            Some("mean") => Ok(Pooling::Mean),
-            Some("cls") => Ok(Pooling::First),
-            Some("lasttoken") => Ok(Pooling::Last),
-            _ => Err(Error::input("pooling other than mean, cls and last token is not known").at(file)),
+        let all = [Pooling::Mean, Pooling::First, Pooling::Last];
+        let named = |pooling: &Pooling| config["pooling_mode"].as_str() == Some(pooling.names().0);
+        let found = all.into_iter().find(|p| is(p.names().1)).or(all.into_iter().find(named));
+        found.ok_or_else(|| Error::input("pooling other than mean, cls and last token is not known").at(file))
+    }
+
+    /// The files of a folder that pools so: the list of its modules, and the configuration of the one that pools
+    /// states of this length. States are normalized in the end, as programs that read files do.
+    pub(crate) fn files(self, length: u64) -> Vec<(String, Value)> {
+        const SWITCHES: &[&str] = &[
+            "pooling_mode_cls_token",
+            "pooling_mode_mean_tokens",
+            "pooling_mode_max_tokens",
+            "pooling_mode_mean_sqrt_len_tokens",
+            "pooling_mode_weightedmean_tokens",
+            "pooling_mode_lasttoken",
+        ];
+        let modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")];
+        let modules = (0..).zip(modules).map(|(id, (path, kind)): (u64, _)| {
+            let class = format!("sentence_transformers.models.{kind}");
+            json!({"idx": id, "name": id.to_string(), "path": path, "type": class})
+        });
+        let mut pooling = json!({"word_embedding_dimension": length, "include_prompt": true});
+        for switch in SWITCHES {
+            pooling[*switch] = (*switch == self.names().1).into();
         }
+        vec![("modules.json".to_owned(), modules.collect()), ("1_Pooling/config.json".to_owned(), pooling)]
     }
 }
 

@@ -1,4 +1,4 @@
-//! `docs/classes.md` says what the table of classes says. `REWRITE=1 cargo test -p downcast-convert --test classes` writes it anew.
+//! `docs/classes.md` and `docs/way-back.md` say what the tables of classes say. `REWRITE=1 cargo test -p downcast-convert --test classes` writes it anew.
 
 use std::fmt::Write;
 use std::fs;
@@ -20,6 +20,69 @@ does the same. `BaichuanForCausalLM` is converted though the reference fails on 
 the name `MptForCausalLM`.
 ";
 
+const BACK: &str = "\
+# The way back: a checkpoint folder from a GGUF file
+
+`convert FILE.gguf -o FOLDER` makes safetensors shards (`--max-shard-size`), `config.json`, `generation_config.json`, the
+tokenizer's files and a model card of a file, of the first part where it is split. `--outtype bf16|f16|f32` says what blocks are
+decoded to; every GGML type of weights is. `--class` chooses where files of an architecture are those of several classes; else the
+first whose names and fields say the whole file is taken. The finished folder is converted again and held against the file, keys
+and values, before it gets its name.
+
+What a file cannot say, and what is taken:
+
+- heads of masked language models and the pooler of BERT are in no file: the trunk comes back (`BertModel`), a classifier that
+  needs its pooler is refused;
+- rows of positions before the first of a text (RoBERTa): zeros, which no model reads;
+- whether states are normalized behind the pooling: they are (`2_Normalize`), as programs that read files do;
+- dense layers behind the pooling, which are in a file only where it was made with them;
+- multipliers that were taken into the weights (Falcon-H1, Jais): 1, with the weights of the file; the model is the same;
+- which layers of SmallThinker slide and rotate: every fourth sees everything and does not rotate, as readers of files take it;
+- windows that a reader of files does not apply, ranges of initialization, dropout: the default of the class, or null.
+
+Names of tensors, shapes and bytes of bf16 checkpoints come back, and the folder gives the same file, byte for byte, for the fixtures
+of all classes with *yes*. `docs/way-back.py` compares logits and tokens in transformers.
+
+| class | architecture | back |
+|---|---|---|
+";
+
+fn way(name: &str) -> String {
+    match convert::back::has_way(name) {
+        Ok(()) => "yes".to_owned(),
+        Err(Some(why)) => format!("no: {why}"),
+        Err(None) => "-".to_owned(),
+    }
+}
+
+#[test]
+fn the_page_of_the_way_back_says_what_the_table_says() {
+    let mut text = BACK.to_owned();
+    for row in hf::all() {
+        let mut ways: Vec<(String, Vec<String>)> = Vec::new();
+        for name in row.names {
+            let (way, name) = (way(name), format!("`{name}`"));
+            match ways.iter_mut().find(|(known, _)| *known == way) {
+                Some((_, names)) => names.push(name),
+                None => ways.push((way, vec![name])),
+            }
+        }
+        for (way, names) in ways {
+            writeln!(text, "| {} | {} | {way} |", names.join(", "), row.arch).unwrap();
+        }
+    }
+    is_page("../docs/way-back.md", &text);
+}
+
+fn is_page(path: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("REWRITE").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    let page = fs::read_to_string(&path).unwrap_or_default();
+    assert!(page == text, "{} is stale: run with REWRITE=1 and review the difference", path.display());
+}
+
 fn table<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = &'a hf::Class>) {
     writeln!(text, "\n## {title}\n\n| class | architecture | evaluate | what is special |\n|---|---|---|---|").unwrap();
     for row in rows {
@@ -34,10 +97,5 @@ fn the_page_of_classes_says_what_the_table_says() {
     let mut text = HEAD.to_owned();
     table(&mut text, "Text models", hf::all());
     table(&mut text, "Projector files", hf::projectors::all());
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/classes.md");
-    if std::env::var_os("REWRITE").is_some() {
-        fs::write(&path, &text).unwrap();
-    }
-    let page = fs::read_to_string(path).unwrap();
-    assert!(page == text, "docs/classes.md is stale: run with REWRITE=1 and review the difference");
+    is_page("../docs/classes.md", &text);
 }

@@ -3,6 +3,8 @@
 //! This is what the formats mean, written as plainly as it can be; programs that decode much have faster ways to the
 //! same numbers. Every value is one f32 multiplication, or one and a subtraction, in the order of the formula.
 
+pub mod grids;
+
 use crate::error::{Error, Result};
 use crate::types::TensorType;
 
@@ -12,9 +14,8 @@ use crate::types::TensorType;
 /// A type that holds no weights or is not decoded here, and lengths that do not fit each other.
 pub fn rows(ty: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     let Some(decode) = decoder(ty) else {
-        return Err(Error::input(format!("{ty} is not decoded to numbers here")).help(
-            "requantize the file to a type of the Q or IQ4 families first: quantize FILE --type q8_0 --requantize",
-        ));
+        return Err(Error::input(format!("{ty} is not decoded to numbers here"))
+            .help("requantize the file to another type first: quantize FILE --type q8_0 --requantize"));
     };
     if ty.bytes_for(out.len() as u64) != Some(bytes.len() as u64) {
         return Err(Error::input(format!("{} bytes are not those of {} values of {ty}", bytes.len(), out.len())));
@@ -63,6 +64,13 @@ fn decoder(ty: TensorType) -> Option<Decoder> {
         TensorType::Q6_K => q6_k,
         TensorType::IQ4_NL => |b, out| nibbles(b, 2, out, |q, _| LEVELS[usize::from(q)] * half_at(b, 0)),
         TensorType::IQ4_XS => iq4_xs,
+        TensorType::IQ1_S => iq1_s,
+        TensorType::IQ1_M => iq1_m,
+        TensorType::IQ2_XXS => iq2_xxs,
+        TensorType::IQ2_XS => iq2_xs,
+        TensorType::IQ2_S => iq2_s,
+        TensorType::IQ3_XXS => iq3_xxs,
+        TensorType::IQ3_S => iq3_s,
         TensorType::MXFP4 => |b, out| nibbles(b, 1, out, |q, _| FP4[usize::from(q)] * power(b[0])),
         TensorType::NVFP4 => |b, out| {
             for (s, out) in out.chunks_exact_mut(16).enumerate() {
@@ -217,6 +225,113 @@ fn iq4_xs(b: &[u8], out: &mut [f32]) {
         let scale = i32::from(low) | i32::from(high >> (2 * j) & 3) << 4;
         let scale = d * (scale - 32) as f32;
         nibbles(b, 8 + j * 16, out, |q, _| scale * LEVELS[usize::from(q)]);
+    }
+}
+
+/// The levels of the two-bit formats with grids.
+const THREE: [f32; 4] = [8.0, 25.0, 43.0, 0.0];
+
+/// Values whose levels are packed in a code, the first lowest; each with a sign, lowest first.
+fn signed(code: u16, bits: usize, levels: &[f32], signs: u8, d: f32, out: &mut [f32]) {
+    for (i, out) in out.iter_mut().enumerate() {
+        let x = d * levels[usize::from(code >> (bits * i)) & ((1 << bits) - 1)];
+        *out = if signs >> i & 1 == 1 { -x } else { x };
+    }
+}
+
+/// Seven signs of eight: the last makes the number of minus signs even.
+fn even(word: u32, group: usize) -> u8 {
+    let signs = (word >> (7 * group) & 127) as u8;
+    signs | (signs.count_ones() as u8 & 1) << 7
+}
+
+fn word(b: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+fn short(b: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([b[at], b[at + 1]])
+}
+
+fn nibble(b: &[u8], at: usize, i: usize) -> f32 {
+    f32::from(b[at + i / 2] >> (i % 2 * 4) & 15)
+}
+
+fn iq2_xxs(b: &[u8], out: &mut [f32]) {
+    for (block, out) in out.chunks_exact_mut(32).enumerate() {
+        let at = 2 + 8 * block;
+        let signs = word(b, at + 4);
+        let d = half_at(b, 0) * (0.5 + (signs >> 28) as f32) * 0.25;
+        for (k, out) in out.chunks_exact_mut(8).enumerate() {
+            signed(grids::IQ2_XXS[usize::from(b[at + k])], 2, &THREE, even(signs, k), d, out);
+        }
+    }
+}
+
+fn iq2_xs(b: &[u8], out: &mut [f32]) {
+    for (k, out) in out.chunks_exact_mut(8).enumerate() {
+        let word = short(b, 2 + 2 * k);
+        let d = half_at(b, 0) * (0.5 + nibble(b, 66, k / 2)) * 0.25;
+        signed(grids::IQ2_XS[usize::from(word & 511)], 2, &THREE, even(u32::from(word >> 9), 0), d, out);
+    }
+}
+
+fn iq2_s(b: &[u8], out: &mut [f32]) {
+    for (k, out) in out.chunks_exact_mut(8).enumerate() {
+        let high = usize::from(b[66 + k / 4] >> (2 * (k % 4)) & 3);
+        let d = half_at(b, 0) * (0.5 + nibble(b, 74, k / 2)) * 0.25;
+        signed(grids::IQ2_S[usize::from(b[2 + k]) | high << 8], 2, &THREE, b[34 + k], d, out);
+    }
+}
+
+fn iq3_xxs(b: &[u8], out: &mut [f32]) {
+    const LEVELS: [f32; 8] = [4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
+    for (k, out) in out.chunks_exact_mut(4).enumerate() {
+        let signs = word(b, 66 + 4 * (k / 8));
+        let d = half_at(b, 0) * (0.5 + (signs >> 28) as f32) * 0.5;
+        let signs = even(signs, k % 8 / 2) >> (4 * (k % 2));
+        signed(grids::IQ3_XXS[usize::from(b[2 + k])], 3, &LEVELS, signs, d, out);
+    }
+}
+
+fn iq3_s(b: &[u8], out: &mut [f32]) {
+    const LEVELS: [f32; 8] = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
+    for (k, out) in out.chunks_exact_mut(4).enumerate() {
+        let d = half_at(b, 0) * (1.0 + 2.0 * nibble(b, 106, k / 8));
+        let high = usize::from(b[66 + k / 8] >> (k % 8) & 1);
+        let signs = b[74 + k / 2] >> (4 * (k % 2));
+        signed(grids::IQ3_S[usize::from(b[2 + k]) | high << 8], 3, &LEVELS, signs, d, out);
+    }
+}
+
+/// Eight values of three levels, shifted by an eighth.
+fn shifted(index: usize, down: bool, d: f32, out: &mut [f32]) {
+    let code = grids::IQ1[index % 2048];
+    let shift = if down { -0.125 } else { 0.125 };
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = d * (f32::from(code >> (2 * i) & 3) - 1.0 + shift);
+    }
+}
+
+fn iq1_s(b: &[u8], out: &mut [f32]) {
+    for (k, out) in out.chunks_exact_mut(8).enumerate() {
+        let word = usize::from(short(b, 34 + k / 4 * 2));
+        let d = half_at(b, 0) * (2 * (word >> 12 & 7) + 1) as f32;
+        let high = word >> (3 * (k % 4)) & 7;
+        shifted(usize::from(b[2 + k]) | high << 8, word >> 15 != 0, d, out);
+    }
+}
+
+/// The scale of the block is in the high bits of the four words of scales.
+fn iq1_m(b: &[u8], out: &mut [f32]) {
+    let words: [u16; 4] = std::array::from_fn(|i| short(b, 48 + 2 * i));
+    let bits = words.iter().rev().fold(0, |bits, word| bits << 4 | word >> 12);
+    let d = half::f16::from_bits(bits).to_f32();
+    for (k, out) in out.chunks_exact_mut(8).enumerate() {
+        let level = words[k / 8] >> (3 * (k / 2 % 4)) & 7;
+        let nibble = b[32 + k / 2] >> (4 * (k % 2)) & 15;
+        let index = usize::from(b[k]) | usize::from(nibble & 7) << 8;
+        shifted(index, nibble & 8 != 0, d * f32::from(2 * level + 1), out);
     }
 }
 

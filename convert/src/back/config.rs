@@ -12,9 +12,10 @@ use serde_json::{Map, Value as Json, json};
 use super::tensors::File;
 use super::ways::Way;
 use crate::config::{self, Config};
-use crate::hf::{Class, Contents, Params};
+use crate::hf::{ANSWERS, Class, Contents, Params, WHOLE_HEAD};
+use crate::modules::{self, Pooling};
 use crate::tokenizer::back::{Place, roles};
-use crate::transform::{Elements, to_f32};
+use crate::transform::{Elements, Rows, to_f32};
 
 /// Keys without the architecture's name, and the fields that say the same, the likeliest first.
 const FIELDS: &[(&str, &[&str])] = &[
@@ -121,16 +122,35 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("rescale_every_n_layers", &["rescale_every"]),
 ];
 
-/// Fields that say whether a part of a layer has biases, with beginnings of the names that such have.
-const BIASES: &[(&str, &[&str])] = &[
-    ("attention_bias", &["attn_q.bias", "attn_qkv.bias", "attn_output.bias"]),
-    ("use_qkv_bias", &["attn_q.bias", "attn_qkv.bias"]),
-    ("qkv_bias", &["attn_q.bias", "attn_qkv.bias"]),
-    ("mlp_bias", &["ffn_up.bias", "ffn_down.bias"]),
-    ("use_qk_norm", &["attn_q_norm.weight"]),
-    ("use_bias", &["attn_q.bias", "attn_qkv.bias", "ffn_up.bias"]),
-    ("bias", &["attn_qkv.bias", "ffn_up.bias"]),
+/// Fields that say whether a part of a layer has biases or norms, whether they say yes where it has, and the tensors
+/// that tell.
+const SWITCHES: &[(&str, bool, &[&str])] = &[
+    (
+        "attention_bias",
+        true,
+        &["attn_q.bias", "attn_qkv.bias", "attn_output.bias", "attn_q_a.bias", "attn_kv_a_mqa.bias"],
+    ),
+    ("use_qkv_bias", true, &["attn_q.bias", "attn_qkv.bias"]),
+    ("qkv_bias", true, &["attn_q.bias", "attn_qkv.bias"]),
+    ("qkv_proj_bias", true, &["attn_q.bias", "attn_qkv.bias"]),
+    ("mlp_bias", true, &["ffn_up.bias", "ffn_down.bias", "ffn_up_shexp.bias"]),
+    ("mlp_fc1_bias", true, &["ffn_up.bias"]),
+    ("mlp_fc2_bias", true, &["ffn_down.bias"]),
+    ("use_qk_norm", true, &["attn_q_norm.weight"]),
+    ("use_bias", true, &["attn_q.bias", "attn_qkv.bias", "ffn_up.bias", "ssm_in.bias", "ssm_out.bias"]),
+    ("bias", true, &["attn_q.bias", "attn_qkv.bias", "attn_output.bias", "ffn_up.bias"]),
+    ("no_bias", false, &["attn_qkv.bias", "attn_output.bias", "ffn_up.bias", "output_norm.bias"]),
+    ("norm_bias", true, &["token_embd_norm.bias", "output_norm.bias", "ffn_norm.bias"]),
+    ("classifier_bias", true, &["cls.bias"]),
+    ("conv_bias", true, &["shortconv.conv.bias"]),
+    ("use_conv_bias", true, &["ssm_conv1d.bias"]),
+    ("mamba_conv_bias", true, &["ssm_conv1d.bias"]),
+    ("mamba_proj_bias", true, &["ssm_in.bias", "ssm_out.bias"]),
+    ("lm_head_bias", true, &["output.bias"]),
 ];
+
+/// The number of the pooling that scores.
+const RANK: u64 = 4;
 
 /// Fields that count layers of prediction.
 const NEXT: &[&str] = &["num_nextn_predict_layers", "mtp_num_hidden_layers"];
@@ -143,6 +163,12 @@ pub(crate) struct Found {
     pub(crate) added: Vec<String>,
     /// Fields that the class fills in and no key says.
     pub(crate) assumed: Vec<(String, Json)>,
+    /// How the states of a text become one, where files of modules say so.
+    pub(crate) pooling: Option<Pooling>,
+    /// Values of a state.
+    pub(crate) width: u64,
+    /// Tensors of one number that the file has as keys.
+    pub(crate) numbers: Vec<(String, &'static [u64], f32)>,
 }
 
 /// The configuration of a class that a file's keys say.
@@ -152,25 +178,30 @@ pub(crate) struct Found {
 pub(crate) fn back(class: &'static Class, way: &'static Way, metadata: &Metadata, file: &File) -> Result<Found> {
     let mut solver = Solver::new(class, way, metadata, file)?;
     solver.seed();
+    solver.other_files()?;
     solver.solve()?;
     solver.finish()
 }
 
 /// What a file says: its keys and its tensors.
 pub(crate) struct Keys<'a> {
-    arch: &'static str,
+    arch: &'a str,
     metadata: &'a Metadata,
     file: &'a File,
 }
 
-impl Keys<'_> {
+impl<'a> Keys<'a> {
+    pub(crate) fn new(arch: &'a str, metadata: &'a Metadata, file: &'a File) -> Keys<'a> {
+        Keys { arch, metadata, file }
+    }
+
     /// A key of the architecture.
     pub(crate) fn key(&self, key: &str) -> Option<&Value> {
         self.metadata.get(&format!("{}.{key}", self.arch))
     }
 
     /// The architecture.
-    pub(crate) fn arch(&self) -> &'static str {
+    pub(crate) fn arch(&self) -> &'a str {
         self.arch
     }
 
@@ -207,15 +238,49 @@ impl Keys<'_> {
         self.u64("attention.key_length").or_else(quotient)
     }
 
-    /// Whether there is a tensor whose name ends so.
+    /// Lists of numbers whose keys begin so, by what follows.
+    pub(crate) fn beginning(&self, beginning: &str) -> Vec<(&'a str, Vec<f32>)> {
+        let of = |(key, value): (&'a str, &Value)| Some((key.strip_prefix(beginning)?, value.as_array()?.to_f32s()?));
+        self.metadata.iter().filter_map(of).collect()
+    }
+
+    /// Whether there is a tensor of this name, in some layer where it is one of a layer.
     pub(crate) fn has_tensor(&self, end: &str) -> bool {
-        self.file.0.tensors().iter().any(|t| t.name().ends_with(end))
+        let ends = |name: &str| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        self.file.0.tensors().iter().any(|t| ends(t.name()))
+    }
+
+    /// The kind of the vocabulary.
+    pub(crate) fn vocabulary(&self) -> &str {
+        self.metadata.str("tokenizer.ggml.model").unwrap_or("none")
+    }
+
+    /// The token of this text.
+    pub(crate) fn id_of(&self, text: &str) -> Option<u64> {
+        let tokens = self.metadata.array("tokenizer.ggml.tokens")?;
+        let place = tokens.iter_bytes()?.into_iter().position(|token| token == text.as_bytes())?;
+        u64::try_from(place).ok()
     }
 
     /// The shape of a tensor, row-major.
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<u64>> {
         let tensor = self.file.0.find(name)?;
         Some(self.file.0.tensors()[tensor].shape().dims().iter().rev().copied().collect())
+    }
+
+    /// Whether a tensor is these rows of another, as near as their types let it be.
+    fn are_rows(&self, part: &str, whole: &str, rows: &[u64]) -> bool {
+        let (Some(part), Some(whole)) = (self.file.0.find(part), self.file.0.find(whole)) else { return false };
+        // Two bits a weight are off by less.
+        let exact = |tensor: usize| !self.file.0.tensors()[tensor].ty().is_quantized();
+        let most = if exact(part) && exact(whole) { 0.01 } else { 0.5 };
+        let (part, whole) = (self.file.rows(part), self.file.rows(whole));
+        let floats = |of: &Rows, row: u64| to_f32(of.elements(), &of.rows(row..row + 1)?);
+        (0..).zip(rows).all(|(place, row)| {
+            let (Ok(a), Ok(b)) = (floats(&part, place), floats(&whole, *row)) else { return false };
+            let far: f32 = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).sum();
+            a.len() == b.len() && far <= most * a.iter().map(|v| v.abs()).sum::<f32>()
+        })
     }
 
     /// The numbers of a small tensor.
@@ -235,7 +300,12 @@ struct Solver<'a> {
     defaults: Map<String, Json>,
     /// Fields that a key has decided.
     decided: Vec<String>,
+    /// What other files of the folder say.
+    beside: Beside,
 }
+
+/// What other files of a folder say, as the rows' functions have it in their configuration.
+type Beside = Vec<(&'static str, Json)>;
 
 /// What the row's functions make of a configuration.
 struct Made {
@@ -248,8 +318,48 @@ impl<'a> Solver<'a> {
     fn new(class: &'static Class, way: &'static Way, metadata: &'a Metadata, file: &'a File) -> Result<Solver<'a>> {
         let defaults: Map<String, Json> = serde_json::from_str(class.defaults)
             .map_err(|e| Error::usage(format!("the defaults of {} are no JSON object", way.class)).caused_by(e))?;
-        let keys = Keys { arch: class.arch, metadata, file };
-        Ok(Solver { class, way, keys, root: Map::new(), defaults, decided: Vec::new() })
+        let keys = Keys::new(class.arch, metadata, file);
+        Ok(Solver { class, way, keys, root: Map::new(), defaults, decided: Vec::new(), beside: Vec::new() })
+    }
+
+    /// What stands in other files than the configuration: the pooling of modules, the answers of a reranker.
+    fn other_files(&mut self) -> Result<()> {
+        self.beside = (self.way.numbers)(&self.keys).0;
+        let stated = self.keys.u64("pooling_type");
+        let (made, _) = self.make(&self.root);
+        let key = format!("{}.pooling_type", self.class.arch);
+        let fixed = made.is_ok_and(|made| made.metadata.u64(&key) == stated);
+        if let Some(pooling) = stated.and_then(Pooling::numbered).filter(|_| !fixed) {
+            self.beside.push((modules::POOLING, (pooling as u32).into()));
+        }
+        let answers = (self.keys.id_of("yes"), self.keys.id_of("no"));
+        if let (Some(RANK), (Some(yes), Some(no)), true) = (stated, answers, self.keys.has_tensor("cls.output.weight"))
+        {
+            let whole = self.keys.file.0.find("output.weight").is_some();
+            if !whole && !self.keys.are_rows("cls.output.weight", "token_embd.weight", &[yes, no]) {
+                return Err(Error::input(
+                    "the file has the rows of its answers alone, not the output matrix that they are of",
+                ));
+            }
+            self.beside.push((ANSWERS, json!([yes, no])));
+            if whole {
+                self.beside.push((WHOLE_HEAD, true.into()));
+            }
+            // The folder's name or this one tells a reranker from a model that answers.
+            self.root.insert("_name_or_path".into(), "Qwen3-Reranker".into());
+        }
+        Ok(())
+    }
+
+    /// The names of a classifier's outputs.
+    fn labels(&mut self) {
+        let labels = self.keys.metadata.array(&format!("{}.classifier.output_labels", self.class.arch));
+        let Some(labels) = labels.filter(|_| self.way.class.ends_with("SequenceClassification")) else { return };
+        let labels: Vec<String> = labels.iter().filter_map(|label| label.as_str().map(str::to_owned)).collect();
+        let by_id: Map<String, Json> = (0..).zip(&labels).map(|(id, l): (u64, _)| (id.to_string(), json!(l))).collect();
+        let ids: Map<String, Json> = labels.into_iter().zip(0..).map(|(l, id): (_, u64)| (l, json!(id))).collect();
+        self.root.insert("id2label".into(), by_id.into());
+        self.root.insert("label2id".into(), ids.into());
     }
 
     /// Begins with what the class fills in, what the keys say under the names it knows, and what the tensors say.
@@ -278,10 +388,16 @@ impl<'a> Solver<'a> {
         }
         let tied = self.keys.file.0.find("output.weight").is_none();
         self.root.insert("tie_word_embeddings".into(), tied.into());
-        for (field, ends) in BIASES.iter().filter(|(field, _)| self.way.has(field)) {
-            let there = ends.iter().any(|end| self.keys.has_tensor(end));
-            self.root.insert((*field).to_owned(), there.into());
+        for (field, yes, ends) in SWITCHES.iter().filter(|(field, ..)| self.way.has(field)) {
+            // A switch of layers that the model does not have stays as the class has it.
+            let has = |end: &str| self.keys.has_tensor(end);
+            let there = ends.iter().any(|end| has(end));
+            if !there && !ends.iter().any(|end| end.ends_with("weight") || has(&end.replace(".bias", ".weight"))) {
+                continue;
+            }
+            self.root.insert((*field).to_owned(), (there == *yes).into());
         }
+        self.labels();
         for role in roles(self.keys.metadata).filter(|role| role.place != Place::Kind) {
             let field = format!("{}_token_id", role.name);
             if ["bos", "eos", "pad"].contains(&role.name) || self.way.has(&field) {
@@ -396,7 +512,7 @@ impl<'a> Solver<'a> {
                 let scaling = json!({"rope_type": "llama3", "factor": float(most), "low_freq_factor": low,
                     "high_freq_factor": high, "original_max_position_embeddings": original});
                 root.insert("rope_scaling".into(), scaling.clone());
-                let Ok(config) = read(self.class, self.way.class, &root) else { continue };
+                let Ok(config) = read(self.class, self.way.class, &root, &self.beside) else { continue };
                 let Ok(made) = (self.class.generated)(&config) else { continue };
                 let same = made.iter().any(|(name, rows)| {
                     let count = crate::transform::row_count(rows.shape());
@@ -414,7 +530,7 @@ impl<'a> Solver<'a> {
     /// What the row makes of a configuration.
     fn make(&self, root: &Map<String, Json>) -> (Result<Made>, Vec<String>) {
         let (made, reads) = config::reads_of(|| {
-            let config = read(self.class, self.way.class, root)?;
+            let config = read(self.class, self.way.class, root, &self.beside)?;
             let mut metadata = Metadata::new();
             // There is no such folder: what a row reads from other files is not there.
             let folder = Path::new("/nonexistent/checkpoint");
@@ -587,12 +703,22 @@ impl<'a> Solver<'a> {
             })
             .map(|(field, value)| (field.clone(), value.clone()))
             .collect();
-        Ok(Found { root: self.root, config: made.config, added, assumed })
+        let pooling = self.beside.iter().find(|(name, _)| *name == modules::POOLING);
+        let pooling = pooling.and_then(|(_, number)| Pooling::numbered(number.as_u64()?));
+        Ok(Found {
+            root: self.root,
+            config: made.config,
+            added,
+            assumed,
+            pooling,
+            numbers: (self.way.numbers)(&self.keys).1,
+            width: self.keys.u64("embedding_length").unwrap_or(0),
+        })
     }
 }
 
 /// A configuration as the row reads it.
-fn read(class: &'static Class, name: &str, root: &Map<String, Json>) -> Result<Config> {
+fn read(class: &'static Class, name: &str, root: &Map<String, Json>, beside: &Beside) -> Result<Config> {
     if !(class.when)(root) {
         return Err(Error::input(format!("{name} with this configuration is another model")));
     }
@@ -609,6 +735,9 @@ fn read(class: &'static Class, name: &str, root: &Map<String, Json>) -> Result<C
     let mut inspected = config.clone();
     if (class.inspect)(&mut inspected, &contents).is_ok() {
         config = inspected;
+    }
+    for (name, value) in beside {
+        config.set(name, value.clone());
     }
     Ok(config)
 }
@@ -634,6 +763,7 @@ pub(crate) fn float(value: f32) -> Json {
 /// A key's value as a field has it.
 fn json_of(key: &str, value: &Value) -> Option<Json> {
     if key == "attention.sliding_window_pattern" {
+        // A number says that every so many-th layer sees everything, which classes have under another name.
         let kinds = value.as_array()?.iter().map(|slides| match slides.as_bool() {
             Some(true) => "sliding_attention",
             _ => "full_attention",

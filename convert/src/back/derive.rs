@@ -3,6 +3,10 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::config::{Keys, float};
+use super::ways::Numbers;
+use crate::config::Config;
+use crate::hf::GAIN;
+use crate::names;
 
 /// The fields of a configuration.
 type Root = Map<String, Json>;
@@ -364,8 +368,11 @@ pub(super) fn maple(_: &Keys<'_>, root: &mut Root) {
 fn rope_by_kind(keys: &Keys<'_>, root: &mut Root, kind: &str) {
     let of = |base: Option<f32>, part: Option<u64>, kind: &str| {
         let head = keys.head().unwrap_or(1) as f64;
-        json!({"rope_type": kind, "rope_theta": base.map(float),
-            "partial_rotary_factor": part.map(|part| part as f64 / head)})
+        let mut of = Root::new();
+        of.insert("rope_type".into(), kind.into());
+        of.extend(base.map(|base| ("rope_theta".to_owned(), float(base))));
+        of.extend(part.map(|part| ("partial_rotary_factor".to_owned(), json!(part as f64 / head))));
+        Json::Object(of)
     };
     let full = of(keys.f32("rope.freq_base"), keys.u64("rope.dimension_count"), kind);
     let sliding = of(keys.f32("rope.freq_base_swa"), keys.u64("rope.dimension_count_swa"), "default");
@@ -441,4 +448,431 @@ pub(super) fn gemma4(keys: &Keys<'_>, root: &mut Root) {
     if keys.key("final_logit_softcapping").is_none() {
         root.insert("final_logit_softcapping".into(), Json::Null);
     }
+}
+
+/// Positions begin behind that of padding, and no file has the rows before.
+pub(super) fn roberta(keys: &Keys<'_>, root: &mut Root) {
+    let first = root.get("pad_token_id").and_then(Json::as_u64).unwrap_or(1).saturating_add(1);
+    let count = keys.u64("context_length").and_then(|count| count.checked_add(first));
+    set(root, &[("max_position_embeddings", count), ("type_vocab_size", token_types(keys))]);
+    root.insert("pad_token_id".into(), (first - 1).into());
+}
+
+/// The kinds of segments.
+fn token_types(keys: &Keys<'_>) -> Option<u64> {
+    Some(keys.shape("token_types.weight")?[0])
+}
+
+pub(super) fn bert(keys: &Keys<'_>, root: &mut Root) {
+    set(root, &[("type_vocab_size", token_types(keys))]);
+}
+
+pub(super) fn jina_bert(keys: &Keys<'_>, root: &mut Root) {
+    bert(keys, root);
+    root.insert("position_embedding_type".into(), "alibi".into());
+    root.insert("feed_forward_type".into(), "geglu".into());
+    root.insert("emb_pooler".into(), "mean".into());
+}
+
+/// What the published models have; files say it by what they leave out.
+pub(super) fn nomic(keys: &Keys<'_>, root: &mut Root) {
+    bert(keys, root);
+    let experts = keys.u64("moe_every_n_layers").is_some_and(|n| n > 0);
+    // Trained for fewer tokens than it takes: both numbers of both models.
+    let positions = if keys.u64("context_length") == Some(2048) { 8192 } else { 2048 };
+    set(root, &[("n_positions", Some(positions)), ("max_trained_positions", Some(2048))]);
+    for (field, value) in [
+        ("activation_function", Json::from(if experts { "gelu" } else { "swiglu" })),
+        ("causal", false.into()),
+        ("prenorm", false.into()),
+        ("rotary_emb_fraction", json!(1.0)),
+        ("rotary_emb_interleaved", false.into()),
+        ("rotary_emb_scale_base", Json::Null),
+    ] {
+        root.insert(field.into(), value);
+    }
+    if let Some(base) = keys.f32("rope.freq_base") {
+        root.insert("rotary_emb_base".into(), float(base));
+    }
+    if experts {
+        root.insert("moe_normalize_expert_weights".into(), false.into());
+    }
+    root.shift_remove("rope_theta");
+}
+
+pub(super) fn modern_bert(keys: &Keys<'_>, root: &mut Root) {
+    rope_by_kind(keys, root, "default");
+    set(root, &[("global_attn_every_n_layers", keys.u64("attention.sliding_window_pattern"))]);
+    let pooling = if keys.u64("classifier.pooling_type") == Some(1) { "mean" } else { "cls" };
+    root.insert("classifier_pooling".into(), pooling.into());
+    if let Some(epsilon) = keys.f32("attention.layer_norm_epsilon") {
+        root.insert("norm_eps".into(), float(epsilon));
+        root.insert("layer_norm_eps".into(), float(epsilon));
+    }
+}
+
+/// The gate and what it gates share what the configuration states.
+pub(super) fn neo_bert(keys: &Keys<'_>, root: &mut Root) {
+    let width = keys.u64("feed_forward_length").and_then(|width| width.checked_mul(3));
+    set(
+        root,
+        &[("intermediate_size", width.map(|width| width.div_ceil(2))), ("max_length", keys.u64("context_length"))],
+    );
+    // All rotate with the same base.
+    root.shift_remove("rope_theta");
+}
+
+/// Multipliers are in the weights of a file: in the folder they are all 1, and the model is the same.
+pub(super) fn falcon_h1(keys: &Keys<'_>, root: &mut Root) {
+    for field in [
+        "attention_in_multiplier",
+        "attention_out_multiplier",
+        "embedding_multiplier",
+        "key_multiplier",
+        "lm_head_multiplier",
+        "ssm_in_multiplier",
+        "ssm_out_multiplier",
+    ] {
+        root.insert(field.into(), json!(1.0));
+    }
+    root.insert("mlp_multipliers".into(), json!([1.0, 1.0]));
+    root.insert("ssm_multipliers".into(), json!([1.0, 1.0, 1.0, 1.0, 1.0]));
+    let heads = keys.u64("ssm.time_step_rank");
+    set(
+        root,
+        &[
+            ("mamba_n_heads", heads),
+            ("mamba_d_ssm", keys.u64("ssm.inner_size")),
+            ("mamba_d_head", quotient(keys, "ssm.inner_size", "ssm.time_step_rank")),
+        ],
+    );
+    root.insert("mamba_rms_norm".into(), keys.has_tensor("ssm_norm.weight").into());
+    root.insert("projectors_bias".into(), keys.has_tensor("ssm_out.bias").into());
+}
+
+/// Scales are in the weights of a file: in the folder they are 1.
+pub(super) fn jais(_: &Keys<'_>, root: &mut Root) {
+    root.insert("activation_function".into(), "swiglu".into());
+    root.insert("position_embedding_type".into(), "alibi".into());
+    root.insert("embeddings_scale".into(), json!(1.0));
+    root.insert("width_scale".into(), json!(1.0));
+}
+
+/// Which layers slide and rotate is no key: what readers of files take, the window being one where every fourth layer
+/// sees everything and does not rotate.
+pub(super) fn smallthinker(keys: &Keys<'_>, root: &mut Root) {
+    let Some(layers) = keys.u64("block_count").filter(|n| *n <= 1 << 16) else { return };
+    let window = keys.u64("attention.sliding_window");
+    let slides = |layer: u64| u64::from(window.is_some() && !layer.is_multiple_of(4));
+    let rotates = |layer: u64| u64::from(window.is_none() || !layer.is_multiple_of(4));
+    root.insert("sliding_window_layout".into(), (0..layers).map(slides).collect());
+    root.insert("rope_layout".into(), (0..layers).map(rotates).collect());
+    root.insert("moe_primary_router_apply_softmax".into(), (keys.u64("expert_gating_func") == Some(1)).into());
+    set(
+        root,
+        &[
+            ("sliding_window_size", window),
+            ("moe_num_primary_experts", keys.u64("expert_count")),
+            ("moe_num_active_primary_experts", keys.u64("expert_used_count")),
+            ("moe_ffn_hidden_size", keys.u64("expert_feed_forward_length").or(keys.u64("feed_forward_length"))),
+        ],
+    );
+}
+
+pub(super) fn deci(keys: &Keys<'_>, root: &mut Root) {
+    let (Some(kv), width) = (keys.list("attention.head_count_kv"), keys.u64("embedding_length").unwrap_or(1)) else {
+        return;
+    };
+    root.insert("num_key_value_heads".into(), kv.iter().max().copied().into());
+    let (Some(heads), Some(inner)) = (keys.list("attention.head_count"), keys.list("feed_forward_length")) else {
+        root.insert("num_key_value_heads_per_layer".into(), kv.into());
+        return;
+    };
+    root.insert("num_attention_heads".into(), heads.iter().max().copied().into());
+    let layer = |((heads, kv), inner): ((&u64, &u64), &u64)| {
+        let group = if *kv > 0 { Json::from(heads / kv) } else { Json::Null };
+        let multiplier = 3.0 * *inner as f64 / 2.0 / width as f64;
+        json!({"attention": {"n_heads_in_group": group, "no_op": *heads == 0, "replace_with_linear": *heads > 0 && *kv == 0},
+            "ffn": {"ffn_mult": if *inner > 0 { json!(multiplier) } else { Json::Null }, "no_op": *inner == 0,
+                "replace_with_linear": false}})
+    };
+    root.insert("block_configs".into(), heads.iter().zip(&kv).zip(&inner).map(layer).collect());
+    root.shift_remove("intermediate_size");
+}
+
+/// Layers with one matrix in place of attention have another name for it.
+pub(super) fn deci_names(config: &Config, name: &str) -> Option<String> {
+    let (block, rest) = names::blocks_in("model.layers.{}.self_attn.o_proj", name)?;
+    let block = usize::try_from(block?).ok()?;
+    let linear = config.get("block_configs")?.get(block)?["attention"]["replace_with_linear"] == true;
+    linear.then(|| format!("model.layers.{block}.self_attn.linear_attn{rest}"))
+}
+
+pub(super) fn hrm(keys: &Keys<'_>, root: &mut Root) {
+    let (layers, low) = (keys.u64("hrm.layers_per_stack"), keys.u64("hrm.l_cycles"));
+    set(
+        root,
+        &[
+            ("num_layers_per_stack", layers),
+            ("num_hidden_layers", layers.zip(low).and_then(|(layers, low)| layers.checked_mul(low.checked_add(1)?))),
+            ("H_cycles", keys.u64("hrm.h_cycles")),
+            ("L_cycles", low),
+        ],
+    );
+    root.insert("embedding_scale".into(), keys.f32("embedding_scale").map(float).into());
+    root.insert("prefix_lm".into(), keys.flag("hrm.prefix_lm").into());
+}
+
+/// The low stack, then the high one.
+pub(super) fn hrm_names(config: &Config, name: &str) -> Option<String> {
+    let (block, rest) = names::blocks_in("model.layers.{}.", name)?;
+    let (block, low) = (block?, config.u64("num_layers_per_stack")?);
+    let (stack, layer) = if block < low { ("L", block) } else { ("H", block - low) };
+    let rest = rest.replace("self_attn.", "attn.");
+    Some(format!("model.{stack}_module.layers.{layer}.{rest}"))
+}
+
+pub(super) fn mimo(keys: &Keys<'_>, root: &mut Root) {
+    let (Some(heads), Some(slides)) =
+        (keys.list("attention.head_count_kv"), keys.list("attention.sliding_window_pattern"))
+    else {
+        return;
+    };
+    let further = keys.u64("nextn_predict_layers").unwrap_or(0) as usize;
+    let layers = slides.len().saturating_sub(further);
+    let of = |kind: u64| slides.iter().zip(&heads).find(|(slides, _)| **slides == kind).map(|(_, heads)| *heads);
+    let experts = |layer: &usize| u64::from(keys.shape(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some());
+    root.insert("moe_layer_freq".into(), (0..layers).map(|layer| experts(&layer)).collect());
+    root.insert("hybrid_layer_pattern".into(), slides[..layers].to_vec().into());
+    let value = keys.u64("attention.value_length");
+    set(
+        root,
+        &[
+            ("num_key_value_heads", of(0).or(of(1))),
+            ("swa_num_key_value_heads", of(1).or(of(0))),
+            ("swa_num_attention_heads", keys.u64("attention.head_count")),
+            ("swa_head_dim", keys.head()),
+            ("v_head_dim", value),
+            ("swa_v_head_dim", value),
+        ],
+    );
+    root.insert("topk_method".into(), "noaux_tc".into());
+    root.insert("scoring_func".into(), "sigmoid".into());
+    if let Some(base) = keys.f32("rope.freq_base_swa") {
+        root.insert("swa_rope_theta".into(), float(base));
+    }
+    root.insert("add_swa_attention_sink_bias".into(), keys.has_tensor("attn_sinks.weight").into());
+    root.insert("add_full_attention_sink_bias".into(), false.into());
+}
+
+/// Layers of prediction have a list of their own.
+pub(super) fn mimo_names(config: &Config, name: &str) -> Option<String> {
+    let (block, rest) = names::blocks_in("model.layers.{}.", name)?;
+    let further = block?.checked_sub(config.layers().ok()?)?;
+    Some(format!("model.mtp.layers.{further}.{rest}"))
+}
+
+pub(super) fn minimax01(keys: &Keys<'_>, root: &mut Root) {
+    for part in ["full_attention", "linear_attention", "mlp"] {
+        root.insert(format!("layernorm_{part}_alpha"), keys.f32("residual_scale").map(float).into());
+        root.insert(format!("layernorm_{part}_beta"), json!(1.0));
+    }
+    let layers = keys.u64("block_count").unwrap_or(0).min(1 << 16);
+    let attends = |layer: u64| u64::from(keys.shape(&format!("blk.{layer}.attn_q.weight")).is_some());
+    root.insert("attn_type_list".into(), (0..layers).map(attends).collect());
+    root.insert("postnorm".into(), true.into());
+    root.insert("shared_intermediate_size".into(), 0.into());
+}
+
+pub(super) fn openelm(keys: &Keys<'_>, root: &mut Root) {
+    let (Some(widths), Some(model)) = (keys.list("feed_forward_length"), keys.u64("embedding_length")) else { return };
+    let common = |a: u64, b: u64| {
+        let (mut a, mut b) = (a, b);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    // Multipliers that give these widths as they are.
+    let divisor = widths.iter().copied().fold(256, common).max(1);
+    root.insert("ffn_multipliers".into(), widths.iter().map(|w| *w as f64 / model.max(1) as f64).collect());
+    root.insert("share_input_output_layers".into(), (!keys.has_tensor("output.weight")).into());
+    root.insert("num_query_heads".into(), keys.list("attention.head_count").into());
+    root.insert("num_kv_heads".into(), keys.list("attention.head_count_kv").into());
+    root.insert("rope_freq_constant".into(), keys.f32("rope.freq_base").map(float).into());
+    set(
+        root,
+        &[
+            ("ffn_dim_divisor", Some(divisor)),
+            ("model_dim", Some(model)),
+            ("num_transformer_layers", keys.u64("block_count")),
+            ("max_context_length", keys.u64("context_length")),
+            ("head_dim", keys.head()),
+        ],
+    );
+}
+
+pub(super) fn plamo2(keys: &Keys<'_>, root: &mut Root) {
+    let attends: Vec<u64> = keys.list("attention.head_count_kv").unwrap_or_default();
+    root.insert("mamba_enabled".into(), (!attends.is_empty()).into());
+    let places: Vec<u64> = (0..).zip(&attends).filter(|(_, heads)| **heads > 0).map(|(layer, _)| layer).collect();
+    // The first that attends is in the middle of a step.
+    let step = match places[..] {
+        [first, second, ..] => Some(second.abs_diff(first)),
+        [first] => Some(first * 2),
+        [] => None,
+    };
+    let most = |key: &str| keys.list(key).and_then(|list| list.into_iter().max());
+    set(
+        root,
+        &[
+            ("mamba_step", step),
+            ("num_key_value_heads", most("attention.head_count_kv")),
+            ("num_attention_heads", most("attention.head_count")),
+            ("hidden_size_per_head", keys.head()),
+            ("mamba_num_heads", keys.u64("ssm.time_step_rank")),
+        ],
+    );
+}
+
+pub(super) fn plamo3(keys: &Keys<'_>, root: &mut Root) {
+    set(root, &[("sliding_window_pattern", keys.u64("attention.sliding_window_pattern"))]);
+    if let Some(base) = keys.f32("rope.freq_base_swa") {
+        root.insert("rope_local_theta".into(), float(base));
+    }
+}
+
+pub(super) fn qrwkv6(keys: &Keys<'_>, root: &mut Root) {
+    set(
+        root,
+        &[
+            ("lora_rank_tokenshift", keys.u64("time_mix_extra_dim")),
+            ("lora_rank_decay", keys.u64("time_decay_extra_dim")),
+            ("num_attention_heads", quotient(keys, "embedding_length", "wkv.head_size")),
+        ],
+    );
+    root.insert("attention_bias".into(), keys.has_tensor("time_mix_key.bias").into());
+}
+
+pub(super) fn arwkv(keys: &Keys<'_>, root: &mut Root) {
+    root.insert("wkv_version".into(), 7.into());
+    root.insert("wkv_has_gate".into(), keys.has_tensor("time_mix_g1.weight").into());
+    set(root, &[("num_attention_heads", quotient(keys, "embedding_length", "wkv.head_size"))]);
+}
+
+pub(super) fn rwkv6(keys: &Keys<'_>, root: &mut Root) {
+    let width = keys.u64("embedding_length");
+    set(
+        root,
+        &[
+            ("num_attention_heads", quotient(keys, "embedding_length", "wkv.head_size")),
+            ("attention_hidden_size", width),
+            ("rescale_every", keys.u64("rescale_every_n_layers")),
+        ],
+    );
+}
+
+/// Numbers of layers of full attention, and those of layers that slide.
+pub(super) fn step(keys: &Keys<'_>, root: &mut Root) {
+    let further = keys.u64("nextn_predict_layers").unwrap_or(0) as usize;
+    let Some(slides) = keys.list("attention.sliding_window_pattern") else { return };
+    let layers = &slides[..slides.len().saturating_sub(further)];
+    let pick = |full: f32, sliding: f32| -> Json {
+        layers.iter().map(|slides| if *slides > 0 { float(sliding) } else { float(full) }).collect()
+    };
+    root.insert("layer_types".into(), kinds(layers, |s| if s > 0 { "sliding_attention" } else { "full_attention" }));
+    root.insert("partial_rotary_factors".into(), pick(0.5, 1.0));
+    if let (Some(full), Some(sliding)) = (keys.f32("rope.freq_base"), keys.f32("rope.freq_base_swa")) {
+        root.insert("rope_theta".into(), pick(full, sliding));
+    }
+    let of = |key: &str, kind: u64| {
+        let list = keys.list(key)?;
+        slides.iter().zip(list).find(|(slides, _)| **slides == kind).map(|(_, heads)| heads)
+    };
+    let (heads, groups) = ("attention.head_count", "attention.head_count_kv");
+    set(
+        root,
+        &[
+            ("num_attention_heads", of(heads, 0).or(of(heads, 1))),
+            ("num_attention_groups", of(groups, 0).or(of(groups, 1))),
+            ("moe_num_experts", keys.u64("expert_count")),
+            ("moe_top_k", keys.u64("expert_used_count")),
+            ("share_expert_dim", keys.u64("expert_shared_feed_forward_length")),
+        ],
+    );
+    root.insert(
+        "attention_other_setting".into(),
+        json!({"num_attention_heads": of(heads, 1), "num_attention_groups": of(groups, 1)}),
+    );
+    let experts = |layer: &usize| keys.shape(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some();
+    let sparse: Vec<String> = (0..layers.len()).filter(experts).map(|layer| layer.to_string()).collect();
+    root.insert("moe_layers_enum".into(), sparse.join(",").into());
+    root.insert("moe_router_activation".into(), "sigmoid".into());
+    if let Some(scale) = keys.f32("expert_weights_scale") {
+        root.insert("moe_router_scaling_factor".into(), float(scale));
+    }
+    root.insert("norm_expert_weight".into(), keys.flag("expert_weights_norm").unwrap_or(true).into());
+    root.shift_remove("rope_local_base_freq");
+}
+
+/// Layers of lightning attention have another name for what they give.
+pub(super) fn minimax01_names(config: &Config, name: &str) -> Option<String> {
+    let (block, rest) = names::blocks_in("model.layers.{}.self_attn.o_proj", name)?;
+    let block = usize::try_from(block?).ok()?;
+    let lightning = config.get("attn_type_list")?.get(block)? == 0;
+    lightning.then(|| format!("model.layers.{block}.self_attn.out_proj{rest}"))
+}
+
+pub(super) fn grok(keys: &Keys<'_>, root: &mut Root) {
+    for (field, key) in [
+        ("embedding_multiplier_scale", "embedding_scale"),
+        ("output_multiplier_scale", "logit_scale"),
+        ("attn_output_multiplier", "attention.output_scale"),
+    ] {
+        root.insert(field.into(), keys.f32(key).map(float).into());
+    }
+}
+
+/// The activation of each layer has numbers of its own, which are keys of a file.
+pub(super) fn apertus(keys: &Keys<'_>) -> Numbers {
+    let (mut kinds, mut tensors) = (Vec::new(), Vec::new());
+    for (kind, values) in keys.beginning("xielu.") {
+        // Those that training changes are vectors.
+        let shape: &[u64] = if kind.starts_with("alpha") { &[1] } else { &[] };
+        for (layer, value) in values.iter().enumerate() {
+            tensors.push((format!("model.layers.{layer}.mlp.act_fn.{kind}"), shape, *value));
+        }
+        kinds.push(json!([kind, values]));
+    }
+    (vec![("xielu", kinds.into())], tensors)
+}
+
+/// The gain of the output is a key of a file.
+pub(super) fn talkie(keys: &Keys<'_>) -> Numbers {
+    let gain = keys.f32("logit_scale");
+    let tensors = gain.map(|gain| ("lm_head_gain.w_g".to_owned(), &[1_u64][..], gain));
+    (gain.map(|gain| (GAIN, gain.into())).into_iter().collect(), tensors.into_iter().collect())
+}
+
+pub(super) fn rwkv7(keys: &Keys<'_>, root: &mut Root) {
+    set(
+        root,
+        &[
+            ("decay_low_rank_dim", keys.u64("attention.decay_lora_rank")),
+            ("a_low_rank_dim", keys.u64("attention.iclr_lora_rank")),
+            ("v_low_rank_dim", keys.u64("attention.value_residual_mix_lora_rank")),
+            ("gate_low_rank_dim", keys.u64("attention.gate_lora_rank")),
+        ],
+    );
+}
+
+/// The names of the flash-linear-attention library.
+pub(super) fn rwkv7_names(_: &Config, name: &str) -> Option<String> {
+    let name = name.replace(".attention.", ".attn.").replace(".attention_norm.", ".attn_norm.");
+    let name = name.replace(".feed_forward.", ".ffn.").replace(".ln2.", ".ffn_norm.").replace(".ln_x.", ".g_norm.");
+    let low = ["w", "a", "v"].into_iter().find_map(|part| Some((part, name.strip_suffix(&format!(".attn.{part}0"))?)));
+    Some(match low {
+        Some((part, layer)) => format!("{layer}.attn.{part}_lora.lora.2.bias"),
+        None => name,
+    })
 }

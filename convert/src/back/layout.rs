@@ -82,25 +82,45 @@ struct Runs {
 /// same shapes.
 ///
 /// # Errors
-/// A change that computes, or leaves elements out, or puts them in several places.
+/// A change that computes, or leaves elements out.
 pub(crate) fn inverted(shapes: &[Vec<u64>], moved: &[Rows], data: &[Rows]) -> Result<Vec<Rows>> {
+    inverted_behind(0, shapes, moved, data)
+}
+
+/// As [`inverted`], where the change leaves out so many elements in the beginning, which become zeros. An element that
+/// stands in several places is taken from the first of them.
+///
+/// # Errors
+/// As [`inverted`].
+pub(crate) fn inverted_behind(lost: u64, shapes: &[Vec<u64>], moved: &[Rows], data: &[Rows]) -> Result<Vec<Rows>> {
     let total: u64 = shapes.iter().map(|s| s.iter().product::<u64>()).sum();
     let mut runs: Vec<Run> = Vec::new();
     for (output, rows) in moved.iter().enumerate() {
         watch(rows, output as u32, total, &mut runs)?;
     }
-    runs.sort_unstable_by_key(|run| run.from);
+    let mut outputs = data.to_vec();
+    if lost > 0 && lost <= u64::from(u32::MAX) {
+        runs.push(Run { from: 1, len: lost as u32, output: outputs.len() as u32, at: 0 });
+        outputs.push(transform::values(vec![1, lost], &vec![0.0; lost as usize]));
+    }
+    // Of elements that stand in several places the longest run is taken.
+    runs.sort_unstable_by_key(|run| (run.from, std::cmp::Reverse(run.len)));
     let mut next = 1_u64;
-    for run in &runs {
-        if u64::from(run.from) != next {
-            return Err(Error::input("elements are left out, or stand in several places"));
+    let mut covering: Vec<Run> = Vec::with_capacity(runs.len());
+    for mut run in runs {
+        let end = u64::from(run.from) + u64::from(run.len);
+        if end <= next {
+            continue;
         }
-        next += u64::from(run.len);
+        let known = next.checked_sub(u64::from(run.from)).ok_or_else(|| Error::input("elements are left out"))?;
+        run = Run { from: next as u32, len: (end - next) as u32, at: run.at + known, ..run };
+        next = end;
+        covering.push(run);
     }
     if next != total + 1 {
         return Err(Error::input("elements are left out"));
     }
-    let runs = Arc::new(Runs { outputs: data.to_vec(), runs });
+    let runs = Arc::new(Runs { outputs, runs: covering });
     let mut first = 1_u64;
     let elements = common(data);
     Ok(shapes
@@ -212,6 +232,52 @@ impl RowSource for Gathered {
         }
         Ok(Cow::Owned(out))
     }
+}
+
+/// A tensor of this shape whose elements are small numbers.
+#[derive(Debug)]
+struct Counted(Vec<u64>);
+
+impl RowSource for Counted {
+    fn shape(&self) -> &[u64] {
+        &self.0
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let row = row_len(&self.0);
+        let numbers = rows.start * row..rows.end * row;
+        Ok(Cow::Owned(numbers.flat_map(|n| ((n % 127 + 1) as f32).to_le_bytes()).collect()))
+    }
+}
+
+/// The power of two that a change multiplies a tensor of this shape with, where it does nothing else.
+pub(crate) fn factor(shape: &[u64], change: impl Fn(Rows) -> Result<Rows>) -> Option<f32> {
+    let made = change(Arc::new(Counted(shape.to_vec()))).ok().filter(|made| made.shape() == shape)?;
+    let floats = |rows: &Rows, row: u64| transform::to_f32(rows.elements(), &rows.rows(row..row + 1).ok()?).ok();
+    let of: Rows = Arc::new(Counted(shape.to_vec()));
+    let factor = floats(&made, 0)?.first()? / floats(&of, 0)?.first()?;
+    let last = row_count(shape).checked_sub(1)?;
+    let same = [0, last].into_iter().all(|row| match (floats(&of, row), floats(&made, row)) {
+        (Some(a), Some(b)) => a.iter().zip(&b).all(|(a, b)| a * factor == *b),
+        _ => false,
+    });
+    // Of other factors the values are rounded.
+    (same && factor.is_normal() && factor.to_bits() & 0x007F_FFFF == 0).then_some(factor)
+}
+
+/// Whether a change of a tensor of this shape, done twice, changes nothing.
+pub(crate) fn undoes_itself(shape: &[u64], change: impl Fn(Rows) -> Result<Rows>) -> bool {
+    let of: Rows = Arc::new(Counted(shape.to_vec()));
+    let Ok(twice) = change(Arc::clone(&of)).and_then(&change) else { return false };
+    let count = row_count(shape);
+    let step = (CHUNK / row_len(shape).max(1)).max(1);
+    let same = |first: u64| {
+        let rows = first..(first + step).min(count);
+        matches!((of.rows(rows.clone()), twice.rows(rows)), (Ok(a), Ok(b)) if a == b)
+    };
+    twice.shape() == shape && twice.elements() == Elements::F32 && (0..count).step_by(step as usize).all(same)
 }
 
 /// The most elements of a tensor that is looked at value by value.

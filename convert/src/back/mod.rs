@@ -158,6 +158,9 @@ fn no_way(architecture: &str, class: Option<&str>, candidates: &[(&Class, &Way)]
         Some(class) if !makes(class) => {
             Error::usage(format!("no class {class} makes files of the architecture {architecture}"))
         }
+        Some(class) if ways::find(class).is_some() => {
+            Error::input(format!("the vocabulary or tensors of the file are not those of {class}"))
+        }
         Some(class) => Error::input(format!("{class} has no way back from a file to a folder")),
         None => Error::input(format!("the architecture {architecture} has no way back to a checkpoint folder")),
     }
@@ -174,9 +177,10 @@ impl Folder {
         let metadata = source.metadata().clone();
         let architecture = check_kind(&metadata)?;
         let file = File(source);
+        let keys = config::Keys::new(architecture, &metadata, &file);
         let candidates: Vec<(&'static Class, &'static Way)> = WAYS
             .iter()
-            .filter(|way| options.class.as_deref().is_none_or(|asked| asked == way.class))
+            .filter(|way| options.class.as_deref().is_none_or(|asked| asked == way.class) && (way.fits)(&keys))
             .flat_map(|way| rows_of(architecture, way.class).map(move |class| (class, way)))
             .collect();
         let possible = || candidates.iter().filter(|(_, way)| way.refused.is_none());
@@ -204,7 +208,7 @@ impl Folder {
     ) -> Result<Folder> {
         let name = way.class;
         let found = config::back(class, way, metadata, file)?;
-        let tensors = tensors::back(class, way, &found.config, file)?;
+        let tensors = tensors::back(class, way, &found, file)?;
         let float = options.outtype.unwrap_or_else(|| own_float(file));
         let mut notes = Vec::new();
         let mut types: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -239,6 +243,16 @@ impl Folder {
             notes.push(format!("assumed: {field} is {value}, the default of {name}; the file does not say it"));
         }
         let mut all: Vec<(String, Vec<u8>)> = files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
+        for (name, value) in found.pooling.into_iter().flat_map(|pooling| pooling.files(found.width)) {
+            all.push((name, {
+                let mut bytes = serde_json::to_vec_pretty(&value).unwrap_or_default();
+                bytes.push(b'\n');
+                bytes
+            }));
+        }
+        if found.pooling.is_some() {
+            notes.push("assumed: states are normalized behind the pooling; the file does not say it".to_owned());
+        }
         let lines = |value: &Json| (dumps(value, Layout::SortedLines) + "\n").into_bytes();
         all.push(("config.json".into(), lines(&Json::Object(root))));
         all.push(("generation_config.json".into(), lines(&general::generation(metadata))));
@@ -296,6 +310,9 @@ impl Folder {
     pub fn write(&self, folder: &Path, progress: &dyn Fn(u64)) -> Result<()> {
         for (name, bytes) in &self.files {
             let path = folder.join(name);
+            if let Some(parent) = path.parent().filter(|parent| *parent != folder) {
+                std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
+            }
             std::fs::write(&path, bytes).map_err(|e| Error::io(&path, "write", e))?;
         }
         let parameters = self.entries.iter().map(|e| e.shape.iter().product::<u64>()).sum();
@@ -364,12 +381,26 @@ impl Folder {
                 more.name()
             )));
         }
-        for (tensor, info) in self.file.0.tensors().iter().enumerate() {
+        let copies = self.copies();
+        for (tensor, info) in self.file.0.tensors().iter().enumerate().filter(|(tensor, _)| !copies.contains(tensor)) {
             if let Some(other) = again.find(info.name()) {
                 self.check_values(tensor, &again, other)?;
             }
         }
         Ok(differing)
+    }
+
+    /// Tensors of the file that are cut out of another one, which is rounded in its own way.
+    fn copies(&self) -> Vec<usize> {
+        let elements = |tensor: &usize| self.file.0.tensors()[*tensor].elements();
+        let several = self.tensors.iter().filter(|named| named.of.len() > 1);
+        several
+            .filter(|named| named.of.iter().map(elements).sum::<u64>() > named.rows.shape().iter().product())
+            .flat_map(|named| {
+                let largest = named.of.iter().copied().max_by_key(elements);
+                named.of.iter().copied().filter(move |tensor| Some(*tensor) != largest)
+            })
+            .collect()
     }
 
     /// Holds the values of a tensor of the file against those that the folder gives.

@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use gguf::{Error, Result, Source, TensorType};
 
+use super::config::Found;
 use super::ways::Way;
 use super::{elementwise, layout};
 use crate::checkpoint::{TextNames, rotated};
 use crate::config::Config;
-use crate::hf::{Class, How, Outputs, Piece, Rule};
+use crate::hf::{Class, FIRST_POSITION, How, Outputs, Piece, Rule};
 use crate::names;
 use crate::transform::{self, Elements, RowSource, Rows};
 
@@ -91,6 +92,14 @@ pub(crate) struct Tensors<'a> {
     config: &'a Config,
     file: &'a File,
     rules: Vec<&'static Rule>,
+    /// Whether vectors of the folder have ones before their length.
+    wide: bool,
+    /// Whether its matrices have no ones between their lengths.
+    plain: bool,
+    /// The shortest ending that a rule leaves to a name.
+    endings: BTreeMap<&'a str, usize>,
+    /// Ends of the names of vectors that have a row a head in the folder.
+    per_head: &'static [&'static str],
     /// Tensors that no rule has taken, by name.
     rest: BTreeMap<&'a str, usize>,
     out: Vec<Named>,
@@ -102,10 +111,33 @@ pub(crate) struct Tensors<'a> {
 ///
 /// # Errors
 /// A tensor that the class has no name for, or whose change has no inverse.
-pub(crate) fn back(class: &'static Class, way: &Way, config: &Config, file: &File) -> Result<Vec<Named>> {
+pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File) -> Result<Vec<Named>> {
+    let config = &found.config;
     let rest = file.0.tensors().iter().enumerate().map(|(i, info)| (info.name(), i)).collect();
-    let rules = names::rules(class).filter(|rule| way.stores(rule.from)).collect();
-    let mut tensors = Tensors { class, config, file, rules, rest, out: Vec::new(), faults: BTreeMap::new() };
+    let gated = file.0.tensors().iter().any(|t| t.name().ends_with("ffn_gate.weight"));
+    let rules: Vec<&'static Rule> = names::rules(class).filter(|rule| way.stores(rule.from, gated)).collect();
+    let ending = |name: &&str| {
+        let left = |rule: &&'static Rule| {
+            let (_, suffix) = names::blocks_in(rule.to, name)?;
+            (suffix.is_empty() || class.suffixes.contains(&suffix)).then_some(suffix.len())
+        };
+        rules.iter().filter_map(left).min()
+    };
+    let all = file.0.tensors().iter().map(|info| info.name());
+    let endings = all.filter_map(|name| Some((name, ending(&name)?))).collect();
+    let mut tensors = Tensors {
+        endings,
+        per_head: way.per_head,
+        class,
+        config,
+        file,
+        rules,
+        wide: way.wide,
+        plain: way.plain,
+        rest,
+        out: Vec::new(),
+        faults: BTreeMap::new(),
+    };
     // What is made from the configuration was never stored.
     if let Ok(generated) = (class.generated)(config) {
         for (name, _) in generated {
@@ -126,17 +158,26 @@ pub(crate) fn back(class: &'static Class, way: &Way, config: &Config, file: &Fil
         });
     }
     let mut out = tensors.out;
-    out.sort_by_key(|tensor| tensor.of.first().copied());
+    for (name, shape, number) in &found.numbers {
+        out.push(Named { name: name.clone(), rows: transform::values(shape.to_vec(), &[*number]), of: Vec::new() });
+    }
+    out.sort_by_key(|tensor| tensor.of.first().copied().unwrap_or(usize::MAX));
     let own = TextNames::new(class, config)?;
     for tensor in &mut out {
-        tensor.name = stored_name(class, way, config, &own, &tensor.name);
+        tensor.name = stored_name(class, way, found, &own, &tensor.name);
     }
     Ok(out)
 }
 
 /// A name under which the tables' name is found: itself, or with the first beginning that leads to it.
-fn stored_name(class: &Class, way: &Way, config: &Config, own: &TextNames<'_>, name: &str) -> String {
+fn stored_name(class: &Class, way: &Way, found: &Found, own: &TextNames<'_>, name: &str) -> String {
+    let config = &found.config;
+    // What gives states alone is stored without its head.
+    let bare = way.bare || found.pooling.is_some();
     let leads = |stored: &str| own.of(stored).is_some_and(|names| names.iter().any(|n| n.name == name));
+    if let Some(stored) = (way.rename)(config, name).filter(|stored| own.of(stored).is_some()) {
+        return stored;
+    }
     let spelled = name.replace("e_score_correction.bias", "e_score_correction_bias");
     // Classes with a head keep the trunk under a name of its own, which older checkpoints leave out.
     let is_head = ["lm_head.", "score.", "classifier."].iter().any(|head| spelled.starts_with(head));
@@ -148,7 +189,13 @@ fn stored_name(class: &Class, way: &Way, config: &Config, own: &TextNames<'_>, n
     if let Some(stored) = prediction_name(config, &spelled).filter(|stored| leads(stored)) {
         return stored;
     }
-    if let Some(bare) = spelled.strip_prefix("model.").filter(|bare| way.bare && leads(bare)) {
+    if let Some(under) =
+        way.under.filter(|_| !is_head && !["head.", "pre_classifier."].iter().any(|h| spelled.starts_with(h)))
+        && let Some(stored) = Some(format!("{under}{spelled}")).filter(|stored| leads(stored))
+    {
+        return stored;
+    }
+    if let Some(bare) = spelled.strip_prefix("model.").filter(|name| bare && leads(name)) {
         return bare.to_owned();
     }
     if leads(&spelled) {
@@ -190,7 +237,9 @@ impl<'a> Tensors<'a> {
         let of = |(name, tensor): (&&'a str, &usize)| {
             let (block, suffix) = names::blocks_in(rule.to, name)?;
             let known = suffix.is_empty() || self.class.suffixes.contains(&suffix);
-            known.then_some((*name, *tensor, block, suffix))
+            // A rule whose target is the whole name comes before one that leaves an ending to the name.
+            let best = self.endings.get(name).is_none_or(|ending| suffix.len() <= *ending);
+            (known && best).then_some((*name, *tensor, block, suffix))
         };
         self.rest.iter().filter_map(of).collect()
     }
@@ -247,8 +296,20 @@ impl<'a> Tensors<'a> {
                         Ok(vec![(format!("{}{}", piece.to, piece.suffix), change(config, piece)?)])
                     };
                     let data = self.rows(tensor);
-                    let shapes = changed_shapes(data.shape(), self.width());
-                    if !self.find(rule, block, suffix, &make, &[name], &shapes) {
+                    let mut shapes = changed_shapes(data.shape(), self.width(), self.wide);
+                    if self.per_head.iter().any(|end| rule.from.ends_with(end))
+                        && let Some(head) =
+                            self.config.u64("head_size").or(self.config.u64("head_dim")).filter(|n| *n > 0)
+                    {
+                        let total: u64 = data.shape().iter().product();
+                        shapes.insert(0, vec![total / head, head]);
+                    }
+                    if self.plain {
+                        shapes.insert(0, data.shape().to_vec());
+                    }
+                    if !self.find(rule, block, suffix, &make, &[name], &shapes)
+                        && !self.find_scaled(rule, (name, block, suffix), change, (tensor, &data))
+                    {
                         self.find_value(rule, (name, block, suffix), change, (tensor, &data), &shapes);
                     }
                 }
@@ -265,6 +326,32 @@ impl<'a> Tensors<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Puts a tensor back that was multiplied with a power of two.
+    fn find_scaled(
+        &mut self,
+        rule: &Rule,
+        (name, block, suffix): (&'a str, Option<u64>, &str),
+        change: fn(&Config, &Piece) -> Result<Rows>,
+        (tensor, data): (usize, &Rows),
+    ) -> bool {
+        let to = names::with_block(rule.to, block);
+        let changed = |rows: Rows| {
+            let piece = Piece { to: to.clone(), suffix: suffix.to_owned(), block: block.unwrap_or(0), rows };
+            change(self.config, &piece)
+        };
+        // What is its own inverse, as changes of signs are, is done once more.
+        let rows = match layout::factor(data.shape(), changed) {
+            Some(factor) => transform::mapped(data, move |v| v / factor),
+            None if layout::undoes_itself(data.shape(), changed) => match changed(Arc::clone(data)) {
+                Ok(rows) => rows,
+                Err(_) => return false,
+            },
+            None => return false,
+        };
+        self.take(name, names::with_block(rule.from, block) + suffix, rows, vec![tensor]);
+        true
     }
 
     /// Puts a tensor back whose values went through one of [`FUNCTIONS`], beside being moved.
@@ -302,8 +389,13 @@ impl<'a> Tensors<'a> {
         split: &dyn Fn(&Config, &Piece) -> Result<Outputs>,
     ) {
         let begins = rule.to.split("{}").next().unwrap_or_default();
-        let left: Vec<&'a str> =
-            self.rest.keys().copied().filter(|name| block_of(name) == block && name.starts_with(begins)).collect();
+        let left: Vec<&'a str> = self
+            .rest
+            .keys()
+            .copied()
+            .filter(|name| block_of(name) == block)
+            .filter(|name| block.is_none() || name.starts_with(begins))
+            .collect();
         if rule.to.contains("{}") != block.is_some() {
             return;
         }
@@ -314,7 +406,7 @@ impl<'a> Tensors<'a> {
         for set in sets {
             let names: Vec<&'a str> = (0..most).filter(|i| set >> i & 1 == 1).map(|i| left[i]).collect();
             let shapes: Vec<Vec<u64>> = names.iter().map(|n| self.rows(self.rest[n]).shape().to_vec()).collect();
-            if self.find(rule, block, suffix, split, &names, &split_shapes(&shapes, self.width())) {
+            if self.find(rule, block, suffix, split, &names, &split_shapes(&shapes, self.width(), self.wide)) {
                 return;
             }
         }
@@ -331,7 +423,13 @@ impl<'a> Tensors<'a> {
         shapes: &[Vec<u64>],
     ) -> bool {
         let to = names::with_block(rule.to, block);
+        // Rows before the first position that a text has are in no file, and no model reads them.
+        let first = self.config.u64(FIRST_POSITION).filter(|_| matches!(rule.how, How::Cut(_))).unwrap_or(0);
         for shape in shapes {
+            let shape = &match shape.split_first() {
+                Some((rows, rest)) if first > 0 => [&[rows + first], rest].concat(),
+                _ => shape.clone(),
+            };
             let Ok(probe) = layout::numbered(std::slice::from_ref(shape)) else { continue };
             let piece =
                 Piece { to: to.clone(), suffix: suffix.to_owned(), block: block.unwrap_or(0), rows: probe[0].clone() };
@@ -339,7 +437,8 @@ impl<'a> Tensors<'a> {
             let Some(order) = self.same(&made, names) else { continue };
             let moved: Vec<Rows> = made.iter().map(|(_, rows)| rows.clone()).collect();
             let data: Vec<Rows> = order.iter().map(|tensor| self.rows(*tensor)).collect();
-            match layout::inverted(std::slice::from_ref(shape), &moved, &data) {
+            match layout::inverted_behind(first * transform::row_len(shape), std::slice::from_ref(shape), &moved, &data)
+            {
                 Ok(mut back) => {
                     let stored = names::with_block(rule.from, block) + suffix;
                     let rows = back.swap_remove(0);
@@ -423,7 +522,7 @@ fn block_of(name: &str) -> Option<u64> {
 }
 
 /// The shapes that a tensor of one's own may have had before a change, likeliest first. `width` is that of the model.
-fn changed_shapes(shape: &[u64], width: Option<u64>) -> Vec<Vec<u64>> {
+fn changed_shapes(shape: &[u64], width: Option<u64>, wide: bool) -> Vec<Vec<u64>> {
     let total: u64 = shape.iter().product();
     let mut shapes = Vec::new();
     match *shape {
@@ -447,6 +546,9 @@ fn changed_shapes(shape: &[u64], width: Option<u64>) -> Vec<Vec<u64>> {
         }
         [1, a, b, c] => shapes.extend([vec![a, b, c], vec![a, c], shape.to_vec(), vec![total]]),
         _ => {
+            if wide {
+                shapes.push(vec![1, 1, total]);
+            }
             shapes.push(shape.to_vec());
             shapes.extend([vec![total, 1], vec![1, total], vec![1, 1, total]]);
         }
@@ -455,7 +557,7 @@ fn changed_shapes(shape: &[u64], width: Option<u64>) -> Vec<Vec<u64>> {
 }
 
 /// The shapes that a tensor may have had before it became several.
-fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>) -> Vec<Vec<u64>> {
+fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>, wide: bool) -> Vec<Vec<u64>> {
     let mut out = Vec::new();
     let Some(first) = shapes.first() else { return out };
     let dimensions = first.len();
@@ -470,15 +572,17 @@ fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>) -> Vec<Vec<u64>> {
         }
         let mut whole = first.clone();
         whole[axis] = shapes.iter().map(|s| s[axis]).sum();
+        // What takes experts apart is stored as one matrix.
+        if let [experts, rows, columns] = *whole {
+            let mut flat = [vec![experts * rows, columns], vec![experts * columns, rows]];
+            flat.sort_by_key(|shape| Some(shape[1]) != width);
+            out.extend(flat);
+        }
         out.push(whole.clone());
         if dimensions >= 2 {
             let mut turned = whole.clone();
             turned.swap(dimensions - 2, dimensions - 1);
             out.push(turned);
-        }
-        if let [experts, rows, columns] = *whole {
-            out.push(vec![experts * rows, columns]);
-            out.push(vec![experts * columns, rows]);
         }
     }
     // Keys by head that were transposed, and values: the two halves of what latent attention expands to.
@@ -492,8 +596,14 @@ fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>) -> Vec<Vec<u64>> {
             }
         }
     }
+    if wide && dimensions == 1 {
+        out.insert(0, vec![1, 1, first[0]]);
+    }
+    // One of them may be what another is cut out of.
+    out.extend(shapes.iter().filter(|_| shapes.len() > 1).cloned());
     if shapes.len() == 1 {
-        out.extend(changed_shapes(first, width));
+        let changed = changed_shapes(first, width, wide);
+        out.extend(changed);
     }
     out
 }
@@ -505,6 +615,9 @@ fn joined_shapes(shape: &[u64], parts: usize, config: &Config) -> Vec<Vec<Vec<u6
         rows.iter().map(|r| std::iter::once(*r).chain(tail.iter().copied()).collect()).collect()
     };
     let mut out = Vec::new();
+    if rows == parts as u64 && tail.len() > 1 {
+        out.push(vec![tail.to_vec(); parts]);
+    }
     if rows.is_multiple_of(parts as u64) {
         out.push(with(&vec![rows / parts as u64; parts]));
     }

@@ -7,6 +7,10 @@ use serde_json::{Map, Value as Json};
 
 use super::config::Keys;
 use super::derive::*;
+use crate::config::Config;
+
+/// Entries of a configuration, and tensors of one number with their shapes.
+pub(crate) type Numbers = (Vec<(&'static str, Json)>, Vec<(String, &'static [u64], f32)>);
 
 /// A class that a file can become a folder of.
 #[derive(Clone, Copy)]
@@ -21,16 +25,49 @@ pub(crate) struct Way {
     pub(crate) derive: fn(&Keys<'_>, &mut Map<String, Json>),
     /// Parts of names that tensors of its folders do not have, where the tables know several for one.
     avoid: &'static [&'static str],
+    /// Such parts where a file has no gates in its feed-forwards, and where it has.
+    avoid_by_gate: [&'static [&'static str]; 2],
     /// Whether its folders leave out what the names of the model with a head begin with.
     pub(crate) bare: bool,
     /// Whether its code is part of the transformers library. Otherwise it stands in files that the original folder has.
     pub(crate) in_library: bool,
+    /// What the names of all tensors but those of a head begin with.
+    pub(crate) under: Option<&'static str>,
+    /// The name of a tensor in the folder, by that of the tables, where the row makes many names to one.
+    pub(crate) rename: fn(&Config, &str) -> Option<String>,
+    /// Whether vectors of the folder have ones before their length.
+    pub(crate) wide: bool,
+    /// Ends of the names of vectors that have a row a head in the folder.
+    pub(crate) per_head: &'static [&'static str],
+    /// Whether matrices of the folder have no ones between their lengths.
+    pub(crate) plain: bool,
+    /// What the row has in its configuration of tensors that a file has as keys, and these tensors, of one number each.
+    pub(crate) numbers: fn(&Keys<'_>) -> Numbers,
+    /// Whether a file can be one of this class, where files of the architecture are of several.
+    pub(crate) fits: fn(&Keys<'_>) -> bool,
     /// Why no folder is made.
     pub(crate) refused: Option<&'static str>,
 }
 
 const fn way(class: &'static str, model_type: &'static str, fields: &'static str) -> Way {
-    Way { class, model_type, fields, derive: |_, _| {}, avoid: &[], bare: false, in_library: true, refused: None }
+    Way {
+        class,
+        model_type,
+        fields,
+        derive: |_, _| {},
+        avoid: &[],
+        avoid_by_gate: [&[], &[]],
+        bare: false,
+        in_library: true,
+        under: None,
+        rename: |_, _| None,
+        wide: false,
+        plain: false,
+        per_head: &[],
+        numbers: |_| (Vec::new(), Vec::new()),
+        fits: |_| true,
+        refused: None,
+    }
 }
 
 impl Way {
@@ -46,6 +83,47 @@ impl Way {
 
     const fn avoiding(mut self, parts: &'static [&'static str]) -> Way {
         self.avoid = parts;
+        self
+    }
+
+    const fn under(mut self, beginning: &'static str) -> Way {
+        self.under = Some(beginning);
+        self
+    }
+
+    const fn when(mut self, fits: fn(&Keys<'_>) -> bool) -> Way {
+        self.fits = fits;
+        self
+    }
+
+    const fn renamed(mut self, rename: fn(&Config, &str) -> Option<String>) -> Way {
+        self.rename = rename;
+        self
+    }
+
+    const fn per_head(mut self, ends: &'static [&'static str]) -> Way {
+        self.per_head = ends;
+        self
+    }
+
+    const fn plain(mut self) -> Way {
+        self.plain = true;
+        self
+    }
+
+    const fn numbers(mut self, numbers: fn(&Keys<'_>) -> Numbers) -> Way {
+        self.numbers = numbers;
+        self
+    }
+
+    const fn wide(mut self) -> Way {
+        self.wide = true;
+        self
+    }
+
+    /// As [`Way::avoiding`], without gates and with them.
+    const fn by_gate(mut self, plain: &'static [&'static str], gated: &'static [&'static str]) -> Way {
+        self.avoid_by_gate = [plain, gated];
         self
     }
 
@@ -66,8 +144,9 @@ impl Way {
     }
 
     /// Whether a tensor of a folder can have this name.
-    pub(crate) fn stores(&self, name: &str) -> bool {
-        !self.avoid.iter().any(|part| name.contains(part))
+    pub(crate) fn stores(&self, name: &str, gated: bool) -> bool {
+        let avoid = self.avoid.iter().chain(self.avoid_by_gate[usize::from(gated)]);
+        !avoid.into_iter().any(|part| name.contains(part))
     }
 
     /// Whether the configuration has such a field.
@@ -104,6 +183,14 @@ pub(crate) const WAYS: &[Way] = &[
          use_sliding_window vocab_size",
     ),
     way(
+        "Qwen2Model",
+        "qwen2",
+        "hidden_act hidden_size intermediate_size layer_types max_position_embeddings max_window_layers \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps sliding_window \
+         use_sliding_window vocab_size",
+    )
+    .bare(),
+    way(
         "Qwen3ForCausalLM",
         "qwen3",
         "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings \
@@ -111,11 +198,162 @@ pub(crate) const WAYS: &[Way] = &[
          sliding_window use_sliding_window vocab_size",
     ),
     way(
+        "Qwen3Model",
+        "qwen3",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types \
+         max_position_embeddings max_window_layers num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps sliding_window use_sliding_window vocab_size",
+    ),
+    way(
         "BertModel",
         "bert",
-        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings num_attention_heads \
-         num_hidden_layers type_vocab_size vocab_size",
-    ),
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "bert" && keys.has_tensor("token_types.weight"))
+    .derive(bert)
+    .avoiding(&["classifier"]),
+    way("BertForSequenceClassification", "bert", "")
+        .refused("the layer before its classifier, bert.pooler, is in no file"),
+    way("BertForMaskedLM", "bert", "")
+        .refused("its head, cls.predictions, is in no file; --class BertModel is the rest"),
+    way(
+        "RobertaModel",
+        "roberta",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "gpt2")
+    .derive(roberta)
+    .avoiding(&["classifier"]),
+    way(
+        "RobertaForSequenceClassification",
+        "roberta",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "gpt2")
+    .derive(roberta)
+    .under("roberta."),
+    way(
+        "XLMRobertaModel",
+        "xlm-roberta",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "t5" && keys.arch() == "bert")
+    .derive(roberta)
+    .avoiding(&["classifier"]),
+    way(
+        "XLMRobertaForSequenceClassification",
+        "xlm-roberta",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.vocabulary() == "t5")
+    .derive(roberta)
+    .under("roberta."),
+    way("XLMRobertaModel", "xlm-roberta", "")
+        .when(|keys| keys.arch() == "jina-bert-v3")
+        .refused("the matrices of its tasks are in files of their own"),
+    way(
+        "CamembertModel",
+        "camembert",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size",
+    )
+    .when(|keys| keys.has_tensor("token_types.weight"))
+    .derive(bert)
+    .avoiding(&["classifier"]),
+    way(
+        "JinaBertModel",
+        "bert",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size emb_pooler feed_forward_type \
+         position_embedding_type",
+    )
+    .remote()
+    .derive(jina_bert)
+    .avoiding(&["up_gated_layer", "gated_layers_v", "gated_layers_w", "down_layer", "layer_norm_2"]),
+    way(
+        "JinaBertForMaskedLM",
+        "bert",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers type_vocab_size vocab_size emb_pooler feed_forward_type \
+         position_embedding_type",
+    )
+    .remote()
+    .derive(jina_bert)
+    .avoiding(&["mlp.gated_layers", "mlp.wo", "mlp.layernorm"]),
+    way(
+        "NomicBertModel",
+        "nomic_bert",
+        "activation_function causal layer_norm_epsilon max_trained_positions mlp_fc1_bias mlp_fc2_bias \
+         moe_every_n_layers moe_normalize_expert_weights moe_top_k n_embd n_head n_inner n_layer \
+         n_positions num_experts prenorm qkv_proj_bias rotary_emb_base rotary_emb_fraction \
+         rotary_emb_interleaved rotary_emb_scale_base type_vocab_size vocab_size",
+    )
+    .remote()
+    .derive(nomic)
+    .by_gate(&["fc11"], &[])
+    .avoiding(&["embeddings.LayerNorm", "classifier"]),
+    way(
+        "ModernBertModel",
+        "modernbert",
+        "attention_bias layer_norm_eps classifier_pooling global_attn_every_n_layers hidden_activation hidden_size \
+         intermediate_size local_attention max_position_embeddings mlp_bias norm_bias norm_eps \
+         num_attention_heads num_hidden_layers vocab_size",
+    )
+    .derive(modern_bert)
+    .bare()
+    .avoiding(&["classifier", "head."]),
+    way(
+        "ModernBertForSequenceClassification",
+        "modernbert",
+        "attention_bias layer_norm_eps classifier_bias classifier_pooling global_attn_every_n_layers hidden_activation \
+         hidden_size intermediate_size local_attention max_position_embeddings mlp_bias norm_bias norm_eps \
+         num_attention_heads num_hidden_layers vocab_size",
+    )
+    .derive(modern_bert)
+    .under("model."),
+    way("ModernBertForMaskedLM", "modernbert", "")
+        .refused("its head, decoder, is in no file; --class ModernBertModel is the rest"),
+    way(
+        "NeoBERT",
+        "neobert",
+        "hidden_size intermediate_size max_length norm_eps num_attention_heads num_hidden_layers vocab_size",
+    )
+    .remote()
+    .derive(neo_bert)
+    .avoiding(&["dense", "classifier"]),
+    way("NeoBERTLMHead", "neobert", "").refused("its head, decoder, is in no file; --class NeoBERT is the rest"),
+    way(
+        "EuroBertModel",
+        "eurobert",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings mlp_bias \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .bare(),
+    way(
+        "T5EncoderModel",
+        "t5",
+        "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
+         is_gated_act layer_norm_epsilon num_heads num_layers relative_attention_max_distance \
+         relative_attention_num_buckets vocab_size",
+    )
+    .derive(mt5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
+    way(
+        "UMT5ForConditionalGeneration",
+        "umt5",
+        "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
+         is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
+         relative_attention_max_distance relative_attention_num_buckets scale_decoder_outputs vocab_size",
+    )
+    .derive(t5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
     way(
         "DeepseekV3ForCausalLM",
         "deepseek_v3",
@@ -150,7 +388,8 @@ pub(crate) const WAYS: &[Way] = &[
          relative_attention_max_distance relative_attention_num_buckets scale_decoder_outputs vocab_size",
     )
     .derive(t5)
-    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
     way(
         "AfmoeForCausalLM",
         "afmoe",
@@ -182,7 +421,19 @@ pub(crate) const WAYS: &[Way] = &[
         "DistilBertModel",
         "distilbert",
         "activation dim hidden_dim max_position_embeddings n_heads n_layers sinusoidal_pos_embds vocab_size",
-    ),
+    )
+    .when(|keys| !keys.has_tensor("token_types.weight"))
+    .avoiding(&["classifier"]),
+    way(
+        "DistilBertForSequenceClassification",
+        "distilbert",
+        "activation dim hidden_dim max_position_embeddings n_heads n_layers sinusoidal_pos_embds vocab_size",
+    )
+    .when(|keys| !keys.has_tensor("token_types.weight"))
+    .under("distilbert.")
+    .avoiding(&["classifier.dense", "classifier.out_proj"]),
+    way("DistilBertForMaskedLM", "distilbert", "")
+        .refused("its head, vocab_projector, is in no file; --class DistilBertModel is the rest"),
     way("BitnetForCausalLM", "llama", "").remote().refused("the file has its weights rounded to three values"),
     way(
         "ChatGLMModel",
@@ -202,7 +453,9 @@ pub(crate) const WAYS: &[Way] = &[
     )
     .remote()
     .derive(chatglm),
-    way("GlmForCausalLM", "glm", "").refused("its files say another epsilon and other lengths than the model has"),
+    way("GlmForCausalLM", "glm", "").refused(
+        "its files say another epsilon and other lengths than the model has; --class ChatGLMModel is what they say",
+    ),
     way(
         "CodeShellForCausalLM",
         "codeshell",
@@ -319,7 +572,17 @@ pub(crate) const WAYS: &[Way] = &[
         "hidden_act hidden_size intermediate_size layer_types max_position_embeddings num_attention_heads \
          num_hidden_layers num_key_value_heads rms_norm_eps sliding_window sliding_window_pattern vocab_size",
     ),
-    way("FalconH1ForCausalLM", "falcon_h1", "").refused("its multipliers are in the weights of the file"),
+    way(
+        "FalconH1ForCausalLM",
+        "falcon_h1",
+        "attention_bias attention_in_multiplier attention_out_multiplier embedding_multiplier head_dim \
+         key_multiplier lm_head_multiplier mamba_conv_bias mamba_d_conv mamba_d_head mamba_d_ssm \
+         mamba_d_state mamba_expand mamba_n_groups mamba_n_heads mamba_norm_before_gate mamba_proj_bias \
+         mamba_rms_norm mlp_bias mlp_multipliers projectors_bias ssm_in_multiplier ssm_multipliers \
+         ssm_out_multiplier hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .derive(falcon_h1),
     way(
         "GemmaForCausalLM",
         "gemma",
@@ -365,7 +628,16 @@ pub(crate) const WAYS: &[Way] = &[
          sliding_window vocab_size vocab_size_per_layer_input",
     )
     .derive(gemma3n),
-    way("Gemma4ForCausalLM", "gemma4_text", "").derive(gemma4).refused("no files are known for its vocabulary"),
+    way(
+        "Gemma4ForCausalLM",
+        "gemma4_text",
+        "attention_bias attention_k_eq_v enable_moe_block final_logit_softcapping head_dim \
+         hidden_activation hidden_size hidden_size_per_layer_input intermediate_size layer_types \
+         max_position_embeddings moe_intermediate_size num_attention_heads num_experts num_hidden_layers \
+         num_key_value_heads num_kv_shared_layers rms_norm_eps sliding_window top_k_experts \
+         use_double_wide_mlp vocab_size vocab_size_per_layer_input",
+    )
+    .derive(gemma4),
     way(
         "Glm4ForCausalLM",
         "glm4",
@@ -548,7 +820,13 @@ pub(crate) const WAYS: &[Way] = &[
          rms_norm_eps routed_scaling_factor swiglu_limit topk_group v_head_dim vocab_size",
     )
     .derive(sparse_attention),
-    way("InternLM2ForCausalLM", "internlm2", "").remote().refused("its vocabulary is changed on the way into the file"),
+    way(
+        "InternLM2ForCausalLM",
+        "internlm2",
+        "bias hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote(),
     way(
         "InternLM3ForCausalLM",
         "internlm3",
@@ -556,7 +834,14 @@ pub(crate) const WAYS: &[Way] = &[
          num_hidden_layers num_key_value_heads qkv_bias rms_norm_eps vocab_size",
     )
     .remote(),
-    way("JAISLMHeadModel", "jais", "").remote().refused("its multipliers are in the weights of the file"),
+    way(
+        "JAISLMHeadModel",
+        "jais",
+        "activation_function embeddings_scale layer_norm_epsilon n_embd n_head n_inner n_layer n_positions \
+         position_embedding_type vocab_size width_scale",
+    )
+    .remote()
+    .derive(jais),
     way(
         "Jais2ForCausalLM",
         "jais2",
@@ -873,9 +1158,17 @@ pub(crate) const WAYS: &[Way] = &[
     .avoiding(&["in_proj_qkvz", "in_proj_ba"]),
     way("GPTRefactForCausalLM", "gpt_refact", "layer_norm_epsilon n_embd n_head n_layer n_positions vocab_size")
         .remote(),
-    way("SmallThinkerForCausalLM", "smallthinker", "")
-        .remote()
-        .refused("a file does not say which of its layers slide and rotate"),
+    way(
+        "SmallThinkerForCausalLM",
+        "smallthinker",
+        "head_dim intermediate_size max_position_embeddings moe_ffn_hidden_size moe_num_active_primary_experts \
+         moe_num_primary_experts moe_primary_router_apply_softmax num_attention_heads num_hidden_layers \
+         num_key_value_heads hidden_size rms_norm_eps rope_layout sliding_window_layout sliding_window_size \
+         vocab_size",
+    )
+    .remote()
+    .derive(smallthinker)
+    .avoiding(&["block_sparse_moe.gate", "block_sparse_moe.down", "block_sparse_moe.up"]),
     way(
         "Spark2_5ForCausalLM",
         "spark2_5",
@@ -893,15 +1186,196 @@ pub(crate) const WAYS: &[Way] = &[
          relative_attention_max_distance relative_attention_num_buckets vocab_size",
     )
     .derive(mt5)
-    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
     way(
         "UMT5Model",
         "umt5",
         "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
          is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
-         relative_attention_max_distance relative_attention_num_buckets scale_decoder_outputs vocab_size",
+         relative_attention_max_distance relative_attention_num_buckets vocab_size",
     )
-    .derive(t5)
-    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
-    way("TalkieForCausalLM", "talkie", "").remote().refused("gains of heads and layers are in the weights of the file"),
+    .derive(mt5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"])
+    .by_gate(&["wi_1"], &[]),
+    way(
+        "TalkieForCausalLM",
+        "talkie",
+        "head_dim hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads vocab_size",
+    )
+    .remote()
+    .numbers(talkie),
+    way(
+        "DeciLMForCausalLM",
+        "deci",
+        "block_configs num_key_value_heads_per_layer hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(deci)
+    .renamed(deci_names)
+    .avoiding(&["linear_attn"]),
+    way(
+        "Grok1ForCausalLM",
+        "grok-1",
+        "attn_output_multiplier embedding_multiplier_scale num_experts_per_tok num_local_experts \
+         output_multiplier_scale attn_logit_softcapping router_logit_softcapping final_logit_softcapping \
+         hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .when(|keys| keys.has_tensor("layer_output_norm.weight"))
+    .avoiding(&["transformer.in_out_embed", "model.norm", "model.layers"])
+    .derive(grok),
+    way(
+        "GrokForCausalLM",
+        "grok",
+        "attn_output_multiplier attn_temperature_len embedding_multiplier_scale head_dim \
+         moe_intermediate_size num_experts_per_tok num_local_experts output_multiplier_scale \
+         attn_logit_softcapping router_logit_softcapping final_logit_softcapping hidden_size \
+         intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .when(|keys| !keys.has_tensor("layer_output_norm.weight"))
+    .avoiding(&["transformer."])
+    .derive(grok),
+    way(
+        "HrmTextForCausalLM",
+        "hrm_text",
+        "H_cycles L_cycles attention_bias embedding_scale head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings mlp_bias num_attention_heads num_hidden_layers num_key_value_heads \
+         num_layers_per_stack prefix_lm rms_norm_eps vocab_size",
+    )
+    .derive(hrm)
+    .renamed(hrm_names),
+    way(
+        "MiMoV2FlashForCausalLM",
+        "mimo_v2_flash",
+        "attention_bias attention_value_scale head_dim hidden_size hybrid_layer_pattern intermediate_size \
+         layernorm_epsilon max_position_embeddings moe_intermediate_size moe_layer_freq n_group \
+         n_routed_experts norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads partial_rotary_factor routed_scaling_factor scoring_func sliding_window \
+         swa_head_dim swa_num_attention_heads swa_num_key_value_heads swa_v_head_dim topk_group topk_method \
+         v_head_dim vocab_size",
+    )
+    .remote()
+    .derive(mimo)
+    .renamed(mimo_names),
+    way(
+        "MiniMaxText01ForCausalLM",
+        "minimax_text_01",
+        "attn_type_list head_dim layernorm_full_attention_alpha layernorm_full_attention_beta \
+         layernorm_linear_attention_alpha layernorm_linear_attention_beta layernorm_mlp_alpha \
+         layernorm_mlp_beta num_experts_per_tok num_local_experts postnorm rotary_dim \
+         shared_intermediate_size hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(minimax01)
+    .renamed(minimax01_names),
+    way(
+        "OpenELMForCausalLM",
+        "openelm",
+        "ffn_dim_divisor ffn_multipliers head_dim max_context_length model_dim num_kv_heads num_query_heads \
+         num_transformer_layers rope_freq_constant share_input_output_layers vocab_size",
+    )
+    .remote()
+    .derive(openelm),
+    way(
+        "Plamo2ForCausalLM",
+        "plamo2",
+        "hidden_size hidden_size_per_head intermediate_size mamba_d_conv mamba_d_state mamba_enabled \
+         mamba_num_heads mamba_step max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(plamo2),
+    way(
+        "Plamo3ForCausalLM",
+        "plamo3",
+        "head_dim sliding_window_pattern window_size hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(plamo3),
+    way(
+        "RWKV6Qwen2ForCausalLM",
+        "rwkv6qwen2",
+        "attention_bias hidden_size intermediate_size lora_rank_decay lora_rank_tokenshift \
+         max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps \
+         vocab_size",
+    )
+    .remote()
+    .derive(qrwkv6)
+    .wide(),
+    way(
+        "RwkvHybridForCausalLM",
+        "rwkv_hybrid",
+        "head_size hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers rms_norm_eps vocab_size wkv_has_gate wkv_version",
+    )
+    .remote()
+    .derive(arwkv)
+    .per_head(&[".r_k"])
+    .renamed(|_, name| Some(name.replace(".attention.", ".self_attn.time_mixer.")))
+    .wide()
+    .avoiding(&["lora", "k_proj", "v_proj", "r_proj", "o_proj", "x_x"]),
+    way(
+        "Rwkv6ForCausalLM",
+        "rwkv6",
+        "attention_hidden_size head_size hidden_size intermediate_size layer_norm_epsilon \
+         num_attention_heads num_hidden_layers rescale_every vocab_size",
+    )
+    .remote()
+    .derive(rwkv6)
+    .wide(),
+    way(
+        "Step3p5ForCausalLM",
+        "step3p5",
+        "attention_other_setting head_dim hidden_size intermediate_size layer_types max_position_embeddings \
+         moe_intermediate_size moe_layers_enum moe_num_experts moe_router_activation \
+         moe_router_scaling_factor moe_top_k norm_expert_weight num_attention_groups num_attention_heads \
+         num_hidden_layers num_nextn_predict_layers partial_rotary_factors rms_norm_eps rope_theta \
+         share_expert_dim sliding_window vocab_size",
+    )
+    .remote()
+    .derive(step)
+    .plain(),
+    way(
+        "ApertusForCausalLM",
+        "apertus",
+        "attention_bias hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .numbers(apertus),
+    way(
+        "RWKV7ForCausalLM",
+        "rwkv7",
+        "a_low_rank_dim decay_low_rank_dim gate_low_rank_dim head_dim hidden_size intermediate_size \
+         norm_eps num_hidden_layers v_low_rank_dim vocab_size",
+    )
+    .remote()
+    .derive(rwkv7)
+    .per_head(&[".r_k"])
+    .renamed(rwkv7_names)
+    .avoiding(&[
+        "model.pre_ln",
+        "model.ln_out",
+        "attention.w1",
+        "attention.w2",
+        "attention.a1",
+        "attention.a2",
+        "attention.v1",
+        "attention.v2",
+        "attention.g1",
+        "attention.g2",
+        "attention.key",
+        "attention.value",
+        "attention.receptance",
+        "attention.output",
+        "attention.x_x",
+        ".ln1",
+    ]),
 ];

@@ -21,6 +21,7 @@ pub use modules::Modules;
 pub use params::{Params, SIGMOID, SOFTMAX};
 pub(crate) use params::{switched_window, window};
 pub use projectors::{Forced, Sense, Tower};
+pub(crate) use rows::{ANSWERS, FIRST_POSITION, GAIN, WHOLE_HEAD};
 
 use crate::config::{self, Config, RAW};
 use crate::names;

@@ -375,6 +375,8 @@ impl<'a> Params<'a> {
     pub fn pooling(&mut self) -> Result<()> {
         if let Some(module) = modules::read(self.folder)?.iter().find(|m| m.kind.ends_with("Pooling")) {
             self.set("pooling_type", Pooling::of(module)? as u32);
+        } else if let Some(number) = self.config.u64(modules::POOLING) {
+            self.u32("pooling_type", number)?;
         }
         // What a classifier scores.
         let Some(of) = self.config.get("classifier_pooling") else { return Ok(()) };

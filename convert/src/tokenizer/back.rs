@@ -9,7 +9,7 @@ use gguf::{Array, Error, Metadata, Result};
 
 use super::runtime::{ESCAPED_SPACE, PreTokenizer};
 use super::vocab::TokenType;
-use super::{VocabKind, pre};
+use super::{VocabKind, base64, pre};
 
 /// Files of a folder.
 pub(crate) struct Files {
@@ -47,10 +47,13 @@ pub(crate) fn files(metadata: &Metadata, kind: VocabKind) -> Result<Files> {
     let mut config = special(metadata, &tokens);
     match (model, kind) {
         ("gpt2", _) => gpt2(metadata, &tokens, kind, &mut config, &mut out)?,
-        ("llama", VocabKind::Arctic | VocabKind::InternLm2 | VocabKind::Xverse) => {
+        ("llama", VocabKind::Arctic | VocabKind::Deci | VocabKind::Xverse) => {
             return refused("is read in its own way by this class, of which there is no way back");
         }
         ("llama", _) => sentencepiece(metadata, &tokens, kind, &mut config, &mut out)?,
+        ("gemma4", _) => byte_fallback(metadata, &tokens, &mut config, &mut out)?,
+        ("plamo2", _) => plamo(metadata, &tokens, &mut config, &mut out)?,
+        ("rwkv", _) => rwkv(&tokens, &mut config, &mut out)?,
         ("bert", _) => word_piece(metadata, &tokens, &mut config, &mut out)?,
         ("t5", _) => unigram(metadata, &tokens, kind, &mut config, &mut out)?,
         _ => return refused("has no files that are known of which it could be read again"),
@@ -91,9 +94,17 @@ impl Tokens {
         self.types[id] == kind as i32
     }
 
-    /// Whether an id stands for nothing: a vocabulary is filled up with such.
+    /// Whether an id stands for nothing: a vocabulary is filled up with such. Where ids are one larger than those of a
+    /// SentencePiece model, the number in the text is that of the model.
     fn is_padding(&self, id: usize) -> bool {
-        self.is(id, TokenType::Unused) && self.texts[id] == format!("[PAD{id}]").as_bytes()
+        let numbered = |id: usize| self.texts[id] == format!("[PAD{id}]").as_bytes();
+        let shifted = |id: usize| id > 0 && self.texts[id] == format!("[PAD{}]", id - 1).as_bytes();
+        self.is(id, TokenType::Unused) && (numbered(id) || shifted(id))
+    }
+
+    /// The text of a token with a role. Files of XLM-RoBERTa fill up the place of the one that masks.
+    fn named(&self, id: usize, role: &str) -> Result<&str> {
+        if role == "mask" && self.is_padding(id) { Ok("<mask>") } else { self.text(id) }
     }
 }
 
@@ -109,7 +120,7 @@ fn special(metadata: &Metadata, tokens: &Tokens) -> Map<String, Value> {
         let id = usize::try_from(role.id).ok().filter(|id| *id < tokens.texts.len());
         // A class makes a special token of what its configuration names.
         if let Some(id) = id.filter(|id| !tokens.is(*id, TokenType::Normal))
-            && let Ok(text) = tokens.text(id)
+            && let Ok(text) = tokens.named(id, role.name)
         {
             config.insert(format!("{}_token", role.name), text.into());
         }
@@ -191,7 +202,10 @@ const ROLES: &[(&str, &str)] = &[
 /// The chat template, or all of them by their names.
 fn template(metadata: &Metadata) -> Option<Value> {
     let default = metadata.str("tokenizer.chat_template");
-    let names = metadata.array("tokenizer.chat_templates");
+    // What stands before the vocabulary is of the class of the model, and no file of the tokenizer says it.
+    let own = metadata.iter().take_while(|(key, _)| *key != "tokenizer.ggml.tokens");
+    let of_class = own.into_iter().any(|(key, _)| key == "tokenizer.chat_templates");
+    let names = metadata.array("tokenizer.chat_templates").filter(|_| !of_class);
     let mut named: Vec<Value> = Vec::new();
     for name in names.into_iter().flat_map(Array::iter) {
         let name = name.as_str()?.to_owned();
@@ -212,15 +226,17 @@ fn added(id: usize, text: &str, special: bool) -> Value {
         "normalized": !special, "special": special})
 }
 
+/// The token of this role, where it is put around texts.
+fn around(metadata: &Metadata, tokens: &Tokens, role: &str) -> Option<(u64, String)> {
+    let added = adds(metadata, role) == Some(true);
+    let id = metadata.u64(&format!("tokenizer.ggml.{role}_token_id")).filter(|_| added)?;
+    let text = tokens.text(usize::try_from(id).ok().filter(|id| *id < tokens.texts.len())?).ok()?;
+    Some((id, text.to_owned()))
+}
+
 /// What stands around a text: the tokens that the keys say are added.
 fn post_processor(metadata: &Metadata, tokens: &Tokens) -> Value {
-    let token = |role: &str| {
-        let added = adds(metadata, role) == Some(true);
-        let id = metadata.u64(&format!("tokenizer.ggml.{role}_token_id")).filter(|_| added)?;
-        let text = tokens.text(usize::try_from(id).ok().filter(|id| *id < tokens.texts.len())?).ok()?;
-        Some((id, text.to_owned()))
-    };
-    let (bos, eos) = (token("bos"), token("eos"));
+    let (bos, eos) = (around(metadata, tokens, "bos"), around(metadata, tokens, "eos"));
     if bos.is_none() && eos.is_none() {
         // A byte-level step here would say that nothing is added, which the file need not say.
         return Value::Null;
@@ -243,6 +259,19 @@ fn post_processor(metadata: &Metadata, tokens: &Tokens) -> Value {
     let last = if separated || eos.is_none() { pair.len() } else { pair.len() - 1 };
     pair.splice(last..last, second);
     json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": special})
+}
+
+/// The merges as pairs of tokens.
+fn merges(metadata: &Metadata) -> Result<Vec<Value>> {
+    let merges = metadata.array("tokenizer.ggml.merges");
+    let merges = merges.ok_or_else(|| Error::input("the file has no tokenizer.ggml.merges"))?;
+    merges
+        .iter()
+        .map(|merge| {
+            let merge = merge.as_str().and_then(|m| m.split_once(' ')).map(|(a, b)| json!([a, b]));
+            merge.ok_or_else(|| Error::input("a merge of the vocabulary is no pair of tokens"))
+        })
+        .collect()
 }
 
 /// Byte-level BPE.
@@ -276,24 +305,21 @@ fn gpt2(
             list.push(added(id, text, tokens.is(id, TokenType::Control)));
         }
     }
-    let merges: Vec<Value> = match metadata.array("tokenizer.ggml.merges") {
-        Some(merges) => merges
-            .iter()
-            .map(|merge| {
-                let merge = merge.as_str().and_then(|m| m.split_once(' ')).map(|(a, b)| json!([a, b]));
-                merge.ok_or_else(|| Error::input("a merge of the vocabulary is no pair of tokens"))
-            })
-            .collect::<Result<_>>()?,
-        None => return Err(Error::input("the file has no tokenizer.ggml.merges")),
-    };
+    let merges = merges(metadata)?;
     let ignores = PreTokenizer::find(name).is_ok_and(|row| row.ignore_merges);
     let normalizer = if COMPOSED.contains(&name) { json!({"type": "NFC"}) } else { Value::Null };
+    let roberta = matches!(kind, VocabKind::JinaBert2 | VocabKind::Roberta);
+    let post = match (around(metadata, tokens, "bos"), around(metadata, tokens, "eos")) {
+        (Some((first, begins)), Some((last, ends))) if roberta => json!({"type": "RobertaProcessing",
+            "sep": [ends, last], "cls": [begins, first], "trim_offsets": true, "add_prefix_space": false}),
+        _ => post_processor(metadata, tokens),
+    };
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": list,
         "normalizer": normalizer,
         "pre_tokenizer": cuts,
-        "post_processor": post_processor(metadata, tokens),
+        "post_processor": post,
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignores,
@@ -321,6 +347,17 @@ fn sentencepiece(
     out: &mut Files,
 ) -> Result<()> {
     let mut pieces = pieces(tokens, 0..tokens.texts.len());
+    if kind == VocabKind::InternLm2 {
+        // What stands in files for the zero byte, and types that follow from texts.
+        for piece in pieces.iter_mut() {
+            if piece.0 == "🐉".as_bytes() {
+                piece.0 = b"\0";
+            }
+            if piece.0.starts_with(b"[UNUSED") {
+                piece.2 = TokenType::Normal as i32;
+            }
+        }
+    }
     if !pieces.iter().any(|piece| piece.2 == TokenType::Unknown as i32) {
         // A model has such a piece, whatever type a file has for it.
         let named = metadata.u64("tokenizer.ggml.unknown_token_id").and_then(|id| usize::try_from(id).ok());
@@ -537,8 +574,139 @@ fn unigram(
         }
         (pieces(tokens, 0..end), "spiece.model", "T5Tokenizer", 0)
     };
+    if roles(metadata).any(|role| ["unk", "sep", "mask"].contains(&role.name)) {
+        // These roles are read from the tokens that such a file adds.
+        out.files.push(("tokenizer.json", pretty(&unigram_json(metadata, tokens, &charsmap)?)));
+    }
     let model = Proto { pieces, unigram: true, prefix, remove_spaces, charsmap: &charsmap };
     out.files.push((name, model.bytes(metadata, tokens, shift)));
     config.insert("tokenizer_class".into(), class.into());
+    config.insert("clean_up_tokenization_spaces".into(), remove_spaces.into());
+    Ok(())
+}
+
+/// A unigram model as `tokenizer.json` has it.
+fn unigram_json(metadata: &Metadata, tokens: &Tokens, charsmap: &[u8]) -> Result<Value> {
+    let (mut list, mut vocab) = (Vec::new(), Vec::new());
+    for id in 0..tokens.texts.len() {
+        let masks = metadata.u64("tokenizer.ggml.mask_token_id") == Some(id as u64);
+        if tokens.is_padding(id) && !masks {
+            continue;
+        }
+        let text = tokens.named(id, if masks { "mask" } else { "" })?;
+        let special = masks || tokens.is(id, TokenType::Control) || tokens.is(id, TokenType::Unknown);
+        if special || tokens.is(id, TokenType::UserDefined) {
+            let mut token = added(id, text, special);
+            if masks {
+                token["lstrip"] = true.into();
+            }
+            list.push(token);
+        }
+        vocab.push(json!([text, tokens.scores[id]]));
+    }
+    let normalizer = match charsmap {
+        [] => Value::Null,
+        map => json!({"type": "Precompiled", "precompiled_charsmap": base64::encode(map)}),
+    };
+    let token = |id: usize| tokens.is(id, TokenType::Unknown);
+    let unknown = (0..tokens.texts.len()).find(|id| token(*id)).map(|id| id as u64);
+    let metaspace = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    let mut post = post_processor(metadata, tokens);
+    if let (Some((_, begins)), Some((_, ends))) = (around(metadata, tokens, "bos"), around(metadata, tokens, "eos")) {
+        // Two texts are separated by two tokens.
+        let token = |text: &str| json!({"SpecialToken": {"id": text, "type_id": 0}});
+        let sequence = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
+        post["pair"] = json!([token(&begins), sequence("A"), token(&ends), token(&ends), sequence("B"), token(&ends)]);
+    }
+    Ok(json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": list,
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
+        "post_processor": post,
+        "decoder": metaspace,
+        "model": {"type": "Unigram",
+            "unk_id": unknown.or(metadata.u64("tokenizer.ggml.unknown_token_id")),
+            "vocab": vocab, "byte_fallback": false},
+    }))
+}
+
+/// A BPE of texts whose spaces are escaped, which falls back to bytes.
+fn byte_fallback(metadata: &Metadata, tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> Result<()> {
+    let (mut list, mut vocab) = (Vec::new(), Map::new());
+    for id in (0..tokens.texts.len()).filter(|id| !tokens.is_padding(*id)) {
+        let text = tokens.text(id)?;
+        let control = tokens.is(id, TokenType::Control);
+        if control || tokens.is(id, TokenType::UserDefined) {
+            list.push(added(id, text, control));
+        }
+        vocab.insert(text.to_owned(), id.into());
+    }
+    // What stands after this key is of the class.
+    let place = |key: &str| metadata.iter().position(|(own, _)| own == key);
+    let own = place("tokenizer.ggml.add_bos_token") < place("tokenizer.ggml.add_space_prefix");
+    if !own {
+        config.shift_remove("add_bos_token");
+    }
+    let unknown = metadata.u64("tokenizer.ggml.unknown_token_id").and_then(|id| usize::try_from(id).ok());
+    let unknown = unknown.filter(|id| *id < tokens.texts.len()).map(|id| tokens.text(id)).transpose()?;
+    let escape = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+    let shown = json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "});
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": list,
+        "normalizer": escape,
+        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false},
+        "post_processor": if own { post_processor(metadata, tokens) } else { Value::Null },
+        "decoder": {"type": "Sequence", "decoders": [shown, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "vocab": vocab, "merges": merges(metadata)?},
+    });
+    out.files.push(("tokenizer.json", pretty(&tokenizer)));
+    config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    Ok(())
+}
+
+/// PLaMo's lines of JSON.
+fn plamo(metadata: &Metadata, tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> Result<()> {
+    let mut lines = Vec::new();
+    // Ids that fill up are numbered from 1 on, behind all others.
+    let end = (0..tokens.texts.len()).rev().find(|id| !tokens.is(*id, TokenType::Unused)).map_or(0, |id| id + 1);
+    for id in 0..end {
+        let kind = match tokens.types[id] {
+            kind if kind == TokenType::Unknown as i32 => "UNKNOWN",
+            kind if kind == TokenType::Control as i32 => "CONTROL",
+            kind if kind == TokenType::Byte as i32 => "BYTE",
+            _ => "NORMAL",
+        };
+        let line = json!([tokens.text(id)?, tokens.scores[id], kind, null, null, null, null]);
+        lines.extend(line.to_string().into_bytes());
+        lines.push(b'\n');
+    }
+    out.files.push((super::plamo::FILE, lines));
+    config.insert("tokenizer_class".into(), "Plamo2Tokenizer".into());
+    for role in roles(metadata) {
+        if let Some(id) = usize::try_from(role.id).ok().filter(|id| *id < tokens.texts.len()) {
+            config.insert(format!("{}_token", role.name), tokens.text(id)?.into());
+        }
+    }
+    Ok(())
+}
+
+/// RWKV's lines of id, text and length.
+fn rwkv(tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> Result<()> {
+    let mut lines = String::new();
+    for id in (1..tokens.texts.len()).filter(|id| !tokens.is_padding(*id)) {
+        let bytes = super::rwkv::shown_bytes(tokens.text(id)?)
+            .ok_or_else(|| Error::input(format!("token {id} is not written as Python writes bytes")))?;
+        lines += &super::rwkv::line(id, &bytes);
+    }
+    out.files.push((super::rwkv::FILE, lines.into_bytes()));
+    config.insert("tokenizer_class".into(), "RwkvTokenizer".into());
+    // The end of texts is the id 0, which the file of the vocabulary does not have.
+    for role in ["bos", "eos", "unk"] {
+        config.insert(format!("{role}_token"), "<s>".into());
+    }
     Ok(())
 }

@@ -1,5 +1,19 @@
 //! Base64 as vocabularies write bytes.
 
+/// Bytes as base64 text.
+pub(crate) fn encode(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let word = three.iter().enumerate().fold(0_u32, |word, (i, byte)| word | u32::from(*byte) << (16 - 8 * i));
+        for place in 0..4 {
+            let digit = (word >> (18 - 6 * place) & 63) as usize;
+            out.push(if place <= three.len() { char::from(DIGITS[digit]) } else { '=' });
+        }
+    }
+    out
+}
+
 /// The bytes of a text in the standard alphabet, with or without padding; `None` where it is none.
 pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=').as_bytes();

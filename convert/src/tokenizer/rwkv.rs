@@ -74,6 +74,19 @@ pub(super) fn write(dir: &Path, config: &Value, out: &mut Metadata) -> Result<()
     super::special::check_ids(out, vocab.len() as u64).map_err(|e| e.at(dir.join("config.json")))
 }
 
+/// The bytes that a token of a file stands for.
+pub(super) fn shown_bytes(text: &str) -> Option<Vec<u8>> {
+    // Either kind of quote may stand in it as it is.
+    let quoted = |quote: char| literal_bytes(&format!("b{quote}{text}{quote}"));
+    quoted('\'').or_else(|| quoted('"'))
+}
+
+/// The line of a token.
+pub(super) fn line(id: usize, bytes: &[u8]) -> String {
+    let shown: String = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    format!("{id} b'{shown}' {}\n", bytes.len())
+}
+
 /// The bytes of a Python literal of text or bytes.
 fn literal_bytes(literal: &str) -> Option<Vec<u8>> {
     let (raw, literal) = match literal.strip_prefix('b') {

@@ -218,7 +218,7 @@ pub(super) fn classifier(config: &Config, piece: &Piece) -> Result<Outputs> {
 }
 
 /// The position of a text's first token.
-const FIRST_POSITION: &str = "position of the first token";
+pub(crate) const FIRST_POSITION: &str = "position of the first token";
 
 /// Positions begin behind that of padding.
 fn without_first_positions(config: &mut Config) -> Result<()> {

@@ -66,6 +66,10 @@ mod t5;
 mod talkie;
 mod wavtokenizer;
 
+pub(crate) use bert::FIRST_POSITION;
+pub(crate) use qwen::{ANSWERS, WHOLE_HEAD};
+pub(crate) use talkie::GAIN;
+
 use super::Class;
 
 /// Every row, family by family.

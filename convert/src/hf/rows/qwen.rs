@@ -264,10 +264,10 @@ pub(super) fn find_reranker(config: &mut Config, contents: &Contents<'_>) -> Res
 }
 
 /// The ids of a reranker's answers.
-const ANSWERS: &str = "answers of a reranker";
+pub(crate) const ANSWERS: &str = "answers of a reranker";
 
 /// Whether a reranker keeps the rows of all tokens too.
-const WHOLE_HEAD: &str = "whole head of a reranker";
+pub(crate) const WHOLE_HEAD: &str = "whole head of a reranker";
 
 fn is_tied(config: &Config) -> bool {
     config.bool("tie_word_embeddings") == Some(true)

@@ -41,7 +41,7 @@ const TALKIE: &[Rule] = &[
 ];
 
 /// The gain of the output head.
-const GAIN: &str = "gain of the output head";
+pub(crate) const GAIN: &str = "gain of the output head";
 
 fn gain_of_head(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
     const NAME: &str = "lm_head_gain.w_g";
