@@ -359,7 +359,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .zip(&others)
         .map(|(path, opened)| Candidate {
             name: name_of(path),
-            bytes: bytes_of(opened.source.tensors()),
+            bytes: opened.source.stored_bytes(),
             model: &opened.model,
             weights: Box::new(Stored(&opened.source)),
             encoded: None,
@@ -438,7 +438,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         base: name_of(&args.base),
         architecture: base.model.name().into(),
         parameters: base.source.tensors().iter().map(TensorInfo::elements).sum(),
-        bytes: bytes_of(base.source.tensors()),
+        bytes: base.source.stored_bytes(),
         protocol: report::Protocol {
             text: args.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             text_sha256: sha256(text.as_bytes()),
@@ -833,8 +833,4 @@ pub fn check_measures(gate: &Gate, known: &[Measure], of: &str) -> Result<()> {
     let Some(other) = gate.limits().find(|l| !known.contains(&l.measure)) else { return Ok(()) };
     let names: Vec<String> = known.iter().map(|m| format!("--{}", m.option())).collect();
     Err(Error::usage(format!("--{} says nothing of {of}", other.measure.option())).help(names.join(", ")))
-}
-
-pub fn bytes_of(tensors: &[TensorInfo]) -> u64 {
-    tensors.iter().map(TensorInfo::bytes).sum()
 }
