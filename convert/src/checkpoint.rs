@@ -291,6 +291,11 @@ impl Checkpoint {
         self.named(self.type_name)
     }
 
+    /// What the default name calls the type of the matrices, where they are written.
+    pub fn type_name(&self) -> Option<&str> {
+        self.type_name
+    }
+
     /// The default name of a file of this type made from the checkpoint.
     pub fn file_name_of(&self, type_name: &str) -> String {
         self.named(Some(type_name))

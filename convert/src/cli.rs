@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::files::LICENSES;
 use crate::tokenizer::{self, Report};
-use crate::{Options, OutType, json, location, lora, packed};
+use crate::{Options, OutType, Part, json, location, lora, packed};
 
 /// How a folder is read, beside the type of what is written.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -49,6 +49,22 @@ pub struct FolderArgs {
     /// Merge a LoRA adapter (a PEFT folder) into the weights, times a factor
     #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
     pub merge_lora: Vec<(PathBuf, f32)>,
+
+    /// The folder of the model that a draft (EAGLE 3, DFlash, DSpark) is made for
+    #[arg(long, value_name = "DIR")]
+    pub target_model_dir: Option<PathBuf>,
+
+    /// Write the layers of multi-token prediction alone, with the embeddings and the head that they share
+    #[arg(long, conflicts_with_all = ["no_mtp", "dspark"])]
+    pub mtp: bool,
+
+    /// Leave the layers of multi-token prediction out
+    #[arg(long, alias = "no-nextn", conflicts_with = "dspark")]
+    pub no_mtp: bool,
+
+    /// Write the DSpark draft inside DeepSeek V4 alone
+    #[arg(long)]
+    pub dspark: bool,
 }
 
 impl FolderArgs {
@@ -69,6 +85,13 @@ impl FolderArgs {
             mistral_format: self.mistral_format,
             dense_modules: self.sentence_transformers_dense_modules,
             no_community_template: self.disable_mistral_community_chat_template,
+            part: match (self.mtp, self.no_mtp, self.dspark) {
+                (true, ..) => Part::Prediction,
+                (_, true, _) => Part::Trunk,
+                (.., true) => Part::DSpark,
+                _ => Part::Model,
+            },
+            target: self.target_model_dir.clone(),
             ..Options::default()
         })
     }
@@ -83,6 +106,10 @@ impl FolderArgs {
             (self.mistral_format, "--mistral-format"),
             (self.sentence_transformers_dense_modules, "--sentence-transformers-dense-modules"),
             (!self.merge_lora.is_empty(), "--merge-lora"),
+            (self.target_model_dir.is_some(), "--target-model-dir"),
+            (self.mtp, "--mtp"),
+            (self.no_mtp, "--no-mtp"),
+            (self.dspark, "--dspark"),
         ];
         all.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
     }

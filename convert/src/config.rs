@@ -4,6 +4,7 @@
 //! defaults. What those classes do is data here: the `defaults` of an architecture's row, and the rules of
 //! [`Config::new`] that hold for all.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use gguf::{Error, Result};
@@ -25,7 +26,7 @@ pub(crate) const RAW: &str = "{}";
 
 /// The values of `model_type` that version 5.24 of the transformers library knows, one a line. What the reference reads
 /// from a configuration of another type, or of none, is what is written there.
-const MODEL_TYPES: &str = include_str!("config/model_types.txt");
+pub(crate) const MODEL_TYPES: &str = include_str!("config/model_types.txt");
 
 pub(crate) fn is_recognized(root: &Map<String, Value>) -> bool {
     root.get("model_type").and_then(Value::as_str).is_some_and(|t| MODEL_TYPES.lines().any(|known| known == t))
@@ -33,6 +34,28 @@ pub(crate) fn is_recognized(root: &Map<String, Value>) -> bool {
 
 /// What stands among the defaults for a value that the class computes from others.
 const COMPUTED: &str = "computed";
+
+thread_local! {
+    /// The fields that were read, while someone wants to know.
+    static READS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// What `work` makes, and the fields of configurations that it reads, in order.
+pub(crate) fn reads_of<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    READS.with(|reads| *reads.borrow_mut() = Some(Vec::new()));
+    let made = work();
+    (made, READS.with(|reads| reads.borrow_mut().take()).unwrap_or_default())
+}
+
+fn note_read(key: &str) {
+    READS.with(|reads| {
+        if let Some(reads) = reads.borrow_mut().as_mut()
+            && !reads.iter().any(|known| known == key)
+        {
+            reads.push(key.to_owned());
+        }
+    });
+}
 
 /// A model's configuration.
 #[derive(Clone, Debug)]
@@ -291,11 +314,13 @@ impl Config {
 
     /// A value that is there and not null.
     pub fn get(&self, key: &str) -> Option<&Value> {
+        note_read(key);
         self.values.get(key).filter(|v| !v.is_null())
     }
 
     /// Whether the key is there, be its value null: for the few classes to which null says something.
     pub fn has(&self, key: &str) -> bool {
+        note_read(key);
         self.values.contains_key(key)
     }
 

@@ -58,14 +58,20 @@ pub fn of_folder(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Every file that a model is read from: those of a checkpoint folder or of its snapshot in the hub's cache, the shards of
-/// a split file, or the file itself. What is not there gives only its name, for who opens it to say so.
+/// a split file, or the file itself; of a name on the hub those in its cache. What is not there gives only its name, for who opens it to say so.
 pub fn of_model(model: &Path) -> Vec<PathBuf> {
+    let model = &crate::location::in_cache(model);
     if !model.is_dir() {
         return gguf::split::files(model);
     }
-    let folder = crate::location::of_cache(model).unwrap_or_else(|_| model.to_path_buf());
+    let folder = crate::location::of_cache(model).unwrap_or_else(|_| model.clone());
     let files = of_folder(&folder).unwrap_or_default();
     files.into_iter().map(|name| folder.join(name)).collect()
+}
+
+/// The folder of a model that no output folder may be, hold or lie in: that of a name on the hub is in its cache.
+pub fn folder_of(model: &Path) -> PathBuf {
+    crate::location::in_cache(model)
 }
 
 /// The entries of a folder with names that are text, without hidden ones.

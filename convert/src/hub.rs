@@ -109,6 +109,11 @@ pub fn fetch(remote: &Remote, extent: Extent, common: &Common) -> Result<PathBuf
     Ok(remote.file.as_ref().map_or(snapshot.clone(), |file| snapshot.join(file)))
 }
 
+/// What the cache has of a model, or of its file that is named; nobody is asked.
+pub(crate) fn fetched(remote: &Remote) -> Option<PathBuf> {
+    cached(&cache_folder().ok()?.join(remote.folder_name()), remote)
+}
+
 /// Where the cache is.
 fn cache_folder() -> Result<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -135,7 +140,7 @@ fn token() -> Option<String> {
     let set = |name: &str| env::var(name).ok().filter(|v| !v.trim().is_empty());
     let file = || {
         let path = set("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(home().ok()?.join("token")))?;
-        fs::read_to_string(path).ok()
+        crate::json::read_text(&path, 1 << 16).ok()
     };
     let token = set("HF_TOKEN").or_else(|| set("HUGGING_FACE_HUB_TOKEN")).or_else(file)?;
     Some(token.trim().to_owned()).filter(|t| !t.is_empty())
@@ -329,7 +334,7 @@ fn each(input: &mut fs::File, mut take: impl FnMut(&[u8])) -> std::io::Result<()
 /// The newest snapshot of this revision that the cache has.
 fn cached(repository: &Path, remote: &Remote) -> Option<PathBuf> {
     let snapshots = repository.join("snapshots");
-    let named = fs::read_to_string(repository.join("refs").join(&remote.revision)).ok();
+    let named = crate::json::read_text(&repository.join("refs").join(&remote.revision), 1 << 16).ok();
     let commit = named.as_deref().map_or(remote.revision.as_str(), str::trim);
     if commit.is_empty() || !commit.chars().all(|c| c.is_ascii_hexdigit()) {
         return None;

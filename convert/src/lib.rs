@@ -4,6 +4,10 @@
 //! and their precision between f32, f16 and bf16 only, or to plain Q8_0. What it shows equals, byte for byte, what llama.cpp's
 //! `convert_hf_to_gguf.py` writes.
 
+// The program is written as any user of the library is.
+extern crate self as convert;
+
+pub mod back;
 mod card;
 pub mod checkpoint;
 pub mod cli;
@@ -21,8 +25,11 @@ pub mod metadata;
 pub mod modules;
 mod names;
 pub mod packed;
+pub mod program;
+pub mod python;
 mod reduce;
 pub mod safetensors;
+pub mod shards;
 pub mod tasks;
 mod titlecase;
 pub mod tokenizer;

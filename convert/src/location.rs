@@ -98,6 +98,13 @@ pub fn find(wanted: &Path, common: &Common) -> Result<PathBuf> {
     }
 }
 
+/// The place in the hub's cache of a name on the hub, where it is there already; nobody is asked. Anything else is itself.
+pub(crate) fn in_cache(wanted: &Path) -> PathBuf {
+    let of_hub = |text: &&str| text.starts_with(SCHEME) || (fs::symlink_metadata(wanted).is_err() && is_bare(text));
+    let remote = wanted.to_str().filter(of_hub).and_then(|text| Remote::parse(text).ok());
+    remote.and_then(|remote| fetched(&remote)).unwrap_or_else(|| wanted.to_path_buf())
+}
+
 /// The snapshot of a folder of the hub's cache; any other folder as it is.
 pub(crate) fn of_cache(folder: &Path) -> Result<PathBuf> {
     let named = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -111,7 +118,7 @@ pub(crate) fn of_cache(folder: &Path) -> Result<PathBuf> {
     };
     let snapshots = repository.join(SNAPSHOTS);
     let main = repository.join("refs/main");
-    if let Ok(commit) = fs::read_to_string(&main) {
+    if let Ok(commit) = crate::json::read_text(&main, 1 << 16) {
         let commit = commit.trim();
         if is_part(commit) && snapshots.join(commit).is_dir() {
             return Ok(snapshots.join(commit));
@@ -219,12 +226,17 @@ pub fn find_configuration(name: &str, common: &Common) -> Result<PathBuf> {
 }
 
 #[cfg(feature = "hub")]
-use crate::hub::{Extent, fetch};
+use crate::hub::{Extent, fetch, fetched};
 
 #[cfg(not(feature = "hub"))]
 enum Extent {
     Checkpoint,
     Configuration,
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetched(_: &Remote) -> Option<PathBuf> {
+    None
 }
 
 #[cfg(not(feature = "hub"))]

@@ -124,14 +124,14 @@ pub struct General {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Sampling {
+pub(crate) enum Sampling {
     Text,
     Int,
     Float,
 }
 
 /// Key, type, and the names in `generation_config.json`, the first that is there.
-const SAMPLING: &[(&str, Sampling, &[&str])] = &[
+pub(crate) const SAMPLING: &[(&str, Sampling, &[&str])] = &[
     ("sequence", Sampling::Text, &["sequence"]),
     ("top_k", Sampling::Int, &["top_k"]),
     ("top_p", Sampling::Float, &["top_p"]),

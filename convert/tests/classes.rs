@@ -1,4 +1,4 @@
-//! `docs/classes.md` says what the table of classes says. `REWRITE=1 cargo test -p convert --test classes` writes it anew.
+//! `docs/classes.md` says what the table of classes says. `REWRITE=1 cargo test -p downcast-convert --test classes` writes it anew.
 
 use std::fmt::Write;
 use std::fs;

@@ -109,7 +109,7 @@ fn the_list_names_every_class() {
     let (code, stdout, _) = run(Path::new("."), &["--list", "--json"]);
     assert_eq!(code, 0);
     let rows: serde_json::Value = serde_json::from_str(&stdout).unwrap();
-    let mut classes: Vec<&str> = rows
+    let mut classes: Vec<&str> = rows["classes"]
         .as_array()
         .unwrap()
         .iter()

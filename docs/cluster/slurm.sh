@@ -4,7 +4,7 @@
 #   slurm.sh PARTS FOLDER PROGRAM ARGUMENT...
 #
 #   slurm.sh 16 out quantize /models/llama-405b --type q4_k_m
-#   slurm.sh 16 out evaluate compare /models/llama-405b --types q8_0,q4_k_m --text wiki.txt
+#   slurm.sh 16 out evaluate compare /models/llama-405b --type q8_0,q4_k_m --text wiki.txt
 #
 # Every machine must see the model and FOLDER under the same path. PARTS tasks run PROGRAM … --part auto -o FOLDER;
 # the last job runs `quantize --gather` or `evaluate gather`. Of the environment:

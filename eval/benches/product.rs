@@ -1,5 +1,5 @@
-//! Speed of the matrix product, and of a Llama of 1.1 B parameters: `cargo bench -p eval`. `DOWNCAST_SIMD=avx2` (or
-//! `plain`) measures another kernel; types and numbers of tokens can be named: `cargo bench -p eval -- BF16 512`.
+//! Speed of the matrix product, and of a Llama of 1.1 B parameters: `cargo bench -p downcast-eval`. `DOWNCAST_SIMD=avx2` (or
+//! `plain`) measures another kernel; types and numbers of tokens can be named: `cargo bench -p downcast-eval -- BF16 512`.
 //!
 //! Each line gives operations per second of elapsed time and per second of processor time; the latter is the speed of
 //! one core whatever else the machine does.

@@ -102,6 +102,11 @@ impl Collector {
         Collector { watched, sums: Mutex::default() }
     }
 
+    /// What was collected until now, by tensor.
+    pub fn so_far(&self) -> BTreeMap<String, Sums> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What was collected, by tensor.
     pub fn finish(self) -> BTreeMap<String, Sums> {
         self.sums.into_inner().unwrap_or_else(PoisonError::into_inner)

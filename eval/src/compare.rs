@@ -46,6 +46,18 @@ pub struct Comparison {
     pub clipped: usize,
 }
 
+impl Comparison {
+    /// What was found at these positions alone; how many of them were clipped is not known any more.
+    pub fn only(&self, positions: std::ops::Range<usize>) -> Comparison {
+        let cut = |all: usize| positions.start.min(all)..positions.end.min(all);
+        Comparison {
+            base_nll: self.base_nll[cut(self.base_nll.len())].to_vec(),
+            models: self.models.iter().map(|m| m[cut(m.len())].to_vec()).collect(),
+            clipped: 0,
+        }
+    }
+}
+
 /// Compares models with a base on chunks of text. `keep` is given the base's hidden states of the scored positions of
 /// each chunk, in order, where the base is run.
 ///

@@ -18,8 +18,10 @@ use quantize::plan::{self, Importance, Plan, Planned};
 use quantize::recipe::FileType;
 use rayon::prelude::*;
 
+use crate::layers::numeric;
+use crate::report::Quantized;
 use crate::tensors::{ErrorSums, TensorError};
-use crate::weights::{Matrix, Weights};
+use crate::weights::{Matrix, Run, Weights};
 
 /// A precision that weights can be encoded to in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -141,7 +143,8 @@ impl<'a> Encoded<'a> {
             }
             Precision::Int8 => {
                 notes.push(
-                    "the rounding of the weights alone is measured; bitsandbytes rounds activations to 8 bits as well"
+                    "exact arithmetic measures the rounding of the weights alone; bitsandbytes rounds activations to 8 bits \
+                     as well, which `--arithmetic deployed` computes"
                         .to_owned(),
                 );
                 for (_, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
@@ -177,6 +180,22 @@ impl<'a> Encoded<'a> {
     /// Bytes of all tensors in this precision.
     pub fn bytes(&self) -> u64 {
         self.tensors.iter().zip(&self.how).map(|(info, how)| stored_bytes(info, how)).sum()
+    }
+
+    /// The part of the weights that is quantized.
+    pub fn quantized(&self) -> Quantized {
+        let mut sum = Quantized { weights: 0, bytes: 0 };
+        for (info, how) in self.tensors.iter().zip(&self.how) {
+            let part = match how {
+                How::Kept | How::Blocks(..) => info.ty().is_quantized(),
+                How::FourBit { .. } | How::Int8 => true,
+            };
+            if part {
+                sum.weights += info.elements();
+                sum.bytes += stored_bytes(info, how);
+            }
+        }
+        sum
     }
 
     /// The errors of the tensors that were encoded so far, in the source's order.
@@ -280,9 +299,11 @@ impl<'a> Encoded<'a> {
                 }
                 let mut out = vec![0.0; values.len()];
                 decode(code.points(), &codes, &scales, BLOCK, 0, &mut out);
-                round_to(float, &mut out);
+                if let Some(float) = float {
+                    numeric::round_to(float, &mut out);
+                }
                 let sums = vec![measure(&values, &out)];
-                (Matrix::from_f32(base.name(), out, cols), sums)
+                (Matrix::from_f32(base.name(), out, cols).run_as(Run::Float(float.unwrap_or(Float::F32))), sums)
             }
             How::Int8 => {
                 let mut out = vec![0.0; rows * cols];
@@ -302,7 +323,7 @@ impl<'a> Encoded<'a> {
                         Ok(measure(&values, out))
                     })
                     .collect::<Result<Vec<_>>>()?;
-                (Matrix::from_f32(base.name(), out, cols), sums)
+                (Matrix::from_f32(base.name(), out, cols).run_as(Run::Int8), sums)
             }
         };
         debug_assert!(sums.len() <= parts.max(1));
@@ -362,12 +383,6 @@ fn encode_experts(
         row = end;
     }
     Ok(())
-}
-
-fn round_to(float: Option<Float>, values: &mut [f32]) {
-    if let Some(float) = float {
-        values.iter_mut().for_each(|v| *v = float.round(*v));
-    }
 }
 
 /// The matrices that bitsandbytes replaces: linear layers, not routers, embeddings, experts or the head.

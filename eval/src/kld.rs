@@ -1,4 +1,4 @@
-//! Reading the base's log-probabilities as `llama-perplexity --save-all-logits` stores them (`.kld` files).
+//! The base's log-probabilities as `llama-perplexity --save-all-logits` stores them (`.kld` files): reading and writing.
 //!
 //! `_logits_`, context, vocabulary and chunks as 32-bit numbers, the tokens of all chunks, then for each chunk and each
 //! position from half the context to the one before the last: an f32 scale, an f32 least log-probability, and a 16-bit
@@ -9,11 +9,14 @@
 //! may have had any probability up to e⁻¹⁶, and has no part in a divergence; as the right token it counts as stored.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use gguf::{Error, Result};
+use rayon::prelude::*;
 
 use crate::layers::numeric;
+use crate::perplexity::Chunks;
 
 const MAGIC: &[u8; 8] = b"_logits_";
 const HEADER: u64 = 20;
@@ -147,6 +150,77 @@ impl KldFile {
     }
 }
 
+/// Writes such a file while the base is run.
+#[derive(Debug)]
+pub struct KldWriter<W: Write> {
+    out: W,
+    rows: usize,
+}
+
+impl<W: Write> KldWriter<W> {
+    /// Begins a file for these chunks, of which each has the second half scored.
+    ///
+    /// # Errors
+    /// What writing meets.
+    pub fn new(mut out: W, chunks: &Chunks, vocabulary: usize) -> Result<KldWriter<W>> {
+        let context = chunks.inputs.first().map_or(0, |c| c.tokens.len());
+        let numbers = [context, vocabulary, chunks.inputs.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        let tokens = chunks.inputs.iter().flat_map(|input| input.tokens.iter().copied());
+        let mut head = MAGIC.to_vec();
+        head.extend(numbers.into_iter().chain(tokens).flat_map(u32::to_le_bytes));
+        out.write_all(&head).map_err(failed)?;
+        Ok(KldWriter { out, rows: chunks.inputs.len() * scored(context as u64) as usize })
+    }
+
+    /// Appends rows of logits `[rows, vocabulary]`, of the scored positions in order.
+    ///
+    /// # Errors
+    /// What writing meets.
+    pub fn add(&mut self, logits: &[f32], vocabulary: usize) -> Result<()> {
+        let rows: Vec<Vec<u8>> = logits.par_chunks(vocabulary).map(encode).collect();
+        for row in &rows {
+            self.rows = self.rows.checked_sub(1).ok_or_else(|| Error::usage("there are more rows than positions"))?;
+            self.out.write_all(row).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the output back when every row was added.
+    ///
+    /// # Errors
+    /// Rows that are missing.
+    pub fn finish(mut self) -> Result<W> {
+        if self.rows > 0 {
+            return Err(Error::usage(format!("{} rows of the base are missing", self.rows)));
+        }
+        self.out.flush().map_err(failed)?;
+        Ok(self.out)
+    }
+}
+
+fn failed(e: std::io::Error) -> Error {
+    Error::new(gguf::ErrorKind::System, "cannot write the log-probabilities").caused_by(e)
+}
+
+/// A row of logits as levels: f32 arithmetic in the order of `log_softmax` of llama-perplexity, exponentials rounded
+/// correctly to within the last bit.
+fn encode(logits: &[f32]) -> Vec<u8> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let min = logits.iter().copied().fold(f32::INFINITY, f32::min).max(max - 16.0);
+    let sum: f64 = logits.iter().map(|&logit| f64::from(f64::from(logit - max).exp() as f32)).sum();
+    let least = min - max - sum.ln() as f32;
+    let scale = (max - min) / 65535.0;
+    let level = |logit: f32| {
+        if scale > 0.0 && logit > min { (1.0 / scale * (logit - min)).round_ties_even() as u16 } else { 0 }
+    };
+    let mut row = Vec::with_capacity(8 + 2 * logits.len() + 2);
+    row.extend(scale.to_le_bytes());
+    row.extend(least.to_le_bytes());
+    row.extend(logits.iter().flat_map(|&logit| level(logit).to_le_bytes()));
+    row.resize(2 * row_words(logits.len() as u64) as usize, 0);
+    row
+}
+
 /// 16-bit words of a row: scale and least value, then an even number of levels.
 fn row_words(vocabulary: u64) -> u64 {
     vocabulary.next_multiple_of(2) + 4
@@ -202,6 +276,31 @@ mod tests {
         assert_eq!(row, [2.5, 0.5, 1.0].map(|above| above + floor([5, 1, 2])));
         assert!(file.log_probabilities(2, 0, &mut row).is_err());
         assert!(file.log_probabilities(0, 3, &mut row).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let tokens: Vec<u32> = (0..16).collect();
+        let chunks = Chunks::new(&tokens, None, 8, None, crate::perplexity::Protocol::Halves).unwrap();
+        let rows: Vec<f32> =
+            (0..6 * 5).map(|i| ((i * 37) % 11) as f32 * 0.7 - if i % 5 == 4 { 30.0 } else { 0.0 }).collect();
+        let mut writer = KldWriter::new(Vec::new(), &chunks, 5).unwrap();
+        writer.add(&rows[..15], 5).unwrap();
+        writer.add(&rows[15..], 5).unwrap();
+        assert!(writer.add(&rows[..5], 5).is_err());
+        let file = open(&writer.finish().unwrap()).expect("a good file");
+        assert_eq!((file.context(), file.vocabulary(), file.chunks(), file.tokens(1)), (8, 5, 2, (8..16).collect()));
+        let mut got = Vec::new();
+        for (i, row) in rows.chunks(5).enumerate() {
+            file.log_probabilities(i / 3, i % 3, &mut got).expect("probabilities");
+            let sum = numeric::log_sum(row);
+            for (&logit, &found) in row.iter().zip(&got) {
+                let wanted = (f64::from(logit) - sum).max(f64::from(got.iter().copied().fold(0.0, f32::min)));
+                assert!((wanted - f64::from(found)).abs() < 2e-4, "{wanted} {found}");
+            }
+        }
+        let short = KldWriter::new(Vec::new(), &chunks, 5).unwrap();
+        assert!(short.finish().is_err());
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! The reference transformer, perplexity, divergence, reports, the gate.
 
+// The program is written as any user of the library is.
+extern crate self as eval;
+
 pub mod baseline;
+pub mod choices;
 pub mod collect;
+mod commands;
 pub mod compare;
 pub mod divergence;
 pub mod embed;
@@ -15,6 +20,7 @@ pub mod model;
 pub mod optimize;
 pub mod parts;
 pub mod perplexity;
+pub mod program;
 pub mod report;
 pub mod similarity;
 pub mod tensors;

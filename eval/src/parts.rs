@@ -138,7 +138,10 @@ impl Found {
     /// # Errors
     /// A file that cannot be read or is none.
     pub fn open(path: &Path) -> Result<Found> {
-        let file = File::open(path)?;
+        let file = File::open(path).map_err(|error| match error.kind() {
+            ErrorKind::Input => error.help("the part is damaged: remove it and measure it again"),
+            _ => error,
+        })?;
         let none = || Error::input("is no part of a measurement").at(path).help("`evaluate … --part I/N` writes one");
         let meta = file.metadata();
         let text = |key: &str| meta.str(key).filter(|text| text.len() <= MOST_TEXT).ok_or_else(none);
@@ -216,8 +219,10 @@ impl Gathered {
                         .at(first_path.parent().unwrap_or(Path::new(".")))
                         .help(format!("measure it with --part {no}/{of} and the options of the others")));
                 }
-                (Some(_), Some((twice, _))) => {
-                    return Err(Error::input(format!("part {no} of {of} is there twice")).at(twice));
+                (Some((one, _)), Some((twice, _))) => {
+                    return Err(Error::input(format!("part {no} of {of} is there twice"))
+                        .at(twice)
+                        .help(format!("the other is {}; remove one of them", gguf::quote::path(one))));
                 }
                 _ => {}
             }

@@ -9,11 +9,65 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use convert::packed::Float;
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Value};
+use quantize::Levels;
 use rayon::prelude::*;
 
 /// Rows that a thread decodes at a time.
 const DECODED_ROWS: usize = 64;
+
+/// How products with weights are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arithmetic {
+    /// f32 on decoded weights: what the weights are worth, whatever runs them.
+    #[default]
+    Exact,
+    /// As the programs do that run the model. For the types of GGUF that is ggml on a processor: activations rounded to 8
+    /// bits for quantized weights and to the weights' own type for F16 and BF16, keys and values kept in F16.
+    Deployed,
+}
+
+impl Arithmetic {
+    /// Both, with the names they are asked for by and what they are in words.
+    pub const ALL: [(&'static str, Arithmetic, &'static str); 2] = [
+        ("exact", Arithmetic::Exact, "f32 on decoded weights"),
+        (
+            "deployed",
+            Arithmetic::Deployed,
+            "as deployed: activations rounded as ggml rounds them, keys and values in F16",
+        ),
+    ];
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        Arithmetic::ALL[self as usize].0
+    }
+
+    /// In words.
+    pub fn words(self) -> &'static str {
+        Arithmetic::ALL[self as usize].2
+    }
+}
+
+impl fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for Arithmetic {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Arithmetic> {
+        Arithmetic::ALL
+            .iter()
+            .find(|row| row.0.eq_ignore_ascii_case(name))
+            .map(|row| row.1)
+            .ok_or_else(|| Error::usage(format!("\"{name}\" is no arithmetic")).help("use exact or deployed"))
+    }
+}
 
 /// One precision of a model.
 pub trait Weights: Sync {
@@ -35,6 +89,11 @@ pub trait Weights: Sync {
     fn beyond(&self) -> &[(String, Value)] {
         &[]
     }
+
+    /// How products with these weights are taken.
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic::Exact
+    }
 }
 
 impl<W: Weights + ?Sized> Weights for &W {
@@ -52,6 +111,71 @@ impl<W: Weights + ?Sized> Weights for &W {
 
     fn beyond(&self) -> &[(String, Value)] {
         (**self).beyond()
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        (**self).arithmetic()
+    }
+}
+
+impl<W: Weights + ?Sized> Weights for Box<W> {
+    fn tensors(&self) -> &[TensorInfo] {
+        (**self).tensors()
+    }
+
+    fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
+        (**self).matrix(tensor)
+    }
+
+    fn release(&self, tensor: usize) {
+        (**self).release(tensor);
+    }
+
+    fn beyond(&self) -> &[(String, Value)] {
+        (**self).beyond()
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        (**self).arithmetic()
+    }
+}
+
+/// Weights that are multiplied as the programs do that run them.
+#[derive(Clone, Copy)]
+pub struct Deployed<W>(W);
+
+impl<W: Weights> Deployed<W> {
+    /// These weights. Whether a source holds weights that other programs than ggml run is the caller's to check.
+    pub fn new(weights: W) -> Deployed<W> {
+        Deployed(weights)
+    }
+}
+
+impl<W> fmt::Debug for Deployed<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Deployed")
+    }
+}
+
+impl<W: Weights> Weights for Deployed<W> {
+    fn tensors(&self) -> &[TensorInfo] {
+        self.0.tensors()
+    }
+
+    fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
+        self.0.matrix(tensor).map(Matrix::deployed)
+    }
+
+    fn release(&self, tensor: usize) {
+        self.0.release(tensor);
+    }
+
+    fn beyond(&self) -> &[(String, Value)] {
+        self.0.beyond()
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic::Deployed
     }
 }
 
@@ -97,6 +221,34 @@ pub struct Matrix<'a> {
     rows: usize,
     cols: usize,
     data: Data<'a>,
+    run: Run,
+    deployed: bool,
+}
+
+/// What multiplies with a matrix where the model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Run {
+    /// ggml on a processor, by the type of the blocks.
+    #[default]
+    Ggml,
+    /// bitsandbytes in four bits: weights and activations in the compute type, and the result too.
+    Float(Float),
+    /// LLM.int8: activations of a token rounded to 8 bits, but for outliers.
+    Int8,
+}
+
+/// What a product does with a matrix.
+pub(crate) enum Multiplied<'m> {
+    /// f32 on decoded rows.
+    Exact,
+    /// Integers, with activations rounded to 8 bits.
+    Levels { levels: &'static Levels, bytes: &'m [u8] },
+    /// f32 on decoded rows and activations rounded to this.
+    Rounded(Float),
+    /// The same, and the result rounded to it.
+    Computed(Float),
+    /// LLM.int8.
+    Int8,
 }
 
 #[derive(Clone)]
@@ -128,18 +280,49 @@ impl<'a> Matrix<'a> {
             rows: info.rows() as usize,
             cols: info.shape().row_len() as usize,
             data,
+            run: Run::Ggml,
+            deployed: false,
         })
     }
 
     /// A matrix of f32 in memory, row-major, `cols` a row.
     pub fn from_f32(name: &str, data: Vec<f32>, cols: usize) -> Matrix<'a> {
         let rows = data.len().checked_div(cols).unwrap_or(0);
-        Matrix { name: name.to_owned(), rows, cols, data: Data::Plain(data.into()) }
+        Matrix { name: name.to_owned(), rows, cols, data: Data::Plain(data.into()), run: Run::Ggml, deployed: false }
     }
 
     /// A matrix whose rows a function decodes: for forms of weights that no GGUF type describes.
     pub fn from_fn(name: &str, rows: usize, cols: usize, decode: Decode<'a>) -> Matrix<'a> {
-        Matrix { name: name.to_owned(), rows, cols, data: Data::Function(decode) }
+        Matrix { name: name.to_owned(), rows, cols, data: Data::Function(decode), run: Run::Ggml, deployed: false }
+    }
+
+    /// The same, with what multiplies with it where the model runs.
+    #[must_use]
+    pub fn run_as(self, run: Run) -> Matrix<'a> {
+        Matrix { run, ..self }
+    }
+
+    /// The same, multiplied as the programs do that run it.
+    #[must_use]
+    pub fn deployed(self) -> Matrix<'a> {
+        Matrix { deployed: true, ..self }
+    }
+
+    /// What a product does with it.
+    pub(crate) fn multiplied(&self) -> Multiplied<'_> {
+        if !self.deployed {
+            return Multiplied::Exact;
+        }
+        match (&self.data, self.run) {
+            (_, Run::Float(float)) => Multiplied::Computed(float),
+            (_, Run::Int8) => Multiplied::Int8,
+            (Data::Blocks { ty, bytes, .. }, Run::Ggml) => match ty {
+                TensorType::F16 => Multiplied::Rounded(Float::F16),
+                TensorType::BF16 => Multiplied::Rounded(Float::Bf16),
+                _ => quantize::levels(*ty).map_or(Multiplied::Exact, |levels| Multiplied::Levels { levels, bytes }),
+            },
+            _ => Multiplied::Exact,
+        }
     }
 
     /// The tensor's name.
@@ -245,12 +428,13 @@ impl<'a> Matrix<'a> {
         Ok(out)
     }
 
-    /// The same matrix decoded to f32 as a whole, for one that is multiplied many times.
+    /// The same matrix decoded to f32 as a whole, for one that is multiplied many times; as it is where products are
+    /// taken as deployed.
     ///
     /// # Errors
     /// A type that cannot be decoded.
     pub fn into_f32(self) -> Result<Matrix<'a>> {
-        if matches!(self.data, Data::Plain(_)) || self.cols == 0 {
+        if matches!(self.data, Data::Plain(_)) || self.deployed || self.cols == 0 {
             return Ok(self);
         }
         let mut out = Vec::new();

@@ -90,7 +90,7 @@ fn the_statistics_are_those_of_exact_computation() {
     check(&["Q8_0", "Q4_K_M", "IQ4_XS.im", "bnb-nf4"]);
 }
 
-/// All rows: a minute and a half. `cargo test -p eval --test compare -- --ignored`
+/// All rows: a minute and a half. `cargo test -p downcast-eval --test compare -- --ignored`
 #[test]
 #[ignore = "takes minutes; the rows above stand for it"]
 fn the_statistics_of_every_type() {

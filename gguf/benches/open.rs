@@ -1,4 +1,4 @@
-//! Opening a file of 100,000 tensors and 256,000 tokens: `cargo bench -p gguf --bench open`.
+//! Opening a file of 100,000 tensors and 256,000 tokens: `cargo bench -p downcast-gguf --bench open`.
 //!
 //! With `GGUF_BENCH_FILE=path` the file stays there, so that another reader can be timed on it:
 //! `python gguf/benches/open_gguf_py.py path`.

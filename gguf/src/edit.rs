@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::read::File;
 use crate::source::Source;
 use crate::value::{Array, Metadata, Value};
-use crate::write::Plan;
+use crate::write::{MAX_ALIGNMENT, Plan};
 
 /// The key whose value, an array of zero bytes, is room for later edits. Readers that do not know it pass over it.
 pub const RESERVED: &str = "gguf.reserved";
@@ -100,9 +100,9 @@ pub struct InPlace {
 /// Keys that the format forbids, or a file whose layout is not that of the keys.
 pub fn fit(file: &File, metadata: &Metadata) -> Result<Option<InPlace>> {
     let room = file.data_start();
-    let plan = |m: &Metadata| Plan::with_endian(m, file.tensors(), file.endian());
-    // Another alignment moves the tensors.
-    if crate::read::alignment(metadata)? != file.alignment() {
+    let plan = |m: &Metadata| Plan::with_layout(m, file.tensors(), file.endian());
+    // Another alignment moves the tensors; a header of a large one is nothing to hold in memory.
+    if crate::read::alignment(metadata)? != file.alignment() || file.alignment() > MAX_ALIGNMENT {
         return Ok(None);
     }
     let mut fitting = plan(metadata)?;
@@ -118,7 +118,7 @@ pub fn fit(file: &File, metadata: &Metadata) -> Result<Option<InPlace>> {
     }
     let old = file.header().to_vec();
     Ok((fitting.header_bytes() == room && old.len() as u64 == room)
-        .then(|| InPlace { old, new: fitting.header().to_vec() }))
+        .then(|| InPlace { old, new: fitting.padded_header() }))
 }
 
 impl InPlace {
@@ -411,7 +411,7 @@ pub fn value_for(key: &str, old: Option<&Value>, text: &str) -> Result<Value> {
     let value = types.into_iter().find_map(|(ty, element)| parse_value(text, ty, element).ok());
     value.ok_or_else(|| {
         Error::usage(format!("{key} is of type {kind}, and \"{text}\" is no value of it"))
-            .help("--type stores another type all the same")
+            .help("--value-type stores another type all the same")
     })
 }
 

@@ -46,10 +46,20 @@
 //!
 //! `cli` (default) adds what command-line programs share and the binary `gguf`; a library needs none of it.
 
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+// The program is written as any user of the library is.
+#[cfg(feature = "cli")]
+extern crate self as gguf;
+
 pub mod arch;
 mod beside;
 pub mod check;
 mod cursor;
+pub mod decode;
 pub mod digest;
 pub mod edit;
 mod endian;
@@ -69,6 +79,10 @@ pub mod write;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+mod commands;
+#[cfg(feature = "cli")]
+pub mod program;
 
 pub use error::{Error, ErrorKind, Result};
 pub use read::File;

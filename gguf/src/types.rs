@@ -154,6 +154,16 @@ impl TensorType {
         self.row().scales
     }
 
+    /// Weights that share a scale which can be 0: those of a block, or a part of a superblock with scales of its own.
+    pub fn scale_len(self) -> u64 {
+        match self {
+            TensorType::Q2_K | TensorType::Q3_K | TensorType::Q6_K | TensorType::NVFP4 => 16,
+            TensorType::Q4_K | TensorType::Q5_K | TensorType::IQ4_XS => 32,
+            // The scales inside the other superblocks are odd numbers.
+            _ => self.block_len(),
+        }
+    }
+
     /// Whether blocks hold more than one element, that is, whether the type is a quantized one.
     pub fn is_quantized(self) -> bool {
         self.row().block_len > 1
@@ -223,6 +233,7 @@ mod tests {
     fn names_round_trip_and_fields_lie_inside_the_block() {
         for ty in TensorType::all() {
             assert_eq!(ty.name().parse(), Ok(ty));
+            assert_eq!(ty.block_len() % ty.scale_len(), 0);
             assert_eq!(ty.name().to_lowercase().parse(), Ok(ty));
             for field in ty.scale_fields() {
                 assert!(field.span().end as u64 <= ty.block_bytes(), "{ty}");

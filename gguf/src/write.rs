@@ -10,8 +10,30 @@ use crate::value::{Endian, Metadata, Value};
 /// The version of the format that is written.
 pub const VERSION: u32 = 3;
 
-/// The largest alignment that is written: 64 KiB is a large page of memory, and padding costs as much for every tensor.
+/// The largest alignment that is written where nothing else is asked for: 64 KiB is a large page of memory, and padding
+/// costs as much for every tensor.
 pub const MAX_ALIGNMENT: u64 = 1 << 16;
+
+/// How a file is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The byte order.
+    pub endian: Endian,
+    /// The largest `general.alignment` that is written.
+    pub max_alignment: u64,
+}
+
+impl Default for Layout {
+    fn default() -> Layout {
+        Layout { endian: Endian::Little, max_alignment: MAX_ALIGNMENT }
+    }
+}
+
+impl From<Endian> for Layout {
+    fn from(endian: Endian) -> Layout {
+        Layout { endian, ..Layout::default() }
+    }
+}
 
 /// A file of which everything but the data is known.
 ///
@@ -33,8 +55,9 @@ pub const MAX_ALIGNMENT: u64 = 1 << 16;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Without the padding behind it.
     header: Vec<u8>,
-    header_len: u64,
+    padding: u64,
     tensors: Vec<TensorInfo>,
     offsets: Vec<u64>,
     alignment: u64,
@@ -69,21 +92,26 @@ impl Plan {
     /// # Errors
     /// Keys or names that the format forbids, names used twice, sizes that overflow.
     pub fn new(metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Plan> {
-        Plan::with_endian(metadata, tensors, Endian::Little)
+        Plan::with_layout(metadata, tensors, Layout::default())
     }
 
-    /// Lays out a file in this byte order. Data is given to the [`Writer`] in little-endian order all the same.
+    /// Lays out a file in this byte order, or with this alignment. Data is given to the [`Writer`] in little-endian order
+    /// all the same.
     ///
     /// # Errors
     /// Those of [`Plan::new`], and types for which big-endian data is not specified.
-    pub fn with_endian(metadata: &Metadata, tensors: &[TensorInfo], endian: Endian) -> Result<Plan> {
+    pub fn with_layout(metadata: &Metadata, tensors: &[TensorInfo], layout: impl Into<Layout>) -> Result<Plan> {
+        let Layout { endian, max_alignment } = layout.into();
         let alignment = alignment(metadata)?;
-        if alignment > MAX_ALIGNMENT {
+        if alignment > max_alignment {
             return Err(Error::input(format!(
-                "general.alignment is {alignment}: the header and every tensor would be padded to that; {MAX_ALIGNMENT} is the \
+                "general.alignment is {alignment}: the header and every tensor would be padded to that; {max_alignment} is the \
                  most that is written"
             ))
-            .help("`gguf set FILE general.alignment 32` lays the file out again"));
+            .help(
+                "`gguf set FILE general.alignment 32` lays the file out again; the commands of `gguf` write it all the \
+                 same with --allow-large-alignment",
+            ));
         }
         let mut header = Encoder { out: Vec::new(), endian };
         header.out.extend(MAGIC);
@@ -127,19 +155,19 @@ impl Plan {
                 .and_then(|n| offset.checked_add(n))
                 .ok_or_else(|| Error::usage(format!("tensor {name}: its offset overflows")))?;
         }
-        let mut header = header.out;
-        let header_len = header.len() as u64;
-        header.resize(header.len().next_multiple_of(alignment as usize), 0);
-        let total = offset.checked_add(header.len() as u64).ok_or_else(|| Error::usage("the file's size overflows"))?;
-        Ok(Plan { header, header_len, tensors: tensors.to_vec(), offsets, alignment, total, endian })
+        let header = header.out;
+        let header_bytes = (header.len() as u64).next_multiple_of(alignment);
+        let padding = header_bytes - header.len() as u64;
+        let total = offset.checked_add(header_bytes).ok_or_else(|| Error::usage("the file's size overflows"))?;
+        Ok(Plan { header, padding, tensors: tensors.to_vec(), offsets, alignment, total, endian })
     }
 
     /// The plan of a file that ends with its header, where it has no tensors: llama.cpp's converter pads none such.
     #[must_use]
     pub fn unpadded(mut self) -> Plan {
         if self.tensors.is_empty() {
-            self.header.truncate(self.header_len as usize);
-            self.total = self.header_len;
+            self.padding = 0;
+            self.total = self.header_len();
         }
         self
     }
@@ -151,17 +179,19 @@ impl Plan {
 
     /// Bytes before the data, padding included.
     pub fn header_bytes(&self) -> u64 {
-        self.header.len() as u64
+        self.header_len() + self.padding
     }
 
     /// The header with its padding.
-    pub(crate) fn header(&self) -> &[u8] {
-        &self.header
+    pub(crate) fn padded_header(&self) -> Vec<u8> {
+        let mut header = self.header.clone();
+        header.resize(header.len() + self.padding as usize, 0);
+        header
     }
 
     /// Bytes of the header without its padding.
     pub(crate) fn header_len(&self) -> u64 {
-        self.header_len
+        self.header.len() as u64
     }
 
     /// Where a tensor's data begins, from the end of the header.
@@ -193,6 +223,7 @@ impl<W: Write> Writer<W> {
     /// What writing meets.
     pub fn new(mut out: W, plan: Plan) -> io::Result<Writer<W>> {
         out.write_all(&plan.header)?;
+        pad(&mut out, plan.padding)?;
         let mut writer = Writer { out, plan, tensor: 0, written: 0, partial: Vec::new() };
         writer.finish_tensors()?;
         Ok(writer)
@@ -231,7 +262,7 @@ impl<W: Write> Writer<W> {
     fn finish_tensors(&mut self) -> io::Result<()> {
         while let Some(info) = self.plan.tensors.get(self.tensor).filter(|t| t.bytes() == self.written) {
             let padding = info.bytes().next_multiple_of(self.plan.alignment) - info.bytes();
-            io::copy(&mut io::Read::take(io::repeat(0), padding), &mut self.out)?;
+            pad(&mut self.out, padding)?;
             self.tensor += 1;
             self.written = 0;
         }
@@ -253,6 +284,10 @@ impl<W: Write> Writer<W> {
     }
 }
 
+fn pad(out: &mut impl Write, bytes: u64) -> io::Result<()> {
+    io::copy(&mut io::Read::take(io::repeat(0), bytes), out).map(drop)
+}
+
 /// Rows that are read at once when a source is copied: about this many bytes.
 const COPY_BYTES: u64 = 4 << 20;
 
@@ -261,10 +296,10 @@ const COPY_BYTES: u64 = 4 << 20;
 /// # Errors
 /// What reading the source or writing meets.
 pub fn copy<W: Write>(source: &dyn Source, metadata: &Metadata, out: W, progress: impl FnMut(u64)) -> Result<W> {
-    copy_part(source, 0..source.tensors().len(), metadata, Endian::Little, out, progress)
+    copy_part(source, 0..source.tensors().len(), metadata, Layout::default(), out, progress)
 }
 
-/// Streams some tensors of a source into a file in this byte order: a shard, for example.
+/// Streams some tensors of a source into a file of this layout, or this byte order: a shard, for example.
 ///
 /// # Errors
 /// Tensors that do not exist, and what reading the source or writing meets.
@@ -272,7 +307,7 @@ pub fn copy_part<W: Write>(
     source: &dyn Source,
     part: std::ops::Range<usize>,
     metadata: &Metadata,
-    endian: Endian,
+    layout: impl Into<Layout>,
     out: W,
     mut progress: impl FnMut(u64),
 ) -> Result<W> {
@@ -280,8 +315,7 @@ pub fn copy_part<W: Write>(
         .tensors()
         .get(part.clone())
         .ok_or_else(|| Error::usage(format!("there are {} tensors, not {part:?}", source.tensors().len())))?;
-    let plan = Plan::with_endian(metadata, infos, endian)?;
-    let failed = |e| Error::new(crate::ErrorKind::System, "cannot write").caused_by(e);
+    let plan = Plan::with_layout(metadata, infos, layout)?;
     let mut writer = Writer::new(out, plan).map_err(failed)?;
     for i in part {
         for_each_piece(source, i, |bytes| {
@@ -291,6 +325,16 @@ pub fn copy_part<W: Write>(
         })?;
     }
     writer.finish().map_err(failed)
+}
+
+/// The error of a write. What cannot even be read from memory was mapped from a file that is shorter now.
+fn failed(e: io::Error) -> Error {
+    /// `EFAULT` of every Unix.
+    const BAD_ADDRESS: i32 = 14;
+    if cfg!(unix) && e.raw_os_error() == Some(BAD_ADDRESS) {
+        return Error::input("became shorter while it was read").help("run it again when nobody writes to the file");
+    }
+    Error::new(crate::ErrorKind::System, "cannot write").caused_by(e)
 }
 
 /// Gives a tensor's bytes in order, a few megabytes at a time.

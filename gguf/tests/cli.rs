@@ -78,7 +78,7 @@ fn check_reports_rules_places_and_sarif() {
     gguf(args(&allowed, &[&path])).code(0);
     assert!(stderr(&gguf(args(&["check", "--deny", "no-such-rule"], &[&path])).code(2)).contains("near ones"));
     let rules = json(&gguf(["check", "--list-rules", "--json"]).code(0));
-    assert_eq!(rules.as_array().map(Vec::len), Some(check::rules().count()));
+    assert_eq!(rules["rules"].as_array().map(Vec::len), Some(check::rules().count()));
     for rule in check::rules() {
         assert!(stdout(&gguf(["explain", rule.name]).code(0)).contains(rule.mend));
     }
@@ -256,6 +256,43 @@ fn a_tensor_is_dumped_as_npy() {
 }
 
 #[test]
+fn decoded_values_are_f32_rows() {
+    let folder = Folder::new();
+    let path = folder.with("m.gguf", Model::llama().tensor("q", &[64, 3], gguf::TensorType::Q8_0).filled(5));
+    let (npy, csv) = (folder.path("t.npy"), folder.path("t.csv"));
+    let dump = |out: &Path, more: &[&str]| {
+        gguf(args(&[&["dump", "--decode", "--force"], more, &["-o"]].concat(), &[out, &path, Path::new("q")])).code(0);
+        fs::read(out).expect("written")
+    };
+    let values = dump(&npy, &[]);
+    let text = String::from_utf8_lossy(&values[..128]).into_owned();
+    assert!(text.contains("'descr': '<f4'") && text.contains("'shape': (3,64,)"), "{text}");
+    let values: Vec<f32> = values[128..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    // A scale and 32 signed bytes make 32 values.
+    let source = gguf::open(&path).expect("readable");
+    let index = gguf::Source::find(&source, "q").expect("there");
+    let bytes = gguf::Source::rows(&source, index, 0..3).expect("readable").into_owned();
+    let expected = bytes.chunks_exact(34).flat_map(|block| {
+        let d = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
+        block[2..].iter().map(move |q| f32::from(*q as i8) * d).collect::<Vec<_>>()
+    });
+    assert!(expected.eq(values.iter().copied()));
+    // Lines of numbers read back as the same.
+    for lines in [dump(&csv, &[]), dump(&folder.path("t"), &["--format", "csv"])] {
+        let lines = String::from_utf8(lines).expect("text");
+        assert_eq!(lines.lines().count(), 3);
+        let read =
+            lines.lines().flat_map(|line| line.split(',')).map(|number| number.parse::<f32>().expect("a number"));
+        assert!(read.eq(values.iter().copied()));
+    }
+    // What has no decoder is named; without --decode there is no form.
+    let path = folder.with("i.gguf", Model::llama().tensor("q", &[256, 1], gguf::TensorType::IQ2_XXS).filled(5));
+    gguf(args(&["dump", "--decode", "-o"], &[&folder.path("i.npy"), &path, Path::new("q")])).code(3);
+    gguf(args(&["dump", "--format", "csv", "-o"], &[&folder.path("i.csv"), &path, Path::new("q")])).code(2);
+    assert!(!folder.names().contains(&"i.npy".to_owned()));
+}
+
+#[test]
 fn every_help_has_an_example_and_wrong_usage_is_2() {
     let top = stdout(&gguf(["--help"]).code(0));
     let commands: Vec<&str> = top
@@ -311,4 +348,94 @@ fn a_known_key_gets_its_own_type() {
     assert_eq!(set("my.key", "3", &["--type", "i16"]).2, Some(Value::I16(3)));
     assert_eq!(stored("my.key", "4"), Value::I16(4));
     assert_eq!(stored("my.other", "-4"), Value::I32(-4));
+}
+
+#[test]
+fn a_manifest_of_hashes_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    std::fs::write(&path, Model::llama().bytes()).unwrap();
+    let model = path.to_string_lossy().into_owned();
+    let manifest = folder.path().join("m.manifest");
+    let printed = stdout(&gguf(["hash", "--all", "--sha1", "--uuid", &model]).code(0));
+    std::fs::write(&manifest, &printed).unwrap();
+    let list = manifest.to_string_lossy().into_owned();
+    gguf(["hash", "--check", &list, &model]).code(0);
+    // The UUID is of version 5, of all tensors' data.
+    let uuid = printed.lines().last().unwrap().split_whitespace().nth(1).unwrap().to_owned();
+    assert_eq!((uuid.len(), &uuid[14..15], printed.matches("uuid").count()), (36, "5", 1));
+    // Another hash, a tensor too many and one too few are told; kinds may be chosen.
+    let hash = printed.lines().find(|l| l.starts_with("sha1")).unwrap().split_whitespace().nth(1).unwrap();
+    std::fs::write(&manifest, printed.replace(hash, &"0".repeat(40))).unwrap();
+    let told = json(&gguf(["hash", "--check", &list, &model, "--json"]).code(1));
+    let differ = told["compared"].as_array().unwrap().iter().filter(|c| c["says"] == "differs").count();
+    assert_eq!((differ, &told["holds"]), (printed.matches(hash).count(), &false.into()));
+    gguf(["hash", "--check", &list, "--sha256", &model]).code(0);
+    let lines: Vec<&str> = printed.lines().filter(|l| l.starts_with("xxh64")).skip(1).collect();
+    std::fs::write(&manifest, lines.join("\n")).unwrap();
+    assert!(stdout(&gguf(["hash", "--check", &list, &model]).code(1)).contains("not in the manifest"));
+    std::fs::write(&manifest, "md5 00 m.gguf\n").unwrap();
+    gguf(["hash", "--check", &list, &model]).code(3);
+}
+
+#[test]
+fn several_changes_are_one_edit_and_can_be_looked_at_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    std::fs::write(&path, Model::llama().bytes()).unwrap();
+    let model = path.to_string_lossy().into_owned();
+    let before = std::fs::read(&path).unwrap();
+    let template = folder.path().join("tokenizer_config.json");
+    std::fs::write(&template, "{\"chat_template\": \"{{ messages }}\"}").unwrap();
+    let template = template.to_string_lossy().into_owned();
+    let changes = [
+        "--set",
+        "general.name=Mine",
+        "--set",
+        "general.url=u=v",
+        "--special-token",
+        "pad=</s>",
+        "--special-token-by-id",
+        "eot=1",
+        "--chat-template",
+        &template,
+    ];
+    let looked = json(&gguf(["set", &model, "--dry-run", "--json"].iter().chain(&changes)).code(0));
+    assert_eq!((&looked["written"], looked["changes"].as_array().map(Vec::len)), (&false.into(), Some(5)));
+    assert!(std::fs::read(&path).unwrap() == before);
+    gguf(["set", &model].iter().chain(&changes)).code(0);
+    let key = |key: &str| stdout(&gguf(["show", &model, "--key", key]).code(0)).trim().to_owned();
+    assert_eq!(key("general.name"), "Mine");
+    assert_eq!(key("general.url"), "u=v");
+    assert_eq!(key("tokenizer.ggml.padding_token_id"), "2");
+    assert_eq!(key("tokenizer.ggml.eot_token_id"), "1");
+    assert_eq!(key("tokenizer.chat_template"), "{{ messages }}");
+    let copy = folder.path().join("copy.gguf").to_string_lossy().into_owned();
+    gguf(["copy", &model, &copy, "--remove", "general.url", "--rename", "general.name=general.basename"]).code(0);
+    let told = json(&gguf(["show", &copy, "--json"]).code(0));
+    assert!(told["metadata"].get("general.url").is_none());
+    assert_eq!(told["metadata"]["general.basename"]["value"], "Mine");
+    for wrong in [
+        ["--special-token", "pad=no such token"],
+        ["--special-token", "nope=</s>"],
+        ["--special-token-by-id", "eot=99999999"],
+    ] {
+        gguf(["set", &model].iter().chain(&wrong)).code(2);
+    }
+    let markdown = stdout(&gguf(["show", &copy, "--markdown"]).code(0));
+    assert!(markdown.contains("| `general.basename` | str | `Mine` |"), "{markdown}");
+}
+
+#[test]
+fn a_file_that_is_cut_short_is_one_finding() {
+    let folder = Folder::new();
+    let whole = Model::llama().bytes();
+    let path = folder.with("m.gguf", &whole[..whole.len() / 2]);
+    let report = json(&gguf(args(&["check", "--json"], &[&path])).code(1));
+    let findings = report["reports"][0]["findings"].as_array().expect("findings");
+    let cut: Vec<_> = findings.iter().filter(|f| f["rule"] == "tensor-out-of-file").collect();
+    assert_eq!(cut.len(), 1, "{findings:?}");
+    assert!(cut[0]["message"].as_str().is_some_and(|m| m.contains("bytes are missing")), "{cut:?}");
+    let errors = findings.iter().filter(|f| f["severity"] == "error").count();
+    assert_eq!(errors, 1, "{findings:?}");
 }

@@ -238,3 +238,49 @@ fn a_missing_folder_is_told_before_any_work() {
         assert!(stderr(&run).contains("nowhere"), "{}", stderr(&run));
     }
 }
+
+#[test]
+fn shards_go_into_a_folder_that_the_option_names_and_after_a_prefix_in_second_place() {
+    let folder = Folder::new();
+    let model = folder.with("m.gguf", Model::llama().filled(3));
+    fs::create_dir(folder.path("there")).expect("made");
+    for (to, first) in [("there", "there/m"), ("new/inner/", "new/inner/m"), ("plain", "plain")] {
+        gguf(args(&["split", "-q"], &[&model, Path::new("-o"), &folder.path(to)])).code(0);
+        assert!(folder.path(&format!("{first}-00001-of-00001.gguf")).is_file(), "{to}");
+    }
+    gguf(args(&["split", "-q"], &[&model, &folder.path("there")])).code(0);
+    assert!(folder.path("there-00001-of-00001.gguf").is_file());
+    // A folder that nothing came into is gone.
+    let bad = folder.with("bad.gguf", b"GGUF");
+    gguf(args(&["split", "-q"], &[&bad, Path::new("-o"), &folder.path("gone/")])).code(3);
+    assert!(!folder.path("gone").exists());
+    // Elsewhere a name that ends as a folder does is none of a file.
+    let run = gguf(args(&["copy", "-q"], &[&model, Path::new("-o"), &folder.path("copy/")])).code(2);
+    assert!(stderr(&run).contains("names a folder"), "{}", stderr(&run));
+}
+
+#[test]
+fn an_alignment_that_fills_disks_is_written_on_demand_alone() {
+    let folder = Folder::new();
+    let large = Model::llama().set("general.alignment", 1_u32 << 16).filled(3);
+    let model = folder.with("m.gguf", large);
+    let edit = |more: &[&str]| {
+        let out = folder.path("out.gguf");
+        let paths = [model.as_path(), Path::new("general.alignment"), Path::new("131072"), Path::new("-o"), &out];
+        gguf(args(&[&["set", "-q", "--force"], more].concat(), &paths))
+    };
+    let said = stderr(&edit(&[]).code(3));
+    assert!(said.contains("131072") && said.contains("--allow-large-alignment"), "{said}");
+    edit(&["--allow-large-alignment"]).code(0);
+    let written = folder.path("out.gguf");
+    assert_eq!(File::open(&written).expect("readable").alignment(), 1 << 17);
+    // In place it is copied, and comes back to an ordinary one.
+    let set = |value: &str, more: &[&str]| {
+        let paths = [written.as_path(), Path::new("general.alignment"), Path::new(value)];
+        gguf(args(&[&["set", "-q"], more].concat(), &paths))
+    };
+    set("262144", &[]).code(3);
+    set("262144", &["--allow-large-alignment"]).code(0);
+    set("32", &[]).code(0);
+    assert_eq!(File::open(&written).expect("readable").alignment(), 32);
+}

@@ -1,4 +1,4 @@
-//! How fast each format is on each path: `cargo bench -p quantize --bench codec -- [TYPE…] [--input FILE] [--rows N]`.
+//! How fast each format is on each path: `cargo bench -p downcast-quantize --bench codec -- [TYPE…] [--input FILE] [--rows N]`.
 //!
 //! Rates are GB/s of f32 (read by the encoder, written by the decoder) for one thread, by the thread's CPU time, best of
 //! a few runs; `×` is the ratio to the one-lane path, which is the scalar program. The weights are random with heavy

@@ -1,5 +1,5 @@
 //! Bytes of a model per second through the whole pipeline, from the page cache into a sink:
-//! `cargo bench -p quantize --bench pipeline -- MODEL.gguf [--threads N] [TYPE…]`.
+//! `cargo bench -p downcast-quantize --bench pipeline -- MODEL.gguf [--threads N] [TYPE…]`.
 //!
 //! What is measured is reading, decoding, encoding and the order of the chunks; no disk and no check. The last column
 //! is the ratio to a plain copy of the same bytes by one thread in the same run. Best of three.

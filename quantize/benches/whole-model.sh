@@ -17,7 +17,7 @@ threads=${THREADS:-2}
 time=$(command -v time || true)
 [ -x "$time" ] || { echo "the program time (GNU) is needed" >&2; exit 2; }
 
-cargo build --release --quiet -p quantize
+cargo build --release --quiet -p downcast-quantize
 quantize=$PWD/target/release/quantize
 mkdir -p "$folder"
 input=$folder/random-1.1b-bf16.gguf

@@ -1,6 +1,6 @@
 //! How long a model of 671 billion parameters takes on 1 to 64 machines: the table of `docs/cluster/README.md`.
 //!
-//!     cargo run --release -p quantize --example cluster -- q4_k_m
+//!     cargo run --release -p downcast-quantize --example cluster -- q4_k_m
 //!
 //! The tensors are those of DeepSeek V3, by its row in the table of architectures; the plan is that of `quantize`, the
 //! parts those of `quantize --part`. What a machine does at once is what it can: reading, encoding and writing overlap,

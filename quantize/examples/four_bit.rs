@@ -1,6 +1,6 @@
 //! The figures and the drawing of `docs/four-bit.md`.
 //!
-//!     cargo run --release -p quantize --example four_bit -- docs
+//!     cargo run --release -p downcast-quantize --example four_bit -- docs
 //!
 //! writes `docs/four-bit.svg` and prints the tables.
 

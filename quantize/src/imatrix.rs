@@ -204,8 +204,8 @@ impl Imatrix {
             out.extend_from_slice(name.as_bytes());
             let most = entry.counts.iter().copied().max().unwrap_or(0);
             // Rounded up so that no tensor with data ends at zero calls.
-            let calls = (most + chunk_size - 1) / chunk_size;
-            out.extend((calls as i32).to_le_bytes());
+            let calls = i32::try_from(most.saturating_add(chunk_size - 1) / chunk_size).unwrap_or(i32::MAX);
+            out.extend(calls.to_le_bytes());
             out.extend((entry.sums.len() as i32).to_le_bytes());
             let columns = entry.columns().max(1);
             out.extend(le_bytes(entry.sums.iter().enumerate().map(|(i, &sum)| {

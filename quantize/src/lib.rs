@@ -1,18 +1,28 @@
 //! Block codecs, the recipes that choose one for each tensor, and the pipeline that streams a model through them.
 
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+// The program is written as any user of the library is.
+extern crate self as quantize;
+
 pub mod block;
 pub mod bnb;
 pub mod codec;
+mod commands;
 pub mod imatrix;
 mod lanes;
 pub mod parts;
 pub mod pattern;
 pub mod pipeline;
 pub mod plan;
+pub mod program;
 pub mod recipe;
 pub mod search;
 
-pub use block::{FORMATS, Format, format};
+pub use block::{FORMATS, Format, LEVELS, Levels, Rounded, format, levels};
 pub use codec::{Codec, Importance, codec, decode_rows, encode_rows};
 pub use gguf::{Error, ErrorKind, Result};
 pub use lanes::Path as SimdPath;

@@ -61,7 +61,8 @@ impl Default for Settings {
 pub struct Job<W: Write> {
     /// What to write.
     pub plan: Plan,
-    /// The layout of each file and where it goes. Their tensors in a row are those of the plan.
+    /// The layout of each file and where it goes. Their tensors in a row are those of the plan. A file is written to for
+    /// the first time when the one before is complete, and flushed when it is complete itself.
     pub files: Vec<(gguf::Plan, W)>,
 }
 
@@ -74,15 +75,16 @@ pub struct Summary {
     pub degenerate: Vec<Degenerate>,
 }
 
-/// Blocks of one tensor in one type whose largest weight became 0: the weights are smaller than the least scale of the
-/// type, or so large that the search for one overflows. The reference writes the same bytes.
+/// Blocks of one tensor in one type that hold nothing of some weights: these are smaller than the least scale of the type,
+/// or than a part of a superblock can tell beside its neighbours, or so large that the search for a scale overflows. The
+/// reference writes the same bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Degenerate {
     /// The name of the tensor.
     pub tensor: String,
     /// The type.
     pub ty: TensorType,
-    /// The number of such blocks.
+    /// The number of such blocks; of a plain type, of rows.
     pub blocks: u64,
     /// The number of all blocks.
     pub of: u64,
@@ -94,9 +96,14 @@ impl fmt::Display for Degenerate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Degenerate { tensor, ty, blocks, of, largest } = self;
         let tensor = gguf::quote::text(tensor);
+        let (noun, which) = if ty.is_quantized() {
+            ("blocks", if ty.scale_len() < ty.block_len() { "some of their weights" } else { "their weights" })
+        } else {
+            ("rows", "their weights")
+        };
         write!(
             f,
-            "tensor {tensor}: {blocks} of {of} blocks of {ty} cannot hold their weights (up to {largest:e}), which became 0"
+            "tensor {tensor}: {blocks} of {of} {noun} of {ty} cannot hold {which} (up to {largest:e}), which became 0"
         )
     }
 }
@@ -195,16 +202,21 @@ struct Step {
 impl Step {
     fn degenerate(&self, ty: TensorType, lost: Lost) -> Degenerate {
         let Lost { blocks, largest } = lost;
-        let of = self.rows * self.row_len / ty.block_len();
+        let of = self.rows * self.row_len / unit(ty, self.row_len);
         Degenerate { tensor: self.name.clone(), ty, blocks, of, largest }
     }
 }
 
-/// Blocks whose largest weight became 0, and the largest of these.
+/// Blocks with a part whose largest weight became 0, and the largest of these weights.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lost {
     blocks: u64,
     largest: f32,
+}
+
+/// Weights of what is called a block here: rows of plain types.
+fn unit(ty: TensorType, row_len: u64) -> u64 {
+    if ty.is_quantized() { ty.block_len() } else { row_len }
 }
 
 /// Magnitudes between which every type holds the largest weight of a block: below, a scale of 16 bits may be 0, above,
@@ -213,24 +225,44 @@ fn held(ty: TensorType) -> Range<f32> {
     if ty == TensorType::NVFP4 { 0.1..1e9 } else { 1e-3..1e9 }
 }
 
-/// Looks for blocks whose largest weight was encoded as 0. Almost all need no decoding: their largest weight is of a
-/// magnitude that every scale can hold.
-fn lost(codec: &dyn Codec, weights: &[f32], encoded: &[u8], decoded: &mut Vec<f32>) -> Lost {
+/// How much smaller than the largest weight of its superblock that of a part can be so that every type holds it.
+const PART_HELD: f32 = 0.125;
+
+/// The largest magnitude.
+fn largest(weights: &[f32]) -> f32 {
+    // The bits of magnitudes are in their order, and whole numbers compare faster.
+    f32::from_bits(weights.iter().fold(0, |most, w| most.max(w.to_bits() & 0x7FFF_FFFF)))
+}
+
+/// Looks for blocks that hold nothing of some weights which share a scale. Almost none need decoding: their largest
+/// weights are of a magnitude that every scale can hold.
+fn lost(codec: &dyn Codec, weights: &[f32], row_len: usize, encoded: &[u8], decoded: &mut Vec<f32>) -> Lost {
     let ty = codec.ty();
-    let (len, bytes, held) = (ty.block_len() as usize, ty.block_bytes() as usize, held(ty));
+    let len = unit(ty, row_len as u64) as usize;
+    let part = if ty.is_quantized() { ty.scale_len() as usize } else { len };
+    let (bytes, held) = (encoded.len() / (weights.len() / len).max(1), held(ty));
     let mut lost = Lost::default();
     decoded.resize(len, 0.0);
     for (weights, encoded) in weights.chunks_exact(len).zip(encoded.chunks_exact(bytes)) {
-        // The bits of magnitudes are in their order, and whole numbers compare faster.
-        let bits = weights.iter().fold(0, |most, w| most.max(w.to_bits() & 0x7FFF_FFFF));
-        let largest = f32::from_bits(bits);
-        if largest == 0.0 || held.contains(&largest) {
+        let most = largest(weights);
+        if most == 0.0 {
+            continue;
+        }
+        let small = |part: &[f32]| (f32::from_bits(1)..most * PART_HELD).contains(&largest(part));
+        if held.contains(&most) && (part == len || !weights.chunks_exact(part).any(small)) {
             continue;
         }
         codec.decode(encoded, decoded);
-        if weights.iter().zip(&*decoded).any(|(w, d)| w.abs() == largest && *d == 0.0) {
+        let gone = weights.chunks_exact(part).zip(decoded.chunks_exact(part)).filter_map(|(weights, decoded)| {
+            let most = largest(weights);
+            let zero = weights.iter().zip(decoded).any(|(w, d)| w.abs() == most && *d == 0.0);
+            // A part beside larger weights is lost when nothing of it is left.
+            let all = decoded.iter().all(|d| *d == 0.0);
+            (most > 0.0 && zero && (part == len || all)).then_some(most)
+        });
+        if let Some(most) = gone.reduce(f32::max) {
             lost.blocks += 1;
-            lost.largest = lost.largest.max(largest);
+            lost.largest = lost.largest.max(most);
         }
     }
     lost
@@ -450,8 +482,9 @@ impl Worker<'_> {
             for &(i, codec) in encoders.iter().filter(|(_, c)| c.ty().is_quantized() || !blocks_only) {
                 let out = part(&mut outputs[i], from, n, chunk);
                 codec.encode(weights, row_len, importance, out);
-                if codec.ty().is_quantized() {
-                    let new = lost(codec, weights, out, &mut self.decoded);
+                // Eight bits of exponent lose nothing but subnormal numbers.
+                if !matches!(codec.ty(), TensorType::F32 | TensorType::BF16) {
+                    let new = lost(codec, weights, row_len, out, &mut self.decoded);
                     let sum = &mut losses[i];
                     (sum.blocks, sum.largest) = (sum.blocks + new.blocks, sum.largest.max(new.largest));
                     if sum.blocks > 0 && self.settings.no_degenerate {
@@ -650,7 +683,10 @@ impl<W: Write> Sink<W> {
     fn advance(&mut self) -> Result<()> {
         while self.left == 0 {
             if let Some(writer) = self.current.take() {
-                self.finished.push(writer.finish().map_err(cannot_write)?);
+                let mut out = writer.finish().map_err(cannot_write)?;
+                // A file that is complete may be closed: there may be more of them than handles.
+                out.flush().map_err(cannot_write)?;
+                self.finished.push(out);
             }
             let Some((plan, out)) = self.waiting.next() else { break };
             self.left = plan.tensors().iter().map(|t| t.bytes()).sum();

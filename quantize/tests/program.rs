@@ -250,7 +250,8 @@ fn an_output_that_exists_or_is_an_input_is_refused() {
     assert!(said.contains("the output is the input"), "{said}");
     let said = place.refused(2, ["-t", "q8_0", "--force", "-o", "imatrix.gguf", "--imatrix", "imatrix.gguf", "m.gguf"]);
     assert!(said.contains("the output is the input"), "{said}");
-    place.refused(2, ["-t", "q8_0", "-t", "q4_0", "-o", "no-folder", "m.gguf"]);
+    let said = place.refused(2, ["-t", "q8_0", "-t", "q4_0", "--force", "-o", "m.gguf", "m.gguf"]);
+    assert!(said.contains("is a file, and the outputs go into a folder"), "{said}");
     place.refused(2, ["-t", "q9_0", "m.gguf"]);
     place.refused(3, ["-t", "q8_0", "missing.gguf"]);
     place.refused(2, ["m.gguf"]);
@@ -467,6 +468,47 @@ fn weights_that_a_block_cannot_hold_are_told_and_refused_on_demand() {
         write_model(&place.path("m.gguf"), 256, |i| [1e-3, 1.0, 1e6][i % 3] * if i % 2 == 0 { 1.0 } else { -1.0 });
         place.done(args.iter().chain(&["--no-degenerate", "-o", "out.gguf"]));
         std::fs::remove_file(place.path("out.gguf")).unwrap();
+    }
+}
+
+#[test]
+fn a_folder_of_outputs_is_made_and_goes_away_with_a_failure() {
+    let place = Place::new();
+    write_model(&place.path("m.gguf"), 256, |i| (i % 17) as f32 / 16.0 - 0.45);
+    // Several types go into a folder, one type into what ends as a folder does; the old spellings are the same.
+    for args in [
+        &["-t", "q8_0", "-t", "q4_0", "m.gguf", "-o", "a/b"][..],
+        &["-t", "q8_0,q4_0", "m.gguf", "-o", "a/b/"],
+        &["--types", "q8_0,q4_0", "m.gguf", "a/b"],
+        &["-t", "q8_0", "m.gguf", "-o", "a/b/"],
+    ] {
+        place.done(args);
+        assert!(place.path("a/b/m-Q8_0.gguf").is_file(), "{args:?}");
+        std::fs::remove_dir_all(place.path("a")).unwrap();
+    }
+    std::fs::write(place.path("a"), "a file").unwrap();
+    let said = place.refused(2, ["-t", "q8_0,q4_0", "m.gguf", "-o", "a"]);
+    assert!(said.contains("is a file"), "{said}");
+    // Nothing came of it: no weight of this size fits.
+    write_model(&place.path("m.gguf"), 256, |i| if i == 300 { f32::INFINITY } else { 0.5 });
+    place.refused(3, ["-t", "q8_0,q4_0", "m.gguf", "-o", "x/y"]);
+    assert!(!place.path("x").exists());
+}
+
+#[test]
+fn parts_of_a_block_and_rows_of_a_plain_type_that_cannot_be_held_are_told() {
+    let place = Place::new();
+    let args = ["--pure", "m.gguf", "--json", "--force", "-o", "out.gguf", "-t"];
+    for (ty, small) in [("q2_k", 1e-4), ("q6_k", 1e-4), ("iq4_xs", 1e-4), ("f16", 1e-9)] {
+        let part = if ty == "f16" { 256 } else { 32 };
+        let wave = |i: usize| (i % 17) as f32 / 16.0 - 0.45;
+        write_model(&place.path("m.gguf"), 256, |i| wave(i) * if i / part == 1 { small } else { 1.0 });
+        let report = place.done(args.iter().chain(&[ty]));
+        let report: Json = serde_json::from_slice(&report.stdout).unwrap();
+        let lost = &report["degenerate"][0];
+        assert_eq!((&lost["blocks"], &lost["of"]), (&Json::from(1), &Json::from(4)), "{ty}: {lost}");
+        let said = place.refused(3, args.iter().chain(&[ty, "--no-degenerate"]));
+        assert!(said.contains("1 of 4") && said.contains("cannot hold"), "{said}");
     }
 }
 

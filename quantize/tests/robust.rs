@@ -162,3 +162,26 @@ fn a_folder_that_cannot_be_written_is_one_error() {
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(names(folder.path()), ["closed", "m.gguf"]);
 }
+
+#[test]
+fn a_model_may_have_more_shards_than_there_are_handles() {
+    const SHARDS: usize = 90;
+    let folder = TempDir::new().unwrap();
+    let infos: Vec<TensorInfo> = (0..SHARDS)
+        .map(|i| {
+            TensorInfo::new(format!("blk.{i}.ffn_up.weight"), Shape::new(&[32, 2]).unwrap(), TensorType::F32).unwrap()
+        })
+        .collect();
+    let metadata = Metadata::from_iter([("general.architecture", Value::from("llama"))]);
+    for (no, info) in infos.iter().enumerate() {
+        let keys = gguf::split::metadata(&metadata, no, SHARDS, SHARDS, gguf::split::KeyOrder::GgufSplit).unwrap();
+        let bytes = gguf::write::to_bytes(&keys, std::slice::from_ref(info), |_| Ok(vec![0; 256])).unwrap();
+        fs::write(gguf::split::path(folder.path().join("m"), no, SHARDS), bytes).unwrap();
+    }
+    let binary: PathBuf = assert_cmd::cargo::cargo_bin!("quantize").into();
+    let line = "ulimit -n 60; exec \"$0\" -t q8_0 --keep-split m-00001-of-00090.gguf -o out";
+    let output = Command::new("sh").args(["-c", line]).arg(binary).current_dir(folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let first = gguf::split::path(folder.path().join("out"), 0, SHARDS);
+    assert_eq!(gguf::open(first).unwrap().tensors().len(), SHARDS);
+}

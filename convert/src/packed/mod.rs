@@ -1,6 +1,6 @@
 //! Decoding what a checkpoint already quantized.
 //!
-//! `quantization_config` names a method; the method is a row of [`METHODS`], which takes the tensors it knows out of the
+//! `quantization_config` names a method; the method is a row of `METHODS`, which takes the tensors it knows out of the
 //! checkpoint, checks them against each other, and puts in their place weights that decode their rows when asked.
 
 pub mod bnb;

@@ -3,6 +3,7 @@
 //!
 //! What is written equals what the reference converter writes. What is encoded equals what llama.cpp encodes.
 
+pub(crate) mod back;
 mod base64;
 mod check;
 mod expressions;

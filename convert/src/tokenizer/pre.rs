@@ -10,7 +10,7 @@ mod pre_hashes;
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use gguf::{Error, Result};
@@ -76,6 +76,22 @@ enum Pattern {
 use Pattern::{Bert, Bytes, Each, EachPunct, Punct, Runs, S, Words};
 
 impl Pattern {
+    /// The step as a file writes it.
+    fn json(&self) -> Value {
+        match self {
+            S(regex) => {
+                json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+            }
+            Each => json!({"type": "Digits", "individual_digits": true}),
+            Runs => json!({"type": "Digits", "individual_digits": false}),
+            Punct => json!({"type": "Punctuation", "behavior": "Contiguous"}),
+            EachPunct => json!({"type": "Punctuation", "behavior": "Isolated"}),
+            Words => json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
+            Bytes => json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}),
+            Bert => json!({"type": "BertPreTokenizer"}),
+        }
+    }
+
     fn matches(&self, step: &Step, spelling: fn(&str) -> String) -> bool {
         match (self, step) {
             (S(regex), Step::Split(other)) => spelling(regex) == spelling(other),
@@ -306,6 +322,23 @@ fn by_structure(file: &File<'_>) -> Result<Found, String> {
     let says = PreTokenizer::find(name).is_ok_and(|pre| pre.add_bos);
     let does = certain || file.begins();
     Ok(Found { name: name.to_owned(), add_bos: (!certain && says != does).then_some(does) })
+}
+
+/// The pre-tokenizer of a `tokenizer.json` that a name means: that of its structure, or of a structure whose name cuts
+/// the same way. Nothing where none is known.
+pub(super) fn json_of(name: &str) -> Option<Value> {
+    let has = |row: &&Structure, name: &str| row.names.iter().any(|(known, _)| *known == name);
+    let alike = || {
+        let cuts = PreTokenizer::find(name).ok()?.cuts_shown();
+        let same = |known: &str| PreTokenizer::find(known).is_ok_and(|row| row.cuts_shown() == cuts);
+        STRUCTURES.iter().find(|row| row.names.iter().any(|(known, _)| same(known)))
+    };
+    let row = STRUCTURES.iter().find(|row| has(row, name)).or_else(alike)?;
+    let mut steps: Vec<Value> = row.steps.iter().map(Pattern::json).collect();
+    Some(match steps.len() {
+        1 => steps.swap_remove(0),
+        _ => json!({"type": "Sequence", "pretokenizers": steps}),
+    })
 }
 
 /// Whether the file's normalizer escapes spaces in a vocabulary that falls back to bytes, with nothing else that cuts.

@@ -11,24 +11,27 @@ use eval::compare::{Baseline, Comparison, compare};
 use eval::divergence::Position;
 use eval::embed::{self, Pool};
 use eval::encoded::{Encoded, Precision};
-use eval::forward::Stream;
-use eval::kld::KldFile;
+use eval::forward::{Head, Stream};
+use eval::kld::{KldFile, KldWriter};
 use eval::model::Model;
 use eval::parts::{Gathered, Numbers, share};
 use eval::perplexity::{Chunks, Plan, Protocol};
 use eval::report::gate::{self, Gate, Judged, Limit, Measure, Rule, Verdict, parse_part, parse_share};
-use eval::report::{self, Compared, Facts};
+use eval::report::{self, Card, Compared, Facts, Origin, Quantized};
 use eval::tensors::{TensorError, counterpart};
-use eval::weights::{Stored, Weights};
-use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, print_json, say};
-use gguf::digest::sha256;
+use eval::weights::{Arithmetic, Deployed, Stored, Weights};
+use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, say};
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
 use quantize::parts::Part;
 use serde_json::{Value, json};
 
 use super::parts::{self, PartArgs};
+use super::passages::{Cut, TextArgs};
 use super::similarity;
-use super::{Opened, ProgressBar, files_of, name_of, open_importance, read_text};
+use super::{ArithmeticArgs, Opened, ProgressBar, files_of, name_of, open_importance, weights_of};
+
+/// The most bytes of a file of limits.
+const LARGEST_GATE: u64 = 1 << 20;
 
 /// What is compared where neither models nor types are named.
 const DEFAULT_TYPES: &str = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4";
@@ -58,14 +61,17 @@ const LEAST_POSITIONS: usize = 100;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate compare tiny-llama --text sample.txt
-  evaluate compare tiny-llama --types q8_0,q4_k_m,nf4 --text sample.txt --html report.html
+  evaluate compare tiny-llama --type q8_0,q4_k_m,nf4 --text sample.txt --html report.html
   evaluate compare tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf --text sample.txt --json
-  evaluate compare bge-small-en-v1.5 --types q8_0,q4_k_m --text questions.txt --min-cosine 0.99 --min-overlap 90%
-  evaluate compare tiny-llama --types q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
+  evaluate compare tiny-llama --type q8_0 --text sample.txt --save-base base.gguf
+  evaluate compare Tiny-Llama-4.2M-Q4_K_M.gguf --base-from base.gguf --text sample.txt
+  evaluate compare tiny-llama --type q8_0 --text wiki=sample.txt --text code=code.txt --gate gate.toml
+  evaluate compare bge-small-en-v1.5 --type q8_0,q4_k_m --text questions.txt --min-cosine 0.99 --min-overlap 90%
+  evaluate compare tiny-llama --type q4_k_m --imatrix imatrix.gguf --text sample.txt --max-kld 0.01 --max-ppl-increase 1%
 
 Exit codes: 0 done and within the limits, 1 beyond a limit, 2 wrong usage, 3 bad input, 4 the system failed.")]
 pub struct Args {
-    /// The base: a GGUF file or a checkpoint folder
+    /// The base: a GGUF file or a checkpoint folder; with --base-from, which stands for it, it may be left out
     #[arg(value_name = "BASE")]
     pub base: PathBuf,
 
@@ -74,19 +80,18 @@ pub struct Args {
     models: Vec<PathBuf>,
 
     /// Types to encode the base's own weights to, in memory: file types of `quantize`, nf4, nf4-double, fp4, fp4-double,
-    /// int8; separated by commas [default without models: q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4]
-    #[arg(long, value_delimiter = ',', value_name = "TYPE,…")]
+    /// int8; separated by commas or given again [default without models: q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q3_k_m,q2_k,nf4]
+    #[arg(long = "type", short = 't', alias = "types", value_delimiter = ',', value_name = "TYPE")]
     types: Vec<Precision>,
 
-    /// The text, UTF-8
-    #[arg(long, short = 'f', value_name = "FILE")]
-    pub text: PathBuf,
+    #[command(flatten)]
+    pub text: TextArgs,
 
     /// Tokens of a chunk [default: 512]; of an embedding model's texts at most [default: what it was made for]
-    #[arg(long, short, value_name = "N")]
+    #[arg(long, short, value_name = "TOKENS")]
     pub ctx: Option<usize>,
 
-    /// At most so many chunks
+    /// At most so many chunks of each text
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub chunks: Option<usize>,
 
@@ -102,7 +107,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
 
-    /// Save the base's final hidden states, to compare with later without running it
+    /// Save the base's final hidden states, to compare with later without it; as FILE.kld its log-probabilities, as
+    /// llama-perplexity stores them
     #[arg(long, value_name = "FILE")]
     pub save_base: Option<PathBuf>,
 
@@ -110,9 +116,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "save_base")]
     pub base_from: Option<PathBuf>,
 
+    /// The saved base is all there is of it: every model that is named is compared
+    #[arg(long, requires = "base_from", conflicts_with_all = ["types", "part"])]
+    no_base: bool,
+
     /// Memory for hidden states and what a layer makes of them
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
     pub max_memory: u64,
+
+    #[command(flatten)]
+    arithmetic: ArithmeticArgs,
 
     #[command(flatten)]
     pub part: PartArgs,
@@ -122,7 +135,7 @@ pub struct Args {
     by_types: bool,
 
     /// The folder that parts go to
-    #[arg(long, short, requires = "part", value_name = "FOLDER", help_heading = "Several machines")]
+    #[arg(long, short, requires = "part", value_name = "PATH", help_heading = "Several machines")]
     output: Option<PathBuf>,
 
     #[command(flatten)]
@@ -143,6 +156,14 @@ pub struct Show {
     /// Write a self-contained page
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     html: Option<PathBuf>,
+
+    /// Write a quality card: Markdown for a model's page, with the table, digests of the texts and the commands
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    card: Option<PathBuf>,
+
+    /// Print wide tables: all columns, and names in full
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["csv", "markdown", "json"])]
+    wide: bool,
 
     /// Write the verdicts of the gate as JUnit XML
     #[arg(long, value_name = "FILE", help_heading = "Output")]
@@ -213,7 +234,7 @@ pub struct Show {
 impl Show {
     /// The files that are written.
     fn files(&self) -> impl Iterator<Item = &Path> {
-        [&self.html, &self.junit, &self.sarif].into_iter().flatten().map(PathBuf::as_path)
+        [&self.html, &self.card, &self.junit, &self.sarif].into_iter().flatten().map(PathBuf::as_path)
     }
 
     /// The limits of the gate: those of a file, and those of options, which go before them.
@@ -235,7 +256,7 @@ impl Show {
         .flatten()
         .collect();
         let mut gate = match &self.gate {
-            Some(path) => Gate::parse(&read_text(path)?).map_err(|e| e.at(path))?,
+            Some(path) => Gate::parse(&convert::json::read_text(path, LARGEST_GATE)?).map_err(|e| e.at(path))?,
             None => Gate::default(),
         };
         gate.rules.push(Rule { limits, ..Rule::default() });
@@ -257,18 +278,22 @@ impl Show {
         Ok(gate)
     }
 
-    /// Judges every model of a report on a text. A gate file may serve several runs, so names in it that no model or text
+    /// Judges every model on each text. A gate file may serve several runs, so names in it that no model or text
     /// has are told of; where nothing is left to judge by, a slip of the pen must not pass for limits that hold.
-    pub fn judge(&self, models: &[impl Judged], gate: &Gate, text: &str) -> Result<Vec<Verdict>> {
-        let names: Vec<&str> = models.iter().map(Judged::name).collect();
-        let verdicts = gate::judge(models, gate, text);
+    pub fn judge(&self, on: &[(&[impl Judged], &str)], gate: &Gate) -> Result<Vec<Verdict>> {
+        let names: Vec<&str> = on.first().into_iter().flat_map(|(models, _)| models.iter().map(Judged::name)).collect();
+        let texts: Vec<&str> = on.iter().map(|(_, text)| *text).collect();
+        let verdicts: Vec<Verdict> =
+            on.iter().flat_map(|(models, text)| gate::judge(models, gate, text, on.len() > 1)).collect();
         if let Some(path) = &self.gate {
             if verdicts.is_empty() {
-                return Err(Error::input("has no limit for what is measured here")
-                    .at(path)
-                    .help(format!("models: {}; text: {text}", names.join(", "))));
+                return Err(Error::input("has no limit for what is measured here").at(path).help(format!(
+                    "models: {}; text: {}",
+                    names.join(", "),
+                    texts.join(", ")
+                )));
             }
-            let unknown = gate.unknown(&names, &[text]);
+            let unknown = gate.unknown(&names, &texts);
             if !unknown.is_empty() {
                 let file = gguf::quote::path(path);
                 say(&format!("note: {file} has limits for {}, not measured here", unknown.join(", ")));
@@ -277,12 +302,17 @@ impl Show {
         Ok(verdicts)
     }
 
-    /// Whether so many positions say enough for what is asked.
-    fn enough(&self, gate: &Gate, positions: usize) -> Result<()> {
-        if gate.confidence.is_some() && positions < LEAST_POSITIONS {
+    /// Whether the positions of each text say enough for what is asked.
+    fn enough(&self, gate: &Gate, texts: &[report::Text], scored: usize) -> Result<()> {
+        let least = texts.iter().map(|t| (t.chunks * scored, t)).min_by_key(|(positions, _)| *positions);
+        if let Some((positions, text)) = least
+            && gate.confidence.is_some()
+            && positions < LEAST_POSITIONS
+        {
             return Err(Error::input(format!(
-                "{positions} scored positions are too few to be confident of anything; at least {LEAST_POSITIONS} are \
-                 needed"
+                "{positions} scored positions of {} are too few to be confident of anything; at least {LEAST_POSITIONS} are \
+                 needed",
+                text.name
             ))
             .help("give a longer text, or leave --confidence out"));
         }
@@ -294,7 +324,7 @@ impl Args {
     /// The files that are read.
     pub fn inputs(&self) -> Vec<PathBuf> {
         let models = self.models.iter().chain([&self.base]);
-        files_of(models, [&self.text].into_iter().chain(&self.base_from).chain(&self.imatrix))
+        files_of(models, self.text.files().iter().chain(&self.base_from).chain(&self.imatrix))
     }
 
     /// Tokens of a chunk.
@@ -325,6 +355,37 @@ pub struct Candidate<'a> {
     pub weights: Box<dyn Weights + 'a>,
     /// Where the base is encoded in memory.
     pub encoded: Option<&'a Encoded<'a>>,
+    /// The part of a file's weights that is quantized.
+    pub quantized: Quantized,
+    /// What a file says of its importance matrix.
+    pub importance: Option<Origin>,
+}
+
+/// The part of the weights that is quantized.
+fn quantized(tensors: &[TensorInfo]) -> Quantized {
+    let part = || tensors.iter().filter(|t| t.ty().is_quantized());
+    Quantized { weights: part().map(TensorInfo::elements).sum(), bytes: part().map(TensorInfo::bytes).sum() }
+}
+
+/// What a file says of the importance matrix that it was made with.
+fn stated_origin(metadata: &Metadata) -> Option<Origin> {
+    let text = |key: &str| metadata.str(key).map(str::to_owned);
+    let file = text("quantize.imatrix.file")?;
+    // Other quantizers write the whole path.
+    let file = file.rsplit(['/', '\\']).next().unwrap_or(&file).to_owned();
+    let chunks = metadata.u64("quantize.imatrix.chunks_count");
+    Some(Origin { file, datasets: text("quantize.imatrix.dataset").into_iter().collect(), chunks, sha256: None })
+}
+
+/// Where an importance matrix came from.
+fn origin_of(path: &Path, importance: &quantize::plan::Importance) -> Result<Origin> {
+    let matrix = &importance.matrix;
+    Ok(Origin {
+        file: importance.file.clone(),
+        datasets: matrix.datasets.clone(),
+        chunks: Some(u64::from(matrix.chunks)),
+        sha256: Some(gguf::digest::sha256_file(path, |_| ())?.0),
+    })
 }
 
 /// Runs the command.
@@ -332,6 +393,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let begun = Instant::now();
     let gate = args.show.gate()?;
     args.check_part(&gate)?;
+    let arithmetic = arithmetic(args.arithmetic, &gate)?;
     let written: Vec<&Path> = args.show.files().chain(args.save_base.as_deref()).collect();
     let inputs = args.inputs();
     for (i, target) in written.iter().enumerate() {
@@ -341,9 +403,13 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         }
     }
     let base = Opened::open(&args.base, common)?;
+    let stand_in = args.stand_in(&base)?;
+    // Where a saved base stands for the base, the first model is one of those that are compared.
+    let first = stand_in.as_ref().map(|_| &args.base);
+    let models: Vec<&PathBuf> = first.into_iter().chain(&args.models).collect();
     let importance = args.imatrix.as_deref().map(open_importance).transpose()?;
-    let others = args.models.iter().map(|path| open_other(&base, path, common)).collect::<Result<Vec<_>>>()?;
-    let precisions = if args.types.is_empty() && args.models.is_empty() {
+    let others = models.iter().map(|path| open_other(&base, path, common)).collect::<Result<Vec<_>>>()?;
+    let precisions = if args.types.is_empty() && models.is_empty() {
         DEFAULT_TYPES.split(',').map(str::parse).collect::<Result<Vec<Precision>>>()?
     } else {
         args.types.clone()
@@ -353,30 +419,37 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .map(|&precision| Encoded::new(&base.source, precision, importance.as_ref()).map_err(|e| e.at(&args.base)))
         .collect::<Result<Vec<_>>>()?;
 
-    let mut candidates: Vec<Candidate<'_>> = args
-        .models
+    let mut candidates: Vec<Candidate<'_>> = models
         .iter()
         .zip(&others)
-        .map(|(path, opened)| Candidate {
-            name: name_of(path),
-            bytes: opened.source.stored_bytes(),
-            model: &opened.model,
-            weights: Box::new(Stored(&opened.source)),
-            encoded: None,
+        .map(|(path, opened)| {
+            Ok(Candidate {
+                name: name_of(path),
+                bytes: opened.source.stored_bytes(),
+                model: &opened.model,
+                weights: weights_of(&opened.source, arithmetic).map_err(|e| e.at(path))?,
+                encoded: None,
+                quantized: quantized(opened.source.tensors()),
+                importance: stated_origin(opened.source.metadata()),
+            })
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let types = encoded.iter().zip(&precisions).map(|(e, p)| Candidate {
         name: p.to_string(),
         bytes: e.bytes(),
         model: &base.model,
-        weights: Box::new(e),
+        weights: match arithmetic {
+            Arithmetic::Exact => Box::new(e),
+            Arithmetic::Deployed => Box::new(Deployed::new(e)),
+        },
         encoded: Some(e),
+        quantized: e.quantized(),
+        importance: None,
     });
     candidates.extend(types);
 
     if embed::embeds(&base.model) || args.pooling.is_some() {
-        let told: Vec<String> = args
-            .models
+        let told: Vec<String> = models
             .iter()
             .zip(&others)
             .filter_map(|(path, other)| Some(format!("{}: {}", name_of(path), differences(&base, other)?)))
@@ -384,22 +457,20 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
                 notes(&encoded, &precisions).into_iter().map(|(note, names)| format!("{}: {note}", names.join(", "))),
             )
             .collect();
-        return similarity::run(args, common, &base, &candidates, &gate, &told);
+        return similarity::run(args, common, &base, &candidates, arithmetic, (&gate, &told));
     }
     check_measures(&gate, TOKEN_MEASURES, "a model that predicts tokens")?;
     if !args.prefix.is_empty() {
         return Err(Error::usage("--prefix is for embedding models, this one predicts tokens"));
     }
 
-    let text = read_text(&args.text)?;
-    let tokens = base.tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
-    let bos = base.tokenizer.bos().filter(|_| base.tokenizer.adds_bos());
-    let chunks =
-        Chunks::new(&tokens, bos, args.context(), args.chunks, Protocol::Halves).map_err(|e| e.at(&args.text))?;
+    let passages = args.text.read()?;
+    let (chunks, texts) = passages.chunks(&base.tokenizer, Cut::new(args.context(), args.chunks, Protocol::Halves))?;
     let positions = chunks.scored.len() * chunks.inputs.len();
-    args.show.enough(&gate, positions).map_err(|e| e.at(&args.text))?;
+    args.show.enough(&gate, &texts, chunks.scored.len()).map_err(|e| e.at(passages.place()))?;
 
-    let part = args.part.part.map(|part| begin_part(args, part, &base, &others, &text)).transpose()?;
+    let part =
+        args.part.part.map(|part| begin_part(args, part, arithmetic, &base, &others, passages.digest())).transpose()?;
     let mut chunks = chunks;
     let all_chunks = chunks.inputs.len();
     let mut output = None;
@@ -417,12 +488,14 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     }
 
     let identity = match args.save_base.is_some() || args.base_from.is_some() {
-        true => Some(Identity { model: fingerprint(&base.source)?, text: sha256(text.as_bytes()) }),
+        // A base that is not there cannot be held against the saved one.
+        true if stand_in.is_some() => Some(Identity { model: String::new(), text: passages.digest() }),
+        true => Some(Identity { model: fingerprint(&base.source)?, text: passages.digest() }),
         false => None,
     };
     let bar = ProgressBar::new(common, "compare", chunks.tokens() as u64);
     if !common.quiet {
-        for (path, other) in args.models.iter().zip(&others) {
+        for (path, other) in models.iter().zip(&others).filter(|_| stand_in.is_none()) {
             if let Some(differences) = differences(&base, other) {
                 bar.say(&format!("note: {}: {differences}", name_of(path)));
             }
@@ -431,23 +504,28 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             bar.say(&format!("note: {}: {note}", names.join(", ")));
         }
     }
-    let found = measure(args, &base, &candidates, &chunks, identity.as_ref(), &bar)?;
+    let found = measure(args, &base, &candidates, &chunks, identity.as_ref(), stand_in.is_some(), &bar)?;
     bar.finish();
 
+    let parameters = base.source.tensors().iter().map(TensorInfo::elements).sum();
+    let of_base = StandIn { name: name_of(&args.base), parameters: None, bytes: Some(base.source.stored_bytes()) };
+    let of_base = stand_in.unwrap_or(of_base);
+    let origin = args.imatrix.as_deref().zip(importance.as_ref()).map(|(path, i)| origin_of(path, i)).transpose()?;
     let facts = Facts {
-        base: name_of(&args.base),
+        base: of_base.name,
         architecture: base.model.name().into(),
-        parameters: base.source.tensors().iter().map(TensorInfo::elements).sum(),
-        bytes: base.source.stored_bytes(),
+        parameters: of_base.parameters.unwrap_or(parameters),
+        bytes: of_base.bytes,
         protocol: report::Protocol {
-            text: args.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            text_sha256: sha256(text.as_bytes()),
-            tokens: tokens.len(),
+            text: passages.name(),
+            text_sha256: passages.digest(),
+            tokens: texts.iter().map(|t| t.tokens).sum(),
+            texts,
             context: args.context(),
             chunks: all_chunks,
             first_scored: chunks.scored.start,
             positions,
-            arithmetic: "f32 on decoded weights, statistics in f64".into(),
+            arithmetic: arithmetic_words(arithmetic),
             seconds: begun.elapsed().as_secs_f64(),
         },
         scored: chunks.scored.len(),
@@ -456,6 +534,11 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             .map(|c| Compared {
                 name: c.name.clone(),
                 bytes: c.bytes,
+                quantized: c.encoded.map_or(c.quantized, Encoded::quantized),
+                importance: match (c.encoded, &origin) {
+                    (Some(_), origin) => origin.clone(),
+                    (None, _) => c.importance.clone(),
+                },
                 tensors: c.encoded.map_or(Vec::new(), Encoded::errors),
             })
             .collect(),
@@ -464,11 +547,80 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         let (facts, numbers) = to_part(&facts, &found)?;
         return run.write(output, facts, numbers, common);
     }
-    show(&args.show, common, facts, &found, args.base_from.as_deref(), &gate, &inputs)
+    let card = Card { commands: args.commands(&models, &facts) };
+    show(&args.show, common, facts, &found, (args.base_from.as_deref(), &card), &gate, &inputs)
+}
+
+/// What is known of a base that is not there, but for what was saved of it.
+struct StandIn {
+    name: String,
+    parameters: Option<u64>,
+    bytes: Option<u64>,
+}
+
+impl Args {
+    /// The command that measures the same, with names in place of paths.
+    fn commands(&self, models: &[&PathBuf], facts: &Facts) -> Vec<String> {
+        let name = |path: &Path| -> String {
+            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+            let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+=,".contains(c));
+            if plain { name } else { format!("'{}'", name.replace('\'', "'\\''")) }
+        };
+        let mut command = String::from("evaluate compare");
+        let mut add = |word: String| command += &format!(" {word}");
+        let base = models.first().is_none_or(|first| **first != self.base).then_some(&self.base);
+        base.into_iter().chain(models.iter().copied()).for_each(|path| add(name(path)));
+        let types: Vec<String> = facts.models.iter().skip(models.len()).map(|m| m.name.to_lowercase()).collect();
+        if !types.is_empty() {
+            add(format!("--types {}", types.join(",")));
+        }
+        let files = self.text.files();
+        for (i, text) in facts.protocol.texts.iter().enumerate() {
+            let file = files.get(i).map_or_else(|| name(Path::new(&text.name)), |path| name(path));
+            add(if file == text.name { format!("--text {file}") } else { format!("--text {}={file}", text.name) });
+        }
+        add(format!("--ctx {}", facts.protocol.context));
+        if let Some(chunks) = self.chunks {
+            add(format!("--chunks {chunks}"));
+        }
+        for (option, path) in [("--imatrix", &self.imatrix), ("--base-from", &self.base_from)] {
+            if let Some(path) = path {
+                add(format!("{option} {}", name(path)));
+            }
+        }
+        vec![command]
+    }
+
+    /// Whether a saved base stands for a base that is not among the models: where that was said, where the first model is
+    /// another than was saved, and where one file alone is given to be compared with log-probabilities.
+    fn stand_in(&self, first: &Opened) -> Result<Option<StandIn>> {
+        let Some(path) = &self.base_from else { return Ok(None) };
+        let alone = !self.no_base && (!self.types.is_empty() || self.base.is_dir());
+        if alone || self.part.part.is_some() {
+            return Ok(None);
+        }
+        if is_kld(path)? {
+            let stands = self.no_base || self.models.is_empty();
+            return Ok(stands.then(|| StandIn { name: name_of(path), parameters: None, bytes: None }));
+        }
+        let saved = SavedBase::open(path)?;
+        if !self.no_base && saved.model() == Some(&fingerprint(&first.source)?) {
+            return Ok(None);
+        }
+        let (name, parameters, bytes) = saved.about();
+        Ok(Some(StandIn { name: name.map_or_else(|| name_of(path), str::to_owned), parameters, bytes }))
+    }
 }
 
 /// What the parts of a comparison have in common.
-fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &str) -> Result<parts::Run> {
+fn begin_part(
+    args: &Args,
+    part: Part,
+    arithmetic: Arithmetic,
+    base: &Opened,
+    others: &[Opened],
+    text_digest: String,
+) -> Result<parts::Run> {
     let file = |path: &PathBuf| -> Result<Value> { Ok(gguf::digest::sha256_file(path, |_| ())?.0.into()) };
     let models: Vec<String> =
         others.iter().map(|o| quantize::parts::source_digest(&o.source)).collect::<Result<_>>()?;
@@ -478,7 +630,7 @@ fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &
     parts::Run::new(
         ("compare", part, by),
         &base.source,
-        text,
+        text_digest,
         [
             ("set of models", json!(models)),
             ("set of names", json!(names)),
@@ -487,6 +639,7 @@ fn begin_part(args: &Args, part: Part, base: &Opened, others: &[Opened], text: &
             ("saved base", args.base_from.as_ref().map(file).transpose()?.into()),
             ("context (--ctx)", json!(args.context())),
             ("number of chunks (--chunks)", json!(args.chunks)),
+            ("arithmetic (--arithmetic)", json!(arithmetic)),
         ],
     )
 }
@@ -591,8 +744,8 @@ pub fn gather(parts: &Gathered, args: &Show, common: &Common) -> Result<Exit> {
     let gate = args.gate()?;
     check_measures(&gate, TOKEN_MEASURES, "a model that predicts tokens")?;
     let (facts, found) = of_parts(parts)?;
-    args.enough(&gate, facts.protocol.positions).map_err(|e| e.at(&parts.paths[0]))?;
-    show(args, common, facts, &found, None, &gate, &parts.paths)
+    args.enough(&gate, &facts.protocol.texts, facts.scored).map_err(|e| e.at(&parts.paths[0]))?;
+    show(args, common, facts, &found, (None, &Card::default()), &gate, &parts.paths)
 }
 
 /// Reports what was found, and judges it.
@@ -601,7 +754,7 @@ fn show(
     common: &Common,
     facts: Facts,
     found: &Comparison,
-    base_from: Option<&Path>,
+    (base_from, card): (Option<&Path>, &Card),
     gate: &Gate,
     inputs: &[PathBuf],
 ) -> Result<Exit> {
@@ -615,16 +768,36 @@ fn show(
         ));
     }
     let report = facts.report(found);
-    let verdicts = args.judge(&report.models, gate, &report.protocol.text)?;
+    let on: Vec<(&[report::Model], &str)> =
+        report.by_text().map(|on| (&*on.models, on.protocol.text.as_str())).collect();
+    let verdicts = args.judge(&on, gate)?;
     let forms = Forms {
         json: &|| report.json(),
         csv: &|| report::csv(&report),
         markdown: &|| report::markdown(&report),
-        terminal: &|| report::terminal(&report),
+        terminal: &|| report::terminal(&report, args.wide),
         html: &|| report::html(&report),
+        card: Some(&|| report::card(&report, card)),
         junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
     };
     publish(args, common, &forms, &verdicts, inputs)
+}
+
+/// The arithmetic of a run: what the option and the gate ask for.
+pub fn arithmetic(option: ArithmeticArgs, gate: &Gate) -> Result<Arithmetic> {
+    match (option.asked(), gate.arithmetic) {
+        (Some(asked), Some(wanted)) if asked != wanted => {
+            Err(Error::usage(format!("the gate's limits are for {wanted} arithmetic, --arithmetic asks for {asked}"))
+                .help("leave --arithmetic out, or take another gate file"))
+        }
+        (asked, wanted) => Ok(asked.or(wanted).unwrap_or_default()),
+    }
+}
+
+/// The arithmetic of a comparison in words. The base is what the others are measured by, so it is always exact.
+pub fn arithmetic_words(arithmetic: Arithmetic) -> String {
+    let base = if arithmetic == Arithmetic::Exact { "" } else { "; the base in f32" };
+    format!("{}{base}, statistics in f64", arithmetic.words())
 }
 
 /// What a person should know of the precisions: each note once, with the names it is about.
@@ -648,6 +821,7 @@ fn measure(
     candidates: &[Candidate<'_>],
     chunks: &Chunks,
     identity: Option<&Identity>,
+    stands_alone: bool,
     bar: &ProgressBar,
 ) -> Result<Comparison> {
     let stored = Stored(&base.source);
@@ -668,11 +842,30 @@ fn measure(
         (Some(path), _, Some(identity)) => {
             let saved = SavedBase::open(path)?;
             saved.check(identity, chunks, base.model.width)?;
-            go(Baseline::Saved(&saved, stored), weights.len(), nothing)
+            let of_file = if stands_alone { Some(Stored(saved.head()?)) } else { None };
+            let head = of_file.as_ref().map_or(stored, |of_file| Stream { model: &base.model, weights: of_file });
+            go(Baseline::Saved(&saved, head), weights.len(), nothing)
+        }
+        (None, Some(path), Some(_)) if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("kld")) => {
+            let output = Output::create(path, args.show.force, &args.inputs())?;
+            let vocabulary = base.model.vocabulary;
+            let mut writer = KldWriter::new(std::io::BufWriter::new(output), chunks, vocabulary)?;
+            let limits = plan(weights.len() + 1).limits;
+            let head = Head::load(&base.model, stored.weights, limits.decode_head, None)?;
+            let found = go(Baseline::Run(stored), weights.len() + 1, &mut |hidden| {
+                for block in hidden.chunks(base.model.width * limits.logit_rows.max(1)) {
+                    writer.add(&head.logits(&base.model, block)?, vocabulary)?;
+                }
+                Ok(())
+            })?;
+            let output = writer.finish()?.into_inner().map_err(|e| Error::io(path, "write", e.into_error()))?;
+            output.commit()?;
+            Ok(found)
         }
         (None, Some(path), Some(identity)) => {
             let output = Output::create(path, args.show.force, &args.inputs())?;
-            let mut saver = Saver::new(output, &name_of(&args.base), identity, chunks, base.model.width)?;
+            let mut saver =
+                Saver::new(output, (&name_of(&args.base), &base.source), identity, chunks, base.model.width)?;
             let found = go(Baseline::Run(stored), weights.len() + 1, &mut |hidden| saver.add(hidden))?;
             saver.finish()?.commit()?;
             Ok(found)
@@ -721,7 +914,7 @@ fn check_kld(file: &KldFile, base: &Opened, chunks: &Chunks) -> Result<()> {
 }
 
 /// Opens a model that is compared and checks that it is the same model as the base.
-fn open_other(base: &Opened, path: &Path, common: &Common) -> Result<Opened> {
+pub fn open_other(base: &Opened, path: &Path, common: &Common) -> Result<Opened> {
     let other = Opened::open(path, common)?;
     let wrong = |message: String| Error::input(message).at(path).help("compare precisions of one and the same model");
     let (a, b) = (base.source.metadata(), other.source.metadata());
@@ -784,6 +977,8 @@ pub struct Forms<'a> {
     pub markdown: &'a dyn Fn() -> String,
     pub terminal: &'a dyn Fn() -> String,
     pub html: &'a dyn Fn() -> String,
+    /// A quality card, where there is one.
+    pub card: Option<&'a dyn Fn() -> String>,
     pub junit: &'a dyn Fn() -> String,
 }
 
@@ -799,20 +994,28 @@ pub fn publish(
         let place = args.gate.as_deref().or(inputs.first().map(PathBuf::as_path)).unwrap_or(Path::new("gate.toml"));
         format!("{:#}\n", gate::sarif(place, verdicts))
     };
-    for (path, text) in [(&args.html, forms.html), (&args.junit, forms.junit), (&args.sarif, &sarif)] {
+    let none = || String::new();
+    if args.card.is_some() && forms.card.is_none() {
+        return Err(Error::usage("--card is for models that predict tokens").help("--markdown prints a table"));
+    }
+    let card = forms.card.unwrap_or(&none);
+    for (path, text) in
+        [(&args.html, forms.html), (&args.card, card), (&args.junit, forms.junit), (&args.sarif, &sarif)]
+    {
         if let Some(path) = path {
             let mut out = Output::create(path, args.force, inputs)?;
             out.write_all(text().as_bytes()).map_err(|e| Error::io(path, "write", e))?;
             out.commit()?;
         }
     }
-    match (common.json, args.csv, args.markdown) {
+    match (common.wants_document(), args.csv, args.markdown) {
         (true, ..) => {
             let mut json = (forms.json)();
             if !verdicts.is_empty() {
                 json["gate"] = verdicts.iter().map(Verdict::json).collect();
             }
-            print_json(&json)?;
+            let outputs: Vec<PathBuf> = args.files().map(Path::to_path_buf).collect();
+            super::print_document(common, "compare", inputs, &outputs, json)?;
         }
         (_, true, _) => print(&(forms.csv)())?,
         (.., true) => print(&(forms.markdown)())?,

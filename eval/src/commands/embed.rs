@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use eval::embed::{self, Head, Pool};
 use eval::forward::{Input, Stream};
 use eval::weights::Stored;
-use gguf::cli::{Align, Common, Exit, Output, Table, count, parse_bytes, print, print_json};
+use gguf::cli::{Align, Common, Exit, Output, Table, count, parse_bytes, print};
 use gguf::{Array, Error, Metadata, Result};
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ pub struct Args {
     raw: bool,
 
     /// Tokens of a text at most [default: what the model was made for]
-    #[arg(long, short, value_name = "N")]
+    #[arg(long, short, value_name = "TOKENS")]
     ctx: Option<usize>,
 
     /// Memory for hidden states and what a layer makes of them
@@ -66,7 +66,7 @@ pub struct Args {
     max_memory: u64,
 
     /// Write the vectors too: rows in order, f32 little-endian without a header
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Replace an output that exists
@@ -122,8 +122,12 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     }
     let labels = labels(opened.source.metadata(), found.first().map_or(0, Vec::len));
     let result = Found { texts: &texts, inputs: &inputs, rows: &found, pool, normalized: !args.raw };
-    match (common.json, scores) {
-        (true, _) => print_json(&result.json(args, scores.then_some(&labels)))?,
+    match (common.wants_document(), scores) {
+        (true, _) => {
+            let outputs: Vec<PathBuf> = args.output.iter().cloned().collect();
+            let fields = result.json(args, scores.then_some(&labels));
+            super::print_document(common, "embed", &sources, &outputs, fields)?;
+        }
         (false, true) => print(&result.scores(&labels))?,
         (false, false) => print(&result.cosines())?,
     }
@@ -174,7 +178,6 @@ impl Found<'_> {
             value
         };
         let mut result = json!({
-            "schema": 1,
             "version": env!("CARGO_PKG_VERSION"),
             "model": args.model.display().to_string(),
             "pooling": self.pool.name(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use eval::towers::{Features, Picture, Pixels, Processor, Sense, Tower};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, count, print, print_json};
+use gguf::cli::{Common, Exit, Output, count, print};
 use gguf::{Error, Result, Source};
 use serde_json::json;
 
@@ -34,7 +34,7 @@ pub struct Args {
     seen: Seen,
 
     /// The file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Replace an output that exists
@@ -102,12 +102,10 @@ impl Seen {
                 Error::usage("a tower needs something to read").help("--image FILE, or --pixels FILE --shape N,N")
             );
         };
-        let fault = |e| Error::io(path, "read the pixels", e);
-        let size = std::fs::metadata(path).map_err(fault)?.len();
-        if size > MOST_PIXELS || !size.is_multiple_of(4) {
-            return Err(Error::input(format!("{size} bytes are no pixels of f32")).at(path));
+        let bytes = convert::json::read_at_most(path, MOST_PIXELS)?;
+        if !bytes.len().is_multiple_of(4) {
+            return Err(Error::input(format!("{} bytes are no pixels of f32", bytes.len())).at(path));
         }
-        let bytes = std::fs::read(path).map_err(fault)?;
         let values = bytes.as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
         let grid = match self.grid[..] {
             [] => None,
@@ -163,8 +161,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
 fn report(args: &Args, common: &Common, tower: &Tower<'_>, made: &Features) -> Result<Exit> {
     let Features { values, rows, cols, notes } = made;
     let root = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
-    if common.json {
-        print_json(&json!({
+    if common.wants_document() {
+        let fields = json!({
             "projector": args.projector.display().to_string(),
             "kind": tower.kind().name,
             "sense": tower.kind().sense.name(),
@@ -174,7 +172,9 @@ fn report(args: &Args, common: &Common, tower: &Tower<'_>, made: &Features) -> R
             "output": args.output.as_ref().map(|path| path.display().to_string()),
             "notes": notes,
             "llama_cpp_differs": (!tower.kind().differs.is_empty()).then_some(tower.kind().differs),
-        }))?;
+        });
+        let outputs: Vec<PathBuf> = args.output.iter().cloned().collect();
+        super::print_document(common, "features", &files_of([&args.projector], args.seen.files()), &outputs, fields)?;
     } else if !common.quiet {
         let name = args.output.as_ref().unwrap_or(&args.projector).display();
         let (rows, cols) = (count(*rows as u64), count(*cols as u64));

@@ -23,7 +23,7 @@ pub struct Args {
     parts: Vec<PathBuf>,
 
     /// The importance matrix to write [default: imatrix.gguf]
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// The form of the importance matrix

@@ -5,16 +5,16 @@ use std::time::Instant;
 
 use eval::generate::{Sampler, Sampling, generate};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, print, print_json};
+use gguf::cli::{Common, Exit, print};
 use gguf::{Result, quote};
 use serde_json::json;
 
-use super::Opened;
+use super::{Opened, files_of};
 
 /// Continue a text, to see that a model still speaks
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  evaluate generate tiny-llama --prompt 'The old man' --tokens 40
+  evaluate generate tiny-llama --prompt 'The old man' --predict 40
   evaluate generate Tiny-Llama-4.2M-Q4_K_M.gguf --prompt 'The old man' --temperature 0.8 --seed 7")]
 pub struct Args {
     /// A GGUF file or a checkpoint folder
@@ -22,11 +22,11 @@ pub struct Args {
     model: PathBuf,
 
     /// The text to continue
-    #[arg(long, short)]
+    #[arg(long, short, value_name = "TEXT")]
     prompt: String,
 
     /// At most so many tokens
-    #[arg(long, short = 'n', default_value_t = 64, value_name = "N")]
+    #[arg(long = "predict", short = 'n', alias = "tokens", default_value_t = 64, value_name = "N")]
     tokens: usize,
 
     /// How freely tokens are chosen: 0 takes the most probable one
@@ -60,7 +60,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         decoder.push(token);
     }
     let mut text = String::new();
-    if !common.json {
+    if !common.wants_document() {
         print(&args.prompt)?;
     }
     let weights = Stored(&opened.source);
@@ -69,7 +69,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             return Ok(false);
         }
         let piece = decoder.push(token);
-        if !common.json {
+        if !common.wants_document() {
             print(&piece)?;
         }
         text.push_str(&piece);
@@ -78,8 +78,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     .map_err(|e| e.at(&args.model))?;
     let seconds = begun.elapsed().as_secs_f64();
     let rate = tokens.len() as f64 / seconds;
-    if common.json {
-        print_json(&json!({
+    if common.wants_document() {
+        let fields = json!({
             "model": quote::json(&args.model),
             "prompt": args.prompt,
             "text": text,
@@ -87,7 +87,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_second": rate,
-        }))?;
+        });
+        super::print_document(common, "generate", &files_of([&args.model], &[]), &[], fields)?;
     } else {
         print("\n")?;
         if !common.quiet {

@@ -8,15 +8,17 @@ use std::time::Instant;
 use eval::collect::{Collector, Sums, imatrix, partial};
 use eval::forward::Forward;
 use eval::parts::{Gathered, Numbers};
-use eval::perplexity::{Chunks, Plan, Protocol};
+use eval::perplexity::{Plan, Protocol};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, count, parse_bytes, parse_count, print, print_json, say};
+use gguf::cli::{Common, Exit, Output, count, parse_bytes, parse_count, print, say};
 use gguf::{Error, Result};
+use quantize::imatrix::Imatrix;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::parts::{self, PartArgs};
-use super::{Opened, ProgressBar, files_of, read_text};
+use super::passages::{Cut, TextArgs};
+use super::{Opened, ProgressBar, files_of};
 
 /// The file that is written where none is named.
 const DEFAULT_OUTPUT: &str = "imatrix.gguf";
@@ -41,12 +43,11 @@ pub struct Args {
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
-    /// The text, UTF-8
-    #[arg(long, short = 'f', value_name = "FILE")]
-    text: PathBuf,
+    #[command(flatten)]
+    text: TextArgs,
 
     /// The file to write, with --part the folder that parts go to [default: imatrix.gguf]
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Its form
@@ -54,12 +55,28 @@ pub struct Args {
     format: Form,
 
     /// Tokens of a chunk
-    #[arg(long, short, default_value_t = 512, value_name = "N")]
+    #[arg(long, short, default_value_t = 512, value_name = "TOKENS")]
     ctx: usize,
 
-    /// At most so many chunks
+    /// At most so many chunks of each text
     #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
+
+    /// Leave out so many chunks at the beginning of each text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    from_chunk: usize,
+
+    /// Take the names of special tokens in the text as these tokens
+    #[arg(long)]
+    parse_special: bool,
+
+    /// Write the file after every so many chunks too, so that a run that ends early leaves something
+    #[arg(long, value_name = "N", value_parser = parse_count, conflicts_with = "part")]
+    output_frequency: Option<usize>,
+
+    /// Keep a copy, NAME.at_CHUNKS, after every so many chunks
+    #[arg(long, value_name = "N", value_parser = parse_count, conflicts_with = "part")]
+    save_frequency: Option<usize>,
 
     /// Collect for the output matrix too
     #[arg(long)]
@@ -80,8 +97,8 @@ pub struct Args {
 /// What was collected, beside the sums.
 #[derive(Debug, Serialize, Deserialize)]
 struct Facts {
-    /// The text's file name.
-    dataset: String,
+    /// The texts' names.
+    datasets: Vec<String>,
     /// Chunks of the text.
     chunks: usize,
     /// Tokens of a chunk.
@@ -90,27 +107,32 @@ struct Facts {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
-    let inputs = files_of([&args.model], [&args.text]);
+    let inputs = files_of([&args.model], &args.text.files());
     let file = args.output.as_deref().unwrap_or(Path::new(DEFAULT_OUTPUT));
     if args.part.part.is_none() {
         Output::check(file, args.force, &inputs)?;
     }
     let opened = Opened::open(&args.model, common)?;
     let (model, tokenizer) = (&opened.model, &opened.tokenizer);
-    let text = read_text(&args.text)?;
-    let tokens = tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
-    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let mut chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, Protocol::Plain).map_err(|e| e.at(&args.text))?;
-    let dataset = args.text.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let facts = Facts { dataset, chunks: chunks.inputs.len(), ctx: args.ctx };
+    let passages = args.text.read()?;
+    let cut = Cut {
+        from: args.from_chunk,
+        parse_special: args.parse_special,
+        ..Cut::new(args.ctx, args.chunks, Protocol::Plain)
+    };
+    let (mut chunks, texts) = passages.chunks(tokenizer, cut)?;
+    let datasets = texts.into_iter().map(|text| text.name).collect();
+    let facts = Facts { datasets, chunks: chunks.inputs.len(), ctx: args.ctx };
     let mut output = None;
     let part = args.part.part.map(|part| {
         let options = [
             ("context (--ctx)", json!(facts.ctx)),
             ("number of chunks (--chunks)", json!(facts.chunks)),
             ("set of matrices (--process-output)", json!(args.process_output)),
+            ("first chunk (--from-chunk)", json!(args.from_chunk)),
+            ("reading of special tokens (--parse-special)", json!(args.parse_special)),
         ];
-        parts::Run::new(("imatrix", part, "chunks"), &opened.source, &text, options)
+        parts::Run::new(("imatrix", part, "chunks"), &opened.source, passages.digest(), options)
     });
     let part = part.transpose()?;
     if let Some(run) = &part {
@@ -125,14 +147,35 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let stored = Stored(&opened.source);
     let bar = ProgressBar::new(common, "imatrix", chunks.tokens() as u64);
     let begun = Instant::now();
-    let passes = chunks.inputs.len().div_ceil(plan.sequences.max(1)) as u64;
-    for (pass, inputs) in chunks.inputs.chunks(plan.sequences.max(1)).enumerate() {
-        let told = |done: u64, total: u64| bar.at(pass as u64 * total + done, passes * total);
+    let all = chunks.inputs.len();
+    let mut done = 0;
+    while done < all {
+        // A pass ends where something is written.
+        let steps = [args.output_frequency, args.save_frequency].into_iter().flatten();
+        let next = steps.map(|n| (done / n + 1) * n).chain([done + plan.sequences.max(1), all]).min().unwrap_or(all);
+        let passed = &chunks.inputs[done..next];
+        let told = |part: u64, total: u64| {
+            let of = |chunks: usize| chunks as u64 * total;
+            bar.at(of(done) + part * (next - done) as u64, of(all));
+        };
         let forward = Forward::new(model, &stored).limits(plan.limits).observer(&collector).progress(&told);
         if args.process_output {
-            forward.logits(inputs, |_| 0..args.ctx, |_| Ok(())).map_err(|e| e.at(&args.model))?;
+            forward.logits(passed, |_| 0..args.ctx, |_| Ok(())).map_err(|e| e.at(&args.model))?;
         } else {
-            forward.hidden(inputs).map_err(|e| e.at(&args.model))?;
+            forward.hidden(passed).map_err(|e| e.at(&args.model))?;
+        }
+        done = next;
+        let at = |frequency: Option<usize>| frequency.is_some_and(|n| done.is_multiple_of(n)) && done < all;
+        let so_far = Facts { datasets: facts.datasets.clone(), chunks: done, ctx: facts.ctx };
+        if at(args.output_frequency) {
+            // What this run wrote before is replaced.
+            let force = args.force || done > args.output_frequency.unwrap_or(done);
+            store((file, args.format, force), &inputs, &so_far, &collector.so_far())?;
+        }
+        if at(args.save_frequency) {
+            let mut name = file.as_os_str().to_owned();
+            name.push(format!(".at_{done}"));
+            store((Path::new(&name), args.format, args.force), &inputs, &so_far, &collector.so_far())?;
         }
     }
     bar.finish();
@@ -143,7 +186,27 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         return run.write(output, facts, to_numbers(&sums), common);
     }
     let seconds = begun.elapsed().as_secs_f64();
-    write(common, (file, args.format, args.force), &inputs, &facts, &sums, seconds)
+    let written = args.output_frequency.is_some_and(|n| n < all);
+    write(common, (file, args.format, args.force || written), &inputs, &facts, &sums, seconds)
+}
+
+/// Writes the file: its entries.
+fn store(
+    (file, form, force): (&Path, Form, bool),
+    inputs: &[PathBuf],
+    facts: &Facts,
+    sums: &BTreeMap<String, Sums>,
+) -> Result<usize> {
+    let datasets = facts.datasets.clone();
+    let matrix = Imatrix { datasets, ..imatrix(sums, "", facts.chunks as u32, facts.ctx as u32) };
+    let bytes = match form {
+        Form::Gguf => matrix.to_gguf()?,
+        Form::Dat => matrix.to_dat(),
+    };
+    let mut out = Output::create(file, force, inputs)?;
+    out.write_all(&bytes).map_err(|e| Error::io(file, "write", e))?;
+    out.commit()?;
+    Ok(matrix.entries.len())
 }
 
 /// The sums of a part: for each matrix both halves of each sum, the upper first, and the counts behind them.
@@ -203,30 +266,24 @@ fn write(
             say(&format!("note: {name}: {without} of {all} experts saw no token; a longer text would reach them"));
         }
     }
-    let matrix = imatrix(sums, &facts.dataset, facts.chunks as u32, facts.ctx as u32);
-    let bytes = match form {
-        Form::Gguf => matrix.to_gguf()?,
-        Form::Dat => matrix.to_dat(),
-    };
-    let mut out = Output::create(file, force, inputs)?;
-    out.write_all(&bytes).map_err(|e| Error::io(file, "write", e))?;
-    out.commit()?;
+    let entries = store((file, form, force), inputs, facts, sums)?;
     let tokens = facts.chunks * facts.ctx;
-    if common.json {
-        print_json(&json!({
+    if common.wants_document() {
+        let fields = json!({
             "output": gguf::quote::json(file),
-            "entries": matrix.entries.len(),
+            "entries": entries,
             "chunks": facts.chunks,
             "tokens": tokens,
             "partial": partial.iter().map(|(name, without, all)| json!({"tensor": name, "experts_without_data": without,
                 "experts": all})).collect::<Vec<_>>(),
             "seconds": seconds,
-        }))?;
+        });
+        super::print_document(common, "imatrix", inputs, &[file.to_path_buf()], fields)?;
     } else {
         print(&format!(
             "{}: the importance of {} matrices over {} tokens in {} chunks of {}; {seconds:.1} s\n",
             gguf::quote::path(file),
-            matrix.entries.len(),
+            entries,
             count(tokens as u64),
             facts.chunks,
             facts.ctx,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use eval::forward::{Forward, Input};
 use eval::model::{Model, Shape};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, count, print, print_json};
+use gguf::cli::{Common, Exit, Output, count, print};
 use gguf::{Error, Result, quote};
 use serde_json::json;
 
@@ -41,7 +41,7 @@ pub struct Args {
     hidden: bool,
 
     /// The file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "PATH")]
     output: PathBuf,
 
     /// Replace an output that exists
@@ -89,14 +89,15 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     output.commit()?;
     let columns = if hidden { model.width } else { model.vocabulary };
     let kind = if hidden { "hidden states" } else { "logits" };
-    if common.json {
-        print_json(&json!({
+    if common.wants_document() {
+        let fields = json!({
             "model": quote::json(&args.model),
             "output": quote::json(&args.output),
             "kind": kind,
             "shape": [rows, columns],
             "type": "f32",
-        }))?;
+        });
+        super::print_document(common, "logits", &inputs, std::slice::from_ref(&args.output), fields)?;
     } else if !common.quiet {
         let name = quote::path(&args.output);
         print(&format!("{name}: {kind}, {} rows of {}, f32\n", count(rows as u64), count(columns as u64)))?;

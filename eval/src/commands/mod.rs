@@ -1,5 +1,6 @@
 //! The program's commands: options, work, report.
 
+pub mod choices;
 pub mod compare;
 pub mod embed;
 pub mod features;
@@ -9,10 +10,12 @@ pub mod imatrix;
 pub mod logits;
 pub mod optimize;
 pub mod parts;
+pub mod passages;
 pub mod perplexity;
 pub mod similarity;
 pub mod tensors;
 pub mod texts;
+pub mod tokenize;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,11 +24,12 @@ use convert::Checkpoint;
 use convert::modules::Behind;
 use convert::tokenizer::Tokenizer;
 use eval::model::Model;
-use eval::weights::Stored;
-use gguf::cli::{Common, Progress};
+use eval::weights::{Arithmetic, Deployed, Stored, Weights};
+use gguf::cli::{Common, Files, Progress};
 use gguf::{Error, Result, Source};
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
+use serde_json::Value;
 
 /// The files that an output must not replace: those that the models are read from, and others that were named.
 pub fn files_of<'a>(
@@ -98,6 +102,60 @@ impl Opened {
         });
         Ok(Opened { source, model, tokenizer, behind, departures })
     }
+}
+
+/// How products are taken.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct ArithmeticArgs {
+    /// How products are taken: 'exact' (f32 on decoded weights) or 'deployed' (activations rounded, integers multiplied, keys
+    /// and values kept in 16 bits, as llama.cpp does on a processor) [default: exact]
+    #[arg(long, value_name = "HOW")]
+    arithmetic: Option<Arithmetic>,
+}
+
+impl ArithmeticArgs {
+    /// What was asked for.
+    pub fn asked(self) -> Option<Arithmetic> {
+        self.arithmetic
+    }
+
+    /// What is taken where nothing else asks.
+    pub fn chosen(self) -> Arithmetic {
+        self.arithmetic.unwrap_or_default()
+    }
+}
+
+/// A source's weights in an arithmetic.
+///
+/// # Errors
+/// Weights that something else than ggml packed: how that multiplies is not known of a source.
+pub fn weights_of<'a>(source: &'a dyn Source, arithmetic: Arithmetic) -> Result<Box<dyn Weights + 'a>> {
+    match (arithmetic, source.packed()) {
+        (Arithmetic::Exact, _) => Ok(Box::new(Stored(source))),
+        (Arithmetic::Deployed, None) => Ok(Box::new(Deployed::new(Stored(source)))),
+        (Arithmetic::Deployed, Some(packed)) => {
+            Err(Error::input(format!("is packed by {packed}, whose arithmetic cannot be computed from a folder")).help(
+                "leave --arithmetic out; of bitsandbytes' types, `compare --types nf4,int8` on the model they were made from \
+                 computes it",
+            ))
+        }
+    }
+}
+
+/// Prints the document of a command: what all documents have, then these fields.
+///
+/// # Errors
+/// An input or output that cannot be read where its digest is asked for, and what writing meets.
+pub fn print_document(
+    common: &Common,
+    command: &str,
+    inputs: &[PathBuf],
+    outputs: &[PathBuf],
+    fields: Value,
+) -> Result<()> {
+    // A measurement reads the whole of its inputs.
+    let files = Files::new(common, true, inputs, outputs)?;
+    common.print_document(&format!("evaluate-{command}-1"), env!("CARGO_PKG_VERSION"), &files, fields)
 }
 
 /// The most bytes of a text: years of work for any model, and what a device that never ends may cost.

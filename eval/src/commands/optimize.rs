@@ -14,7 +14,7 @@ use eval::optimize::{Folder, Job, Options, Outcome, Store, own_text};
 use eval::parts::Gathered;
 use eval::perplexity::{Chunks, Protocol};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, OutputFolder, count, parse_bytes, print, print_json};
+use gguf::cli::{Common, Exit, Output, OutputFolder, OutputPlace, count, names_folder, parse_bytes, print};
 use gguf::digest::{sha256, sha256_file};
 use gguf::{Error, Metadata, Result, Source, TensorType, Value};
 use quantize::bnb::chosen::{BLOCK, Chosen, Coding, GROUP, Matrices};
@@ -46,8 +46,8 @@ pub struct Args {
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
-    /// The type of file or folder, as `quantize` has it; several make several
-    #[arg(short, long = "type", value_name = "TYPE", value_parser = kind,
+    /// The type of file or folder, as `quantize` has it; several, separated by commas or given again, make several
+    #[arg(short, long = "type", alias = "types", value_name = "TYPE", value_delimiter = ',', value_parser = kind,
         required_unless_present_any = ["plan", "target_bpw", "target_size"])]
     types: Vec<Kind>,
 
@@ -74,11 +74,11 @@ pub struct Args {
     calibrate: PathBuf,
 
     /// The file to write; a folder where there are several types [default: NAME-TYPE.gguf in the current folder]
-    #[arg(long, short, value_name = "OUTPUT")]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
     /// Tokens of a chunk
-    #[arg(long, short, default_value_t = 512, value_name = "N")]
+    #[arg(long, short, default_value_t = 512, value_name = "TOKENS")]
     ctx: usize,
 
     /// At most so many chunks; with `self`, so many texts [default: all of the text; 64 with `self`]
@@ -137,7 +137,7 @@ pub struct Args {
 }
 
 /// Steps that are left out, to measure what they give.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, clap::Args, Serialize)]
 struct Without {
     /// Round each value by itself
     #[arg(long, hide = true)]
@@ -209,8 +209,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let opened = Opened::open(&args.model, common)?;
     let target = args.target()?;
     let mut plans = if target.is_none() { plans(args, &opened)? } else { Vec::new() };
-    let targets = targets(args, &opened, target, &plans)?;
-    let inputs = files_of([&args.model], [&args.calibrate]);
+    let (targets, _place) = targets(args, &opened, target, &plans)?;
+    let inputs = files_of([&args.model], args.calibration());
     if let Some(part) = args.parts.part {
         return run_part(args, part, common, &opened, &plans, &inputs);
     }
@@ -219,7 +219,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         Output::check(target, args.force, &inputs)?;
     }
     for target in folders {
-        OutputFolder::check(target, args.force, &[args.model.as_path(), args.calibrate.as_path()])?;
+        OutputFolder::check(target, args.force, &[&convert::files::folder_of(&args.model), &args.calibrate])?;
     }
     let text = Text::new(args, common, &opened)?;
     if let Some(target) = target {
@@ -229,7 +229,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     for (plan, target) in plans.iter().zip(files) {
         let one = One { args, common, opened: &opened, text: &text, plan, target, resume: args.resume };
         reports.push(one.run()?);
-        if !common.json {
+        if !common.wants_document() {
             print(&reports[reports.len() - 1].text())?;
         }
     }
@@ -243,21 +243,37 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         )?;
         let one = One { args, common, opened: &opened, text: &text, plan, target, resume: args.resume };
         reports.push(one.run_folder(name, coding)?);
-        if !common.json {
+        if !common.wants_document() {
             print(&reports[reports.len() - 1].text())?;
         }
     }
-    if common.json {
-        print_json(&json!({
-            "schema": 1,
-            "program": concat!("evaluate ", env!("CARGO_PKG_VERSION")),
+    if common.wants_document() {
+        let fields = json!({
             "model": args.model.display().to_string(),
             "calibration": {"text": text.name, "sha256": text.sha256, "tokens": text.tokens(),
                 "held_back": text.held.len() * args.ctx, "context": args.ctx},
             "files": reports,
-        }))?;
+        });
+        super::print_document(common, "optimize", &inputs, &written(&targets)?, fields)?;
     }
     Ok(Exit::Done)
+}
+
+/// The files of these outputs, of which some are folders.
+fn written(targets: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for target in targets {
+        if target.is_dir() {
+            let failed = |e| Error::io(target, "list", e);
+            let entries = std::fs::read_dir(target).map_err(failed)?;
+            let mut files = entries.map(|e| Ok(e.map_err(failed)?.path())).collect::<Result<Vec<_>>>()?;
+            files.sort();
+            all.extend(files);
+        } else {
+            all.push(target.clone());
+        }
+    }
+    Ok(all)
 }
 
 /// What a part has made: a file of each of its types.
@@ -309,9 +325,10 @@ fn run_part(
         ("set of types", json!(sha256(all.as_bytes()))),
         ("context", json!(args.ctx)),
         ("number of chunks", json!(args.chunks)),
-        ("set of steps", json!(format!("{:?}", args.without))),
+        ("set of steps", json!(args.without)),
     ];
-    let run = parts::Run::new(("optimize", part, "types"), &opened.source, &text, options)?;
+    let run =
+        parts::Run::new(("optimize", part, "types"), &opened.source, gguf::digest::sha256(text.as_bytes()), options)?;
     let record = run.path(&args.model, folder)?;
     let types: Vec<String> = plans[share.clone()].iter().map(|plan| plan.file_type.name.to_owned()).collect();
     let mut made = Made { types, files: Vec::new() };
@@ -335,7 +352,7 @@ fn run_part(
         let target = folder.join(usual_name(&args.model, plan));
         Output::check(&target, args.force, inputs)?;
         let report = One { args, common, opened, text: &text, plan, target: &target, resume: true }.run()?;
-        if !common.json {
+        if !common.wants_document() {
             print(&report.text())?;
         }
         let name = usual_name(&args.model, plan);
@@ -368,8 +385,8 @@ pub fn gather(parts: &Gathered, common: &Common) -> Result<Exit> {
             reports.push(file.report);
         }
     }
-    if common.json {
-        print_json(&json!({"schema": 1, "files": reports}))?;
+    if common.wants_document() {
+        super::print_document(common, "optimize", &parts.paths, &[], json!({"files": reports}))?;
     } else {
         print(&reports.iter().map(Report::text).collect::<String>())?;
     }
@@ -517,6 +534,11 @@ impl Args {
     fn is_self(&self) -> bool {
         self.calibrate.as_os_str() == "self" && !Path::new("self").exists()
     }
+
+    /// The file of the text, if it is one.
+    fn calibration(&self) -> Option<&PathBuf> {
+        (!self.is_self()).then_some(&self.calibrate)
+    }
 }
 
 /// What a file is called where nobody says.
@@ -524,27 +546,31 @@ fn usual_name(model: &Path, plan: &Plan) -> String {
     format!("{}-{}.gguf", super::name_of(model), plan.file_type.name)
 }
 
-/// Where each file goes.
-fn targets(args: &Args, opened: &Opened, target: Option<Target>, plans: &[Plan]) -> Result<Vec<PathBuf>> {
+/// Where each file goes, and the folder around them.
+fn targets(
+    args: &Args,
+    opened: &Opened,
+    target: Option<Target>,
+    plans: &[Plan],
+) -> Result<(Vec<PathBuf>, Option<OutputPlace>)> {
     let stem = super::name_of(&args.model);
     let weights: u64 = opened.source.tensors().iter().map(|t| t.elements()).sum();
     let mix = target.map(|target| target.label(weights));
     let files = mix.into_iter().chain(plans.iter().map(|p| p.file_type.name.to_owned()));
     let files = files.map(|kind| format!("{stem}-{kind}.gguf"));
     let folders: Vec<String> = args.folders().iter().map(|(name, _)| format!("{stem}-{name}")).collect();
-    // A folder that is there is where files go; to a folder for transformers it is the output itself.
+    // A folder is where files go; to a folder for transformers it is the output itself.
     let itself = folders.len() == 1 && args.types.len() == 1;
     let kinds: Vec<String> = files.chain(folders).collect();
     let usual = String::clone;
+    let into = |folder: &Path| args.parts.part.is_some() || kinds.len() > 1 || (names_folder(folder) && !itself);
     match args.output.as_deref() {
-        Some(folder) if folder.is_dir() && !itself => Ok(kinds.iter().map(|p| folder.join(usual(p))).collect()),
-        // Parts make it.
-        Some(folder) if args.parts.part.is_some() => Ok(kinds.iter().map(|p| folder.join(usual(p))).collect()),
-        Some(file) if kinds.len() == 1 => Ok(vec![file.to_path_buf()]),
-        Some(folder) => {
-            Err(Error::usage("several types need a folder to go to").at(folder).help("make the folder first"))
+        Some(folder) if into(folder) => {
+            let place = args.parts.part.is_none().then(|| OutputPlace::make(folder)).transpose()?;
+            Ok((kinds.iter().map(|p| folder.join(usual(p))).collect(), place))
         }
-        None => Ok(kinds.iter().map(|p| PathBuf::from(usual(p))).collect()),
+        Some(file) => Ok((vec![file.to_path_buf()], None)),
+        None => Ok((kinds.iter().map(|p| PathBuf::from(usual(p))).collect(), None)),
     }
 }
 
@@ -705,7 +731,7 @@ impl One<'_> {
         let plain_tensors: usize = outcome.stages.iter().filter(|s| s.plain_won()).map(|s| s.tensors.len()).sum();
         let mut plan = self.plan.clone();
         sign(&mut plan.metadata, text, &options, plain_tensors);
-        let inputs = files_of([&args.model], [&args.calibrate]);
+        let inputs = files_of([&args.model], args.calibration());
         let out = Output::create(self.target, args.force, &inputs)?;
         let out = job.write(&plan, &store, &outcome, out).map_err(|e| e.at(self.target))?;
         gguf::check::verify_file(out.temporary(), true).map_err(|e| {
@@ -916,7 +942,7 @@ fn write_folder(
                 symmetric: true,
                 skip: None,
                 no_fallback: false,
-                shard_bytes: SHARD_BYTES,
+                shard_bytes: convert::shards::SHARD_BYTES,
                 force,
             };
             return bnb::write_affine_chosen(input, output, &options, chosen, record, &|_| ()).map(drop);
@@ -925,6 +951,3 @@ fn write_folder(
     let options = bnb::Options { force, ..bnb::Options::new(form) };
     bnb::write_chosen(input, output, &options, chosen, record, &|_| ()).map(drop)
 }
-
-/// The most bytes of a file of weights, as transformers has it.
-const SHARD_BYTES: u64 = 50_000_000_000;

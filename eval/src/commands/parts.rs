@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use eval::parts::{Found, Numbers, share};
 use eval::perplexity::Chunks;
-use gguf::cli::{Common, Exit, Output, bytes, print_json, say};
+use gguf::cli::{Common, Exit, Output, bytes, say};
 use gguf::{Error, Result, Source};
 use quantize::SimdPath;
 use quantize::parts::Part;
@@ -36,17 +36,17 @@ pub struct Run {
 }
 
 impl Run {
-    /// A part's run of a command on a model, a text and these options, each by a name for people.
+    /// A part's run of a command on a model, the text of this digest and these options, each by a name for people.
     pub fn new(
         (command, part, by): (&'static str, Part, &'static str),
         source: &dyn Source,
-        text: &str,
+        text_digest: String,
         options: impl IntoIterator<Item = (&'static str, Value)>,
     ) -> Result<Run> {
         let mut run = BTreeMap::from([
             ("version of the program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("model".to_owned(), quantize::parts::source_digest(source)?),
-            ("text".to_owned(), gguf::digest::sha256(text.as_bytes())),
+            ("text".to_owned(), text_digest),
         ]);
         run.extend(options.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())));
         Ok(Run { command, part, by, run, begun: Instant::now() })
@@ -135,11 +135,13 @@ impl Run {
 
     /// Says what was written, or that nothing had to be done.
     pub fn say(&self, written: Option<(&Path, u64)>, seconds: f64, common: &Common) -> Result<Exit> {
-        if common.json {
-            print_json(&json!({
+        if common.wants_document() {
+            let fields = json!({
                 "command": self.command, "part": self.part.no, "parts": self.part.of, "by": self.by,
                 "output": written.map(|w| gguf::quote::json(w.0)), "skipped": written.is_none(), "seconds": seconds,
-            }))?;
+            });
+            let outputs: Vec<PathBuf> = written.iter().map(|w| w.0.to_path_buf()).collect();
+            super::print_document(common, "part", &[], &outputs, fields)?;
         } else if !common.quiet {
             say(&match written {
                 Some((path, size)) => {

@@ -6,15 +6,17 @@ use std::time::Instant;
 
 use eval::divergence::error_over_chunks;
 use eval::parts::{Gathered, Numbers};
-use eval::perplexity::{Chunks, Plan, Protocol, Score, perplexity};
-use eval::weights::Stored;
-use gguf::cli::{Common, Exit, count, parse_bytes, parse_count, print, print_json};
+use eval::perplexity::{Plan, Protocol, Score, perplexity};
+use eval::report::Text;
+use eval::weights::Arithmetic;
+use gguf::cli::{Common, Exit, count, parse_bytes, parse_count, print};
 use gguf::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::parts::{self, PartArgs};
-use super::{Opened, ProgressBar, files_of, read_text};
+use super::passages::{Cut, TextArgs};
+use super::{ArithmeticArgs, Opened, ProgressBar, files_of, weights_of};
 
 /// Which tokens are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -38,15 +40,14 @@ pub struct Args {
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
-    /// The text, UTF-8
-    #[arg(long, short = 'f', value_name = "FILE")]
-    text: PathBuf,
+    #[command(flatten)]
+    text: TextArgs,
 
     /// Tokens of a chunk
-    #[arg(long, short, default_value_t = 512, value_name = "N")]
+    #[arg(long, short, default_value_t = 512, value_name = "TOKENS")]
     ctx: usize,
 
-    /// At most so many chunks
+    /// At most so many chunks of each text
     #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
 
@@ -63,10 +64,13 @@ pub struct Args {
     max_memory: u64,
 
     #[command(flatten)]
+    arithmetic: ArithmeticArgs,
+
+    #[command(flatten)]
     part: PartArgs,
 
     /// The folder that parts go to
-    #[arg(long, short, requires = "part", value_name = "FOLDER", help_heading = "Several machines")]
+    #[arg(long, short, requires = "part", value_name = "PATH", help_heading = "Several machines")]
     output: Option<PathBuf>,
 
     /// Replace a part that exists
@@ -88,7 +92,10 @@ impl Form {
 struct Facts {
     model: Value,
     text: Value,
+    texts: Vec<Text>,
     protocol: String,
+    #[serde(default)]
+    arithmetic: Arithmetic,
     ctx: usize,
     stride: Option<usize>,
     /// Chunks of the text.
@@ -103,19 +110,19 @@ struct Facts {
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let opened = Opened::for_tokens(&args.model, common)?;
     let (model, tokenizer) = (&opened.model, &opened.tokenizer);
-    let text = read_text(&args.text)?;
-    let tokens = tokenizer.encode(&text, true, false).map_err(|e| e.at(&args.text))?;
-    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    let passages = args.text.read()?;
     let protocol = match (args.stride, args.protocol) {
         (Some(stride), _) => Protocol::Strided(stride),
         (None, Form::Halves) => Protocol::Halves,
         (None, Form::Plain) => Protocol::Plain,
     };
-    let mut chunks = Chunks::new(&tokens, bos, args.ctx, args.chunks, protocol).map_err(|e| e.at(&args.text))?;
+    let (mut chunks, texts) = passages.chunks(tokenizer, Cut::new(args.ctx, args.chunks, protocol))?;
     let facts = Facts {
         model: gguf::quote::json(&args.model),
-        text: gguf::quote::json(&args.text),
+        text: args.text.json(&passages),
+        texts,
         protocol: args.stride.map_or(args.protocol.name(), |_| "stride").into(),
+        arithmetic: args.arithmetic.chosen(),
         ctx: args.ctx,
         stride: args.stride,
         chunks: chunks.inputs.len(),
@@ -129,13 +136,14 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             ("context (--ctx)", json!(facts.ctx)),
             ("distance of chunks (--stride)", json!(facts.stride)),
             ("number of chunks (--chunks)", json!(facts.chunks)),
+            ("arithmetic (--arithmetic)", json!(facts.arithmetic)),
         ];
-        parts::Run::new(("perplexity", part, "chunks"), &opened.source, &text, options)
+        parts::Run::new(("perplexity", part, "chunks"), &opened.source, passages.digest(), options)
     });
     let part = part.transpose()?;
     if let Some(run) = &part {
         chunks = run.chunks(chunks)?;
-        let inputs = files_of([&args.model], [&args.text]);
+        let inputs = files_of([&args.model], &args.text.files());
         output = run.output(&args.model, parts::folder(args.output.as_ref())?, args.force, &inputs)?;
         if output.is_none() {
             return run.finished(common);
@@ -149,13 +157,14 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     }
     let begun = Instant::now();
     let mut nll = Vec::with_capacity(chunks.inputs.len() * facts.scored);
-    perplexity(model, &Stored(&opened.source), &chunks, plan, Some(&progress), |chunk| nll.extend_from_slice(chunk))
+    let weights = weights_of(&opened.source, facts.arithmetic).map_err(|e| e.at(&args.model))?;
+    perplexity(model, &weights, &chunks, plan, Some(&progress), |chunk| nll.extend_from_slice(chunk))
         .map_err(|e| e.at(&args.model))?;
     bar.finish();
     if let (Some(run), Some(output)) = (part, output) {
         return run.write(output, json!(facts), BTreeMap::from([("nll".to_owned(), Numbers::F64(nll))]), common);
     }
-    report(common, &facts, &nll, begun.elapsed().as_secs_f64())?;
+    report(common, &files_of([&args.model], &args.text.files()), &facts, &nll, begun.elapsed().as_secs_f64())?;
     Ok(Exit::Done)
 }
 
@@ -173,15 +182,60 @@ pub fn gather(parts: &Gathered, common: &Common) -> Result<Exit> {
             facts.scored
         ))));
     }
-    report(common, &facts, &nll, parts.seconds())?;
+    report(common, &parts.paths, &facts, &nll, parts.seconds())?;
     Ok(Exit::Done)
 }
 
-fn report(common: &Common, facts: &Facts, nll: &[f64], seconds: f64) -> Result<()> {
+/// A mean negative log-likelihood with both of its errors, and the perplexity that follows.
+struct Figures {
+    score: Score,
+    /// The mean of each chunk.
+    chunks: Vec<f64>,
+    over_chunks: Option<f64>,
+}
+
+impl Figures {
+    fn of(nll: &[f64], scored: usize) -> Figures {
+        let chunks: Vec<f64> = nll.chunks(scored).map(|chunk| Score::of(chunk).nll()).collect();
+        let over_chunks = Some(error_over_chunks(chunks.iter().copied())).filter(|e| e.is_finite());
+        Figures { score: Score::of(nll), chunks, over_chunks }
+    }
+
+    fn json(&self) -> Value {
+        let score = &self.score;
+        json!({
+            "scored": score.count,
+            "mean_nll": score.nll(),
+            "mean_nll_error": score.nll_error(),
+            "mean_nll_chunk_error": self.over_chunks,
+            "ppl": score.ppl(),
+            "ppl_error": score.ppl_error(),
+            "ppl_chunk_error": self.over_chunks.map(|e| e * score.ppl()),
+            "chunk_nll": self.chunks,
+        })
+    }
+
+    fn ppl_errors(&self) -> String {
+        errors(self.score.ppl_error(), self.over_chunks.map(|e| e * self.score.ppl()))
+    }
+}
+
+fn errors(by_tokens: Option<f64>, by_chunks: Option<f64>) -> String {
+    let tokens = by_tokens.map_or(String::new(), |e| format!(" ± {e:.5} over tokens"));
+    tokens + &by_chunks.map_or(String::new(), |e| format!(", ± {e:.5} over chunks"))
+}
+
+fn report(common: &Common, inputs: &[PathBuf], facts: &Facts, nll: &[f64], seconds: f64) -> Result<()> {
     let tokens = facts.chunks * facts.length;
     let rate = tokens as f64 / seconds;
-    let score = Score::of(nll);
-    let each: Vec<f64> = nll.chunks(facts.scored).map(|chunk| Score::of(chunk).nll()).collect();
+    let all = Figures::of(nll, facts.scored);
+    let mut start = 0;
+    let mut of_text = |text: &Text| {
+        let own = nll.get(start..start + text.chunks * facts.scored).unwrap_or_default();
+        start += own.len();
+        Figures::of(own, facts.scored)
+    };
+    let by_text: Vec<(&Text, Figures)> = facts.texts.iter().map(|text| (text, of_text(text))).collect();
     let mut so_far = Score::default();
     let running: Vec<f64> = nll
         .chunks(facts.scored)
@@ -190,28 +244,35 @@ fn report(common: &Common, facts: &Facts, nll: &[f64], seconds: f64) -> Result<(
             so_far.ppl()
         })
         .collect();
-    let over_chunks = Some(error_over_chunks(each.iter().copied())).filter(|e| e.is_finite());
-    if common.json {
-        return print_json(&json!({
+    if common.wants_document() {
+        let mut fields = json!({
             "model": facts.model,
             "text": facts.text,
             "protocol": facts.protocol,
+            "arithmetic": facts.arithmetic,
             "ctx": facts.ctx,
             "stride": facts.stride,
             "chunks": facts.chunks,
             "tokens": tokens,
-            "scored": score.count,
-            "mean_nll": score.nll(),
-            "mean_nll_error": score.nll_error(),
-            "mean_nll_chunk_error": over_chunks,
-            "ppl": score.ppl(),
-            "ppl_error": score.ppl_error(),
-            "ppl_chunk_error": over_chunks.map(|e| e * score.ppl()),
-            "chunk_nll": each,
             "running_ppl": running,
             "seconds": seconds,
             "tokens_per_second": rate,
-        }));
+        });
+        let mut add = |more: Value| {
+            if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+                fields.extend(more);
+            }
+        };
+        add(all.json());
+        let texts = by_text.iter().map(|(text, figures)| {
+            let mut one = json!(text);
+            if let (Some(one), Value::Object(more)) = (one.as_object_mut(), figures.json()) {
+                one.extend(more);
+            }
+            one
+        });
+        add(json!({ "texts": texts.collect::<Vec<_>>() }));
+        return super::print_document(common, "perplexity", inputs, &[], fields);
     }
     if !common.quiet {
         let values: Vec<String> = running.iter().enumerate().map(|(i, p)| format!("[{}] {p:.4}", i + 1)).collect();
@@ -219,20 +280,27 @@ fn report(common: &Common, facts: &Facts, nll: &[f64], seconds: f64) -> Result<(
             eprintln!("{}", line.join("  "));
         }
     }
-    let pm = |by_tokens: Option<f64>, by_chunks: Option<f64>| {
-        let tokens = by_tokens.map_or(String::new(), |e| format!(" ± {e:.5} over tokens"));
-        tokens + &by_chunks.map_or(String::new(), |e| format!(", ± {e:.5} over chunks"))
-    };
+    let mut out = String::new();
+    if by_text.len() > 1 {
+        let longest = by_text.iter().map(|(text, _)| text.name.chars().count()).max().unwrap_or(0);
+        for (text, figures) in &by_text {
+            let (name, ppl) = (&text.name, figures.score.ppl());
+            out += &format!("{name:<longest$}  {ppl:.4}{}, {} chunks\n", figures.ppl_errors(), text.chunks);
+        }
+        out += "\n";
+    }
     print(&format!(
-        "perplexity  {:.4}{}\nmean nll    {:.6}{}\n{} tokens scored in {} chunks of {}; {:.1} s, {rate:.0} tokens/s\n\
+        "{out}perplexity  {:.4}{}\nmean nll    {:.6}{}\n{} tokens scored in {} chunks of {}; {:.1} s, {rate:.0} tokens/s\n\
+         Arithmetic: {}.\n\
          The error over tokens takes them as independent, which is llama.cpp's convention.\n",
-        score.ppl(),
-        pm(score.ppl_error(), over_chunks.map(|e| e * score.ppl())),
-        score.nll(),
-        pm(score.nll_error(), over_chunks),
-        count(score.count),
+        all.score.ppl(),
+        all.ppl_errors(),
+        all.score.nll(),
+        errors(all.score.nll_error(), all.over_chunks),
+        count(all.score.count),
         facts.chunks,
         facts.length,
         seconds,
+        facts.arithmetic.words(),
     ))
 }

@@ -8,12 +8,12 @@ use eval::forward::Stream;
 use eval::report::embedding::{self, Base, Change, Model as Row, Protocol, Report};
 use eval::report::gate::{self, Gate, Measure};
 use eval::similarity::{ScoreChange, Similarity};
-use eval::weights::Stored;
+use eval::weights::{Arithmetic, Stored};
 use gguf::cli::{Common, Exit};
 use gguf::digest::sha256;
 use gguf::{Error, Result, TensorInfo};
 
-use super::compare::{Args, Candidate, Forms, check_measures, publish};
+use super::compare::{Args, Candidate, Forms, arithmetic_words, check_measures, publish};
 use super::{Opened, ProgressBar, name_of, read_text, texts};
 
 /// Fewer texts than this say nothing with any confidence.
@@ -31,8 +31,8 @@ pub fn run(
     common: &Common,
     base: &Opened,
     candidates: &[Candidate<'_>],
-    gate: &Gate,
-    told: &[String],
+    arithmetic: Arithmetic,
+    (gate, told): (&Gate, &[String]),
 ) -> Result<Exit> {
     let begun = Instant::now();
     let scores = embed::scores(&base.model) && args.pooling.is_none();
@@ -50,15 +50,16 @@ pub fn run(
             )));
         }
     }
-    let all = read_text(&args.text)?;
-    let texts = texts::read(&args.text, scores)?;
-    let (inputs, cut) = texts::encode(base, &texts, &args.prefix, args.ctx).map_err(|e| e.at(&args.text))?;
+    let file = args.text.one_file(kind)?;
+    let all = read_text(file)?;
+    let texts = texts::read(file, scores)?;
+    let (inputs, cut) = texts::encode(base, &texts, &args.prefix, args.ctx).map_err(|e| e.at(file))?;
     if gate.confidence.is_some() && texts.len() < LEAST_TEXTS {
         return Err(Error::input(format!(
             "{} texts are too few to be confident of anything; at least {LEAST_TEXTS} are needed",
             texts.len()
         ))
-        .at(&args.text)
+        .at(file)
         .help("give more texts, or leave --confidence out"));
     }
 
@@ -123,25 +124,26 @@ pub fn run(
             bits_per_weight: bits(base_bytes),
         },
         protocol: Protocol {
-            text: args.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            text: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             text_sha256: sha256(all.as_bytes()),
             texts: texts.len(),
             tokens,
             prefix: args.prefix.clone(),
             pooling: heads[0].pool().name().into(),
             dimensions: width,
-            arithmetic: "f32 on decoded weights, statistics in f64".into(),
+            arithmetic: arithmetic_words(arithmetic),
             seconds: begun.elapsed().as_secs_f64(),
         },
         models: candidates.iter().zip(&found).map(row).collect::<Result<_>>()?,
     };
-    let verdicts = args.show.judge(&report.models, gate, &report.protocol.text)?;
+    let verdicts = args.show.judge(&[(&*report.models, &report.protocol.text)], gate)?;
     let forms = Forms {
         json: &|| report.json(),
         csv: &|| embedding::csv(&report),
         markdown: &|| embedding::markdown(&report),
         terminal: &|| embedding::terminal(&report),
         html: &|| embedding::html(&report),
+        card: None,
         junit: &|| gate::junit(&report.base.name, report.protocol.seconds, &verdicts),
     };
     publish(&args.show, common, &forms, &verdicts, &args.inputs())

@@ -4,19 +4,19 @@ use std::path::PathBuf;
 
 use eval::encoded::{Encoded, Precision};
 use eval::tensors::{ErrorSums, TensorError, counterpart};
-use gguf::cli::{Align, Common, Exit, Progress, Table, print, print_json};
+use gguf::cli::{Align, Common, Exit, Progress, Table, print};
 use gguf::{Error, Result, Source, TensorInfo, quote};
 use quantize::plan::Importance;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::open_importance;
+use super::{files_of, open_importance};
 
 /// Measure what a type did to each tensor's weights, most harm first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate tensors tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf
-  evaluate tensors tiny-llama --types q4_k_m,nf4 --imatrix imatrix.gguf --top 10 --json")]
+  evaluate tensors tiny-llama --type q4_k_m,nf4 --imatrix imatrix.gguf --top 10 --json")]
 pub struct Args {
     /// The base: a GGUF file or a checkpoint folder
     #[arg(value_name = "BASE")]
@@ -26,8 +26,8 @@ pub struct Args {
     #[arg(value_name = "MODEL", required_unless_present = "types")]
     model: Option<PathBuf>,
 
-    /// Types to encode the base's own weights to, in memory, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "TYPE,…")]
+    /// Types to encode the base's own weights to, in memory, separated by commas or given again
+    #[arg(long = "type", short = 't', alias = "types", value_delimiter = ',', value_name = "TYPE")]
     types: Vec<Precision>,
 
     /// An importance matrix: for the types that are encoded, and to weigh the errors with
@@ -64,9 +64,11 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         errors.sort_by(|a, b| a.snr_db.total_cmp(&b.snr_db));
         errors.truncate(args.top.unwrap_or(usize::MAX));
     }
-    if common.json {
+    if common.wants_document() {
         let models: Vec<_> = results.iter().map(|(name, tensors)| json!({"name": name, "tensors": tensors})).collect();
-        print_json(&json!({"base": quote::json(&args.base), "models": models}))?;
+        let inputs = files_of([&args.base].into_iter().chain(&args.model), &args.imatrix);
+        let fields = json!({"base": quote::json(&args.base), "models": models});
+        super::print_document(common, "tensors", &inputs, &[], fields)?;
     } else {
         for (name, errors) in &results {
             print(&format!("{name}\n{}\n", table(errors)))?;

@@ -4,6 +4,7 @@
 //! maximum, sum and weighted values are corrected when a greater score appears (FlashAttention). Memory is one block
 //! of scores a thread, whatever the context.
 
+use convert::packed::Float;
 use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, Need, Projections, Temperature, WindowKind};
 use gguf::{Error, Result};
 use rayon::prelude::*;
@@ -13,6 +14,7 @@ use super::sparse::Chosen;
 use super::{LayerState, Part, Site, Span, ffn, norm, numeric};
 use crate::matmul::{Into, View, dense};
 use crate::model::RopeKey;
+use crate::weights::Arithmetic;
 
 const QUERIES: usize = 64;
 const KEYS: usize = 128;
@@ -94,6 +96,7 @@ pub fn attention(
         buckets: site.buckets,
     };
     let steps = (kv_heads * key_len, kv_heads * value_len);
+    keep(part.arithmetic(), [&mut k, &mut v]);
     let mut out = match site.model.kv_from.get(&site.layer).filter(|_| !a.own_kv) {
         Some(source) => {
             let kept = site.kept.kv.borrow();
@@ -112,6 +115,13 @@ pub fn attention(
     }
     apply_gate(a.gate, (heads, value_len), part, x, &gate, &mut out)?;
     part.linear(a.out_name, &out)
+}
+
+/// Rounds keys and values to what a program that runs the model keeps them in.
+pub(super) fn keep(arithmetic: Arithmetic, kept: [&mut [f32]; 2]) {
+    if arithmetic == Arithmetic::Deployed {
+        kept.into_iter().for_each(|x| numeric::round_to(Float::F16, x));
+    }
 }
 
 /// The learned scores of heads, where the file has them.
@@ -180,8 +190,9 @@ pub fn cross_attention(a: &Attention, part: &Part<'_>, site: &Site<'_>, x: &[f32
     let mut out = vec![0.0; tokens * width];
     for (span, encoded) in site.spans.iter().zip(encoded) {
         let read = encoded.len() / input;
-        let k = part.linear_to("cross_attn_k", encoded, read, key_step)?;
-        let v = part.linear_to("cross_attn_v", encoded, read, value_step)?;
+        let mut k = part.linear_to("cross_attn_k", encoded, read, key_step)?;
+        let mut v = part.linear_to("cross_attn_v", encoded, read, value_step)?;
+        keep(part.arithmetic(), [&mut k, &mut v]);
         let one = Past { keys: &k, values: &v, key_step, value_step, chosen: None };
         let q = &q[span.start * heads * key_len..(span.start + span.len) * heads * key_len];
         attend(&spec, &[(q, one, 0)], &mut out[span.start * width..(span.start + span.len) * width]);

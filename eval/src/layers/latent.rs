@@ -7,7 +7,7 @@
 use gguf::Result;
 use gguf::arch::{Dim, Latent, Need, Norm};
 
-use super::attention::{Heads, Sight, apply_gate, columns, rotate, sinks, warm, with_state};
+use super::attention::{Heads, Sight, apply_gate, columns, keep, rotate, sinks, warm, with_state};
 use super::{LayerState, Part, Site};
 use crate::model::RopeKey;
 
@@ -86,7 +86,8 @@ pub fn latent_attention(
                 k.extend_from_slice(turned);
             }
         }
-        let v = columns(&wide, plain + value_len, plain, value_len);
+        let mut v = columns(&wide, plain + value_len, plain, value_len);
+        keep(part.arithmetic(), [&mut k, &mut v]);
         let steps = (heads * key_len, heads * value_len);
         let mut out = with_state(&spec(heads, key_len, value_len), site, &q, k, v, state, steps, None);
         apply_gate(l.gate, (heads, value_len), part, x, &[], &mut out)?;
@@ -99,6 +100,7 @@ pub fn latent_attention(
         k.extend_from_slice(c);
         k.extend_from_slice(&turned[t * rotated..(t + 1) * rotated]);
     }
+    keep(part.arithmetic(), [&mut k, &mut []]);
     let of_head = |x: &[f32], width: usize, from: usize, len: usize| columns(x, width, from, len);
     let mut wide = vec![0.0; tokens * heads * shared];
     for h in 0..heads {

@@ -30,7 +30,7 @@ use rayon::prelude::*;
 use self::attention::Buckets;
 use crate::matmul::{Order, product};
 use crate::model::{Model, Tables};
-use crate::weights::{Matrix, Weights};
+use crate::weights::{Arithmetic, Matrix, Weights};
 
 /// The tokens of one sequence within a group.
 #[derive(Clone, Copy, Debug)]
@@ -201,6 +201,7 @@ pub struct Part<'a> {
     matrices: HashMap<String, Matrix<'a>>,
     observer: Option<&'a dyn Observe>,
     order: Order,
+    arithmetic: Arithmetic,
 }
 
 impl<'a> Part<'a> {
@@ -215,13 +216,24 @@ impl<'a> Part<'a> {
                 matrices.insert(name.to_owned(), weights.matrix(i)?);
             }
         }
-        Ok(Part { prefix: prefix.to_owned(), matrices, observer, order: Order::Fixed })
+        Ok(Part {
+            prefix: prefix.to_owned(),
+            matrices,
+            observer,
+            order: Order::Fixed,
+            arithmetic: weights.arithmetic(),
+        })
     }
 
     /// Adds up in the order that is the quickest, for sequences that grow token by token.
     pub fn quickest(mut self) -> Part<'a> {
         self.order = Order::Quickest;
         self
+    }
+
+    /// How products are taken.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
     }
 
     /// Only these tensors behind the prefix, where they exist.
@@ -235,7 +247,13 @@ impl<'a> Part<'a> {
                 matrices.insert(name.to_owned(), weights.matrix(i)?);
             }
         }
-        Ok(Part { prefix: prefix.to_owned(), matrices, observer: None, order: Order::Fixed })
+        Ok(Part {
+            prefix: prefix.to_owned(),
+            matrices,
+            observer: None,
+            order: Order::Fixed,
+            arithmetic: weights.arithmetic(),
+        })
     }
 
     /// The tensors of these items, where they exist.

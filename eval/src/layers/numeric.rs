@@ -1,5 +1,10 @@
 //! Small loops over values, written so that they vectorize.
 
+use convert::packed::Float;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
 /// eˣ with an error of at most two units of the last place, zero below the normal numbers, and nothing
 /// greater than e^88.37, where powers of two end: a power of two times a
 /// polynomial (the one of Cephes). Unlike the library's, it vectorizes.
@@ -53,6 +58,29 @@ pub(crate) fn exp_f64(x: f64) -> f64 {
     if x < -700.0 { 0.0 } else { y }
 }
 
+/// Rounds each value to a type, to nearest even, by all threads.
+pub(crate) fn round_to(float: Float, x: &mut [f32]) {
+    x.par_chunks_mut(super::PIECE).for_each(|x| match float {
+        Float::F32 => {}
+        Float::Bf16 => to_bf16(x),
+        Float::F16 => {
+            let mut halves = [f16::ZERO; 64];
+            for x in x.chunks_mut(halves.len()) {
+                let halves = &mut halves[..x.len()];
+                halves.convert_from_f32_slice(x);
+                halves.convert_to_f32_slice(x);
+            }
+        }
+    });
+}
+
+/// A copy, rounded to a type.
+pub(crate) fn rounded(float: Float, x: &[f32]) -> Vec<f32> {
+    let mut x = super::copied(x);
+    round_to(float, &mut x);
+    x
+}
+
 /// Compiles a function for AVX-512, for AVX2 and for any machine, and takes the one of the program's path. The results
 /// are the same: nothing is contracted, and sums have lanes of their own.
 macro_rules! widest {
@@ -82,6 +110,20 @@ macro_rules! widest {
 pub(crate) use widest;
 
 widest! {
+    /// The sum of products of two slices of one length, at most 2¹⁶ long.
+    pub(crate) fn dot_int8(a: &[i8], b: &[i8]) -> i32 {
+        a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+    }
+
+    /// Rounds each value to bfloat16.
+    fn to_bf16(x: &mut [f32]) {
+        for x in x {
+            let bits = x.to_bits();
+            let even = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+            *x = if x.is_nan() { *x } else { f32::from_bits(even) };
+        }
+    }
+
     /// The greatest value, `-∞` of none; values that are no number are passed over.
     pub(crate) fn max(x: &[f32]) -> f32 {
         let (chunks, rest) = x.as_chunks::<16>();

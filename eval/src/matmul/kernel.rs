@@ -87,7 +87,7 @@ pub(super) fn kernel() -> &'static Kernel {
 }
 
 /// Some values of f32 in a register.
-trait Lanes: Copy {
+pub(super) trait Lanes: Copy {
     const N: usize;
     fn zero() -> Self;
     fn splat(value: f32) -> Self;
@@ -287,7 +287,7 @@ unsafe fn up_to_six<V: Lanes>(tile: Tile) {
 }
 
 /// Registers side by side in a tile's row of sums.
-const WIDE: usize = 2;
+pub(super) const WIDE: usize = 2;
 
 /// # Safety
 /// As [`Kernel::tile`], for exactly `T` tokens.
@@ -335,7 +335,7 @@ unsafe fn sized<V: Lanes, const T: usize>(tile: Tile) {
 /// # Safety
 /// There is room for it.
 #[inline(always)]
-unsafe fn store<V: Lanes>(sums: &[V; WIDE], to: *mut f32, add: bool) {
+pub(super) unsafe fn store<V: Lanes>(sums: &[V; WIDE], to: *mut f32, add: bool) {
     for (i, &sum) in sums.iter().enumerate() {
         // SAFETY: the caller's promise.
         unsafe {
@@ -349,7 +349,7 @@ unsafe fn store<V: Lanes>(sums: &[V; WIDE], to: *mut f32, add: bool) {
 const AHEAD: usize = 16;
 
 /// No kernel has tiles of more rows.
-const MOST_ROWS: usize = 32;
+pub(super) const MOST_ROWS: usize = 32;
 
 unsafe fn dot_plain(a: &[f32], b: &[f32]) -> f32 {
     // SAFETY: the caller's promise.
@@ -421,7 +421,7 @@ pub(super) fn side_by_side(rows: [&[f32]; 4], scale: f32, width: usize, to: &mut
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+pub(super) fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     use std::arch::x86_64::{
         _mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps, _mm_unpacklo_ps,
     };
@@ -441,7 +441,7 @@ fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
 
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+pub(super) fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     std::array::from_fn(|i| rows.map(|row| row[i]))
 }
 

@@ -2,11 +2,14 @@
 //!
 //! [`product`] multiplies activations with a stored matrix: a panel of its rows is decoded to f32, brought into the
 //! order in which the kernel reads it, and multiplied with all the activations, then the next panel. Decoding is paid
-//! once for all the tokens, and never more than a panel a thread is decoded. [`dense`] multiplies two f32 matrices
-//! already in memory (attention).
+//! once for all the tokens, and never more than a panel a thread is decoded. A matrix that is to be multiplied as the
+//! programs that run it do ([`Matrix::deployed`]) meets rounded activations. [`dense`] multiplies two f32 matrices already
+//! in memory (attention).
 //!
 //! A sum is never divided between threads: the results are the same for any number.
 
+mod int8;
+mod integer;
 mod kernel;
 
 use std::cell::RefCell;
@@ -15,7 +18,8 @@ use std::ops::Range;
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
-use crate::weights::Matrix;
+use crate::layers::numeric;
+use crate::weights::{Matrix, Multiplied};
 use kernel::{Kernel, Tile, kernel};
 
 /// Rows of a panel. Threads take panels of their own and never wait for each other, so that a busy machine slows the
@@ -82,10 +86,28 @@ fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>, 
     }
     let mut y = Vec::with_capacity(tokens * out);
     if tokens > 0 && out > 0 {
+        let rounded;
+        let x = match w.multiplied() {
+            Multiplied::Exact => x,
+            Multiplied::Levels { levels, bytes } => {
+                integer::wide(integer::kernel(), levels, x, w, bytes, rows, Target(y.as_mut_ptr()))?;
+                // SAFETY: there is this capacity, and every value was written.
+                unsafe { y.set_len(tokens * out) };
+                return Ok(y);
+            }
+            Multiplied::Int8 => return int8::product(x, w, rows),
+            Multiplied::Rounded(float) | Multiplied::Computed(float) => {
+                rounded = numeric::rounded(float, x);
+                &rounded
+            }
+        };
         let multiply = if order == Order::Quickest && tokens < NARROW { narrow } else { wide };
         multiply(kernel, x, w, rows, Target(y.as_mut_ptr()))?;
         // SAFETY: there is this capacity, and both ways write every value, or fail.
         unsafe { y.set_len(tokens * out) };
+        if let Multiplied::Computed(float) = w.multiplied() {
+            numeric::round_to(float, &mut y);
+        }
     }
     Ok(y)
 }

@@ -7,9 +7,12 @@ use serde::Serialize;
 
 use super::gate::{Judged, Measure, xml};
 use super::html::{Row, figure_table, page, section, tensors};
-use super::svg::{Point, scatter};
+use super::svg::{Axis, Point, scatter};
 use super::text::{estimate, number, plain, quoted};
 use crate::divergence::Estimate;
+
+/// Distances below this are the rounding of f32 values.
+const FLOOR: f64 = 1e-7;
 use crate::similarity::{ScoreChange, Similarity};
 use crate::tensors::TensorError;
 
@@ -254,31 +257,36 @@ pub fn html(report: &Report) -> String {
 fn trade_off(report: &Report) -> String {
     let front = report.pareto_front();
     let scored = matches!(report.models.first().map(|m| &m.change), Some(Change::Scores(_)));
-    let points = |y: fn(&Change) -> f64| -> Vec<Point> {
+    let points = |y: fn(&Change) -> Estimate| -> Vec<Point> {
         let point = |(i, m): (usize, &Model)| {
             let mut told = format!("{}: {:.2} bits per weight", m.name, m.bits_per_weight);
             for (head, _, e, unit, digits) in statistics(&m.change) {
                 let _ = write!(told, ", {head} {}", number(e.value * unit, digits));
             }
-            Point { name: m.name.clone(), x: m.bits_per_weight, y: y(&m.change), front: front.contains(&i), told }
+            let (y, on) = (y(&m.change), front.contains(&i));
+            Point { name: m.name.clone(), x: m.bits_per_weight, y: y.value, error: y.larger_error(), front: on, told }
         };
         report.models.iter().enumerate().map(point).collect()
     };
-    let overlap = |change: &Change| match change {
-        Change::Similarity(s) => 100.0 * s.overlap.value,
-        Change::Scores(s) => 100.0 * s.overlap.value,
+    let overlap = |change: &Change| {
+        let (Change::Similarity(Similarity { overlap, .. }) | Change::Scores(ScoreChange { overlap, .. })) = change;
+        overlap.derived(100.0 * overlap.value, 100.0)
+    };
+    let cost = |change: &Change| match change {
+        Change::Similarity(s) => s.cosine.derived(change.cost(), 1.0),
+        Change::Scores(s) => s.change,
     };
     let bits = "bits per weight";
     let (far, near) = match scored {
         true => ("mean change of a score (log)", "best in common, %"),
         false => ("1 − mean cosine (log)", "nearest in common, %"),
     };
-    let cost = scatter(&format!("Bits per weight against {far}"), bits, far, true, &points(Change::cost));
-    let shared = scatter(&format!("Bits per weight against {near}"), bits, near, false, &points(overlap));
+    let costs = scatter(&format!("Bits per weight against {far}"), bits, far, Axis::Log(FLOOR), &points(cost));
+    let shared = scatter(&format!("Bits per weight against {near}"), bits, near, Axis::Linear, &points(overlap));
     let names: Vec<String> = front.iter().map(|&i| xml(&report.models[i].name)).collect();
     let body = format!(
         "<p>Left is smaller; in the first drawing down is closer to the base, in the second up. Filled points, joined by the line, form \
-         the Pareto front: no other model is both smaller and closer. On it: {}.</p>\n<div class=\"pair\"><figure>{cost}</figure>\
+         the Pareto front: no other model is both smaller and closer. On it: {}.</p>\n<div class=\"pair\"><figure>{costs}</figure>\
          <figure>{shared}</figure></div>\n",
         names.join(", ")
     );
@@ -294,7 +302,7 @@ fn figures(report: &Report) -> String {
         on_front: front.contains(&i),
         cells: cells(m).split_off(1),
     });
-    section("figures", "The figures", &figure_table(&heads, rows))
+    section("figures", "The figures", &figure_table(&heads, rows, "Figures of each model"))
 }
 
 fn measured(report: &Report) -> String {
@@ -397,10 +405,10 @@ mod tests {
         let [vectors, scores] = both();
         let limit = |measure| {
             let limits = vec![Limit { measure, limit: 0.9999 }];
-            Gate { rules: vec![Rule { limits, ..Rule::default() }], confidence: None }
+            Gate { rules: vec![Rule { limits, ..Rule::default() }], ..Gate::default() }
         };
         let holds = |models: &[Model], measure| -> Vec<bool> {
-            judge(models, &limit(measure), "").iter().map(|v| v.holds).collect()
+            judge(models, &limit(measure), "", false).iter().map(|v| v.holds).collect()
         };
         assert_eq!(holds(&vectors.models, Measure::Cosine), [true, false, false]);
         assert_eq!(holds(&scores.models, Measure::RankCorrelation)[1..], [false, false]);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Model;
 use crate::divergence::Estimate;
+use crate::weights::Arithmetic;
 
 /// What may be limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub enum Measure {
     RankCorrelation,
     /// Share of the nearest or the best that are so under the base, at least.
     Overlap,
+    /// Share of questions whose answer becomes wrong or right, at most.
+    Flips,
 }
 
 /// How a value of a measure reads.
@@ -69,7 +72,7 @@ const fn floor(row: Row) -> Row {
     Row { floor: true, ..row }
 }
 
-const MEASURES: [Row; 10] = [
+const MEASURES: [Row; 11] = [
     row(Measure::PplIncrease, "max-ppl-increase", "ppl_increase", "perplexity increase", Unit::Share),
     row(Measure::Kld, "max-kld", "kld", "mean KL divergence", Unit::Plain),
     row(Measure::Kld99, "max-kld-99", "kld_99", "99 % KL divergence", Unit::Plain),
@@ -83,6 +86,7 @@ const MEASURES: [Row; 10] = [
     floor(row(Measure::Cosine, "min-cosine", "cosine", "mean cosine", Unit::Plain)),
     floor(row(Measure::RankCorrelation, "min-rank-correlation", "rank_correlation", "rank correlation", Unit::Plain)),
     floor(row(Measure::Overlap, "min-overlap", "overlap", "overlap", Unit::Share)),
+    row(Measure::Flips, "max-flips", "flips", "share of flipped answers", Unit::Share),
 ];
 
 /// A model of a report that can be judged.
@@ -111,7 +115,7 @@ impl Judged for Model {
             Measure::DeltaP => Some(d.delta_p.derived(d.delta_p.value.abs(), 1.0)),
             Measure::DeltaPRms => Some(d.delta_p_rms),
             Measure::SameTop => Some(d.same_top),
-            Measure::Cosine | Measure::RankCorrelation | Measure::Overlap => None,
+            Measure::Cosine | Measure::RankCorrelation | Measure::Overlap | Measure::Flips => None,
         }
     }
 }
@@ -215,6 +219,8 @@ pub struct Gate {
     pub rules: Vec<Rule>,
     /// The certainty that is asked for (0.5 to 1); none where the measured value alone decides.
     pub confidence: Option<f64>,
+    /// How products are to be taken for these limits; none where either will do.
+    pub arithmetic: Option<Arithmetic>,
 }
 
 impl Gate {
@@ -232,6 +238,10 @@ impl Gate {
                     let text = words_of(value).ok_or_else(|| wrong(key, "is a share such as \"95%\""))?;
                     gate.confidence = Some(parse_share(&text).map_err(|e| wrong(key, &e))?);
                 }
+                ("arithmetic", value) => {
+                    let text = words_of(value).ok_or_else(|| wrong(key, "is exact or deployed"))?;
+                    gate.arithmetic = Some(text.parse().map_err(|e: Error| wrong(key, e.message()))?);
+                }
                 ("limits", toml::Value::Array(rules)) => {
                     for rule in rules {
                         let table = rule.as_table().ok_or_else(|| wrong(key, "is a list of tables, [[limits]]"))?;
@@ -239,7 +249,10 @@ impl Gate {
                     }
                 }
                 ("limits", toml::Value::Table(table)) => gate.rules.push(Rule::parse(table)?),
-                _ => return Err(Error::input(format!("{key} is no key of a gate file")).help("confidence, [[limits]]")),
+                _ => {
+                    return Err(Error::input(format!("{key} is no key of a gate file"))
+                        .help("arithmetic, confidence, [[limits]]"));
+                }
             }
         }
         gate.check()?;
@@ -356,8 +369,8 @@ impl Verdict {
 /// With a confidence, a limit holds only where the measured value stays inside it by the error's one-sided margin at that
 /// confidence: a text too short to be sure does not pass. What is one position's rather than a mean is taken as it is.
 ///
-/// What was not measured holds no limit.
-pub fn judge(models: &[impl Judged], gate: &Gate, text: &str) -> Vec<Verdict> {
+/// What was not measured holds no limit. The sentence names the text where it is one of `several`.
+pub fn judge(models: &[impl Judged], gate: &Gate, text: &str, several: bool) -> Vec<Verdict> {
     let errors_inside = gate.confidence.map_or(0.0, normal_quantile);
     let verdict = |model: &_, limit: Limit| {
         let row = limit.measure.row();
@@ -376,7 +389,8 @@ pub fn judge(models: &[impl Judged], gate: &Gate, text: &str) -> Vec<Verdict> {
         };
         let by = asked - margin;
         let sentence = format!(
-            "{name}: {} is {}{}{confidence}, {} {} of {}{}",
+            "{name}{}: {} is {}{}{confidence}, {} {} of {}{}",
+            if several { format!(" on {text}") } else { String::new() },
             row.name,
             show(value),
             if error.is_finite() { format!(" ± {}", show(error)) } else { String::new() },
@@ -595,7 +609,7 @@ mod tests {
     const KLD: Limit = Limit { measure: Measure::Kld, limit: 0.02 };
 
     fn asking(limits: &[Limit], confidence: Option<f64>) -> Gate {
-        Gate { rules: vec![Rule { limits: limits.to_vec(), ..Rule::default() }], confidence }
+        Gate { rules: vec![Rule { limits: limits.to_vec(), ..Rule::default() }], confidence, arithmetic: None }
     }
 
     #[test]
@@ -621,7 +635,7 @@ mod tests {
     #[test]
     fn a_verdict_has_its_figures_in_every_form() {
         let report = sample();
-        let verdicts = judge(&report.models, &asking(&[KLD], None), "sample.txt");
+        let verdicts = judge(&report.models, &asking(&[KLD], None), "sample.txt", false);
         let json = verdicts[1].json();
         assert_eq!(
             (&json["metric"], &json["text"], &json["bound"]),
@@ -644,7 +658,7 @@ mod tests {
     #[test]
     fn a_broken_limit_is_named_with_its_excess() {
         let report = sample();
-        let verdicts = judge(&report.models, &asking(&[KLD], None), "");
+        let verdicts = judge(&report.models, &asking(&[KLD], None), "", false);
         let broken: Vec<&Verdict> = verdicts.iter().filter(|v| !v.holds).collect();
         let names: Vec<&str> = broken.iter().map(|v| v.model.as_str()).collect();
         assert_eq!(names, ["Q4_K_M", "Q4_0"]);
@@ -657,23 +671,23 @@ mod tests {
         let report = sample();
         let value = report.models[1].divergence.kld.value;
         let limit = Limit { measure: Measure::Kld, limit: value + 1e-4 };
-        assert!(judge(&report.models, &asking(&[limit], None), "")[1].holds);
-        assert!(!judge(&report.models, &asking(&[limit], Some(0.999)), "")[1].holds);
+        assert!(judge(&report.models, &asking(&[limit], None), "", false)[1].holds);
+        assert!(!judge(&report.models, &asking(&[limit], Some(0.999)), "", false)[1].holds);
     }
 
     #[test]
     fn the_floor_is_a_floor() {
         let limit = |limit| Limit { measure: Measure::SameTop, limit };
         let report = sample();
-        assert!(judge(&report.models, &asking(&[limit(0.97)], None), "").iter().all(|v| v.holds));
-        assert!(judge(&report.models, &asking(&[limit(0.99)], None), "").iter().all(|v| !v.holds));
+        assert!(judge(&report.models, &asking(&[limit(0.97)], None), "", false).iter().all(|v| v.holds));
+        assert!(judge(&report.models, &asking(&[limit(0.99)], None), "", false).iter().all(|v| !v.holds));
     }
 
     #[test]
     fn no_number_never_passes() {
         let mut report = sample();
         report.models[0].divergence.kld.value = f64::NAN;
-        assert!(!judge(&report.models, &asking(&[KLD], None), "")[0].holds);
+        assert!(!judge(&report.models, &asking(&[KLD], None), "", false)[0].holds);
     }
 
     #[test]
@@ -696,7 +710,7 @@ mod tests {
     fn reports_for_machines_escape_what_they_quote() {
         let mut report = sample();
         report.models[1].name = "<a & \"b\">".into();
-        let verdicts = judge(&report.models, &asking(&[KLD], None), "");
+        let verdicts = judge(&report.models, &asking(&[KLD], None), "", false);
         let xml = junit("tiny-llama", 1.5, &verdicts);
         assert!(xml.contains("classname=\"&lt;a &amp; &quot;b&quot;&gt;\""));
         assert!(xml.contains("tests=\"3\" failures=\"2\""));

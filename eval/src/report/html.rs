@@ -6,10 +6,13 @@ use std::fmt::Write as _;
 use gguf::cli::{bytes, count};
 
 use super::gate::xml;
-use super::svg::{Cell, Point, Spread, heat, scatter, spreads};
+use super::svg::{Axis, Cell, Point, Spread, heat, scatter, spreads};
 use super::{Model, Report};
 use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
 use crate::tensors::TensorError;
+
+/// KL divergences below this are the rounding of f32 logits: a type is as good as lossless.
+const FLOOR: f64 = 1e-7;
 
 const STYLE: &str = include_str!("page.css");
 
@@ -18,16 +21,20 @@ pub fn html(report: &Report) -> String {
     let (base, protocol) = (&report.base, &report.protocol);
     let title = format!("What the precision cost: {}", base.name);
     let told = format!(
-        "{} · {} weights · {:.2} bits per weight · perplexity {} on {} positions of {}",
+        "{} · {} weights · {} bits per weight · perplexity {} on {} positions of {}",
         base.architecture,
         count(base.parameters),
-        base.bits_per_weight,
+        alone(base.bits_per_weight, 2),
         plus_minus(base.ppl, 1.0, 3),
         count(protocol.positions as u64),
         protocol.text,
     );
     let all: Vec<(&str, &[TensorError])> = report.models.iter().map(|m| (m.name.as_str(), &*m.tensors)).collect();
-    page(&title, &told, &[trade_off(report), distribution(report), tensors(&all), figures(report), measured(report)])
+    page(
+        &title,
+        &told,
+        &[trade_off(report), distribution(report), texts(report), tensors(&all), figures(report), measured(report)],
+    )
 }
 
 /// A page of these sections under a title and a line below it.
@@ -49,11 +56,12 @@ pub(super) fn section(id: &str, heading: &str, body: &str) -> String {
 
 fn trade_off(report: &Report) -> String {
     let front = report.pareto_front();
-    let points = |y: fn(&Model) -> f64| -> Vec<Point> {
+    let points = |y: fn(&Model) -> Estimate| -> Vec<Point> {
         let point = |(i, m): (usize, &Model)| Point {
             name: m.name.clone(),
             x: m.bits_per_weight,
-            y: y(m),
+            y: y(m).value,
+            error: y(m).larger_error(),
             front: front.contains(&i),
             told: format!(
                 "{}: {:.2} bits per weight, mean KL divergence {:.6}, perplexity {:.4}{}",
@@ -71,14 +79,15 @@ fn trade_off(report: &Report) -> String {
         "Bits per weight against mean KL divergence",
         bits,
         "mean KL divergence, nats (log)",
-        true,
-        &points(|m| m.divergence.kld.value),
+        Axis::Log(FLOOR),
+        &points(|m| m.divergence.kld),
     );
     let ppl =
-        scatter("Bits per weight against perplexity", bits, "perplexity", false, &points(|m| m.divergence.ppl.value));
+        scatter("Bits per weight against perplexity", bits, "perplexity", Axis::Linear, &points(|m| m.divergence.ppl));
     let names: Vec<String> = front.iter().map(|&i| xml(&report.models[i].name)).collect();
     let body = format!(
-        "<p>Down and left is better. Filled points, joined by the line, form the Pareto front: no other model is both smaller and \
+        "<p>Down and left is better. Bars are one standard error, the larger of both; what lies at a mark ≤ is that or less: rounding. \
+         Filled points, joined by the line, form the Pareto front: no other model is both smaller and \
          closer to the base. On it: {}.</p>\n<div class=\"pair\"><figure>{kld}</figure><figure>{ppl}</figure></div>\n",
         names.join(", ")
     );
@@ -92,6 +101,7 @@ fn distribution(report: &Report) -> String {
             name: m.name.clone(),
             at: [0.001, 0.05, 0.5, 0.95, 0.999].map(|f| d.kld_at(f)),
             mean: d.kld.value,
+            error: d.kld.larger_error(),
             told: format!(
                 "{}: median {:.2e}, mean {:.2e}, 5 % {:.2e}, 95 % {:.2e}, 99.9 % {:.2e}, maximum {:.2e}",
                 m.name,
@@ -107,10 +117,36 @@ fn distribution(report: &Report) -> String {
     let rows: Vec<Spread> = report.models.iter().map(row).collect();
     let body = format!(
         "<p>KL divergence over the scored positions: the bar spans 5 % to 95 %, the thin line 0.1 % to 99.9 %, the stroke is the \
-         median, the diamond the mean. A long right end is a model that is mostly right and sometimes far off.</p>\n<figure>{}</figure>\n",
-        spreads("Distribution of KL divergence for each model", "KL divergence, nats (log)", &rows)
+         median, the diamond the mean with its standard error. A long right end is a model that is mostly right and sometimes far off.</p>\n<figure>{}</figure>\n",
+        spreads("Distribution of KL divergence for each model", "KL divergence, nats (log)", FLOOR, &rows)
     );
     section("distribution", "How the divergence is spread", &body)
+}
+
+/// The figures on each text, where there were several.
+fn texts(report: &Report) -> String {
+    if report.texts.is_empty() {
+        return String::new();
+    }
+    let mut body = String::from("<p>The figures elsewhere on this page are over all texts together.</p>\n");
+    for on in &report.texts {
+        let rows = on.models.iter().map(|m| Row {
+            name: &m.name,
+            on_front: false,
+            cells: TEXT_LINES.iter().map(|(_, show)| show(m)).collect(),
+        });
+        let (name, p) = (xml(&on.protocol.text), &on.protocol);
+        let _ = write!(
+            body,
+            "<h3>{name}</h3>\n<p>{} positions in {} chunks, perplexity of the base {}. SHA-256 <code>{}</code></p>\n{}",
+            count(p.positions as u64),
+            p.chunks,
+            plus_minus(on.base.ppl, 1.0, 3),
+            xml(&p.text_sha256),
+            figure_table(&TEXT_LINES.map(|l| l.0), rows, &format!("Figures of each model on {}", p.text)),
+        );
+    }
+    section("texts", "Text by text", &body)
 }
 
 /// Splits `blk.7.attn_q.weight` into (`attn_q`, 7); tensors outside the layers have none.
@@ -134,7 +170,14 @@ pub(super) fn tensors(models: &[(&str, &[TensorError])]) -> String {
         "<p>Signal to noise of each tensor's weights, layer by layer, in dB: {high:.1} dB <span class=\"legend\" role=\"img\" \
          aria-label=\"from pale to strong\"></span> {low:.1} dB (most harm). Hover for the figures, or open a table.</p>\n"
     );
-    for (i, (model, tensors)) in models.iter().filter(|m| !m.1.is_empty()).enumerate() {
+    // The first to be seen is the one whose tensors differ most from each other.
+    let spread = |tensors: &[TensorError]| {
+        let finite = || tensors.iter().map(|t| t.snr_db).filter(|v| v.is_finite());
+        finite().fold(f64::NEG_INFINITY, f64::max) - finite().fold(f64::INFINITY, f64::min)
+    };
+    let widest = models.iter().map(|m| spread(m.1)).fold(f64::NEG_INFINITY, f64::max);
+    let first = models.iter().position(|m| spread(m.1) == widest);
+    for (i, (model, tensors)) in models.iter().enumerate().filter(|(_, m)| !m.1.is_empty()) {
         let mut rows: BTreeMap<String, Vec<Cell>> = BTreeMap::new();
         let mut table = String::new();
         for t in *tensors {
@@ -157,7 +200,7 @@ pub(super) fn tensors(models: &[(&str, &[TensorError])]) -> String {
             );
         }
         let rows: Vec<_> = rows.into_iter().collect();
-        let open = if i == 0 { " open" } else { "" };
+        let open = if Some(i) == first { " open" } else { "" };
         let name = xml(model);
         let _ = writeln!(
             body,
@@ -203,6 +246,10 @@ const LINES: [Line; 11] = [
     ("Same top p, %", |m| plus_minus(m.divergence.same_top, 100.0, 3)),
 ];
 
+/// What is shown of each text.
+const TEXT_LINES: [Line; 5] =
+    [LINES[2], LINES[5], LINES[7], ("99 % KLD", |m| alone(m.divergence.kld_at(0.99), 5)), LINES[10]];
+
 fn figures(report: &Report) -> String {
     let heads = LINES.map(|l| l.0);
     let front = report.pareto_front();
@@ -211,7 +258,10 @@ fn figures(report: &Report) -> String {
         on_front: front.contains(&i),
         cells: LINES.iter().map(|(_, show)| show(m)).collect(),
     });
-    let mut body = figure_table(&heads, rows);
+    let mut body = figure_table(&heads, rows, "Figures of each model");
+    for (name, told) in report.made_of() {
+        let _ = writeln!(body, "<p>{}: {told}.</p>", xml(name));
+    }
     body +=
         &quantile_table("KL divergence by percentile", &KLD_FRACTIONS, report, |m| &m.divergence.kld_quantiles, 1.0);
     body +=
@@ -227,7 +277,7 @@ pub(super) struct Row<'a> {
 }
 
 /// The table of figures: a row a model.
-pub(super) fn figure_table<'a>(heads: &[&str], rows: impl Iterator<Item = Row<'a>>) -> String {
+pub(super) fn figure_table<'a>(heads: &[&str], rows: impl Iterator<Item = Row<'a>>, label: &str) -> String {
     let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{}</th>", xml(head))).collect();
     let mut body = String::new();
     for row in rows {
@@ -239,8 +289,9 @@ pub(super) fn figure_table<'a>(heads: &[&str], rows: impl Iterator<Item = Row<'a
         body += "</tr>\n";
     }
     format!(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Figures of each model\"><table><caption>Each value with its standard \
-         error; ◆ marks the Pareto front.</caption><thead><tr><th scope=\"col\">Model</th>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><caption>Each value with its standard \
+         error; ◆ marks the Pareto front.</caption><thead><tr><th scope=\"col\">Model</th>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>\n",
+        xml(label)
     )
 }
 
@@ -291,7 +342,7 @@ fn measured(report: &Report) -> String {
         count(p.tokens as u64),
         xml(&p.text_sha256),
         xml(&report.base.name),
-        bytes(report.base.bytes),
+        report.base.bytes.map_or("size not known".into(), bytes),
         xml(&report.program),
         p.seconds
     );

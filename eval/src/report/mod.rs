@@ -2,6 +2,7 @@
 //!
 //! One [`Report`], one function a form. A number that could not be had is `null`, an empty cell or a dash, never 0.
 
+mod card;
 pub mod embedding;
 mod html;
 mod svg;
@@ -15,6 +16,7 @@ use crate::compare::Comparison;
 use crate::divergence::{Divergence, Estimate, Position};
 use crate::tensors::TensorError;
 
+pub use card::{Card, card};
 pub use html::html;
 pub use text::{csv, markdown, terminal};
 
@@ -31,6 +33,9 @@ pub struct Report {
     pub protocol: Protocol,
     /// The models that were compared, in the order they were asked for.
     pub models: Vec<Model>,
+    /// Where there were several texts, the same for each alone; the figures above are over all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<Report>,
 }
 
 /// The model that the others are compared with.
@@ -42,9 +47,9 @@ pub struct Base {
     pub architecture: String,
     /// Weights.
     pub parameters: u64,
-    /// Bytes of tensor data.
-    pub bytes: u64,
-    /// Bits per weight.
+    /// Bytes of tensor data; not known of a base of which only predictions were saved.
+    pub bytes: Option<u64>,
+    /// Bits per weight, NaN where that is not known.
     pub bits_per_weight: f64,
     /// Mean −ln p of the right token.
     pub mean_nll: Estimate,
@@ -52,13 +57,28 @@ pub struct Base {
     pub ppl: Estimate,
 }
 
+/// A text that models were compared on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    /// Its name.
+    pub name: String,
+    /// Its SHA-256.
+    pub sha256: String,
+    /// Tokens of the whole text.
+    pub tokens: usize,
+    /// Chunks that were evaluated.
+    pub chunks: usize,
+}
+
 /// How it was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Protocol {
-    /// The text's file name.
+    /// The text's name; of several, all of them.
     pub text: String,
-    /// SHA-256 of the text.
+    /// SHA-256 of the text; of several, of the list of theirs.
     pub text_sha256: String,
+    /// The texts, in the order of their chunks.
+    pub texts: Vec<Text>,
     /// Tokens of the whole text.
     pub tokens: usize,
     /// Tokens of a chunk.
@@ -75,6 +95,35 @@ pub struct Protocol {
     pub seconds: f64,
 }
 
+/// Where the importance matrix of a model came from, as far as that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The name of its file.
+    pub file: String,
+    /// What it was made of.
+    pub datasets: Vec<String>,
+    /// Chunks of it.
+    pub chunks: Option<u64>,
+    /// SHA-256 of its file.
+    pub sha256: Option<String>,
+}
+
+/// The part of a model that is quantized; the rest stays in types of 16 bits and more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quantized {
+    /// Weights.
+    pub weights: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+}
+
+impl Quantized {
+    /// Bits of each of its weights; NaN without any.
+    pub fn bits_per_weight(self) -> f64 {
+        8.0 * self.bytes as f64 / self.weights as f64
+    }
+}
+
 /// One model that was compared.
 #[derive(Clone, Debug, Serialize)]
 pub struct Model {
@@ -84,6 +133,13 @@ pub struct Model {
     pub bytes: u64,
     /// Bits per weight.
     pub bits_per_weight: f64,
+    /// The part that is quantized.
+    pub quantized: Quantized,
+    /// Bits of each weight of that part; NaN without any.
+    pub quantized_bits_per_weight: f64,
+    /// Where its importance matrix came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Origin>,
     /// The statistics.
     pub divergence: Divergence,
     /// The error of each tensor whose type differs from the base's, where it was measured.
@@ -100,8 +156,8 @@ pub struct Facts {
     pub architecture: String,
     /// Weights.
     pub parameters: u64,
-    /// Bytes of the base's tensor data.
-    pub bytes: u64,
+    /// Bytes of the base's tensor data, where they are known.
+    pub bytes: Option<u64>,
     /// How it was measured.
     pub protocol: Protocol,
     /// Positions of a chunk that are scored.
@@ -117,6 +173,10 @@ pub struct Compared {
     pub name: String,
     /// Bytes of tensor data.
     pub bytes: u64,
+    /// The part that is quantized.
+    pub quantized: Quantized,
+    /// Where its importance matrix came from.
+    pub importance: Option<Origin>,
     /// The error of each tensor, where it was measured.
     #[serde(skip)]
     pub tensors: Vec<TensorError>,
@@ -125,12 +185,24 @@ pub struct Compared {
 impl Facts {
     /// The report of what was found of these models, in the same order.
     pub fn report(self, found: &Comparison) -> Report {
+        let mut texts = Vec::new();
+        if self.protocol.texts.len() > 1 {
+            let mut start = 0;
+            for text in &self.protocol.texts {
+                let positions = start..start + text.chunks * self.scored;
+                start = positions.end;
+                texts.push(self.on(text, positions.len()).report(&found.only(positions)));
+            }
+        }
         let bits = |bytes: u64| 8.0 * bytes as f64 / self.parameters.max(1) as f64;
         let mean_nll = Estimate::of(found.base_nll.iter().copied(), self.scored);
         let model = |(compared, positions): (Compared, &Vec<Position>)| Model {
             bits_per_weight: bits(compared.bytes),
             name: compared.name,
             bytes: compared.bytes,
+            quantized: compared.quantized,
+            quantized_bits_per_weight: compared.quantized.bits_per_weight(),
+            importance: compared.importance,
             divergence: Divergence::of(&found.base_nll, positions, self.scored),
             tensors: compared.tensors,
         };
@@ -142,12 +214,33 @@ impl Facts {
                 architecture: self.architecture,
                 parameters: self.parameters,
                 bytes: self.bytes,
-                bits_per_weight: bits(self.bytes),
+                bits_per_weight: self.bytes.map_or(f64::NAN, bits),
                 mean_nll,
                 ppl: mean_nll.exp(),
             },
             protocol: self.protocol,
             models: self.models.into_iter().zip(&found.models).map(model).collect(),
+            texts,
+        }
+    }
+
+    /// The same of one of the texts alone.
+    fn on(&self, text: &Text, positions: usize) -> Facts {
+        let compared = |m: &Compared| Compared { tensors: Vec::new(), ..m.clone() };
+        Facts {
+            base: self.base.clone(),
+            architecture: self.architecture.clone(),
+            protocol: Protocol {
+                text: text.name.clone(),
+                text_sha256: text.sha256.clone(),
+                texts: vec![text.clone()],
+                tokens: text.tokens,
+                chunks: text.chunks,
+                positions,
+                ..self.protocol.clone()
+            },
+            models: self.models.iter().map(compared).collect(),
+            ..*self
         }
     }
 }
@@ -157,6 +250,31 @@ impl Report {
     pub fn json(&self) -> serde_json::Value {
         // Only maps with keys that are no strings fail to serialize, and there is none. NaN becomes null.
         serde_json::to_value(self).unwrap_or(serde_json::Value::Null)
+    }
+
+    /// The report of each text: itself where there is one.
+    pub fn by_text(&self) -> impl Iterator<Item = &Report> {
+        let alone = self.texts.is_empty().then_some(self);
+        alone.into_iter().chain(&self.texts)
+    }
+
+    /// What the bits per weight of models are made of, by their names, where a hundredth of the weights or more is not quantized.
+    pub fn made_of(&self) -> Vec<(&str, String)> {
+        let all = self.base.parameters;
+        let mut told = Vec::new();
+        for m in &self.models {
+            let (part, share) = (m.quantized, m.quantized.weights as f64 / all as f64);
+            let rest = all.saturating_sub(part.weights);
+            if part.weights == 0 || rest == 0 || share >= 0.99 {
+                continue;
+            }
+            let (own, share) = (part.bits_per_weight(), 100.0 * share);
+            let bits = 8.0 * m.bytes.saturating_sub(part.bytes) as f64 / rest as f64;
+            let of =
+                format!("{own:.3} bits in the {share:.1} % of the weights that are quantized, {bits:.2} in the others");
+            told.push((m.name.as_str(), of));
+        }
+        told
     }
 
     /// The models that no other one beats in both size and KL divergence, by position in `models`.
@@ -193,6 +311,9 @@ pub(crate) mod tests {
                 name: name.into(),
                 bytes: (bits * 4_196_608.0 / 8.0) as u64,
                 bits_per_weight: bits,
+                quantized: Quantized { weights: 4_196_608, bytes: 2_360_592 },
+                quantized_bits_per_weight: 4.5,
+                importance: None,
                 divergence: Divergence::of(&base_nll, &positions, 200),
                 tensors: Vec::new(),
             }
@@ -205,7 +326,7 @@ pub(crate) mod tests {
                 name: "tiny-llama".into(),
                 architecture: "llama".into(),
                 parameters: 4_196_608,
-                bytes: 8_393_216,
+                bytes: Some(8_393_216),
                 bits_per_weight: 16.0,
                 mean_nll,
                 ppl: mean_nll.exp(),
@@ -213,6 +334,7 @@ pub(crate) mod tests {
             protocol: Protocol {
                 text: "sample.txt".into(),
                 text_sha256: "00".repeat(32),
+                texts: Vec::new(),
                 tokens: 1024,
                 context: 512,
                 chunks: 2,
@@ -222,12 +344,23 @@ pub(crate) mod tests {
                 seconds: 1.5,
             },
             models: vec![model("Q8_0", 8.5, 0.0001), model("Q4_K_M", 5.1, 0.01), model("Q4_0", 5.2, 0.02)],
+            texts: Vec::new(),
         }
     }
 
     #[test]
     fn the_front_leaves_out_what_is_larger_and_worse() {
         assert_eq!(sample().pareto_front(), [0, 1]);
+    }
+
+    #[test]
+    fn what_stays_in_sixteen_bits_is_told_apart() {
+        let mut report = sample();
+        assert!(report.made_of().is_empty(), "all is quantized");
+        report.models[1].bytes = 2_097_152 / 2 + 2 * 2_099_456;
+        report.models[1].quantized = Quantized { weights: 2_097_152, bytes: 2_097_152 / 2 };
+        let told = "4.000 bits in the 50.0 % of the weights that are quantized, 16.00 in the others";
+        assert_eq!(report.made_of(), [("Q4_K_M", told.to_owned())]);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub(super) struct Scale {
     log: bool,
     from: f64,
     to: f64,
+    /// Where what is smaller, or nothing at all, is drawn: log₁₀ of it.
+    floor: Option<f64>,
 }
 
 impl Scale {
@@ -27,29 +29,65 @@ impl Scale {
             return None;
         }
         let air = if high > low { 0.06 * (high - low) } else { 0.5 * low.abs().max(0.1) };
-        Some(Scale { low: low - air, high: high + air, log, from, to })
+        Some(Scale { low: low - air, high: high + air, log, from, to, floor: None })
+    }
+
+    /// A logarithmic axis that ends at a floor, so that differences of nothing but rounding do not stretch it; without
+    /// values below the floor it is as any other.
+    pub(super) fn floored(values: impl Iterator<Item = f64>, floor: f64, from: f64, to: f64) -> Option<Scale> {
+        let values: Vec<f64> = values.filter(|v| v.is_finite()).collect();
+        let above: Vec<f64> = values.iter().copied().filter(|v| *v > floor).collect();
+        if above.is_empty() || above.len() == values.len() {
+            return Scale::over(values.into_iter(), true, from, to);
+        }
+        let scale = Scale::over(above.into_iter().chain([floor]), true, from, to)?;
+        Some(Scale { floor: Some(floor.log10()), ..scale })
+    }
+
+    /// Whether a value is drawn at the floor in place of where it is.
+    pub(super) fn is_below(&self, value: f64) -> bool {
+        self.floor.is_some_and(|floor| value <= 0.0 || value.log10() <= floor)
     }
 
     /// The place of a value; what a logarithmic axis cannot show lies at its low end.
     pub(super) fn place(&self, value: f64) -> f64 {
+        let least = self.floor.unwrap_or(self.low);
         let value = match self.log {
-            true if value > 0.0 => value.log10().max(self.low),
-            true => self.low,
+            true if value > 0.0 => value.log10().max(least),
+            true => least,
             false => value,
         };
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 
-    /// Places and labels of the marks along the axis.
-    pub(super) fn ticks(&self) -> Vec<(f64, String)> {
+    /// Places and labels of the marks along the axis, of which no two lie nearer than their `room`.
+    pub(super) fn ticks(&self, room: fn(&str) -> f64) -> Vec<(f64, String)> {
+        let floor = self.floor.map(|floor| 10f64.powf(floor));
+        let floor = floor.map(|floor| (self.place(floor), format!("≤ {}", label(floor))));
+        let mut all: Vec<(f64, String)> = floor.into_iter().collect();
+        // The roundest marks first: others give way.
+        for (place, text) in self.marks() {
+            let clear = |other: &(f64, String)| (place - other.0).abs() >= 0.5 * (room(&text) + room(&other.1));
+            if all.iter().all(clear) {
+                all.push((place, text));
+            }
+        }
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        all
+    }
+
+    /// The marks that there might be, roundest first.
+    fn marks(&self) -> Vec<(f64, String)> {
         let at = |value: f64| (self.place(value), label(value));
         if self.log {
-            let decades = (self.low.ceil() as i32)..=(self.high.floor() as i32);
-            let sparse = decades.clone().count() > 2;
-            let steps: &[f64] = if sparse { &[1.0] } else { &[1.0, 2.0, 5.0] };
-            let inside = |v: &f64| (self.low..=self.high).contains(&v.log10());
-            return (self.low.floor() as i32..=*decades.end())
-                .flat_map(|d| steps.iter().map(move |s| s * 10f64.powi(d)))
+            let decades = self.low.floor() as i32..=self.high.floor() as i32;
+            let few = self.high.floor() - self.low.ceil() < 2.0;
+            let steps: &[f64] = if few { &[1.0, 5.0, 2.0] } else { &[1.0] };
+            let least = self.floor.unwrap_or(self.low);
+            let inside = |v: &f64| (least..=self.high).contains(&v.log10());
+            return steps
+                .iter()
+                .flat_map(|s| decades.clone().map(move |d| s * 10f64.powi(d)))
                 .filter(inside)
                 .map(at)
                 .collect();
@@ -61,6 +99,16 @@ impl Scale {
         let last = (self.high / step).floor() as i64;
         (first..=last).map(|i| at(i as f64 * step)).collect()
     }
+}
+
+/// The width of a mark's text below an axis, with air.
+fn wide(text: &str) -> f64 {
+    8.5 * text.chars().count() as f64 + 8.0
+}
+
+/// The height of a mark's text beside an axis, with air.
+fn high(_: &str) -> f64 {
+    18.0
 }
 
 fn label(value: f64) -> String {
@@ -79,6 +127,8 @@ pub(super) struct Point {
     pub(super) name: String,
     pub(super) x: f64,
     pub(super) y: f64,
+    /// One standard error of `y`, NaN where there is none.
+    pub(super) error: f64,
     pub(super) front: bool,
     /// What the tooltip and a screen reader say.
     pub(super) told: String,
@@ -91,10 +141,23 @@ const BOTTOM: f64 = 48.0;
 const TOP: f64 = 14.0;
 const RIGHT: f64 = 20.0;
 
-/// A scatter plot with labelled points; those on the front are filled and joined by a line.
-pub(super) fn scatter(title: &str, x_name: &str, y_name: &str, log_y: bool, points: &[Point]) -> String {
+/// The vertical axis of a scatter plot.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Axis {
+    /// As values are.
+    Linear,
+    /// Logarithmic, with what is this or less at one place below.
+    Log(f64),
+}
+
+/// A scatter plot with labelled points and their errors; those on the front are filled and joined by a line.
+pub(super) fn scatter(title: &str, x_name: &str, y_name: &str, axis: Axis, points: &[Point]) -> String {
     let x = Scale::over(points.iter().map(|p| p.x), false, LEFT, WIDTH - RIGHT);
-    let y = Scale::over(points.iter().map(|p| p.y), log_y, HEIGHT - BOTTOM, TOP);
+    let (bottom, ys) = (HEIGHT - BOTTOM, points.iter().map(|p| p.y));
+    let y = match axis {
+        Axis::Linear => Scale::over(ys, false, bottom, TOP),
+        Axis::Log(floor) => Scale::floored(ys, floor, bottom, TOP),
+    };
     let (Some(x), Some(y)) = (x, y) else { return format!("<p>No {} to draw.</p>", xml(y_name)) };
     let mut out = open(title, WIDTH, HEIGHT);
     axes(&mut out, &x, &y, x_name, y_name);
@@ -109,7 +172,23 @@ pub(super) fn scatter(title: &str, x_name: &str, y_name: &str, log_y: bool, poin
         .collect();
     for point in points {
         let (px, py) = (x.place(point.x), y.place(point.y));
-        let class = if point.front { "point on" } else { "point" };
+        let class = match (y.is_below(point.y), point.front) {
+            (true, _) => "point floor",
+            (_, true) => "point on",
+            _ => "point",
+        };
+        if point.error.is_finite() && point.error > 0.0 && !y.is_below(point.y) {
+            let (low, high) = (point.y - point.error, point.y + point.error);
+            // An error larger than the value reaches down to the end of a logarithmic axis.
+            let (low, high) = (y.place(low).min(bottom), y.place(high).max(TOP));
+            put(
+                &mut out,
+                format_args!(
+                    "<path class=\"error\" d=\"M{px:.1} {low:.1}V{high:.1}M{0:.1} {low:.1}h6M{0:.1} {high:.1}h6\"/>",
+                    px - 3.0
+                ),
+            );
+        }
         put(
             &mut out,
             format_args!(
@@ -167,22 +246,24 @@ pub(super) struct Spread {
     pub(super) name: String,
     pub(super) at: [f64; 5],
     pub(super) mean: f64,
+    /// One standard error of the mean, NaN where there is none.
+    pub(super) error: f64,
     pub(super) told: String,
 }
 
 /// One bar a model on a logarithmic axis.
-pub(super) fn spreads(title: &str, x_name: &str, rows: &[Spread]) -> String {
+pub(super) fn spreads(title: &str, x_name: &str, floor: f64, rows: &[Spread]) -> String {
     const ROW: f64 = 30.0;
     let names = 7.4 * rows.iter().map(|r| r.name.chars().count()).max().unwrap_or(0) as f64;
     let left = names.clamp(60.0, 220.0) + 12.0;
     let height = TOP + ROW * rows.len() as f64 + BOTTOM;
     // The lowest values are rounding noise around 0, so the axis begins at the smallest 5 % point.
     let values = rows.iter().flat_map(|r| r.at[1..].iter().copied().chain([r.mean]));
-    let Some(x) = Scale::over(values, true, left, WIDTH - RIGHT) else {
+    let Some(x) = Scale::floored(values, floor, left, WIDTH - RIGHT) else {
         return format!("<p>No {} to draw.</p>", xml(x_name));
     };
     let mut out = open(title, WIDTH, height);
-    for (place, text) in x.ticks() {
+    for (place, text) in x.ticks(wide) {
         let end = height - BOTTOM;
         put(
             &mut out,
@@ -235,6 +316,10 @@ pub(super) fn spreads(title: &str, x_name: &str, rows: &[Spread]) -> String {
             ),
         );
         let m = x.place(row.mean);
+        if row.error.is_finite() && row.error > 0.0 && !x.is_below(row.mean) {
+            let (low, high) = (x.place(row.mean - row.error), x.place(row.mean + row.error).min(WIDTH - RIGHT));
+            put(&mut out, format_args!("<path class=\"error\" d=\"M{low:.1} {y:.1}H{high:.1}\"/>"));
+        }
         put(&mut out, format_args!("<path class=\"mean\" d=\"M{m:.1} {:.1}l5 5l-5 5l-5 -5z\"/></g>", y - 5.0));
     }
     axis_name(&mut out, x_name, (left + WIDTH - RIGHT) / 2.0, height - 8.0);
@@ -300,7 +385,7 @@ fn open(title: &str, width: f64, height: f64) -> String {
 
 fn axes(out: &mut String, x: &Scale, y: &Scale, x_name: &str, y_name: &str) {
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-    for (place, text) in x.ticks() {
+    for (place, text) in x.ticks(wide) {
         put(
             out,
             format_args!("<line class=\"grid\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>"),
@@ -313,7 +398,7 @@ fn axes(out: &mut String, x: &Scale, y: &Scale, x_name: &str, y_name: &str) {
             ),
         );
     }
-    for (place, text) in y.ticks() {
+    for (place, text) in y.ticks(high) {
         put(
             out,
             format_args!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{place:.1}\" y2=\"{place:.1}\"/>"),
@@ -357,11 +442,11 @@ mod tests {
     #[test]
     fn marks_lie_on_round_numbers_inside_the_axis() {
         let linear = Scale::over([2.0, 16.0].into_iter(), false, 0.0, 100.0).expect("values");
-        let ticks = linear.ticks();
+        let ticks = linear.ticks(wide);
         assert!(ticks.len() >= 3, "{ticks:?}");
         assert!(ticks.iter().all(|t| (0.0..=100.0).contains(&t.0)));
         let log = Scale::over([1e-5, 0.5].into_iter(), true, 0.0, 100.0).expect("values");
-        let labels: Vec<String> = log.ticks().into_iter().map(|t| t.1).collect();
+        let labels: Vec<String> = log.ticks(high).into_iter().map(|t| t.1).collect();
         assert!(labels.contains(&"0.01".to_owned()), "{labels:?}");
     }
 
@@ -372,6 +457,27 @@ mod tests {
         assert_eq!(scale.place(0.0), 0.0);
         let one = Scale::over([5.0].into_iter(), false, 0.0, 1.0).expect("one value");
         assert!((one.place(5.0) - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_is_lossless_lies_at_a_floor_and_marks_keep_apart() {
+        let values = [1e-13, 0.0, 2e-5, 0.3];
+        let scale = Scale::floored(values.into_iter(), 1e-7, 370.0, 14.0).expect("values");
+        assert_eq!(scale.place(1e-13), scale.place(0.0));
+        assert!(scale.place(2e-5) < scale.place(1e-7) && scale.is_below(1e-13) && !scale.is_below(2e-5));
+        let ticks = scale.ticks(high);
+        assert!(ticks.iter().any(|t| t.1 == "≤ 1e−7"), "{ticks:?}");
+        for (low, high_end) in [(1e-12, 1e3), (0.011, 0.02), (3.0, 3.1)] {
+            let scale = Scale::over([low, high_end].into_iter(), true, 0.0, 300.0).expect("values");
+            let ticks = scale.ticks(wide);
+            let near = ticks.windows(2).filter(|w| w[1].0 - w[0].0 < 0.5 * (wide(&w[0].1) + wide(&w[1].1)) - 1e-9);
+            assert_eq!(near.count(), 0, "{ticks:?}");
+        }
+        // Without anything below the floor the axis is as any other.
+        let plain = Scale::floored([1e-3, 1.0].into_iter(), 1e-7, 0.0, 1.0).expect("values");
+        assert!(plain.floor.is_none());
+        // Where all is below it, it is shown as it is.
+        assert!(Scale::floored([1e-9, 1e-8].into_iter(), 1e-7, 0.0, 1.0).expect("values").floor.is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use gguf::cli::{Align, Table, bytes};
 use super::{Model, Report};
 use crate::divergence::{DELTA_P_FRACTIONS, Divergence, Estimate, KLD_FRACTIONS};
 
-/// The columns of a terminal that the tables keep to.
+/// The columns of a terminal that the tables keep to where they are not to be wide.
 const TERMINAL: usize = 100;
 
 /// The fewest characters that a name is cut to.
@@ -36,6 +36,15 @@ const DISTANCES: [Column; 4] = [
     ("same top, %", |m| estimate(m.divergence.same_top, 100.0, 2)),
 ];
 
+/// What there is room for in a wide table alone.
+const WIDE: [Column; 5] = [
+    ("bits/weight quantized", |m| number(m.quantized_bits_per_weight, 3)),
+    ("median KLD", |m| number(m.divergence.kld_at(0.5), 6)),
+    ("99.9% KLD", |m| number(m.divergence.kld_at(0.999), 5)),
+    ("maximum KLD", |m| number(m.divergence.kld_at(1.0), 5)),
+    ("mean Δp, %", |m| estimate(m.divergence.delta_p, 100.0, 3)),
+];
+
 pub(super) fn number(value: f64, digits: usize) -> String {
     if value.is_finite() { format!("{value:.digits$}") } else { "–".into() }
 }
@@ -60,8 +69,17 @@ pub(super) fn estimate(e: Estimate, unit: f64, digits: usize) -> String {
     }
 }
 
-/// A table of these columns behind the names, which are cut in the middle where the lines are longer than a terminal.
-fn table(report: &Report, columns: &[Column]) -> String {
+/// The tables of a text: two that fit a terminal, or one with all columns and whole names.
+fn tables(report: &Report, wide: bool) -> String {
+    if wide {
+        let columns: Vec<Column> = COSTS.into_iter().chain(DISTANCES).chain(WIDE).collect();
+        return table(report, &columns, usize::MAX) + "\n";
+    }
+    format!("{}\n{}\n", table(report, &COSTS, TERMINAL), table(report, &DISTANCES, TERMINAL))
+}
+
+/// A table of these columns behind the names, which are cut in the middle where the lines are longer than `most`.
+fn table(report: &Report, columns: &[Column], most: usize) -> String {
     let heads: Vec<_> =
         std::iter::once((NAME.0, Align::Left)).chain(columns.iter().map(|c| (c.0, Align::Right))).collect();
     let render = |longest: usize| {
@@ -73,7 +91,7 @@ fn table(report: &Report, columns: &[Column]) -> String {
         table.render()
     };
     let whole = render(usize::MAX);
-    let beyond = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0).saturating_sub(TERMINAL);
+    let beyond = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0).saturating_sub(most);
     let longest = report.models.iter().map(|m| NAME.1(m).chars().count()).max().unwrap_or(0);
     if beyond == 0 { whole } else { render(longest.saturating_sub(beyond).max(SHORTEST_NAME)) }
 }
@@ -90,25 +108,35 @@ fn shortened(name: &str, longest: usize) -> String {
 }
 
 /// The short tables for a terminal, with the base above them.
-pub fn terminal(report: &Report) -> String {
-    let (base, protocol) = (&report.base, &report.protocol);
-    format!(
-        "{}: {}, {:.2} bits per weight, {}\n{}: {} chunks of {} tokens, {} positions scored\n\n{}\n{}\n{ERRORS}\n",
-        base.name,
-        bytes(base.bytes),
-        base.bits_per_weight,
-        base_ppl(report),
-        protocol.text,
-        protocol.chunks,
-        protocol.context,
-        protocol.positions,
-        table(report, &COSTS),
-        table(report, &DISTANCES)
-    )
+pub fn terminal(report: &Report, wide: bool) -> String {
+    let base = &report.base;
+    let size =
+        base.bytes.map_or(String::new(), |n| format!("{}, {:.2} bits per weight, ", bytes(n), base.bits_per_weight));
+    let mut out = format!("{}: {size}{}\nArithmetic: {}\n", base.name, base_ppl(report), report.protocol.arithmetic);
+    for on in report.by_text() {
+        let protocol = &on.protocol;
+        let ppl = if report.texts.is_empty() { String::new() } else { format!(", {}", base_ppl(on)) };
+        out += &format!(
+            "{}: {} chunks of {} tokens, {} positions scored{ppl}\n\n{}",
+            protocol.text,
+            protocol.chunks,
+            protocol.context,
+            protocol.positions,
+            tables(on, wide)
+        );
+    }
+    for (name, told) in report.made_of() {
+        out += &format!("{}: {told}\n", if wide { name.to_owned() } else { shortened(name, 2 * SHORTEST_NAME) });
+    }
+    out + ERRORS + "\n"
 }
 
 /// The short tables as one in Markdown.
 pub fn markdown(report: &Report) -> String {
+    report.by_text().map(markdown_on).collect::<Vec<_>>().join("\n")
+}
+
+fn markdown_on(report: &Report) -> String {
     let columns = || std::iter::once(&NAME).chain(&COSTS).chain(&DISTANCES);
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut out = line(columns().map(|c| c.0.to_owned()).collect());
@@ -117,19 +145,22 @@ pub fn markdown(report: &Report) -> String {
         out += &line(columns().map(|c| c.1(model).replace('|', "\\|")).collect());
     }
     let (base, protocol) = (&report.base, &report.protocol);
-    out + &format!(
-        "\nBase {}: {:.2} bits per weight, {}. {} positions of {} ({} chunks of {}). {ERRORS}\n",
-        base.name,
-        base.bits_per_weight,
-        base_ppl(report),
-        protocol.positions,
-        protocol.text,
-        protocol.chunks,
-        protocol.context
-    )
+    let made_of: String = report.made_of().iter().map(|(name, told)| format!("\n{name}: {told}.\n")).collect();
+    out + &made_of
+        + &format!(
+            "\nBase {}: {} bits per weight, {}. {} positions of {} ({} chunks of {}). Arithmetic: {}. {ERRORS}\n",
+            base.name,
+            number(base.bits_per_weight, 2),
+            base_ppl(report),
+            protocol.positions,
+            protocol.text,
+            protocol.chunks,
+            protocol.context,
+            protocol.arithmetic
+        )
 }
 
-/// Every statistic as CSV: a line for the heads, a line a model. Missing numbers are empty.
+/// Every statistic as CSV: a line for the heads, a line a model and text. Missing numbers are empty.
 pub fn csv(report: &Report) -> String {
     let mut heads: Vec<String> =
         ["model", "bytes", "bits_per_weight", "positions", "base_ppl"].map(String::from).into();
@@ -138,20 +169,23 @@ pub fn csv(report: &Report) -> String {
     }
     heads.extend(KLD_FRACTIONS.map(|f| format!("kld_{}", f.1)));
     heads.extend(DELTA_P_FRACTIONS.map(|f| format!("delta_p_{}", f.1)));
+    heads.push("text".into());
     let mut out = heads.join(",") + "\n";
-    for model in &report.models {
+    let lines = report.by_text().flat_map(|on| on.models.iter().map(move |model| (on, model)));
+    for (on, model) in lines {
         let d = &model.divergence;
         let mut cells = vec![
             quoted(&model.name),
             model.bytes.to_string(),
             plain(model.bits_per_weight),
             d.positions.to_string(),
-            plain(report.base.ppl.value),
+            plain(on.base.ppl.value),
         ];
         for (_, e) in d.estimates() {
             cells.extend([plain(e.value), plain(e.error), plain(e.chunk_error)]);
         }
         cells.extend(d.kld_quantiles.iter().chain(&d.delta_p_quantiles).map(|&v| plain(v)));
+        cells.push(quoted(&on.protocol.text));
         out += &(cells.join(",") + "\n");
     }
     out
@@ -176,7 +210,7 @@ mod tests {
         let widths: Vec<usize> = text.lines().map(|line| line.split(',').count()).collect();
         assert_eq!(widths.len(), 4);
         assert!(widths.iter().all(|&w| w == widths[0]), "{widths:?}");
-        assert_eq!(widths[0], 5 + 27 + KLD_FRACTIONS.len() + DELTA_P_FRACTIONS.len());
+        assert_eq!(widths[0], 5 + 27 + KLD_FRACTIONS.len() + DELTA_P_FRACTIONS.len() + 1);
     }
 
     #[test]
@@ -195,7 +229,7 @@ mod tests {
         report.models[0].name = format!("{}-Q4_K_M", "Some-Model-of-Many-Words".repeat(4));
         report.models[1].divergence.ppl =
             Estimate { value: 123_456.7, error: 34_567.8, ..report.models[1].divergence.ppl };
-        let text = terminal(&report);
+        let text = terminal(&report, false);
         let longest = text.lines().skip(2).map(|line| line.chars().count()).max();
         assert!(longest <= Some(TERMINAL), "{text}");
         assert_eq!(text.matches("-Q4_K_M").count(), 2, "{text}");
@@ -207,7 +241,7 @@ mod tests {
     fn a_missing_number_is_a_dash_for_people_and_empty_for_programs() {
         let mut report = sample();
         report.models[0].divergence.kld = Estimate::NONE;
-        assert!(terminal(&report).contains('–'));
+        assert!(terminal(&report, false).contains('–'));
         assert!(csv(&report).contains(",,"));
     }
 }

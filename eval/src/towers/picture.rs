@@ -192,11 +192,7 @@ impl Picture {
     /// A file that is none, damaged or too large.
     pub fn open(path: &Path) -> Result<Picture> {
         let fault = |e| Error::io(path, "read the image", e);
-        let size = std::fs::metadata(path).map_err(fault)?.len();
-        if size > MOST_BYTES {
-            return Err(Error::input(format!("{size} bytes are too many for an image")).at(path));
-        }
-        let bytes = std::fs::read(path).map_err(fault)?;
+        let bytes = convert::json::read_at_most(path, MOST_BYTES)?;
         let wrong = |e: image::ImageError| {
             Error::input(format!("is no image that can be read: {e}")).at(path).help("give a PNG or JPEG file")
         };

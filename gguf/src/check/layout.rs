@@ -110,28 +110,41 @@ fn offsets(tensors: &[Tensor], alignment: u64, sink: &mut Sink<'_>) {
     }
 }
 
-/// Whether all data lies inside the file.
+/// Whether all data lies inside the file. However many tensors lie beyond its end, the file is cut short once.
 fn inside(tensors: &[Tensor], start: u64, len: u64, sink: &mut Sink<'_>) -> bool {
     let mut fits = true;
+    let mut outside: Vec<(u64, &Tensor)> = Vec::new();
     for tensor in tensors {
-        let (place, name) = (Place::tensor(tensor.at, &tensor.name), shortened(&tensor.name));
         let Some(bytes) = tensor.bytes else { continue };
         let end = start.checked_add(tensor.offset).and_then(|n| n.checked_add(bytes));
         match end {
             None => {
+                let (place, name) = (Place::tensor(tensor.at, &tensor.name), shortened(&tensor.name));
                 let message = format_args!("tensor {name}: offset {} plus {bytes} bytes wraps", tensor.offset);
                 sink.add(&TENSOR_OFFSET_OVERFLOW, place, message);
                 fits = false;
             }
-            Some(end) if end > len => {
-                let message = format_args!("tensor {name}: its data ends at byte {end}, the file at {len}");
-                sink.add(&TENSOR_OUT_OF_FILE, place, message);
-                fits = false;
-            }
+            Some(end) if end > len => outside.push((end, tensor)),
             Some(_) => {}
         }
     }
-    fits
+    let (first, last) = (outside.iter().min_by_key(|o| o.0), outside.iter().map(|o| o.0).max());
+    let (Some((end, tensor)), Some(last)) = (first, last) else { return fits };
+    let (place, name) = (Place::tensor(tensor.at, &tensor.name), shortened(&tensor.name));
+    match outside.len() - 1 {
+        0 => {
+            let message = format_args!("tensor {name}: its data ends at byte {end}, the file at {len}");
+            sink.add(&TENSOR_OUT_OF_FILE, place, message);
+        }
+        more => {
+            let message = format_args!(
+                "tensor {name} and {more} behind it: their data ends at byte {last}, the file at {len}; {} bytes are missing",
+                last - len
+            );
+            sink.add(&TENSOR_OUT_OF_FILE, place, message);
+        }
+    }
+    false
 }
 
 fn overlaps(tensors: &[Tensor], sink: &mut Sink<'_>) {

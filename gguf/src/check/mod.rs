@@ -53,6 +53,7 @@ mod keys;
 mod known;
 mod layout;
 mod lora;
+mod lost;
 mod model;
 mod projector;
 mod scan;

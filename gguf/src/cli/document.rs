@@ -1,7 +1,8 @@
 //! The one JSON document of a command, and the digests of the files that it read and wrote.
 //!
 //! Every document has `schema` (the name of a file under `docs/schemas`, without its ending), `program`, `version`, the
-//! `options` that were given, and `files` with the digests. What the command found stands beside them.
+//! `options` that were given, and `files` with the digests (`digests` where a command lists results as `files`). What the
+//! command found stands beside them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
 use super::{Common, Progress, ProgressMode, print};
@@ -38,21 +39,10 @@ struct Call {
 
 static CALL: OnceLock<Call> = OnceLock::new();
 
-/// Parses the command line, as `T::parse()` does, and keeps the options that were given for [`Document`].
-pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
-    parse_from(T::command(), std::env::args_os())
-}
-
-/// The same for other words than those of the command line.
-pub fn parse_from<T: FromArgMatches>(command: Command, words: impl IntoIterator<Item = std::ffi::OsString>) -> T {
-    let mut command = super::pages::with_options(command);
-    let words: Vec<_> = words.into_iter().collect();
-    super::pages::answer(&mut command, &words);
-    let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
-    let program = command.get_name().to_owned();
+/// Keeps what a program was called with for [`document`].
+pub(super) fn keep_call(command: &Command, matches: &ArgMatches) {
     // A second call within one process would be a test's: the first stays.
-    let _ = CALL.set(Call { program, options: given(&command, &matches) });
-    T::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    let _ = CALL.set(Call { program: command.get_name().to_owned(), options: given(command, matches) });
 }
 
 /// The options that the program was called with, by name, with the words that were given for them: flags as `true`,
@@ -71,7 +61,8 @@ fn given(command: &Command, matches: &ArgMatches) -> Map<String, Value> {
             continue;
         }
         let words: Vec<Value> = matches.get_raw(id).into_iter().flatten().map(quote::json).collect();
-        let name = argument.get_long().unwrap_or(id).to_owned();
+        // The old spelling of -o is an argument in second place.
+        let name = argument.get_long().unwrap_or(if id == "second" { "output" } else { id }).to_owned();
         let value = match argument.get_action() {
             clap::ArgAction::SetTrue => Value::Bool(true),
             clap::ArgAction::Append => Value::Array(words),
@@ -214,9 +205,12 @@ pub fn document(schema: &str, version: &str, files: &Files, fields: Value) -> Va
     out.insert("program".into(), call.map_or("", |c| c.program.as_str()).into());
     out.insert("version".into(), version.into());
     out.insert("options".into(), Value::Object(call_options()));
-    out.insert("files".into(), files.json());
+    // Some commands tell of their files by this name already.
+    let digests = if fields.get("files").is_some() { "digests" } else { "files" };
+    out.insert(digests.into(), files.json());
     match fields {
-        Value::Object(fields) => out.extend(fields),
+        // What all documents have is the same in each.
+        Value::Object(fields) => fields.into_iter().for_each(|(name, value)| _ = out.entry(name).or_insert(value)),
         other => _ = out.insert("result".into(), other),
     }
     Value::Object(out)
@@ -226,6 +220,14 @@ impl Common {
     /// Whether the result is a document instead of a table.
     pub fn wants_document(&self) -> bool {
         self.json || self.progress == ProgressMode::Json
+    }
+
+    /// Prints a document: as one, or as the last of JSON lines.
+    ///
+    /// # Errors
+    /// What writing meets.
+    pub fn print_document(&self, schema: &str, version: &str, files: &Files, fields: Value) -> Result<()> {
+        self.result(|| Ok(document(schema, version, files, fields)), || Ok(String::new()))
     }
 
     /// Prints a result: as one JSON document, as the last of JSON lines, or as a table.

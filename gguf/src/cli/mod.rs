@@ -4,12 +4,14 @@ mod document;
 mod fault;
 mod output;
 mod pages;
+mod program;
 mod progress;
 mod sarif;
 mod text;
 
-pub use document::{Digests, FileDigest, Files, call_options, digest_files, document, parse, parse_from};
-pub use output::{NO_INPUTS, Output, OutputFolder, commit_all};
+pub use document::{Digests, FileDigest, Files, call_options, digest_files, document};
+pub use output::{NO_INPUTS, Output, OutputArg, OutputFolder, OutputPlace, commit_all, names_folder};
+pub use program::{Options, Program};
 pub use progress::{Progress, ProgressMode};
 pub use sarif::sarif;
 pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
@@ -89,19 +91,27 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
     }
 }
 
+/// An error of copying, with the file that is at fault: what could not be written is the output's, anything else the
+/// input's.
+#[must_use]
+pub fn at_fault(error: Error, input: &std::path::Path, output: &std::path::Path) -> Error {
+    let path = if error.kind() == ErrorKind::System { output } else { input };
+    error.at(path)
+}
+
 fn report(error: &Error) {
     let mut err = io::stderr().lock();
     let colour = stderr_is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (red, bold, plain) = if colour { ("\x1b[31;1m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
     // Standard error may be closed; then nobody is left to tell.
-    let _ = writeln!(err, "{red}error:{plain} {error}");
+    let _ = writeln!(err, "{red}error:{plain} {}", program::as_called(&error.to_string()));
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         let _ = writeln!(err, "  {bold}because:{plain} {}", quote::text(&inner.to_string()));
         cause = inner.source();
     }
     if let Some(help) = error.way_out() {
-        let _ = writeln!(err, "  {bold}help:{plain} {}", quote::text(help));
+        let _ = writeln!(err, "  {bold}help:{plain} {}", quote::text(&program::as_called(help)));
     }
 }
 
@@ -128,7 +138,7 @@ pub fn print(text: &str) -> Result<()> {
 
 /// Writes a line to standard error: a note or a warning. Where nobody reads it, nothing is lost.
 pub fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{}", program::as_called(line));
 }
 
 /// Whether somebody closed the other end of standard output: work that only prints may stop then.

@@ -28,6 +28,12 @@ pub(super) fn remove_unfinished() {
             let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     });
+    let mut places: Vec<PathBuf> = PLACES.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
+    // The inner ones first.
+    places.sort_by_key(|path| std::cmp::Reverse(path.as_os_str().len()));
+    for path in places {
+        let _ = fs::remove_dir(path);
+    }
 }
 
 /// A temporary that goes away however the program ends, as far as it can do something about it.
@@ -55,6 +61,77 @@ impl Drop for Watched {
         if let Some(slot) = self.slot {
             fault::forget(slot);
         }
+    }
+}
+
+/// Whether a path names a folder: one that is there, or, by the separator at its end, one that is to be made.
+pub fn names_folder(path: &Path) -> bool {
+    let last = path.as_os_str().as_encoded_bytes().last();
+    path.is_dir() || last.is_some_and(|&byte| std::path::is_separator(char::from(byte)))
+}
+
+/// A folder that outputs go into. Where it was made for them and none came, it goes away again.
+#[derive(Debug)]
+pub struct OutputPlace {
+    /// From the inside out.
+    made: Vec<PathBuf>,
+}
+
+static PLACES: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+
+impl OutputPlace {
+    /// Makes the folder where it is not there yet, with those around it.
+    ///
+    /// # Errors
+    /// A path at which something else is, and a folder that cannot be made.
+    pub fn make(folder: &Path) -> Result<OutputPlace> {
+        let mut place = OutputPlace { made: Vec::new() };
+        if folder.is_dir() {
+            return Ok(place);
+        }
+        if fs::symlink_metadata(folder).is_ok() {
+            return Err(Error::usage("is a file, and the outputs go into a folder")
+                .at(folder)
+                .help("give the name of a folder with -o; it is made where it is not there"));
+        }
+        let missing: Vec<_> =
+            folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+        for path in missing.into_iter().rev() {
+            fs::create_dir(path).map_err(|e| Error::io(path, "make this folder", e).help("choose another with -o"))?;
+            place.made.insert(0, path.to_path_buf());
+            PLACES.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_path_buf());
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for OutputPlace {
+    fn drop(&mut self) {
+        let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in &self.made {
+            places.remove(path);
+            // One that holds something stays.
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// Where the one output of a command goes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct OutputArg {
+    /// The old spelling of -o
+    #[arg(hide = true, value_name = "OUTPUT")]
+    second: Option<PathBuf>,
+
+    /// The file to write
+    #[arg(short, long, value_name = "PATH", required_unless_present = "second", conflicts_with = "second")]
+    output: Option<PathBuf>,
+}
+
+impl OutputArg {
+    /// The path that was given.
+    pub fn path(&self) -> &Path {
+        self.output.as_deref().or(self.second.as_deref()).unwrap_or_else(|| Path::new(""))
     }
 }
 
@@ -159,6 +236,11 @@ impl Output {
         if let Some(input) = inputs.iter().find(|input| same_file(input.as_ref(), target)) {
             return Err(Error::usage("the output is the input").at(input).help("choose another output name"));
         }
+        if names_folder(target) && !target.is_dir() {
+            return Err(Error::usage("the output is a file, and this names a folder")
+                .at(target)
+                .help("leave the separator at the end off"));
+        }
         check_target(target, force, fs::Metadata::is_file, "is a device, pipe or socket, which no file replaces")
     }
 
@@ -170,6 +252,29 @@ impl Output {
     /// Where the bytes are until the commit.
     pub fn temporary(&self) -> &Path {
         self.temporary.path()
+    }
+
+    /// Sets room for so many bytes aside, where the system can: a full disk shows before any work, and writing takes half
+    /// the time of the processor.
+    ///
+    /// # Errors
+    /// There is not as much room.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        if let (Some(file), Ok(len @ 1..)) = (&self.file, libc::off64_t::try_from(bytes)) {
+            use std::os::fd::AsRawFd;
+            // SAFETY: the descriptor is open as long as `file` is.
+            let failed = unsafe { libc::fallocate64(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, len) } != 0;
+            // A system that cannot set room aside for a file says other things.
+            let error = io::Error::last_os_error();
+            let full = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG].map(Some).contains(&error.raw_os_error());
+            if failed && full {
+                return Err(Error::io(&self.target, "set room aside for this file", error)
+                    .help(format!("it takes {}", super::text::bytes(bytes))));
+            }
+        }
+        let _ = bytes;
+        Ok(())
     }
 
     /// Syncs the file and closes it: no more can be written, and thousands can wait for their names without running

@@ -70,6 +70,15 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
+    /// The table in Markdown.
+    pub fn markdown(&self) -> String {
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let sides = self.align.iter().map(|align| if *align == Align::Left { ":--" } else { "--:" }.to_owned());
+        let mut rows = self.rows.iter().map(|row| line(row.iter().map(|cell| cell.replace('|', "\\|")).collect()));
+        let head = rows.next().unwrap_or_default();
+        head + &line(sides.collect()) + &rows.collect::<String>()
+    }
+
     /// The table as text, each line indented by two spaces.
     pub fn render(&self) -> String {
         let width = |column: usize| {

@@ -1,10 +1,11 @@
 //! `gguf check` and `gguf explain`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use gguf::check::{self, Options, Profile, Report, Rule, Severity};
-use gguf::cli::{Align, Common, Exit, Table, print, print_json};
-use gguf::{Result, quote};
+use gguf::cli::{Align, Common, Exit, Output, Table, print, print_json};
+use gguf::{Error, Result, quote};
 use serde_json::{Value as Json, json};
 
 /// Judge files by every rule of the format and of the programs that load them
@@ -49,9 +50,9 @@ pub struct Check {
     #[arg(long)]
     list_rules: bool,
 
-    /// Print the report as SARIF 2.1.0, which code-scanning viewers read
-    #[arg(long, conflicts_with = "json")]
-    sarif: bool,
+    /// Print the report as SARIF 2.1.0, which code-scanning viewers read; with =FILE, write it there instead
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    sarif: Option<PathBuf>,
 }
 
 impl Check {
@@ -75,14 +76,28 @@ impl Check {
                 reports.push(check::check(file, &options)?);
             }
         }
-        if self.sarif {
-            print_json(&super::sarif::log(&reports))?;
-        } else if common.json {
-            print_json(&document(&reports))?;
+        let verdict = if reports.iter().all(Report::passed) { Exit::Done } else { Exit::No };
+        if let Some(path) = &self.sarif {
+            let log = super::sarif::log(&reports);
+            if path.as_os_str() == "-" {
+                if common.json {
+                    return Err(Error::usage("--json and --sarif both print").help("--sarif=FILE writes the log"));
+                }
+                print_json(&log)?;
+                return Ok(verdict);
+            }
+            let inputs: Vec<_> = reports.iter().flat_map(|r| r.files.iter().chain([&r.path])).collect();
+            let mut output = Output::create(path, true, &inputs)?;
+            output.write_all(format!("{log:#}\n").as_bytes()).map_err(|e| Error::io(path, "write", e))?;
+            output.commit()?;
+        }
+        if common.wants_document() {
+            let inputs: Vec<PathBuf> = reports.iter().flat_map(|r| r.files.iter().cloned()).collect();
+            super::print_document(common, "check", self.data, &inputs, &[], document(&reports))?;
         } else {
             print(&page(&reports, common))?;
         }
-        Ok(if reports.iter().all(Report::passed) { Exit::Done } else { Exit::No })
+        Ok(verdict)
     }
 }
 
@@ -138,8 +153,9 @@ fn rule_json(rule: &Rule) -> Json {
 }
 
 fn list_rules(common: &Common) -> Result<Exit> {
-    if common.json {
-        print_json(&Json::Array(check::rules().map(rule_json).collect()))?;
+    if common.wants_document() {
+        let fields = json!({"rules": check::rules().map(rule_json).collect::<Vec<_>>()});
+        super::print_document(common, "rules", false, &[], &[], fields)?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&[
@@ -169,8 +185,8 @@ pub struct Explain {
 impl Explain {
     pub fn run(self, common: &Common) -> Result<Exit> {
         let rule = check::rule(&self.rule)?;
-        if common.json {
-            print_json(&rule_json(rule))?;
+        if common.wants_document() {
+            super::print_document(common, "explain", false, &[], &[], rule_json(rule))?;
             return Ok(Exit::Done);
         }
         print(&format!(

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use gguf::cli::{Common, Exit, print, print_json};
+use gguf::cli::{Common, Exit, print};
 use gguf::{Metadata, Result, Source, Value, quote};
 use serde_json::{Value as Json, json};
 
@@ -47,9 +47,11 @@ impl Diff {
         let keys = self.keys(a.metadata(), b.metadata());
         let tensors = if self.metadata_only { Vec::new() } else { tensors(&a, &b)? };
         let same = keys.is_empty() && tensors.is_empty();
-        if common.json {
+        if common.wants_document() {
             let list = |d: Vec<Difference>| d.into_iter().map(|d| d.json).collect::<Vec<_>>();
-            print_json(&json!({"same": same, "metadata": list(keys), "tensors": list(tensors)}))?;
+            let fields = json!({"same": same, "metadata": list(keys), "tensors": list(tensors)});
+            let inputs = [&self.a, &self.b].map(gguf::split::files).concat();
+            super::print_document(common, "diff", !self.metadata_only, &inputs, &[], fields)?;
         } else {
             let mut out = String::new();
             for d in keys.iter().chain(&tensors) {

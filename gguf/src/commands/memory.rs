@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gguf::cli::{Align, Common, Exit, Table, bytes, count, print, print_json};
+use gguf::cli::{Align, Common, Exit, Table, bytes, count, print};
 use gguf::memory::{self, CACHE_TYPES, Cache};
 use gguf::{Result, Source, quote};
 use serde_json::json;
@@ -19,7 +19,7 @@ pub fn show(source: &dyn Source, file: &Path, wanted: &[u64], common: &Common) -
     let mut contexts: Vec<u64> = usual.chain(whole).chain(wanted.iter().copied()).collect();
     contexts.sort_unstable();
     contexts.dedup();
-    if common.json {
+    if common.wants_document() {
         let row = |n: &u64| {
             let caches = CACHE_TYPES.map(|ty| {
                 let size = cache.bytes(*n, ty);
@@ -27,8 +27,9 @@ pub fn show(source: &dyn Source, file: &Path, wanted: &[u64], common: &Common) -
             });
             json!({"context": n, "whole": Some(*n) == whole, "caches": serde_json::Map::from_iter(caches)})
         };
-        print_json(&json!({"file": quote::json(file), "weights_bytes": weights, "context_length": whole,
-            "contexts": contexts.iter().map(row).collect::<Vec<_>>()}))?;
+        let fields = json!({"file": quote::json(file), "weights_bytes": weights, "context_length": whole,
+            "contexts": contexts.iter().map(row).collect::<Vec<_>>()});
+        super::print_document(common, "show-memory", false, &gguf::split::files(file), &[], fields)?;
         return Ok(Exit::Done);
     }
     let mut heads = vec![("context".to_owned(), Align::Right)];

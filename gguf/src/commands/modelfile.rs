@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use gguf::cli::{Common, Exit, Output, bytes, count, print, print_json, say};
+use gguf::cli::{Common, Exit, Output, bytes, count, print, say};
 use gguf::memory::Cache;
 use gguf::modelfile::{self, cache_line};
 use gguf::{Error, File, Result, Source, quote};
@@ -38,7 +38,7 @@ pub struct Modelfile {
     license: Option<PathBuf>,
 
     /// The projector of a model that sees or hears
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "projector", alias = "mmproj", value_name = "FILE")]
     mmproj: Option<PathBuf>,
 
     /// What an adapter is for: a model's name in Ollama, or a file
@@ -87,8 +87,9 @@ impl Modelfile {
         let mut output = Output::create(&target, self.force, &[&self.file])?;
         output.write_all(text.as_bytes()).map_err(|e| Error::io(&target, "write", e))?;
         output.commit()?;
-        if common.json {
-            print_json(&json!({"file": quote::json(&target), "model": quote::json(&self.file), "text": text}))?;
+        if common.wants_document() {
+            let fields = json!({"file": quote::json(&target), "model": quote::json(&self.file), "text": text});
+            super::print_document(common, "modelfile", false, &[self.file], &[target], fields)?;
         } else if !common.quiet {
             say(&format!("{}: for `ollama create NAME -f {}`", quote::path(&target), quote::path(&target)));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use gguf::cli::{Align, Common, Exit, Table, bytes, count, print, print_json, stdout_is_terminal};
+use gguf::cli::{Align, Common, Exit, Table, bytes, count, print, stdout_is_terminal};
 use gguf::{Array, Error, File, Result, Source, TensorInfo, TensorType, Value, ValueType, quote};
 use serde_json::{Value as Json, json};
 
@@ -16,6 +16,7 @@ Examples:
   gguf show model.gguf --key tokenizer.chat_template
   gguf show small.gguf --layout
   gguf show model.gguf --memory
+  gguf show model.gguf --markdown > model.md
   gguf show model.gguf --json | jq '.tensors[].name'")]
 pub struct Show {
     /// The GGUF file
@@ -34,8 +35,12 @@ pub struct Show {
     memory: bool,
 
     /// Another context to count the cache for, with --memory (may be given more than once)
-    #[arg(long, value_name = "TOKENS", requires = "memory", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, short, value_name = "TOKENS", requires = "memory", value_parser = clap::value_parser!(u64).range(1..))]
     ctx: Vec<u64>,
+
+    /// Print keys, totals and tensors as Markdown, for a model's page
+    #[arg(long, conflicts_with_all = ["key", "layout", "memory", "json"])]
+    markdown: bool,
 
     /// Where the GGUF begins in the file
     #[arg(long, value_name = "BYTE", default_value_t = 0)]
@@ -60,8 +65,12 @@ impl Show {
             print(&super::layout::picture(&file)?)?;
             return Ok(Exit::Done);
         }
-        if common.json {
-            print_json(&document(&file)?)?
+        if self.markdown {
+            print(&markdown(&file))?;
+            return Ok(Exit::Done);
+        }
+        if common.wants_document() {
+            super::print_document(common, "show", false, &[self.file], &[], document(&file)?)?
         } else {
             print(&page(&file))?
         }
@@ -77,7 +86,7 @@ impl Show {
                 let error = Error::input(format!("there is no key {key}")).at(&self.file);
                 if near.is_empty() { error } else { error.help(format!("near ones: {}", near.join(", "))) }
             })?;
-            if common.json {
+            if common.wants_document() {
                 found.insert(key.clone(), whole_json(value));
             } else {
                 // A value goes into a file as it is, and to a terminal without what would drive it.
@@ -85,8 +94,9 @@ impl Show {
                 print(&format!("{}\n", if stdout_is_terminal() { quote::lines(&text) } else { text }))?;
             }
         }
-        if common.json {
-            print_json(&Json::Object(found))?;
+        if common.wants_document() {
+            let fields = Json::Object(found.clone().into_iter().chain([("keys".to_owned(), found.into())]).collect());
+            super::print_document(common, "show-key", false, std::slice::from_ref(&self.file), &[], fields)?;
         }
         Ok(Exit::Done)
     }
@@ -160,6 +170,12 @@ fn page(file: &File) -> String {
     out.push_str(&table.render());
 
     let _ = writeln!(out, "\nTotals by type");
+    out.push_str(&types(&by_type, &all).render());
+    out
+}
+
+/// The totals as a table.
+fn types(by_type: &BTreeMap<TensorType, Total>, all: &Total) -> Table {
     let mut table = Table::new(&[
         ("type", Align::Left),
         ("tensors", Align::Right),
@@ -167,9 +183,7 @@ fn page(file: &File) -> String {
         ("size", Align::Right),
         ("bits per weight", Align::Right),
     ]);
-    let all_label = "all".to_owned();
-    let rows = by_type.iter().map(|(ty, t)| (ty.to_string(), t)).chain([(all_label, &all)]);
-    for (label, total) in rows {
+    for (label, total) in by_type.iter().map(|(ty, t)| (ty.to_string(), t)).chain([("all".to_owned(), all)]) {
         table.row([
             label,
             count(total.tensors),
@@ -178,8 +192,45 @@ fn page(file: &File) -> String {
             format!("{:.4}", bits_per_weight(total)),
         ]);
     }
-    out.push_str(&table.render());
-    out
+    table
+}
+
+/// The page as Markdown.
+fn markdown(file: &File) -> String {
+    let (by_type, all) = totals(file.tensors());
+    let name = file.metadata().str("general.name").map(quote::text);
+    let name = name.or_else(|| file.path().and_then(|p| p.file_name()).map(|n| quote::text(&n.to_string_lossy())));
+    let mut keys = Table::new(&[("key", Align::Left), ("type", Align::Left), ("value", Align::Left)]);
+    for (key, value) in file.metadata().iter() {
+        keys.row([code(&quote::text(key)), type_name(value), code(&short(value))]);
+    }
+    let mut tensors =
+        Table::new(&[("tensor", Align::Left), ("shape", Align::Left), ("type", Align::Left), ("bytes", Align::Right)]);
+    for info in file.tensors() {
+        tensors.row([
+            code(&quote::text(info.name())),
+            info.shape().to_string(),
+            info.ty().to_string(),
+            count(info.bytes()),
+        ]);
+    }
+    format!(
+        "# {}\n\nGGUF version {}, {} keys, {} tensors, {}\n\n## Keys\n\n{}\n## Types\n\n{}\n## Tensors\n\n{}",
+        name.unwrap_or_default().replace('|', "\\|"),
+        file.version(),
+        count(file.metadata().len() as u64),
+        count(all.tensors),
+        bytes(file.file_bytes()),
+        keys.markdown(),
+        types(&by_type, &all).markdown(),
+        tensors.markdown()
+    )
+}
+
+/// Text that Markdown takes as it is.
+fn code(text: &str) -> String {
+    let ticks = if text.contains('`') { "``" } else { "`" };
+    if text.is_empty() { String::new() } else { format!("{ticks}{text}{ticks}") }
 }
 
 fn document(file: &File) -> Result<Json> {
@@ -203,7 +254,7 @@ fn document(file: &File) -> Result<Json> {
         by_type.iter().map(|(ty, t)| (ty.name().to_owned(), total_json(t))).collect();
     Ok(json!({
         "file": file.path().map(quote::json),
-        "version": file.version(),
+        "gguf_version": file.version(),
         "endian": match file.endian() { gguf::Endian::Little => "little", gguf::Endian::Big => "big" },
         "alignment": file.alignment(),
         "bytes": file.file_bytes(),

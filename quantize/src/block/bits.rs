@@ -5,6 +5,7 @@
 
 use gguf::TensorType;
 
+use super::levels::{Coded, Rounded};
 use super::{Block, largest};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_bits, half_value};
@@ -93,6 +94,40 @@ impl Block for Q20 {
             }
             for (byte, [a, b, c, d]) in block[2..].iter_mut().zip(levels.as_chunks::<4>().0) {
                 *byte = a | b << 2 | c << 4 | d << 6;
+            }
+        }
+    }
+}
+
+impl Coded for Q10 {
+    const ROUNDED: Rounded = Rounded::Q80;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 1;
+    const MOST: u8 = 2;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(half_value([block[0], block[1]]));
+        for (codes, byte) in codes.as_chunks_mut::<8>().0.iter_mut().zip(&block[2..]) {
+            for (i, code) in codes.iter_mut().enumerate() {
+                *code = (byte >> i & 1) * 2;
+            }
+        }
+    }
+}
+
+impl Coded for Q20 {
+    const ROUNDED: Rounded = Rounded::Q80;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 1;
+    const MOST: u8 = 3;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(half_value([block[0], block[1]]));
+        for (codes, byte) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&block[2..]) {
+            for (i, code) in codes.iter_mut().enumerate() {
+                *code = byte >> (2 * i) & 3;
             }
         }
     }

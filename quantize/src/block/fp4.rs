@@ -8,6 +8,7 @@
 
 use gguf::TensorType;
 
+use super::levels::{Coded, Rounded};
 use super::{Block, largest};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Ints, Rows};
@@ -140,6 +141,47 @@ impl Block for Nvfp4 {
                 block[s] = ue4m3(largest::<F>(x) / 6.0);
                 nearest::<F>(x, half_of_ue4m3(block[s]), &mut block[4 + 8 * s..][..8]);
             }
+        }
+    }
+}
+
+/// The largest of [`VALUES`].
+const FARTHEST: u8 = 12;
+
+/// The codes that nibbles stand for, by [`Coded`].
+#[inline(always)]
+fn codes_of(nibbles: &[u8], codes: &mut [u8]) {
+    let code = |nibble: u8| (VALUES[usize::from(nibble)] as i32 + i32::from(FARTHEST)) as u8;
+    let (low, high) = codes.split_at_mut(nibbles.len());
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(nibbles) {
+        (*low, *high) = (code(byte & 15), code(byte >> 4));
+    }
+}
+
+impl Coded for Mxfp4 {
+    const ROUNDED: Rounded = Rounded::Q80;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = FARTHEST;
+    const MOST: u8 = 2 * FARTHEST;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        scales[0] = half_of_e8m0(block[0]);
+        codes_of(&block[1..17], codes);
+    }
+}
+
+impl Coded for Nvfp4 {
+    const ROUNDED: Rounded = Rounded::Q80;
+    const GROUP: usize = 16;
+    const OFFSET: u8 = FARTHEST;
+    const MOST: u8 = 2 * FARTHEST;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        for (s, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            scales[s] = half_of_ue4m3(block[s]);
+            codes_of(&block[4 + 8 * s..][..8], codes);
         }
     }
 }

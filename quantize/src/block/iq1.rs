@@ -16,6 +16,7 @@ use gguf::TensorType;
 
 use super::Block;
 use super::grid::{self, Eight, LANES, Map, Target, Unweighted, weigh};
+use super::levels::{Coded, Rounded};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, half_value, nearest_int};
 use crate::search::clamp;
@@ -421,6 +422,18 @@ impl Block for IQ1S {
     }
 }
 
+/// The scale of an `IQ1_M` block and the words that hold the factors of 16 values each, three bits a factor.
+#[inline(always)]
+fn scale_words(block: &[u8]) -> (f32, [u16; 4]) {
+    let mut words = [0u16; 4];
+    let mut half = 0;
+    for (i, word) in words.iter_mut().enumerate() {
+        *word = u16::from_le_bytes([block[48 + 2 * i], block[49 + 2 * i]]);
+        half |= *word >> 12 << (4 * i);
+    }
+    (half_value(half.to_le_bytes()), words)
+}
+
 impl Block for IQ1M {
     const TYPE: TensorType = TensorType::IQ1_M;
     const IMPORTANCE: Importance = Importance::Used;
@@ -428,13 +441,7 @@ impl Block for IQ1M {
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
         for (block, out) in bytes.as_chunks::<56>().0.iter().zip(out.as_chunks_mut::<LEN>().0) {
-            let mut words = [0u16; 4];
-            let mut half = 0;
-            for (i, word) in words.iter_mut().enumerate() {
-                *word = u16::from_le_bytes([block[48 + 2 * i], block[49 + 2 * i]]);
-                half |= *word >> 12 << (4 * i);
-            }
-            let d = half_value(half.to_le_bytes());
+            let (d, words) = scale_words(block);
             for (k, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
                 let level = words[k / 8] >> (3 * (k / 2 % 4)) & 7;
                 let nibble = block[32 + k / 2] >> (4 * (k % 2)) & 15;
@@ -511,6 +518,56 @@ impl Block for IQ1M {
                 let word = word | (half.shr(4 * i as u32) & int(15)).shl(12);
                 slots.put_u16(48 + 2 * i, F::Int::select(none, int(0), word));
             }
+        }
+    }
+}
+
+/// The codes of eight values, by [`Coded`]: in eighths, −1, 0 or 1 and an eighth up or down are whole.
+#[inline(always)]
+fn eight_codes(index: usize, down: bool, to: &mut [u8]) {
+    let code = grid::IQ1.points[index % 2048];
+    for (i, to) in to.iter_mut().enumerate() {
+        *to = 8 * ((code >> (2 * i) & 3) as u8 % 3) + if down { 0 } else { 2 };
+    }
+}
+
+impl Coded for IQ1S {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 9;
+    const MOST: u8 = 18;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = half_value([block[0], block[1]]);
+        let word = |ib: usize| usize::from(u16::from_le_bytes([block[34 + 2 * ib], block[35 + 2 * ib]]));
+        for (ib, to) in scales.iter_mut().enumerate() {
+            *to = d * (2 * (word(ib) >> 12 & 7) + 1) as f32 * 0.125;
+        }
+        for (k, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let word = word(k / 4);
+            let high = word >> (3 * (k % 4)) & 7;
+            eight_codes(usize::from(block[2 + k]) | high << 8, word >> 15 != 0, codes);
+        }
+    }
+}
+
+impl Coded for IQ1M {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = 16;
+    const OFFSET: u8 = 9;
+    const MOST: u8 = 18;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let (d, words) = scale_words(block);
+        for (j, to) in scales.iter_mut().enumerate() {
+            *to = d * f32::from(2 * (words[j / 4] >> (3 * (j % 4)) & 7) + 1) * 0.125;
+        }
+        for (k, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let nibble = block[32 + k / 2] >> (4 * (k % 2)) & 15;
+            let index = usize::from(block[k]) | usize::from(nibble & 7) << 8;
+            eight_codes(index, nibble & 8 != 0, codes);
         }
     }
 }

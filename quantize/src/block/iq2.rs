@@ -14,6 +14,7 @@ use gguf::TensorType;
 use super::Block;
 use super::grid::{self, Eight, Grid, Unweighted};
 use super::lattice::{self, Again, Lane, Rules};
+use super::levels::{Coded, Rounded};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Rows, half_value};
 
@@ -207,5 +208,75 @@ impl Block for IQ2S {
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
         lattice::encode::<F, Self>(rows, 82, out);
+    }
+}
+
+/// The largest level.
+const FARTHEST: u8 = 43;
+
+/// The codes of eight values, by [`Coded`].
+#[inline(always)]
+fn eight_codes(code: u16, signs: u8, to: &mut [u8]) {
+    for (i, to) in to.iter_mut().enumerate() {
+        let level = LEVELS[usize::from(code >> (2 * i) & 3)] as u8;
+        *to = if signs >> i & 1 != 0 { FARTHEST - level } else { FARTHEST + level };
+    }
+}
+
+impl Coded for IQ2XXS {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = FARTHEST;
+    const MOST: u8 = 2 * FARTHEST;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = half_value([block[0], block[1]]);
+        for (ib, words) in block[2..].as_chunks::<8>().0.iter().enumerate() {
+            let word = u32::from_le_bytes([words[4], words[5], words[6], words[7]]);
+            scales[ib] = scale(d, (word >> 28) as u8);
+            for (k, codes) in codes[32 * ib..][..32].as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let code = grid::IQ2_XXS.points[usize::from(words[k])];
+                eight_codes(code, even((word >> (7 * k) & 127) as u8), codes);
+            }
+        }
+    }
+}
+
+impl Coded for IQ2XS {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = 16;
+    const OFFSET: u8 = FARTHEST;
+    const MOST: u8 = 2 * FARTHEST;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = half_value([block[0], block[1]]);
+        for (j, to) in scales.iter_mut().enumerate() {
+            *to = scale(d, block[66 + j / 2] >> (4 * (j % 2)) & 15);
+        }
+        for (k, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let word = u16::from_le_bytes([block[2 + 2 * k], block[3 + 2 * k]]);
+            eight_codes(grid::IQ2_XS.points[usize::from(word & 511)], even((word >> 9) as u8), codes);
+        }
+    }
+}
+
+impl Coded for IQ2S {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = 16;
+    const OFFSET: u8 = FARTHEST;
+    const MOST: u8 = 2 * FARTHEST;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = half_value([block[0], block[1]]);
+        for (j, to) in scales.iter_mut().enumerate() {
+            *to = scale(d, block[74 + j / 2] >> (4 * (j % 2)) & 15);
+        }
+        for (k, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let high = usize::from(block[66 + k / 4] >> (2 * (k % 4)) & 3);
+            eight_codes(grid::IQ2_S.points[usize::from(block[2 + k]) | high << 8], block[34 + k], codes);
+        }
     }
 }

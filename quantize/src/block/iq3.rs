@@ -13,6 +13,7 @@ use super::Block;
 use super::grid::{self, Four, Grid};
 use super::iq2::{even, put_nibbles, signs_and_scale};
 use super::lattice::{self, Again, Lane, Rules};
+use super::levels::{Coded, Rounded};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Rows, half_value};
 
@@ -136,5 +137,55 @@ impl Block for IQ3S {
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
         lattice::encode::<F, Self>(rows, 110, out);
+    }
+}
+
+/// The codes of four values, by [`Coded`].
+#[inline(always)]
+fn four_codes(code: u16, signs: u8, levels: &[f32; 8], offset: u8, to: &mut [u8]) {
+    for (i, to) in to.iter_mut().enumerate() {
+        let level = levels[usize::from(code >> (3 * i) & 7)] as u8;
+        *to = if signs >> i & 1 != 0 { offset - level } else { offset + level };
+    }
+}
+
+impl Coded for IQ3XXS {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 62;
+    const MOST: u8 = 2 * Self::OFFSET;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = half_value([block[0], block[1]]);
+        for (ib, word) in block[66..].as_chunks::<4>().0.iter().enumerate() {
+            let word = u32::from_le_bytes(*word);
+            scales[ib] = d * (0.5 + (word >> 28) as f32) * 0.5;
+            for (k, codes) in codes[32 * ib..][..32].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let signs = even((word >> (7 * (k / 2)) & 127) as u8) >> (4 * (k % 2));
+                let code = grid::IQ3_XXS.points[usize::from(block[2 + 8 * ib + k])];
+                four_codes(code, signs, &XXS_LEVELS, Self::OFFSET, codes);
+            }
+        }
+    }
+}
+
+impl Coded for IQ3S {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 15;
+    const MOST: u8 = 2 * Self::OFFSET;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = half_value([block[0], block[1]]);
+        for (j, to) in scales.iter_mut().enumerate() {
+            *to = d * (1.0 + 2.0 * f32::from(block[106 + j / 2] >> (4 * (j % 2)) & 15));
+        }
+        for (k, codes) in codes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let high = usize::from(block[66 + k / 8] >> (k % 8) & 1);
+            let code = grid::IQ3_S.points[usize::from(block[2 + k]) | high << 8];
+            four_codes(code, block[74 + k / 2] >> (4 * (k % 2)), &S_LEVELS, Self::OFFSET, codes);
+        }
     }
 }

@@ -13,6 +13,7 @@ use gguf::TensorType;
 
 use super::Block;
 use super::grid::{Unweighted, weigh};
+use super::levels::{Coded, Rounded};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Ints, Rows, Slots, half_value, nearest_int};
 
@@ -174,6 +175,14 @@ impl Block for IQ4NL {
     }
 }
 
+/// The factor of `d` for 32 values of an `IQ4_XS` block.
+#[inline(always)]
+fn scale(block: &[u8], ib: usize) -> i32 {
+    let high = u16::from_le_bytes([block[2], block[3]]);
+    let low = block[4 + ib / 2] >> (4 * (ib % 2)) & 15;
+    i32::from(low) + i32::from(high >> (2 * ib) & 3) * 16 - 32
+}
+
 impl Block for IQ4XS {
     const TYPE: TensorType = TensorType::IQ4_XS;
     const IMPORTANCE: Importance = Importance::Used;
@@ -182,11 +191,8 @@ impl Block for IQ4XS {
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
         for (block, out) in bytes.as_chunks::<136>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_value([block[0], block[1]]);
-            let high = u16::from_le_bytes([block[2], block[3]]);
             for (ib, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
-                let low = block[4 + ib / 2] >> (4 * (ib % 2)) & 15;
-                let scale = i32::from(low) + i32::from(high >> (2 * ib) & 3) * 16 - 32;
-                get_values::<F>(&block[8 + 16 * ib..], d * scale as f32, out);
+                get_values::<F>(&block[8 + 16 * ib..], d * scale(block, ib) as f32, out);
             }
         }
     }
@@ -229,6 +235,56 @@ impl Block for IQ4XS {
             }
             slots.put_u16(2, high);
             slots.put_u32(4, low);
+        }
+    }
+}
+
+/// What a code is more than its value.
+const SHIFT: u8 = 127;
+
+/// The codes that nibbles stand for, by [`Coded`].
+#[inline(always)]
+fn codes_of(nibbles: &[u8], codes: &mut [u8]) {
+    const CODES: [u8; 16] = {
+        let mut codes = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            codes[i] = (VALUES[i] as i32 + SHIFT as i32) as u8;
+            i += 1;
+        }
+        codes
+    };
+    let (low, high) = codes.split_at_mut(SUB / 2);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(nibbles) {
+        (*low, *high) = (CODES[usize::from(byte & 15)], CODES[usize::from(byte >> 4)]);
+    }
+}
+
+impl Coded for IQ4NL {
+    const ROUNDED: Rounded = Rounded::Q80;
+    const GROUP: usize = SUB;
+    const OFFSET: u8 = SHIFT;
+    const MOST: u8 = 240;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        scales[0] = half_value([block[0], block[1]]);
+        codes_of(&block[2..], codes);
+    }
+}
+
+impl Coded for IQ4XS {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = SUB;
+    const OFFSET: u8 = SHIFT;
+    const MOST: u8 = 240;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = half_value([block[0], block[1]]);
+        for (ib, codes) in codes.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+            scales[ib] = d * scale(block, ib) as f32;
+            codes_of(&block[8 + 16 * ib..], codes);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The block formats: one row a format, one file a family.
 //!
-//! A format is a type that implements [`Block`] once over any number of lanes; its row holds the entry points that
+//! A format is a type that implements `Block` once over any number of lanes; its row holds the entry points that
 //! choose the instance ([`Path`]) at run time.
 
 mod bits;
@@ -12,6 +12,7 @@ pub(crate) mod iq2;
 pub(crate) mod iq3;
 mod iq4;
 pub(crate) mod lattice;
+mod levels;
 mod q2_k;
 mod q3_k;
 mod q45;
@@ -21,6 +22,8 @@ mod q8_0;
 mod ternary;
 
 use gguf::TensorType;
+
+pub use levels::{LEVELS, Levels, Rounded, levels};
 
 use crate::codec::{Codec, Importance};
 use crate::lanes::{Floats, Ints, MAX_LANES, Path, Rows, Task};

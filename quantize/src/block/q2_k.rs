@@ -6,6 +6,7 @@
 use gguf::TensorType;
 
 use super::Block;
+use super::levels::{Coded, Rounded};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_value, nearest_int};
 use crate::search::{Affine, AffineTries, affine, clamp, positive};
@@ -136,4 +137,28 @@ fn encode_group<F: Floats>(group: Group<'_>, mut slots: Slots<'_>) {
         }
     }
     slots.put_bytes(LEVELS, &bytes);
+}
+
+impl Coded for Q2K {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = SUB;
+    const OFFSET: u8 = 0;
+    const MOST: u8 = 3;
+    const MINS: bool = true;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]) {
+        let d = half_value([block[D], block[D + 1]]);
+        let dmin = half_value([block[DMIN], block[DMIN + 1]]);
+        for ((scale, min), byte) in scales.iter_mut().zip(mins).zip(&block[..BLOCKS]) {
+            *scale = d * f32::from(byte & 15);
+            *min = -dmin * f32::from(byte >> 4);
+        }
+        for (part, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (half, k) = (part / 4, part % 4);
+            for (code, low) in codes.iter_mut().zip(&block[LEVELS + half * 32..]) {
+                *code = low >> (2 * k) & 3;
+            }
+        }
+    }
 }

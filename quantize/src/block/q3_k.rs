@@ -7,6 +7,7 @@
 use gguf::TensorType;
 
 use super::Block;
+use super::levels::{Coded, Rounded};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_value, nearest_int};
 use crate::search::{Symmetric, clamp, refined, symmetric};
@@ -21,6 +22,14 @@ const LOW: usize = 32;
 const SCALES: usize = 96;
 const D: usize = 108;
 
+/// The factor of `d` for 16 values.
+#[inline(always)]
+fn scale(block: &[u8], j: usize) -> f32 {
+    let low = block[SCALES + j % 8] >> (j / 8 * 4) & 15;
+    let high = block[SCALES + 8 + j % 4] >> (2 * (j / 4)) & 3;
+    f32::from(low | high << 4) - 32.0
+}
+
 impl Block for Q3K {
     const TYPE: TensorType = TensorType::Q3_K;
     const IMPORTANCE: Importance = Importance::Used;
@@ -30,9 +39,7 @@ impl Block for Q3K {
         for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<LEN>().0) {
             let d = half_value([block[D], block[D + 1]]);
             for j in 0..BLOCKS {
-                let low = block[SCALES + j % 8] >> (j / 8 * 4) & 15;
-                let high = block[SCALES + 8 + j % 4] >> (2 * (j / 4)) & 3;
-                let scale = F::splat(d * (f32::from(low | high << 4) - 32.0));
+                let scale = F::splat(d * scale(block, j));
                 // Which half, which 32 of it, which 16 of those.
                 let (half, k, from) = (j / 8, j / 2 % 4, j % 2 * SUB);
                 for at in (from..from + SUB).step_by(F::N) {
@@ -143,4 +150,25 @@ fn encode_group<F: Floats>(group: Group<'_>, mut slots: Slots<'_>) {
     }
     slots.put_bytes(0, &high);
     slots.put_bytes(LOW, &low);
+}
+
+impl Coded for Q3K {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = SUB;
+    const OFFSET: u8 = 4;
+    const MOST: u8 = 7;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = half_value([block[D], block[D + 1]]);
+        for (j, to) in scales.iter_mut().enumerate() {
+            *to = d * scale(block, j);
+        }
+        for (part, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (half, k) = (part / 4, part % 4);
+            for ((code, low), high) in codes.iter_mut().zip(&block[LOW + half * 32..]).zip(block) {
+                *code = (low >> (2 * k) & 3) | (high >> part & 1) << 2;
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 
 use gguf::TensorType;
 
+use super::levels::{Coded, Rounded};
 use super::{Block, halves, inverses, largest};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Group, Ints, MAX_LANES, Masks, Rows, Slots, half_value};
@@ -70,6 +71,24 @@ impl Bits for FiveMin {
 
 const LEN: usize = 32;
 
+/// The levels of a block, from 0 on.
+#[inline(always)]
+fn levels<B: Bits>(block: &[u8]) -> [u8; LEN] {
+    let mut levels = [0u8; LEN];
+    for i in 0..LEN / 2 {
+        levels[i] = block[B::LOW + i] & 15;
+        levels[i + LEN / 2] = block[B::LOW + i] >> 4;
+    }
+    if B::BITS == 5 {
+        let at = B::HIGH;
+        let high = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+        for (i, level) in levels.iter_mut().enumerate() {
+            *level |= (high >> i & 1) as u8 * 16;
+        }
+    }
+    levels
+}
+
 impl<B: Bits> Block for Small<B> {
     const TYPE: TensorType = B::TYPE;
     const IMPORTANCE: Importance = Importance::Used;
@@ -79,18 +98,7 @@ impl<B: Bits> Block for Small<B> {
         for (block, out) in bytes.chunks_exact(B::BYTES).zip(out.as_chunks_mut::<LEN>().0) {
             let d = F::splat(half_value([block[0], block[1]]));
             let m = F::splat(if B::MIN { half_value([block[2], block[3]]) } else { 0.0 });
-            let mut levels = [0u8; LEN];
-            for i in 0..LEN / 2 {
-                levels[i] = block[B::LOW + i] & 15;
-                levels[i + LEN / 2] = block[B::LOW + i] >> 4;
-            }
-            if B::BITS == 5 {
-                let at = B::HIGH;
-                let high = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-                for (i, level) in levels.iter_mut().enumerate() {
-                    *level |= (high >> i & 1) as u8 * 16;
-                }
-            }
+            let levels = levels::<B>(block);
             for at in (0..LEN).step_by(F::N) {
                 let level = F::Int::load_u8(&levels[at..]);
                 let value =
@@ -230,5 +238,22 @@ fn encode_group<B: Bits, F: Floats>(group: Group<'_>, mut slots: Slots<'_>, mean
             high = high | level.shr(4).shl(i as u32);
         }
         slots.put_u32(B::HIGH, high);
+    }
+}
+
+impl<B: Bits> Coded for Small<B> {
+    const ROUNDED: Rounded = if B::MIN { Rounded::Q81 } else { Rounded::Q80 };
+    const GROUP: usize = LEN;
+    const OFFSET: u8 = if B::MIN { 0 } else { B::HALF as u8 };
+    const MOST: u8 = B::LEVELS as u8;
+    const MINS: bool = B::MIN;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]) {
+        scales[0] = half_value([block[0], block[1]]);
+        if B::MIN {
+            mins[0] = half_value([block[2], block[3]]);
+        }
+        codes.copy_from_slice(&levels::<B>(block));
     }
 }

@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use gguf::TensorType;
 
 use super::Block;
+use super::levels::{Coded, Rounded};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_value, nearest_int};
 use crate::search::{Affine, AffineTries, affine, clamp, positive};
@@ -246,4 +247,31 @@ fn unpack_scales(bytes: &[u8]) -> ([u8; BLOCKS], [u8; BLOCKS]) {
         mins[j + 4] = bytes[j + 8] >> 4 | bytes[j + 4] >> 6 << 4;
     }
     (scales, mins)
+}
+
+impl<B: Bits> Coded for Superblock<B> {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = SUB;
+    const OFFSET: u8 = 0;
+    const MOST: u8 = B::LEVELS as u8;
+    const MINS: bool = true;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]) {
+        let d = half_value([block[0], block[1]]);
+        let dmin = half_value([block[2], block[3]]);
+        let (factors, levels) = unpack_scales(&block[SCALES..]);
+        scales.iter_mut().zip(factors).for_each(|(scale, factor)| *scale = d * f32::from(factor));
+        mins.iter_mut().zip(levels).for_each(|(min, level)| *min = -dmin * f32::from(level));
+        for (j, codes) in codes.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+            for (code, low) in codes.iter_mut().zip(&block[B::LOW + j / 2 * SUB..]) {
+                *code = low >> (j % 2 * 4) & 15;
+            }
+            if let Some(high) = B::HIGH {
+                for (code, high) in codes.iter_mut().zip(&block[high..]) {
+                    *code |= (high >> j & 1) << 4;
+                }
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@
 use gguf::TensorType;
 
 use super::Block;
+use super::levels::{Coded, Rounded};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_value, nearest_int};
 use crate::search::{Symmetric, clamp, symmetric};
@@ -113,5 +114,27 @@ fn encode_group<F: Floats>(group: Group<'_>, mut slots: Slots<'_>) {
         }
         slots.put_bytes(half * 64, &low);
         slots.put_bytes(HIGH + half * 32, &high);
+    }
+}
+
+impl Coded for Q6K {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = SUB;
+    const OFFSET: u8 = 32;
+    const MOST: u8 = 63;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = half_value([block[D], block[D + 1]]);
+        for (to, scale) in scales.iter_mut().zip(&block[SCALES..]) {
+            *to = d * f32::from(*scale as i8);
+        }
+        for (part, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (half, k) = (part / 4, part % 4);
+            let low = &block[half * 64 + k % 2 * 32..];
+            for ((code, low), high) in codes.iter_mut().zip(low).zip(&block[HIGH + half * 32..]) {
+                *code = (low >> (k / 2 * 4) & 15) | (high >> (2 * k) & 3) << 4;
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use gguf::TensorType;
 
+use super::levels::{Coded, Rounded};
 use super::{Block, halves, inverses, largest};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Ints, MAX_LANES, Rows, half_value};
@@ -44,5 +45,18 @@ impl Block for Q80 {
                 }
             }
         }
+    }
+}
+
+impl Coded for Q80 {
+    const ROUNDED: Rounded = Rounded::Q80;
+    const GROUP: usize = LEN;
+    const OFFSET: u8 = 128;
+    const MOST: u8 = 255;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        scales[0] = half_value([block[0], block[1]]);
+        codes.iter_mut().zip(&block[2..]).for_each(|(code, byte)| *code = byte ^ 0x80);
     }
 }

@@ -7,6 +7,7 @@
 
 use gguf::TensorType;
 
+use super::levels::{Coded, Rounded};
 use super::{Block, largest};
 use crate::codec::Importance;
 use crate::lanes::{Floats, Ints, Rows, half_bits, half_value};
@@ -134,6 +135,44 @@ impl Block for TQ20 {
                     byte.store_u8(&mut block[half * 32 + at..]);
                 }
             }
+        }
+    }
+}
+
+impl Coded for TQ10 {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 1;
+    const MOST: u8 = 2;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(half_value([block[D_1], block[D_1 + 1]]));
+        let digit = |byte: u8, k: usize| ((u16::from(byte.wrapping_mul(POWERS[k] as u8)) * 3) >> 8) as u8;
+        for (byte, value, count) in RUNS {
+            for (k, codes) in codes[value..value + 5 * count].chunks_exact_mut(count).enumerate() {
+                codes.iter_mut().zip(&block[byte..]).for_each(|(code, byte)| *code = digit(*byte, k));
+            }
+        }
+        for (k, codes) in codes[LEN - 16..].chunks_exact_mut(4).enumerate() {
+            codes.iter_mut().zip(&block[TAIL..]).for_each(|(code, byte)| *code = digit(*byte, k));
+        }
+    }
+}
+
+impl Coded for TQ20 {
+    const ROUNDED: Rounded = Rounded::Q8K;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 1;
+    /// Three is no ternary level, yet the bits can hold it.
+    const MOST: u8 = 3;
+
+    #[inline(always)]
+    fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(half_value([block[D_2], block[D_2 + 1]]));
+        for (part, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (half, k) = (part / 4, part % 4);
+            codes.iter_mut().zip(&block[half * 32..]).for_each(|(code, byte)| *code = byte >> (2 * k) & 3);
         }
     }
 }

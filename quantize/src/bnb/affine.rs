@@ -21,8 +21,8 @@ use super::folder::{
     CHUNK, Report, check_written, copy, copy_other_files, decode, natural_key, read_config, save_config,
 };
 use super::layers::{Layers, Treatment, Why};
-use super::shards::{Entry, Shards};
 use super::stayed;
+use convert::shards::{Entry, Shards};
 
 /// Which weights share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

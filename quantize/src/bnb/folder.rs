@@ -14,11 +14,11 @@ use serde_json::{Map, Value, json};
 use super::chosen::{self, Chosen};
 use super::layers::{Layers, Treatment, Why};
 use super::nested::{self, Nested};
-use super::python::{Layout, dumps};
-use super::shards::{Entry, Shards};
 use super::stayed::{self, Stayed};
 use super::{four_bit, int8, state};
 use crate::codec;
+use convert::python::{Layout, dumps};
+use convert::shards::{Entry, Shards};
 
 /// Weights that a thread takes at a time: a multiple of every block length and of two.
 pub(super) const CHUNK: usize = 1 << 18;
@@ -244,7 +244,7 @@ pub fn write(input: &Path, output: &Path, options: &Options, progress: &(dyn Fn(
 /// ([`chosen::RECORD`]).
 ///
 /// # Errors
-/// Those of [`write`], and of `chosen`.
+/// Those of [`write()`], and of `chosen`.
 pub fn write_chosen(
     input: &Path,
     output: &Path,
@@ -537,7 +537,7 @@ pub(super) fn natural_key(name: &str) -> Vec<(u64, String)> {
 /// Opens what was written and holds every part against the others, so that nothing broken ever gets its name.
 pub(super) fn check_written(folder: &Path) -> Result<()> {
     let fault = |e: Error| Error::new(e.kind(), format!("the written folder is not sound: {e}"));
-    let bytes = fs::read(folder.join("config.json")).map_err(|e| Error::io(folder, "read", e))?;
+    let bytes = convert::json::read_at_most(&folder.join("config.json"), convert::json::MAX_BYTES)?;
     let config: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|e| Error::input("config.json is no JSON").caused_by(e))?;
     let tensors = safetensors::open_folder(folder).map_err(fault)?;
@@ -547,8 +547,8 @@ pub(super) fn check_written(folder: &Path) -> Result<()> {
 
 pub(super) fn read_config(folder: &Path) -> Result<Map<String, Value>> {
     let path = folder.join("config.json");
-    let bytes = fs::read(&path)
-        .map_err(|e| Error::io(&path, "read", e).help("the input is the folder of a Hugging Face checkpoint"))?;
+    let bytes = convert::json::read_at_most(&path, convert::json::MAX_BYTES)
+        .map_err(|e| e.help("the input is the folder of a Hugging Face checkpoint"))?;
     let config: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|e| Error::input("is no JSON object").at(&path).caused_by(e))?;
     if let Some(quantized) = config.get("quantization_config") {

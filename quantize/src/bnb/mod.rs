@@ -8,8 +8,6 @@ pub mod four_bit;
 pub mod int8;
 pub mod layers;
 pub mod nested;
-pub mod python;
-pub mod shards;
 pub mod state;
 pub mod stayed;
 

@@ -3,7 +3,7 @@
 pub use convert::packed::bnb::QuantState;
 use serde_json::{Map, Value, json};
 
-use super::python::{Layout, dumps};
+use convert::python::{Layout, dumps};
 
 /// The state as the library writes it.
 pub fn to_json(state: &QuantState) -> String {

@@ -114,9 +114,6 @@ fn compute_type(name: &str) -> Result<Float, String> {
     Float::from_torch(name).ok_or_else(|| format!("\"{name}\" is none of float32, float16 and bfloat16"))
 }
 
-/// The most bytes of a file of weights, as transformers has it.
-const SHARD_BYTES: u64 = 50_000_000_000;
-
 impl FolderOptions {
     /// The first option that is given, by name.
     pub fn given(&self) -> Option<&'static str> {
@@ -142,7 +139,7 @@ impl FolderOptions {
         let done = |bytes: u64| progress.add(bytes);
         let (no_fallback, force) = (run.no_fallback, run.force);
         let skip = self.modules_to_not_convert.clone();
-        let shard_bytes = self.max_shard_size.unwrap_or(SHARD_BYTES);
+        let shard_bytes = self.max_shard_size.unwrap_or(convert::shards::SHARD_BYTES);
         let four_bit = |code| Form::FourBit {
             code,
             block: self.block_size.unwrap_or(64),

@@ -4,10 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use gguf::cli::{Align, Common, Exit, Output, Table, count, print, print_json};
+use gguf::cli::{Align, Common, Exit, Files, Output, OutputArg, Table, count, print};
 use gguf::{Error, Result};
 use quantize::imatrix::Imatrix;
 use serde_json::json;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,7 +30,7 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
         /// The result: in the legacy form if it ends in .dat, else GGUF
-        #[arg(short, long)]
+        #[arg(short, long, value_name = "PATH")]
         output: PathBuf,
         /// Replace an output that exists
         #[arg(long)]
@@ -38,8 +40,9 @@ enum Command {
     Convert {
         /// The importance matrix
         file: PathBuf,
-        /// The result: in the legacy form if it ends in .dat, else GGUF
-        output: PathBuf,
+        /// In the legacy form if it ends in .dat, else GGUF
+        #[command(flatten)]
+        output: OutputArg,
         /// Replace an output that exists
         #[arg(long)]
         force: bool,
@@ -50,7 +53,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     match &args.command {
         Command::Show { file } => show(file, common),
         Command::Merge { files, output, force } => merge(files, output, *force, common),
-        Command::Convert { file, output, force } => merge(std::slice::from_ref(file), output, *force, common),
+        Command::Convert { file, output, force } => merge(std::slice::from_ref(file), output.path(), *force, common),
     }
 }
 
@@ -58,11 +61,13 @@ fn show(file: &Path, common: &Common) -> Result<Exit> {
     let mut matrix = Imatrix::open(file)?;
     matrix.to_raw();
     let statistics = matrix.statistics();
-    if common.json {
-        print_json(&json!({
+    if common.wants_document() {
+        let fields = json!({
             "datasets": matrix.datasets, "chunks": matrix.chunks, "chunk_size": matrix.chunk_size,
             "tensors": statistics,
-        }))?;
+        });
+        let files = Files::new(common, true, &[file.to_path_buf()], &[])?;
+        common.print_document("quantize-imatrix-show-1", VERSION, &files, fields)?;
         return Ok(Exit::Done);
     }
     let right = Align::Right;
@@ -123,10 +128,11 @@ fn merge(files: &[PathBuf], target: &Path, force: bool, common: &Common) -> Resu
     let mut output = Output::create(target, force, &inputs)?;
     output.write_all(&bytes).map_err(|e| Error::io(target, "write", e))?;
     output.commit()?;
-    if common.json {
-        print_json(
-            &json!({"path": gguf::quote::json(target), "bytes": bytes.len(), "tensors": all.entries.len(), "files": files.len()}),
-        )?;
+    if common.wants_document() {
+        let fields = json!({"path": gguf::quote::json(target), "bytes": bytes.len(), "tensors": all.entries.len(),
+            "files": files.len()});
+        let files = Files::new(common, true, files, &[target.to_path_buf()])?;
+        common.print_document("quantize-imatrix-1", VERSION, &files, fields)?;
     } else if !common.quiet {
         eprintln!("{}: {} tensors, {} bytes", gguf::quote::path(target), all.entries.len(), count(bytes.len() as u64));
     }

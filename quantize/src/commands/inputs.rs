@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use convert::cli::FolderArgs;
 use convert::{Checkpoint, OutType};
-use gguf::cli::Common;
+use gguf::cli::{Common, names_folder};
 use gguf::{Error, Result, Source, TensorType};
 use quantize::plan::Plan;
 use quantize::recipe::FILE_TYPES;
@@ -79,6 +79,9 @@ pub fn read(input: &Path, args: &super::Args) -> Result<Vec<PathBuf>> {
     for (adapter, _) in &args.reading.merge_lora {
         all.extend(convert::files::of_model(&convert::location::find(adapter, &args.common)?));
     }
+    if let Some(target) = &args.reading.target_model_dir {
+        all.extend(convert::files::of_model(target));
+    }
     let side = [&args.importance.imatrix, &args.choice.plan, &args.choice.plan_from, &args.choice.tensor_type_file];
     all.extend(side.into_iter().chain([&args.reading.metadata]).flatten().cloned());
     Ok(all)
@@ -100,10 +103,25 @@ fn name(input: &Path) -> String {
     }
 }
 
-/// The folder that outputs lie in; `is_folder` says that the output is one folder for transformers itself.
-pub fn place(output: Option<&Path>, is_folder: bool) -> PathBuf {
+/// How many outputs of each kind a run makes.
+#[derive(Clone, Copy)]
+pub struct Kinds {
+    pub files: usize,
+    pub folders: usize,
+}
+
+impl Kinds {
+    /// Whether the outputs go into a folder of this name. A single folder for transformers is of that name itself.
+    pub fn go_into(self, output: &Path) -> bool {
+        let several = self.files + self.folders > 1;
+        !names_types(output) && (several || (names_folder(output) && self.folders == 0))
+    }
+}
+
+/// The folder that outputs lie in.
+pub fn place(output: Option<&Path>, kinds: Kinds) -> PathBuf {
     match output {
-        Some(folder) if folder.is_dir() && !is_folder => folder.to_path_buf(),
+        Some(folder) if kinds.go_into(folder) => folder.to_path_buf(),
         Some(file) => file.parent().map(Path::to_path_buf).unwrap_or_default(),
         None => PathBuf::new(),
     }
@@ -130,24 +148,18 @@ pub fn targets(
     output: Option<&Path>,
     plans: &[Plan],
     folders: &[FolderType],
-) -> Result<Targets> {
+) -> Targets {
     let file =
         |plan: &Plan| PathBuf::from(model.map_or_else(String::new, |model| model.file_name(input, plan.label())));
     let folder = |ty: &FolderType| PathBuf::from(format!("{}-{}", convert::location::model_name(input), ty.name()));
-    let several = plans.len() + folders.len() > 1;
+    let kinds = Kinds { files: plans.len(), folders: folders.len() };
     let (whole, folders): (Vec<PathBuf>, Vec<PathBuf>) = match output {
         Some(place) if names_types(place) => {
             let named = |ty: &str| PathBuf::from(place.to_string_lossy().replace(TYPE_MARK, ty));
             let file = |plan: &Plan| named(plan.label());
             (plans.iter().map(file).collect(), folders.iter().map(|ty| named(ty.name())).collect())
         }
-        // A folder that is there is where files go; one that is to be made is an output itself.
-        Some(place) if several || (place.is_dir() && folders.is_empty()) => {
-            if !place.is_dir() {
-                return Err(Error::usage("several types need a folder to go to")
-                    .at(place)
-                    .help("make the folder first"));
-            }
+        Some(place) if kinds.go_into(place) => {
             let within = |name: PathBuf| place.join(name);
             (plans.iter().map(file).map(within).collect(), folders.iter().map(folder).map(within).collect())
         }
@@ -161,7 +173,7 @@ pub fn targets(
         1 => vec![target],
         count => (0..count).map(|no| gguf::split::path(without_gguf(&target), no, count)).collect(),
     };
-    Ok(Targets { files: plans.iter().zip(whole).map(shards).collect(), folders })
+    Targets { files: plans.iter().zip(whole).map(shards).collect(), folders }
 }
 
 fn without_gguf(path: &Path) -> PathBuf {

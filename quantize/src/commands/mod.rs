@@ -8,13 +8,16 @@ mod record;
 mod report;
 mod types;
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, tokenizer_json};
 use convert::{location, lora};
-use gguf::cli::{Common, Exit, Files, Output, OutputFolder, Progress, commit_all, document, parse_bytes, say};
+use gguf::cli::{
+    Common, Exit, Files, Output, OutputFolder, OutputPlace, Progress, commit_all, document, parse_bytes, say,
+};
 use gguf::{Error, Result, Source, TensorType, Value, quote};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
@@ -59,20 +62,21 @@ pub struct Args {
     /// A checkpoint folder, a GGUF file, a folder of the hub's cache, or a name on the hub such as hf://OWNER/NAME@REVISION
     input: Option<PathBuf>,
 
-    /// The output, where {ftype} stands for the type; where there are several types without that, the folder for them
-    /// [default: NAME-TYPE.gguf in the current folder]
+    /// The old spelling of -o
+    #[arg(hide = true)]
     output: Option<PathBuf>,
 
     /// What llama-quantize takes in third and fourth place.
     #[arg(hide = true)]
     others: Vec<String>,
 
-    /// The output, as an option
-    #[arg(short, long = "output", value_name = "OUTPUT", conflicts_with = "output")]
+    /// The output, where {ftype} stands for the type; where there are several types without that, the folder for them,
+    /// which is made if need be [default: NAME-TYPE.gguf in the current folder]
+    #[arg(short, long = "output", value_name = "PATH", conflicts_with = "output")]
     out: Option<PathBuf>,
 
-    /// The type, such as q4_k_m or nf4; several make several results; `list` prints all
-    #[arg(short, long = "type", value_name = "TYPE")]
+    /// The type, such as q4_k_m or nf4; several, separated by commas or given again, make several results; `list` prints all
+    #[arg(short, long = "type", alias = "types", value_name = "TYPE", value_delimiter = ',')]
     types: Vec<Wanted>,
 
     #[command(flatten)]
@@ -116,6 +120,7 @@ pub struct Args {
 enum Command {
     /// Look at, merge and convert importance matrices
     Imatrix(imatrix::Args),
+    #[command(visible_alias = "verify-build")]
     Verify(record::VerifyArgs),
 }
 
@@ -264,7 +269,7 @@ struct RunArgs {
     threads: Option<u16>,
 
     /// Bytes of buffers
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "1GiB")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "1GiB")]
     max_memory: u64,
 }
 
@@ -290,6 +295,14 @@ fn gather(args: &Args) -> Result<Exit> {
 struct Order {
     files: Vec<&'static FileType>,
     folders: Vec<FolderType>,
+}
+
+impl Order {
+    /// How many outputs there will be: a mix of types, or a plan that is followed, is one file.
+    fn kinds(&self) -> inputs::Kinds {
+        let unnamed = self.files.is_empty() && self.folders.is_empty();
+        inputs::Kinds { files: if unnamed { 1 } else { self.files.len() }, folders: self.folders.len() }
+    }
 }
 
 /// Sorts the types that are asked for, and refuses what cannot be one run.
@@ -348,7 +361,7 @@ fn in_order_of_llama_quantize(args: &Args) -> Result<()> {
             Err(Error::usage("the type is an option here, not an argument").help(command))
         }
         (_, Some(other)) => Err(Error::usage(format!("\"{}\" is one argument too many", other.escape_debug()))
-            .help("quantize INPUT [OUTPUT] --type TYPE")),
+            .help("quantize INPUT --type TYPE -o OUTPUT")),
         _ => Ok(()),
     }
 }
@@ -397,7 +410,7 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let output = args.output.as_deref().or(args.out.as_deref());
-    let place = inputs::place(output, order.files.is_empty() && order.folders.len() == 1);
+    let place = inputs::place(output, order.kinds());
     if args.record.if_changed && record::is_current(args, input, &read, &place)? {
         let document = || {
             let files = Files::new(&args.common, false, &read, &[])?;
@@ -432,7 +445,8 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     if let (Some(part), Some(model)) = (args.parts.part, &model) {
         return write_part(args, part, model, input, &mut plans, &untouched);
     }
-    let targets = inputs::targets(model.as_ref(), input, output, &plans, &order.folders)?;
+    let _place = output.filter(|path| order.kinds().go_into(path)).map(OutputPlace::make).transpose()?;
+    let targets = inputs::targets(model.as_ref(), input, output, &plans, &order.folders);
     for target in targets.files.iter().flatten() {
         Output::check(target, force, &untouched)?;
     }
@@ -448,7 +462,9 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     if let Some(model) = &model {
         let compares = !args.tokenizer.no_check_tokenizer && !args.model.mmproj;
         if let (Opened::Folder(_), true) = (model, compares) {
-            tokenizer = Some(check_tokenizer(input, &plans[0].metadata, None, &args.common)?);
+            // A draft has the vocabulary of its target.
+            let folder = args.reading.target_model_dir.as_deref().unwrap_or(input);
+            tokenizer = Some(check_tokenizer(folder, &plans[0].metadata, None, &args.common)?);
         }
         summary = Some(write_files(args, model, input, &plans, &targets.files, &untouched)?);
     }
@@ -621,15 +637,26 @@ fn write_files(
     let force = args.run.force || args.record.if_changed;
     let mut jobs = Vec::with_capacity(plans.len());
     for (plan, target) in plans.iter().zip(targets) {
-        let outputs = target.iter().map(|path| Output::create(path, force, untouched));
-        let outputs = outputs.collect::<Result<Vec<_>>>()?;
-        jobs.push(Job { plan: plan.clone(), files: plan.layouts()?.into_iter().zip(outputs).collect() });
+        let layouts = plan.layouts().map_err(|e| e.at(input))?;
+        let outputs = layouts.iter().zip(target).enumerate().map(|(i, (layout, path))| Shard {
+            target: path,
+            force,
+            untouched,
+            bytes: layout.file_bytes(),
+            // The first stays open, so that others see them alive.
+            stays_open: i == 0,
+            output: None,
+        });
+        let outputs: Vec<_> = outputs.collect();
+        jobs.push(Job { plan: plan.clone(), files: layouts.into_iter().zip(outputs).collect() });
     }
     let total = source_bytes(Some(model), plans);
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "quantizing", total);
-    let (outputs, summary) =
-        pipeline::run(model.source(), jobs, &settings(args), |bytes| progress.add(bytes)).map_err(|e| e.at(input))?;
+    let (outputs, summary) = pipeline::run(model.source(), jobs, &settings(args), |bytes| progress.add(bytes))
+        .map_err(|e| gguf::cli::at_fault(e, input, &targets[0][0]))?;
     progress.finish();
+    let opened = |shards: Vec<Shard<'_>>| shards.into_iter().filter_map(|shard| shard.output).collect::<Vec<_>>();
+    let outputs: Vec<Vec<Output>> = outputs.into_iter().map(opened).collect();
     if !args.run.no_verify {
         for output in outputs.iter().flatten() {
             verify(output, !args.model.keep_split, summary.nonfinite == 0)?;
@@ -648,6 +675,39 @@ fn write_files(
         commit_all(outputs.into_iter().chain(modelfile.take()).collect())?;
     }
     Ok(summary)
+}
+
+/// A file that is created when the first byte comes and closed behind the last one: a model may have more shards than
+/// there are handles.
+struct Shard<'a> {
+    target: &'a Path,
+    force: bool,
+    untouched: &'a [&'a Path],
+    /// The size of the file, for which room is set aside.
+    bytes: u64,
+    stays_open: bool,
+    output: Option<Output>,
+}
+
+impl Write for Shard<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let output = match self.output.take() {
+            Some(output) => output,
+            None => {
+                let output = Output::create(self.target, self.force, self.untouched).map_err(io::Error::other)?;
+                output.reserve(self.bytes).map_err(io::Error::other)?;
+                output
+            }
+        };
+        self.output.insert(output).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.output.as_mut().filter(|_| !self.stays_open) {
+            Some(output) => output.seal().map_err(io::Error::other),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Opens the finished file again and judges it, so that nothing broken ever gets its name.

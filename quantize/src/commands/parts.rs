@@ -6,12 +6,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use gguf::cli::{Common, Exit, Output, Progress, bytes, commit_all, print_json, say};
+use gguf::cli::{Common, Exit, Files, Output, Progress, bytes, commit_all, say};
 use gguf::{Error, Result, Source, quote};
 use quantize::parts::{self, Part, Record};
 use quantize::pipeline::{self, Job, Settings};
 use quantize::plan::Plan;
 use serde_json::{Value, json};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What a part's run needs.
 pub struct Run<'a> {
@@ -76,12 +78,15 @@ impl Run<'_> {
             };
             done.push((target, record, skipped));
         }
-        if self.common.json {
+        if self.common.wants_document() {
+            let written: Vec<PathBuf> = done.iter().map(|(path, ..)| path.clone()).collect();
+            let files = Files::new(self.common, true, &convert::files::of_model(self.input), &written)?;
             let outputs = done.iter().map(|(path, record, skipped)| described(path, record, *skipped));
-            print_json(&json!({
+            let fields = json!({
                 "input": quote::json(self.input), "part": self.part.no, "parts": self.part.of,
                 "outputs": outputs.collect::<Vec<_>>(), "seconds": begun.elapsed().as_secs_f64(),
-            }))?;
+            });
+            self.common.print_document("quantize-part-1", VERSION, &files, fields)?;
         } else if !self.common.quiet {
             for (path, record, skipped) in &done {
                 let how = if *skipped { "was finished before".to_owned() } else { bytes(record.bytes) };
@@ -102,7 +107,7 @@ impl Run<'_> {
         let progress = Progress::bytes(self.common.progress, self.common.quiet, "quantizing", total);
         let jobs = vec![Job { plan: own, files: vec![(layout, output)] }];
         let (outputs, summary) = pipeline::run(self.source, jobs, self.settings, |bytes| progress.add(bytes))
-            .map_err(|e| e.at(self.input))?;
+            .map_err(|e| gguf::cli::at_fault(e, self.input, target))?;
         progress.finish();
         if !self.common.quiet {
             super::report::warnings(&summary).iter().for_each(|line| say(line));
@@ -152,11 +157,7 @@ fn finished(target: &Path, wanted: &Record) -> Result<Option<Record>> {
 fn read(path: &Path) -> Result<Record> {
     /// A record has a dozen short fields.
     const MAX_BYTES: u64 = 64 << 10;
-    let failed = |e| Error::io(path, "read", e);
-    if fs::metadata(path).map_err(failed)?.len() > MAX_BYTES {
-        return Err(Error::input("is too large for the record of a part").at(path));
-    }
-    let text = fs::read_to_string(path).map_err(failed)?;
+    let text = convert::json::read_text(path, MAX_BYTES)?;
     let record: Record =
         serde_json::from_str(&text).map_err(|e| Error::input("is no record of a part").at(path).caused_by(e))?;
     match record.schema.as_str() {
@@ -199,13 +200,17 @@ pub fn gather(folder: &Path, args: &PartArgs, output: Option<&Path>, force: bool
     if let (Some(output), Some((first, _))) = (output, done.first()) {
         merge(first, output, force, common)?;
     }
-    if common.json {
+    if common.wants_document() {
+        let read = |(first, _): &(PathBuf, _)| gguf::split::files(first);
+        let inputs: Vec<PathBuf> = done.iter().flat_map(read).collect();
+        let files = Files::new(common, true, &inputs, &output.map(Path::to_path_buf).into_iter().collect::<Vec<_>>())?;
         let models = done.iter().map(|(first, model)| {
             let parts = model.records.iter().map(|r| described(&folder.join(&r.file), r, false));
             json!({"first": quote::json(first), "parts": parts.collect::<Vec<_>>()})
         });
-        print_json(&json!({"folder": quote::json(folder), "models": models.collect::<Vec<_>>(),
-            "merged": output.map(quote::json)}))?;
+        let fields = json!({"folder": quote::json(folder), "models": models.collect::<Vec<_>>(),
+            "merged": output.map(quote::json)});
+        common.print_document("quantize-gather-1", VERSION, &files, fields)?;
     } else if !common.quiet {
         for (first, model) in &done {
             let size: u64 = model.records.iter().map(|r| r.bytes).sum();
@@ -307,8 +312,8 @@ fn merge(first: &Path, target: &Path, force: bool, common: &Common) -> Result<()
     let total = splits.tensors().iter().map(|t| t.bytes()).sum();
     let progress = Progress::bytes(common.progress, common.quiet, "merging", total);
     let out = std::io::BufWriter::with_capacity(1 << 20, output);
-    let out =
-        gguf::write::copy(splits.as_ref(), splits.metadata(), out, |n| progress.add(n)).map_err(|e| e.at(target))?;
+    let out = gguf::write::copy(splits.as_ref(), splits.metadata(), out, |n| progress.add(n))
+        .map_err(|e| gguf::cli::at_fault(e, first, target))?;
     let output = out.into_inner().map_err(|e| Error::io(target, "write", e.into_error()))?;
     progress.finish();
     gguf::check::verify_file(output.temporary(), true).map_err(|e| e.at(target))?;

@@ -46,7 +46,7 @@ const ASIDE: &[&str] = &[
 const FILES: &[&str] = &["imatrix", "tensor-type-file", "plan", "plan-from", "metadata"];
 
 /// Options that name folders of other checkpoints.
-const FOLDERS: &[&str] = &["merge-lora", "base"];
+const FOLDERS: &[&str] = &["merge-lora", "base", "target-model-dir"];
 
 /// What a run leaves beside its result.
 #[derive(Debug, clap::Args)]
@@ -183,11 +183,7 @@ fn write(path: &Path, text: &str, force: bool) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let length = fs::metadata(path).map_err(|e| Error::io(path, "read", e))?.len();
-    if length > MAX_BYTES {
-        return Err(Error::input("is too large for a record").at(path));
-    }
-    fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))
+    convert::json::read_text(path, MAX_BYTES)
 }
 
 /// A digest of the version, the options and every input: results of one key are the same bytes.

@@ -1,7 +1,7 @@
 //! What types cost tensors, guessed from an importance matrix alone: no model is run.
 //!
 //! The error of a tensor's outputs is that of some rows, each column weighted by its importance, relative to the
-//! outputs. How much such an error counts at the end was measured on small trained models ([`SHARES`]) and is the same in
+//! outputs. How much such an error counts at the end was measured on small trained models (`SHARES`) and is the same in
 //! every layer here; `evaluate optimize` measures it for the model at hand.
 
 use gguf::arch::Role;

@@ -5,7 +5,7 @@ use gguf::Result;
 use super::change::{floats, without};
 use super::{BASE, Forced, Sense, Tower, audio, common, epsilon, r, tower, vision};
 use crate::hf::{Class, How, Params, Rule};
-use crate::transform::{self, Rows};
+use crate::transform::{self, Elements, Rows};
 
 pub(super) const ROWS: &[Class] = &[Class {
     names: &["Gemma4ForConditionalGeneration"],
@@ -109,11 +109,10 @@ const CONFORMER: &[Rule] = &[
 const DEPTH: How = How::Change(|_, piece| without(piece, 1));
 
 fn softplus(rows: &Rows) -> Result<Rows> {
-    let values: Vec<f32> = floats(rows)?
-        .into_iter()
-        // Beyond 20 the reference takes the value itself.
-        .map(|v| if v > 20.0 { v } else { f64::from(transform::exp(v)).ln_1p() as f32 })
-        .collect();
+    let narrow = rows.elements() == Elements::F16;
+    // Half precision stays what it is, as it does in the reference.
+    let round = |v: f32| if narrow { half::f16::from_f32(v).to_f32() } else { v };
+    let values: Vec<f32> = super::softplus::softplus(&floats(rows)?).into_iter().map(round).collect();
     Ok(transform::values(rows.shape().to_vec(), &values))
 }
 

@@ -117,6 +117,10 @@ const KINDS: &[Kind] = &[
         {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 384,
         "patch_size": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-06, "mlp_ratio": 4.0, "projection_dim":
         2048, "depth": 2}"#),
+    kind("kimi_k25_vision", &[], r#"
+        {"patch_size": 14, "pos_emb_height": 64, "pos_emb_width": 64, "pos_emb_time": 4,
+        "num_attention_heads": 16, "num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304,
+        "hidden_act": "gelu_pytorch_tanh", "merge_kernel_size": [2, 2]}"#),
     kind("llama4_vision_model", &[], r#"
         {"hidden_size": 768, "hidden_act": "gelu", "num_hidden_layers": 34, "num_attention_heads": 16,
         "intermediate_size": 5632, "image_size": 448, "patch_size": 14, "norm_eps": 1e-05,
@@ -193,6 +197,10 @@ const KINDS: &[Kind] = &[
     kind("smolvlm_vision", &[], r#"
         {"hidden_size": 1152, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 16,
         "image_size": 224, "patch_size": 32, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-06}"#),
+    kind("step3p5_vision", &[], r#"
+        {"hidden_size": 1536, "intermediate_size": 3072, "num_hidden_layers": 47, "num_attention_heads": 16,
+        "image_size": 728, "patch_size": 14, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05,
+        "mlp_ratio": 5.833333333333333}"#),
     kind("voxtral_encoder", WIDTH, r#"
         {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
         "activation_function": "gelu", "num_mel_bins": 128, "max_source_positions": 1500}"#),

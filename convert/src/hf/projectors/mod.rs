@@ -5,14 +5,19 @@
 //! happens to the data, keys.
 
 mod change;
+mod cogvlm;
 mod gemma;
 mod glm;
 mod granite;
 mod kinds;
 mod llava;
+mod minimax;
+mod moonshot;
+mod ocr;
 mod pixtral;
 mod qwen;
 mod siglip;
+mod softplus;
 mod spelling;
 mod whisper;
 
@@ -74,8 +79,20 @@ pub(crate) const FORCED: &[(&str, Forced)] = &[
 pub(crate) const PROCESSOR: &str = "processor";
 
 /// The rows, family by family.
-pub(super) const FAMILIES: &[&[Class]] =
-    &[gemma::ROWS, glm::ROWS, granite::ROWS, llava::ROWS, pixtral::ROWS, qwen::ROWS, siglip::ROWS, whisper::ROWS];
+pub(super) const FAMILIES: &[&[Class]] = &[
+    cogvlm::ROWS,
+    gemma::ROWS,
+    glm::ROWS,
+    granite::ROWS,
+    llava::ROWS,
+    minimax::ROWS,
+    moonshot::ROWS,
+    ocr::ROWS,
+    pixtral::ROWS,
+    qwen::ROWS,
+    siglip::ROWS,
+    whisper::ROWS,
+];
 
 /// A row from which others are made by functional update.
 const BASE: Class = Class { arch: "clip", beyond, ..super::BASE };

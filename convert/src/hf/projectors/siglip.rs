@@ -6,10 +6,11 @@ use serde_json::Value;
 use super::change::{CHANNELS_LAST, QUERY_KEY_VALUE};
 use super::spelling::SIGLIP;
 use super::{
-    BASE, Forced, Sense, activation, common, epsilon, inverse, processor_of, r, told_activation, tower, vision,
+    BASE, Forced, Sense, activation, common, epsilon, inverse, processor_of, r, told_activation, tower, tower_of,
+    vision,
 };
 use crate::config::Config;
-use crate::hf::{Class, How, Params, Rule, plus_one};
+use crate::hf::{Class, Contents, How, Params, Rule, plus_one};
 
 pub(super) const ROWS: &[Class] = &[
     Class {
@@ -161,6 +162,51 @@ pub(super) const ROWS: &[Class] = &[
         spelling: &[LLAMA4],
         keys: llama4,
         remark: "the tower of Llama 4; the norm before the feed-forward has the name of one after attention",
+        ..BASE
+    },
+    Class {
+        names: &["Phi4ForCausalLMV"],
+        towers: &[vision("")],
+        inspect: phi4_sizes,
+        prefixes: &[
+            ("model.vision_tower.vision_tower.", "vision_tower."),
+            ("vision_tower.vision_model.", "vision."),
+            ("model.mm_projector.", "mm_projector."),
+        ],
+        rename: |config, name| {
+            let own = ["vision.", "mm_projector.0.", "mm_projector.2."].iter().any(|p| name.starts_with(p));
+            let behind = ["vision.head.", "vision.post_layernorm."].iter().any(|p| name.starts_with(p));
+            let layers = tower_of(config, Sense::Vision).and_then(|tower| tower.need_u64(super::LAYERS)).unwrap_or(0);
+            // The model takes what goes into the last layer.
+            (own && !behind && !name.starts_with(&format!("vision.encoder.layers.{layers}."))).then(|| name.to_owned())
+        },
+        spelling: &[
+            &[r("vision.embeddings.patch_embedding", "v.patch_embd").how(CHANNELS_LAST)],
+            SIGLIP,
+            &[r("mm_projector.{}", "mm.{}")],
+        ],
+        keys: phi4,
+        remark: "the tower of Phi-4 that sees, without its last layer",
+        ..BASE
+    },
+    Class {
+        names: &["YoutuVLForConditionalGeneration"],
+        towers: &[vision("")],
+        prepare: |config| {
+            if let Some(tower) = config.section_mut("vision").filter(|tower| tower.get("image_size").is_none()) {
+                tower.set("image_size", 560);
+            }
+            Ok(())
+        },
+        prefixes: &[("siglip2.vision_model.", "vision.")],
+        rename: |_, name| {
+            let own = name.starts_with("vision.") || name.starts_with("merger.");
+            let unused = ["vision.head.", "vision.embeddings.position_embedding"].iter().any(|p| name.starts_with(p));
+            (own && !unused).then(|| name.to_owned())
+        },
+        spelling: &[SIGLIP, &[r("merger.ln_q", "mm.input_norm"), r("merger.mlp.{}", "mm.{}")]],
+        keys: youtu,
+        remark: "the tower of Youtu-VL",
         ..BASE
     },
 ];
@@ -358,4 +404,67 @@ fn llama4(p: &mut Params<'_>) -> Result<()> {
     }
     p.set("use_gelu", true);
     Ok(())
+}
+
+/// The tower has one layer less than the checkpoint; images are as large as the positions of a square.
+fn phi4_sizes(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
+    const POSITIONS: &str = "vision_model.embeddings.position_embedding.weight";
+    let processor = config.section(super::PROCESSOR);
+    let patch = processor.map_or(Ok(0), |processor| processor.need_u64(&["patch_size"]))?;
+    let positions = contents.tensors.iter().find(|tensor| tensor.name().ends_with(POSITIONS));
+    let positions = positions.and_then(|tensor| tensor.shape().first().copied());
+    let Some(count) = positions else { return Err(Error::input(format!("the folder has no tensor {POSITIONS}"))) };
+    let side = count.isqrt();
+    if side * side != count {
+        return Err(Error::input(format!("{POSITIONS}: {count} positions are no square of patches")));
+    }
+    let Some(tower) = config.section_mut("vision") else { return Ok(()) };
+    let layers = tower.need_u64(super::LAYERS)?;
+    if layers < 2 {
+        return Err(Error::input(format!("{}: {layers} layers, of which the last is left out", tower.place())));
+    }
+    if let Some(name) = super::LAYERS.iter().find(|name| tower.get(name).is_some()) {
+        tower.set(name, layers - 1);
+    }
+    tower.set("patch_size", patch);
+    tower.set("image_size", side * patch);
+    config.set_blocks(layers - 1);
+    Ok(())
+}
+
+fn phi4(p: &mut Params<'_>) -> Result<()> {
+    common(p)?;
+    p.set("projector_type", "phi4");
+    let (tower, processor) = (tower(p, Sense::Vision)?, processor_of(p)?);
+    let patch = tower.need_u64(&["patch_size"])?;
+    let area = patch.saturating_mul(patch);
+    for (key, name) in [("vision.image_min_pixels", "min_num_patches"), ("vision.image_max_pixels", "max_num_patches")]
+    {
+        let count = match processor.get(name) {
+            Some(_) => processor.need_u64(&[name])?,
+            None => p.config().need_u64(&[name])?,
+        };
+        p.u32(key, count.saturating_mul(area))?;
+    }
+    p.set("use_gelu", true);
+    epsilon(p, Sense::Vision, "layer_norm_eps", 1e-6)
+}
+
+fn youtu(p: &mut Params<'_>) -> Result<()> {
+    common(p)?;
+    p.set("projector_type", "youtuvl");
+    epsilon(p, Sense::Vision, "layer_norm_eps", 1e-6)?;
+    let tower = tower(p, Sense::Vision)?;
+    match tower.str("hidden_act").unwrap_or("gelu_pytorch_tanh").to_lowercase().as_str() {
+        "gelu" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_new" | "gelu_accurate" => p.set("use_gelu", true),
+        "silu" => p.set("use_silu", true),
+        other => {
+            return Err(Error::input(format!("{}: hidden_act is {other}, which is no GELU or SiLU", tower.place())));
+        }
+    }
+    p.u32("vision.spatial_merge_size", tower.u64_or(&["spatial_merge_size"], 2)?)?;
+    if tower.get("window_size").is_some() {
+        p.u32("vision.window_size", tower.need_u64(&["window_size"])?)?;
+    }
+    p.i32s("vision.wa_layer_indexes", &tower.need_list(&["fullatt_block_indexes"])?)
 }

@@ -239,7 +239,7 @@ const RERANKERS: [&str; 2] = ["qwen3-reranker", "qwen3-vl-reranker"];
 
 /// A reranker says so in its card or in a name; it is scored by the answers "yes" and "no".
 pub(super) fn find_reranker(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
-    let card = std::fs::read(contents.folder.join("README.md")).unwrap_or_default();
+    let card = crate::json::read_bytes(&contents.folder.join("README.md")).unwrap_or_default();
     let card = String::from_utf8_lossy(&card).to_lowercase();
     let folder = contents.folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let class = config.origin().to_lowercase();

@@ -316,6 +316,11 @@ impl PreTokenizer {
         })
     }
 
+    /// The cuts as text, by which rows that cut alike are found.
+    pub fn cuts_shown(&self) -> String {
+        format!("{:?}", self.cuts)
+    }
+
     /// What llama.cpp's cuts do otherwise than those of the published tokenizer, if anything.
     pub fn departure(&self) -> Option<&'static str> {
         self.published.map(|(_, what)| what)

@@ -1,11 +1,14 @@
-//! `gguf`: look at, judge and edit GGUF files.
-
-mod commands;
+//! The program `gguf`: look at, judge and edit GGUF files.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use gguf::cli::{Common, Exit};
+
+use crate::commands;
+use gguf::cli::{self, Common, Exit, Program};
+
+/// The program.
+pub const PROGRAM: Program = Program::of::<Options>();
 
 /// Look at, judge and edit GGUF files
 ///
@@ -29,7 +32,8 @@ struct Options {
     command: commands::Command,
 }
 
-fn main() -> ExitCode {
-    let Options { common, command } = gguf::cli::parse::<Options>();
-    gguf::cli::run(|| -> gguf::Result<Exit> { command.run(&common) })
+impl cli::Options for Options {
+    fn run(self) -> ExitCode {
+        cli::run(|| -> gguf::Result<Exit> { self.command.run(&self.common) })
+    }
 }

@@ -1,4 +1,4 @@
-//! `convert`: a checkpoint folder becomes a GGUF file.
+//! The program `convert`: a checkpoint folder becomes a GGUF file.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -6,16 +6,21 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
+use convert::back::{self, Float, Folder, Options as BackOptions};
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, tokenizer_json};
 use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
-use convert::{Checkpoint, Options, OutType, Part, hf, location};
-use gguf::cli::{self, Align, Common, Exit, Files, Output, Progress, Table};
+use convert::{Checkpoint, Options, OutType, hf, location};
+use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputFolder, OutputPlace, Program, Progress, Table};
 use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
 use serde_json::json;
+
+/// The program.
+pub const PROGRAM: Program = Program::of::<Args>();
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,26 +31,41 @@ Examples:
   convert hf://meta-llama/Llama-3.2-1B            fetched from the hub into its cache, where it is not there yet
   convert models/llava --mmproj -o mmproj.gguf    the towers that see and hear
   convert models/llava --all -o out/              both files, under their default names
+  convert tiny.gguf -o folder                     the way back: a checkpoint folder from a GGUF file
   convert --list                                  the architectures there are
 
 Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
 
-/// Convert a Hugging Face checkpoint folder to a GGUF file, byte for byte as llama.cpp's converter does
+/// Convert a Hugging Face checkpoint folder to a GGUF file, byte for byte as llama.cpp's converter does, or a GGUF file
+/// back to a folder
 #[derive(Debug, Parser)]
 #[command(name = "convert", version, after_help = EXAMPLES)]
 struct Args {
     /// The checkpoint: a folder with config.json, safetensors files and a tokenizer, one of the hub's cache, or a name on
-    /// the hub such as hf://OWNER/NAME@REVISION
+    /// the hub such as hf://OWNER/NAME@REVISION. Or a GGUF file, the first part where it is split, for the way back
     #[arg(required_unless_present = "list")]
     folder: Option<PathBuf>,
 
-    /// The file to write, or a folder to write it into under its default name
-    #[arg(long, short, value_name = "FILE")]
+    /// The file to write, {ftype} in its name standing for the type, or a folder to write it into under its default name;
+    /// of a GGUF file, the folder to make
+    #[arg(long, short, value_name = "PATH", conflicts_with = "second")]
     output: Option<PathBuf>,
+
+    /// What llama-quantize takes in second place
+    #[arg(hide = true)]
+    second: Option<PathBuf>,
 
     /// The type of the matrices; vectors stay f32 [default: auto, of an adapter f32]
     #[arg(long, value_enum, value_name = "TYPE")]
     outtype: Option<OutType>,
+
+    /// Of a GGUF file: the class of the folder, where files of the architecture are those of several
+    #[arg(long, value_name = "CLASS")]
+    class: Option<String>,
+
+    /// Of a GGUF file: the most bytes of a file of weights [default: 50000000000]
+    #[arg(long, value_name = "BYTES", value_parser = cli::parse_bytes)]
+    max_shard_size: Option<u64>,
 
     /// Decode blocks that GGUF has a type for (MXFP4, NVFP4) instead of keeping them
     #[arg(long)]
@@ -54,22 +74,6 @@ struct Args {
     /// Write the keys and the vocabulary alone, without tensors; the folder needs no weights
     #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
     vocab_only: bool,
-
-    /// The folder of the model that a draft (EAGLE 3, DFlash, DSpark) is made for
-    #[arg(long, value_name = "DIR")]
-    target_model_dir: Option<PathBuf>,
-
-    /// Write the layers of multi-token prediction alone, with the embeddings and the head that they share
-    #[arg(long, conflicts_with_all = ["no_mtp", "dspark"])]
-    mtp: bool,
-
-    /// Leave the layers of multi-token prediction out
-    #[arg(long, alias = "no-nextn", conflicts_with = "dspark")]
-    no_mtp: bool,
-
-    /// Write the DSpark draft inside DeepSeek V4 alone
-    #[arg(long)]
-    dspark: bool,
 
     /// Write the projector file (towers that see or hear) instead of the text model's
     #[arg(long, conflicts_with_all = ["all", "vocab_only", "merge_lora", "modelfile", "check_tokenizer"])]
@@ -127,22 +131,39 @@ struct Args {
     common: Common,
 }
 
-fn main() -> ExitCode {
-    let mut args = cli::parse::<Args>();
-    if args.old_force {
-        args.force = true;
-        cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
+impl Args {
+    /// The folder that the files go into, where -o names one.
+    fn output_folder(&self) -> Option<&Path> {
+        self.output.as_deref().filter(|path| self.all || cli::names_folder(path))
     }
-    cli::run(|| work(&args))
+}
+
+impl cli::Options for Args {
+    fn run(self) -> ExitCode {
+        let mut args = self;
+        args.output = args.output.take().or(args.second.take());
+        if args.old_force {
+            args.force = true;
+            cli::say("warning: -f will go away, since `evaluate` takes a text by it; write --force");
+        }
+        cli::run(|| work(&args))
+    }
 }
 
 fn work(args: &Args) -> Result<Exit> {
     let Some(wanted) = args.folder.as_deref().filter(|_| !args.list) else {
-        return list(args.common.json);
+        return list(&args.common);
     };
+    if wanted.is_file() && is_gguf(wanted) {
+        return way_back(args, wanted);
+    }
+    if args.class.is_some() {
+        return Err(Error::usage("--class is for the way from a GGUF file to a folder")
+            .help("the class of a folder stands in its config.json"));
+    }
     let folder = &location::find(wanted, &args.common)?;
     if !folder.is_dir() {
-        return Err(Error::input("is a file, not a checkpoint folder")
+        return Err(Error::input("is a file, neither a checkpoint folder nor a GGUF file")
             .at(folder)
             .help("give the folder that holds config.json"));
     }
@@ -163,17 +184,17 @@ fn work(args: &Args) -> Result<Exit> {
     let files: Vec<Conversion> = text.into_iter().chain(projector).collect();
     if args.check_tokenizer {
         let tokenizer = compare_tokenizers(args, folder, files[0].checkpoint.metadata())?;
-        if args.common.json {
-            cli::print_json(&json!({ "tokenizer": tokenizer_json(&tokenizer) }))?;
+        if args.common.wants_document() {
+            let files = Files::new(&args.common, false, &convert::files::of_model(folder), &[])?;
+            let fields = json!({ "tokenizer": tokenizer_json(&tokenizer) });
+            args.common.print_document("convert-tokenizer-1", VERSION, &files, fields)?;
         }
         return Ok(Exit::Done);
     }
     if args.dry_run {
         return print_result(args, folder, &files, None);
     }
-    if let Some(path) = args.output.as_deref().filter(|path| args.all && is_folder(path)) {
-        std::fs::create_dir_all(path).map_err(|e| Error::io(path, "create", e))?;
-    }
+    let _place = args.output_folder().map(OutputPlace::make).transpose()?;
     let inputs = read(args, folder)?;
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     // All files are finished before the first of them gets its name.
@@ -182,16 +203,107 @@ fn work(args: &Args) -> Result<Exit> {
     print_result(args, folder, &files, Some(&written))
 }
 
+/// Whether a file begins as a GGUF file does.
+fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let begin = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
+    begin.is_ok() && magic == *b"GGUF"
+}
+
+/// A GGUF file becomes a checkpoint folder.
+fn way_back(args: &Args, file: &Path) -> Result<Exit> {
+    if let Some(option) = only_of_a_folder(args) {
+        return Err(Error::usage(format!("{option} is for the way from a folder to a file"))
+            .help("a GGUF file takes -o, --outtype, --class, --max-shard-size, --dry-run, --force and --no-verify"));
+    }
+    let Some(target) = args.output.as_deref() else {
+        return Err(Error::usage("a GGUF file becomes a folder, which needs a name").help("-o FOLDER names it"));
+    };
+    let outtype = match args.outtype {
+        None | Some(OutType::Auto) => None,
+        Some(OutType::BF16) => Some(Float::BF16),
+        Some(OutType::F16) => Some(Float::F16),
+        Some(OutType::F32) => Some(Float::F32),
+        Some(OutType::Q8_0) => {
+            return Err(Error::usage("a checkpoint folder has floats").help("--outtype bf16, f16 or f32"));
+        }
+    };
+    let options = BackOptions {
+        outtype,
+        class: args.class.clone(),
+        max_shard_bytes: args.max_shard_size.unwrap_or(convert::shards::SHARD_BYTES),
+    };
+    let source: Arc<dyn Source + Send + Sync> = Arc::new(gguf::open(file)?);
+    let plan = Folder::plan(source, &options).map_err(|e| e.at(file))?;
+    let mut notes: Vec<String> = plan.notes().to_vec();
+    let mut outputs = Vec::new();
+    if !args.dry_run {
+        let output = OutputFolder::create(target, args.force, &[file])?;
+        let progress = Progress::bytes(args.common.progress, args.common.quiet, "writing", plan.bytes());
+        let written = plan.write(output.temporary(), &|bytes| progress.add(bytes));
+        progress.finish();
+        written.map_err(|e| e.at(target))?;
+        if !args.no_verify {
+            let differing = plan.check(output.temporary());
+            notes.extend(differing.map_err(|e| Error::new(e.kind(), e.message().to_owned()).at(target))?);
+        }
+        output.commit()?;
+        let listed = std::fs::read_dir(target).map_err(|e| Error::io(target, "list", e))?;
+        outputs.extend(listed.filter_map(|entry| Some(entry.ok()?.path())));
+        outputs.sort();
+    }
+    if !args.common.quiet {
+        notes.iter().for_each(|note| cli::say(&format!("note: {note}")));
+    }
+    let document = || {
+        let result = json!({"output": gguf::quote::json(target), "written": !args.dry_run, "class": plan.class(),
+            "architecture": plan.architecture(), "tensors": plan.entries().len(), "bytes": plan.bytes(),
+            "outtype": plan.float().name(), "from": plan.types(), "notes": notes});
+        let files = Files::new(&args.common, !args.dry_run, &[file.to_path_buf()], &outputs)?;
+        Ok(cli::document(SCHEMA, VERSION, &files, result))
+    };
+    let text = || {
+        let types: Vec<String> = plan.types().iter().map(|(ty, n)| format!("{n} of {ty}")).collect();
+        Ok(format!(
+            "{}{}: {}, {} tensors as {}, {}, from {}\n",
+            if args.dry_run { "would write " } else { "" },
+            gguf::quote::path(target),
+            plan.class(),
+            plan.entries().len(),
+            plan.float().name(),
+            cli::bytes(plan.bytes()),
+            types.join(", ")
+        ))
+    };
+    args.common.result(document, text)?;
+    Ok(Exit::Done)
+}
+
+/// The first option that says nothing of the way back, where one is given.
+fn only_of_a_folder(args: &Args) -> Option<&'static str> {
+    let given = [
+        (args.decode, "--decode"),
+        (args.vocab_only, "--vocab-only"),
+        (args.reading.target_model_dir.is_some(), "--target-model-dir"),
+        (args.reading.mtp, "--mtp"),
+        (args.reading.no_mtp, "--no-mtp"),
+        (args.reading.dspark, "--dspark"),
+        (args.mmproj, "--mmproj"),
+        (args.all, "--all"),
+        (args.allow_nonfinite, "--allow-nonfinite"),
+        (args.check_tokenizer, "--check-tokenizer"),
+        (args.text.is_some(), "--text"),
+        (args.base.base.is_some(), "--base"),
+        (args.modelfile.modelfile, "--modelfile"),
+    ];
+    args.reading.given().or_else(|| given.into_iter().find(|(given, _)| *given).map(|(_, name)| name))
+}
+
 /// Encodes texts with the folder's tokenizer and with the one that the keys describe.
 fn compare_tokenizers(args: &Args, folder: &Path, metadata: &gguf::Metadata) -> Result<Comparison> {
     // A draft has the vocabulary of its target.
-    let folder = args.target_model_dir.as_deref().unwrap_or(folder);
+    let folder = args.reading.target_model_dir.as_deref().unwrap_or(folder);
     check_tokenizer(folder, metadata, args.text.as_deref(), &args.common)
-}
-
-/// Whether a path stands for a folder, be it there or not.
-fn is_folder(path: &Path) -> bool {
-    path.is_dir() || path.as_os_str().to_string_lossy().ends_with(std::path::is_separator)
 }
 
 /// Whether a folder has towers of a class that is known.
@@ -226,14 +338,7 @@ impl Conversion {
         }
         let checkpoint = Checkpoint::open(folder, &options)?;
         let default = checkpoint.file_name();
-        let target = match args.output.as_deref().filter(|path| args.all && is_folder(path)) {
-            Some(folder) => folder.join(default),
-            None if args.all && args.output.is_some() => {
-                return Err(Error::usage("--all writes two files, so -o names a folder")
-                    .help("end its path with / where it is not there yet"));
-            }
-            None => target(args.output.as_deref(), &default),
-        };
+        let target = with_type(target(args, &default), checkpoint.type_name());
         let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
         let plan = if args.vocab_only { plan.unpadded() } else { plan };
         if !args.common.quiet {
@@ -285,13 +390,7 @@ impl Conversion {
 fn options(args: &Args, outtype: OutType) -> Result<Options> {
     let blocks = if args.decode { convert::packed::Blocks::Decode } else { convert::packed::Blocks::Keep };
     let options = args.reading.options(args.outtype.unwrap_or(outtype), blocks, &args.common)?;
-    let part = match (args.mtp, args.no_mtp, args.dspark) {
-        (true, ..) => Part::Prediction,
-        (_, true, _) => Part::Trunk,
-        (.., true) => Part::DSpark,
-        _ => Part::Model,
-    };
-    Ok(Options { vocab_only: args.vocab_only, part, target: args.target_model_dir.clone(), ..options })
+    Ok(Options { vocab_only: args.vocab_only, ..options })
 }
 
 /// An adapter's folder becomes a GGUF adapter.
@@ -309,9 +408,10 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     if !args.common.quiet {
         adapter.notes().iter().for_each(|note| cli::say(&format!("note: {note}")));
     }
-    let target = target(args.output.as_deref(), adapter.file_name());
+    let target = target(args, adapter.file_name());
     let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
     if !args.dry_run {
+        let _place = args.output_folder().map(OutputPlace::make).transpose()?;
         let mut inputs = read(args, folder)?;
         inputs.extend(convert::files::of_model(&base));
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
@@ -362,12 +462,21 @@ fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -
 }
 
 /// Where the file goes: a folder is given the default name.
-fn target(wanted: Option<&Path>, default: &str) -> PathBuf {
-    match wanted {
-        Some(path) if path.is_dir() => path.join(default),
-        Some(path) => path.to_path_buf(),
-        None => PathBuf::from(default),
+fn target(args: &Args, default: &str) -> PathBuf {
+    match (args.output_folder(), &args.output) {
+        (Some(folder), _) => folder.join(default),
+        (None, Some(path)) => path.clone(),
+        (None, None) => PathBuf::from(default),
     }
+}
+
+/// A path whose file name has the type in place of {ftype} or {FTYPE}.
+fn with_type(path: PathBuf, type_name: Option<&str>) -> PathBuf {
+    let (Some(name), Some(ty)) = (path.file_name().and_then(|name| name.to_str()), type_name) else { return path };
+    let marks = [("{ftype}", ty.to_lowercase()), ("{outtype}", ty.to_lowercase())];
+    let marks = marks.into_iter().chain([("{FTYPE}", ty.to_uppercase()), ("{OUTTYPE}", ty.to_uppercase())]);
+    let filled = marks.fold(name.to_owned(), |name, (mark, ty)| name.replace(mark, &ty));
+    path.with_file_name(filled)
 }
 
 fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<()> {
@@ -378,7 +487,7 @@ fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) 
     let written = gguf::write::copy(&watched, checkpoint.metadata(), out, |bytes| progress.add(bytes));
     let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(&target, "write", e)));
     progress.finish();
-    flushed.map_err(|e| e.at(&target))
+    flushed.map_err(|e| cli::at_fault(e, args.folder.as_deref().unwrap_or(&target), &target))
 }
 
 /// A source whose values are looked at as they pass.
@@ -445,7 +554,7 @@ fn read(args: &Args, folder: &Path) -> Result<Vec<PathBuf>> {
     for (adapter, _) in &args.reading.merge_lora {
         folders.push(location::find(adapter, &args.common)?);
     }
-    folders.extend(args.target_model_dir.clone());
+    folders.extend(args.reading.target_model_dir.clone());
     let mut all = Vec::new();
     for folder in folders {
         all.extend(convert::files::of_model(&folder));
@@ -558,22 +667,27 @@ impl Conversion {
     }
 }
 
-fn list(as_json: bool) -> Result<Exit> {
-    if as_json {
+fn list(common: &Common) -> Result<Exit> {
+    if common.wants_document() {
         let rows: Vec<_> = hf::all()
             .chain(hf::projectors::all())
-            .map(|a| json!({"classes": a.names, "architecture": a.arch, "remark": a.remark, "evaluated": a.is_evaluated()}))
+            .map(|a| {
+                json!({"classes": a.names, "architecture": a.arch, "remark": a.remark, "evaluated": a.is_evaluated(),
+                "folder": a.names.iter().map(|name| (name.to_string(), json!(back::has_way(name).is_ok())))
+                    .collect::<serde_json::Map<_, _>>()})
+            })
             .collect();
-        cli::print_json(&json!(rows))?;
+        common.print_document("convert-classes-1", VERSION, &Files::default(), json!({"classes": rows}))?;
         return Ok(Exit::Done);
     }
-    let columns = ["architecture", "class", "evaluate", ""];
+    let columns = ["architecture", "class", "evaluate", "to a folder", ""];
     let mut table = Table::new(&columns.map(|name| (name, Align::Left)));
     for row in hf::all().chain(hf::projectors::all()) {
         for (i, class) in row.names.iter().enumerate() {
             let remark = if i == 0 { row.remark } else { "" };
             let evaluated = row.is_evaluated().map_or("", |runs| if runs { "runs it" } else { "-" });
-            table.row([row.arch, *class, evaluated, remark].map(str::to_owned));
+            let folder = if back::has_way(class).is_ok() && !row.is_projector() { "yes" } else { "-" };
+            table.row([row.arch, *class, evaluated, folder, remark].map(str::to_owned));
         }
     }
     cli::print(&table.render())?;

@@ -7,11 +7,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use convert::safetensors::Dtype;
+use crate::safetensors::Dtype;
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use super::python::{Layout, dumps};
+use crate::python::{Layout, dumps};
 
 /// The types by size, then by the library's own order, largest first.
 const ORDER: &[Dtype] = &[
@@ -36,6 +36,9 @@ const ORDER: &[Dtype] = &[
     Dtype::F4,
     Dtype::Bool,
 ];
+
+/// The most bytes of a file of weights where nothing else is asked for, as `save_pretrained` has it.
+pub const SHARD_BYTES: u64 = 50_000_000_000;
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]

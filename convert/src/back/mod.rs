@@ -1,0 +1,475 @@
+//! The way back: a checkpoint folder from a GGUF file.
+//!
+//! The rows of [`crate::hf`] say how the tensors and keys of a checkpoint become those of a file; here they are read the
+//! other way. Nothing says a second time what a row says: names come from the same patterns, changes of layout are
+//! inverted by watching them, and the configuration is the one from which the row makes the file's keys. What was
+//! found is held against the row once more before a folder gets its name: converted again, the folder gives the file.
+
+mod config;
+mod derive;
+mod elementwise;
+mod general;
+mod layout;
+mod tensors;
+mod ways;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use gguf::{Error, Metadata, Result, Source, TensorType};
+use serde_json::{Map, Value as Json};
+
+use crate::checkpoint::Checkpoint;
+use crate::hf::{self, Class};
+use crate::python::{Layout, dumps};
+use crate::safetensors::Dtype;
+use crate::shards::{Entry, Shards};
+use crate::tokenizer;
+use crate::transform::{self, Elements, Rows, row_count, row_len};
+use crate::{Options as Forward, OutType};
+
+use tensors::{File, Named};
+use ways::{WAYS, Way};
+
+/// The type of a folder's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Float {
+    /// The upper half of a binary32.
+    BF16,
+    /// IEEE binary16.
+    F16,
+    /// IEEE binary32.
+    F32,
+}
+
+impl Float {
+    fn elements(self) -> Elements {
+        match self {
+            Float::BF16 => Elements::BF16,
+            Float::F16 => Elements::F16,
+            Float::F32 => Elements::F32,
+        }
+    }
+
+    /// The name that `--outtype` has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Float::BF16 => "bf16",
+            Float::F16 => "f16",
+            Float::F32 => "f32",
+        }
+    }
+
+    /// The largest part of a value, and the largest value, that is lost on the way into the folder and back.
+    fn loss(self) -> (f32, f32) {
+        match self {
+            Float::BF16 => (1.0 / 128.0, f32::MIN_POSITIVE),
+            Float::F16 => (1.0 / 1024.0, 1.0e-7),
+            Float::F32 => (1.0e-6, f32::MIN_POSITIVE),
+        }
+    }
+
+    /// The name that `torch_dtype` has for it.
+    fn torch(self) -> &'static str {
+        match self {
+            Float::BF16 => "bfloat16",
+            Float::F16 => "float16",
+            Float::F32 => "float32",
+        }
+    }
+}
+
+/// How a folder is made.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The type of the weights; that of the file's matrices where none is asked for, bf16 for blocks.
+    pub outtype: Option<Float>,
+    /// The class of the model, where the architecture is that of several.
+    pub class: Option<String>,
+    /// The most bytes of a shard; 0 is all in one.
+    pub max_shard_bytes: u64,
+}
+
+/// A checkpoint folder that a file becomes: everything but the data.
+pub struct Folder {
+    file: File,
+    class: &'static Class,
+    name: String,
+    tensors: Vec<Named>,
+    entries: Vec<Entry>,
+    files: Vec<(String, Vec<u8>)>,
+    notes: Vec<String>,
+    float: Float,
+    max_shard_bytes: u64,
+    /// Tensors by the type they have in the file.
+    types: BTreeMap<&'static str, u64>,
+}
+
+impl fmt::Debug for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Folder").field("class", &self.name).field("tensors", &self.tensors.len()).finish()
+    }
+}
+
+/// Refuses what is no model: adapters, importance matrices, projectors.
+fn check_kind(metadata: &Metadata) -> Result<&str> {
+    let kind = metadata.str("general.type").unwrap_or("model");
+    let is = |what: &str, way: &str| Err(Error::input(format!("the file is {what}, not a model")).help(way));
+    match (kind, metadata.str("adapter.type")) {
+        ("adapter", _) | (_, Some(_)) => {
+            return is("an adapter", "give the file of a model; an adapter has no folder of its own");
+        }
+        ("imatrix", _) => return is("an importance matrix", "give the file of the model that it was measured on"),
+        ("mmproj", _) => return is("a projector", "give the file of the text model"),
+        _ => {}
+    }
+    let architecture = metadata
+        .architecture()
+        .ok_or_else(|| Error::input("the file has no general.architecture").help("gguf check says more of the file"))?;
+    if architecture == "clip" {
+        return is("a projector", "give the file of the text model");
+    }
+    Ok(architecture)
+}
+
+/// The rows by which a class becomes files of an architecture.
+fn rows_of(architecture: &str, name: &'static str) -> impl Iterator<Item = &'static Class> {
+    hf::all().filter(move |class| class.arch == architecture && class.names.contains(&name) && !class.drafts)
+}
+
+/// Whether a folder of a class can be made of its files; why not, if there is a reason of its own.
+pub fn has_way(class: &str) -> std::result::Result<(), Option<&'static str>> {
+    match ways::find(class) {
+        Some(Way { refused: Some(why), .. }) => Err(Some(why)),
+        Some(_) => Ok(()),
+        None => Err(None),
+    }
+}
+
+fn no_way(architecture: &str, class: Option<&str>, candidates: &[(&Class, &Way)]) -> Error {
+    let why = candidates.iter().find_map(|(_, way)| Some((way.class, way.refused?)));
+    if let Some((class, why)) = why {
+        return Error::input(format!("there is no way back to {class}: {why}"));
+    }
+    let makes = |name: &str| hf::all().any(|row| row.arch == architecture && row.names.contains(&name));
+    match class {
+        Some(class) if !makes(class) => {
+            Error::usage(format!("no class {class} makes files of the architecture {architecture}"))
+        }
+        Some(class) => Error::input(format!("{class} has no way back from a file to a folder")),
+        None => Error::input(format!("the architecture {architecture} has no way back to a checkpoint folder")),
+    }
+    .help("convert --list says which classes have one")
+}
+
+impl Folder {
+    /// Plans the folder of a file.
+    ///
+    /// # Errors
+    /// What is no model, an architecture or a tensor that no class has, keys that no configuration says, a vocabulary
+    /// that no files hold.
+    pub fn plan(source: Arc<dyn Source + Send + Sync>, options: &Options) -> Result<Folder> {
+        let metadata = source.metadata().clone();
+        let architecture = check_kind(&metadata)?;
+        let file = File(source);
+        let candidates: Vec<(&'static Class, &'static Way)> = WAYS
+            .iter()
+            .filter(|way| options.class.as_deref().is_none_or(|asked| asked == way.class))
+            .flat_map(|way| rows_of(architecture, way.class).map(move |class| (class, way)))
+            .collect();
+        let possible = || candidates.iter().filter(|(_, way)| way.refused.is_none());
+        // The first class whose names and fields say the whole file; of those that do not, the first one's complaint.
+        let mut fault: Option<(&str, Error)> = None;
+        for &(class, way) in possible() {
+            match Folder::of_class(&file, &metadata, class, way, options) {
+                Ok(folder) => return Ok(folder),
+                // A class with several rows has the general one last.
+                Err(error) if fault.as_ref().is_none_or(|(of, _)| *of == way.class) => fault = Some((way.class, error)),
+                Err(_) => {}
+            }
+        }
+        Err(fault
+            .map(|(_, error)| error)
+            .unwrap_or_else(|| no_way(architecture, options.class.as_deref(), &candidates)))
+    }
+
+    fn of_class(
+        file: &File,
+        metadata: &Metadata,
+        class: &'static Class,
+        way: &'static Way,
+        options: &Options,
+    ) -> Result<Folder> {
+        let name = way.class;
+        let found = config::back(class, way, metadata, file)?;
+        let tensors = tensors::back(class, way, &found.config, file)?;
+        let float = options.outtype.unwrap_or_else(|| own_float(file));
+        let mut notes = Vec::new();
+        let mut types: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for info in file.0.tensors() {
+            *types.entry(info.ty().name()).or_default() += 1;
+        }
+        let mut wide = 0_u64;
+        let entries = tensors
+            .iter()
+            .map(|tensor| {
+                let dtype = dtype(tensor, float, file)?;
+                wide += u64::from(dtype == Dtype::F32 && float != Float::F32);
+                Ok(Entry { name: tensor.name.clone(), dtype, shape: tensor.rows.shape().to_vec() })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if wide > 0 {
+            notes.push(format!("{wide} tensors stay F32: {} cannot hold their values", float.torch()));
+        }
+        let mut root = found.root;
+        root.insert("torch_dtype".into(), float.torch().into());
+        let tokenizer::back::Files { files, notes: more } = tokenizer::back::files(metadata, class.vocabulary)?;
+        notes.extend(more);
+        if !way.in_library {
+            notes.push(format!(
+                "the transformers library has no code of {name}: copy the Python files of the original folder, and the auto_map of its config.json"
+            ));
+        }
+        if !found.added.is_empty() {
+            notes.push(format!("a file of this folder has besides {}", found.added.join(", ")));
+        }
+        for (field, value) in &found.assumed {
+            notes.push(format!("assumed: {field} is {value}, the default of {name}; the file does not say it"));
+        }
+        let mut all: Vec<(String, Vec<u8>)> = files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
+        let lines = |value: &Json| (dumps(value, Layout::SortedLines) + "\n").into_bytes();
+        all.push(("config.json".into(), lines(&Json::Object(root))));
+        all.push(("generation_config.json".into(), lines(&general::generation(metadata))));
+        if let Some(card) = general::card(metadata) {
+            all.push(("README.md".into(), card.into_bytes()));
+        }
+        Ok(Folder {
+            file: file.clone(),
+            class,
+            name: name.to_owned(),
+            tensors,
+            entries,
+            files: all,
+            notes,
+            float,
+            max_shard_bytes: options.max_shard_bytes,
+            types,
+        })
+    }
+
+    /// The class of the model.
+    pub fn class(&self) -> &str {
+        &self.name
+    }
+
+    /// What a person should know: what was decoded, assumed, lost.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The tensors, as they will be stored.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Tensors of the file by their types there.
+    pub fn types(&self) -> &BTreeMap<&'static str, u64> {
+        &self.types
+    }
+
+    /// The type of the weights.
+    pub fn float(&self) -> Float {
+        self.float
+    }
+
+    /// Bytes of all weights.
+    pub fn bytes(&self) -> u64 {
+        self.entries.iter().map(Entry::bytes).sum()
+    }
+
+    /// Writes everything into a folder that is there and empty.
+    ///
+    /// # Errors
+    /// What reading, decoding and writing meets.
+    pub fn write(&self, folder: &Path, progress: &dyn Fn(u64)) -> Result<()> {
+        for (name, bytes) in &self.files {
+            let path = folder.join(name);
+            std::fs::write(&path, bytes).map_err(|e| Error::io(&path, "write", e))?;
+        }
+        let parameters = self.entries.iter().map(|e| e.shape.iter().product::<u64>()).sum();
+        let most = if self.max_shard_bytes == 0 { u64::MAX } else { self.max_shard_bytes };
+        let shards = Shards::create(folder, &self.entries, most, parameters)?;
+        for (i, (tensor, entry)) in self.tensors.iter().zip(&self.entries).enumerate() {
+            let to = target(entry.dtype, &tensor.rows);
+            let (count, row) = (row_count(tensor.rows.shape()), row_len(tensor.rows.shape()).max(1));
+            let step = (CHUNK / row).max(1);
+            let mut at = 0;
+            for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+                let rows = first..(first + step).min(count);
+                let fault = |e: Error| Error::input(format!("tensor {}: {}", tensor.name, e.message()));
+                let bytes = tensor.rows.rows(rows.clone()).map_err(fault)?;
+                let bytes = transform::cast(bytes, tensor.rows.elements(), to).map_err(fault)?;
+                shards.write(i, at, &bytes)?;
+                at += bytes.len() as u64;
+                progress(bytes.len() as u64);
+                tensor.rows.release(rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// Converts a written folder again and holds it against the file: what differs, one sentence each. Types of
+    /// matrices are not compared, since blocks were decoded; general keys are not, since the folder's name has a part
+    /// in them.
+    ///
+    /// # Errors
+    /// A folder that does not convert, or tensors that are not those of the file.
+    pub fn check(&self, folder: &Path) -> Result<Vec<String>> {
+        let outtype = match self.float {
+            Float::BF16 => OutType::BF16,
+            Float::F16 => OutType::F16,
+            Float::F32 => OutType::F32,
+        };
+        let pre = self.file.0.metadata().str("tokenizer.ggml.pre").map(str::to_owned);
+        let again = Checkpoint::open(folder, &Forward { outtype, any_pre: true, ..Forward::default() })
+            .map_err(|e| Error::input(format!("the finished folder does not convert again: {}", e.message())))?;
+        let mut differing = Vec::new();
+        let (of, other) = (self.file.0.metadata(), again.metadata());
+        let own = |key: &str| !key.starts_with("general.") && !key.starts_with("split.");
+        let mut keys: Vec<&str> = of.iter().map(|(k, _)| k).filter(|k| own(k)).collect();
+        keys.extend(other.iter().map(|(k, _)| k).filter(|k| own(k) && of.get(k).is_none()));
+        for key in keys {
+            let what = match (of.get(key), other.get(key)) {
+                (Some(a), Some(b)) if a == b => continue,
+                (Some(_), None) => "is not written when the folder is converted",
+                (None, _) => "is written besides when the folder is converted",
+                _ => "has another value when the folder is converted",
+            };
+            differing.push(match (key, &pre) {
+                ("tokenizer.ggml.pre", Some(name)) => format!("{key} {what}; convert it with --pre {name}"),
+                _ => format!("{key} {what}"),
+            });
+        }
+        for info in self.file.0.tensors() {
+            let same = again.find(info.name()).map(|i| again.tensors()[i].shape());
+            if same != Some(info.shape()) {
+                return Err(Error::input(format!("tensor {} does not come back from the folder", info.name())));
+            }
+        }
+        if let Some(more) = again.tensors().iter().find(|t| self.file.0.find(t.name()).is_none()) {
+            return Err(Error::input(format!(
+                "the folder would make a tensor {} that the file does not have",
+                more.name()
+            )));
+        }
+        for (tensor, info) in self.file.0.tensors().iter().enumerate() {
+            if let Some(other) = again.find(info.name()) {
+                self.check_values(tensor, &again, other)?;
+            }
+        }
+        Ok(differing)
+    }
+
+    /// Holds the values of a tensor of the file against those that the folder gives.
+    fn check_values(&self, tensor: usize, again: &Checkpoint, other: usize) -> Result<()> {
+        let rows = self.file.rows(tensor);
+        let (count, row) = (row_count(rows.shape()), row_len(rows.shape()).max(1));
+        let step = (CHUNK / row).max(1);
+        let (part, least) = self.float.loss();
+        let name = self.file.0.tensors()[tensor].name();
+        for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let range = first..(first + step).min(count);
+            let of = rows.rows(range.clone())?;
+            let made = again.rows(other, range.clone())?;
+            if of == made {
+                continue;
+            }
+            let of = match rows.elements() {
+                Elements::Blocks(_) => Vec::new(),
+                elements => transform::to_f32(elements, &of)?,
+            };
+            let mut values = vec![0.0_f32; of.len()];
+            gguf::decode::rows(again.tensors()[other].ty(), &made, &mut values)?;
+            let near = |a: f32, b: f32| a == b || (a - b).abs() <= a.abs() * part + least || a.is_nan() && b.is_nan();
+            if of.is_empty() || of.iter().zip(&values).any(|(a, b)| !near(*a, *b)) {
+                return Err(Error::input(format!("tensor {name} would come back from the folder with other values")));
+            }
+            rows.release(range.clone());
+            again.release(other, range);
+        }
+        Ok(())
+    }
+
+    /// The architecture.
+    pub fn architecture(&self) -> &str {
+        self.class.arch
+    }
+}
+
+/// Elements that are read and written together.
+const CHUNK: u64 = 1 << 20;
+
+/// The type that a tensor is cast to on its way into the folder.
+fn target(dtype: Dtype, rows: &Rows) -> TensorType {
+    match dtype {
+        Dtype::BF16 => TensorType::BF16,
+        Dtype::F16 => TensorType::F16,
+        Dtype::F32 => TensorType::F32,
+        _ => rows.elements().ty(),
+    }
+}
+
+/// The type of a file's matrices, bf16 where they are blocks.
+fn own_float(file: &File) -> Float {
+    let mut bytes: BTreeMap<TensorType, u64> = BTreeMap::new();
+    for info in file.0.tensors().iter().filter(|t| t.shape().dims().len() > 1) {
+        *bytes.entry(info.ty()).or_default() += info.elements();
+    }
+    match bytes.into_iter().max_by_key(|(_, n)| *n).map(|(ty, _)| ty) {
+        Some(TensorType::F32) => Float::F32,
+        Some(TensorType::F16) => Float::F16,
+        _ => Float::BF16,
+    }
+}
+
+/// The type of a tensor in the folder. What a file keeps in f32 beside narrower matrices stays so where the asked type
+/// cannot hold a value of it: nobody asked for less than the file has.
+fn dtype(tensor: &Named, float: Float, file: &File) -> Result<Dtype> {
+    let wanted = match float {
+        Float::BF16 => Dtype::BF16,
+        Float::F16 => Dtype::F16,
+        Float::F32 => Dtype::F32,
+    };
+    match tensor.rows.elements() {
+        Elements::Blocks(TensorType::I32) => return Ok(Dtype::I32),
+        Elements::Blocks(TensorType::I64) => return Ok(Dtype::I64),
+        _ => {}
+    }
+    let in_f32 = tensor.of.iter().all(|i| file.0.tensors()[*i].ty() == TensorType::F32);
+    let narrower = own_float(file) != Float::F32;
+    if float == Float::F32 || !in_f32 || !narrower || holds(float.elements(), &tensor.rows)? {
+        return Ok(wanted);
+    }
+    Ok(Dtype::F32)
+}
+
+/// Whether a type holds every value of a tensor.
+fn holds(elements: Elements, rows: &Rows) -> Result<bool> {
+    let (count, row) = (row_count(rows.shape()), row_len(rows.shape()).max(1));
+    let step = (CHUNK / row).max(1);
+    for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+        let range = first..(first + step).min(count);
+        let values = transform::to_f32(rows.elements(), &rows.rows(range.clone())?)?;
+        let narrow = transform::to_f32(elements, &transform::from_f32(&values, elements))?;
+        rows.release(range);
+        if values.iter().zip(&narrow).any(|(a, b)| a.to_bits() != b.to_bits()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A map of JSON values.
+type Object = Map<String, Json>;

@@ -1,0 +1,907 @@
+//! The classes of folders: what the configuration of each holds, and what a file does not say in the spelling of its keys.
+//!
+//! A class that has no row here has no way back. Names of fields are those that the class itself reads, so nothing is
+//! written that it would pass over.
+
+use serde_json::{Map, Value as Json};
+
+use super::config::Keys;
+use super::derive::*;
+
+/// A class that a file can become a folder of.
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    /// The class that `config.json` names.
+    pub(crate) class: &'static str,
+    /// Its `model_type`.
+    pub(crate) model_type: &'static str,
+    /// The fields of its configuration that describe the model, beside token ids and the parameters of rotation.
+    fields: &'static str,
+    /// Fields whose values follow from the keys by a rule of the class, set before the others are sought.
+    pub(crate) derive: fn(&Keys<'_>, &mut Map<String, Json>),
+    /// Parts of names that tensors of its folders do not have, where the tables know several for one.
+    avoid: &'static [&'static str],
+    /// Whether its folders leave out what the names of the model with a head begin with.
+    pub(crate) bare: bool,
+    /// Whether its code is part of the transformers library. Otherwise it stands in files that the original folder has.
+    pub(crate) in_library: bool,
+    /// Why no folder is made.
+    pub(crate) refused: Option<&'static str>,
+}
+
+const fn way(class: &'static str, model_type: &'static str, fields: &'static str) -> Way {
+    Way { class, model_type, fields, derive: |_, _| {}, avoid: &[], bare: false, in_library: true, refused: None }
+}
+
+impl Way {
+    const fn derive(mut self, derive: fn(&Keys<'_>, &mut Map<String, Json>)) -> Way {
+        self.derive = derive;
+        self
+    }
+
+    const fn bare(mut self) -> Way {
+        self.bare = true;
+        self
+    }
+
+    const fn avoiding(mut self, parts: &'static [&'static str]) -> Way {
+        self.avoid = parts;
+        self
+    }
+
+    /// Its code stands in files of the original folder.
+    const fn remote(mut self) -> Way {
+        self.in_library = false;
+        self
+    }
+
+    const fn refused(mut self, why: &'static str) -> Way {
+        self.refused = Some(why);
+        self
+    }
+
+    /// The fields of the configuration.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &'static str> {
+        self.fields.split_whitespace()
+    }
+
+    /// Whether a tensor of a folder can have this name.
+    pub(crate) fn stores(&self, name: &str) -> bool {
+        !self.avoid.iter().any(|part| name.contains(part))
+    }
+
+    /// Whether the configuration has such a field.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.fields().any(|own| own == field)
+    }
+}
+
+/// The way to a class.
+pub(crate) fn find(class: &str) -> Option<&'static Way> {
+    WAYS.iter().find(|way| way.class == class)
+}
+
+/// The classes, those first that are taken where a file's architecture is that of several.
+pub(crate) const WAYS: &[Way] = &[
+    way(
+        "LlamaForCausalLM",
+        "llama",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings mlp_bias \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    ),
+    way(
+        "LlamaModel",
+        "llama",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings mlp_bias \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .bare(),
+    way(
+        "Qwen2ForCausalLM",
+        "qwen2",
+        "hidden_act hidden_size intermediate_size layer_types max_position_embeddings max_window_layers \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps sliding_window \
+         use_sliding_window vocab_size",
+    ),
+    way(
+        "Qwen3ForCausalLM",
+        "qwen3",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings \
+         max_window_layers num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps \
+         sliding_window use_sliding_window vocab_size",
+    ),
+    way(
+        "BertModel",
+        "bert",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings num_attention_heads \
+         num_hidden_layers type_vocab_size vocab_size",
+    ),
+    way(
+        "DeepseekV3ForCausalLM",
+        "deepseek_v3",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size intermediate_size kv_lora_rank \
+         max_position_embeddings moe_intermediate_size n_group n_routed_experts n_shared_experts \
+         norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads \
+         num_nextn_predict_layers q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps \
+         rope_interleave routed_scaling_factor topk_group v_head_dim vocab_size",
+    )
+    .derive(latent),
+    way(
+        "DeepseekV2ForCausalLM",
+        "deepseek_v2",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size intermediate_size kv_lora_rank \
+         max_position_embeddings mlp_bias moe_intermediate_size n_group n_routed_experts n_shared_experts \
+         norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads \
+         q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps routed_scaling_factor \
+         topk_group topk_method v_head_dim vocab_size",
+    )
+    .derive(latent),
+    way(
+        "Olmo2ForCausalLM",
+        "olmo2",
+        "attention_bias hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    ),
+    way(
+        "T5ForConditionalGeneration",
+        "t5",
+        "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
+         is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
+         relative_attention_max_distance relative_attention_num_buckets scale_decoder_outputs vocab_size",
+    )
+    .derive(t5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    way(
+        "AfmoeForCausalLM",
+        "afmoe",
+        "attention_bias global_attn_every_n_layers head_dim hidden_act hidden_size intermediate_size \
+         layer_types max_position_embeddings moe_intermediate_size mup_enabled num_attention_heads \
+         num_dense_layers num_experts num_experts_per_tok num_hidden_layers num_key_value_heads \
+         num_shared_experts rms_norm_eps route_norm route_scale sliding_window vocab_size",
+    )
+    .derive(afmoe),
+    way(
+        "BailingMoeForCausalLM",
+        "bailing_moe",
+        "first_k_dense_replace head_dim hidden_size intermediate_size max_position_embeddings \
+         moe_intermediate_size norm_head norm_topk_prob num_attention_heads num_experts num_experts_per_tok \
+         num_hidden_layers num_key_value_heads num_shared_experts rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "BailingMoeV2ForCausalLM",
+        "bailing_moe",
+        "first_k_dense_replace head_dim hidden_size intermediate_size max_position_embeddings \
+         moe_intermediate_size moe_shared_expert_intermediate_size n_group norm_topk_prob num_attention_heads \
+         num_experts num_experts_per_tok num_hidden_layers num_key_value_heads num_nextn_predict_layers \
+         num_shared_experts partial_rotary_factor rms_norm_eps routed_scaling_factor score_function \
+         topk_group vocab_size",
+    )
+    .remote(),
+    way(
+        "DistilBertModel",
+        "distilbert",
+        "activation dim hidden_dim max_position_embeddings n_heads n_layers sinusoidal_pos_embds vocab_size",
+    ),
+    way("BitnetForCausalLM", "llama", "").remote().refused("the file has its weights rounded to three values"),
+    way(
+        "ChatGLMModel",
+        "chatglm",
+        "add_qkv_bias ffn_hidden_size hidden_size kv_channels layernorm_epsilon multi_query_attention \
+         multi_query_group_num num_attention_heads num_hidden_layers num_layers padded_vocab_size rope_ratio \
+         seq_length vocab_size",
+    )
+    .remote()
+    .derive(chatglm),
+    way(
+        "ChatGLMForConditionalGeneration",
+        "chatglm",
+        "add_qkv_bias attention_dim ffn_hidden_size hidden_size kv_channels layernorm_epsilon \
+         multi_query_attention multi_query_group_num num_attention_heads num_layers padded_vocab_size \
+         rope_ratio seq_length vocab_size",
+    )
+    .remote()
+    .derive(chatglm),
+    way("GlmForCausalLM", "glm", "").refused("its files say another epsilon and other lengths than the model has"),
+    way(
+        "CodeShellForCausalLM",
+        "codeshell",
+        "group_query_attention layer_norm_epsilon n_embd n_head n_layer n_positions num_query_groups \
+         vocab_size",
+    )
+    .remote(),
+    way(
+        "CohereForCausalLM",
+        "cohere",
+        "attention_bias hidden_act hidden_size intermediate_size layer_norm_eps logit_scale \
+         max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads use_qk_norm \
+         vocab_size",
+    ),
+    way(
+        "Cohere2ForCausalLM",
+        "cohere2",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_norm_eps layer_types \
+         logit_scale max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads \
+         sliding_window vocab_size",
+    ),
+    way(
+        "Cohere2MoeForCausalLM",
+        "cohere2_moe",
+        "attention_bias expert_selection_fn head_dim hidden_act hidden_size intermediate_size layer_norm_eps \
+         layer_types logit_scale max_position_embeddings mlp_layer_types norm_topk_prob num_attention_heads \
+         num_experts num_experts_per_tok num_hidden_layers num_key_value_heads num_shared_experts \
+         prefix_dense_intermediate_size prefix_dense_sliding_window_pattern rms_norm_eps \
+         shared_expert_combination_strategy sliding_window vocab_size",
+    )
+    .derive(cohere_moe),
+    way(
+        "DbrxForCausalLM",
+        "dbrx",
+        "attn_config d_model ffn_config max_seq_len n_heads n_layers num_key_value_heads vocab_size",
+    )
+    .derive(dbrx),
+    way(
+        "DeepseekForCausalLM",
+        "deepseek",
+        "first_k_dense_replace hidden_size intermediate_size max_position_embeddings moe_intermediate_size \
+         n_routed_experts n_shared_experts norm_topk_prob num_attention_heads num_experts_per_tok \
+         num_hidden_layers num_key_value_heads rms_norm_eps scoring_func vocab_size",
+    )
+    .remote(),
+    way(
+        "YoutuForCausalLM",
+        "youtu",
+        "attention_bias embedding_initializer_range head_dim hidden_act hidden_size intermediate_size \
+         kv_lora_rank max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads \
+         q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps rope_interleave v_head_dim \
+         vocab_size",
+    )
+    .derive(latent),
+    way(
+        "DeepseekV32ForCausalLM",
+        "deepseek_v32",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size index_head_dim index_n_heads \
+         index_topk intermediate_size kv_lora_rank layer_types max_position_embeddings mlp_bias \
+         mlp_layer_types moe_intermediate_size n_group n_routed_experts n_shared_experts norm_topk_prob \
+         num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads \
+         num_nextn_predict_layers q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps \
+         routed_scaling_factor scoring_func topk_group topk_method v_head_dim vocab_size",
+    )
+    .derive(latent),
+    way(
+        "Dots1ForCausalLM",
+        "dots1",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size intermediate_size layer_types \
+         max_position_embeddings max_window_layers moe_intermediate_size n_group n_routed_experts \
+         n_shared_experts norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads rms_norm_eps routed_scaling_factor scoring_func sliding_window topk_group \
+         vocab_size",
+    ),
+    way(
+        "MistralForCausalLM",
+        "mistral",
+        "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps sliding_window vocab_size",
+    )
+    .derive(no_window),
+    way(
+        "DreamModel",
+        "Dream",
+        "hidden_size intermediate_size mask_token_id max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "Ernie4_5ForCausalLM",
+        "ernie4_5",
+        "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps use_bias vocab_size",
+    ),
+    way(
+        "Ernie4_5_MoeForCausalLM",
+        "ernie4_5_moe",
+        "hidden_act hidden_size intermediate_size max_position_embeddings moe_intermediate_size moe_k \
+         moe_layer_end_index moe_layer_interval moe_layer_start_index moe_norm_min moe_num_experts \
+         moe_num_shared_experts num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps \
+         use_bias vocab_size",
+    ),
+    way(
+        "ExaoneForCausalLM",
+        "exaone",
+        "activation_function hidden_size intermediate_size layer_norm_epsilon max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads num_layers rms_norm_eps vocab_size",
+    )
+    .remote()
+    .derive(exaone),
+    way(
+        "Exaone4ForCausalLM",
+        "exaone4",
+        "hidden_act hidden_size intermediate_size layer_types max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps sliding_window sliding_window_pattern vocab_size",
+    ),
+    way("FalconH1ForCausalLM", "falcon_h1", "").refused("its multipliers are in the weights of the file"),
+    way(
+        "GemmaForCausalLM",
+        "gemma",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps use_bidirectional_attention \
+         vocab_size",
+    ),
+    way(
+        "Gemma2ForCausalLM",
+        "gemma2",
+        "attention_bias attn_logit_softcapping final_logit_softcapping head_dim hidden_activation hidden_size \
+         intermediate_size layer_types max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads query_pre_attn_scalar rms_norm_eps sliding_window use_bidirectional_attention \
+         vocab_size",
+    )
+    .derive(gemma2),
+    way(
+        "Gemma3ForCausalLM",
+        "gemma3_text",
+        "attention_bias attn_logit_softcapping final_logit_softcapping head_dim hidden_activation hidden_size \
+         intermediate_size layer_types max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads query_pre_attn_scalar rms_norm_eps sliding_window use_bidirectional_attention \
+         vocab_size",
+    )
+    .derive(gemma3),
+    way(
+        "Gemma3TextModel",
+        "gemma3_text",
+        "attention_bias attn_logit_softcapping final_logit_softcapping head_dim hidden_activation hidden_size \
+         intermediate_size layer_types max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads query_pre_attn_scalar rms_norm_eps sliding_window use_bidirectional_attention \
+         vocab_size",
+    )
+    .bare()
+    .derive(gemma3),
+    way(
+        "Gemma3nForCausalLM",
+        "gemma3n_text",
+        "activation_sparsity_pattern altup_active_idx altup_coef_clip altup_correct_scale altup_num_inputs \
+         attention_bias final_logit_softcapping head_dim hidden_activation hidden_size \
+         hidden_size_per_layer_input intermediate_size laurel_rank layer_types max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads num_kv_shared_layers rms_norm_eps \
+         sliding_window vocab_size vocab_size_per_layer_input",
+    )
+    .derive(gemma3n),
+    way("Gemma4ForCausalLM", "gemma4_text", "").derive(gemma4).refused("no files are known for its vocabulary"),
+    way(
+        "Glm4ForCausalLM",
+        "glm4",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    ),
+    way(
+        "Glm4MoeForCausalLM",
+        "glm4_moe",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings moe_intermediate_size n_group n_routed_experts n_shared_experts \
+         norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads \
+         num_nextn_predict_layers rms_norm_eps routed_scaling_factor topk_group use_qk_norm vocab_size",
+    ),
+    way(
+        "Glm4MoeLiteForCausalLM",
+        "glm4_moe_lite",
+        "attention_bias first_k_dense_replace hidden_act hidden_size intermediate_size kv_lora_rank \
+         max_position_embeddings mlp_layer_types moe_intermediate_size n_group n_routed_experts \
+         n_shared_experts norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads num_nextn_predict_layers q_lora_rank qk_head_dim qk_nope_head_dim \
+         qk_rope_head_dim rms_norm_eps rope_interleave routed_scaling_factor scoring_func topk_group \
+         v_head_dim vocab_size",
+    )
+    .derive(latent),
+    way(
+        "GlmMoeDsaForCausalLM",
+        "glm_moe_dsa",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size index_head_dim index_n_heads \
+         index_topk indexer_types intermediate_size kv_lora_rank layer_types max_position_embeddings mlp_bias \
+         mlp_layer_types moe_intermediate_size n_group n_routed_experts n_shared_experts norm_topk_prob \
+         num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads \
+         num_nextn_predict_layers q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps \
+         routed_scaling_factor topk_group v_head_dim vocab_size",
+    )
+    .derive(sparse_attention),
+    way(
+        "GPT2LMHeadModel",
+        "gpt2",
+        "activation_function layer_norm_epsilon n_embd n_head n_inner n_layer n_positions scale_attn_weights \
+         vocab_size",
+    ),
+    way(
+        "RuGPT3XLForCausalLM",
+        "rugpt3xl",
+        "hidden_size intermediate_size layer_norm_eps max_position_embeddings num_attention_heads \
+         num_hidden_layers vocab_size",
+    )
+    .remote(),
+    way(
+        "GPTNeoXForCausalLM",
+        "gpt_neox",
+        "attention_bias hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
+         num_attention_heads num_hidden_layers use_parallel_residual vocab_size",
+    ),
+    way(
+        "BloomForCausalLM",
+        "bloom",
+        "apply_residual_connection_post_layernorm hidden_size layer_norm_epsilon n_head n_layer \
+         slow_but_exact vocab_size",
+    ),
+    way(
+        "FalconForCausalLM",
+        "falcon",
+        "activation alibi bias ffn_hidden_size hidden_size layer_norm_epsilon max_position_embeddings \
+         multi_query new_decoder_architecture num_attention_heads num_hidden_layers num_kv_heads \
+         num_ln_in_parallel_attn parallel_attn vocab_size",
+    ),
+    way(
+        "MPTForCausalLM",
+        "mpt",
+        "attn_config d_model embedding_fraction expansion_ratio init_device layer_norm_epsilon \
+         learned_pos_emb logit_scale max_seq_len n_heads n_layers no_bias norm_type vocab_size",
+    )
+    .remote(),
+    way(
+        "Starcoder2ForCausalLM",
+        "starcoder2",
+        "hidden_act hidden_size intermediate_size max_position_embeddings norm_epsilon num_attention_heads \
+         num_hidden_layers num_key_value_heads sliding_window use_bias vocab_size",
+    )
+    .derive(no_window),
+    way(
+        "StableLmForCausalLM",
+        "stablelm",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads qk_layernorm use_parallel_residual use_qkv_bias vocab_size",
+    ),
+    way(
+        "GptOssForCausalLM",
+        "gpt_oss",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings \
+         num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts \
+         rms_norm_eps sliding_window swiglu_alpha swiglu_limit vocab_size",
+    )
+    .derive(gpt_oss)
+    .avoiding(&["_blocks"]),
+    way(
+        "GraniteForCausalLM",
+        "granite",
+        "attention_bias attention_multiplier embedding_multiplier hidden_act hidden_size intermediate_size \
+         logits_scaling max_position_embeddings mlp_bias num_attention_heads num_hidden_layers \
+         num_key_value_heads residual_multiplier rms_norm_eps vocab_size",
+    ),
+    way(
+        "GraniteMoeForCausalLM",
+        "granitemoe",
+        "attention_bias attention_multiplier embedding_multiplier hidden_act hidden_size intermediate_size \
+         logits_scaling max_position_embeddings num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads num_local_experts residual_multiplier rms_norm_eps vocab_size",
+    ),
+    way(
+        "GraniteMoeSharedForCausalLM",
+        "granitemoeshared",
+        "attention_bias attention_multiplier embedding_multiplier hidden_act hidden_size intermediate_size \
+         logits_scaling max_position_embeddings num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads num_local_experts residual_multiplier rms_norm_eps shared_intermediate_size \
+         vocab_size",
+    ),
+    way(
+        "GraniteSWAForCausalLM",
+        "granite_swa",
+        "attention_bias attention_multiplier embedding_multiplier hidden_act hidden_size intermediate_size \
+         layer_rope_theta layer_types logits_scaling max_position_embeddings mlp_bias num_attention_heads \
+         num_hidden_layers num_key_value_heads residual_multiplier rms_norm_eps sliding_window vocab_size",
+    ),
+    way(
+        "GraniteMoeSWAForCausalLM",
+        "granitemoe_swa",
+        "attention_bias attention_multiplier embedding_multiplier hidden_act hidden_size intermediate_size \
+         layer_rope_theta layer_types logits_scaling max_position_embeddings num_attention_heads \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts residual_multiplier \
+         rms_norm_eps shared_intermediate_size sliding_window vocab_size",
+    ),
+    way(
+        "GraniteMoeHybridForCausalLM",
+        "granitemoehybrid",
+        "attention_bias attention_multiplier embedding_multiplier hidden_act hidden_size intermediate_size \
+         layer_types logits_scaling mamba_chunk_size mamba_conv_bias mamba_d_conv mamba_d_head mamba_d_state \
+         mamba_expand mamba_n_groups mamba_n_heads mamba_proj_bias max_position_embeddings \
+         num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts \
+         position_embedding_type residual_multiplier rms_norm_eps shared_intermediate_size time_step_limit \
+         vocab_size",
+    )
+    .derive(granite_hybrid)
+    .avoiding(&["layers.{}.mlp.", "layers.{}.feed_forward."]),
+    way(
+        "GroveMoeForCausalLM",
+        "grove_moe",
+        "head_dim hidden_size intermediate_size max_position_embeddings moe_intermediate_size \
+         num_attention_heads num_experts num_experts_per_tok num_hidden_layers num_key_value_heads \
+         rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "HunYuanDenseV1ForCausalLM",
+        "hunyuan_v1_dense",
+        "attention_bias eod_token_id head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps \
+         vocab_size",
+    )
+    .derive(hunyuan),
+    way(
+        "HYV3ForCausalLM",
+        "hy_v3",
+        "attention_bias enable_moe_fp32_combine head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings mlp_bias mlp_layer_types moe_intermediate_size num_attention_heads \
+         num_experts num_experts_per_tok num_hidden_layers num_key_value_heads num_nextn_predict_layers \
+         num_shared_experts rms_norm_eps router_scaling_factor vocab_size",
+    )
+    .avoiding(&["gate.wg"]),
+    way(
+        "HYV4ForCausalLM",
+        "hy_v4",
+        "attention_bias hc_eps hc_magnitude hc_mult head_dim hidden_act hidden_size index_head_dim \
+         index_n_heads index_topk indexer_types intermediate_size kv_lora_rank layer_types \
+         learnable_sink_init max_position_embeddings mlp_layer_types moe_intermediate_size n_group \
+         n_routed_experts n_shared_experts norm_topk_prob num_attention_heads num_experts_per_tok \
+         num_hidden_layers num_key_value_heads q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim \
+         rms_norm_eps routed_scaling_factor swiglu_limit topk_group v_head_dim vocab_size",
+    )
+    .derive(sparse_attention),
+    way("InternLM2ForCausalLM", "internlm2", "").remote().refused("its vocabulary is changed on the way into the file"),
+    way(
+        "InternLM3ForCausalLM",
+        "internlm3",
+        "bias head_dim hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads qkv_bias rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way("JAISLMHeadModel", "jais", "").remote().refused("its multipliers are in the weights of the file"),
+    way(
+        "Jais2ForCausalLM",
+        "jais2",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_norm_eps \
+         max_position_embeddings mlp_bias num_attention_heads num_hidden_layers num_key_value_heads \
+         vocab_size",
+    ),
+    way(
+        "JambaForCausalLM",
+        "jamba",
+        "attn_layer_offset attn_layer_period expert_layer_offset expert_layer_period hidden_act hidden_size \
+         intermediate_size mamba_conv_bias mamba_d_conv mamba_d_state mamba_dt_rank mamba_expand \
+         mamba_proj_bias max_position_embeddings num_attention_heads num_experts num_experts_per_tok \
+         num_hidden_layers num_key_value_heads rms_norm_eps use_associative_scan use_mamba_kernels \
+         use_mambapy vocab_size",
+    )
+    .derive(jamba),
+    way(
+        "KimiLinearForCausalLM",
+        "kimi_linear",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size intermediate_size kv_lora_rank \
+         layer_types linear_attn_config linear_conv_kernel_dim linear_head_dim linear_num_heads \
+         mlp_layer_types model_max_length moe_intermediate_size moe_renormalize moe_router_activation_func \
+         num_attention_heads num_expert_group num_experts num_experts_per_token num_hidden_layers \
+         num_key_value_heads num_shared_experts q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim \
+         rms_norm_eps routed_scaling_factor topk_group v_head_dim vocab_size",
+    )
+    .derive(kimi),
+    way(
+        "LagunaForCausalLM",
+        "laguna",
+        "attention_bias gating head_dim hidden_act hidden_size intermediate_size layer_types \
+         max_position_embeddings mlp_layer_types moe_apply_router_weight_on_input moe_intermediate_size \
+         moe_routed_scaling_factor moe_router_logit_softcapping num_attention_heads \
+         num_attention_heads_per_layer num_experts num_experts_per_tok num_hidden_layers num_key_value_heads \
+         rms_norm_eps shared_expert_intermediate_size sliding_window vocab_size",
+    )
+    .derive(laguna)
+    .avoiding(&["mlp.gate.e_score"]),
+    way(
+        "Lfm2ForCausalLM",
+        "lfm2",
+        "block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of conv_L_cache conv_bias \
+         full_attn_idxs hidden_size intermediate_size layer_types max_position_embeddings norm_eps \
+         num_attention_heads num_hidden_layers num_key_value_heads vocab_size",
+    )
+    .derive(lfm2),
+    way(
+        "Lfm2Model",
+        "lfm2",
+        "block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of conv_L_cache conv_bias \
+         full_attn_idxs hidden_size intermediate_size layer_types max_position_embeddings norm_eps \
+         num_attention_heads num_hidden_layers num_key_value_heads vocab_size",
+    )
+    .bare()
+    .derive(lfm2),
+    way(
+        "Lfm2MoeForCausalLM",
+        "lfm2_moe",
+        "conv_L_cache conv_bias hidden_size intermediate_size layer_types max_position_embeddings \
+         moe_intermediate_size norm_eps norm_topk_prob num_attention_heads num_dense_layers num_experts \
+         num_experts_per_tok num_hidden_layers num_key_value_heads routed_scaling_factor use_expert_bias \
+         vocab_size",
+    )
+    .derive(lfm2),
+    way(
+        "LLaDAModelLM",
+        "llada",
+        "d_model hidden_size mask_token_id max_sequence_length mlp_hidden_size n_heads n_kv_heads n_layers \
+         rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "LLaDAMoEModelLM",
+        "llada_moe",
+        "expert_intermediate_size head_dim hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_experts num_experts_per_tok num_hidden_layers num_key_value_heads \
+         rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "ArceeForCausalLM",
+        "arcee",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings mlp_bias \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    ),
+    way(
+        "Llama4ForCausalLM",
+        "llama4_text",
+        "attention_bias attention_chunk_size attn_scale attn_temperature_tuning floor_scale head_dim \
+         hidden_act hidden_size interleave_moe_layer_step intermediate_size intermediate_size_mlp layer_types \
+         max_position_embeddings moe_layers no_rope_layer_interval no_rope_layers num_attention_heads \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts rms_norm_eps vocab_size",
+    ),
+    way(
+        "NanbeigeForCausalLM",
+        "nanbeige",
+        "head_dim hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads num_loops rms_norm_eps skip_loop_final_norm vocab_size",
+    )
+    .remote(),
+    way(
+        "MixtralForCausalLM",
+        "mixtral",
+        "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts rms_norm_eps \
+         sliding_window vocab_size",
+    )
+    .derive(no_window),
+    way(
+        "SmolLM3ForCausalLM",
+        "smollm3",
+        "attention_bias hidden_act hidden_size intermediate_size layer_types max_position_embeddings mlp_bias \
+         no_rope_layer_interval no_rope_layers num_attention_heads num_hidden_layers num_key_value_heads \
+         rms_norm_eps sliding_window use_sliding_window vocab_size",
+    ),
+    way(
+        "MaincoderForCausalLM",
+        "maincoder",
+        "head_dim hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "MapleForCausalLM",
+        "maple",
+        "head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings \
+         moe_intermediate_size nope_on_global_attention norm_topk_prob num_attention_heads num_experts \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_shared_experts rms_norm_eps \
+         sliding_window vocab_size",
+    )
+    .remote()
+    .derive(maple),
+    way(
+        "MambaForCausalLM",
+        "mamba",
+        "conv_kernel expand hidden_act hidden_size intermediate_size layer_norm_epsilon num_hidden_layers \
+         rescale_prenorm_residual residual_in_fp32 state_size time_step_floor time_step_init_scheme \
+         time_step_max time_step_min time_step_rank time_step_scale use_associative_scan use_bias \
+         use_conv_bias use_mambapy vocab_size",
+    )
+    .derive(inner_width),
+    way(
+        "Mamba2ForCausalLM",
+        "mamba2",
+        "chunk_size conv_kernel expand head_dim hidden_act hidden_size layer_norm_epsilon n_groups num_heads \
+         num_hidden_layers rescale_prenorm_residual residual_in_fp32 state_size time_step_floor \
+         time_step_limit time_step_max time_step_min time_step_rank use_bias use_conv_bias vocab_size",
+    )
+    .derive(mamba2),
+    way(
+        "MiniCPMForCausalLM",
+        "minicpm",
+        "dim_model_base hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps scale_depth scale_emb vocab_size",
+    )
+    .remote()
+    .derive(minicpm),
+    way(
+        "MiniCPM3ForCausalLM",
+        "minicpm3",
+        "attention_bias dim_model_base head_dim hidden_act hidden_size intermediate_size kv_lora_rank \
+         max_position_embeddings mlp_bias num_attention_heads num_hidden_layers num_key_value_heads \
+         q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps scale_depth scale_emb \
+         v_head_dim vocab_size",
+    )
+    .derive(parts_of_head),
+    way(
+        "MiniMaxM2ForCausalLM",
+        "minimax_m2",
+        "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts rms_norm_eps rotary_dim \
+         scoring_func vocab_size",
+    ),
+    way(
+        "Ministral3ForCausalLM",
+        "ministral3",
+        "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps sliding_window vocab_size",
+    )
+    .derive(ministral),
+    way(
+        "NemotronForCausalLM",
+        "nemotron",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings mlp_bias \
+         norm_eps num_attention_heads num_hidden_layers num_key_value_heads vocab_size",
+    ),
+    way(
+        "NemotronHForCausalLM",
+        "nemotron_h",
+        "attention_bias chunk_size conv_kernel expand head_dim hidden_size hybrid_override_pattern \
+         intermediate_size layer_norm_epsilon mamba_head_dim mamba_hidden_act mamba_num_heads mamba_proj_bias \
+         mamba_ssm_cache_dtype max_position_embeddings mlp_bias mlp_hidden_act moe_intermediate_size \
+         moe_latent_size moe_shared_expert_intermediate_size moe_shared_expert_overlap mtp_layers_block_type \
+         n_group n_groups n_routed_experts n_shared_experts norm_topk_prob num_attention_heads \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_logits_to_keep \
+         num_nextn_predict_layers rescale_prenorm_residual residual_in_fp32 rms_norm_eps \
+         routed_scaling_factor sliding_window ssm_state_size time_step_floor time_step_limit time_step_max \
+         time_step_min topk_group use_bias use_conv_bias use_mamba_kernels vocab_size",
+    )
+    .derive(nemotron_h),
+    way(
+        "OlmoForCausalLM",
+        "olmo",
+        "attention_bias clip_qkv hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads vocab_size",
+    ),
+    way(
+        "Olmo3ForCausalLM",
+        "olmo3",
+        "attention_bias hidden_act hidden_size intermediate_size layer_types max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps sliding_window vocab_size",
+    ),
+    way(
+        "OlmoeForCausalLM",
+        "olmoe",
+        "attention_bias clip_qkv hidden_act hidden_size intermediate_size max_position_embeddings \
+         norm_topk_prob num_attention_heads num_experts num_experts_per_tok num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    ),
+    way(
+        "PanguEmbeddedForCausalLM",
+        "PanguEmbedded",
+        "bias hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "PLMForCausalLM",
+        "plm",
+        "hidden_act hidden_size intermediate_size kv_lora_rank max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads qk_nope_head_dim qk_rope_head_dim rms_norm_eps v_head_dim \
+         vocab_size",
+    )
+    .remote()
+    .derive(parts_of_head),
+    way(
+        "PhiForCausalLM",
+        "phi",
+        "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads qk_layernorm vocab_size",
+    )
+    .derive(feed_width),
+    way(
+        "Phi3ForCausalLM",
+        "phi3",
+        "hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads original_max_position_embeddings rms_norm_eps sliding_window \
+         vocab_size",
+    ),
+    way(
+        "PhiMoEForCausalLM",
+        "phimoe",
+        "attention_bias hidden_act hidden_size input_jitter_noise intermediate_size lm_head_bias \
+         max_position_embeddings num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads num_local_experts original_max_position_embeddings rms_norm_eps sliding_window \
+         vocab_size",
+    )
+    .remote(),
+    way(
+        "Qwen2MoeForCausalLM",
+        "qwen2_moe",
+        "decoder_sparse_step hidden_act hidden_size intermediate_size layer_types max_position_embeddings \
+         max_window_layers mlp_only_layers moe_intermediate_size norm_topk_prob num_attention_heads \
+         num_experts num_experts_per_tok num_hidden_layers num_key_value_heads qkv_bias rms_norm_eps \
+         shared_expert_intermediate_size sliding_window use_sliding_window vocab_size",
+    ),
+    way(
+        "Qwen3MoeForCausalLM",
+        "qwen3_moe",
+        "attention_bias decoder_sparse_step head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings mlp_only_layers moe_intermediate_size norm_topk_prob num_attention_heads \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts rms_norm_eps \
+         sliding_window use_sliding_window vocab_size",
+    ),
+    way(
+        "RND1",
+        "rnd1",
+        "head_dim hidden_size intermediate_size mask_token_id max_position_embeddings moe_intermediate_size \
+         norm_topk_prob num_attention_heads num_experts num_experts_per_tok num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "Qwen3NextForCausalLM",
+        "qwen3_next",
+        "attention_bias decoder_sparse_step head_dim hidden_act hidden_size intermediate_size layer_types \
+         linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads linear_num_value_heads \
+         linear_value_head_dim max_position_embeddings mlp_only_layers moe_intermediate_size \
+         mtp_num_hidden_layers norm_topk_prob num_attention_heads num_experts num_experts_per_tok \
+         num_hidden_layers num_key_value_heads rms_norm_eps shared_expert_intermediate_size vocab_size",
+    )
+    .derive(linear_attention),
+    way(
+        "Qwen3_5ForCausalLM",
+        "qwen3_5_text",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types linear_conv_kernel_dim \
+         linear_key_head_dim linear_num_key_heads linear_num_value_heads linear_value_head_dim \
+         max_position_embeddings mtp_num_hidden_layers num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .derive(linear_attention)
+    .avoiding(&["in_proj_qkvz", "in_proj_ba"]),
+    way(
+        "Qwen3_5MoeForCausalLM",
+        "qwen3_5_moe_text",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types linear_conv_kernel_dim \
+         linear_key_head_dim linear_num_key_heads linear_num_value_heads linear_value_head_dim \
+         max_position_embeddings moe_intermediate_size mtp_num_hidden_layers num_attention_heads num_experts \
+         num_experts_per_tok num_hidden_layers num_key_value_heads rms_norm_eps \
+         shared_expert_intermediate_size vocab_size",
+    )
+    .derive(linear_attention)
+    .avoiding(&["in_proj_qkvz", "in_proj_ba"]),
+    way("GPTRefactForCausalLM", "gpt_refact", "layer_norm_epsilon n_embd n_head n_layer n_positions vocab_size")
+        .remote(),
+    way("SmallThinkerForCausalLM", "smallthinker", "")
+        .remote()
+        .refused("a file does not say which of its layers slide and rotate"),
+    way(
+        "Spark2_5ForCausalLM",
+        "spark2_5",
+        "gate_attn_act_mode head_dim headwise_attn_output_gate hidden_act hidden_size intermediate_size \
+         layer_types max_position_embeddings num_attention_heads num_hidden_layers num_key_value_heads \
+         rms_norm_eps sliding_window vocab_size",
+    )
+    .remote()
+    .derive(spark),
+    way(
+        "MT5ForConditionalGeneration",
+        "mt5",
+        "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
+         is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
+         relative_attention_max_distance relative_attention_num_buckets vocab_size",
+    )
+    .derive(mt5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    way(
+        "UMT5Model",
+        "umt5",
+        "d_ff d_kv d_model decoder_start_token_id dense_act_fn feed_forward_proj initializer_factor \
+         is_gated_act layer_norm_epsilon num_decoder_layers num_heads num_layers \
+         relative_attention_max_distance relative_attention_num_buckets scale_decoder_outputs vocab_size",
+    )
+    .derive(t5)
+    .avoiding(&["encoder.embed_tokens", "decoder.embed_tokens"]),
+    way("TalkieForCausalLM", "talkie", "").remote().refused("gains of heads and layers are in the weights of the file"),
+];

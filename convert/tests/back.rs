@@ -1,0 +1,204 @@
+//! The way back as a property over all fixtures: folder → file → folder gives the tensors of the checkpoint, byte for
+//! byte, and the folder gives the file again, byte for byte.
+//!
+//! `FOLDERS=DIR` walks over another folder of checkpoints, `ONLY=PART` over those whose names have this part.
+
+mod cases;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use convert::back::{Folder, Options as Back};
+use convert::{Checkpoint, Options, OutType, safetensors};
+use gguf::Source;
+use serde_json::Value;
+
+fn converted(folder: &Path, options: &Options) -> gguf::Result<Vec<u8>> {
+    let checkpoint = Checkpoint::open(folder, options)?;
+    gguf::write::copy(&checkpoint, checkpoint.metadata(), Vec::new(), |_| {})
+}
+
+/// What came back of a folder.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    /// Tensors and file are the same.
+    Same,
+    /// What differs.
+    Differs(String),
+    /// The way back refuses it.
+    Refused(String),
+}
+
+fn there_and_back(folder: &Path) -> Outcome {
+    there_and_back_with(folder, &Options { outtype: OutType::BF16, ..Options::default() })
+}
+
+fn there_and_back_with(folder: &Path, options: &Options) -> Outcome {
+    let options = Options { any_pre: true, ..options.clone() };
+    let bytes = match converted(folder, &options) {
+        Ok(bytes) => bytes,
+        Err(e) => return Outcome::Refused(format!("does not convert: {e}")),
+    };
+    let file = gguf::File::from_bytes(bytes.clone().into()).unwrap();
+    let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let class = config["architectures"][0].as_str().map(str::to_owned);
+    let back = match Folder::plan(Arc::new(file), &Back { class, ..Back::default() }) {
+        Ok(back) => back,
+        Err(e) => return Outcome::Refused(format!("{e}; {}", e.way_out().unwrap_or(""))),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    // The folder's name has a part in the general keys.
+    let made = dir.path().join(folder.file_name().unwrap());
+    std::fs::create_dir(&made).unwrap();
+    if let Err(e) = back.write(&made, &|_| {}) {
+        return Outcome::Differs(format!("is not written: {e}"));
+    }
+    let mut faults = Vec::new();
+    if let Err(e) = back.check(&made) {
+        faults.push(format!("{e}: {}", std::error::Error::source(&e).map(|e| e.to_string()).unwrap_or_default()));
+    }
+    faults.extend(different_tensors(folder, &made));
+    match converted(&made, &options) {
+        Ok(again) if again == bytes => {}
+        Ok(again) => faults.push(different_files(&bytes, &again)),
+        Err(e) => faults.push(format!("does not convert again: {e}")),
+    }
+    if faults.is_empty() { Outcome::Same } else { Outcome::Differs(faults.join("; ")) }
+}
+
+fn by_name(folder: &Path) -> BTreeMap<String, safetensors::Stored> {
+    safetensors::open_folder(folder).unwrap().into_iter().map(|t| (t.name().to_owned(), t)).collect()
+}
+
+fn different_tensors(folder: &Path, made: &Path) -> Vec<String> {
+    let (of, other) = (by_name(folder), by_name(made));
+    let mut faults = Vec::new();
+    let few = |names: Vec<&String>| names.iter().take(3).map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
+    // The layer before a classifier is in no file, and nobody needs frequencies that code computes.
+    let in_no_file = |name: &str| name.starts_with("pooler.") || name.ends_with(".inv_freq");
+    let lost: Vec<&String> = of.keys().filter(|n| !other.contains_key(*n) && !in_no_file(n)).collect();
+    let more: Vec<&String> = other.keys().filter(|n| !of.contains_key(*n)).collect();
+    if !lost.is_empty() {
+        faults.push(format!("{} tensors are lost: {}", lost.len(), few(lost)));
+    }
+    if !more.is_empty() {
+        faults.push(format!("{} tensors are too many: {}", more.len(), few(more)));
+    }
+    let differs = |name: &&String| {
+        let Some(b) = other.get(*name) else { return false };
+        let a = &of[*name];
+        a.shape() != b.shape() || a.dtype().name() == "BF16" && (a.dtype() != b.dtype() || !near(a.bytes(), b.bytes()))
+    };
+    let differing: Vec<&String> = of.keys().filter(differs).collect();
+    if let Some(first) = differing.first() {
+        let (a, b) = (&of[*first], &other[*first]);
+        faults.push(format!(
+            "{} tensors differ: {} ({} {:?}, {} {:?})",
+            differing.len(),
+            first,
+            a.dtype(),
+            a.shape(),
+            b.dtype(),
+            b.shape()
+        ));
+    }
+    faults
+}
+
+/// Whether bfloat16 are the same but for what is lost beside 1, which some norms have added.
+fn near(a: &[u8], b: &[u8]) -> bool {
+    let value = |b: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+    a.as_chunks().0.iter().zip(b.as_chunks().0).all(|(a, b)| a == b || (value(a) - value(b)).abs() <= f32::EPSILON)
+}
+
+fn different_files(a: &[u8], b: &[u8]) -> String {
+    let (a, b) =
+        (gguf::File::from_bytes(a.to_vec().into()).unwrap(), gguf::File::from_bytes(b.to_vec().into()).unwrap());
+    let mut keys: Vec<&str> = a.metadata().iter().map(|(k, _)| k).collect();
+    keys.extend(b.metadata().iter().map(|(k, _)| k).filter(|k| a.metadata().get(k).is_none()));
+    let differing: Vec<&str> = keys.into_iter().filter(|k| a.metadata().get(k) != b.metadata().get(k)).collect();
+    if !differing.is_empty() {
+        return format!("keys differ: {}", differing.join(", "));
+    }
+    let order = |f: &gguf::File| f.metadata().iter().map(|(k, _)| k.to_owned()).collect::<Vec<_>>();
+    if order(&a) != order(&b) {
+        let (a, b) = (order(&a), order(&b));
+        let first = a.iter().zip(&b).find(|(a, b)| a != b);
+        return format!("keys have another order: {first:?}");
+    }
+    let names = |f: &gguf::File| f.tensors().iter().map(|t| t.name().to_owned()).collect::<Vec<_>>();
+    if names(&a) != names(&b) {
+        return "tensors have another order".to_owned();
+    }
+    for (i, (x, y)) in a.tensors().iter().zip(b.tensors()).enumerate() {
+        if x != y || a.rows(i, 0..x.rows()).unwrap() != b.rows(i, 0..y.rows()).unwrap() {
+            return format!("tensor {} differs: {} {}, {} {}", x.name(), x.ty(), x.shape(), y.ty(), y.shape());
+        }
+    }
+    "differs".to_owned()
+}
+
+fn walk(root: &Path) -> Vec<(String, Outcome)> {
+    let only = std::env::var("ONLY").ok();
+    let mut names: Vec<String> =
+        std::fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let folder = |name: &String| -> Option<PathBuf> {
+        let folder = root.join(name).join("hf").join(name);
+        (folder.is_dir() && only.as_ref().is_none_or(|o| name.contains(o.as_str()))).then_some(folder)
+    };
+    names.iter().filter_map(|name| Some((name.clone(), there_and_back(&folder(name)?)))).collect()
+}
+
+#[test]
+#[ignore = "walks over the folders that FOLDERS names"]
+fn folders_come_back() {
+    let root = PathBuf::from(std::env::var_os("FOLDERS").unwrap());
+    let all = walk(&root);
+    let same = all.iter().filter(|(_, o)| *o == Outcome::Same).count();
+    for (name, outcome) in &all {
+        println!("{name}: {outcome:?}");
+    }
+    println!("{same} of {} come back", all.len());
+}
+
+#[test]
+fn every_family_comes_back() {
+    for (name, outcome) in walk(&fixtures::path("golden/arch")) {
+        assert_eq!(outcome, Outcome::Same, "{name}");
+    }
+}
+
+/// What is not refused comes back whole.
+#[test]
+fn nothing_comes_back_otherwise() {
+    let cases = fixtures::json("generated/cases.json");
+    let cases = cases.as_object().unwrap();
+    let mut faults = Vec::new();
+    let mut same = 0;
+    let made = cases.keys().map(|name| {
+        let case = cases::resolved(cases, name);
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join(name);
+        cases::write(&case, &folder);
+        let options = cases::options(cases, &case, &folder);
+        let refused = case.contains_key("error") || !folder.join("config.json").is_file();
+        let outcome = if refused { Outcome::Refused(String::new()) } else { there_and_back_with(&folder, &options) };
+        (name.clone(), outcome)
+    });
+    for (name, outcome) in made.chain(walk(&fixtures::path("golden/encoders"))) {
+        match outcome {
+            Outcome::Same => same += 1,
+            Outcome::Differs(what) => faults.push(format!("{name}: {what}")),
+            Outcome::Refused(why) if std::env::var_os("SHOW").is_some() => println!("{name}: {why}"),
+            Outcome::Refused(_) => {}
+        }
+    }
+    println!("{same} come back");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(same >= LEAST, "{same} come back");
+}
+
+/// Generated checkpoints and encoders that come back.
+const LEAST: usize = 71;

@@ -1,0 +1,7 @@
+//! The program `gguf`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gguf::program::PROGRAM.main()
+}

@@ -1,0 +1,7 @@
+//! The program `quantize`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quantize::program::PROGRAM.main()
+}
