@@ -5,14 +5,12 @@ mod common;
 use std::path::Path;
 
 use common::Model;
-use common::program::{Folder, gguf, json};
+use common::program::{Folder, gguf};
 use serde_json::Value;
 
 /// Runs a command and judges its document, which is of this schema.
 fn document(schema: &str, code: i32, words: &[&str]) -> Value {
-    let document = json(&gguf(words.iter().chain(&["--json", "--quiet"])).code(code));
-    assert_eq!(document["schema"], schema, "{words:?}");
-    assert_eq!(fixtures::schema::faults(&document), [""; 0], "{words:?}");
+    let document = fixtures::schema::document(env!("CARGO_BIN_EXE_gguf"), schema, code, words);
     assert_eq!((&document["program"], &document["version"]), (&"gguf".into(), &env!("CARGO_PKG_VERSION").into()));
     document
 }

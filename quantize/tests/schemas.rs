@@ -1,16 +1,9 @@
 //! The JSON documents of `quantize` are what `docs/schemas` says.
 
-use assert_cmd::Command;
 use serde_json::Value;
 
 fn document(schema: &str, words: &[&str]) -> Value {
-    let mut command = Command::cargo_bin("quantize").unwrap();
-    let output = command.args(words).args(["--json", "--quiet"]).output().unwrap();
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(document["schema"], schema, "{words:?}");
-    assert_eq!(fixtures::schema::faults(&document), [""; 0], "{words:?}");
-    document
+    fixtures::schema::document(env!("CARGO_BIN_EXE_quantize"), schema, 0, words)
 }
 
 #[test]

@@ -141,6 +141,29 @@ pub(super) fn put_nibbles(scales: &[u8], bytes: &mut [u8]) {
     }
 }
 
+/// Scale `j` of those that [`put_nibbles`] wrote.
+#[inline(always)]
+fn nibble(bytes: &[u8], j: usize) -> u8 {
+    bytes[j / 2] >> (4 * (j % 2)) & 15
+}
+
+/// The scales of a block in the order of its values.
+#[inline(always)]
+fn nibble_scales(d: f32, bytes: &[u8], scales: &mut [f32]) {
+    for (j, to) in scales.iter_mut().enumerate() {
+        *to = scale(d, nibble(bytes, j));
+    }
+}
+
+impl IQ2XS {
+    /// The levels and signs of the eight values of group `k`.
+    #[inline(always)]
+    fn point(block: &[u8], k: usize) -> (u16, u8) {
+        let word = u16::from_le_bytes([block[2 + 2 * k], block[3 + 2 * k]]);
+        (grid::IQ2_XS.points[usize::from(word & 511)], even((word >> 9) as u8))
+    }
+}
+
 impl Block for IQ2XS {
     const TYPE: TensorType = TensorType::IQ2_XS;
     const IMPORTANCE: Importance = Importance::Required;
@@ -150,9 +173,8 @@ impl Block for IQ2XS {
         for (block, out) in bytes.as_chunks::<74>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_value([block[0], block[1]]);
             for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let word = u16::from_le_bytes([block[2 + 2 * k], block[3 + 2 * k]]);
-                let d = scale(d, block[66 + k / 4] >> (4 * (k / 2 % 2)) & 15);
-                eight(grid::IQ2_XS.points[usize::from(word & 511)], even((word >> 9) as u8), d, out);
+                let (code, signs) = IQ2XS::point(block, k);
+                eight(code, signs, scale(d, nibble(&block[66..], k / 2)), out);
             }
         }
     }
@@ -189,6 +211,15 @@ impl Rules for IQ2S {
     }
 }
 
+impl IQ2S {
+    /// The levels and signs of the eight values of group `k`.
+    #[inline(always)]
+    fn point(block: &[u8], k: usize) -> (u16, u8) {
+        let high = usize::from(block[66 + k / 4] >> (2 * (k % 4)) & 3);
+        (grid::IQ2_S.points[usize::from(block[2 + k]) | high << 8], block[34 + k])
+    }
+}
+
 impl Block for IQ2S {
     const TYPE: TensorType = TensorType::IQ2_S;
     const IMPORTANCE: Importance = Importance::Used;
@@ -198,9 +229,8 @@ impl Block for IQ2S {
         for (block, out) in bytes.as_chunks::<82>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_value([block[0], block[1]]);
             for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let high = usize::from(block[66 + k / 4] >> (2 * (k % 4)) & 3);
-                let d = scale(d, block[74 + k / 4] >> (4 * (k / 2 % 2)) & 15);
-                eight(grid::IQ2_S.points[usize::from(block[2 + k]) | high << 8], block[34 + k], d, out);
+                let (code, signs) = IQ2S::point(block, k);
+                eight(code, signs, scale(d, nibble(&block[74..], k / 2)), out);
             }
         }
     }
@@ -252,12 +282,10 @@ impl Coded for IQ2XS {
     #[inline(always)]
     fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
         let d = half_value([block[0], block[1]]);
-        for (j, to) in scales.iter_mut().enumerate() {
-            *to = scale(d, block[66 + j / 2] >> (4 * (j % 2)) & 15);
-        }
+        nibble_scales(d, &block[66..], scales);
         for (k, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let word = u16::from_le_bytes([block[2 + 2 * k], block[3 + 2 * k]]);
-            eight_codes(grid::IQ2_XS.points[usize::from(word & 511)], even((word >> 9) as u8), codes);
+            let (code, signs) = IQ2XS::point(block, k);
+            eight_codes(code, signs, codes);
         }
     }
 }
@@ -271,12 +299,10 @@ impl Coded for IQ2S {
     #[inline(always)]
     fn levels(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
         let d = half_value([block[0], block[1]]);
-        for (j, to) in scales.iter_mut().enumerate() {
-            *to = scale(d, block[74 + j / 2] >> (4 * (j % 2)) & 15);
-        }
+        nibble_scales(d, &block[74..], scales);
         for (k, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let high = usize::from(block[66 + k / 4] >> (2 * (k % 4)) & 3);
-            eight_codes(grid::IQ2_S.points[usize::from(block[2 + k]) | high << 8], block[34 + k], codes);
+            let (code, signs) = IQ2S::point(block, k);
+            eight_codes(code, signs, codes);
         }
     }
 }
