@@ -51,6 +51,8 @@ pub struct Checkpoint {
     rows: Vec<Rows>,
     notes: Vec<String>,
     packed: Option<String>,
+    /// Bytes of what the tensors are made of, where that is packed.
+    stored_bytes: Option<u64>,
     beyond: Vec<(String, gguf::Value)>,
     general: General,
     /// What default names call the type; `None` of a file of the vocabulary alone.
@@ -106,6 +108,7 @@ impl Checkpoint {
             notes.push(note);
             method.to_owned()
         });
+        let stored_bytes = packed.as_ref().map(|_| bytes_of(&stored));
         let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
         let file_type = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
         for (adapter, scale) in &options.merge {
@@ -179,6 +182,7 @@ impl Checkpoint {
             rows,
             notes,
             packed,
+            stored_bytes,
             beyond,
             general,
             type_name,
@@ -227,6 +231,7 @@ impl Checkpoint {
             notes.push(note);
             method.to_owned()
         });
+        let stored_bytes = packed.as_ref().map(|_| bytes_of(&stored));
         let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
         let file_type = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
         let mut plan = Plan::new(architecture, &config, &origins, file_type, None)?;
@@ -267,6 +272,7 @@ impl Checkpoint {
             rows,
             notes,
             packed,
+            stored_bytes,
             beyond,
             general,
             type_name: Some(file_type.name),
@@ -348,6 +354,10 @@ impl Source for Checkpoint {
         if row_range(&self.infos, tensor, &rows).is_ok() {
             self.rows[tensor].release(rows);
         }
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.stored_bytes.unwrap_or_else(|| self.infos.iter().map(TensorInfo::bytes).sum())
     }
 
     fn packed(&self) -> Option<&str> {
@@ -582,6 +592,11 @@ fn vocabulary_size(folder: &Path, vocabulary: &Metadata) -> Result<Option<u64>> 
 
 /// A method of packing, and what is to be said of it.
 type Packing = (&'static str, String);
+
+/// Bytes of the data of these tensors.
+fn bytes_of(stored: &[Stored]) -> u64 {
+    stored.iter().map(|tensor| tensor.bytes().len() as u64).sum()
+}
 
 /// The tensors without their packing.
 fn unpacked(

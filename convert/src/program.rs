@@ -518,6 +518,10 @@ impl Source for Watched<'_> {
     fn release(&self, tensor: usize, rows: Range<u64>) {
         self.source.release(tensor, rows);
     }
+
+    fn stored_bytes(&self) -> u64 {
+        self.source.stored_bytes()
+    }
 }
 
 /// Whether a value's exponent has all bits set, or a block's scale is NaN.

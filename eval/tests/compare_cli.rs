@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use assert_cmd::Command;
+use convert::packed::bnb::Code;
+use quantize::bnb::{Form, Options, Storage, write};
 use serde_json::Value;
 
 fn evaluate(folder: &Path, args: &[&str]) -> Output {
@@ -59,6 +61,37 @@ fn the_report_comes_in_every_form() {
     assert!(text(&markdown.stdout).starts_with("| model |"));
     let exists = refused(p.folder.path(), 2, &[&args[..], &["--html", "page.html"]].concat());
     assert!(exists.contains("--force"), "{exists}");
+}
+
+#[test]
+fn packed_folders_have_the_size_and_the_values_that_they_store() {
+    let p = place();
+    for (form, name) in [
+        (Form::Int8 { threshold: 6.0 }, "int8"),
+        (Form::FourBit { code: Code::Nf4, block: 64, double: false, storage: Storage::Uint8 }, "nf4"),
+        (Form::FourBit { code: Code::Fp4, block: 64, double: true, storage: Storage::Uint8 }, "fp4-double"),
+    ] {
+        let packed = p.folder.path().join(name);
+        write(p.model.as_ref(), &packed, &Options::new(form), &|_| {}).unwrap();
+        let tensors = convert::safetensors::open_folder(&packed).unwrap();
+        let stored: usize = tensors.iter().map(|tensor| tensor.bytes().len()).sum();
+        let args = ["compare", &p.model, name, "--types", name, "--text", &p.sample, "--ctx", "64", "--chunks", "1"];
+        let report = json(p.folder.path(), &args);
+        let [folder, memory] = [0, 1].map(|i| &report["models"][i]);
+        assert_eq!(folder["bytes"], stored, "{name}");
+        let bits = folder["bits_per_weight"].as_f64().unwrap();
+        let elements = report["base"]["parameters"].as_f64().unwrap();
+        assert!((bits - 8.0 * stored as f64 / elements).abs() < 1e-9, "{name}: {bits}");
+        // The norms are stored in 16 bits and computed in 32; the state of each matrix is text beside it.
+        let encoded = memory["bits_per_weight"].as_f64().unwrap();
+        assert!((bits / encoded - 1.0).abs() < 0.01, "{name}: {bits} {encoded}");
+        // Not a bit is lost to a narrower type: what is encoded in memory from the base is what the folder holds.
+        assert_eq!(folder["divergence"]["kld"], memory["divergence"]["kld"], "{name}");
+        // As a base too.
+        let report =
+            json(p.folder.path(), &["compare", name, &p.model, "--text", &p.sample, "--ctx", "64", "--chunks", "1"]);
+        assert_eq!(report["base"]["bytes"], stored, "{name}");
+    }
 }
 
 #[test]

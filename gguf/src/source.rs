@@ -175,6 +175,12 @@ pub trait Source: Sync {
         None
     }
 
+    /// Bytes of all tensors where they are stored: less than [`Source::tensors`] sum up to where rows are decoded from a
+    /// packed form.
+    fn stored_bytes(&self) -> u64 {
+        self.tensors().iter().map(TensorInfo::bytes).sum()
+    }
+
     /// What a person should know of how this source was made: decoded forms, parts left out. One line each.
     fn notes(&self) -> &[String] {
         &[]
@@ -206,6 +212,9 @@ impl<S: Source + Send + ?Sized> Source for Box<S> {
     }
     fn packed(&self) -> Option<&str> {
         (**self).packed()
+    }
+    fn stored_bytes(&self) -> u64 {
+        (**self).stored_bytes()
     }
     fn notes(&self) -> &[String] {
         (**self).notes()

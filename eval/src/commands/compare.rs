@@ -425,7 +425,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .map(|(path, opened)| {
             Ok(Candidate {
                 name: name_of(path),
-                bytes: bytes_of(opened.source.tensors()),
+                bytes: opened.source.stored_bytes(),
                 model: &opened.model,
                 weights: weights_of(&opened.source, arithmetic).map_err(|e| e.at(path))?,
                 encoded: None,
@@ -508,7 +508,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     bar.finish();
 
     let parameters = base.source.tensors().iter().map(TensorInfo::elements).sum();
-    let of_base = StandIn { name: name_of(&args.base), parameters: None, bytes: Some(bytes_of(base.source.tensors())) };
+    let of_base = StandIn { name: name_of(&args.base), parameters: None, bytes: Some(base.source.stored_bytes()) };
     let of_base = stand_in.unwrap_or(of_base);
     let origin = args.imatrix.as_deref().zip(importance.as_ref()).map(|(path, i)| origin_of(path, i)).transpose()?;
     let facts = Facts {
@@ -1036,8 +1036,4 @@ pub fn check_measures(gate: &Gate, known: &[Measure], of: &str) -> Result<()> {
     let Some(other) = gate.limits().find(|l| !known.contains(&l.measure)) else { return Ok(()) };
     let names: Vec<String> = known.iter().map(|m| format!("--{}", m.option())).collect();
     Err(Error::usage(format!("--{} says nothing of {of}", other.measure.option())).help(names.join(", ")))
-}
-
-pub fn bytes_of(tensors: &[TensorInfo]) -> u64 {
-    tensors.iter().map(TensorInfo::bytes).sum()
 }

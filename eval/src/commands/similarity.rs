@@ -13,7 +13,7 @@ use gguf::cli::{Common, Exit};
 use gguf::digest::sha256;
 use gguf::{Error, Result, TensorInfo};
 
-use super::compare::{Args, Candidate, Forms, arithmetic_words, bytes_of, check_measures, publish};
+use super::compare::{Args, Candidate, Forms, arithmetic_words, check_measures, publish};
 use super::{Opened, ProgressBar, name_of, read_text, texts};
 
 /// Fewer texts than this say nothing with any confidence.
@@ -112,7 +112,7 @@ pub fn run(
             tensors: candidate.encoded.map_or(Vec::new(), Encoded::errors),
         })
     };
-    let base_bytes = bytes_of(base.source.tensors());
+    let base_bytes = base.source.stored_bytes();
     let report = Report {
         schema: 1,
         program: concat!("evaluate ", env!("CARGO_PKG_VERSION")).into(),
