@@ -285,8 +285,8 @@ fn decoded_values_are_f32_rows() {
             lines.lines().flat_map(|line| line.split(',')).map(|number| number.parse::<f32>().expect("a number"));
         assert!(read.eq(values.iter().copied()));
     }
-    // What has no decoder is named; without --decode there is no form.
-    let path = folder.with("i.gguf", Model::llama().tensor("q", &[256, 1], gguf::TensorType::IQ2_XXS).filled(5));
+    // What is no number of a weight is named; without --decode there is no form.
+    let path = folder.with("i.gguf", Model::llama().tensor("q", &[256, 1], gguf::TensorType::I32).filled(5));
     gguf(args(&["dump", "--decode", "-o"], &[&folder.path("i.npy"), &path, Path::new("q")])).code(3);
     gguf(args(&["dump", "--format", "csv", "-o"], &[&folder.path("i.csv"), &path, Path::new("q")])).code(2);
     assert!(!folder.names().contains(&"i.npy".to_owned()));
