@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gguf::arch::HeadFunction;
-use gguf::{Error, Metadata, Result, Shape, Source, TensorInfo, TensorType, row_range};
+use gguf::{Error, Metadata, Result, Runtime, Shape, Source, TensorInfo, TensorType, row_range};
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
@@ -362,6 +362,10 @@ impl Source for Checkpoint {
 
     fn packed(&self) -> Option<&str> {
         self.packed.as_deref()
+    }
+
+    fn runtime(&self, tensor: usize) -> Runtime {
+        self.rows.get(tensor).map(|rows| rows.runtime()).unwrap_or_default()
     }
 
     fn notes(&self) -> &[String] {

@@ -9,10 +9,11 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use gguf::{Error, Result, TensorInfo, TensorType, row_range};
+use gguf::{Error, Result, Runtime, TensorInfo, TensorType, row_range};
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 
+use crate::packed::Float;
 use crate::safetensors::{Dtype, Stored};
 
 /// The element type of rows in flight.
@@ -49,6 +50,16 @@ impl Elements {
     }
 }
 
+impl From<Float> for Elements {
+    fn from(float: Float) -> Elements {
+        match float {
+            Float::F32 => Elements::F32,
+            Float::F16 => Elements::F16,
+            Float::Bf16 => Elements::BF16,
+        }
+    }
+}
+
 /// A tensor that gives its rows when asked: the seam between what a checkpoint stores and what the file shall hold.
 ///
 /// A row is the last dimension of the row-major shape; rows are numbered over all others. Implementations may be
@@ -65,6 +76,11 @@ pub trait RowSource: Send + Sync + fmt::Debug {
     /// # Errors
     /// What reading or decoding meets. Ranges are within bounds.
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>>;
+
+    /// What multiplies with it where the model runs as it is stored.
+    fn runtime(&self) -> Runtime {
+        Runtime::Ggml
+    }
 
     /// Says that these rows will not be asked for soon.
     fn release(&self, rows: Range<u64>) {
@@ -409,6 +425,9 @@ impl RowSource for View {
     fn elements(&self) -> Elements {
         self.of.elements()
     }
+    fn runtime(&self) -> Runtime {
+        self.of.runtime()
+    }
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
         if rows.is_empty() || row_len(&self.shape) == 0 {
             return Ok(Cow::Borrowed(&[]));
@@ -492,6 +511,9 @@ impl RowSource for Permuted {
     }
     fn elements(&self) -> Elements {
         self.of.elements()
+    }
+    fn runtime(&self) -> Runtime {
+        self.of.runtime()
     }
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
         let mut out = Vec::new();
@@ -735,6 +757,10 @@ impl RowSource for Concatenated {
     }
     fn elements(&self) -> Elements {
         self.elements
+    }
+    fn runtime(&self) -> Runtime {
+        let first = self.parts.first().map(|part| part.runtime()).unwrap_or_default();
+        if self.parts.iter().all(|part| part.runtime() == first) { first } else { Runtime::Ggml }
     }
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
         let mut pieces = self.pieces(rows.clone());

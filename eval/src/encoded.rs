@@ -10,9 +10,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use convert::packed::Float;
-use convert::packed::bnb::{Code, decode, decode_int8};
+use convert::packed::bnb::{Code, LLM_INT8_THRESHOLD, decode, decode_int8};
 use gguf::arch::Module;
-use gguf::{Error, Result, Source, TensorInfo, TensorType};
+use gguf::{Error, Result, Runtime, Source, TensorInfo, TensorType};
 use quantize::bnb::{four_bit, int8, nested::Nested};
 use quantize::plan::{self, Importance, Plan, Planned};
 use quantize::recipe::FileType;
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use crate::layers::numeric;
 use crate::report::Quantized;
 use crate::tensors::{ErrorSums, TensorError};
-use crate::weights::{Matrix, Run, Weights};
+use crate::weights::{Matrix, Weights};
 
 /// A precision that weights can be encoded to in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -303,7 +303,7 @@ impl<'a> Encoded<'a> {
                     numeric::round_to(float, &mut out);
                 }
                 let sums = vec![measure(&values, &out)];
-                (Matrix::from_f32(base.name(), out, cols).run_as(Run::Float(float.unwrap_or(Float::F32))), sums)
+                (Matrix::from_f32(base.name(), out, cols).run_by(Runtime::FourBit(base.ty())), sums)
             }
             How::Int8 => {
                 let mut out = vec![0.0; rows * cols];
@@ -323,7 +323,7 @@ impl<'a> Encoded<'a> {
                         Ok(measure(&values, out))
                     })
                     .collect::<Result<Vec<_>>>()?;
-                (Matrix::from_f32(base.name(), out, cols).run_as(Run::Int8), sums)
+                (Matrix::from_f32(base.name(), out, cols).run_by(Runtime::Int8 { threshold: LLM_INT8_THRESHOLD }), sums)
             }
         };
         debug_assert!(sums.len() <= parts.max(1));

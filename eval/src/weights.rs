@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use convert::packed::Float;
-use gguf::{Error, Result, Source, TensorInfo, TensorType, Value};
+use gguf::{Error, Result, Runtime, Source, TensorInfo, TensorType, Value};
 use quantize::Levels;
 use rayon::prelude::*;
 
@@ -197,7 +197,8 @@ impl Weights for Stored<'_> {
     fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
         let info =
             self.0.tensors().get(tensor).ok_or_else(|| Error::usage(format!("there is no tensor number {tensor}")))?;
-        Matrix::from_bytes(info, self.0.rows(tensor, 0..info.rows())?)
+        let matrix = Matrix::from_bytes(info, self.0.rows(tensor, 0..info.rows())?)?;
+        Ok(matrix.run_by(self.0.runtime(tensor)))
     }
 
     fn release(&self, tensor: usize) {
@@ -221,20 +222,8 @@ pub struct Matrix<'a> {
     rows: usize,
     cols: usize,
     data: Data<'a>,
-    run: Run,
+    runtime: Runtime,
     deployed: bool,
-}
-
-/// What multiplies with a matrix where the model runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Run {
-    /// ggml on a processor, by the type of the blocks.
-    #[default]
-    Ggml,
-    /// bitsandbytes in four bits: weights and activations in the compute type, and the result too.
-    Float(Float),
-    /// LLM.int8: activations of a token rounded to 8 bits, but for outliers.
-    Int8,
 }
 
 /// What a product does with a matrix.
@@ -248,7 +237,7 @@ pub(crate) enum Multiplied<'m> {
     /// The same, and the result rounded to it.
     Computed(Float),
     /// LLM.int8.
-    Int8,
+    Int8 { threshold: f32 },
 }
 
 #[derive(Clone)]
@@ -280,7 +269,7 @@ impl<'a> Matrix<'a> {
             rows: info.rows() as usize,
             cols: info.shape().row_len() as usize,
             data,
-            run: Run::Ggml,
+            runtime: Runtime::Ggml,
             deployed: false,
         })
     }
@@ -288,18 +277,32 @@ impl<'a> Matrix<'a> {
     /// A matrix of f32 in memory, row-major, `cols` a row.
     pub fn from_f32(name: &str, data: Vec<f32>, cols: usize) -> Matrix<'a> {
         let rows = data.len().checked_div(cols).unwrap_or(0);
-        Matrix { name: name.to_owned(), rows, cols, data: Data::Plain(data.into()), run: Run::Ggml, deployed: false }
+        Matrix {
+            name: name.to_owned(),
+            rows,
+            cols,
+            data: Data::Plain(data.into()),
+            runtime: Runtime::Ggml,
+            deployed: false,
+        }
     }
 
     /// A matrix whose rows a function decodes: for forms of weights that no GGUF type describes.
     pub fn from_fn(name: &str, rows: usize, cols: usize, decode: Decode<'a>) -> Matrix<'a> {
-        Matrix { name: name.to_owned(), rows, cols, data: Data::Function(decode), run: Run::Ggml, deployed: false }
+        Matrix {
+            name: name.to_owned(),
+            rows,
+            cols,
+            data: Data::Function(decode),
+            runtime: Runtime::Ggml,
+            deployed: false,
+        }
     }
 
     /// The same, with what multiplies with it where the model runs.
     #[must_use]
-    pub fn run_as(self, run: Run) -> Matrix<'a> {
-        Matrix { run, ..self }
+    pub fn run_by(self, runtime: Runtime) -> Matrix<'a> {
+        Matrix { runtime, ..self }
     }
 
     /// The same, multiplied as the programs do that run it.
@@ -313,10 +316,12 @@ impl<'a> Matrix<'a> {
         if !self.deployed {
             return Multiplied::Exact;
         }
-        match (&self.data, self.run) {
-            (_, Run::Float(float)) => Multiplied::Computed(float),
-            (_, Run::Int8) => Multiplied::Int8,
-            (Data::Blocks { ty, bytes, .. }, Run::Ggml) => match ty {
+        match (&self.data, self.runtime) {
+            (_, Runtime::FourBit(TensorType::F16)) => Multiplied::Computed(Float::F16),
+            (_, Runtime::FourBit(TensorType::BF16)) => Multiplied::Computed(Float::Bf16),
+            (_, Runtime::FourBit(_)) => Multiplied::Exact,
+            (_, Runtime::Int8 { threshold }) => Multiplied::Int8 { threshold },
+            (Data::Blocks { ty, bytes, .. }, Runtime::Ggml) => match ty {
                 TensorType::F16 => Multiplied::Rounded(Float::F16),
                 TensorType::BF16 => Multiplied::Rounded(Float::Bf16),
                 _ => quantize::levels(*ty).map_or(Multiplied::Exact, |levels| Multiplied::Levels { levels, bytes }),

@@ -86,7 +86,7 @@ pub mod program;
 
 pub use error::{Error, ErrorKind, Result};
 pub use read::File;
-pub use source::{Shape, Source, TensorInfo, row_range};
+pub use source::{Runtime, Shape, Source, TensorInfo, row_range};
 pub use split::open;
 pub use types::TensorType;
 pub use value::{Array, Endian, Metadata, Text, Value, ValueType};

@@ -142,6 +142,23 @@ impl TensorInfo {
     }
 }
 
+/// What multiplies with a tensor where the model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub enum Runtime {
+    /// ggml, by the type that the tensor is declared in.
+    #[default]
+    Ggml,
+    /// bitsandbytes in four bits: weights, activations and result in this float type (`bnb_4bit_compute_dtype`).
+    FourBit(TensorType),
+    /// LLM.int8: activations of a token rounded to 8 bits, but for those of `threshold` or more (`llm_int8_threshold`; 0
+    /// for none), which stay in 16 bits.
+    Int8 {
+        /// The least magnitude of an outlier.
+        threshold: f32,
+    },
+}
+
 /// A model seen as a GGUF file.
 ///
 /// Rows are numbered over all dimensions but the first: the experts of a stack follow each other. A source may be
@@ -181,6 +198,12 @@ pub trait Source: Sync {
         self.tensors().iter().map(TensorInfo::bytes).sum()
     }
 
+    /// What multiplies with a tensor where the model runs as it is stored.
+    fn runtime(&self, tensor: usize) -> Runtime {
+        let _ = tensor;
+        Runtime::Ggml
+    }
+
     /// What a person should know of how this source was made: decoded forms, parts left out. One line each.
     fn notes(&self) -> &[String] {
         &[]
@@ -212,6 +235,9 @@ impl<S: Source + Send + ?Sized> Source for Box<S> {
     }
     fn packed(&self) -> Option<&str> {
         (**self).packed()
+    }
+    fn runtime(&self, tensor: usize) -> Runtime {
+        (**self).runtime(tensor)
     }
     fn stored_bytes(&self) -> u64 {
         (**self).stored_bytes()

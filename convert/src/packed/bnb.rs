@@ -3,7 +3,7 @@
 //! Formats, constants and the order of operations are those of bitsandbytes 0.50.2; how the codes are chosen is the
 //! business of the crate `quantize`.
 
-use gguf::{Error, Result};
+use gguf::{Error, Result, Runtime};
 use serde_json::{Map, Value};
 
 use super::{Decode, Float, Parts, Scales, expect, lazy, matrix, misfit};
@@ -13,6 +13,9 @@ use crate::transform::{self, Elements, Rows};
 
 /// Block lengths that bitsandbytes accepts.
 pub const BLOCK_LENGTHS: [usize; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
+
+/// Activations from here on stay in 16 bits where a configuration has no `llm_int8_threshold`.
+pub const LLM_INT8_THRESHOLD: f32 = 6.0;
 
 /// Scales that share a scale, with double quantization.
 pub const NESTED_BLOCK: usize = 256;
@@ -203,6 +206,8 @@ pub(super) fn open(parts: &mut Parts<'_>) -> Result<()> {
             parts.count(&form);
         }
     }
+    let threshold = parts.config.get("llm_int8_threshold").and_then(Value::as_f64);
+    let threshold = threshold.map_or(LLM_INT8_THRESHOLD, |threshold| threshold as f32);
     for module in parts.ending(".SCB") {
         let weight = format!("{module}.weight");
         let scales = parts.need(&format!("{module}.SCB"), &weight)?;
@@ -215,7 +220,7 @@ pub(super) fn open(parts: &mut Parts<'_>) -> Result<()> {
             return Err(misfit(format, "the weight is not row-major")
                 .help("a checkpoint that an early bitsandbytes saved on a GPU: save it again with a current one"));
         }
-        let decoder = Int8 { codes: codes.clone(), scales: Scales::new(scales, rows)? };
+        let decoder = Int8 { codes: codes.clone(), scales: Scales::new(scales, rows)?, threshold };
         parts.replace(&weight, weight.clone(), turn(&weight, lazy(&[rows, cols], Elements::F32, decoder))?);
         parts.count("INT8");
     }
@@ -251,12 +256,10 @@ fn four_bit(parts: &mut Parts<'_>, weight: &str, ending: &str) -> Result<(Rows, 
         }
     };
     let form = format!("{} in blocks of {}{nested}", state.code.name().to_uppercase(), state.block);
-    let elements = match state.float {
-        Float::F32 => Elements::F32,
-        Float::F16 => Elements::F16,
-        Float::Bf16 => Elements::BF16,
-    };
-    let decoder = FourBit { codes: codes.clone(), points, scales, block: state.block };
+    let elements = Elements::from(state.float);
+    // transformers computes in f32 where nothing else is said.
+    let compute = parts.text("bnb_4bit_compute_dtype").and_then(Float::from_torch).unwrap_or(Float::F32);
+    let decoder = FourBit { codes: codes.clone(), points, scales, block: state.block, compute };
     Ok((lazy(&state.shape, elements, decoder), form))
 }
 
@@ -299,6 +302,7 @@ struct FourBit {
     points: [f32; 16],
     scales: BlockScales,
     block: usize,
+    compute: Float,
 }
 
 impl Decode for FourBit {
@@ -309,12 +313,17 @@ impl Decode for FourBit {
         let codes = &self.codes.bytes()[block * self.block / 2..];
         decode(&self.points, codes, &scales, self.block, from - block * self.block, out);
     }
+
+    fn runtime(&self) -> Runtime {
+        Runtime::FourBit(Elements::from(self.compute).ty())
+    }
 }
 
 #[derive(Debug)]
 struct Int8 {
     codes: Stored,
     scales: Scales,
+    threshold: f32,
 }
 
 impl Decode for Int8 {
@@ -323,5 +332,9 @@ impl Decode for Int8 {
         for ((row, out), codes) in (first..).zip(out.chunks_mut(cols)).zip(codes.chunks(cols)) {
             decode_int8(codes, self.scales.at(row), out);
         }
+    }
+
+    fn runtime(&self) -> Runtime {
+        Runtime::Int8 { threshold: self.threshold }
     }
 }

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use gguf::{Error, Result};
+use gguf::{Error, Result, Runtime};
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
@@ -371,6 +371,11 @@ fn word(bytes: &[u8], i: usize) -> u32 {
 trait Decode: Send + Sync + fmt::Debug {
     /// Fills `out` with the rows from `first` on, `cols` values each.
     fn decode(&self, first: usize, cols: usize, out: &mut [f32]);
+
+    /// As [`RowSource::runtime`].
+    fn runtime(&self) -> Runtime {
+        Runtime::Ggml
+    }
 }
 
 /// A weight that decodes its rows when asked.
@@ -393,6 +398,10 @@ impl<D: Decode> RowSource for Lazy<D> {
 
     fn elements(&self) -> Elements {
         self.elements
+    }
+
+    fn runtime(&self) -> Runtime {
+        self.decoder.runtime()
     }
 
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {

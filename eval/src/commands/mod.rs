@@ -26,7 +26,7 @@ use convert::tokenizer::Tokenizer;
 use eval::model::Model;
 use eval::weights::{Arithmetic, Deployed, Stored, Weights};
 use gguf::cli::{Common, Files, Progress};
-use gguf::{Error, Result, Source};
+use gguf::{Error, Result, Runtime, Source};
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
 use serde_json::Value;
@@ -132,13 +132,13 @@ impl ArithmeticArgs {
 pub fn weights_of<'a>(source: &'a dyn Source, arithmetic: Arithmetic) -> Result<Box<dyn Weights + 'a>> {
     match (arithmetic, source.packed()) {
         (Arithmetic::Exact, _) => Ok(Box::new(Stored(source))),
-        (Arithmetic::Deployed, None) => Ok(Box::new(Deployed::new(Stored(source)))),
-        (Arithmetic::Deployed, Some(packed)) => {
-            Err(Error::input(format!("is packed by {packed}, whose arithmetic cannot be computed from a folder")).help(
-                "leave --arithmetic out; of bitsandbytes' types, `compare --types nf4,int8` on the model they were made from \
-                 computes it",
-            ))
+        (Arithmetic::Deployed, Some(packed))
+            if (0..source.tensors().len()).all(|tensor| source.runtime(tensor) == Runtime::Ggml) =>
+        {
+            Err(Error::input(format!("is packed by {packed}, whose arithmetic is not known"))
+                .help("leave --arithmetic out; of packed folders those of bitsandbytes are computed as deployed"))
         }
+        (Arithmetic::Deployed, _) => Ok(Box::new(Deployed::new(Stored(source)))),
     }
 }
 

@@ -2,7 +2,7 @@
 //! Multiplication for Transformers at Scale", 2022).
 //!
 //! A row of weights has one scale, its largest magnitude over 127; so has a token's activations, but for outliers: those of
-//! [`THRESHOLD`] or more are multiplied in 16 bits with the decoded weights. bitsandbytes takes a column as an outlier for
+//! a threshold or more are multiplied in 16 bits with the decoded weights. bitsandbytes takes a column as an outlier for
 //! all tokens that it is given together; here each token has its own, as when a text is continued token by token, so that a
 //! result does not depend on what else is evaluated.
 
@@ -15,17 +15,15 @@ use rayon::prelude::*;
 use crate::layers::numeric;
 use crate::weights::Matrix;
 
-/// Activations from here on are outliers (`llm_int8_threshold` where a configuration says nothing else).
-const THRESHOLD: f32 = 6.0;
-
 /// Rows that a thread takes at a time.
 const ROWS: usize = 32;
 
-/// `x · wᵀ` for rows of a matrix whose values are whole multiples of a 127th of their row's largest.
-pub(super) fn product(x: &[f32], w: &Matrix<'_>, rows: Range<usize>) -> Result<Vec<f32>> {
+/// `x · wᵀ` for rows of a matrix whose values are whole multiples of a 127th of their row's largest. Activations of
+/// `threshold` or more are outliers; 0 for none.
+pub(super) fn product(x: &[f32], w: &Matrix<'_>, rows: Range<usize>, threshold: f32) -> Result<Vec<f32>> {
     let (cols, out) = (w.cols(), rows.len());
     let x = numeric::rounded(Float::F16, x);
-    let tokens: Vec<Token> = x.par_chunks(cols).map(Token::new).collect();
+    let tokens: Vec<Token> = x.par_chunks(cols).map(|x| Token::new(x, threshold)).collect();
     let parts: Vec<Vec<f32>> = (0..out.div_ceil(ROWS))
         .into_par_iter()
         .map(|part| {
@@ -63,8 +61,9 @@ struct Token {
 }
 
 impl Token {
-    fn new(x: &[f32]) -> Token {
-        let within = |x: f32| x.abs() < THRESHOLD;
+    fn new(x: &[f32], threshold: f32) -> Token {
+        let least = if threshold > 0.0 { threshold } else { f32::INFINITY };
+        let within = |x: f32| x.abs() < least;
         let (codes, largest) = codes(x.iter().copied(), within);
         // What is no number is an outlier too, and stays none.
         let outliers = x.iter().copied().enumerate().filter(|(_, x)| !within(*x)).collect();
@@ -88,7 +87,7 @@ mod tests {
         // Two rows of whole 127ths; one token with an outlier, one without.
         let w = vec![1.27, 0.64, -1.0, 0.5, -2.54, 0.02, 0.0, 1.0];
         let x = vec![0.5, -1.0, 40.0, 0.25, 1.0, 2.0, 3.0, -4.0];
-        let y = product(&x, &Matrix::from_f32("w", w.clone(), 4), 0..2).unwrap();
+        let y = product(&x, &Matrix::from_f32("w", w.clone(), 4), 0..2, 6.0).unwrap();
         for (x, y) in x.chunks(4).zip(y.chunks(2)) {
             for (w, y) in w.chunks(4).zip(y) {
                 let exact: f32 = w.iter().zip(x).map(|(w, x)| w * x).sum();
@@ -101,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_stays_none() {
-        let y = product(&[f32::NAN, 1.0], &Matrix::from_f32("w", vec![1.0, 2.0], 2), 0..1).unwrap();
+        let y = product(&[f32::NAN, 1.0], &Matrix::from_f32("w", vec![1.0, 2.0], 2), 0..1, 6.0).unwrap();
         assert!(y[0].is_nan());
     }
 }

@@ -95,7 +95,7 @@ fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>, 
                 unsafe { y.set_len(tokens * out) };
                 return Ok(y);
             }
-            Multiplied::Int8 => return int8::product(x, w, rows),
+            Multiplied::Int8 { threshold } => return int8::product(x, w, rows, threshold),
             Multiplied::Rounded(float) | Multiplied::Computed(float) => {
                 rounded = numeric::rounded(float, x);
                 &rounded
