@@ -4,7 +4,7 @@
     pip install torch transformers safetensors sentencepiece tiktoken
     python docs/way-back.py --convert target/release/convert CHECKPOINT...
 
-Each CHECKPOINT goes to a bf16 GGUF file and back. Both folders are loaded as the class that config.json names, in f32, and
+Each CHECKPOINT goes to a GGUF file of its own type and back. Both folders are loaded as the class that config.json names, in f32, and
 given the same tokens; the largest difference is printed. Tokenizers are compared on a text of several scripts. Exit code 1:
 something differs. Classes that are not installed, and those without a way back, are named.
 """
@@ -28,8 +28,11 @@ def back(convert, folder, work, pre):
     config = json.loads((folder / "config.json").read_text())
     name = config["architectures"][0]
     told = ["--pre", pre] if pre else []
+    # Through the type of the checkpoint, so that nothing is rounded.
+    types = {"float16": "f16", "float32": "f32"}
+    outtype = types.get(config.get("dtype") or config.get("torch_dtype"), "bf16")
     for step in (
-        [convert, folder, "-o", file, "--outtype", "bf16", *told],
+        [convert, folder, "-o", file, "--outtype", outtype, *told],
         [convert, file, "-o", out, "--class", name],
     ):
         done = subprocess.run(step, capture_output=True, text=True)

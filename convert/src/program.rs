@@ -248,9 +248,7 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
             notes.extend(differing.map_err(|e| Error::new(e.kind(), e.message().to_owned()).at(target))?);
         }
         output.commit()?;
-        let listed = std::fs::read_dir(target).map_err(|e| Error::io(target, "list", e))?;
-        outputs.extend(listed.filter_map(|entry| Some(entry.ok()?.path())));
-        outputs.sort();
+        outputs = files_in(target)?;
     }
     if !args.common.quiet {
         notes.iter().for_each(|note| cli::say(&format!("note: {note}")));
@@ -277,6 +275,17 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
     };
     args.common.result(document, text)?;
     Ok(Exit::Done)
+}
+
+/// The files of a folder and of those in it, in order.
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))? {
+        let path = entry.map_err(|e| Error::io(folder, "list", e))?.path();
+        if path.is_dir() { files.extend(files_in(&path)?) } else { files.push(path) }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// The first option that says nothing of the way back, where one is given.

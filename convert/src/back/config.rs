@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use super::tensors::File;
 use super::ways::Way;
 use crate::config::{self, Config};
-use crate::hf::{ANSWERS, Class, Contents, Params, WHOLE_HEAD};
+use crate::hf::{ANSWERS, Class, Contents, OWN_BEGINNINGS, Params, WHOLE_HEAD};
 use crate::modules::{self, Pooling};
 use crate::tokenizer::back::{Place, roles};
 use crate::transform::{Elements, Rows, to_f32};
@@ -547,9 +547,9 @@ impl<'a> Solver<'a> {
 
     /// Keys of the model that are not what the file says: those of other values, those that lack, those too many.
     fn differing(&self, made: &Metadata) -> Vec<String> {
-        let own = |key: &str| !key.starts_with("general.") && !key.starts_with("tokenizer.");
+        let own = |key: &str| is_of_model(self.class.arch, key);
         let mut out: Vec<String> = Vec::new();
-        for (key, value) in self.keys.metadata.iter().filter(|(key, _)| own(key) && !key.starts_with("split.")) {
+        for (key, value) in self.keys.metadata.iter().filter(|(key, _)| own(key)) {
             if !made.get(key).is_some_and(|other| same(other, value)) {
                 out.push(key.to_owned());
             }
@@ -740,6 +740,12 @@ fn read(class: &'static Class, name: &str, root: &Map<String, Json>, beside: &Be
         config.set(name, value.clone());
     }
     Ok(config)
+}
+
+/// Whether a key describes the model. Others say how a file was made, or are somebody's own.
+pub(super) fn is_of_model(arch: &str, key: &str) -> bool {
+    let of_arch = key.strip_prefix(arch).is_some_and(|rest| rest.starts_with('.'));
+    of_arch || OWN_BEGINNINGS.iter().any(|own| !["general.", "tokenizer."].contains(own) && key.starts_with(own))
 }
 
 fn shown(value: &Value) -> String {

@@ -467,6 +467,12 @@ pub(super) fn bert(keys: &Keys<'_>, root: &mut Root) {
     set(root, &[("type_vocab_size", token_types(keys))]);
 }
 
+/// Positions begin behind that of padding in the model's own numbering, whatever the vocabulary calls padding.
+pub(super) fn camembert(keys: &Keys<'_>, root: &mut Root) {
+    bert(keys, root);
+    root.insert("pad_token_id".into(), 1.into());
+}
+
 pub(super) fn jina_bert(keys: &Keys<'_>, root: &mut Root) {
     bert(keys, root);
     root.insert("position_embedding_type".into(), "alibi".into());

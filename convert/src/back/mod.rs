@@ -354,7 +354,7 @@ impl Folder {
             .map_err(|e| Error::input(format!("the finished folder does not convert again: {}", e.message())))?;
         let mut differing = Vec::new();
         let (of, other) = (self.file.0.metadata(), again.metadata());
-        let own = |key: &str| !key.starts_with("general.") && !key.starts_with("split.");
+        let own = |key: &str| key.starts_with("tokenizer.") || config::is_of_model(self.class.arch, key);
         let mut keys: Vec<&str> = of.iter().map(|(k, _)| k).filter(|k| own(k)).collect();
         keys.extend(other.iter().map(|(k, _)| k).filter(|k| own(k) && of.get(k).is_none()));
         for key in keys {

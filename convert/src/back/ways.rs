@@ -263,7 +263,7 @@ pub(crate) const WAYS: &[Way] = &[
          num_attention_heads num_hidden_layers type_vocab_size vocab_size",
     )
     .when(|keys| keys.has_tensor("token_types.weight"))
-    .derive(bert)
+    .derive(camembert)
     .avoiding(&["classifier"]),
     way(
         "JinaBertModel",

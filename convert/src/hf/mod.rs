@@ -18,8 +18,8 @@ use serde_json::{Map, Value};
 
 pub use contents::{Contents, Target};
 pub use modules::Modules;
+pub(crate) use params::{OWN_BEGINNINGS, switched_window, window};
 pub use params::{Params, SIGMOID, SOFTMAX};
-pub(crate) use params::{switched_window, window};
 pub use projectors::{Forced, Sense, Tower};
 pub(crate) use rows::{ANSWERS, FIRST_POSITION, GAIN, WHOLE_HEAD};
 

@@ -20,7 +20,7 @@ pub struct Params<'a> {
 }
 
 /// Beginnings of keys that no architecture's name stands before.
-const OWN_BEGINNINGS: &[&str] = &["general.", "tokenizer.", "diffusion.", "xielu.", "vision.pos_emb_"];
+pub(crate) const OWN_BEGINNINGS: &[&str] = &["general.", "tokenizer.", "diffusion.", "xielu.", "vision.pos_emb_"];
 
 /// llama.cpp's numbers for the gates of experts.
 const GATES: &[(&str, u32)] = &[("softmax", SOFTMAX), ("sigmoid", SIGMOID), ("sqrtsoftplus", 4)];

@@ -283,6 +283,13 @@ fn gpt2(
     out: &mut Files,
 ) -> Result<()> {
     let name = metadata.str("tokenizer.ggml.pre").unwrap_or("default");
+    if metadata.str("tokenizer.ggml.pre").is_none_or(|name| name == "default") {
+        out.notes.push(
+            "the file does not say how texts are cut into words: the folder does it as llama.cpp then does; better take the \
+             tokenizer.json of the original model"
+                .to_owned(),
+        );
+    }
     let Some(cuts) = pre::json_of(name) else {
         return Err(Error::input(format!(
             "tokenizer.ggml.pre is '{name}', of which no tokenizer.json is known that means it"

@@ -325,7 +325,7 @@ fn by_structure(file: &File<'_>) -> Result<Found, String> {
 }
 
 /// The pre-tokenizer of a `tokenizer.json` that a name means: that of its structure, or of a structure whose name cuts
-/// the same way. Nothing where none is known.
+/// the same way, else its own expressions. Nothing where there are none.
 pub(super) fn json_of(name: &str) -> Option<Value> {
     let has = |row: &&Structure, name: &str| row.names.iter().any(|(known, _)| *known == name);
     let alike = || {
@@ -333,8 +333,15 @@ pub(super) fn json_of(name: &str) -> Option<Value> {
         let same = |known: &str| PreTokenizer::find(known).is_ok_and(|row| row.cuts_shown() == cuts);
         STRUCTURES.iter().find(|row| row.names.iter().any(|(known, _)| same(known)))
     };
-    let row = STRUCTURES.iter().find(|row| has(row, name)).or_else(alike)?;
-    let mut steps: Vec<Value> = row.steps.iter().map(Pattern::json).collect();
+    let row = STRUCTURES.iter().find(|row| has(row, name)).or_else(alike);
+    let mut steps: Vec<Value> = match row {
+        Some(row) => row.steps.iter().map(Pattern::json).collect(),
+        // What no published tokenizer is known for is cut as llama.cpp does: by one expression after the other.
+        None => {
+            let expressions = PreTokenizer::find(name).ok()?.expressions().filter(|all| !all.is_empty())?;
+            expressions.into_iter().map(S).chain([Bytes]).map(|step| step.json()).collect()
+        }
+    };
     Some(match steps.len() {
         1 => steps.swap_remove(0),
         _ => json!({"type": "Sequence", "pretokenizers": steps}),

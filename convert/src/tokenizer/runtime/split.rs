@@ -321,6 +321,12 @@ impl PreTokenizer {
         format!("{:?}", self.cuts)
     }
 
+    /// The expressions, where cuts are nothing else.
+    pub fn expressions(&self) -> Option<Vec<&'static str>> {
+        let expression = |cut: &Cut| if let Cut::Regex(expression) = cut { Some(*expression) } else { None };
+        self.cuts.iter().map(expression).collect()
+    }
+
     /// What llama.cpp's cuts do otherwise than those of the published tokenizer, if anything.
     pub fn departure(&self) -> Option<&'static str> {
         self.published.map(|(_, what)| what)
