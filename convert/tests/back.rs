@@ -228,6 +228,28 @@ fn every_family_comes_back() {
     }
 }
 
+/// Published files have keys of the programs that made them, and old ones do not say how texts are cut.
+#[test]
+fn keys_of_no_part_of_the_model_are_passed_over() {
+    let folder = fixtures::path("golden/arch/Tiny-Llama-3.2-1B-Instruct/hf/Tiny-Llama-3.2-1B-Instruct");
+    let options = Options { outtype: OutType::BF16, any_pre: true, ..Options::default() };
+    let checkpoint = Checkpoint::open(&folder, &options).unwrap();
+    let mut metadata = checkpoint.metadata().clone();
+    metadata.remove("tokenizer.ggml.pre");
+    metadata.set("quantize.imatrix.file", "imatrix.dat");
+    metadata.set("quantize.imatrix.entries_count", 12_i32);
+    metadata.set("somebody.url", "https://example.org");
+    let bytes = gguf::write::copy(&checkpoint, &metadata, Vec::new(), |_| {}).unwrap();
+    let file = gguf::File::from_bytes(bytes.into()).unwrap();
+    let back = Folder::plan(Arc::new(file), &Back::default()).unwrap();
+    assert_eq!(back.class(), "LlamaForCausalLM");
+    assert!(back.notes().iter().any(|note| note.contains("how texts are cut")), "{:?}", back.notes());
+    let dir = tempfile::tempdir().unwrap();
+    back.write(dir.path(), &|_| {}).unwrap();
+    back.check(dir.path()).unwrap();
+    assert_eq!(different_tensors(&folder, dir.path(), true), Vec::<String>::new());
+}
+
 /// What is not refused comes back whole.
 #[test]
 fn nothing_comes_back_otherwise() {

@@ -35,7 +35,7 @@ pub(crate) enum Cut {
 
 /// The words of GPT-2 and its descendants:
 /// contractions, letters, digits, signs, line ends, and white space up to the last before a word.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Words {
     contractions: Contractions,
     /// Letters take any one character but a line end, letter or number in front; else they take a space.
@@ -321,9 +321,14 @@ impl PreTokenizer {
         format!("{:?}", self.cuts)
     }
 
-    /// The expressions, where cuts are nothing else.
+    /// The cuts as expressions, where all are such or words of GPT-2.
     pub fn expressions(&self) -> Option<Vec<&'static str>> {
-        let expression = |cut: &Cut| if let Cut::Regex(expression) = cut { Some(*expression) } else { None };
+        const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+        let expression = |cut: &Cut| match cut {
+            Cut::Regex(expression) => Some(*expression),
+            Cut::Words(words) if *words == WORDS_GPT2 => Some(WORDS),
+            _ => None,
+        };
         self.cuts.iter().map(expression).collect()
     }
 
