@@ -112,7 +112,8 @@ impl Names<'_> {
         // What a block is may hang on a tensor that is not there: then other faults come of it.
         if let (FaultKind::TensorMissing | FaultKind::TensorUnexpected, false) = (fault.kind, lacking.is_empty()) {
             let (_, block, _) = in_block(&fault.subject);
-            let names = lacking.iter().flat_map(|name| self.in_place(name, block));
+            let here = lacking.iter().filter_map(|name| Some(moved(name, in_block(name).1?, block?)));
+            let names = here.flat_map(|name| self.all(&name));
             let names: Vec<String> = names.map(|name| self.origins.of(&name)).collect();
             let word = if names.len() == 1 { "tensor" } else { "one of the tensors" };
             return Error::input(format!(
@@ -147,13 +148,12 @@ impl Names<'_> {
     }
 
     /// The names, without what wrappers put in front, of the tensors that this block's like of another block's tensor
-    /// would be made of.
+    /// would be made of, and that are not there: a first block may have it from what is something else in the others.
     fn in_place(&self, of: &str, block: Option<u64>) -> Vec<String> {
         let sources = self.sources.get(of).map_or(&[][..], Vec::as_slice);
-        match (in_block(of).1, block) {
-            (Some(from), Some(to)) => sources.iter().map(|name| moved(name, from, to)).collect(),
-            _ => sources.to_vec(),
-        }
+        let (Some(from), Some(to)) = (in_block(of).1, block) else { return sources.to_vec() };
+        let there = |name: &String| self.sources.values().flatten().any(|other| other == name);
+        sources.iter().map(|name| moved(name, from, to)).filter(|name| !there(name)).collect()
     }
 
     /// Tensors of the file that the block of this one lacks, held against the block that is most like it.
