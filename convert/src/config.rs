@@ -201,8 +201,9 @@ impl Config {
         let known = defaults != RAW && is_recognized(root);
         let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
         for &(alias, name) in aliases {
+            // Where both are stated, the library goes by the other name.
             if let Some(value) = values.shift_remove(alias)
-                && values.get(name).is_none_or(Value::is_null)
+                && (!value.is_null() || !values.contains_key(name))
             {
                 values.insert(name.to_owned(), value);
             }
@@ -601,11 +602,14 @@ pub(crate) fn as_u64(value: &Value) -> Option<u64> {
 fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -> Map<String, Value> {
     let first = |keys: &[&str]| keys.iter().find_map(|k| values.get(*k).filter(|v| !v.is_null())).cloned();
     let object = |key: &str| values.get(key).and_then(Value::as_object).cloned();
-    let scaling = object("rope_scaling").filter(|scaling| !defaults.is_empty() && !scaling.is_empty());
-    let stated = object("rope_parameters");
+    // A class that has the old field for its own leaves it aside.
+    let old = object("rope_scaling").filter(|_| !defaults.contains_key("rope_scaling"));
+    let scaling = old.clone().filter(|scaling| !defaults.is_empty() && !scaling.is_empty());
     let default = defaults.get("rope_parameters").and_then(Value::as_object).cloned().unwrap_or_default();
     let nested =
         |rope: &Map<String, Value>| rope.contains_key("full_attention") || rope.contains_key("sliding_attention");
+    // A class with two kinds of layers looks for theirs alone in the new field.
+    let stated = object("rope_parameters").filter(|stated| nested(stated) || !nested(&default));
     // The old field, written by hand beside the new one, is what the library goes by.
     let stated = match (stated, scaling) {
         (Some(mut stated), Some(scaling)) if nested(&stated) && nested(&default) && !nested(&scaling) => {
@@ -615,7 +619,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
             Some(stated)
         }
         (_, Some(scaling)) => Some(scaling),
-        (stated, None) => stated.or_else(|| object("rope_scaling")),
+        (stated, None) => stated.or_else(|| old.clone()),
     };
     let theta = first(THETA);
     let local =
@@ -638,7 +642,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
         }
     };
     set("rope_theta", theta);
-    set("rope_type", values.get("rope_scaling").and_then(|s| s.get("type")).filter(|v| !v.is_null()).cloned());
+    set("rope_type", old.as_ref().and_then(|s| s.get("type")).filter(|v| !v.is_null()).cloned());
     set("partial_rotary_factor", factor);
     set("original_max_position_embeddings", original);
     if let Some(kind) = rope.get("type").cloned() {

@@ -42,7 +42,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "num_experts_per_tok": 2, "num_experts": 8, "num_shared_experts": 0, "expert_selection_fn": "softmax",
             "shared_expert_combination_strategy": "average", "norm_topk_prob": true, "rms_norm_eps": null,
             "prefix_dense_intermediate_size": null, "prefix_dense_sliding_window_pattern": 1,
-            "sliding_window_pattern": 4, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+            "sliding_window_pattern": 4, "rope_scaling": null, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
             "tie_word_embeddings": true}"#,
         spelling: &[COHERE, ATTENTION, GATED, EXPERTS, PREDICTION],
         drop_zero_biases: true,
