@@ -350,6 +350,10 @@ impl Source for Checkpoint {
         transform::rows_of(&self.infos, &self.rows, tensor, rows)
     }
 
+    fn unrounded(&self, tensor: usize, rows: Range<u64>) -> Result<Option<Vec<f32>>> {
+        transform::unrounded(&self.infos, &self.rows, tensor, rows)
+    }
+
     fn release(&self, tensor: usize, rows: Range<u64>) {
         if row_range(&self.infos, tensor, &rows).is_ok() {
             self.rows[tensor].release(rows);

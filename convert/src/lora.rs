@@ -855,6 +855,10 @@ impl Source for AdapterFile {
         transform::rows_of(&self.infos, &self.rows, tensor, rows)
     }
 
+    fn unrounded(&self, tensor: usize, rows: Range<u64>) -> Result<Option<Vec<f32>>> {
+        transform::unrounded(&self.infos, &self.rows, tensor, rows)
+    }
+
     fn notes(&self) -> &[String] {
         &self.notes
     }

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Parser;
 use convert::back::{self, Float, Folder, Options as BackOptions};
@@ -16,7 +16,8 @@ use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, hf, location};
 use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputFolder, OutputPlace, Program, Progress, Table};
-use gguf::{Error, Result, Source, TensorInfo, TensorType, Writer};
+use gguf::lost::{Degenerate, Lost};
+use gguf::{Error, Result, Source, TensorInfo, Writer};
 use serde_json::json;
 
 /// The program.
@@ -98,6 +99,10 @@ struct Args {
     /// Convert weights that are NaN or infinite too
     #[arg(long)]
     allow_nonfinite: bool,
+
+    /// Refuse weights that the type cannot hold and that become zeros, instead of warning of them
+    #[arg(long)]
+    no_degenerate: bool,
 
     /// Do not open the finished file again to check it
     #[arg(long)]
@@ -232,17 +237,18 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
         outtype,
         class: args.class.clone(),
         max_shard_bytes: args.max_shard_size.unwrap_or(convert::shards::SHARD_BYTES),
+        no_degenerate: args.no_degenerate,
     };
     let source: Arc<dyn Source + Send + Sync> = Arc::new(gguf::open(file)?);
     let plan = Folder::plan(source, &options).map_err(|e| e.at(file))?;
     let mut notes: Vec<String> = plan.notes().to_vec();
-    let mut outputs = Vec::new();
+    let (mut outputs, mut degenerate) = (Vec::new(), Vec::new());
     if !args.dry_run {
         let output = OutputFolder::create(target, args.force, &[file])?;
         let progress = Progress::bytes(args.common.progress, args.common.quiet, "writing", plan.bytes());
         let written = plan.write(output.temporary(), &|bytes| progress.add(bytes));
         progress.finish();
-        written.map_err(|e| e.at(target))?;
+        degenerate = written.map_err(|e| e.at(target))?;
         if !args.no_verify {
             let differing = plan.check(output.temporary());
             notes.extend(differing.map_err(|e| Error::new(e.kind(), e.message().to_owned()).at(target))?);
@@ -252,11 +258,12 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
     }
     if !args.common.quiet {
         notes.iter().for_each(|note| cli::say(&format!("note: {note}")));
+        gguf::lost::warnings(&degenerate).iter().for_each(|line| cli::say(line));
     }
     let document = || {
         let result = json!({"output": gguf::quote::json(target), "written": !args.dry_run, "class": plan.class(),
             "architecture": plan.architecture(), "tensors": plan.entries().len(), "bytes": plan.bytes(),
-            "outtype": plan.float().name(), "from": plan.types(), "notes": notes});
+            "outtype": plan.float().name(), "from": plan.types(), "degenerate": degenerate_json(&degenerate), "notes": notes});
         let files = Files::new(&args.common, !args.dry_run, &[file.to_path_buf()], &outputs)?;
         Ok(cli::document(SCHEMA, VERSION, &files, result))
     };
@@ -336,6 +343,7 @@ struct Conversion {
 struct Written {
     outputs: Vec<Output>,
     tokenizer: Option<Comparison>,
+    degenerate: Vec<Degenerate>,
     seconds: f64,
 }
 
@@ -370,11 +378,12 @@ impl Conversion {
             true => None,
             false => args.modelfile.create(checkpoint, Some(folder), target, args.force, &args.common)?,
         };
+        let mut degenerate = Vec::new();
         if args.vocab_only {
             let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
             written.map_err(|e| Error::io(target, "write", e))?;
         } else {
-            write(args, checkpoint, &mut output, plan.file_bytes())?;
+            degenerate = write(args, checkpoint, &mut output, plan.file_bytes())?;
         }
         if !args.no_verify {
             // The values were looked at while they were written.
@@ -388,10 +397,12 @@ impl Conversion {
         };
         let mut outputs = vec![output];
         for task in checkpoint.tasks() {
-            outputs.push(task_file(args, task, target, inputs)?);
+            let (output, lost) = task_file(args, task, target, inputs)?;
+            outputs.push(output);
+            degenerate.extend(lost);
         }
         outputs.extend(modelfile);
-        Ok(Written { outputs, tokenizer, seconds: begun.elapsed().as_secs_f64() })
+        Ok(Written { outputs, tokenizer, degenerate, seconds: begun.elapsed().as_secs_f64() })
     }
 }
 
@@ -419,13 +430,14 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     }
     let target = target(args, adapter.file_name());
     let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
+    let mut degenerate = Vec::new();
     if !args.dry_run {
         let _place = args.output_folder().map(OutputPlace::make).transpose()?;
         let mut inputs = read(args, folder)?;
         inputs.extend(convert::files::of_model(&base));
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         let mut output = Output::create(&target, args.force, &inputs)?;
-        write(args, &adapter, &mut output, plan.file_bytes())?;
+        degenerate = write(args, &adapter, &mut output, plan.file_bytes())?;
         if !args.no_verify {
             gguf::check::verify_file(output.temporary(), true).map_err(|e| unsound(e, &target))?;
         }
@@ -433,7 +445,8 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
     }
     if args.common.wants_document() {
         let weights = adapter.weights();
-        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(), "notes": adapter.notes()});
+        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(),
+            "degenerate": degenerate_json(&degenerate), "notes": adapter.notes()});
         let files = Files::new(
             &args.common,
             !args.dry_run,
@@ -459,15 +472,15 @@ fn task_target(task: &TaskAdapter, target: &Path) -> PathBuf {
 }
 
 /// The adapter of a task, finished but for its name.
-fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -> Result<Output> {
+fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -> Result<(Output, Vec<Degenerate>)> {
     let target = task_target(task, target);
     let plan = gguf::Plan::new(task.metadata(), task.tensors())?;
     let mut output = Output::create(&target, args.force, inputs)?;
-    write(args, task, &mut output, plan.file_bytes())?;
+    let degenerate = write(args, task, &mut output, plan.file_bytes())?;
     if !args.no_verify {
         gguf::check::verify_file(output.temporary(), true).map_err(|e| unsound(e, &target))?;
     }
-    Ok(output)
+    Ok((output, degenerate))
 }
 
 /// Where the file goes: a folder is given the default name.
@@ -488,21 +501,54 @@ fn with_type(path: PathBuf, type_name: Option<&str>) -> PathBuf {
     path.with_file_name(filled)
 }
 
-fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<()> {
+/// Streams the tensors into a file, and gives those that lost weights.
+fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<Vec<Degenerate>> {
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
     let target = output.target().to_path_buf();
     let out = BufWriter::with_capacity(1 << 20, output);
-    let watched = Watched { source: checkpoint, allow: args.allow_nonfinite };
+    let watched = Watched {
+        source: checkpoint,
+        allow: args.allow_nonfinite,
+        no_degenerate: args.no_degenerate,
+        met: Mutex::default(),
+    };
     let written = gguf::write::copy(&watched, checkpoint.metadata(), out, |bytes| progress.add(bytes));
     let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(&target, "write", e)));
     progress.finish();
-    flushed.map_err(|e| cli::at_fault(e, args.folder.as_deref().unwrap_or(&target), &target))
+    flushed.map_err(|e| cli::at_fault(e, args.folder.as_deref().unwrap_or(&target), &target))?;
+    let (degenerate, nonfinite) = watched.met();
+    if !args.common.quiet {
+        gguf::lost::warnings(&degenerate).iter().chain(&nonfinite).for_each(|line| cli::say(line));
+    }
+    Ok(degenerate)
 }
 
 /// A source whose values are looked at as they pass.
 struct Watched<'a> {
     source: &'a dyn Source,
     allow: bool,
+    no_degenerate: bool,
+    /// By tensor: what its type could not hold, and the number of values that are NaN or infinite.
+    met: Mutex<BTreeMap<usize, (Lost, u64)>>,
+}
+
+impl Watched<'_> {
+    fn degenerate(&self, tensor: usize, lost: Lost) -> Degenerate {
+        let info = &self.source.tensors()[tensor];
+        Degenerate::new(info.name(), info.ty(), lost, info.elements(), info.shape().row_len())
+    }
+
+    /// Tensors that lost weights, and warnings of those with values that are NaN or infinite.
+    fn met(&self) -> (Vec<Degenerate>, Vec<String>) {
+        let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = met.iter().filter(|(_, (lost, _))| lost.blocks > 0).map(|(&i, (lost, _))| self.degenerate(i, *lost));
+        let nonfinite = met.iter().filter(|(_, (_, count))| *count > 0).map(|(&i, (_, count))| {
+            let info = &self.source.tensors()[i];
+            let name = gguf::quote::text(info.name());
+            format!("warning: tensor {name}: {} values are NaN or infinite as {}", cli::count(*count), info.ty())
+        });
+        (lost.collect(), nonfinite.collect())
+    }
 }
 
 impl Source for Watched<'_> {
@@ -515,9 +561,20 @@ impl Source for Watched<'_> {
     }
 
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        let bytes = self.source.rows(tensor, rows)?;
+        let bytes = self.source.rows(tensor, rows.clone())?;
         let info = &self.source.tensors()[tensor];
-        if !self.allow && has_nonfinite(info.ty(), &bytes) {
+        let lost = gguf::lost::narrowed(self.source, tensor, rows, &bytes)?;
+        if lost.blocks > 0 && self.no_degenerate {
+            return Err(Error::input(self.degenerate(tensor, lost).to_string()).help(crate::back::NO_DEGENERATE_HELP));
+        }
+        let nonfinite = crate::transform::nonfinite(info.ty(), &bytes);
+        if lost.blocks > 0 || nonfinite > 0 {
+            let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+            let met = met.entry(tensor).or_default();
+            met.0.add(lost);
+            met.1 += nonfinite;
+        }
+        if !self.allow && nonfinite > 0 {
             return Err(Error::input(format!("tensor {} as {} holds NaN or infinity", info.name(), info.ty()))
                 .help("the checkpoint is damaged, or the type too narrow: try another --outtype; --allow-nonfinite converts it all the same"));
         }
@@ -530,26 +587,6 @@ impl Source for Watched<'_> {
 
     fn stored_bytes(&self) -> u64 {
         self.source.stored_bytes()
-    }
-}
-
-/// Whether a value's exponent has all bits set, or a block's scale is NaN.
-fn has_nonfinite(ty: TensorType, bytes: &[u8]) -> bool {
-    let halves = |exponent: u16| {
-        let found = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent == exponent;
-        bytes.as_chunks::<2>().0.iter().fold(false, |any, b| any | found(b))
-    };
-    match ty {
-        TensorType::BF16 => halves(0x7F80),
-        TensorType::F16 => halves(0x7C00),
-        TensorType::F32 => {
-            let found = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7F80_0000 == 0x7F80_0000;
-            bytes.as_chunks::<4>().0.iter().fold(false, |any, b| any | found(b))
-        }
-        // E8M0 and E4M3 without infinities: the byte of all ones is NaN.
-        TensorType::MXFP4 => bytes.as_chunks::<17>().0.iter().any(|block| block[0] == 0xFF),
-        TensorType::NVFP4 => bytes.as_chunks::<36>().0.iter().any(|block| block[..4].iter().any(|s| s & 0x7F == 0x7F)),
-        _ => false,
     }
 }
 
@@ -636,6 +673,7 @@ impl Conversion {
             "notes": checkpoint.notes(),
             "tokenizer": written.and_then(|written| written.tokenizer.as_ref()).map(tokenizer_json),
             "adapters": adapters,
+            "degenerate": written.map(|written| degenerate_json(&written.degenerate)),
         });
         if self.projector {
             let kinds = ["clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type"];
@@ -674,6 +712,11 @@ impl Conversion {
         }
         table.render() + &end
     }
+}
+
+/// Tensors with weights that their type cannot hold, as `--json` has them.
+fn degenerate_json(lost: &[Degenerate]) -> Vec<serde_json::Value> {
+    lost.iter().map(Degenerate::json).collect()
 }
 
 fn list(common: &Common) -> Result<Exit> {

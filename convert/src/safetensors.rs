@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gguf::map::Map;
 use gguf::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
@@ -83,7 +84,7 @@ impl std::fmt::Display for Dtype {
 #[derive(Debug)]
 struct Part {
     path: PathBuf,
-    map: memmap2::Mmap,
+    map: Map,
 }
 
 /// A tensor of a checkpoint: known by its header, its data in the map.
@@ -143,7 +144,7 @@ impl Stored {
     pub fn release(&self, bytes: Range<usize>) {
         let start = self.span.start + bytes.start.min(self.span.len());
         let end = self.span.start + bytes.end.min(self.span.len());
-        gguf::map::release(&self.part.map, start..end);
+        self.part.map.release(start..end);
     }
 }
 
@@ -160,9 +161,7 @@ pub fn open_file(path: &Path) -> Result<Vec<Stored>> {
     if meta.len() < 8 {
         return Err(Error::input(format!("has {} bytes, too few for a safetensors header", meta.len())).at(path));
     }
-    // SAFETY: the map is private and read-only. Another process that shortens the file meanwhile can raise SIGBUS,
-    // as with every reader over a map.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+    let map = Map::of(&file, path)?;
     let part = Arc::new(Part { path: path.to_path_buf(), map });
     parse_header(&part).map_err(|e| e.at(path))
 }

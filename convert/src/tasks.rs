@@ -81,4 +81,8 @@ impl Source for TaskAdapter {
     fn rows(&self, tensor: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
         transform::rows_of(&self.infos, &self.rows, tensor, rows)
     }
+
+    fn unrounded(&self, tensor: usize, rows: Range<u64>) -> Result<Option<Vec<f32>>> {
+        transform::unrounded(&self.infos, &self.rows, tensor, rows)
+    }
 }

@@ -1036,6 +1036,48 @@ pub(crate) fn rows_of<'a>(
     cast(source.rows(rows)?, source.elements(), info.ty())
 }
 
+/// The same rows as f32 before [`cast`] rounds them: what [`gguf::Source::unrounded`] gives.
+///
+/// # Errors
+/// Rows that there are not, and what reading meets.
+pub(crate) fn unrounded(
+    infos: &[TensorInfo],
+    sources: &[Rows],
+    tensor: usize,
+    rows: Range<u64>,
+) -> Result<Option<Vec<f32>>> {
+    row_range(infos, tensor, &rows)?;
+    let (info, source) = (&infos[tensor], &sources[tensor]);
+    let elements = source.elements();
+    if info.bytes() == 0 || elements.ty() == info.ty() || matches!(elements, Elements::Blocks(_)) {
+        return Ok(None);
+    }
+    to_f32(elements, &source.rows(rows)?).map(Some)
+}
+
+/// Values whose exponent has all bits set, and blocks with a scale that is NaN.
+pub(crate) fn nonfinite(ty: TensorType, bytes: &[u8]) -> u64 {
+    let halves = |exponent: u16| {
+        let found = |b: &[u8; 2]| u64::from(u16::from_le_bytes(*b) & exponent == exponent);
+        bytes.as_chunks::<2>().0.iter().map(found).sum()
+    };
+    let blocks = |size: usize, found: fn(&[u8]) -> bool| bytes.chunks_exact(size).filter(|b| found(b)).count() as u64;
+    match ty {
+        TensorType::BF16 => halves(0x7F80),
+        TensorType::F16 => halves(0x7C00),
+        TensorType::F32 => {
+            let found = |b: &[u8; 4]| u64::from(u32::from_le_bytes(*b) & 0x7F80_0000 == 0x7F80_0000);
+            bytes.as_chunks::<4>().0.iter().map(found).sum()
+        }
+        // The scale's own f16 is too small for the weights.
+        TensorType::Q8_0 => blocks(34, |block| block[1] & 0x7C == 0x7C),
+        // E8M0 and E4M3 without infinities: the byte of all ones is NaN.
+        TensorType::MXFP4 => blocks(17, |block| block[0] == 0xFF),
+        TensorType::NVFP4 => blocks(36, |block| block[..4].iter().any(|s| s & 0x7F == 0x7F)),
+        _ => 0,
+    }
+}
+
 /// The bytes of these elements as another type. Rows that become Q8_0 are whole blocks.
 ///
 /// # Errors

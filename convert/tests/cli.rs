@@ -369,3 +369,62 @@ fn side_files_without_end_are_not_read_to_it() {
     case.refuses(&["--metadata", "/dev/zero"], 3, &["/dev/zero", "larger than"]);
     case.refuses(&["--check-tokenizer", "--text", "/dev/zero"], 3, &["/dev/zero", "larger than"]);
 }
+
+#[test]
+fn weights_that_a_type_cannot_hold_are_told_and_refused_on_demand() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("m");
+    let write = |weight: f32| {
+        fixtures::widened(TINY, &folder, |name, weights| {
+            if name == "model.layers.0.self_attn.v_proj.weight" {
+                weights[64..128].iter_mut().enumerate().for_each(|(i, w)| *w = [weight, -weight][i % 2]);
+            }
+        });
+    };
+    let go = |args: &[&str]| run(place.path(), args);
+    // Of 64 weights a row, and two blocks of Q8_0.
+    for (outtype, weight, said, count) in [
+        ("f16", 1e-9, "rows of F16", 1),
+        ("q8_0", 1e-6, "blocks of Q8_0", 2),
+        ("bf16", f32::from_bits(1), "rows of BF16", 1),
+    ] {
+        write(weight);
+        let args = ["m", "--outtype", outtype, "--force", "-o", "out.gguf", "--json"];
+        let (code, stdout, stderr) = go(&args);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stderr.contains("warning: tensor blk.0.attn_v.weight: ") && stderr.contains(said), "{stderr}");
+        let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(report["degenerate"][0]["blocks"], count, "{report}");
+        assert_eq!(report["degenerate"].as_array().unwrap().len(), 1);
+        fs::remove_file(place.path().join("out.gguf")).unwrap();
+        let (code, _, stderr) = go(&[&args[..], &["--no-degenerate"]].concat());
+        assert!(code == 3 && stderr.contains("blk.0.attn_v.weight"), "{stderr}");
+        assert!(!place.path().join("out.gguf").exists());
+        write(0.0);
+        let (code, _, stderr) = go(&[&args[..], &["--no-degenerate"]].concat());
+        assert_eq!(code, 0, "{stderr}");
+    }
+    // Too large: refused, and counted where that is allowed.
+    for outtype in ["f16", "q8_0"] {
+        write(1e8);
+        let args = ["m", "--outtype", outtype, "--force", "-o", "out.gguf"];
+        let (code, _, stderr) = go(&args);
+        assert!(code == 3 && stderr.contains("blk.0.attn_v.weight"), "{outtype}: {stderr}");
+        let (code, _, stderr) = go(&[&args[..], &["--allow-nonfinite", "--no-verify"]].concat());
+        let count = if outtype == "f16" { "64 values are NaN or infinite" } else { "2 values are NaN or infinite" };
+        assert!(code == 0 && stderr.contains(count), "{outtype}: {stderr}");
+    }
+    // The way back.
+    for (weight, refused) in [(1e-9, false), (1e8, true)] {
+        write(weight);
+        let (code, _, stderr) = go(&["m", "--outtype", "f32", "--force", "-o", "out.gguf"]);
+        assert_eq!(code, 0, "{stderr}");
+        let args = ["out.gguf", "--outtype", "f16", "--force", "-o", "back"];
+        let (code, _, stderr) = go(&args);
+        let warned = stderr.contains("v_proj.weight: 1 of 32 rows of F16 cannot hold");
+        assert_eq!((code, warned), if refused { (3, false) } else { (0, true) }, "{stderr}");
+        assert!(!refused || stderr.contains("too large for f16"), "{stderr}");
+        let (code, ..) = go(&[&args[..], &["--no-degenerate"]].concat());
+        assert_eq!(code, 3);
+    }
+}

@@ -12,6 +12,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use gguf::map::Map;
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
@@ -34,7 +35,7 @@ fn most_off(vocabulary: usize) -> f64 {
 #[derive(Debug)]
 pub struct KldFile {
     path: PathBuf,
-    map: memmap2::Mmap,
+    map: Map,
     context: usize,
     vocabulary: usize,
     chunks: usize,
@@ -52,8 +53,7 @@ impl KldFile {
         if len < HEADER {
             return Err(wrong(format!("{len} bytes are no file of log-probabilities")));
         }
-        // SAFETY: a read-only map of a file that is only read from; every access below is checked against its length.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+        let map = Map::of(&file, path)?;
         if map[..8] != MAGIC[..] {
             return Err(wrong("is no file of log-probabilities: it does not begin with \"_logits_\"".into())
                 .help("llama-perplexity writes such a file with --save-all-logits"));

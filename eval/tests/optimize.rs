@@ -166,6 +166,13 @@ fn a_gguf_and_its_folder_and_a_plan_give_the_same_file() {
         let args = [&["optimize", model][..], &more, rest, &["-o", out]].concat();
         done(&evaluate(p.path()).args(&args).output().unwrap());
     };
+    // A run that fails leaves no plan behind, nor does one of several write it.
+    let new = ["--type", "q5_0", "--plan", "plan.toml"];
+    for more in [&["--calibrate", "missing.txt"][..], &["--calibrate", &p.calibration, "--part", "1/2", "-o", "x"]] {
+        let code = if more.len() == 2 { 3 } else { 2 };
+        let said = refused(p.path(), code, &[&["optimize", &p.model][..], &new, more].concat());
+        assert!(!p.path().join("plan.toml").exists(), "{said}");
+    }
     from(&p.model, "folder.gguf", &["--plan", "plan.toml"]);
     from("bf16.gguf", "file.gguf", &["--plan", "plan.toml"]);
     let open = |name: &str| gguf::File::open(p.path().join(name)).unwrap();
@@ -332,6 +339,7 @@ impl Form {
                     symmetric: true,
                     skip: None,
                     no_fallback: false,
+                    no_degenerate: false,
                     shard_bytes: 1 << 30,
                     force: false,
                 };

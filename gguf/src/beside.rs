@@ -106,6 +106,7 @@ fn fresh_name(path: &Path) -> PathBuf {
 pub(crate) struct Temporary {
     path: PathBuf,
     /// Holds the lock that says that its writer lives.
+    #[cfg(feature = "cli")]
     lock: Option<File>,
 }
 
@@ -127,13 +128,18 @@ impl Temporary {
         loop {
             let path = fresh_name(target);
             let file = options.open(&path)?;
-            let temporary = Temporary { path, lock: None };
+            let temporary = Temporary {
+                path,
+                #[cfg(feature = "cli")]
+                lock: None,
+            };
             if is_ours(&file, &temporary.path) {
                 return Ok((temporary, file));
             }
         }
     }
 
+    #[cfg(feature = "cli")]
     /// A new folder for this target. Strays of killed runs for the same target go away first.
     ///
     /// # Errors
@@ -153,6 +159,7 @@ impl Temporary {
         }
     }
 
+    #[cfg(feature = "cli")]
     /// A name that nothing has, for what is moved aside.
     pub(crate) fn aside(target: &Path) -> Temporary {
         Temporary { path: fresh_name(target), lock: None }
@@ -238,6 +245,7 @@ fn is_live(path: &Path) -> bool {
     lock.is_none_or(|file| file.try_lock().is_err())
 }
 
+#[cfg(feature = "cli")]
 /// Renames without replacing anything.
 ///
 /// # Errors
@@ -252,6 +260,7 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
+#[cfg(feature = "cli")]
 /// Exchanges two names in one step; `false` where the system cannot.
 ///
 /// # Errors
@@ -260,13 +269,14 @@ pub(crate) fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
     flagged(a, b, Flag::Exchange).map_or(Ok(false), |done| done.map(|()| true))
 }
 
+#[cfg(feature = "cli")]
 enum Flag {
     NoReplace,
     Exchange,
 }
 
 /// Renames by Linux's own call; `None` where the system or the file system has none.
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "cli", target_os = "linux"))]
 fn flagged(from: &Path, to: &Path, flag: Flag) -> Option<io::Result<()>> {
     use std::os::unix::ffi::OsStrExt;
     let name = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes()).ok();
@@ -285,7 +295,7 @@ fn flagged(from: &Path, to: &Path, flag: Flag) -> Option<io::Result<()>> {
     (!unsupported).then_some(Err(error))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(feature = "cli", not(target_os = "linux")))]
 fn flagged(_: &Path, _: &Path, _: Flag) -> Option<io::Result<()>> {
     None
 }
@@ -350,6 +360,7 @@ mod tests {
         assert_eq!(names().iter().filter(|n| n.contains("-of-")).count(), 1);
     }
 
+    #[cfg(feature = "cli")]
     #[test]
     fn names_change_hands() {
         let folder = tempfile::tempdir().unwrap();

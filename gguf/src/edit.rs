@@ -325,6 +325,7 @@ pub fn recover(path: impl AsRef<Path>) -> Result<bool> {
     Ok(true)
 }
 
+#[cfg(feature = "cli")]
 /// Removes the journal beside a file that was just written anew: it belonged to the one before.
 pub(crate) fn forget(real: &Path) {
     if fs::symlink_metadata(journal_path(real)).is_ok() && !is_interrupted(real) {

@@ -40,7 +40,8 @@
 //! are bounded first, sums and products are checked, nesting is limited. [`File`] refuses what the specification
 //! forbids and what would let two readers see different things; the [module on checking](check) tells it all. No
 //! input makes this crate panic or read outside its map. What it cannot guard against is another process that
-//! shortens a file while it is mapped: the system then ends the program (SIGBUS), as it does every reader over a map.
+//! shortens a file while it is mapped: the system then ends the program (SIGBUS), as it does every reader over a map, or
+//! gives zeros for what was in the last page ([`map::unchanged`] finds that afterwards).
 //!
 //! # Features
 //!
@@ -65,6 +66,7 @@ pub mod edit;
 mod endian;
 pub mod error;
 pub mod keys;
+pub mod lost;
 pub mod map;
 pub mod memory;
 pub mod modelfile;

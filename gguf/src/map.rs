@@ -3,8 +3,8 @@
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 
@@ -17,10 +17,10 @@ use memmap2::Mmap;
 pub struct Mapped {
     /// The bytes from where the GGUF begins. Slices of them keep the map alive.
     pub(crate) bytes: Bytes,
-    map: Option<Arc<Mmap>>,
+    map: Option<Arc<Map>>,
 }
 
-struct Owner(Arc<Mmap>);
+struct Owner(Arc<Map>);
 
 impl AsRef<[u8]> for Owner {
     fn as_ref(&self) -> &[u8] {
@@ -44,7 +44,7 @@ impl Mapped {
     pub(crate) fn release(&self, span: Range<usize>) {
         if let Some(map) = &self.map {
             let start = map.len() - self.bytes.len();
-            release(map, start + span.start..start + span.end);
+            map.release(start + span.start..start + span.end);
         }
     }
 }
@@ -74,19 +74,118 @@ pub(crate) fn open(path: impl AsRef<Path>) -> Result<Mapped> {
     if meta.len() == 0 {
         return Ok(Mapped::default());
     }
-    // SAFETY: the map is read-only and private. Another process that shortens the file while it is read can still
-    // raise SIGBUS; that risk is shared by every reader over a map and is handled by the caller's signal handler
-    // where it matters.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
-    let map = Arc::new(map);
+    let map = Arc::new(Map::of(&file, path)?);
     Ok(Mapped { bytes: Bytes::from_owner(Owner(map.clone())), map: Some(map) })
+}
+
+/// A file in memory, whose length is looked at again before what was read of it counts.
+#[derive(Debug)]
+pub struct Map {
+    mmap: Mmap,
+    seen: Arc<Seen>,
+}
+
+/// A mapped file as it was when it was mapped.
+#[derive(Debug)]
+struct Seen {
+    path: PathBuf,
+    id: Option<Id>,
+    len: u64,
+}
+
+/// What tells a file from another that got its name.
+type Id = (u64, u64);
+
+fn id(meta: &fs::Metadata) -> Option<Id> {
+    #[cfg(unix)]
+    return Some((std::os::unix::fs::MetadataExt::dev(meta), std::os::unix::fs::MetadataExt::ino(meta)));
+    #[cfg(not(unix))]
+    {
+        let _ = meta;
+        None
+    }
+}
+
+impl Seen {
+    /// Whether the file of this name is the one that was mapped, and shorter now.
+    fn is_shorter(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|meta| id(&meta) == self.id && meta.len() < self.len)
+    }
+}
+
+/// The files that are mapped, and those that were shorter when their map went.
+static MAPPED: Mutex<(Vec<Weak<Seen>>, Vec<PathBuf>)> = Mutex::new((Vec::new(), Vec::new()));
+
+impl Map {
+    /// Maps an open file that is called `path`.
+    ///
+    /// # Errors
+    /// What the system meets.
+    pub fn of(file: &fs::File, path: &Path) -> Result<Map> {
+        let meta = file.metadata().map_err(|e| Error::io(path, "examine", e))?;
+        // SAFETY: the map is read-only and private. Another process that shortens the file while it is read can still
+        // raise SIGBUS; that risk is shared by every reader over a map and is handled by the caller's signal handler
+        // where it matters. Within the last page zeros are read instead, which `unchanged` finds.
+        let mmap = unsafe { Mmap::map(file) }.map_err(|e| Error::io(path, "map", e))?;
+        let seen = Arc::new(Seen { path: path.to_path_buf(), id: id(&meta), len: mmap.len() as u64 });
+        let mut mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
+        if mapped.0.len() == mapped.0.capacity() {
+            mapped.0.retain(|seen| seen.strong_count() > 0);
+        }
+        mapped.0.push(Arc::downgrade(&seen));
+        Ok(Map { mmap, seen })
+    }
+
+    /// Says that these bytes will not be needed soon.
+    pub fn release(&self, span: Range<usize>) {
+        release(&self.mmap, span);
+    }
+}
+
+impl std::ops::Deref for Map {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.mmap
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        if self.seen.is_shorter() {
+            MAPPED.lock().unwrap_or_else(PoisonError::into_inner).1.push(self.seen.path.clone());
+        }
+    }
+}
+
+/// Looks whether a file was cut short while it was mapped: what was read of its last page may be zeros. A map that is
+/// gone is told of once.
+///
+/// # Errors
+/// Such a file, by name.
+pub fn unchanged() -> Result<()> {
+    let (living, mut shorter) = {
+        let mut mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
+        let living: Vec<Arc<Seen>> = mapped.0.iter().filter_map(Weak::upgrade).collect();
+        (living, std::mem::take(&mut mapped.1))
+    };
+    shorter.extend(living.iter().filter(|seen| seen.is_shorter()).map(|seen| seen.path.clone()));
+    match shorter.first() {
+        Some(path) => Err(became_shorter().at(path)),
+        None => Ok(()),
+    }
+}
+
+/// The error where bytes that were there are gone.
+pub(crate) fn became_shorter() -> Error {
+    Error::input("became shorter while it was read").help("run it again when nobody writes to the file")
 }
 
 /// Says that these bytes of a read-only file map will not be needed soon.
 ///
 /// Goes a little beyond both ends: the page that two neighbouring spans share would stay for ever otherwise, and so
 /// would those that the system maps around each fault.
-pub fn release(map: &Mmap, span: Range<usize>) {
+fn release(map: &Mmap, span: Range<usize>) {
     #[cfg(unix)]
     {
         const PAGE: usize = 4096;

@@ -181,6 +181,16 @@ pub trait Source: Sync {
         let _ = (tensor, rows);
     }
 
+    /// These rows before they were rounded, where the source gives them in a narrower type than it has: a checkpoint of
+    /// f32 that is given as f16.
+    ///
+    /// # Errors
+    /// As [`Source::rows`].
+    fn unrounded(&self, tensor: usize, rows: Range<u64>) -> Result<Option<Vec<f32>>> {
+        let _ = (tensor, rows);
+        Ok(None)
+    }
+
     /// The position of the tensor with this name.
     fn find(&self, name: &str) -> Option<usize> {
         self.tensors().iter().position(|t| t.name() == name)
@@ -229,6 +239,9 @@ impl<S: Source + Send + ?Sized> Source for Box<S> {
     }
     fn release(&self, tensor: usize, rows: Range<u64>) {
         (**self).release(tensor, rows);
+    }
+    fn unrounded(&self, tensor: usize, rows: Range<u64>) -> Result<Option<Vec<f32>>> {
+        (**self).unrounded(tensor, rows)
     }
     fn find(&self, name: &str) -> Option<usize> {
         (**self).find(name)

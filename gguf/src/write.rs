@@ -332,7 +332,7 @@ fn failed(e: io::Error) -> Error {
     /// `EFAULT` of every Unix.
     const BAD_ADDRESS: i32 = 14;
     if cfg!(unix) && e.raw_os_error() == Some(BAD_ADDRESS) {
-        return Error::input("became shorter while it was read").help("run it again when nobody writes to the file");
+        return crate::map::became_shorter();
     }
     Error::new(crate::ErrorKind::System, "cannot write").caused_by(e)
 }

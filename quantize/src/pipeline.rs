@@ -5,11 +5,11 @@
 //! taken only when it is less than a window ahead of the writer, which bounds memory whatever the model's size, and
 //! makes the bytes the same for any number of threads.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use gguf::lost::{self, Degenerate, Lost, largest, unit_len};
 use gguf::{Error, ErrorKind, Result, Source, TensorType, Writer};
 
 use crate::codec::{Codec, codec, first_not_finite};
@@ -75,39 +75,6 @@ pub struct Summary {
     pub degenerate: Vec<Degenerate>,
 }
 
-/// Blocks of one tensor in one type that hold nothing of some weights: these are smaller than the least scale of the type,
-/// or than a part of a superblock can tell beside its neighbours, or so large that the search for a scale overflows. The
-/// reference writes the same bytes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Degenerate {
-    /// The name of the tensor.
-    pub tensor: String,
-    /// The type.
-    pub ty: TensorType,
-    /// The number of such blocks; of a plain type, of rows.
-    pub blocks: u64,
-    /// The number of all blocks.
-    pub of: u64,
-    /// The largest magnitude of a weight that became 0.
-    pub largest: f32,
-}
-
-impl fmt::Display for Degenerate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Degenerate { tensor, ty, blocks, of, largest } = self;
-        let tensor = gguf::quote::text(tensor);
-        let (noun, which) = if ty.is_quantized() {
-            ("blocks", if ty.scale_len() < ty.block_len() { "some of their weights" } else { "their weights" })
-        } else {
-            ("rows", "their weights")
-        };
-        write!(
-            f,
-            "tensor {tensor}: {blocks} of {of} {noun} of {ty} cannot hold {which} (up to {largest:e}), which became 0"
-        )
-    }
-}
-
 /// Streams `source` into every job. All jobs' plans are of this source and leave out the same tensors. `progress` is
 /// called with bytes of the source that are done.
 ///
@@ -148,7 +115,7 @@ pub fn run<W: Write>(
                 sink.write(done.outputs[target].bytes())?;
             }
             summary.nonfinite += done.nonfinite;
-            summary.count(step, &done.lost);
+            summary.count(step, &done);
             progress(done.source_bytes);
             shared.written(done.outputs);
         }
@@ -160,9 +127,10 @@ pub fn run<W: Write>(
 
 impl Summary {
     /// Adds up what the chunks of a tensor lost, for each of its types.
-    fn count(&mut self, step: &Step, lost: &[Lost]) {
-        for (&ty, lost) in step.targets.iter().zip(lost).filter(|(_, lost)| lost.blocks > 0) {
-            let same = |d: &&mut Degenerate| d.ty == ty && d.tensor == step.name;
+    fn count(&mut self, step: &Step, done: &Done) {
+        let types = step.targets.iter().zip(&done.lost).chain([(&step.from, &done.narrowed)]);
+        for (&ty, lost) in types.filter(|(_, lost)| lost.blocks > 0) {
+            let same = |d: &&mut Degenerate| d.ty == ty.name() && d.tensor == step.name;
             match self.degenerate.iter_mut().rev().find(same) {
                 Some(known) => {
                     known.blocks += lost.blocks;
@@ -201,22 +169,8 @@ struct Step {
 
 impl Step {
     fn degenerate(&self, ty: TensorType, lost: Lost) -> Degenerate {
-        let Lost { blocks, largest } = lost;
-        let of = self.rows * self.row_len / unit(ty, self.row_len);
-        Degenerate { tensor: self.name.clone(), ty, blocks, of, largest }
+        Degenerate::new(&self.name, ty, lost, self.rows * self.row_len, self.row_len)
     }
-}
-
-/// Blocks with a part whose largest weight became 0, and the largest of these weights.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lost {
-    blocks: u64,
-    largest: f32,
-}
-
-/// Weights of what is called a block here: rows of plain types.
-fn unit(ty: TensorType, row_len: u64) -> u64 {
-    if ty.is_quantized() { ty.block_len() } else { row_len }
 }
 
 /// Magnitudes between which every type holds the largest weight of a block: below, a scale of 16 bits may be 0, above,
@@ -228,17 +182,11 @@ fn held(ty: TensorType) -> Range<f32> {
 /// How much smaller than the largest weight of its superblock that of a part can be so that every type holds it.
 const PART_HELD: f32 = 0.125;
 
-/// The largest magnitude.
-fn largest(weights: &[f32]) -> f32 {
-    // The bits of magnitudes are in their order, and whole numbers compare faster.
-    f32::from_bits(weights.iter().fold(0, |most, w| most.max(w.to_bits() & 0x7FFF_FFFF)))
-}
-
 /// Looks for blocks that hold nothing of some weights which share a scale. Almost none need decoding: their largest
 /// weights are of a magnitude that every scale can hold.
-fn lost(codec: &dyn Codec, weights: &[f32], row_len: usize, encoded: &[u8], decoded: &mut Vec<f32>) -> Lost {
+fn unheld(codec: &dyn Codec, weights: &[f32], row_len: usize, encoded: &[u8], decoded: &mut Vec<f32>) -> Lost {
     let ty = codec.ty();
-    let len = unit(ty, row_len as u64) as usize;
+    let len = unit_len(ty, row_len as u64) as usize;
     let part = if ty.is_quantized() { ty.scale_len() as usize } else { len };
     let (bytes, held) = (encoded.len() / (weights.len() / len).max(1), held(ty));
     let mut lost = Lost::default();
@@ -261,8 +209,7 @@ fn lost(codec: &dyn Codec, weights: &[f32], row_len: usize, encoded: &[u8], deco
             (most > 0.0 && zero && (part == len || all)).then_some(most)
         });
         if let Some(most) = gone.reduce(f32::max) {
-            lost.blocks += 1;
-            lost.largest = lost.largest.max(most);
+            lost.count(most);
         }
     }
     lost
@@ -345,6 +292,8 @@ struct Done {
     nonfinite: u64,
     /// What each target of the step could not hold.
     lost: Vec<Lost>,
+    /// What the type that the source gives could not hold.
+    narrowed: Lost,
 }
 
 /// A buffer that is used again; only its first `len` bytes count.
@@ -403,6 +352,12 @@ impl Worker<'_> {
         if size(step.from) != Some(bytes.len()) {
             return Err(Error::input(format!("tensor {}: the source gave {} bytes", step.name, bytes.len())));
         }
+        let narrowed = lost::narrowed(self.source, step.tensor, chunk.rows.clone(), &bytes)?;
+        if narrowed.blocks > 0 && self.settings.no_degenerate {
+            let degenerate = step.degenerate(step.from, narrowed);
+            return Err(Error::input(degenerate.to_string())
+                .help("convert the folder with --outtype f32 and quantize that file, or leave --no-degenerate out"));
+        }
         let mut nonfinite = 0;
         let mut lost = vec![Lost::default(); step.targets.len()];
         let mut outputs = Vec::with_capacity(step.targets.len());
@@ -431,7 +386,7 @@ impl Worker<'_> {
         let source_bytes = bytes.len() as u64;
         drop(bytes);
         self.source.release(step.tensor, chunk.rows.clone());
-        Ok(Done { outputs, source_bytes, nonfinite, lost })
+        Ok(Done { outputs, source_bytes, nonfinite, lost, narrowed })
     }
 
     /// Decodes piece by piece and encodes each for every target.
@@ -484,9 +439,8 @@ impl Worker<'_> {
                 codec.encode(weights, row_len, importance, out);
                 // Eight bits of exponent lose nothing but subnormal numbers.
                 if !matches!(codec.ty(), TensorType::F32 | TensorType::BF16) {
-                    let new = lost(codec, weights, row_len, out, &mut self.decoded);
                     let sum = &mut losses[i];
-                    (sum.blocks, sum.largest) = (sum.blocks + new.blocks, sum.largest.max(new.largest));
+                    sum.add(unheld(codec, weights, row_len, out, &mut self.decoded));
                     if sum.blocks > 0 && self.settings.no_degenerate {
                         let degenerate = step.degenerate(codec.ty(), *sum);
                         return Err(Error::input(degenerate.to_string()).help(

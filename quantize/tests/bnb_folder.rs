@@ -201,6 +201,7 @@ fn experts_of_affine_folders_are_quantized_or_refused() {
             symmetric: true,
             skip: None,
             no_fallback: true,
+            no_degenerate: true,
             shard_bytes: u64::MAX,
             force: true,
         };

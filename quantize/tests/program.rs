@@ -662,3 +662,69 @@ fn types_are_mixed_for_a_size() {
     let said = place.refused(2, [&bits[..], &["--at-least", "q8_0", "--at-most", "q4_0"]].concat());
     assert!(said.contains("leave no type for tensor"), "{said}");
 }
+
+#[test]
+fn folders_tell_of_weights_that_they_cannot_hold() {
+    const LLAMA: &str = "golden/arch/Tiny-Llama-2-7B-Chat/hf/Tiny-Llama-2-7B-Chat";
+    const Q: &str = "model.layers.0.self_attn.q_proj.weight";
+    let place = Place::new();
+    let small = f32::from_bits(1);
+    // Rows of 64 weights; of files the checkpoint itself is rounded, to f16.
+    for (args, weight, said, blocks) in [
+        (&["int8"][..], 1e-9, "rows of int8", 1),
+        (&["affine8", "--group-size", "32"], small, "groups of affine8", 2),
+        (&["affine4", "--per", "row", "--zero-point"], small, "rows of affine4", 1),
+        (&["affine8", "--per", "tensor"], 1e-4, "rows of affine8", 1),
+        (&["nf4"], small, "blocks of nf4", 1),
+        (&["fp4", "--double-quant"], small, "blocks of fp4", 1),
+        (&["q8_0"], 1e-9, "rows of F16", 1),
+        (&["f16"], 1e-9, "rows of F16", 1),
+    ] {
+        fixtures::widened(LLAMA, &place.path("m"), |name, weights| {
+            if name == Q {
+                weights[192..256].iter_mut().enumerate().for_each(|(i, w)| *w = [weight, -weight][i % 2]);
+            }
+        });
+        let args = [&["m", "--force", "--json", "-o", "out", "-t"], args].concat();
+        let out = place.done(&args);
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(told.contains(&format!("{said} cannot hold their weights")), "{args:?}: {told}");
+        let report: Json = serde_json::from_slice(&out.stdout).unwrap();
+        let lost = report["degenerate"].as_array().unwrap();
+        assert_eq!((lost.len(), &lost[0]["blocks"]), (1, &Json::from(blocks)), "{args:?}: {lost:?}");
+        let path = place.path("out");
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap()
+        } else {
+            std::fs::remove_file(path).unwrap()
+        }
+        let refused = place.refused(3, args.iter().chain(&["--no-degenerate"]));
+        assert!(refused.contains("q_proj") || refused.contains("attn_q"), "{refused}");
+        // What is held, or is zero from the first, is told of nowhere.
+        fixtures::widened(LLAMA, &place.path("m"), |name, weights| {
+            if name == Q {
+                weights[192..256].fill(0.0);
+            }
+        });
+        place.done(args.iter().chain(&["--no-degenerate"]));
+        let path = place.path("out");
+        if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+    }
+    // Numbers whose difference is beyond f32 come back, and integers that would not come back are refused.
+    fixtures::widened(LLAMA, &place.path("m"), |name, weights| {
+        if name == Q {
+            weights[..2].copy_from_slice(&[3e38, -3e38]);
+        }
+    });
+    place.done(["m", "-o", "out", "-t", "affine8", "--per", "row", "--zero-point"]);
+    let stored = convert::safetensors::open_folder(&place.path("out")).unwrap();
+    let scales = stored.iter().find(|t| t.name().ends_with("layers.0.self_attn.q_proj.weight_scale")).unwrap();
+    assert!(scales.bytes().chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite()));
+    fixtures::widened(LLAMA, &place.path("m"), |name, weights| {
+        if name == Q {
+            weights[0] = -f32::MAX;
+        }
+    });
+    let said = place.refused(3, ["m", "-o", "more", "-t", "affine8", "--per", "row"]);
+    assert!(said.contains("infinite F32"), "{said}");
+}

@@ -13,12 +13,15 @@ mod layout;
 mod tensors;
 mod ways;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use gguf::lost::{self, Degenerate, Lost};
 use gguf::{Error, Metadata, Result, Source, TensorType};
+use half::f16;
 use serde_json::{Map, Value as Json};
 
 use crate::checkpoint::Checkpoint;
@@ -90,6 +93,8 @@ pub struct Options {
     pub class: Option<String>,
     /// The most bytes of a shard; 0 is all in one.
     pub max_shard_bytes: u64,
+    /// Weights that the type cannot hold and that become zeros are an error.
+    pub no_degenerate: bool,
 }
 
 /// A checkpoint folder that a file becomes: everything but the data.
@@ -103,6 +108,7 @@ pub struct Folder {
     notes: Vec<String>,
     float: Float,
     max_shard_bytes: u64,
+    no_degenerate: bool,
     /// Tensors by the type they have in the file.
     types: BTreeMap<&'static str, u64>,
 }
@@ -269,6 +275,7 @@ impl Folder {
             notes,
             float,
             max_shard_bytes: options.max_shard_bytes,
+            no_degenerate: options.no_degenerate,
             types,
         })
     }
@@ -303,11 +310,12 @@ impl Folder {
         self.entries.iter().map(Entry::bytes).sum()
     }
 
-    /// Writes everything into a folder that is there and empty.
+    /// Writes everything into a folder that is there and empty. Gives the tensors with rows of which nothing is left in the
+    /// type of the folder.
     ///
     /// # Errors
-    /// What reading, decoding and writing meets.
-    pub fn write(&self, folder: &Path, progress: &dyn Fn(u64)) -> Result<()> {
+    /// What reading, decoding and writing meets, and weights that are too large for the type.
+    pub fn write(&self, folder: &Path, progress: &dyn Fn(u64)) -> Result<Vec<Degenerate>> {
         for (name, bytes) in &self.files {
             let path = folder.join(name);
             if let Some(parent) = path.parent().filter(|parent| *parent != folder) {
@@ -318,7 +326,9 @@ impl Folder {
         let parameters = self.entries.iter().map(|e| e.shape.iter().product::<u64>()).sum();
         let most = if self.max_shard_bytes == 0 { u64::MAX } else { self.max_shard_bytes };
         let shards = Shards::create(folder, &self.entries, most, parameters)?;
+        let mut degenerate = Vec::new();
         for (i, (tensor, entry)) in self.tensors.iter().zip(&self.entries).enumerate() {
+            let mut lost = Lost::default();
             let to = target(entry.dtype, &tensor.rows);
             let (count, row) = (row_count(tensor.rows.shape()), row_len(tensor.rows.shape()).max(1));
             let step = (CHUNK / row).max(1);
@@ -326,15 +336,29 @@ impl Folder {
             for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
                 let rows = first..(first + step).min(count);
                 let fault = |e: Error| Error::input(format!("tensor {}: {}", tensor.name, e.message()));
-                let bytes = tensor.rows.rows(rows.clone()).map_err(fault)?;
-                let bytes = transform::cast(bytes, tensor.rows.elements(), to).map_err(fault)?;
+                let (before, elements) = (tensor.rows.rows(rows.clone()).map_err(fault)?, tensor.rows.elements());
+                let bytes = transform::cast(Cow::Borrowed(&before), elements, to).map_err(fault)?;
+                if elements.ty() != to {
+                    let weights = || transform::to_f32(elements, &before);
+                    lost.add(lost::rounded(to, row, &bytes, || weights().map(Some)).map_err(fault)?);
+                    if to == TensorType::F16 && transform::nonfinite(to, &bytes) > 0 {
+                        too_large(&weights()?).map_err(fault)?;
+                    }
+                }
                 shards.write(i, at, &bytes)?;
                 at += bytes.len() as u64;
                 progress(bytes.len() as u64);
                 tensor.rows.release(rows);
             }
+            if lost.blocks > 0 {
+                let found = Degenerate::new(&tensor.name, to, lost, count * row, row);
+                if self.no_degenerate {
+                    return Err(Error::input(found.to_string()).help(NO_DEGENERATE_HELP));
+                }
+                degenerate.push(found);
+            }
         }
-        Ok(())
+        Ok(degenerate)
     }
 
     /// Converts a written folder again and holds it against the file: what differs, one sentence each. Types of
@@ -436,6 +460,17 @@ impl Folder {
     /// The architecture.
     pub fn architecture(&self) -> &str {
         self.class.arch
+    }
+}
+
+/// What helps where weights that are lost are refused.
+pub(crate) const NO_DEGENERATE_HELP: &str = "choose another --outtype, or leave --no-degenerate out";
+
+/// Refuses weights that are numbers and become infinite in f16.
+fn too_large(weights: &[f32]) -> Result<()> {
+    match weights.iter().find(|w| w.is_finite() && f16::from_f32(**w).is_infinite()) {
+        Some(weight) => Err(Error::input(format!("the weight {weight:e} is too large for f16"))),
+        None => Ok(()),
     }
 }
 

@@ -149,10 +149,10 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         }
     }
     if let Some(path) = &args.output {
-        let output = Output::create(path, args.force, &inputs)?;
+        let mut output = Output::create(path, args.force, &inputs)?;
         let bytes: Vec<u8> = made.values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let fault = |e| Error::io(path, "write", e);
-        std::fs::File::create(output.temporary()).and_then(|mut file| file.write_all(&bytes)).map_err(fault)?;
+        output.write_all(&bytes).map_err(fault)?;
         output.commit()?;
     }
     report(args, common, &tower, &made)

@@ -62,10 +62,9 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let source = convert::open(&convert::location::find(&args.model, common)?, &options)?;
     let weights = Stored(&source);
     let model = Model::new(source.metadata(), &weights).map_err(|e| e.at(&args.model))?;
-    let output = Output::create(&args.output, args.force, &inputs)?;
+    let mut output = Output::create(&args.output, args.force, &inputs)?;
     let fault = |e| Error::io(&args.output, "write", e);
-    let file = std::fs::File::create(output.temporary()).map_err(fault)?;
-    let mut file = BufWriter::new(file);
+    let mut file = BufWriter::new(&mut output);
     let mut write = |values: &[f32]| -> Result<()> {
         values.iter().try_for_each(|v| file.write_all(&v.to_le_bytes())).map_err(fault)
     };

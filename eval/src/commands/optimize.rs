@@ -1,6 +1,7 @@
 //! `evaluate optimize`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -208,10 +209,14 @@ const OWN_TEXTS: usize = 64;
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let opened = Opened::open(&args.model, common)?;
     let target = args.target()?;
-    let mut plans = if target.is_none() { plans(args, &opened)? } else { Vec::new() };
+    let (mut plans, follows) = if target.is_none() { plans(args, &opened)? } else { (Vec::new(), false) };
+    let plan_file = args.plan.as_deref().filter(|_| !follows);
     let (targets, _place) = targets(args, &opened, target, &plans)?;
     let inputs = files_of([&args.model], args.calibration());
     if let Some(part) = args.parts.part {
+        if let Some(path) = plan_file {
+            return Err(Error::usage("there is no such plan").at(path).help("write it before, without --part"));
+        }
         return run_part(args, part, common, &opened, &plans, &inputs);
     }
     let (files, folders) = targets.split_at(targets.len() - args.folders().len());
@@ -221,6 +226,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     for target in folders {
         OutputFolder::check(target, args.force, &[&convert::files::folder_of(&args.model), &args.calibrate])?;
     }
+    // Where it cannot be written there is no use in working; it gets its name when the work has succeeded.
+    let plan_file = plan_file.map(|path| Output::create(path, false, &inputs)).transpose()?;
     let text = Text::new(args, common, &opened)?;
     if let Some(target) = target {
         plans.push(mixed(args, common, &opened, &text, target, &targets[0])?);
@@ -246,6 +253,10 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         if !common.wants_document() {
             print(&reports[reports.len() - 1].text())?;
         }
+    }
+    if let (Some(mut file), Some(plan)) = (plan_file, plans.first()) {
+        file.write_all(plan.to_toml().as_bytes()).map_err(|e| Error::io(file.target(), "write", e))?;
+        file.commit()?;
     }
     if common.wants_document() {
         let fields = json!({
@@ -484,9 +495,6 @@ fn mixed(args: &Args, common: &Common, opened: &Opened, text: &Text, target: Tar
     // The last keys of the file are set when all of them are known.
     let keys: Vec<String> = plan.metadata.iter().map(|(key, _)| key.to_owned()).collect();
     keys.iter().filter(|key| key.starts_with(SIGNED)).for_each(|key| _ = plan.metadata.remove(key));
-    if let Some(path) = args.plan.as_deref() {
-        std::fs::write(path, plan.to_toml()).map_err(|e| Error::io(path, "write", e))?;
-    }
     Ok(plan)
 }
 
@@ -507,8 +515,8 @@ fn plan_options(args: &Args) -> Result<plan::Options> {
     Ok(plan::Options { wishes, allow_requantize, measured: true, ..plan::Options::default() })
 }
 
-/// The types of each tensor for each type of file.
-fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
+/// The types of each tensor for each type of file, and whether they are those of a plan that was written.
+fn plans(args: &Args, opened: &Opened) -> Result<(Vec<Plan>, bool)> {
     let mut types = args.files();
     let mut fixed = None;
     if let Some(path) = args.plan.as_deref() {
@@ -518,15 +526,12 @@ fn plans(args: &Args, opened: &Opened) -> Result<Vec<Plan>> {
             return Err(Error::usage("there is no such plan").at(path).help("with --type it is written"));
         }
     }
-    let write = args.plan.as_deref().filter(|_| fixed.is_none());
+    let follows = fixed.is_some();
     let options = plan::Options { fixed, ..plan_options(args)? };
     let source = &opened.source;
     let plans = types.iter().map(|t| Plan::new(source.metadata(), source.tensors(), t, &options, None));
     let plans = plans.collect::<Result<Vec<_>>>().map_err(|e| e.at(&args.model))?;
-    if let (Some(path), Some(plan)) = (write, plans.first()) {
-        std::fs::write(path, plan.to_toml()).map_err(|e| Error::io(path, "write", e))?;
-    }
-    Ok(plans)
+    Ok((plans, follows))
 }
 
 impl Args {
@@ -942,6 +947,7 @@ fn write_folder(
                 symmetric: true,
                 skip: None,
                 no_fallback: false,
+                no_degenerate: false,
                 shard_bytes: convert::shards::SHARD_BYTES,
                 force,
             };

@@ -318,6 +318,7 @@ impl Output {
 /// # Errors
 /// What syncing or renaming meets; the names are then as they were.
 pub fn commit_all(outputs: Vec<Output>) -> Result<()> {
+    crate::map::unchanged()?;
     for output in &outputs {
         if let Some(file) = &output.file {
             output.finish(file)?;
@@ -426,6 +427,20 @@ pub struct OutputFolder {
     folder: Watched,
 }
 
+/// Brings everything in a folder to the disk.
+fn sync_all(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sync_all(&path)?;
+        } else {
+            fs::File::open(path)?.sync_all()?;
+        }
+    }
+    beside::sync_folder(folder);
+    Ok(())
+}
+
 impl OutputFolder {
     /// Begins a folder that will be called `target`, or what `target` links to.
     ///
@@ -483,13 +498,9 @@ impl OutputFolder {
     /// # Errors
     /// What syncing or renaming meets; the temporary folder is removed then, and the old one stays or comes back.
     pub fn commit(self) -> Result<()> {
-        let failed = |e: io::Error| Error::io(&self.target, "finish writing", e);
+        crate::map::unchanged()?;
         let temporary = self.folder.path();
-        for entry in fs::read_dir(temporary).map_err(failed)? {
-            let file = fs::File::open(entry.map_err(failed)?.path()).map_err(failed)?;
-            file.sync_all().map_err(failed)?;
-        }
-        beside::sync_folder(temporary);
+        sync_all(temporary).map_err(|e| Error::io(&self.target, "finish writing", e))?;
         let old = super::uninterrupted(|| {
             let failed = |e| Error::io(&self.target, "rename a folder to this", e);
             if !(self.force && self.real.exists()) {

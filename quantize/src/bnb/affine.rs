@@ -12,13 +12,15 @@ use convert::hf::modules::is_single_expert;
 use convert::packed::Float;
 use convert::safetensors::{self, Dtype, Stored};
 use gguf::cli::OutputFolder;
+use gguf::lost::{Degenerate, Lost, Unit, largest};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::chosen::{self, Chosen};
 use super::folder::{
-    CHUNK, Report, check_written, copy, copy_other_files, decode, natural_key, read_config, save_config,
+    CHUNK, Report, check_written, copy, copy_other_files, decode, degenerate, natural_key, read_config,
+    refuse_degenerate, save_config,
 };
 use super::layers::{Layers, Treatment, Why};
 use super::stayed;
@@ -48,6 +50,8 @@ pub struct AffineOptions {
     pub skip: Option<Vec<String>>,
     /// A linear weight that would stay in its float type is an error.
     pub no_fallback: bool,
+    /// Weights that share a scale and cannot be held, so that they become zeros, are an error.
+    pub no_degenerate: bool,
     /// The most bytes of a shard.
     pub shard_bytes: u64,
     /// Whether an existing folder is replaced.
@@ -84,7 +88,12 @@ impl Affine {
         let (low, high) = range(bits);
         let (min, max) = (min.min(0.0), max.max(0.0));
         let span = (high - low) as f32;
-        let scale = if symmetric { max.max(-min) / (span / 2.0) } else { (max - min) / span };
+        let scale = match symmetric {
+            true => max.max(-min) / (span / 2.0),
+            // The difference of the largest numbers overflows.
+            false if (max - min).is_infinite() => max / span - min / span,
+            false => (max - min) / span,
+        };
         let scale = float.round(scale);
         // Zeros alone, or less than the type of the scale can tell from them.
         let scale = if scale == 0.0 { 1.0 } else { scale };
@@ -117,6 +126,14 @@ impl Job<'_> {
         let size = self.float.size();
         let from = row * self.cols * size;
         decode(self.float, &self.stored.bytes()[from..from + out.len() * size], out);
+    }
+
+    /// Why values whose integers decode to an infinity are not taken.
+    fn beyond(&self) -> Error {
+        let (tensor, float) = (self.stored.name(), self.stored.dtype().name());
+        Error::input(format!("tensor {tensor} holds weights so large that they would come back as an infinite {float}"))
+            .at(self.stored.path())
+            .help("name its module with --modules-to-not-convert")
     }
 
     /// The smallest and the largest, or an error where one is not finite.
@@ -225,7 +242,18 @@ pub fn write_affine_chosen(
     for ((stored, _), &entry) in kept.iter().zip(&kept_entries) {
         copy(stored, entry, &shards, progress)?;
     }
-    jobs.par_iter().try_for_each(|job| write_job(job, options, chosen, &shards, progress))?;
+    let write = |job| write_job(job, options, chosen, &shards, progress);
+    let lost: Vec<Lost> = jobs.par_iter().map(write).collect::<Result<_>>()?;
+    let ty = if options.bits == 4 { "affine4" } else { "affine8" };
+    let told = |(job, lost): (&Job<'_>, Lost)| {
+        let (unit, of) = match options.granularity {
+            Granularity::Group(_) => (Unit::Group, job.rows * groups(job, options.granularity)),
+            _ => (Unit::Row, job.rows),
+        };
+        degenerate(job.stored, lost, (ty, unit, of as u64))
+    };
+    let degenerate: Vec<Degenerate> = jobs.iter().zip(lost).filter_map(told).collect();
+    refuse_degenerate(&degenerate, options.no_degenerate)?;
     config.insert("quantization_config".into(), Value::Object(quantization(options, &ignore)));
     save_config(folder.temporary(), config)?;
     copy_other_files(input, folder.temporary())?;
@@ -240,6 +268,7 @@ pub fn write_affine_chosen(
         stayed: stayed::gather(&kept),
         bytes_before: tensors.iter().map(|t| t.bytes().len() as u64).sum(),
         bytes_after: entries.iter().map(Entry::bytes).sum(),
+        degenerate,
     })
 }
 
@@ -298,7 +327,7 @@ fn write_job(
     chosen: Chosen<'_>,
     shards: &Shards,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<()> {
+) -> Result<Lost> {
     let (bits, packed) = (options.bits, options.packed());
     let per_word = 32 / bits as usize;
     let affine = |(low, high)| Affine::new(low, high, bits, options.symmetric, job.float);
@@ -322,7 +351,8 @@ fn write_job(
     let searched = options.symmetric && options.granularity == Granularity::Group(chosen::GROUP);
     let coded = if searched { chosen(job.stored.name())? } else { None };
     let coded = coded.filter(|c| c.codes.len() == job.rows * job.cols);
-    (0..chunks).into_par_iter().try_for_each(|number| {
+    let part = |number: usize| {
+        let mut lost = Lost::default();
         let start = number * chunk;
         let rows = chunk.min(job.rows - start);
         let mut codes = Vec::with_capacity(rows * job.cols);
@@ -348,8 +378,17 @@ fn write_job(
                         found
                     }
                 };
+                let (mut ends, mut zeros) = ((i32::MAX, i32::MIN), true);
                 for (code, value) in codes.iter_mut().zip(values) {
                     *code = affine.quantize(*value, bits);
+                    ends = (ends.0.min(*code), ends.1.max(*code));
+                    zeros &= *code == affine.zero;
+                }
+                if zeros && largest(values) > 0.0 {
+                    lost.count(largest(values));
+                }
+                if [ends.0, ends.1].iter().any(|&code| !job.float.round(affine.dequantize(code)).is_finite()) {
+                    return Err(job.beyond());
                 }
             }
             if packed {
@@ -380,8 +419,9 @@ fn write_job(
         }
         job.stored.release(start * job.cols * job.float.size()..(start + rows) * job.cols * job.float.size());
         progress((rows * job.cols * job.float.size()) as u64);
-        Ok(())
-    })?;
+        Ok(lost)
+    };
+    let lost = (0..chunks).into_par_iter().map(part).collect::<Result<Vec<Lost>>>()?.into_iter().sum();
     if let Some(whole) = whole {
         let mut scale = Vec::new();
         job.float.push(whole.scale, &mut scale);
@@ -394,7 +434,7 @@ fn write_job(
         let shape: Vec<u8> = [job.rows, job.cols].iter().flat_map(|d| (*d as i64).to_le_bytes()).collect();
         shards.write(job.first + 2, 0, &shape)?;
     }
-    Ok(())
+    Ok(lost)
 }
 
 fn quantization(options: &AffineOptions, ignore: &[String]) -> Map<String, Value> {

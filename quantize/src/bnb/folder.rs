@@ -7,6 +7,7 @@ use convert::packed::Float;
 use convert::packed::bnb::{BLOCK_LENGTHS, Code, NESTED_BLOCK, QuantState};
 use convert::safetensors::{self, Dtype, Stored};
 use gguf::cli::OutputFolder;
+use gguf::lost::{Degenerate, Lost, Unit, largest};
 use gguf::{Error, Result, TensorType};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -101,6 +102,8 @@ pub struct Options {
     pub skip: Option<Vec<String>>,
     /// A linear weight that would stay in its float type is an error.
     pub no_fallback: bool,
+    /// Weights that share a scale and cannot be held, so that they become zeros, are an error.
+    pub no_degenerate: bool,
     /// The most bytes of a shard.
     pub shard_bytes: u64,
     /// Whether an existing folder is replaced.
@@ -110,12 +113,20 @@ pub struct Options {
 impl Options {
     /// The library's own defaults for a form.
     pub fn new(form: Form) -> Options {
-        Options { form, compute: Float::F32, skip: None, no_fallback: false, shard_bytes: 50_000_000_000, force: false }
+        Options {
+            form,
+            compute: Float::F32,
+            skip: None,
+            no_fallback: false,
+            no_degenerate: false,
+            shard_bytes: 50_000_000_000,
+            force: false,
+        }
     }
 }
 
 /// What was written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
     /// Tensors that were quantized.
     pub quantized: usize,
@@ -129,6 +140,8 @@ pub struct Report {
     pub bytes_before: u64,
     /// Bytes of all tensors after.
     pub bytes_after: u64,
+    /// Tensors with weights that cannot be held and became zeros, in order.
+    pub degenerate: Vec<Degenerate>,
 }
 
 /// A tensor of the input and the entries that it becomes.
@@ -308,17 +321,23 @@ pub fn write_chosen(
     for ((stored, _), &entry) in kept.iter().zip(&kept_entries) {
         copy(stored, entry, &shards, progress)?;
     }
-    match options.form {
-        Form::FourBit { double: true, .. } => {
-            for job in &jobs {
-                write_four_bit(job, &options.form, chosen, &shards, progress)?;
-            }
+    let four_bit = |job| write_four_bit(job, &options.form, chosen, &shards, progress);
+    let lost: Vec<Lost> = match options.form {
+        Form::FourBit { double: true, .. } => jobs.iter().map(four_bit).collect::<Result<_>>()?,
+        Form::FourBit { .. } => jobs.par_iter().map(four_bit).collect::<Result<_>>()?,
+        Form::Int8 { .. } => {
+            jobs.par_iter().map(|job| write_int8(job, chosen, &shards, progress)).collect::<Result<_>>()?
         }
-        Form::FourBit { .. } => {
-            jobs.par_iter().try_for_each(|job| write_four_bit(job, &options.form, chosen, &shards, progress))?
-        }
-        Form::Int8 { .. } => jobs.par_iter().try_for_each(|job| write_int8(job, chosen, &shards, progress))?,
-    }
+    };
+    let told = |(job, lost): (&Job<'_>, Lost)| {
+        let (ty, unit, of) = match options.form {
+            Form::FourBit { code, block, .. } => (code.name(), Unit::Block, job.elements().div_ceil(block) as u64),
+            Form::Int8 { .. } => ("int8", Unit::Row, job.shape()[0]),
+        };
+        degenerate(job.stored, lost, (ty, unit, of))
+    };
+    let degenerate: Vec<Degenerate> = jobs.iter().zip(lost).filter_map(told).collect();
+    refuse_degenerate(&degenerate, options.no_degenerate)?;
     write_config(folder.temporary(), config, options, skip)?;
     copy_other_files(input, folder.temporary())?;
     chosen::write_record(folder.temporary(), record)?;
@@ -332,7 +351,27 @@ pub fn write_chosen(
         stayed: stayed::gather(&kept),
         bytes_before: tensors.iter().map(|t| t.bytes().len() as u64).sum(),
         bytes_after: entries.iter().map(Entry::bytes).sum(),
+        degenerate,
     })
+}
+
+/// What a tensor lost, if it did.
+pub(super) fn degenerate(
+    stored: &Stored,
+    Lost { blocks, largest }: Lost,
+    (ty, unit, of): (&'static str, Unit, u64),
+) -> Option<Degenerate> {
+    let tensor = stored.name().to_owned();
+    (blocks > 0).then_some(Degenerate { tensor, ty, unit, blocks, of, largest })
+}
+
+/// Refuses tensors that lost weights, where that is asked for.
+pub(super) fn refuse_degenerate(lost: &[Degenerate], refuse: bool) -> Result<()> {
+    match lost.first() {
+        Some(first) if refuse => Err(Error::input(first.to_string())
+            .help("name its module with --modules-to-not-convert, choose another type, or leave --no-degenerate out")),
+        _ => Ok(()),
+    }
 }
 
 /// Tensors to quantize and tensors to keep, both in the order given.
@@ -425,8 +464,8 @@ fn write_four_bit(
     chosen: Chosen<'_>,
     shards: &Shards,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<()> {
-    let &Form::FourBit { code, block, .. } = form else { return Ok(()) };
+) -> Result<Lost> {
+    let &Form::FourBit { code, block, .. } = form else { return Ok(Lost::default()) };
     let elements = job.elements();
     let coded = if job.offset.is_none() && block == chosen::BLOCK { chosen(job.stored.name())? } else { None };
     if let Some(coded) = coded.filter(|c| c.codes.len() == elements) {
@@ -435,9 +474,12 @@ fn write_four_bit(
         shards.write(job.first + 1, 0, &bytes_of(&coded.scales))?;
         shards.write(job.first + 2, 0, &bytes_of(code.points()))?;
         progress((elements * job.float.size()) as u64);
-        return shards.write(job.first + 3, 0, state::to_json(&state_of(job, code, block)).as_bytes());
+        shards.write(job.first + 3, 0, state::to_json(&state_of(job, code, block)).as_bytes())?;
+        // What was chosen was chosen by what comes out.
+        return Ok(Lost::default());
     }
-    let chunk = |start: usize, scales: &mut [f32]| -> Result<()> {
+    let chunk = |start: usize, scales: &mut [f32]| -> Result<Lost> {
+        let mut lost = Lost::default();
         let len = CHUNK.min(elements - start);
         let mut codes = vec![0; len.div_ceil(2)];
         let mut values = [0.0; PIECE];
@@ -448,36 +490,49 @@ fn write_four_bit(
             if !four_bit::encode(code, values, block, &mut codes[from / 2..(from + values.len()).div_ceil(2)], scales) {
                 return Err(job.not_finite());
             }
+            for (values, scale) in values.chunks(block).zip(scales) {
+                let most = if *scale <= four_bit::SMALLEST { largest(values) } else { 0.0 };
+                if most > 0.0 {
+                    lost.count(most);
+                }
+            }
         }
         shards.write(job.first, start as u64 / 2, &codes)?;
         job.release(start, len);
         progress((len * job.float.size()) as u64);
-        Ok(())
+        Ok(lost)
     };
-    if job.offset.is_some() {
+    let lost = if job.offset.is_some() {
         let mut scales = vec![0.0; elements.div_ceil(block)];
-        scales
+        let lost = scales
             .par_chunks_mut(CHUNK / block)
             .enumerate()
-            .try_for_each(|(number, scales)| chunk(number * CHUNK, scales))?;
+            .map(|(number, scales)| chunk(number * CHUNK, scales))
+            .collect::<Result<Vec<Lost>>>()?
+            .into_iter()
+            .sum();
         let nested = Nested::encode(&scales);
         shards.write(job.first + 1, 0, &nested.codes)?;
         shards.write(job.first + 3, 0, &bytes_of(&nested.scales))?;
         shards.write(job.first + 4, 0, &bytes_of(&*nested::POINTS))?;
+        lost
     } else {
-        (0..elements.div_ceil(CHUNK)).into_par_iter().try_for_each(|number| {
+        let part = |number: usize| {
             let start = number * CHUNK;
             let mut scales = vec![0.0; CHUNK.min(elements - start).div_ceil(block)];
-            chunk(start, &mut scales)?;
-            shards.write(job.first + 1, (start / block * 4) as u64, &bytes_of(&scales))
-        })?;
-    }
+            let lost = chunk(start, &mut scales)?;
+            shards.write(job.first + 1, (start / block * 4) as u64, &bytes_of(&scales))?;
+            Ok(lost)
+        };
+        (0..elements.div_ceil(CHUNK)).into_par_iter().map(part).collect::<Result<Vec<Lost>>>()?.into_iter().sum()
+    };
     shards.write(job.first + 2, 0, &bytes_of(code.points()))?;
     let last = job.first + if job.offset.is_some() { 5 } else { 3 };
-    shards.write(last, 0, state::to_json(&state_of(job, code, block)).as_bytes())
+    shards.write(last, 0, state::to_json(&state_of(job, code, block)).as_bytes())?;
+    Ok(lost)
 }
 
-fn write_int8(job: &Job<'_>, chosen: Chosen<'_>, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+fn write_int8(job: &Job<'_>, chosen: Chosen<'_>, shards: &Shards, progress: &(dyn Fn(u64) + Sync)) -> Result<Lost> {
     let shape = job.shape();
     let (rows, cols) = (shape[0] as usize, shape[1] as usize);
     if let Some(coded) = chosen(job.stored.name())?.filter(|c| c.codes.len() == rows * cols) {
@@ -485,10 +540,12 @@ fn write_int8(job: &Job<'_>, chosen: Chosen<'_>, shards: &Shards, progress: &(dy
         shards.write(job.first, 0, &codes)?;
         shards.write(job.first + 1, 0, &bytes_of(&coded.scales))?;
         progress((codes.len() * job.float.size()) as u64);
-        return shards.write(job.first + 2, 0, &[0]);
+        shards.write(job.first + 2, 0, &[0])?;
+        return Ok(Lost::default());
     }
     let chunk = (CHUNK / cols).max(1);
-    (0..rows.div_ceil(chunk)).into_par_iter().try_for_each(|number| {
+    let part = |number: usize| {
+        let mut lost = Lost::default();
         let start = number * chunk;
         let count = chunk.min(rows - start);
         let mut codes = vec![0; count * cols];
@@ -496,17 +553,24 @@ fn write_int8(job: &Job<'_>, chosen: Chosen<'_>, shards: &Shards, progress: &(dy
         let mut values = vec![0.0; cols];
         for (row, codes) in (start..).zip(codes.chunks_mut(cols)) {
             job.decode(row * cols, &mut values);
-            let scale = int8::encode_row(&mut values, codes);
-            scales.push(scale.ok_or_else(|| {
+            let most = largest(&values);
+            let scale = int8::encode_row(&mut values, codes).ok_or_else(|| {
                 job.not_finite().help("INT8 goes through f16, whose largest value is 65504; nf4 does not")
-            })?);
+            })?;
+            if scale == 0.0 && most > 0.0 {
+                lost.count(most);
+            }
+            scales.push(scale);
         }
         shards.write(job.first, (start * cols) as u64, &codes)?;
         job.release(start * cols, codes.len());
         progress((codes.len() * job.float.size()) as u64);
-        shards.write(job.first + 1, start as u64 * 4, &bytes_of(&scales))
-    })?;
-    shards.write(job.first + 2, 0, &[0])
+        shards.write(job.first + 1, start as u64 * 4, &bytes_of(&scales))?;
+        Ok(lost)
+    };
+    let lost = (0..rows.div_ceil(chunk)).into_par_iter().map(part).collect::<Result<Vec<Lost>>>()?.into_iter().sum();
+    shards.write(job.first + 2, 0, &[0])?;
+    Ok(lost)
 }
 
 /// Copies a tensor that stays as it is.

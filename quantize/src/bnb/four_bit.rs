@@ -145,7 +145,7 @@ impl Task for Encode<'_> {
 }
 
 /// No scale is smaller where it divides.
-const SMALLEST: f32 = 1e-38;
+pub(super) const SMALLEST: f32 = 1e-38;
 
 /// What brings values into −1 … 1.
 #[derive(Clone, Copy)]

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use convert::packed::Float;
 use convert::packed::bnb::Code;
 use gguf::cli::{Common, Progress, bytes, parse_bytes};
+use gguf::lost::Degenerate;
 use gguf::{Result, quote};
 use quantize::bnb::{self, AffineOptions, Form, Granularity, Options, Report, Stayed, Storage, Why};
 use serde_json::{Value, json};
@@ -137,7 +138,7 @@ impl FolderOptions {
         let total = convert::safetensors::open_folder(input)?.iter().map(|t| t.bytes().len() as u64).sum();
         let progress = Progress::bytes(run.common.progress, run.common.quiet, "quantizing", total);
         let done = |bytes: u64| progress.add(bytes);
-        let (no_fallback, force) = (run.no_fallback, run.force);
+        let Run { no_fallback, no_degenerate, force, .. } = run;
         let skip = self.modules_to_not_convert.clone();
         let shard_bytes = self.max_shard_size.unwrap_or(convert::shards::SHARD_BYTES);
         let four_bit = |code| Form::FourBit {
@@ -153,7 +154,8 @@ impl FolderOptions {
                 Per::Group => Granularity::Group(self.group_size.unwrap_or(128)),
             };
             let symmetric = !self.zero_point;
-            let options = AffineOptions { bits, granularity, symmetric, skip, no_fallback, shard_bytes, force };
+            let options =
+                AffineOptions { bits, granularity, symmetric, skip, no_fallback, no_degenerate, shard_bytes, force };
             bnb::write_affine(input, output, &options, &done)?
         } else {
             let form = match ty {
@@ -162,7 +164,12 @@ impl FolderOptions {
                 _ => Form::Int8 { threshold: self.int8_threshold.unwrap_or(6.0) },
             };
             let compute = self.compute_dtype.unwrap_or(Float::F32);
-            bnb::write(input, output, &Options { form, compute, skip, no_fallback, shard_bytes, force }, &done)?
+            bnb::write(
+                input,
+                output,
+                &Options { form, compute, skip, no_fallback, no_degenerate, shard_bytes, force },
+                &done,
+            )?
         };
         progress.finish();
         Ok(report)
@@ -173,6 +180,7 @@ impl FolderOptions {
 #[derive(Clone, Copy)]
 pub struct Run<'a> {
     pub no_fallback: bool,
+    pub no_degenerate: bool,
     pub force: bool,
     pub common: &'a Common,
 }
@@ -200,6 +208,7 @@ impl Written<'_> {
             "weights": report.weights,
             "stayed": stayed_json(report),
             "fallback": fallback_json(report, self.ty),
+            "degenerate": report.degenerate.iter().map(Degenerate::json).collect::<Vec<_>>(),
             "bytes_before": report.bytes_before,
             "bytes_after": report.bytes_after,
             "seconds": self.seconds,

@@ -387,7 +387,6 @@ impl Args {
             (model.mmproj, "--mmproj"),
             (choice.target_bpw.is_some(), "--target-bpw"),
             (choice.target_size.is_some(), "--target-size"),
-            (choice.no_degenerate, "--no-degenerate"),
             (self.run.dry_run, "--dry-run"),
         ];
         all.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
@@ -472,7 +471,12 @@ fn quantize_model(args: &Args) -> Result<Exit> {
     let mut folders = Vec::with_capacity(order.folders.len());
     for (ty, output) in order.folders.iter().zip(&targets.folders) {
         let begun = Instant::now();
-        let run = folder::Run { no_fallback: args.choice.no_fallback, force, common: &args.common };
+        let run = folder::Run {
+            no_fallback: args.choice.no_fallback,
+            no_degenerate: args.choice.no_degenerate,
+            force,
+            common: &args.common,
+        };
         let report = args.folders.write(input, output, *ty, run)?;
         folders.push(folder::Written { input, output, ty: *ty, report, seconds: begun.elapsed().as_secs_f64() });
     }
@@ -506,8 +510,8 @@ fn quantize_model(args: &Args) -> Result<Exit> {
         fields["tokenizer"] = tokenizer.as_ref().map_or(serde_json::Value::Null, tokenizer_json);
         Ok(document("quantize-1", VERSION, &files, fields))
     };
-    if let Some(files) = done.files.as_ref().filter(|_| !args.common.quiet) {
-        report::warnings(&files.summary).iter().for_each(|line| say(line));
+    if !args.common.quiet {
+        gguf::lost::warnings(&done.lost()).iter().for_each(|line| say(line));
     }
     args.common.result(document, || done.text())?;
     Ok(Exit::Done)

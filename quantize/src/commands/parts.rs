@@ -110,7 +110,7 @@ impl Run<'_> {
             .map_err(|e| gguf::cli::at_fault(e, self.input, target))?;
         progress.finish();
         if !self.common.quiet {
-            super::report::warnings(&summary).iter().for_each(|line| say(line));
+            gguf::lost::warnings(&summary.degenerate).iter().for_each(|line| say(line));
         }
         let Some(mut output) = outputs.into_iter().flatten().next() else {
             return Err(Error::usage("the part has no file").at(target));

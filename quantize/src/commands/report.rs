@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gguf::cli::{Align, NO_INPUTS, Output, Table, bytes, count};
+use gguf::lost::Degenerate;
 use gguf::{Error, Result, TensorType, quote};
-use quantize::pipeline::{Degenerate, Summary};
+use quantize::pipeline::Summary;
 use quantize::plan::Plan;
 use serde_json::{Value, json};
 
@@ -22,6 +23,12 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Tensors of all outputs with weights that their type cannot hold.
+    pub fn lost(&self) -> Vec<Degenerate> {
+        let files = self.files.iter().flat_map(|done| &done.summary.degenerate);
+        files.chain(self.folders.iter().flat_map(|folder| &folder.report.degenerate)).cloned().collect()
+    }
+
     /// Every file that was written, those of folders too.
     pub fn written(&self) -> Result<Vec<PathBuf>> {
         let mut all: Vec<PathBuf> = self.files.iter().flat_map(|done| done.targets.iter().flatten().cloned()).collect();
@@ -48,7 +55,7 @@ impl Run<'_> {
             "outputs": outputs,
             "source_bytes": self.files.as_ref().map(|done| done.source_bytes),
             "nonfinite_weights": self.files.as_ref().map(|done| done.summary.nonfinite),
-            "degenerate": self.files.as_ref().map(|done| degenerate(&done.summary)),
+            "degenerate": self.lost().iter().map(Degenerate::json).collect::<Vec<_>>(),
             "seconds": self.begun.elapsed().as_secs_f64(),
         });
         out.extend(fields.as_object().cloned().unwrap_or_default());
@@ -104,23 +111,6 @@ impl Done<'_> {
         out.push_str(&format!("  {} read in {seconds:.1} s, {}/s\n", bytes(self.source_bytes), bytes(rate as u64)));
         Ok(out)
     }
-}
-
-/// Tensors with blocks that cannot hold their weights.
-fn degenerate(summary: &Summary) -> Vec<Value> {
-    let one = |d: &Degenerate| json!({"tensor": d.tensor, "type": d.ty.name(), "blocks": d.blocks, "of": d.of, "largest": d.largest});
-    summary.degenerate.iter().map(one).collect()
-}
-
-/// What was lost, a line each.
-pub fn warnings(summary: &Summary) -> Vec<String> {
-    const MOST: usize = 20;
-    let lost = &summary.degenerate;
-    let mut lines: Vec<String> = lost.iter().take(MOST).map(|d| format!("warning: {d}")).collect();
-    if lost.len() > MOST {
-        lines.push(format!("warning: {} more tensors have such blocks; --json lists them", lost.len() - MOST));
-    }
-    lines
 }
 
 /// Tensors, weights and bytes of each type in a plan.
