@@ -149,9 +149,10 @@ pub fn rounded(
     before: impl FnOnce() -> Result<Option<Vec<f32>>>,
 ) -> Result<Lost> {
     let halves = |bytes: &[u8]| bytes.as_chunks::<2>().0.iter().fold(0, |any, b| any | u16::from_le_bytes(*b)) & 0x7FFF;
-    let zeros: fn(&[u8], &dyn Fn(&[u8]) -> u16) -> bool = match ty {
-        TensorType::F16 | TensorType::BF16 => |unit, halves| halves(unit) == 0,
-        TensorType::Q8_0 => |unit, halves| halves(&unit[..2]) == 0,
+    // What is all zeros where a unit is: each weight, or the scale of the block.
+    let scale = match ty {
+        TensorType::F16 | TensorType::BF16 => usize::MAX,
+        TensorType::Q8_0 => 2,
         _ => return Ok(Lost::default()),
     };
     let len = unit_len(ty, row_len);
@@ -160,8 +161,12 @@ pub fn rounded(
     if size == 0 {
         return Ok(lost);
     }
-    let gone: Vec<usize> =
-        bytes.chunks_exact(size).enumerate().filter(|(_, unit)| zeros(unit, &halves)).map(|(i, _)| i).collect();
+    let gone: Vec<usize> = bytes
+        .chunks_exact(size)
+        .enumerate()
+        .filter(|(_, unit)| halves(&unit[..scale.min(unit.len())]) == 0)
+        .map(|(i, _)| i)
+        .collect();
     // Almost always there is none, and nothing is read a second time.
     if gone.is_empty() {
         return Ok(lost);
