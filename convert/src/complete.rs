@@ -1,7 +1,7 @@
 //! Whether what a checkpoint becomes is a whole model: the tensors and keys held against `gguf::arch`, before a byte is
 //! written. What is missing or of another shape is named as the checkpoint calls it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use gguf::arch::{self, Fault, FaultKind};
 use gguf::{Error, Metadata, Result, TensorInfo};
@@ -113,12 +113,10 @@ impl Names<'_> {
         if let (FaultKind::TensorMissing | FaultKind::TensorUnexpected, false) = (fault.kind, lacking.is_empty()) {
             let (_, block, _) = in_block(&fault.subject);
             let here = lacking.iter().filter_map(|name| Some(moved(name, in_block(name).1?, block?)));
-            let names = here.flat_map(|name| self.all(&name));
-            let names: Vec<String> = names.map(|name| self.origins.of(&name)).collect();
-            let word = if names.len() == 1 { "tensor" } else { "one of the tensors" };
+            let named: Vec<String> = here.map(|name| self.of(&name)).collect();
             return Error::input(format!(
-                "{word} {} is missing, which other blocks of this {} model have",
-                names.join(", "),
+                "{} is missing, which other blocks of this {} model have",
+                named.join(" or "),
                 self.class.arch
             ))
             .help("is the checkpoint complete?");
@@ -179,13 +177,21 @@ impl Names<'_> {
 
     /// The names, with the word before them.
     fn of(&self, target: &str) -> String {
-        let names: Vec<String> = self.all(target).iter().map(|name| self.origins.of(name)).collect();
+        let names = self.all(target);
+        if self.sources.contains_key(target) {
+            let names: Vec<String> = names.iter().map(|name| self.origins.of(name)).collect();
+            return match names.as_slice() {
+                [one] => format!("tensor {one}"),
+                all => format!("one of the tensors {}", all.join(", ")),
+            };
+        }
+        let mut names: Vec<String> = names.iter().flat_map(|name| self.origins.all_of(name, MOST_SPELLINGS)).collect();
+        let mut seen = HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names.truncate(MOST_SPELLINGS);
         match names.as_slice() {
-            [one] => format!("tensor {one}"),
-            [first, others @ ..] if !self.sources.contains_key(target) => {
-                format!("tensor {first} (or {})", others.join(", "))
-            }
-            all => format!("one of the tensors {}", all.join(", ")),
+            [first, others @ ..] if !others.is_empty() => format!("tensor {first} (or {})", others.join(", ")),
+            all => format!("tensor {}", all.join("")),
         }
     }
 
@@ -194,19 +200,36 @@ impl Names<'_> {
     }
 
     /// The names without what wrappers put in front: those that the tensor was made of; else those of its like in
-    /// another block; else the spellings of the class, those first that are most like the names there are.
+    /// another block, then the spellings of the class, those first that are most like the names there are.
     fn all(&self, target: &str) -> Vec<String> {
         if let Some(names) = self.sources.get(target).filter(|names| !names.is_empty()) {
             return names.clone();
         }
+        let mut names = self.of_its_like(target);
+        for name in self.spelled(target) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if names.is_empty() {
+            names.push(target.to_owned());
+        }
+        names
+    }
+
+    /// What the same tensor of another block is made of, with this block's number.
+    fn of_its_like(&self, target: &str) -> Vec<String> {
         let (front, block, own) = in_block(target);
         let alike = self.sources.keys().rev().find(|name| {
             let (other_front, other, other_own) = in_block(name);
             block.is_some() && other.is_some() && (front, own) == (other_front, other_own)
         });
-        if let Some(names) = alike.map(|of| self.in_place(of, block)).filter(|names| !names.is_empty()) {
-            return names;
-        }
+        alike.map(|of| self.in_place(of, block)).unwrap_or_default()
+    }
+
+    /// The spellings of the class.
+    fn spelled(&self, target: &str) -> Vec<String> {
+        let block = in_block(target).1;
         let (stem, suffix) =
             [".weight", ".bias"].iter().find_map(|s| Some((target.strip_suffix(s)?, *s))).unwrap_or((target, ""));
         let spellings = names::rules(self.class).filter_map(|rule| {
@@ -218,20 +241,15 @@ impl Names<'_> {
             let spelled = names::with_block(rule.from, block).replace("{x}", "0") + suffix;
             (fits && !rule.to.is_empty()).then_some((rest.len(), spelled))
         });
-        let spellings: Vec<(usize, String)> = spellings.collect();
+        let there: HashSet<&str> = self.sources.values().flatten().map(String::as_str).collect();
+        let spellings: Vec<(usize, String)> = spellings.filter(|(_, name)| !there.contains(name.as_str())).collect();
         let rest = spellings.iter().map(|(rest, _)| *rest).min();
-        let near = |name: &str| {
-            let names = self.sources.values().flatten().map(String::as_str);
-            names.map(|other| names::distance(other, name)).min()
-        };
+        let near = |name: &str| there.iter().map(|other| names::distance(other, name)).min();
         let mut best: Vec<String> =
             spellings.into_iter().filter(|(n, _)| Some(*n) == rest).map(|(_, name)| name).collect();
         best.sort_by_cached_key(|name| near(name));
         best.dedup();
         best.truncate(MOST_SPELLINGS);
-        if best.is_empty() {
-            best.push(target.to_owned());
-        }
         best
     }
 }

@@ -242,24 +242,76 @@ impl<'a> Origins<'a> {
 
     /// The name in the checkpoint. One that is not there is called as its like is.
     pub(crate) fn of(&self, name: &str) -> String {
-        if let Some(stored) = self.stored.get(name) {
-            return stored.clone();
+        match self.stored.get(name) {
+            Some(stored) => stored.clone(),
+            None => self.likely(name).next().unwrap_or_else(|| name.to_owned()),
         }
-        // What leads to the name may be what is missing.
-        let leads = |stored: &String| {
+    }
+
+    /// The names that a tensor which is not there may have in the checkpoint, the likeliest first, no more than so many.
+    pub(crate) fn all_of(&self, name: &str, most: usize) -> Vec<String> {
+        let mut names = vec![self.of(name)];
+        for other in self.likely(name) {
+            if names.len() < most && !names.contains(&other) {
+                names.push(other);
+            }
+        }
+        names
+    }
+
+    /// Names that lead to this one. What leads to it may be what is missing.
+    fn likely<'b>(&'b self, name: &'b str) -> impl Iterator<Item = String> + 'b {
+        let leads = move |stored: &String| {
             let names = self.names_of(stored);
             names.is_some_and(|names| names.iter().any(|renamed| renamed.name == name))
         };
         let candidates = self.of_prediction(name).into_iter().chain(self.of_own_block(name));
         let candidates = candidates.chain(self.of_another_block(name)).chain(self.of_neighbours(name));
-        let correction = name.replace("e_score_correction.bias", "e_score_correction_bias");
+        let candidates = candidates.chain(self.of_beginnings(name)).chain(self.of_siblings(name));
         let adapted = self.stored.values().any(|stored| stored.ends_with(ADAPTED));
-        // Where tasks have adapters, tables have them too; what another block has is known from there.
-        let forms = |candidate: String| {
+        // Where tasks have adapters, tables have them too; what another block has is known from there. A correction is a
+        // parameter of its own, no bias of a module.
+        let forms = move |candidate: String| {
             let stem = candidate.strip_suffix(".weight").filter(|stem| adapted && stem.ends_with("_embeddings"));
-            stem.map(|stem| format!("{stem}{ADAPTED}")).into_iter().chain([candidate.clone()]).collect::<Vec<_>>()
+            let correction = candidate.strip_suffix("e_score_correction.bias");
+            let table = stem.map(|stem| format!("{stem}{ADAPTED}"));
+            let correction = correction.map(|front| format!("{front}e_score_correction_bias"));
+            let bare = candidate.strip_suffix(".weight").map(str::to_owned);
+            table.into_iter().chain(correction).chain([candidate]).chain(bare).collect::<Vec<_>>()
         };
-        candidates.chain([correction]).flat_map(forms).find(leads).unwrap_or_else(|| name.to_owned())
+        candidates.chain([name.to_owned()]).flat_map(forms).filter(leads)
+    }
+
+    /// The names by what the class puts in place of a beginning.
+    fn of_beginnings(&self, name: &str) -> Vec<String> {
+        let in_block = name.split('.').any(|part| part.parse::<u64>().is_ok());
+        let begins = |stored: &String| {
+            let front = stored.split('.').next();
+            !in_block || self.stored.values().any(|other| other.split('.').next() == front)
+        };
+        let replaced = self.prefixes.iter().filter(|(_, to)| !to.is_empty() && !to.contains(['+', '*']));
+        let replaced = replaced.filter_map(|(from, to)| {
+            let (block, rest) = blocks_in(to, name)?;
+            Some(with_block(from, block) + rest)
+        });
+        replaced.filter(begins).collect()
+    }
+
+    /// The names by those of tensors that differ in a letter: what `w0` is made of says what `v0` is made of.
+    fn of_siblings(&self, name: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for (other, stored) in &self.stored {
+            let alike = |(a, b): &(char, char)| a == b;
+            let before: usize = other.chars().zip(name.chars()).take_while(alike).map(|(c, _)| c.len_utf8()).sum();
+            let (theirs, own) = (&other[before..], &name[before..]);
+            let (Some(a), Some(b)) = (theirs.chars().next(), own.chars().next()) else { continue };
+            if theirs[a.len_utf8()..] != own[b.len_utf8()..] {
+                continue;
+            }
+            let places = stored.match_indices(a).filter(|(at, _)| *at == 0 || stored[..*at].ends_with('.'));
+            found.extend(places.map(|(at, _)| format!("{}{b}{}", &stored[..at], &stored[at + a.len_utf8()..])));
+        }
+        found
     }
 
     /// The names of a layer of prediction, where the checkpoint has such under names of their own.

@@ -567,7 +567,7 @@ impl Source for Watched<'_> {
         if lost.blocks > 0 && self.no_degenerate {
             return Err(Error::input(self.degenerate(tensor, lost).to_string()).help(crate::back::NO_DEGENERATE_HELP));
         }
-        let nonfinite = crate::transform::nonfinite(info.ty(), &bytes);
+        let nonfinite = gguf::finite::count(info.ty(), &bytes);
         if lost.blocks > 0 || nonfinite > 0 {
             let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
             let met = met.entry(tensor).or_default();

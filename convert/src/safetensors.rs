@@ -1,8 +1,8 @@
 //! Reading safetensors: one file, or an index with shards.
 //!
-//! Stricter than the format's own library where two readers could see different tensors: keys that stand twice,
-//! names with control characters, gaps between tensors. Nothing of a header is believed before it was held
-//! against the file's length.
+//! The format's own library says what a header is and which types there are, and has the last word on places and
+//! sizes. Here stands what it does not: keys that stand twice and names with control characters are refused, so that no
+//! two readers see different tensors, an error names the tensor, and the file is mapped, its pages given back.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::safetensors::tensor::{Metadata, TensorInfo};
 use gguf::map::Map;
 use gguf::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -20,65 +21,7 @@ use crate::{json, links};
 /// The longest header the format allows.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-macro_rules! dtypes {
-    ($($variant:ident $name:literal $bits:literal;)*) => {
-        /// The type of a tensor's elements, named as in the files.
-        #[allow(missing_docs, non_camel_case_types)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Dtype { $($variant,)* }
-
-        impl Dtype {
-            /// Every type.
-            pub const ALL: &[Dtype] = &[$(Dtype::$variant,)*];
-
-            /// The name in a header.
-            pub fn name(self) -> &'static str {
-                match self { $(Dtype::$variant => $name,)* }
-            }
-
-            /// Bits of an element.
-            pub fn bits(self) -> u64 {
-                match self { $(Dtype::$variant => $bits,)* }
-            }
-        }
-    };
-}
-
-dtypes! {
-    F64 "F64" 64;
-    F32 "F32" 32;
-    F16 "F16" 16;
-    BF16 "BF16" 16;
-    I64 "I64" 64;
-    I32 "I32" 32;
-    I16 "I16" 16;
-    I8 "I8" 8;
-    U64 "U64" 64;
-    U32 "U32" 32;
-    U16 "U16" 16;
-    U8 "U8" 8;
-    Bool "BOOL" 8;
-    C64 "C64" 64;
-    F8_E4M3 "F8_E4M3" 8;
-    F8_E5M2 "F8_E5M2" 8;
-    F8_E8M0 "F8_E8M0" 8;
-    F6_E2M3 "F6_E2M3" 6;
-    F6_E3M2 "F6_E3M2" 6;
-    F4 "F4" 4;
-}
-
-impl Dtype {
-    /// The type with this name in a header.
-    pub fn from_name(name: &str) -> Option<Dtype> {
-        Dtype::ALL.iter().copied().find(|d| d.name() == name)
-    }
-}
-
-impl std::fmt::Display for Dtype {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
-    }
-}
+pub use ::safetensors::Dtype;
 
 /// A file of tensors, mapped.
 #[derive(Debug)]
@@ -183,46 +126,39 @@ fn parse_header(part: &Arc<Part>) -> Result<Vec<Stored>> {
     let entries: Entries = serde_json::from_slice(header)
         .map_err(|e| Error::input("the header is not the JSON it should be").caused_by(e))?;
     let mut tensors = Vec::with_capacity(entries.0.len());
-    for (name, entry) in entries.0 {
-        let (dtype, span) = entry.checked(&name, data.len() as u64)?;
-        tensors.push(Stored {
-            name,
-            dtype,
-            shape: entry.shape,
-            part: Arc::clone(part),
-            span: data_start + span.start as usize..data_start + span.end as usize,
-        });
+    for (name, info) in entries.0 {
+        check(&name, &info, data.len())?;
+        tensors.push((name, info));
     }
-    tensors.sort_by_key(|t| (t.span.start, t.span.end));
-    let mut expected = data_start;
-    for tensor in &tensors {
-        if tensor.span.start != expected {
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    let mut expected = 0;
+    for (name, TensorInfo { data_offsets: (start, end), .. }) in &tensors {
+        if *start != expected {
             return Err(Error::input(format!(
-                "tensor {}: its data begins at {}, the tensors before it end at {}",
-                tensor.name,
-                tensor.span.start - data_start,
-                expected - data_start
+                "tensor {name}: its data begins at {start}, the tensors before it end at {expected}"
             )));
         }
-        expected = tensor.span.end;
+        expected = *end;
     }
-    if expected != bytes.len() {
-        return Err(Error::input(format!("{} bytes follow the last tensor", bytes.len() - expected)));
+    if expected != data.len() {
+        return Err(Error::input(format!("{} bytes follow the last tensor", data.len() - expected)));
     }
+    Metadata::new(None, tensors.clone())
+        .map_err(|e| Error::input("the header does not describe the data").caused_by(e))?;
+    let stored = |(name, info): (String, TensorInfo)| Stored {
+        name,
+        dtype: info.dtype,
+        shape: info.shape.iter().map(|&d| d as u64).collect(),
+        part: Arc::clone(part),
+        span: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
+    };
+    let mut tensors: Vec<Stored> = tensors.into_iter().map(stored).collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tensors)
 }
 
 /// The tensors of a header, read without a tree in between: memory grows with the tensors there are.
-struct Entries(Vec<(String, Entry)>);
-
-/// What a header says of a tensor.
-#[derive(serde::Deserialize)]
-struct Entry {
-    dtype: String,
-    shape: Vec<u64>,
-    data_offsets: Vec<u64>,
-}
+struct Entries(Vec<(String, TensorInfo)>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entries, D::Error> {
@@ -252,8 +188,8 @@ impl<'de> Visitor<'de> for EntriesVisitor {
                 continue;
             }
             let fault = |e: A::Error| A::Error::custom(format!("tensor \"{}\": {e}", name.escape_debug()));
-            let entry = map.next_value().map_err(fault)?;
-            entries.push((name, entry));
+            let info = map.next_value().map_err(fault)?;
+            entries.push((name, info));
         }
         Ok(Entries(entries))
     }
@@ -262,42 +198,31 @@ impl<'de> Visitor<'de> for EntriesVisitor {
 /// More dimensions than any tensor has.
 const MAX_DIMENSIONS: usize = 32;
 
-impl Entry {
-    /// Type and place, held against the bytes of data there are.
-    fn checked(&self, name: &str, available: u64) -> Result<(Dtype, Range<u64>)> {
-        let fault = |what: &str| Error::input(format!("tensor \"{}\": {what}", name.escape_debug()));
-        if name.is_empty() || name.contains(char::is_control) {
-            return Err(fault("the name is empty or holds control characters"));
-        }
-        let dtype = Dtype::from_name(&self.dtype).ok_or_else(|| {
-            let shown: String = self.dtype.chars().take(60).collect();
-            fault(&format!("the dtype {shown:?} is unknown"))
-        })?;
-        if self.shape.len() > MAX_DIMENSIONS {
-            return Err(fault(&format!("its shape has {} dimensions", self.shape.len())));
-        }
-        let &[start, end] = self.data_offsets.as_slice() else {
-            return Err(fault("data_offsets are not two numbers"));
-        };
-        if start > end || end > available {
-            return Err(fault(&format!(
-                "its data from {start} to {end} lies outside the {available} bytes of the file"
-            ))
-            .help("the file is cut short or damaged: fetch it again"));
-        }
-        let bytes = self
-            .shape
-            .iter()
-            .try_fold(1_u64, |n, &d| n.checked_mul(d))
-            .and_then(|n| n.checked_mul(dtype.bits()))
-            .filter(|bits| bits % 8 == 0)
-            .map(|bits| bits / 8);
-        if bytes != Some(end - start) {
-            let what = format!("its shape {:?} of {dtype} does not make the {} bytes it has", self.shape, end - start);
-            return Err(fault(&what));
-        }
-        Ok((dtype, start..end))
+/// Holds what a header says of a tensor against the bytes of data there are, so that an error names the tensor.
+fn check(name: &str, info: &TensorInfo, available: usize) -> Result<()> {
+    let fault = |what: &str| Error::input(format!("tensor \"{}\": {what}", name.escape_debug()));
+    if name.is_empty() || name.contains(char::is_control) {
+        return Err(fault("the name is empty or holds control characters"));
     }
+    if info.shape.len() > MAX_DIMENSIONS {
+        return Err(fault(&format!("its shape has {} dimensions", info.shape.len())));
+    }
+    let (start, end) = info.data_offsets;
+    if start > end || end > available {
+        return Err(fault(&format!("its data from {start} to {end} lies outside the {available} bytes of the file"))
+            .help("the file is cut short or damaged: fetch it again"));
+    }
+    let elements = info.shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+    let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
+    if bits.filter(|bits| bits % 8 == 0).map(|bits| bits / 8) != Some(end - start) {
+        return Err(fault(&format!(
+            "its shape {:?} of {} does not make the {} bytes it has",
+            info.shape,
+            info.dtype,
+            end - start
+        )));
+    }
+    Ok(())
 }
 
 /// The single file of weights, which the transformers library prefers to any index.

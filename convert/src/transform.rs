@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use gguf::{Error, Result, Runtime, TensorInfo, TensorType, row_range};
-use half::f16;
 use half::slice::HalfFloatSliceExt as _;
+use half::{bf16, f16};
 
 use crate::packed::Float;
 use crate::safetensors::{Dtype, Stored};
@@ -110,7 +110,7 @@ pub fn stored(tensor: &Stored) -> Result<Rows> {
         Dtype::F32 => Elements::F32,
         Dtype::F16 => Elements::F16,
         Dtype::BF16 => Elements::BF16,
-        Dtype::F64 | Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => {
+        Dtype::F64 | Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::BOOL => {
             return Ok(Arc::new(Widened { tensor: tensor.clone() }));
         }
         other => {
@@ -164,7 +164,7 @@ impl RowSource for Widened {
         Elements::F32
     }
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        let size = (self.tensor.dtype().bits() / 8) as usize;
+        let size = self.tensor.dtype().bitsize() / 8;
         let row = row_len(self.tensor.shape()) as usize;
         let bytes = &self.tensor.bytes()[rows.start as usize * row * size..rows.end as usize * row * size];
         let mut out = Vec::with_capacity(bytes.len() / size * 4);
@@ -209,7 +209,7 @@ impl RowSource for Integers {
         Elements::Blocks(TensorType::I32)
     }
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        let size = (self.tensor.dtype().bits() / 8) as usize;
+        let size = self.tensor.dtype().bitsize() / 8;
         let row = row_len(self.tensor.shape()) as usize;
         let bytes = &self.tensor.bytes()[rows.start as usize * row * size..rows.end as usize * row * size];
         // The lower half of a number is its I32.
@@ -993,17 +993,9 @@ pub(crate) fn from_f32(floats: &[f32], elements: Elements) -> Vec<u8> {
             halves.convert_from_f32_slice(floats);
             packed(&halves, f16::to_le_bytes)
         }
-        Elements::BF16 => packed(floats, |v| bf16_bits(v.to_bits()).to_le_bytes()),
+        Elements::BF16 => packed(floats, |v| bf16::from_f32(v).to_le_bytes()),
         Elements::F32 | Elements::Blocks(_) => packed(floats, f32::to_le_bytes),
     }
-}
-
-/// Rounds to the nearest bfloat16, ties to even; a NaN becomes a quiet one.
-fn bf16_bits(bits: u32) -> u16 {
-    if bits & 0x7FFF_FFFF > 0x7F80_0000 {
-        return (bits >> 16) as u16 | 64;
-    }
-    (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
 }
 
 /// Blocks of 32 weights with one f16 scale, a 127th of their largest magnitude.
@@ -1055,29 +1047,6 @@ pub(crate) fn unrounded(
     to_f32(elements, &source.rows(rows)?).map(Some)
 }
 
-/// Values whose exponent has all bits set, and blocks with a scale that is NaN.
-pub(crate) fn nonfinite(ty: TensorType, bytes: &[u8]) -> u64 {
-    let halves = |exponent: u16| {
-        let found = |b: &[u8; 2]| u64::from(u16::from_le_bytes(*b) & exponent == exponent);
-        bytes.as_chunks::<2>().0.iter().map(found).sum()
-    };
-    let blocks = |size: usize, found: fn(&[u8]) -> bool| bytes.chunks_exact(size).filter(|b| found(b)).count() as u64;
-    match ty {
-        TensorType::BF16 => halves(0x7F80),
-        TensorType::F16 => halves(0x7C00),
-        TensorType::F32 => {
-            let found = |b: &[u8; 4]| u64::from(u32::from_le_bytes(*b) & 0x7F80_0000 == 0x7F80_0000);
-            bytes.as_chunks::<4>().0.iter().map(found).sum()
-        }
-        // The scale's own f16 is too small for the weights.
-        TensorType::Q8_0 => blocks(34, |block| block[1] & 0x7C == 0x7C),
-        // E8M0 and E4M3 without infinities: the byte of all ones is NaN.
-        TensorType::MXFP4 => blocks(17, |block| block[0] == 0xFF),
-        TensorType::NVFP4 => blocks(36, |block| block[..4].iter().any(|s| s & 0x7F == 0x7F)),
-        _ => 0,
-    }
-}
-
 /// The bytes of these elements as another type. Rows that become Q8_0 are whole blocks.
 ///
 /// # Errors
@@ -1111,7 +1080,7 @@ fn has_signalling_bf16(bytes: &[u8]) -> bool {
 }
 
 fn quieted(bytes: &[u8]) -> Vec<u8> {
-    let quiet = |b: &[u8; 2]| bf16_bits(u32::from(u16::from_le_bytes(*b)) << 16).to_le_bytes();
+    let quiet = |b: &[u8; 2]| bf16::from_f32(bf16::from_le_bytes(*b).to_f32()).to_le_bytes();
     packed(bytes.as_chunks::<2>().0, |b| quiet(&b))
 }
 
@@ -1209,10 +1178,12 @@ mod tests {
 
     #[test]
     fn casts_round_to_even_and_quiet_nans() {
-        assert_eq!(bf16_bits(0x3F80_8000), 0x3F80);
-        assert_eq!(bf16_bits(0x3F81_8000), 0x3F82);
-        assert_eq!(bf16_bits(0x7F80_0001), 0x7FC0);
-        assert_eq!(bf16_bits(0xFFFF_FFFF), 0xFFFF);
+        let rounded = |bits: u32| from_f32(&[f32::from_bits(bits)], Elements::BF16);
+        assert_eq!(rounded(0x3F80_8000), [0x80, 0x3F]);
+        assert_eq!(rounded(0x3F81_8000), [0x82, 0x3F]);
+        assert_eq!(rounded(0x7F80_0001), [0xC0, 0x7F]);
+        assert_eq!(rounded(0xFFFF_FFFF), [0xFF, 0xFF]);
+        assert_eq!(quieted(&[0x81, 0x7F, 0x80, 0x7F]), [0xC1, 0x7F, 0x80, 0x7F]);
         let signalling = 0x7F81_u16.to_le_bytes();
         let out = cast(Cow::Borrowed(&signalling), Elements::BF16, TensorType::BF16).unwrap();
         assert_eq!(*out, 0x7FC1_u16.to_le_bytes());

@@ -190,7 +190,7 @@ fn read_all(bytes: &[u8]) {
     let total: usize = tensors.iter().map(|t| t.bytes().len()).sum();
     assert!(total < bytes.len());
     for tensor in &tensors {
-        assert_eq!(tensor.bytes().len() as u64 * 8, tensor.elements() * tensor.dtype().bits());
+        assert_eq!(tensor.bytes().len() as u64 * 8, tensor.elements() * tensor.dtype().bitsize() as u64);
         tensor.release(0..usize::MAX);
     }
     assert_eq!(open_folder(folder.path()).unwrap().len(), tensors.len());

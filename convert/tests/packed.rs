@@ -209,7 +209,7 @@ fn modules_of_gptq_may_have_bits_of_their_own() {
     };
     let mut tensors: Vec<(String, String, Vec<u64>, Vec<u8>)> = stored
         .iter()
-        .map(|t| (t.name().to_owned(), t.dtype().name().to_owned(), t.shape().to_vec(), t.bytes().to_vec()))
+        .map(|t| (t.name().to_owned(), t.dtype().to_string(), t.shape().to_vec(), t.bytes().to_vec()))
         .collect();
     for (name, _, shape, bytes) in &mut tensors {
         if *name == format!("{q}.qweight") {

@@ -7,6 +7,7 @@
 use convert::modules::{self, Behind, Stage};
 use gguf::arch::HeadFunction;
 use gguf::{Error, Result};
+use quantize::first_not_finite;
 use rayon::prelude::*;
 
 use crate::forward::{Forward, Input, Progress, Stream};
@@ -236,7 +237,7 @@ impl<'a> Head<'a> {
             }
             width = x.len() / lengths.len().max(1);
         }
-        if !numeric::all_finite(&x) {
+        if first_not_finite(&x).is_some() {
             return Err(Error::input("a text's vector holds a value that is no number"));
         }
         Ok(x.chunks(width.max(1)).map(<[f32]>::to_vec).collect())

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use gguf::arch::{Flow, Layer, NormKind, Reads, Residual, StackPlan, Step};
 use gguf::{Error, Result};
+use quantize::first_not_finite;
 use rayon::prelude::*;
 
 use crate::layers::attention::Buckets;
@@ -752,8 +753,7 @@ fn behind(layer: &Layer, part: &Part<'_>, x: &mut [f32]) -> Result<()> {
 
 /// Names the first layer that made something that is no number.
 fn check(x: &[f32], prefix: &str, layer: usize) -> Result<()> {
-    let broken = x.par_chunks(PIECE).find_first(|x| !numeric::all_finite(x));
-    match broken.and_then(|x| x.iter().find(|x| !x.is_finite())) {
+    match x.par_chunks(PIECE).find_map_first(|x| first_not_finite(x).map(|at| x[at])) {
         None => Ok(()),
         Some(x) => Err(Error::input(format!("layer {prefix}{layer} is the first that makes a value of {x}")).help(
             "a weight of this layer is broken or out of range: `gguf check --data FILE` and `evaluate tensors` find it",
@@ -934,9 +934,9 @@ impl<'a> Head<'a> {
             if cap > 0.0 {
                 row.iter_mut().for_each(|x| *x = (*x / cap).tanh() * cap);
             }
-            match numeric::all_finite(row) {
-                true => Ok(()),
-                false => Err(Error::input(format!("tensor {} makes a logit that is no number", self.output.name()))),
+            match first_not_finite(row) {
+                None => Ok(()),
+                Some(_) => Err(Error::input(format!("tensor {} makes a logit that is no number", self.output.name()))),
             }
         })?;
         Ok(logits)

@@ -65,6 +65,7 @@ pub mod digest;
 pub mod edit;
 mod endian;
 pub mod error;
+pub mod finite;
 pub mod keys;
 pub mod lost;
 pub mod map;

@@ -99,7 +99,7 @@ pub fn encode_rows(
 }
 
 /// The index of the first NaN or infinity.
-pub(crate) fn first_not_finite(values: &[f32]) -> Option<usize> {
+pub fn first_not_finite(values: &[f32]) -> Option<usize> {
     let mut any = false;
     SimdPath::current().run(AnyNotFinite { values, any: &mut any });
     if any { values.iter().position(|value| !value.is_finite()) } else { None }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use gguf::lost::{self, Degenerate, Lost, largest, unit_len};
-use gguf::{Error, ErrorKind, Result, Source, TensorType, Writer};
+use gguf::{Error, ErrorKind, Result, Source, TensorType, Writer, finite};
 
 use crate::codec::{Codec, codec, first_not_finite};
 use crate::plan::{Plan, Planned};
@@ -488,25 +488,9 @@ fn replaced(value: f32) -> f32 {
     if value.is_nan() { 0.0 } else { value.clamp(-65504.0, 65504.0) }
 }
 
-/// Positions are looked for only in chunks that hold one, so that the usual pass is vector instructions.
-const SCAN: usize = 4096;
-
-fn scan<T: Copy>(values: &[T], bad: impl Fn(T) -> bool) -> Option<usize> {
-    values.chunks(SCAN).enumerate().find_map(|(i, chunk)| {
-        let any = chunk.iter().fold(false, |any, &v| any | bad(v));
-        if any { chunk.iter().position(|&v| bad(v)).map(|at| i * SCAN + at) } else { None }
-    })
-}
-
 /// The first NaN or infinity of a plain type; blocks are judged when the file is verified.
 fn plain_nonfinite(ty: TensorType, bytes: &[u8]) -> Option<usize> {
-    let half = |mask: u16| scan(bytes.as_chunks::<2>().0, move |b| u16::from_le_bytes(b) & mask == mask);
-    match ty {
-        TensorType::F32 => scan(bytes.as_chunks::<4>().0, |b| u32::from_le_bytes(b) & 0x7F80_0000 == 0x7F80_0000),
-        TensorType::F16 => half(0x7C00),
-        TensorType::BF16 => half(0x7F80),
-        _ => None,
-    }
+    if ty.is_quantized() { None } else { finite::first(ty, bytes) }
 }
 
 /// What workers and the writer share.

@@ -53,7 +53,7 @@ fn four_bits_equal_those_of_bitsandbytes() {
         cases += 1;
         let code = Code::from_name(code).unwrap();
         let block: usize = block[1..].parse().unwrap();
-        let float = Float::ALL.into_iter().find(|f| f.safetensors().eq_ignore_ascii_case(float)).unwrap();
+        let float = Float::ALL.into_iter().find(|f| f.safetensors().to_string().eq_ignore_ascii_case(float)).unwrap();
         let tensor = |suffix: &str| tensors[&format!("{case}.weight{suffix}")].2;
 
         let values = input(float);

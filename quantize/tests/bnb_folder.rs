@@ -5,7 +5,7 @@ use std::path::Path;
 
 use convert::packed::Float;
 use convert::packed::bnb::Code;
-use convert::safetensors::{Stored, open_folder};
+use convert::safetensors::{Dtype, Stored, open_folder};
 use quantize::bnb::layers::{Layers, Treatment};
 use quantize::bnb::{AffineOptions, Form, Granularity, Options, Storage, Why, write, write_affine};
 
@@ -42,7 +42,7 @@ fn folders_equal_those_of_save_pretrained() {
         let names: BTreeSet<&str> = tensors.iter().map(Stored::name).collect();
         assert_eq!(names, expected.keys().map(String::as_str).collect(), "{name}");
         for tensor in &tensors {
-            let found = serde_json::json!([tensor.dtype().name(), tensor.shape(), short_sha(tensor.bytes())]);
+            let found = serde_json::json!([tensor.dtype(), tensor.shape(), short_sha(tensor.bytes())]);
             assert_eq!(found, expected[tensor.name()], "{name}: {}", tensor.name());
         }
         let file = std::fs::read(out.join("model.safetensors")).unwrap();
@@ -140,7 +140,7 @@ fn heads_with_a_bias_are_quantized_and_stacks_and_embeddings_are_not() {
             let names: BTreeSet<&str> = tensors.iter().map(Stored::name).collect();
             assert_eq!(names, expected.keys().map(String::as_str).collect(), "{name} {type_name}");
             for tensor in &tensors {
-                let found = serde_json::json!([tensor.dtype().name(), tensor.shape(), short_sha(tensor.bytes())]);
+                let found = serde_json::json!([tensor.dtype(), tensor.shape(), short_sha(tensor.bytes())]);
                 assert_eq!(found, expected[tensor.name()], "{name} {type_name}: {}", tensor.name());
             }
         }
@@ -183,7 +183,7 @@ fn what_stays_is_told_and_refused_on_demand() {
         // Every weight of the model is either quantized or accounted for.
         let written = open_folder(&out).unwrap();
         let packed: u64 =
-            written.iter().filter(|t| t.dtype().name() == "U8" && t.shape().len() == 2).map(|t| t.elements() * 2).sum();
+            written.iter().filter(|t| t.dtype() == Dtype::U8 && t.shape().len() == 2).map(|t| t.elements() * 2).sum();
         assert_eq!(packed + report.stayed.iter().map(|kind| kind.weights).sum::<u64>(), report.weights, "{name}");
         assert_eq!(report.stayed.iter().map(|kind| kind.tensors).sum::<usize>(), report.kept, "{name}");
     }

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gguf::lost::{self, Degenerate, Lost};
-use gguf::{Error, Metadata, Result, Source, TensorType};
+use gguf::{Error, Metadata, Result, Source, TensorType, finite};
 use half::f16;
 use serde_json::{Map, Value as Json};
 
@@ -341,7 +341,7 @@ impl Folder {
                 if elements.ty() != to {
                     let weights = || transform::to_f32(elements, &before);
                     lost.add(lost::rounded(to, row, &bytes, || weights().map(Some)).map_err(fault)?);
-                    if to == TensorType::F16 && transform::nonfinite(to, &bytes) > 0 {
+                    if to == TensorType::F16 && finite::first(to, &bytes).is_some() {
                         too_large(&weights()?).map_err(fault)?;
                     }
                 }

@@ -3,6 +3,8 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::safetensors::Dtype;
+
 /// A float type that checkpoints store weights in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Float {
@@ -18,9 +20,9 @@ impl Float {
     /// Every float type, for tables and tests.
     pub const ALL: [Float; 3] = [Float::F32, Float::F16, Float::Bf16];
 
-    /// The type that safetensors calls by this name.
-    pub fn from_safetensors(name: &str) -> Option<Float> {
-        Float::ALL.into_iter().find(|f| f.safetensors() == name)
+    /// The float type that elements of a safetensors file have, if it is one of these.
+    pub fn from_safetensors(dtype: Dtype) -> Option<Float> {
+        Float::ALL.into_iter().find(|f| f.safetensors() == dtype)
     }
 
     /// The type that torch, and with it `config.json`, calls by this name.
@@ -28,12 +30,12 @@ impl Float {
         Float::ALL.into_iter().find(|f| f.torch() == name)
     }
 
-    /// The name in a safetensors header.
-    pub fn safetensors(self) -> &'static str {
+    /// The type in a safetensors file.
+    pub fn safetensors(self) -> Dtype {
         match self {
-            Float::F32 => "F32",
-            Float::F16 => "F16",
-            Float::Bf16 => "BF16",
+            Float::F32 => Dtype::F32,
+            Float::F16 => Dtype::F16,
+            Float::Bf16 => Dtype::BF16,
         }
     }
 

@@ -311,7 +311,7 @@ enum ScaleKind {
 impl Scales {
     /// Scales of a float type, this many of them.
     fn new(tensor: &Stored, count: u64) -> Result<Scales> {
-        let float = Float::from_safetensors(tensor.dtype().name()).map(ScaleKind::Float);
+        let float = Float::from_safetensors(tensor.dtype()).map(ScaleKind::Float);
         let kind = float.or_else(|| (tensor.dtype() == Dtype::F8_E8M0).then_some(ScaleKind::E8m0));
         let kind = kind.ok_or_else(|| misfit(tensor, format!("scales of type {} are not floats", tensor.dtype())))?;
         if tensor.elements() != count {

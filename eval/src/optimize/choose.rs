@@ -9,7 +9,7 @@ use quantize::plan::Planned;
 use quantize::search::inputs::{Inputs, Solver};
 use quantize::search::strips::{Strips, Sum, multiply_all};
 use quantize::search::{knows, search};
-use quantize::{Importance, codec};
+use quantize::{Importance, codec, first_not_finite};
 use rayon::prelude::*;
 
 use super::overlay::Chosen;
@@ -48,7 +48,7 @@ impl Job<'_> {
         let mut values = Vec::new();
         matrix.decoded_by_all(expert * rows..(expert + 1) * rows, 64, &mut values)?;
         self.source.release(tensor, 0..info.rows());
-        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        if let Some(at) = first_not_finite(&values) {
             let (row, column) = (expert * rows + at / matrix.cols(), at % matrix.cols());
             return Err(Error::input(format!(
                 "tensor {}: the weight at row {row}, column {column} is NaN or infinite",

@@ -1,6 +1,7 @@
 //! What a tower is given, and grids of patches.
 
 use gguf::{Error, Result};
+use quantize::first_not_finite;
 
 /// What a tower reads: values in the order of their shape.
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ impl Pixels {
         if count != Some(values.len()) {
             return Err(Error::input(format!("{} values are not of the shape {shape:?}", values.len())));
         }
-        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        if let Some(at) = first_not_finite(&values) {
             return Err(Error::input(format!("value {at} is {}, which is no pixel", values[at])));
         }
         let first = shape.iter().position(|d| *d != 1).unwrap_or(0);

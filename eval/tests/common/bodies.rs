@@ -134,7 +134,7 @@ fn safetensors(place: &Place, bytes: &[u8]) {
     let path = place.put("model.safetensors", bytes);
     let Ok(tensors) = convert::safetensors::open_file(&path) else { return };
     for tensor in tensors {
-        let bits = tensor.elements().checked_mul(tensor.dtype().bits()).expect("a size that was checked");
+        let bits = tensor.elements().checked_mul(tensor.dtype().bitsize() as u64).expect("a size that was checked");
         assert_eq!(tensor.bytes().len() as u64, bits.div_ceil(8), "{}", tensor.name());
     }
 }

@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::lost;
 use super::scan::{Scan, Tensor};
 use super::{Place, Rule, Sink, shortened};
-use crate::endian;
-use crate::types::{ScaleField, TensorType};
+use crate::types::TensorType;
 use crate::value::Endian;
+use crate::{endian, finite};
 
 rules! { Data;
     DATA_NONFINITE = "data-nonfinite" Error "llama.cpp (--check-tensors)"
@@ -43,41 +43,32 @@ pub(super) fn check(scan: &Scan, sink: &mut Sink<'_>) {
     }
 }
 
-/// How the blocks of a type are judged.
+/// How the values or blocks of a type are judged.
 struct Judge {
     ty: TensorType,
     rule: &'static Rule,
-    /// Whether a block, in little-endian order, breaks the rule.
-    bad: fn(&[ScaleField], &[u8]) -> bool,
     noun: &'static str,
 }
 
 impl Judge {
     fn of(ty: TensorType) -> Option<Judge> {
-        let plain = |bad| Some(Judge { ty, rule: &DATA_NONFINITE, bad, noun: "value" });
         match ty {
-            TensorType::F16 => plain(|_, b| half_bad(b, 0x7C00)),
-            TensorType::BF16 => plain(|_, b| half_bad(b, 0x7F80)),
-            TensorType::F32 => plain(|_, b| f32_bad(b)),
-            TensorType::F64 => plain(|_, b| b.first_chunk().is_some_and(|&b| !f64::from_le_bytes(b).is_finite())),
-            TensorType::MXFP4 => Some(Judge { ty, rule: &MXFP4_SCALE_INVALID, bad: scale_bad, noun: "block" }),
+            TensorType::F16 | TensorType::BF16 | TensorType::F32 | TensorType::F64 => {
+                Some(Judge { ty, rule: &DATA_NONFINITE, noun: "value" })
+            }
+            TensorType::MXFP4 => Some(Judge { ty, rule: &MXFP4_SCALE_INVALID, noun: "block" }),
             _ if ty.scale_fields().is_empty() => None,
-            _ => Some(Judge { ty, rule: &BLOCK_SCALE_NONFINITE, bad: scale_bad, noun: "block" }),
+            _ => Some(Judge { ty, rule: &BLOCK_SCALE_NONFINITE, noun: "block" }),
         }
     }
 
     fn run(&self, scan: &Scan, tensor: &Tensor, span: Range<usize>, sink: &mut Sink<'_>) {
-        let (mut count, mut first) = (0_u64, 0);
-        let fields = self.ty.scale_fields();
-        let total = each_block(scan, self.ty, span.clone(), |i, bytes| {
-            if (self.bad)(fields, bytes) {
-                if count == 0 {
-                    first = i;
-                }
-                count += 1;
-            }
+        let (mut count, mut first) = (0_u64, None);
+        let total = each_piece(scan, self.ty, span.clone(), |before, piece| {
+            first = first.or_else(|| finite::first(self.ty, piece).map(|at| before + at as u64));
+            count += finite::count(self.ty, piece);
         });
-        if count > 0 {
+        if let Some(first) = first {
             let at = span.start as u64 + first * self.ty.block_bytes();
             let (name, noun) = (shortened(&tensor.name), self.noun);
             let message =
@@ -90,6 +81,13 @@ impl Judge {
 /// Shows every block of a type, in little-endian order with its number, and says how many there were: none where the
 /// order of the fields inside is not specified, so that there is nothing to judge.
 pub(super) fn each_block(scan: &Scan, ty: TensorType, span: Range<usize>, mut look: impl FnMut(u64, &[u8])) -> u64 {
+    each_piece(scan, ty, span, |before, piece| {
+        (before..).zip(piece.chunks_exact(ty.block_bytes() as usize)).for_each(|(n, block)| look(n, block));
+    })
+}
+
+/// The same by pieces of whole blocks, each with the number of blocks before it.
+fn each_piece(scan: &Scan, ty: TensorType, span: Range<usize>, mut look: impl FnMut(u64, &[u8])) -> u64 {
     let block = ty.block_bytes() as usize;
     let step = STEP / block * block;
     let (mut at, mut n) = (span.start, 0);
@@ -97,7 +95,7 @@ pub(super) fn each_block(scan: &Scan, ty: TensorType, span: Range<usize>, mut lo
         let end = span.end.min(at + step);
         let piece = &scan.bytes[at..end];
         let swapped;
-        let blocks = match scan.endian {
+        let piece = match scan.endian {
             Endian::Little => piece,
             Endian::Big => match endian::swapped(ty, piece) {
                 Ok(bytes) => {
@@ -107,36 +105,10 @@ pub(super) fn each_block(scan: &Scan, ty: TensorType, span: Range<usize>, mut lo
                 Err(_) => return 0,
             },
         };
-        for bytes in blocks.chunks_exact(block) {
-            look(n, bytes);
-            n += 1;
-        }
+        look(n, piece);
+        n += (piece.len() / block) as u64;
         scan.release(at..end);
         at = end;
     }
     n
-}
-
-fn half_bad(bytes: &[u8], exponent: u16) -> bool {
-    bytes.first_chunk().is_some_and(|&b| u16::from_le_bytes(b) & exponent == exponent)
-}
-
-fn f32_bad(bytes: &[u8]) -> bool {
-    bytes.first_chunk().is_some_and(|&b| !f32::from_le_bytes(b).is_finite())
-}
-
-fn scale_bad(fields: &[ScaleField], block: &[u8]) -> bool {
-    fields.iter().any(|field| match *field {
-        ScaleField::F16(at) => block.get(at as usize..).is_some_and(|b| half_bad(b, 0x7C00)),
-        ScaleField::F32(at) => block.get(at as usize..).is_some_and(f32_bad),
-        ScaleField::E8m0(at) => block.get(at as usize) == Some(&0xFF),
-        ScaleField::E4m3(at) => block.get(at as usize).is_some_and(|b| b & 0x7F == 0x7F),
-        ScaleField::Iq1m(at) => iq1m_scale(block, at).is_some_and(|scale| scale & 0x7C00 == 0x7C00),
-    })
-}
-
-/// The f16 that is put together from the top nibbles of four u16, the lowest first.
-pub(super) fn iq1m_scale(block: &[u8], at: u32) -> Option<u16> {
-    let (fields, _) = block.get(at as usize..at as usize + 8)?.as_chunks::<2>();
-    Some(fields.iter().rev().fold(0_u16, |scale, &b| scale << 4 | u16::from_le_bytes(b) >> 12))
 }

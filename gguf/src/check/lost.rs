@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::data::{BLOCK_DEGENERATE, each_block, iq1m_scale};
+use super::data::{BLOCK_DEGENERATE, each_block};
 use super::scan::{Scan, Tensor};
 use super::{Place, Sink, shortened};
+use crate::finite::iq1m_scale;
 use crate::types::{ScaleField, TensorType};
 
 /// What a block's scale says of it.

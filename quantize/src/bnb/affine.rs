@@ -130,7 +130,7 @@ impl Job<'_> {
 
     /// Why values whose integers decode to an infinity are not taken.
     fn beyond(&self) -> Error {
-        let (tensor, float) = (self.stored.name(), self.stored.dtype().name());
+        let (tensor, float) = (self.stored.name(), self.stored.dtype());
         Error::input(format!("tensor {tensor} holds weights so large that they would come back as an infinite {float}"))
             .at(self.stored.path())
             .help("name its module with --modules-to-not-convert")
@@ -190,7 +190,7 @@ pub fn write_affine_chosen(
     let (mut jobs, mut kept, mut kept_entries) = (Vec::new(), Vec::new(), Vec::new());
     let (mut entries, mut ignore) = (Vec::new(), Vec::new());
     for stored in &tensors {
-        let float = Float::from_safetensors(stored.dtype().name());
+        let float = Float::from_safetensors(stored.dtype());
         let expert = is_single_expert(stored.name(), stored.shape());
         let treatment = match layers.treatment(stored.name(), stored.shape()) {
             Treatment::Kept(Why::Experts) if expert && options.packed() && options.symmetric => Treatment::Quantized,
@@ -199,7 +199,7 @@ pub fn write_affine_chosen(
                     "tensor {} would stay {}: transformers (5.23) reads the experts of a compressed-tensors folder only \
                      where they are quantized, without zero points, by rows or groups",
                     stored.name(),
-                    stored.dtype().name()
+                    stored.dtype()
                 ))
                 .at(stored.path())
                 .help("leave --zero-point, --per tensor and patterns that match experts out, or choose nf4, int8 or a GGUF type"));

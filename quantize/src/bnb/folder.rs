@@ -379,7 +379,7 @@ fn sort_out<'a>(tensors: &'a [Stored], layers: &Layers) -> (Vec<Job<'a>>, Vec<(&
     let mut jobs = Vec::new();
     let mut kept = Vec::new();
     for stored in tensors {
-        let float = Float::from_safetensors(stored.dtype().name());
+        let float = Float::from_safetensors(stored.dtype());
         let treatment = layers.treatment(stored.name(), stored.shape());
         match (treatment, float) {
             (Treatment::Kept(why), _) => kept.push((stored, why)),
@@ -411,7 +411,7 @@ fn entries_of(job: &Job<'_>, form: &Form) -> Result<Vec<Entry>> {
         }
         Form::FourBit { code, block, storage, .. } => {
             let bytes = elements.div_ceil(2);
-            let size = storage.dtype().bits() / 8;
+            let size = storage.dtype().bitsize() as u64 / 8;
             if !bytes.is_multiple_of(size) {
                 let what =
                     format!("tensor {weight}: {bytes} bytes of codes do not fill elements of {}", storage.torch());

@@ -24,9 +24,9 @@ pub struct Stayed {
 
 /// Gathers tensors by reason and type; those with most weights come first.
 pub(super) fn gather(kept: &[(&Stored, Why)]) -> Vec<Stayed> {
-    let mut kinds: BTreeMap<(Why, &str), Vec<&Stored>> = BTreeMap::new();
+    let mut kinds: BTreeMap<(Why, Dtype), Vec<&Stored>> = BTreeMap::new();
     for (stored, why) in kept {
-        kinds.entry((*why, stored.dtype().name())).or_default().push(stored);
+        kinds.entry((*why, stored.dtype())).or_default().push(stored);
     }
     let gathered = kinds.into_iter().filter_map(|((why, _), tensors)| {
         let mut names: BTreeMap<String, u64> = BTreeMap::new();
@@ -54,7 +54,7 @@ fn starred(name: &str) -> String {
 pub(super) fn refuse_fallback(kept: &[(&Stored, Why)]) -> Result<()> {
     for (stored, why) in kept {
         if let Some(reason) = why.fallback() {
-            let what = format!("tensor {} would stay {}: {reason}", stored.name(), stored.dtype().name());
+            let what = format!("tensor {} would stay {}: {reason}", stored.name(), stored.dtype());
             return Err(Error::input(what).at(stored.path()).help(
                 "leave --no-fallback out to keep it so, or choose a GGUF type such as q4_k_m, which covers every matrix",
             ));

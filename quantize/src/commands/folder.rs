@@ -247,7 +247,7 @@ fn stayed_line(report: &Report) -> String {
     if tensors == 0 {
         return String::new();
     }
-    let mut types: Vec<&str> = report.stayed.iter().map(|kind| kind.dtype.name()).collect();
+    let mut types: Vec<String> = report.stayed.iter().map(|kind| kind.dtype.to_string()).collect();
     types.sort_unstable();
     types.dedup();
     let kinds: Vec<String> = report
@@ -279,7 +279,7 @@ fn fallback_lines(report: &Report, wanted: FolderType) -> String {
     }
     let mut out = format!("  {:.1} % of the weights ({tensors} tensors) fell back to another type:\n", 100.0 * share);
     for (kind, reason) in fallbacks(report) {
-        out.push_str(&format!("    {} × {reason} ({}): {}\n", kind.tensors, wanted.name(), kind.dtype.name()));
+        out.push_str(&format!("    {} × {reason} ({}): {}\n", kind.tensors, wanted.name(), kind.dtype));
     }
     out
 }
@@ -287,7 +287,7 @@ fn fallback_lines(report: &Report, wanted: FolderType) -> String {
 fn stayed_json(report: &Report) -> Value {
     let (tensors, weights, share) = sums(report.stayed.iter(), report);
     let kinds = report.stayed.iter().map(|kind| {
-        json!({"what": kind.why.what(), "type": kind.dtype.name(), "tensors": kind.tensors, "weights": kind.weights,
+        json!({"what": kind.why.what(), "type": kind.dtype, "tensors": kind.tensors, "weights": kind.weights,
             "names": kind.names})
     });
     json!({"tensors": tensors, "weights": weights, "share": share, "kinds": kinds.collect::<Vec<_>>()})
@@ -295,8 +295,8 @@ fn stayed_json(report: &Report) -> Value {
 
 fn fallback_json(report: &Report, wanted: FolderType) -> Value {
     let (tensors, weights, share) = sums(fallbacks(report).map(|f| f.0), report);
-    let kinds = fallbacks(report).map(|(kind, reason)| {
-        json!({"wanted": wanted.name(), "got": kind.dtype.name(), "reason": reason, "tensors": kind.tensors})
-    });
+    let kinds = fallbacks(report).map(
+        |(kind, reason)| json!({"wanted": wanted.name(), "got": kind.dtype, "reason": reason, "tensors": kind.tensors}),
+    );
     json!({"tensors": tensors, "weights": weights, "share": share, "kinds": kinds.collect::<Vec<_>>()})
 }

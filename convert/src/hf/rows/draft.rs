@@ -277,13 +277,24 @@ fn whole(value: Option<&Value>) -> Option<Vec<i64>> {
 
 /// Reads the table of the draft's tokens, which are stored as distances from the token of the same number.
 fn set_table(config: &mut Config, contents: &Contents<'_>, vocabulary: u64) -> Result<()> {
+    let drafted = config.u64("draft_vocab_size");
     let Some(tensor) = contents.tensors.iter().find(|t| ["d2t", "model.d2t"].contains(&t.name())) else {
-        return Ok(());
+        return match drafted.filter(|drafted| *drafted != vocabulary) {
+            None => Ok(()),
+            Some(drafted) => Err(Error::input(format!(
+                "tensor d2t (or model.d2t) is missing, the table from the {drafted} tokens of the draft to the \
+                 {vocabulary} of the model that it drafts for"
+            ))
+            .help("is the checkpoint complete?")),
+        };
     };
     let fault = |what: &str| Error::input(format!("tensor {}: {what}", tensor.name())).at(tensor.path());
     let tokens: Option<Vec<i64>> = (0..).zip(integers(tensor)?).map(|(i, n)| n.checked_add(i)).collect();
     let tokens = tokens.filter(|all| all.iter().all(|t| u64::try_from(*t).is_ok_and(|t| t < vocabulary)));
     let tokens = tokens.ok_or_else(|| fault("a token lies beyond the vocabulary of the model that it drafts for"))?;
+    if drafted.is_some_and(|drafted| drafted != tokens.len() as u64) {
+        return Err(fault("its length is not the draft_vocab_size of config.json"));
+    }
     let mut sorted = tokens.clone();
     sorted.sort_unstable();
     if sorted.windows(2).any(|pair| pair[0] == pair[1]) {

@@ -22,7 +22,7 @@ pub(super) const ROWS: &[Arch] = &[
         ends: dflash_ends,
         stacks: &[trunk(dflash)],
         demand: |d| {
-            let selects = d.present("selector_hidden.weight");
+            let selects = has_any(d, SELECTOR_TENSORS);
             let [rank, block, best, kernel, group] = SELECTOR.map(|key| d.count(key));
             let known = [rank, block, best, kernel, group].iter().all(|n| *n > 0);
             let fits = known && d.embd % group == 0 && d.embd >= best * (best + 1);
@@ -48,6 +48,15 @@ fn targets(k: &mut Keys<'_>) -> usize {
 /// Rows of the output: the draft's own vocabulary where the file has a table from it to the target's.
 fn drafted(d: &Dims) -> Dim {
     if d.present("d2t") { d.dim_of("d2t", 0) } else { d.vocab }
+}
+
+/// Tensors that come together: one of them alone says that the others are missing.
+const MARKOV_TENSORS: &[&str] = &["markov_w1.weight", "markov_w2.weight", "conf_proj.weight", "conf_proj.bias"];
+const SELECTOR_TENSORS: &[&str] =
+    &["selector_hidden.weight", "selector_predecessor.weight", "selector_successor.weight"];
+
+fn has_any(d: &Dims, names: &[&str]) -> bool {
+    names.iter().any(|name| d.present(name))
 }
 
 /// The table, in whatever length it is there.
@@ -160,14 +169,14 @@ fn dflash_ends(d: &Dims) -> Ends {
     items.extend(Norm::rms(d, "enc.output_norm").items());
     items.extend(table(d));
     items.push(Slot::new("output.weight", [d.embd, drafted(d)]).optional().into());
-    if d.present("markov_w1.weight") {
+    if has_any(d, MARKOV_TENSORS) {
         let rank = d.dim_of("markov_w1.weight", 0);
         items.extend(linear("markov_w1", rank, d.vocab, Bias::Never));
         items.extend(linear("markov_w2", rank, drafted(d), Bias::Never));
         items.push(Slot::new("markov_w2.scale", [Dim(1)]).optional().into());
         items.extend(optional(linear("conf_proj", d.embd + rank, Dim(1), Bias::Optional)));
     }
-    if d.present("selector_hidden.weight") {
+    if has_any(d, SELECTOR_TENSORS) {
         let rank = d.count(SELECTOR[0]);
         items.extend(
             ["predecessor", "successor"]
@@ -209,7 +218,7 @@ fn dflash_of_heads(d: &Dims) -> Layer {
     let mut feed: Vec<Item> = Norm::rms(d, "ffn_norm").items();
     feed.extend(Kind::from(Dense::gated(d, d.ff(0))).items());
     feed.extend(Norm::rms(d, "post_ffw_norm").optional().items());
-    if d.present("selector_hidden.weight") {
+    if has_any(d, SELECTOR_TENSORS) {
         let (kernel, group) = (d.count(SELECTOR[3]), d.count(SELECTOR[4]));
         for (name, items) in [("attn", &mut items), ("ffn", &mut feed)] {
             items.push(tensor(&format!("{name}_conv_base"), vec![d.embd, kernel, Dim(2)]).into());
