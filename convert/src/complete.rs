@@ -229,7 +229,6 @@ impl Names<'_> {
 
     /// The spellings of the class.
     fn spelled(&self, target: &str) -> Vec<String> {
-        let block = in_block(target).1;
         let (stem, suffix) =
             [".weight", ".bias"].iter().find_map(|s| Some((target.strip_suffix(s)?, *s))).unwrap_or((target, ""));
         let spellings = names::rules(self.class).filter_map(|rule| {

@@ -91,6 +91,9 @@ enum Change {
     Type(&'static str, usize),
 }
 
+/// What is done to a tensor of a shape, of whole numbers or not.
+type Changes = fn(&[u64], bool) -> Vec<Change>;
+
 /// The errors that the check finds in what a folder becomes.
 fn faults(folder: &Path, options: &Options) -> gguf::Result<Vec<String>> {
     let checkpoint = Checkpoint::open(folder, options)?;
@@ -176,7 +179,7 @@ fn names(error: &str, tensor: &str) -> bool {
 
 /// What is wrong with what a checkpoint becomes whose tensors are changed one at a time, and how often it was tried;
 /// nothing for a checkpoint that is refused as it stands.
-fn judge(subject: &Subject, changes: &[fn(&[u64], bool) -> Vec<Change>]) -> Option<(Vec<String>, usize)> {
+fn judge(subject: &Subject, changes: Changes) -> Option<(Vec<String>, usize)> {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path().join(subject.name());
     let options = subject.write(&folder);
@@ -186,7 +189,7 @@ fn judge(subject: &Subject, changes: &[fn(&[u64], bool) -> Vec<Change>]) -> Opti
     for (name, entry) in &weights.header {
         let shape = weights.shape(name);
         let integers = entry["dtype"].as_str().unwrap().starts_with(['I', 'U']);
-        for change in changes.iter().flat_map(|of| of(&shape, integers)) {
+        for change in changes(&shape, integers) {
             weights.write(&folder, name, &change);
             times += 1;
             let said = format!("{}: {name} of {shape:?}, {change:?}", subject.name());
@@ -204,7 +207,7 @@ fn judge(subject: &Subject, changes: &[fn(&[u64], bool) -> Vec<Change>]) -> Opti
 }
 
 /// Runs over all subjects, as many at a time as the machine has cores.
-fn walk(subjects: Vec<Subject>, changes: &[fn(&[u64], bool) -> Vec<Change>]) {
+fn walk(subjects: Vec<Subject>, changes: Changes) {
     let queue = Mutex::new(subjects);
     let (wrong, looked, refused) = (Mutex::new(Vec::new()), Mutex::new(0), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -232,7 +235,7 @@ fn walk(subjects: Vec<Subject>, changes: &[fn(&[u64], bool) -> Vec<Change>]) {
 
 #[test]
 fn each_tensor_that_is_missing_or_resized_is_named_or_optional() {
-    walk(folders().into_iter().map(Subject::Given).collect(), &[every_change]);
+    walk(folders().into_iter().map(Subject::Given).collect(), every_change);
 }
 
 #[test]
@@ -250,5 +253,5 @@ fn each_tensor_of_made_checkpoints_that_is_missing_is_named_or_optional() {
     let names = cases.as_object().unwrap().keys().filter(has_weights);
     let names = names.filter(|n| only.as_ref().is_none_or(|o| n.contains(o.as_str())));
     let subjects = names.map(|name| Subject::Made(name.clone())).collect();
-    walk(subjects, if every { &[every_change] } else { &[|_, _| vec![Change::Without]] });
+    walk(subjects, if every { every_change } else { |_, _| vec![Change::Without] });
 }

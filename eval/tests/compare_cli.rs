@@ -174,6 +174,10 @@ fn what_cannot_be_compared_is_refused() {
     let few = ["--ctx", "64", "--chunks", "1", "--max-kld", "1", "--confidence", "95%"];
     let said = refused(p.folder.path(), 3, &[&["compare", &p.model, "--text", &p.sample][..], &few].concat());
     assert!(said.contains("too few"), "{said}");
+    for types in ["q8_0,nf4,q8_0", "q4_k,q4_k_m"] {
+        let said = refused(p.folder.path(), 2, &["compare", &p.model, "--types", types, "--text", &p.sample]);
+        assert!(said.contains("twice for the same"), "{said}");
+    }
     let said = refused(p.folder.path(), 2, &["compare", &p.model, "--text", &p.sample, "--confidence", "95%"]);
     assert!(said.contains("--max-kld"), "{said}");
     let said = refused(p.folder.path(), 2, &["compare", &p.model, "--types", "iq1_s", "--text", &p.sample]);

@@ -581,6 +581,8 @@ fn what_is_no_model_or_asked_for_twice_is_refused_before_any_work() {
     std::fs::create_dir(place.path("out")).unwrap();
     let said = place.refused(2, ["-t", "q4_k", "-t", "q4_k_m", tiny().to_str().unwrap(), "out"]);
     assert!(said.contains("Q4_K_M") && std::fs::read_dir(place.path("out")).unwrap().next().is_none(), "{said}");
+    let said = place.refused(2, ["-t", "nf4", "-t", "nf4", tiny().to_str().unwrap(), "out"]);
+    assert!(said.contains("twice for the same, nf4"), "{said}");
     // A run that fails leaves no plan.
     write_model(&place.path("m.gguf"), 64, |_| f32::NAN);
     place.refused(3, ["-t", "q8_0", "--plan", "plan.toml", "-o", "out.gguf", "m.gguf"]);

@@ -20,7 +20,7 @@ use eval::report::gate::{self, Gate, Judged, Limit, Measure, Rule, Verdict, pars
 use eval::report::{self, Card, Compared, Facts, Origin, Quantized};
 use eval::tensors::{TensorError, counterpart};
 use eval::weights::{Arithmetic, Deployed, Stored, Weights};
-use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, say};
+use gguf::cli::{Common, Exit, Output, each_type_once, parse_bytes, parse_count, parse_limit, print, say};
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
 use quantize::parts::Part;
 use serde_json::{Value, json};
@@ -402,6 +402,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             return Err(Error::usage("is to be two files at once").at(*target).help("give each output its own name"));
         }
     }
+    each_type_once(&args.types)?;
     let base = Opened::open(&args.base, common)?;
     let stand_in = args.stand_in(&base)?;
     // Where a saved base stands for the base, the first model is one of those that are compared.

@@ -15,7 +15,9 @@ use eval::optimize::{Folder, Job, Options, Outcome, Store, own_text};
 use eval::parts::Gathered;
 use eval::perplexity::{Chunks, Protocol};
 use eval::weights::Stored;
-use gguf::cli::{Common, Exit, Output, OutputFolder, OutputPlace, count, names_folder, parse_bytes, print};
+use gguf::cli::{
+    Common, Exit, Output, OutputFolder, OutputPlace, count, each_type_once, names_folder, parse_bytes, print,
+};
 use gguf::digest::{sha256, sha256_file};
 use gguf::{Error, Metadata, Result, Source, TensorType, Value};
 use quantize::bnb::chosen::{BLOCK, Chosen, Coding, GROUP, Matrices};
@@ -207,6 +209,7 @@ const OWN_TEXTS: usize = 64;
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<Exit> {
+    each_type_once(args.files().iter().map(|ty| ty.name).chain(args.folders().iter().map(|folder| folder.0)))?;
     let opened = Opened::open(&args.model, common)?;
     let target = args.target()?;
     let (mut plans, follows) = if target.is_none() { plans(args, &opened)? } else { (Vec::new(), false) };

@@ -91,30 +91,20 @@ impl Plan {
                     subject: name.clone(),
                     message: format!("tensor {name} is missing"),
                 }),
-                Some(shape) if !slot.fits(shape) => {
-                    let want: Vec<String> = slot.shape.iter().map(ToString::to_string).collect();
-                    faults.push(Fault {
-                        kind: FaultKind::TensorShape,
-                        subject: name.clone(),
-                        message: format!(
-                            "tensor {name} has the shape {shape:?}, the keys of {} ask for [{}]",
-                            self.arch.name,
-                            want.join(", ")
-                        ),
-                    });
-                }
-                _ => {}
+                _ => faults.extend(self.misshapen(name, slot, d)),
             }
         }
-        let mut others: Vec<&String> =
-            d.shapes.keys().filter(|n| !known.contains_key(*n) && !self.is_factor(n, d)).collect();
+        let mut others: Vec<&String> = d.shapes.keys().filter(|n| !known.contains_key(*n)).collect();
         others.sort_unstable();
         for name in others {
-            faults.push(Fault {
-                kind: FaultKind::TensorUnexpected,
-                subject: name.clone(),
-                message: format!("tensor {name} is not one that {} has there", self.arch.name),
-            });
+            match factor_of(name, d) {
+                Some(slot) => faults.extend(self.misshapen(name, &slot, d)),
+                None => faults.push(Fault {
+                    kind: FaultKind::TensorUnexpected,
+                    subject: name.clone(),
+                    message: format!("tensor {name} is not one that {} has there", self.arch.name),
+                }),
+            }
         }
         if let Some(rule) = (self.arch.demand)(d) {
             faults.push(Fault { kind: FaultKind::Range, subject: format!("{}.block_count", d.arch), message: rule });
@@ -122,11 +112,13 @@ impl Plan {
         faults
     }
 
-    /// Whether a tensor is a factor beside packed weights, of the shape that it must have.
-    fn is_factor(&self, name: &str, d: &Dims) -> bool {
-        let Some((layer, own)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else { return false };
-        let in_range = layer.parse::<usize>().is_ok_and(|l| l < d.layers_all && layer == l.to_string());
-        in_range && factor(own, d.experts).is_some_and(|slot| d.shape(name).is_some_and(|s| slot.fits(s)))
+    /// The fault of a tensor that has another shape than its slot.
+    fn misshapen(&self, name: &str, slot: &Slot, d: &Dims) -> Option<Fault> {
+        let shape = d.shape(name).filter(|shape| !slot.fits(shape))?;
+        let want: Vec<String> = slot.shape.iter().map(ToString::to_string).collect();
+        let (arch, want) = (self.arch.name, want.join(", "));
+        let message = format!("tensor {name} has the shape {shape:?}, the keys of {arch} ask for [{want}]");
+        Some(Fault { kind: FaultKind::TensorShape, subject: name.to_owned(), message })
     }
 
     /// Names that the plan has more than once: a fault of the table.
@@ -134,4 +126,11 @@ impl Plan {
         let mut seen = HashSet::new();
         self.slots(d).into_iter().map(|s| s.0).filter(|n| !seen.insert(n.clone())).collect()
     }
+}
+
+/// The slot of a factor beside packed weights.
+fn factor_of(name: &str, d: &Dims) -> Option<Slot> {
+    let (layer, own) = name.strip_prefix("blk.")?.split_once('.')?;
+    let in_range = layer.parse::<usize>().is_ok_and(|l| l < d.layers_all && layer == l.to_string());
+    in_range.then(|| factor(own, d.experts)).flatten()
 }

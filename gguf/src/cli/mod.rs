@@ -203,6 +203,19 @@ pub fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Refuses a type that is asked for twice, given the names of all.
+///
+/// # Errors
+/// The first name that stands twice.
+pub fn each_type_once(names: impl IntoIterator<Item = impl ToString>) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    match names.into_iter().map(|name| name.to_string()).find(|name| !seen.insert(name.clone())) {
+        None => Ok(()),
+        Some(twice) => Err(Error::usage(format!("--type asks twice for the same, {twice}"))
+            .help("give each type once; Q3_K, Q4_K and Q5_K are the M of their kind")),
+    }
+}
+
 /// Parses a number that may have a fraction, for clap's `value_parser`.
 ///
 /// # Errors

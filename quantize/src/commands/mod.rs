@@ -16,7 +16,8 @@ use clap::{Parser, Subcommand};
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, tokenizer_json};
 use convert::{location, lora};
 use gguf::cli::{
-    Common, Exit, Files, Output, OutputFolder, OutputPlace, Progress, commit_all, document, parse_bytes, say,
+    Common, Exit, Files, Output, OutputFolder, OutputPlace, Progress, commit_all, document, each_type_once,
+    parse_bytes, say,
 };
 use gguf::{Error, Result, Source, TensorType, Value, quote};
 use quantize::pattern::Pattern;
@@ -316,6 +317,7 @@ fn order(args: &Args) -> Result<Order> {
             Wanted::List => {}
         }
     }
+    each_type_once(order.files.iter().map(|ty| ty.name).chain(order.folders.iter().map(|ty| ty.name())))?;
     let planned = args.choice.plan.is_some() || args.choice.plan_from.is_some() || args.choice.target()?.is_some();
     if args.types.is_empty() && !planned {
         return Err(Error::usage("no type is given").help("--type q4_k_m, for example; `--type list` prints all"));
@@ -755,10 +757,6 @@ fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Option
     prune.sort_unstable();
     prune.dedup();
     let mut types = order.files.clone();
-    if let Some((_, twice)) = types.iter().enumerate().find(|(i, ty)| types[..*i].iter().any(|t| t.name == ty.name)) {
-        return Err(Error::usage(format!("--type asks twice for the same file, {twice}"))
-            .help("give each type once; Q3_K, Q4_K and Q5_K are the M of their kind"));
-    }
     let mut fixed = None;
     if let Some(path) = choice.plan.as_deref() {
         if let Some((file_type, tensors)) = Written::read(path, &types)? {
