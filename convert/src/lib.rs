@@ -5,11 +5,13 @@
 //! `convert_hf_to_gguf.py` writes.
 
 // The program is written as any user of the library is.
+#[cfg(feature = "cli")]
 extern crate self as convert;
 
 pub mod back;
 mod card;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
 pub mod cli;
 mod complete;
 pub mod config;
@@ -25,6 +27,7 @@ pub mod metadata;
 pub mod modules;
 mod names;
 pub mod packed;
+#[cfg(feature = "cli")]
 pub mod program;
 pub mod python;
 mod reduce;
@@ -43,7 +46,8 @@ pub use gguf::{Error, Result};
 pub use transform::{Elements, RowSource, Rows};
 
 /// The type of a file's matrices; vectors and a few small matrices are f32 always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum OutType {
     /// The 16-bit type the checkpoint has; f16 where it has none
     #[default]
@@ -53,10 +57,10 @@ pub enum OutType {
     /// IEEE binary16
     F16,
     /// The upper half of a binary32
-    #[value(name = "bf16")]
+    #[cfg_attr(feature = "cli", value(name = "bf16"))]
     BF16,
     /// Blocks of 32 weights of 8 bits with one scale; f16 where a row is no whole number of blocks
-    #[value(name = "q8_0")]
+    #[cfg_attr(feature = "cli", value(name = "q8_0"))]
     Q8_0,
 }
 

@@ -7,9 +7,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "cli")]
 use gguf::cli::Common;
 use gguf::{Error, Result};
 
+#[cfg(feature = "cli")]
 use crate::links;
 
 /// The beginning of names on the hub.
@@ -83,6 +85,7 @@ fn is_bare(text: &str) -> bool {
 /// # Errors
 /// What is not there, links to nothing, pointers of Git LFS, a repository of the cache without its snapshot, and what the
 /// hub says.
+#[cfg(feature = "cli")]
 pub fn find(wanted: &Path, common: &Common) -> Result<PathBuf> {
     if let Some(text) = wanted.to_str().filter(|text| text.starts_with(SCHEME)) {
         return fetch(&Remote::parse(text)?, Extent::Checkpoint, common);
@@ -218,6 +221,7 @@ pub fn repository_of(folder: &Path) -> Option<String> {
 ///
 /// # Errors
 /// As [`find`].
+#[cfg(feature = "cli")]
 pub fn find_configuration(name: &str, common: &Common) -> Result<PathBuf> {
     if Path::new(name).exists() {
         return find(Path::new(name), common);
@@ -228,7 +232,7 @@ pub fn find_configuration(name: &str, common: &Common) -> Result<PathBuf> {
 #[cfg(feature = "hub")]
 use crate::hub::{Extent, fetch, fetched};
 
-#[cfg(not(feature = "hub"))]
+#[cfg(all(feature = "cli", not(feature = "hub")))]
 enum Extent {
     Checkpoint,
     Configuration,
@@ -239,7 +243,7 @@ fn fetched(_: &Remote) -> Option<PathBuf> {
     None
 }
 
-#[cfg(not(feature = "hub"))]
+#[cfg(all(feature = "cli", not(feature = "hub")))]
 fn fetch(remote: &Remote, _: Extent, _: &Common) -> Result<PathBuf> {
     Err(Error::usage(format!("{remote} is on the hub, which this program was built without"))
         .help(format!("`hf download {}` fetches it; give the folder that this prints", remote.repository)))

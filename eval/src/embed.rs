@@ -18,12 +18,13 @@ use crate::perplexity::Plan;
 use crate::weights::{Matrix, Weights};
 
 /// How the states of a text become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Pool {
     /// Their mean
     Mean,
     /// The first token's
-    #[value(name = "cls", alias = "first")]
+    #[cfg_attr(feature = "cli", value(name = "cls", alias = "first"))]
     First,
     /// The last token's
     Last,

@@ -17,11 +17,27 @@ use quantize::bnb::{four_bit, int8, nested::Nested};
 use quantize::plan::{self, Importance, Plan, Planned};
 use quantize::recipe::FileType;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::layers::numeric;
-use crate::report::Quantized;
 use crate::tensors::{ErrorSums, TensorError};
 use crate::weights::{Matrix, Weights};
+
+/// The part of a model that is quantized; the rest stays in types of 16 bits and more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quantized {
+    /// Weights.
+    pub weights: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+}
+
+impl Quantized {
+    /// Bits of each of its weights; NaN without any.
+    pub fn bits_per_weight(self) -> f64 {
+        8.0 * self.bytes as f64 / self.weights as f64
+    }
+}
 
 /// A precision that weights can be encoded to in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]

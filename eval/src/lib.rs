@@ -1,11 +1,13 @@
 //! The reference transformer, perplexity, divergence, reports, the gate.
 
 // The program is written as any user of the library is.
+#[cfg(feature = "cli")]
 extern crate self as eval;
 
 pub mod baseline;
 pub mod choices;
 pub mod collect;
+#[cfg(feature = "cli")]
 mod commands;
 pub mod compare;
 pub mod divergence;
@@ -20,7 +22,9 @@ pub mod model;
 pub mod optimize;
 pub mod parts;
 pub mod perplexity;
+#[cfg(feature = "cli")]
 pub mod program;
+#[cfg(feature = "cli")]
 pub mod report;
 pub mod similarity;
 pub mod tensors;

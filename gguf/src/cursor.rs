@@ -13,6 +13,10 @@ pub(crate) const MAX_ARRAY_LEN: u64 = 1 << 30;
 
 pub(crate) struct Cursor {
     bytes: Bytes,
+    /// The length of the whole, of which the bytes may be the beginning.
+    total: u64,
+    /// Where reading ended at the end of the bytes and not of the whole: how many bytes it would have taken.
+    wanting: Option<u64>,
     at: u64,
     pub(crate) endian: Endian,
 }
@@ -20,7 +24,18 @@ pub(crate) struct Cursor {
 impl Cursor {
     /// A cursor over these bytes.
     pub(crate) fn new(bytes: Bytes) -> Cursor {
-        Cursor { bytes, at: 0, endian: Endian::Little }
+        let total = bytes.len() as u64;
+        Cursor::beginning(bytes, total)
+    }
+
+    /// A cursor over the beginning of something that is `total` bytes long.
+    pub(crate) fn beginning(bytes: Bytes, total: u64) -> Cursor {
+        Cursor { bytes, total, wanting: None, at: 0, endian: Endian::Little }
+    }
+
+    /// How many bytes of the beginning are needed at least to go on, where that is what reading failed for.
+    pub(crate) fn wanting(&self) -> Option<u64> {
+        self.wanting
     }
 
     /// The position, from the start of the GGUF.
@@ -30,13 +45,24 @@ impl Cursor {
 
     /// Bytes that remain.
     pub(crate) fn remaining(&self) -> u64 {
-        self.bytes.len() as u64 - self.at
+        self.total.saturating_sub(self.at)
     }
 
-    pub(crate) fn take(&mut self, len: u64, what: &str) -> Result<Bytes> {
+    /// Whether the next bytes are at hand.
+    fn has(&mut self, len: u64, what: &str) -> Result<()> {
         if len > self.remaining() {
             return Err(self.too_short(len, what));
         }
+        let end = self.at + len;
+        if end > self.bytes.len() as u64 {
+            self.wanting = Some(end);
+            return Err(self.too_short(len, what));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn take(&mut self, len: u64, what: &str) -> Result<Bytes> {
+        self.has(len, what)?;
         let start = self.at as usize;
         self.at += len;
         Ok(self.bytes.slice(start..start + len as usize))
@@ -47,6 +73,7 @@ impl Cursor {
     }
 
     fn fixed<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
+        self.has(N as u64, what)?;
         let Some(&(mut out)) = self.bytes.get(self.at as usize..).and_then(<[u8]>::first_chunk::<N>) else {
             return Err(self.too_short(N as u64, what));
         };
@@ -97,6 +124,7 @@ impl Cursor {
                 let (element, len) = self.array_head(key)?;
                 let start = self.at;
                 self.skip_elements(element, len, key, 1)?;
+                self.has(0, key)?;
                 let data = self.bytes.slice(start as usize..self.at as usize);
                 let data = if self.endian == Endian::Big { little_endian(element, len, &data).into() } else { data };
                 Value::Array(Array::from_validated(element, len, data))
@@ -166,7 +194,7 @@ impl Cursor {
 
 /// Re-encodes validated big-endian elements as little-endian.
 pub(crate) fn little_endian(element: ValueType, len: u64, data: &Bytes) -> Vec<u8> {
-    let mut cursor = Cursor { bytes: data.clone(), at: 0, endian: Endian::Big };
+    let mut cursor = Cursor { endian: Endian::Big, ..Cursor::new(data.clone()) };
     let mut out = Vec::with_capacity(data.len());
     for _ in 0..len {
         if let Ok(value) = cursor.value(element, "") {

@@ -57,15 +57,22 @@ struct Readme;
 extern crate self as gguf;
 
 pub mod arch;
+#[cfg(feature = "write")]
+pub mod atomic;
 mod beside;
+#[cfg(feature = "check")]
 pub mod check;
 mod cursor;
 pub mod decode;
 pub mod digest;
+#[cfg(feature = "edit")]
 pub mod edit;
 mod endian;
 pub mod error;
+#[cfg(feature = "cli")]
+mod fault;
 pub mod finite;
+mod journal;
 pub mod keys;
 pub mod lost;
 pub mod map;
@@ -76,8 +83,12 @@ pub mod quote;
 pub mod read;
 pub mod source;
 pub mod split;
+#[cfg(feature = "write")]
+mod temporary;
+pub mod text;
 pub mod types;
 pub mod value;
+#[cfg(feature = "write")]
 pub mod write;
 
 #[cfg(feature = "cli")]
@@ -88,9 +99,10 @@ mod commands;
 pub mod program;
 
 pub use error::{Error, ErrorKind, Result};
-pub use read::File;
+pub use read::{File, Header};
 pub use source::{Runtime, Shape, Source, TensorInfo, row_range};
 pub use split::open;
 pub use types::TensorType;
 pub use value::{Array, Endian, Metadata, Text, Value, ValueType};
+#[cfg(feature = "write")]
 pub use write::{Plan, Writer};

@@ -36,6 +36,16 @@ fn escaped(text: &str, acts: impl Fn(char) -> bool) -> String {
     out
 }
 
+/// A name fit for a message: a hostile one may be megabytes long.
+#[cfg(feature = "write")]
+pub(crate) fn shortened(name: &str) -> String {
+    const MOST: usize = 80;
+    match name.char_indices().nth(MOST) {
+        None => name.escape_debug().to_string(),
+        Some((end, _)) => format!("{}…", name[..end].escape_debug()),
+    }
+}
+
 /// A path as it stands; where it holds what acts or is not UTF-8, as a shell takes it: `$'a\nb\xFF'`.
 ///
 /// ```

@@ -282,6 +282,7 @@ impl Value {
     }
 
     /// Appends the encoded value, without its type, in this byte order.
+    #[cfg(feature = "write")]
     pub(crate) fn encode_as(&self, endian: Endian, out: &mut Vec<u8>) {
         let start = out.len();
         match (endian, self) {

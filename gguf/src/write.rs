@@ -120,7 +120,7 @@ impl Plan {
         header.u64(metadata.len() as u64);
         for (key, value) in metadata.iter() {
             if key.is_empty() || key.len() as u64 > MAX_KEY_BYTES || key.contains('\0') {
-                return Err(Error::usage(format!("\"{}\" cannot be a key", crate::check::shortened(key))));
+                return Err(Error::usage(format!("\"{}\" cannot be a key", crate::quote::shortened(key))));
             }
             header.text(key);
             header.u32(value.value_type().id());
@@ -183,6 +183,7 @@ impl Plan {
     }
 
     /// The header with its padding.
+    #[cfg(feature = "edit")]
     pub(crate) fn padded_header(&self) -> Vec<u8> {
         let mut header = self.header.clone();
         header.resize(header.len() + self.padding as usize, 0);

@@ -6,11 +6,13 @@
 struct Readme;
 
 // The program is written as any user of the library is.
+#[cfg(feature = "cli")]
 extern crate self as quantize;
 
 pub mod block;
 pub mod bnb;
 pub mod codec;
+#[cfg(feature = "cli")]
 mod commands;
 pub mod imatrix;
 mod lanes;
@@ -18,6 +20,7 @@ pub mod parts;
 pub mod pattern;
 pub mod pipeline;
 pub mod plan;
+#[cfg(feature = "cli")]
 pub mod program;
 pub mod recipe;
 pub mod search;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::Comparison;
 use crate::divergence::{Divergence, Estimate, Position};
+pub use crate::encoded::Quantized;
 use crate::tensors::TensorError;
 
 pub use card::{Card, card};
@@ -106,22 +107,6 @@ pub struct Origin {
     pub chunks: Option<u64>,
     /// SHA-256 of its file.
     pub sha256: Option<String>,
-}
-
-/// The part of a model that is quantized; the rest stays in types of 16 bits and more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quantized {
-    /// Weights.
-    pub weights: u64,
-    /// Bytes that they take.
-    pub bytes: u64,
-}
-
-impl Quantized {
-    /// Bits of each of its weights; NaN without any.
-    pub fn bits_per_weight(self) -> f64 {
-        8.0 * self.bytes as f64 / self.weights as f64
-    }
 }
 
 /// One model that was compared.

@@ -2,7 +2,7 @@
 
 use super::scan::Reader;
 use super::{Place, Sink};
-use crate::edit::MARK;
+use crate::journal::MARK;
 use crate::read::MAGIC;
 use crate::value::Endian;
 

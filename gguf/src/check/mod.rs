@@ -29,6 +29,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::map::Mapped;
+use crate::quote::shortened;
 
 /// Makes a group's rules: a static for each and the list of all.
 macro_rules! rules {
@@ -384,15 +385,6 @@ impl<'o> Sink<'o> {
     }
 }
 
-/// A name fit for a message: a hostile one may be megabytes long.
-pub(crate) fn shortened(name: &str) -> String {
-    const MOST: usize = 80;
-    match name.char_indices().nth(MOST) {
-        None => name.escape_debug().to_string(),
-        Some((end, _)) => format!("{}…", name[..end].escape_debug()),
-    }
-}
-
 /// Looks at a file and, where it is the first shard of a split model, at the others too.
 ///
 /// # Errors
@@ -404,8 +396,8 @@ pub fn check(path: impl AsRef<Path>, options: &Options) -> Result<Report> {
         let mapped = crate::map::open(path)?.at(options.at).map_err(|e| e.at(path))?;
         // Where the mark of an edit is there, the header tells it by itself.
         if options.at == 0
-            && !mapped.bytes.starts_with(&crate::edit::MARK)
-            && crate::edit::is_interrupted_in(path, &mapped.bytes)
+            && !mapped.bytes.starts_with(&crate::journal::MARK)
+            && crate::journal::is_interrupted_in(path, &mapped.bytes)
         {
             header::interrupted(sink);
         }

@@ -1,27 +1,25 @@
 //! What the four programs share: exit codes, atomic output, progress, tables.
 
 mod document;
-mod fault;
-mod output;
 mod pages;
 mod program;
 mod progress;
 mod sarif;
-mod text;
 
+pub use crate::atomic::{NO_INPUTS, Output, OutputFolder, OutputPlace, commit_all, names_folder, uninterrupted};
+pub use crate::text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
 pub use document::{Digests, FileDigest, Files, call_options, digest_files, document};
-pub use output::{NO_INPUTS, Output, OutputArg, OutputFolder, OutputPlace, commit_all, names_folder};
 pub use program::{Options, Program};
 pub use progress::{Progress, ProgressMode};
 pub use sarif::sarif;
-pub use text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::quote;
+use crate::{atomic, quote};
 
 /// How a program ended that did what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,17 +50,32 @@ pub struct Common {
     pub quiet: bool,
 }
 
+/// Where the one output of a command goes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct OutputArg {
+    /// The old spelling of -o
+    #[arg(hide = true, value_name = "OUTPUT")]
+    second: Option<PathBuf>,
+
+    /// The file to write
+    #[arg(short, long, value_name = "PATH", required_unless_present = "second", conflicts_with = "second")]
+    output: Option<PathBuf>,
+}
+
+impl OutputArg {
+    /// The path that was given.
+    pub fn path(&self) -> &Path {
+        self.output.as_deref().or(self.second.as_deref()).unwrap_or_else(|| Path::new(""))
+    }
+}
+
 /// Runs a program's work and turns its end into an exit code. `main` is one call of this.
 pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
     // Where a handler is in place already there is nothing to add.
     let _ = ctrlc::set_handler(|| {
-        // Wait for what must not be cut in two; never give the lock back.
-        let critical = CRITICAL.lock();
-        std::mem::forget(critical);
-        output::remove_unfinished();
-        std::process::exit(130);
+        atomic::abandon(130);
     });
-    fault::install();
+    crate::fault::install();
     // Nobody is told numbers of bytes that were not there without a word.
     match work().and_then(|exit| crate::map::unchanged().map(|()| exit)) {
         Ok(Exit::Done) => ExitCode::SUCCESS,
@@ -72,14 +85,6 @@ pub fn run(work: impl FnOnce() -> Result<Exit>) -> ExitCode {
             ExitCode::from(exit_code(error.kind()))
         }
     }
-}
-
-static CRITICAL: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
-/// Does work that Ctrl-C must wait for. Keep it short.
-pub fn uninterrupted<T>(work: impl FnOnce() -> T) -> T {
-    let _critical = CRITICAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    work()
 }
 
 /// The exit code for an error of this kind.
@@ -95,7 +100,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
 /// An error of copying, with the file that is at fault: what could not be written is the output's, anything else the
 /// input's.
 #[must_use]
-pub fn at_fault(error: Error, input: &std::path::Path, output: &std::path::Path) -> Error {
+pub fn at_fault(error: Error, input: &Path, output: &Path) -> Error {
     let path = if error.kind() == ErrorKind::System { output } else { input };
     error.at(path)
 }

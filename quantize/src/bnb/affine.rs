@@ -11,7 +11,7 @@ use std::path::Path;
 use convert::hf::modules::is_single_expert;
 use convert::packed::Float;
 use convert::safetensors::{self, Dtype, Stored};
-use gguf::cli::OutputFolder;
+use gguf::atomic::OutputFolder;
 use gguf::lost::{Degenerate, Lost, Unit, largest};
 use gguf::{Error, Result};
 use rayon::prelude::*;

@@ -6,7 +6,7 @@ use std::path::Path;
 use convert::packed::Float;
 use convert::packed::bnb::{BLOCK_LENGTHS, Code, NESTED_BLOCK, QuantState};
 use convert::safetensors::{self, Dtype, Stored};
-use gguf::cli::OutputFolder;
+use gguf::atomic::OutputFolder;
 use gguf::lost::{Degenerate, Lost, Unit, largest};
 use gguf::{Error, Result, TensorType};
 use rayon::prelude::*;

@@ -5,7 +5,7 @@
 //! code of a system that failed. It keeps to what a signal handler may do: system calls on memory that exists already.
 
 #[cfg(unix)]
-pub(super) use unix::{forget, install, remember};
+pub(crate) use unix::{forget, install, remember};
 
 #[cfg(not(unix))]
 mod other {
@@ -16,7 +16,7 @@ mod other {
     pub fn forget(_: usize) {}
 }
 #[cfg(not(unix))]
-pub(super) use other::{forget, install, remember};
+pub(crate) use other::{forget, install, remember};
 
 #[cfg(unix)]
 mod unix {

@@ -10,9 +10,11 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use super::fault;
-use crate::beside::{self, Temporary, folder_of};
+use crate::beside::{self, folder_of};
 use crate::error::{Error, Result};
+#[cfg(feature = "cli")]
+use crate::fault;
+use crate::temporary::{self, Temporary};
 
 static UNFINISHED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
 
@@ -20,8 +22,27 @@ fn unfinished(change: impl FnOnce(&mut HashSet<PathBuf>)) {
     change(&mut UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
+static CRITICAL: Mutex<()> = Mutex::new(());
+
+/// Does work that Ctrl-C must wait for. Keep it short.
+pub fn uninterrupted<T>(work: impl FnOnce() -> T) -> T {
+    let _critical = CRITICAL.lock().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
+
+/// Ends the program after what must not be cut in two, with nothing unfinished left behind: for handlers of Ctrl-C.
+#[cfg(feature = "cli")]
+pub(crate) fn abandon(code: i32) -> ! {
+    // Never given back.
+    let critical = CRITICAL.lock();
+    remove_unfinished();
+    std::mem::forget(critical);
+    std::process::exit(code)
+}
+
 /// Removes the temporary files and folders of outputs that were not finished.
-pub(super) fn remove_unfinished() {
+#[cfg(feature = "cli")]
+fn remove_unfinished() {
     unfinished(|paths| {
         for path in paths.drain() {
             // Best effort on the way out: the name says that it is temporary.
@@ -40,14 +61,20 @@ pub(super) fn remove_unfinished() {
 #[derive(Debug)]
 struct Watched {
     temporary: Temporary,
+    #[cfg(feature = "cli")]
     slot: Option<usize>,
 }
 
 impl Watched {
     fn new(temporary: Temporary, is_file: bool) -> Watched {
         unfinished(|paths| _ = paths.insert(temporary.path().to_path_buf()));
-        let slot = is_file.then(|| fault::remember(temporary.path())).flatten();
-        Watched { temporary, slot }
+        #[cfg(not(feature = "cli"))]
+        let _ = is_file;
+        Watched {
+            #[cfg(feature = "cli")]
+            slot: is_file.then(|| fault::remember(temporary.path())).flatten(),
+            temporary,
+        }
     }
 
     fn path(&self) -> &Path {
@@ -58,6 +85,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         unfinished(|paths| _ = paths.remove(self.temporary.path()));
+        #[cfg(feature = "cli")]
         if let Some(slot) = self.slot {
             fault::forget(slot);
         }
@@ -113,25 +141,6 @@ impl Drop for OutputPlace {
             // One that holds something stays.
             let _ = fs::remove_dir(path);
         }
-    }
-}
-
-/// Where the one output of a command goes.
-#[derive(Clone, Debug, clap::Args)]
-pub struct OutputArg {
-    /// The old spelling of -o
-    #[arg(hide = true, value_name = "OUTPUT")]
-    second: Option<PathBuf>,
-
-    /// The file to write
-    #[arg(short, long, value_name = "PATH", required_unless_present = "second", conflicts_with = "second")]
-    output: Option<PathBuf>,
-}
-
-impl OutputArg {
-    /// The path that was given.
-    pub fn path(&self) -> &Path {
-        self.output.as_deref().or(self.second.as_deref()).unwrap_or_else(|| Path::new(""))
     }
 }
 
@@ -270,7 +279,7 @@ impl Output {
             let full = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG].map(Some).contains(&error.raw_os_error());
             if failed && full {
                 return Err(Error::io(&self.target, "set room aside for this file", error)
-                    .help(format!("it takes {}", super::text::bytes(bytes))));
+                    .help(format!("it takes {}", crate::text::bytes(bytes))));
             }
         }
         let _ = bytes;
@@ -325,9 +334,9 @@ pub fn commit_all(outputs: Vec<Output>) -> Result<()> {
         }
     }
     // The first one is still open, and locked, while the others get their names.
-    super::uninterrupted(|| name_all(&outputs))?;
+    uninterrupted(|| name_all(&outputs))?;
     for output in &outputs {
-        crate::edit::forget(&output.real);
+        crate::journal::forget(&output.real);
     }
     Ok(())
 }
@@ -357,7 +366,7 @@ impl Step<'_> {
                 kept.keep();
                 moved
             }
-            Step::Exchanged { name, temporary } => beside::exchange(name, temporary).map(drop),
+            Step::Exchanged { name, temporary } => temporary::exchange(name, temporary).map(drop),
             Step::Named { name, temporary } => fs::rename(name, temporary),
         };
     }
@@ -367,7 +376,7 @@ fn name_each<'a>(outputs: &'a [Output], done: &mut Vec<Step<'a>>) -> Result<()> 
     let Some((first, others)) = outputs.split_first() else { return Ok(()) };
     let mut folders: Vec<&Path> = outputs.iter().map(|o| folder_of(&o.real)).collect();
     folders.dedup();
-    let sync = || folders.iter().for_each(|folder| beside::sync_folder(folder));
+    let sync = || folders.iter().for_each(|folder| temporary::sync_folder(folder));
     if others.is_empty() && first.force {
         // One file alone takes the place of another in one step.
         fs::rename(first.temporary.path(), &first.real).map_err(|e| first.failed(e))?;
@@ -394,7 +403,7 @@ impl Output {
 
     fn move_aside<'a>(&'a self, done: &mut Vec<Step<'a>>) -> Result<()> {
         let kept = Temporary::aside(&self.real);
-        beside::rename_new(&self.real, kept.path()).map_err(|e| self.failed(e))?;
+        temporary::rename_new(&self.real, kept.path()).map_err(|e| self.failed(e))?;
         done.push(Step::Aside { name: &self.real, kept });
         Ok(())
     }
@@ -402,13 +411,13 @@ impl Output {
     fn name<'a>(&'a self, done: &mut Vec<Step<'a>>) -> Result<()> {
         let (name, temporary) = (&*self.real, self.temporary.path());
         if self.force && name.exists() {
-            if beside::exchange(temporary, name).map_err(|e| self.failed(e))? {
+            if temporary::exchange(temporary, name).map_err(|e| self.failed(e))? {
                 done.push(Step::Exchanged { name, temporary });
                 return Ok(());
             }
             self.move_aside(done)?;
         }
-        beside::rename_new(temporary, name).map_err(|e| self.failed(e))?;
+        temporary::rename_new(temporary, name).map_err(|e| self.failed(e))?;
         done.push(Step::Named { name, temporary });
         Ok(())
     }
@@ -437,7 +446,7 @@ fn sync_all(folder: &Path) -> io::Result<()> {
             fs::File::open(path)?.sync_all()?;
         }
     }
-    beside::sync_folder(folder);
+    temporary::sync_folder(folder);
     Ok(())
 }
 
@@ -501,12 +510,12 @@ impl OutputFolder {
         crate::map::unchanged()?;
         let temporary = self.folder.path();
         sync_all(temporary).map_err(|e| Error::io(&self.target, "finish writing", e))?;
-        let old = super::uninterrupted(|| {
+        let old = uninterrupted(|| {
             let failed = |e| Error::io(&self.target, "rename a folder to this", e);
             if !(self.force && self.real.exists()) {
-                return beside::rename_new(temporary, &self.real).map_err(failed).map(|()| None);
+                return temporary::rename_new(temporary, &self.real).map_err(failed).map(|()| None);
             }
-            if beside::exchange(temporary, &self.real).map_err(failed)? {
+            if temporary::exchange(temporary, &self.real).map_err(failed)? {
                 return Ok(None);
             }
             let aside = Temporary::aside(&self.real);
@@ -517,7 +526,7 @@ impl OutputFolder {
             }
             Ok(Some(aside))
         })?;
-        beside::sync_folder(folder_of(&self.real));
+        temporary::sync_folder(folder_of(&self.real));
         // What was replaced goes with `self`, whose name it has now, or from where it was moved.
         drop(old);
         Ok(())
