@@ -215,6 +215,9 @@ fn every_absent_key_has_the_loader_s_value() {
     let only = std::env::var("ONLY").ok();
     for row in arch::all().filter(|row| only.as_ref().is_none_or(|names| names.split(',').any(|n| n == row.name))) {
         let (found, times) = other_defaults(row);
+        if times == 0 && !WITHOUT_KERNEL.contains(&row.name) {
+            wrong.push(format!("{}: no key was looked at", row.name));
+        }
         wrong.extend(found);
         looked += times;
     }

@@ -267,7 +267,9 @@ fn eagle3_tensors(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
     if config.get(WIDTH).is_none() {
         config.set(WIDTH, number("hidden_size")?);
     }
-    set_table(config, contents, number("vocab_size")?)
+    let all = number("vocab_size")?;
+    let drafted = config.u64_or(&["draft_vocab_size"], all)?;
+    set_table(config, contents, drafted, all)
 }
 
 /// Whole numbers of a list.
@@ -276,24 +278,18 @@ fn whole(value: Option<&Value>) -> Option<Vec<i64>> {
 }
 
 /// Reads the table of the draft's tokens, which are stored as distances from the token of the same number.
-fn set_table(config: &mut Config, contents: &Contents<'_>, vocabulary: u64) -> Result<()> {
-    let drafted = config.u64("draft_vocab_size");
+fn set_table(config: &mut Config, contents: &Contents<'_>, drafted: u64, vocabulary: u64) -> Result<()> {
     let Some(tensor) = contents.tensors.iter().find(|t| ["d2t", "model.d2t"].contains(&t.name())) else {
-        return match drafted.filter(|drafted| *drafted != vocabulary) {
-            None => Ok(()),
-            Some(drafted) => Err(Error::input(format!(
-                "tensor d2t (or model.d2t) is missing, the table from the {drafted} tokens of the draft to the \
-                 {vocabulary} of the model that it drafts for"
-            ))
-            .help("is the checkpoint complete?")),
-        };
+        let what = format!("tensor d2t (or model.d2t) is missing: the draft knows {drafted} of {vocabulary} tokens");
+        let missing = drafted < vocabulary;
+        return if missing { Err(Error::input(what).help("is the checkpoint complete?")) } else { Ok(()) };
     };
     let fault = |what: &str| Error::input(format!("tensor {}: {what}", tensor.name())).at(tensor.path());
     let tokens: Option<Vec<i64>> = (0..).zip(integers(tensor)?).map(|(i, n)| n.checked_add(i)).collect();
     let tokens = tokens.filter(|all| all.iter().all(|t| u64::try_from(*t).is_ok_and(|t| t < vocabulary)));
     let tokens = tokens.ok_or_else(|| fault("a token lies beyond the vocabulary of the model that it drafts for"))?;
-    if drafted.is_some_and(|drafted| drafted != tokens.len() as u64) {
-        return Err(fault("its length is not the draft_vocab_size of config.json"));
+    if tokens.len() as u64 != drafted {
+        return Err(fault(&format!("it has {} tokens, draft_vocab_size is {drafted}", tokens.len())));
     }
     let mut sorted = tokens.clone();
     sorted.sort_unstable();
@@ -478,16 +474,7 @@ fn dspark(config: &mut Config) -> Result<()> {
 fn dspark_tensors(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
     dflash_tensors(config, contents)?;
     let (drafted, all) = vocabularies(config)?;
-    set_table(config, contents, all)?;
-    match whole(config.get(TABLE[0])) {
-        Some(tokens) if tokens.len() as u64 != drafted => {
-            return Err(Error::input(format!("tensor d2t has {} tokens, draft_vocab_size is {drafted}", tokens.len())));
-        }
-        None if drafted < all => {
-            return Err(Error::input(format!("tensor d2t is missing: the draft knows {drafted} of {all} tokens")));
-        }
-        _ => {}
-    }
+    set_table(config, contents, drafted, all)?;
     set_confidence(config, contents);
     Ok(())
 }
