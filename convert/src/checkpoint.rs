@@ -695,7 +695,7 @@ impl<'a> Plan<'a> {
     /// Appends a finished tensor.
     fn push(&mut self, name: String, rows: Rows, made: Made<'_>) -> Result<()> {
         let shape: Vec<u64> = rows.shape().iter().rev().copied().collect();
-        let shape = Shape::new(&shape).map_err(|e| Error::input(format!("tensor {name}: {}", e.message())))?;
+        let shape = Shape::new(&shape).map_err(|e| e.in_tensor(&name))?;
         let dimensions = rows.shape().len();
         let fixed = match (self.architecture.in_f32)(self.config, &name) {
             Some(true) => Some(TensorType::F32),

@@ -330,14 +330,14 @@ fn parts(stored: Vec<Stored>) -> Result<Parts> {
     for tensor in stored {
         let name = tensor.name().replace("base_model.model.", "");
         if name.contains("lora_magnitude_vector") {
-            return Err(Error::input(format!("tensor {name}: the adapter is a DoRA, which is not supported")));
+            return Err(Error::input("the adapter is a DoRA, which is not supported").in_tensor(name));
         }
         if [".base_layer.", ".original_module."].iter().any(|own| name.contains(own)) {
             // The model's own weight, which some trainers save beside the adapter's.
             continue;
         }
         if transform::stored(&tensor).is_err() || tensor.elements() == 0 {
-            return Err(Error::input(format!("tensor {name}: {} {:?} is no weight", tensor.dtype(), tensor.shape())));
+            return Err(Error::input(format!("{} {:?} is no weight", tensor.dtype(), tensor.shape())).in_tensor(name));
         }
         let half = HALVES.iter().find_map(|(ending, half, embedding)| {
             name.strip_suffix(ending).map(|module| (format!("{module}.weight"), *half, *embedding))
@@ -352,7 +352,7 @@ fn parts(stored: Vec<Stored>) -> Result<Parts> {
             continue;
         };
         if tensor.shape().len() != 2 {
-            return Err(Error::input(format!("tensor {name}: {:?} is no matrix", tensor.shape())));
+            return Err(Error::input(format!("{:?} is no matrix", tensor.shape())).in_tensor(name));
         }
         let halves = out.halves.entry(base).or_default();
         halves.embedding = embedding;
@@ -729,14 +729,14 @@ impl<'a> Plan<'a> {
             }
             How::Split(split) | How::Cut(split) => {
                 let make = |rows: &Rows| split(config, &piece(rows));
-                for (target, b) in moved(make, &b).map_err(|e| fault(name, e.message()))? {
+                for (target, b) in moved(make, &b).map_err(|e| e.about(format_args!("the adapter changes {name}")))? {
                     self.out.push(Placed { name: target, data: Data::Matrices { a: Arc::clone(&a), b } });
                 }
                 return Ok(());
             }
             How::Change(change) => {
                 let make = |rows: &Rows| Ok(vec![(target.clone(), change(config, &piece(rows))?)]);
-                let changed = moved(make, &b).map_err(|e| fault(name, e.message()))?;
+                let changed = moved(make, &b).map_err(|e| e.about(format_args!("the adapter changes {name}")))?;
                 (a, changed.into_iter().next().map_or(b, |(_, b)| b))
             }
             How::Drop | How::Tied | How::Untied => {

@@ -251,7 +251,7 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
         degenerate = written.map_err(|e| e.at(target))?;
         if !args.no_verify {
             let differing = plan.check(output.temporary());
-            notes.extend(differing.map_err(|e| Error::new(e.kind(), e.message().to_owned()).at(target))?);
+            notes.extend(differing.map_err(|e| e.of_file(target))?);
         }
         output.commit()?;
         outputs = files_in(target)?;
@@ -463,7 +463,7 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
 
 /// Why a finished file does not get its name: a fault of the system stays one.
 fn unsound(e: Error, target: &Path) -> Error {
-    Error::new(e.kind(), format!("the written file is not sound: {}", e.message())).at(target)
+    e.about("the written file is not sound").of_file(target)
 }
 
 /// Where the adapter of a task goes: beside the model.

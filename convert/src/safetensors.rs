@@ -134,9 +134,8 @@ fn parse_header(part: &Arc<Part>) -> Result<Vec<Stored>> {
     let mut expected = 0;
     for (name, TensorInfo { data_offsets: (start, end), .. }) in &tensors {
         if *start != expected {
-            return Err(Error::input(format!(
-                "tensor {name}: its data begins at {start}, the tensors before it end at {expected}"
-            )));
+            return Err(Error::input(format!("its data begins at {start}, the tensors before it end at {expected}"))
+                .in_tensor(name));
         }
         expected = *end;
     }

@@ -51,7 +51,7 @@ impl TaskAdapter {
         let mut infos = Vec::with_capacity(task.tensors.len());
         for (name, rows) in &task.tensors {
             let shape: Vec<u64> = rows.shape().iter().rev().copied().collect();
-            let shape = Shape::new(&shape).map_err(|e| Error::input(format!("tensor {name}: {}", e.message())))?;
+            let shape = Shape::new(&shape).map_err(|e| e.in_tensor(name))?;
             infos.push(TensorInfo::new(name.clone(), shape, TensorType::F32)?);
         }
         let rows = task.tensors.into_iter().map(|(_, rows)| rows).collect();

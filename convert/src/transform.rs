@@ -114,7 +114,8 @@ pub fn stored(tensor: &Stored) -> Result<Rows> {
             return Ok(Arc::new(Widened { tensor: tensor.clone() }));
         }
         other => {
-            return Err(Error::input(format!("tensor {}: elements of type {other} are not weights", tensor.name()))
+            return Err(Error::input(format!("elements of type {other} are not weights"))
+                .in_tensor(tensor.name())
                 .at(tensor.path())
                 .help("a packed checkpoint names its method under quantization_config in config.json"));
         }
@@ -192,7 +193,7 @@ impl RowSource for Widened {
 pub(crate) fn integers(tensor: &Stored) -> Result<Rows> {
     match tensor.dtype() {
         Dtype::I64 | Dtype::I32 => Ok(Arc::new(Integers { tensor: tensor.clone() })),
-        other => Err(Error::input(format!("tensor {}: {other} is no type of ids", tensor.name())).at(tensor.path())),
+        other => Err(Error::input(format!("{other} is no type of ids")).in_tensor(tensor.name()).at(tensor.path())),
     }
 }
 

@@ -75,7 +75,7 @@ pub fn read(bytes: &[u8], format: Format) -> Result<Vec<Written>> {
     let text = std::str::from_utf8(bytes).map_err(|e| Error::input("is not UTF-8").caused_by(e))?;
     let questions: Vec<Written> = if first == Some(&b'{') {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        lines.map(|(i, line)| of_json(line, format).map_err(|e| on_line(i, &e))).collect::<Result<_>>()?
+        lines.map(|(i, line)| of_json(line, format).map_err(|e| on_line(i, e))).collect::<Result<_>>()?
     } else if format == Format::Hellaswag {
         let lines: Vec<&str> = text.lines().collect();
         if !lines.len().is_multiple_of(6) {
@@ -86,15 +86,14 @@ pub fn read(bytes: &[u8], format: Format) -> Result<Vec<Written>> {
         }
         let question = |(i, lines): (usize, &[&str])| {
             let answer = lines[1].trim().parse().ok().filter(|n| *n < 4);
-            let answer =
-                answer.ok_or_else(|| on_line(6 * i + 1, &Error::input("is no number of an ending, 0 to 3")))?;
+            let answer = answer.ok_or_else(|| on_line(6 * i + 1, Error::input("is no number of an ending, 0 to 3")))?;
             let choices = lines[2..].iter().map(|&line| line.to_owned()).collect();
             Ok(Written { before: lines[0].to_owned(), choices, behind: String::new(), answer })
         };
         lines.chunks(6).enumerate().map(question).collect::<Result<_>>()?
     } else {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty());
-        lines.map(|(i, line)| of_csv(line).map_err(|e| on_line(i, &e))).collect::<Result<_>>()?
+        lines.map(|(i, line)| of_csv(line).map_err(|e| on_line(i, e))).collect::<Result<_>>()?
     };
     if questions.is_empty() {
         return Err(Error::input("holds no question"));
@@ -102,8 +101,8 @@ pub fn read(bytes: &[u8], format: Format) -> Result<Vec<Written>> {
     Ok(questions)
 }
 
-fn on_line(i: usize, error: &Error) -> Error {
-    Error::input(format!("line {}: {}", i + 1, error.message()))
+fn on_line(i: usize, error: Error) -> Error {
+    error.about(format_args!("line {}", i + 1))
 }
 
 /// A sentence in which `_` stands for the choice.

@@ -147,11 +147,11 @@ impl<'a> Encoded<'a> {
                 for (info, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
                     if !info.shape().row_len().is_multiple_of(BLOCK as u64) {
                         return Err(Error::input(format!(
-                            "tensor {}: rows of {} are no whole number of blocks of {BLOCK}, so its blocks cannot be told \
+                            "rows of {} are no whole number of blocks of {BLOCK}, so its blocks cannot be told \
                              from a GGUF's rows",
-                            info.name(),
                             info.shape().row_len()
                         ))
+                        .in_tensor(info.name())
                         .help(format!("write a folder with `quantize --type {}` and compare that", code.name())));
                     }
                     *how = How::FourBit { code, nested };
@@ -249,7 +249,7 @@ impl<'a> Encoded<'a> {
         let base = self.source.tensors()[tensor].clone();
         let (rows, cols) = (base.rows() as usize, base.shape().row_len() as usize);
         let bytes = self.source.rows(tensor, 0..base.rows())?;
-        let named = |e: Error| Error::input(format!("tensor {}: {}", base.name(), e.message()));
+        let named = |e: Error| e.in_tensor(base.name());
         // Enough rows that encoders fill their lanes, few enough that threads share a small tensor.
         let step = (ENCODED_VALUES / cols.max(1)).max(1);
         let row_bytes = base.row_bytes() as usize;

@@ -260,7 +260,7 @@ impl<'a> Matrix<'a> {
     /// Bytes that are not as many as the tensor's shape says.
     pub fn from_bytes(info: &TensorInfo, bytes: Cow<'a, [u8]>) -> Result<Matrix<'a>> {
         if bytes.len() as u64 != info.bytes() {
-            return Err(Error::input(format!("tensor {}: {} bytes, not {}", info.name(), bytes.len(), info.bytes())));
+            return Err(Error::input(format!("{} bytes, not {}", bytes.len(), info.bytes())).in_tensor(info.name()));
         }
         let row_bytes = info.row_bytes() as usize;
         let data = Data::Blocks { ty: info.ty(), row_bytes, bytes };
@@ -400,8 +400,7 @@ impl<'a> Matrix<'a> {
             }
             Data::Blocks { ty, row_bytes, bytes } => {
                 let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
-                quantize::decode_rows(*ty, bytes, out)
-                    .map_err(|e| Error::input(format!("tensor {}: {}", self.name, e.message())))
+                quantize::decode_rows(*ty, bytes, out).map_err(|e| e.in_tensor(&self.name))
             }
             Data::Function(decode) => decode(rows, out),
         }

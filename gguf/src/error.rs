@@ -35,6 +35,7 @@ struct Inner {
     message: String,
     path: Option<PathBuf>,
     offset: Option<u64>,
+    tensor: Option<String>,
     help: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -42,7 +43,15 @@ struct Inner {
 impl Error {
     /// An error of this kind. The message names the rule and the offender.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner { kind, message: message.into(), path: None, offset: None, help: None, source: None }))
+        Error(Box::new(Inner {
+            kind,
+            message: message.into(),
+            path: None,
+            offset: None,
+            tensor: None,
+            help: None,
+            source: None,
+        }))
     }
 
     /// The input is malformed, incomplete or unsupported.
@@ -97,6 +106,25 @@ impl Error {
         self
     }
 
+    /// The same error with the tensor it happened in (the innermost one named wins).
+    #[must_use]
+    pub fn in_tensor(mut self, name: impl fmt::Display) -> Error {
+        if self.0.tensor.is_some() {
+            return self;
+        }
+        let name = name.to_string();
+        self = self.about(format_args!("tensor {name}"));
+        self.0.tensor = Some(name);
+        self
+    }
+
+    /// The same error of a file that has got, or would have got, this name: it wins over the one that is named.
+    #[must_use]
+    pub fn of_file(mut self, path: impl AsRef<Path>) -> Error {
+        self.0.path = Some(path.as_ref().to_path_buf());
+        self
+    }
+
     /// The same error with its cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
@@ -117,6 +145,11 @@ impl Error {
     /// The file, where one is known.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
+    }
+
+    /// The tensor, where one is known.
+    pub fn tensor(&self) -> Option<&str> {
+        self.0.tensor.as_deref()
     }
 
     /// The byte of the file, where one is known.

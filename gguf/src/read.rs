@@ -234,15 +234,16 @@ impl Header {
             let (info, offset) = read_tensor_info(cursor)?;
             if offset != expected {
                 return Err(Error::input(format!(
-                    "tensor {}: its data begins at offset {offset}, the tensors before it end at {expected}",
-                    info.name()
+                    "its data begins at offset {offset}, the tensors before it end at {expected}"
                 ))
+                .in_tensor(info.name())
                 .at_offset(at));
             }
-            expected =
-                info.bytes().checked_next_multiple_of(alignment).and_then(|n| offset.checked_add(n)).ok_or_else(
-                    || Error::input(format!("tensor {}: its offset overflows", info.name())).at_offset(at),
-                )?;
+            expected = info
+                .bytes()
+                .checked_next_multiple_of(alignment)
+                .and_then(|n| offset.checked_add(n))
+                .ok_or_else(|| Error::input("its offset overflows").in_tensor(info.name()).at_offset(at))?;
             tensors.push(info);
             offsets.push(offset);
         }
@@ -256,10 +257,10 @@ impl Header {
             let end = data_start.checked_add(offset).and_then(|n| n.checked_add(info.bytes()));
             if end.is_none_or(|end| end > total) {
                 return Err(Error::input(format!(
-                    "tensor {}: its {} bytes at offset {offset} run past the end of the file ({total} bytes)",
-                    info.name(),
+                    "its {} bytes at offset {offset} run past the end of the file ({total} bytes)",
                     info.bytes()
                 ))
+                .in_tensor(info.name())
                 .help("the file is cut short: fetch or write it again"));
             }
         }
@@ -407,7 +408,7 @@ fn read_tensor_info(cursor: &mut Cursor) -> Result<(TensorInfo, u64)> {
     for dim in &mut dims[..n_dims as usize] {
         *dim = cursor.u64(name)?;
     }
-    let shape = Shape::new(&dims[..n_dims as usize]).map_err(|e| fault(format!("tensor {name}: {}", e.message())))?;
+    let shape = Shape::new(&dims[..n_dims as usize]).map_err(|e| e.in_tensor(name).at_offset(at))?;
     let id = cursor.u32(name)?;
     let ty = TensorType::from_id(id).ok_or_else(|| {
         let why = if REMOVED_IDS.contains(&id) { "was removed from the format" } else { "is unknown" };
@@ -427,7 +428,7 @@ mod tests {
 
     /// A file with keys of every form and two tensors.
     fn file() -> Vec<u8> {
-        let words = Array::from(&["a", "bc", ""][..]);
+        let words = Array::strings(["a", "bc", ""]);
         let metadata = Metadata::from_iter([
             ("general.architecture", Value::from("llama")),
             ("a.words", Value::Array(words)),

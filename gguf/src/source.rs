@@ -97,12 +97,13 @@ impl TensorInfo {
         let bytes = ty.bytes_for(shape.row_len()).and_then(|row| row.checked_mul(shape.rows()));
         match bytes {
             Some(bytes) if i64::try_from(bytes).is_ok() => Ok(TensorInfo { name, shape, ty, bytes }),
-            Some(_) => Err(Error::input(format!("tensor {name}: the size of {shape} {ty} overflows"))),
+            Some(_) => Err(Error::input(format!("the size of {shape} {ty} overflows")).in_tensor(name)),
             None => Err(Error::input(format!(
-                "tensor {name}: a row of {} elements is no whole number of {ty} blocks of {}",
+                "a row of {} elements is no whole number of {ty} blocks of {}",
                 shape.row_len(),
                 ty.block_len()
-            ))),
+            ))
+            .in_tensor(name)),
         }
     }
 

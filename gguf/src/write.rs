@@ -153,7 +153,7 @@ impl Plan {
                 .bytes()
                 .checked_next_multiple_of(alignment)
                 .and_then(|n| offset.checked_add(n))
-                .ok_or_else(|| Error::usage(format!("tensor {name}: its offset overflows")))?;
+                .ok_or_else(|| Error::usage("its offset overflows").in_tensor(name))?;
         }
         let header = header.out;
         let header_bytes = (header.len() as u64).next_multiple_of(alignment);

@@ -334,23 +334,12 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn run(&mut self, chunk: &Chunk, buffer: &mut dyn FnMut() -> Buffer) -> Result<Done> {
         let step = &self.steps.steps[chunk.step];
-        let name_it = |e: Error| {
-            let message = format!("tensor {}: {}", step.name, e.message());
-            let named = Error::new(e.kind(), message);
-            match (e.path(), e.way_out()) {
-                (Some(path), Some(help)) => named.at(path).help(help),
-                (Some(path), None) => named.at(path),
-                (None, Some(help)) => named.help(help),
-                (None, None) => named,
-            }
-        };
-        let bytes = self.source.rows(step.tensor, chunk.rows.clone()).map_err(|e| {
-            if e.message().contains(&step.name) || std::error::Error::source(&e).is_some() { e } else { name_it(e) }
-        })?;
+        let name_it = |e: Error| e.in_tensor(&step.name);
+        let bytes = self.source.rows(step.tensor, chunk.rows.clone()).map_err(name_it)?;
         let rows = chunk.rows.end - chunk.rows.start;
         let size = |ty: TensorType| ty.bytes_for(rows * step.row_len).and_then(|n| usize::try_from(n).ok());
         if size(step.from) != Some(bytes.len()) {
-            return Err(Error::input(format!("tensor {}: the source gave {} bytes", step.name, bytes.len())));
+            return Err(Error::input(format!("the source gave {} bytes", bytes.len())).in_tensor(&step.name));
         }
         let narrowed = lost::narrowed(self.source, step.tensor, chunk.rows.clone(), &bytes)?;
         if narrowed.blocks > 0 && self.settings.no_degenerate {
@@ -362,7 +351,7 @@ impl Worker<'_> {
         let mut lost = vec![Lost::default(); step.targets.len()];
         let mut outputs = Vec::with_capacity(step.targets.len());
         for &ty in &step.targets {
-            let len = size(ty).ok_or_else(|| Error::usage(format!("tensor {}: rows do not fit {ty}", step.name)))?;
+            let len = size(ty).ok_or_else(|| Error::usage(format!("rows do not fit {ty}")).in_tensor(&step.name))?;
             let mut out = buffer().sized(len);
             if ty == step.from {
                 out.bytes_mut().copy_from_slice(&bytes);
@@ -450,11 +439,9 @@ impl Worker<'_> {
                 }
                 if codec.ty() == TensorType::F16 && !blocks_only && plain_nonfinite(TensorType::F16, out).is_some() {
                     let at = weights.iter().position(|v| v.abs() > 65504.0).unwrap_or(0);
-                    return Err(Error::input(format!(
-                        "tensor {}: the weight {} is too large for F16",
-                        step.name, weights[at]
-                    ))
-                    .help("choose bf16 or f32"));
+                    return Err(Error::input(format!("the weight {} is too large for F16", weights[at]))
+                        .in_tensor(&step.name)
+                        .help("choose bf16 or f32"));
                 }
             }
             row = end;
@@ -474,12 +461,13 @@ fn part<'b>(out: &'b mut Buffer, from: usize, rows: usize, chunk: &Chunk) -> &'b
 }
 
 fn known(ty: TensorType, name: &str) -> Result<&'static dyn Codec> {
-    codec(ty).ok_or_else(|| Error::input(format!("tensor {name}: {ty} has no codec")))
+    codec(ty).ok_or_else(|| Error::input(format!("{ty} has no codec")).in_tensor(name))
 }
 
 fn not_finite(step: &Step, at: u64) -> Error {
     let (row, column) = (at / step.row_len, at % step.row_len);
-    Error::input(format!("tensor {}: the weight at row {row}, column {column} is NaN or infinite", step.name))
+    Error::input(format!("the weight at row {row}, column {column} is NaN or infinite"))
+        .in_tensor(&step.name)
         .help("the checkpoint is damaged or its training diverged; --allow-nonfinite goes on all the same")
 }
 

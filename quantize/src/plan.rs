@@ -170,10 +170,11 @@ impl Plan {
                 }
                 if let (Some(wanted), true) = (choice.instead_of, options.no_fallback) {
                     return Err(Error::input(format!(
-                        "tensor {name}: a row of {} elements is no whole number of {wanted} blocks of {}",
+                        "a row of {} elements is no whole number of {wanted} blocks of {}",
                         shape.row_len(),
                         wanted.block_len()
                     ))
+                    .in_tensor(name)
                     .help(format!("without --no-fallback it becomes {}", choice.ty)));
                 }
                 let required = wants_importance(name, choice.ty, file_type);
@@ -294,9 +295,9 @@ impl Written {
     pub fn parse(text: &str) -> Result<(&'static FileType, BTreeMap<String, TensorType>)> {
         let written: Written =
             toml::from_str(text).map_err(|e| Error::input("is no plan of quantize").caused_by(e.to_string()))?;
-        let types = written.tensors.iter().map(|(name, ty)| match ty.parse() {
-            Ok(ty) => Ok((name.clone(), ty)),
-            Err(e) => Err(Error::input(format!("tensor {name}: {e}"))),
+        let types = written.tensors.iter().map(|(name, ty)| {
+            let ty: TensorType = ty.parse().map_err(|e| Error::input(format!("{e}")).in_tensor(name))?;
+            Ok((name.clone(), ty))
         });
         Ok((written.file_type.parse()?, types.collect::<Result<_>>()?))
     }
@@ -343,7 +344,7 @@ fn fixed(types: &BTreeMap<String, TensorType>, name: &str) -> Result<Choice> {
 fn check_source(tensor: &Planned, options: &Options) -> Result<()> {
     let (name, from) = (tensor.info.name(), tensor.from);
     if crate::codec(from).is_none() || crate::codec(tensor.info.ty()).is_none() {
-        return Err(Error::input(format!("tensor {name}: {from} cannot be turned into {}", tensor.info.ty())));
+        return Err(Error::input(format!("{from} cannot be turned into {}", tensor.info.ty())).in_tensor(name));
     }
     if from.is_quantized() && !options.allow_requantize {
         return Err(Error::input(format!("tensor {name} is {from} already; to quantize it again loses more"))

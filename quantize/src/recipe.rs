@@ -562,9 +562,10 @@ impl<'a> Recipe<'a> {
         match layer(name).filter(|&l| l < self.model.layers) {
             Some(layer) => Ok((layer, self.model.layers)),
             None => Err(Error::input(format!(
-                "tensor {name}: its name tells no layer below {}, which a model with experts needs",
+                "its name tells no layer below {}, which a model with experts needs",
                 self.model.layers
-            ))),
+            ))
+            .in_tensor(name)),
         }
     }
 
@@ -601,10 +602,11 @@ fn fitting(ty: TensorType, name: &str, shape: &Shape) -> Result<Choice> {
         None if ty.block_len() <= 32 => ty,
         None => {
             return Err(Error::input(format!(
-                "tensor {name}: a row of {} elements is no whole number of {ty} blocks of {}, and nothing stands in for {ty}",
+                "a row of {} elements is no whole number of {ty} blocks of {}, and nothing stands in for {ty}",
                 shape.row_len(),
                 ty.block_len()
             ))
+            .in_tensor(name)
             .help(format!("choose another type, or one for this tensor: --tensor-type '{name}=q8_0'")));
         }
     };

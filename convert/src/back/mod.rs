@@ -335,7 +335,7 @@ impl Folder {
             let mut at = 0;
             for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
                 let rows = first..(first + step).min(count);
-                let fault = |e: Error| Error::input(format!("tensor {}: {}", tensor.name, e.message()));
+                let fault = |e: Error| e.in_tensor(&tensor.name);
                 let (before, elements) = (tensor.rows.rows(rows.clone()).map_err(fault)?, tensor.rows.elements());
                 let bytes = transform::cast(Cow::Borrowed(&before), elements, to).map_err(fault)?;
                 if elements.ty() != to {
@@ -375,7 +375,7 @@ impl Folder {
         };
         let pre = self.file.0.metadata().str("tokenizer.ggml.pre").map(str::to_owned);
         let again = Checkpoint::open(folder, &Forward { outtype, any_pre: true, ..Forward::default() })
-            .map_err(|e| Error::input(format!("the finished folder does not convert again: {}", e.message())))?;
+            .map_err(|e| e.about("the finished folder does not convert again"))?;
         let mut differing = Vec::new();
         let (of, other) = (self.file.0.metadata(), again.metadata());
         let own = |key: &str| key.starts_with("tokenizer.") || config::is_of_model(self.class.arch, key);

@@ -256,7 +256,7 @@ impl<'a> Tensors<'a> {
         for (name, tensor, block, suffix) in self.targets(rule) {
             let stored = names::with_block(rule.from, block) + suffix;
             let rows = self.rows(tensor);
-            let fault = |e: Error| Error::input(format!("tensor {name}: {}", e.message()));
+            let fault = |e: Error| e.in_tensor(name);
             // The same name from two tables: the first is the one that is written.
             let back = match rule.how {
                 // The factor of a packed weight stands beside it, whatever order its rows have.

@@ -97,7 +97,8 @@ pub(crate) fn integers(tensor: &Stored) -> Result<Vec<i64>> {
         Dtype::I64 => bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
         Dtype::I32 => bytes.as_chunks::<4>().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect(),
         other => {
-            return Err(Error::input(format!("tensor {}: {other} is no type of whole numbers", tensor.name()))
+            return Err(Error::input(format!("{other} is no type of whole numbers"))
+                .in_tensor(tensor.name())
                 .at(tensor.path()));
         }
     })

@@ -171,7 +171,7 @@ pub(super) fn open_deepseek(parts: &mut Parts<'_>) -> Result<()> {
     for name in packed.iter().filter(|name| is_packed(name)) {
         let scale = name.replace(".weight", ".scale");
         if !parts.stored.contains_key(scale.as_str()) {
-            return Err(Error::input(format!("tensor {name}: its part {scale} is missing")));
+            return Err(Error::input(format!("its part {scale} is missing")).in_tensor(name));
         }
     }
     for module in parts.ending(".scale") {

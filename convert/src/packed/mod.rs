@@ -238,7 +238,7 @@ impl<'a> Parts<'a> {
 
     /// A part that the tensor `of` needs.
     fn need(&mut self, name: &str, of: &str) -> Result<&'a Stored> {
-        self.take(name).ok_or_else(|| Error::input(format!("tensor {of}: its part {name} is missing")))
+        self.take(name).ok_or_else(|| Error::input(format!("its part {name} is missing")).in_tensor(of))
     }
 
     /// Leaves aside what is of use at run time only.
@@ -272,7 +272,8 @@ impl<'a> Parts<'a> {
 
 /// The error for a tensor that does not fit.
 fn misfit(tensor: &Stored, what: impl fmt::Display) -> Error {
-    Error::input(format!("tensor {}: {what}", tensor.name()))
+    Error::input(what.to_string())
+        .in_tensor(tensor.name())
         .at(tensor.path())
         .help("the checkpoint is damaged, or of a variant that is not supported")
 }

@@ -136,7 +136,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         .enumerate()
         .map(|(i, written)| {
             let question = Question::new(written, args.format, encode);
-            question.map_err(|e| Error::input(format!("question {i}: {}", e.message())).at(&args.file))
+            question.map_err(|e| e.about(format_args!("question {i}")).at(&args.file))
         })
         .collect::<Result<Vec<_>>>()?;
 

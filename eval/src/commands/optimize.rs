@@ -742,9 +742,8 @@ impl One<'_> {
         let inputs = files_of([&args.model], args.calibration());
         let out = Output::create(self.target, args.force, &inputs)?;
         let out = job.write(&plan, &store, &outcome, out).map_err(|e| e.at(self.target))?;
-        gguf::check::verify_file(out.temporary(), true).map_err(|e| {
-            Error::new(e.kind(), format!("the written file is not sound: {}", e.message())).at(self.target)
-        })?;
+        gguf::check::verify_file(out.temporary(), true)
+            .map_err(|e| e.about("the written file is not sound").of_file(self.target))?;
         let plain_plan = job.plain_plan(&outcome);
         let verdict = match options.judge {
             true => {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use eval::encoded::{Encoded, Precision};
 use eval::tensors::{ErrorSums, TensorError, counterpart};
 use gguf::cli::{Align, Common, Exit, Progress, Table, print};
-use gguf::{Error, Result, Source, TensorInfo, quote};
+use gguf::{Result, Source, TensorInfo, quote};
 use quantize::plan::Importance;
 use rayon::prelude::*;
 use serde_json::json;
@@ -133,7 +133,7 @@ fn between(
                     let info = &source.tensors()[tensor];
                     let mut out = vec![0.0; ((rows.end - rows.start) * cols) as usize];
                     quantize::decode_rows(info.ty(), &source.rows(tensor, rows.clone())?, &mut out)
-                        .map_err(|e| Error::input(format!("tensor {}: {}", info.name(), e.message())))?;
+                        .map_err(|e| e.in_tensor(info.name()))?;
                     source.release(tensor, rows.clone());
                     Ok(out)
                 };

@@ -35,7 +35,7 @@ pub fn read(path: &Path, pairs: bool) -> Result<Vec<Text>> {
     let lines = (1..).zip(all.lines()).filter(|(_, line)| !line.trim().is_empty());
     let texts = lines
         .map(|(number, line)| match json {
-            true => of_json(line).map_err(|e| Error::input(format!("line {number}: {}", e.message())).at(path)),
+            true => of_json(line).map_err(|e| e.about(format_args!("line {number}")).at(path)),
             false => {
                 let parts = line.split_once('\t').filter(|_| pairs);
                 let (text, document) = parts.map_or((line, None), |(a, b)| (a, Some(b)));

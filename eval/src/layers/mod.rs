@@ -359,7 +359,7 @@ impl<'a> Part<'a> {
     pub fn expert(&self, name: &str, expert: usize, count: usize, x: &[f32]) -> Result<Vec<f32>> {
         let w = self.need(&format!("{name}.weight"))?;
         if w.rows() % count != 0 {
-            return Err(Error::input(format!("tensor {}: {} rows are no {count} experts", w.name(), w.rows())));
+            return Err(Error::input(format!("{} rows are no {count} experts", w.rows())).in_tensor(w.name()));
         }
         let rows = w.rows() / count;
         let bias = self.values(&format!("{name}.bias"))?;
@@ -386,7 +386,7 @@ impl<'a> Part<'a> {
             )));
         }
         if let Some(bias) = bias.filter(|b| b.len() != out) {
-            return Err(Error::input(format!("tensor {}: {} biases for {out} rows", w.name(), bias.len())));
+            return Err(Error::input(format!("{} biases for {out} rows", bias.len())).in_tensor(w.name()));
         }
         if let Some(observer) = self.observer {
             observer.input(w.name(), expert, x, w.cols());

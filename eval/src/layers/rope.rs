@@ -102,7 +102,7 @@ impl Rope {
             if factors.len() >= len / 2 && factors.iter().all(|&f| f > 0.0) {
                 return Ok(Some(factors));
             }
-            Err(Error::input(format!("tensor {name}: {} factors, not {} positive ones", factors.len(), len / 2)))
+            Err(Error::input(format!("{} factors, not {} positive ones", factors.len(), len / 2)).in_tensor(name))
         };
         let both = factors("rope_freqs")?;
         let long = factors("rope_factors_long")?.or_else(|| both.clone());

@@ -86,7 +86,7 @@ pub(super) fn wide(
 ) -> Result<()> {
     let (cols, out, group) = (w.cols(), rows.len(), levels.group);
     let tokens = x.len() / cols;
-    let named = |e: Error| Error::input(format!("tensor {}: {}", w.name(), e.message()));
+    let named = |e: Error| e.in_tensor(w.name());
     let ordered = activations(kernel, levels, x, cols).map_err(named)?;
     let row_bytes = bytes.len() / w.rows().max(1);
     let rows_each = PANEL_ROWS.min(out.div_ceil(4 * rayon::current_num_threads())).next_multiple_of(kernel.rows);

@@ -77,12 +77,8 @@ fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>, 
     let (cols, out) = (w.cols(), rows.len());
     let tokens = x.len().checked_div(cols).unwrap_or(0);
     if tokens * cols != x.len() || rows.end > w.rows() {
-        return Err(Error::input(format!(
-            "tensor {}: {} rows of {cols} do not fit activations of {} values",
-            w.name(),
-            w.rows(),
-            x.len()
-        )));
+        return Err(Error::input(format!("{} rows of {cols} do not fit activations of {} values", w.rows(), x.len()))
+            .in_tensor(w.name()));
     }
     let mut y = Vec::with_capacity(tokens * out);
     if tokens > 0 && out > 0 {

@@ -50,11 +50,9 @@ impl Job<'_> {
         self.source.release(tensor, 0..info.rows());
         if let Some(at) = first_not_finite(&values) {
             let (row, column) = (expert * rows + at / matrix.cols(), at % matrix.cols());
-            return Err(Error::input(format!(
-                "tensor {}: the weight at row {row}, column {column} is NaN or infinite",
-                info.name()
-            ))
-            .help("the checkpoint is damaged or its training diverged"));
+            return Err(Error::input(format!("the weight at row {row}, column {column} is NaN or infinite"))
+                .in_tensor(info.name())
+                .help("the checkpoint is damaged or its training diverged"));
         }
         Ok(values)
     }
@@ -162,6 +160,6 @@ pub(super) fn encode(info: &TensorInfo, values: &[f32], cols: usize, importance:
         .par_chunks_mut((each * row_bytes).max(1))
         .zip(values.par_chunks((each * cols).max(1)))
         .try_for_each(|(out, values)| quantize::encode_rows(ty, values, cols, importance, out))
-        .map_err(|e| Error::new(e.kind(), format!("tensor {}: {}", info.name(), e.message())))?;
+        .map_err(|e| e.in_tensor(info.name()))?;
     Ok(bytes)
 }

@@ -28,7 +28,7 @@ impl Job<'_> {
         let mut open: Option<Layer> = None;
         let mut writer = Writer::new(out, plan.layouts()?.remove(0)).map_err(failed)?;
         for tensor in &plan.tensors {
-            let ours = |e: Error| Error::new(e.kind(), format!("tensor {}: {}", tensor.info.name(), e.message()));
+            let ours = |e: Error| e.in_tensor(tensor.info.name());
             if let Some(&layer) = layer_of.get(&tensor.source) {
                 if open.as_ref().is_none_or(|o| o.0 != layer) {
                     open = Some((layer, store.read(layer)?.0.into_iter().collect()));

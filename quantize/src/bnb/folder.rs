@@ -600,7 +600,7 @@ pub(super) fn natural_key(name: &str) -> Vec<(u64, String)> {
 
 /// Opens what was written and holds every part against the others, so that nothing broken ever gets its name.
 pub(super) fn check_written(folder: &Path) -> Result<()> {
-    let fault = |e: Error| Error::new(e.kind(), format!("the written folder is not sound: {e}"));
+    let fault = |e: Error| e.about("the written folder is not sound");
     let bytes = convert::json::read_at_most(&folder.join("config.json"), convert::json::MAX_BYTES)?;
     let config: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|e| Error::input("config.json is no JSON").caused_by(e))?;

@@ -724,9 +724,8 @@ fn verify(output: &Output, whole: bool, data: bool) -> Result<()> {
         false => gguf::File::open(output.temporary()).map(drop),
     };
     judged.map_err(|e| {
-        let fault = Error::new(e.kind(), format!("the written file is not sound: {}", e.message()));
-        fault
-            .at(output.target())
+        e.about("the written file is not sound")
+            .of_file(output.target())
             .help("a weight may be too large for this type; --no-verify keeps the file all the same")
     })
 }

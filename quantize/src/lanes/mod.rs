@@ -287,10 +287,10 @@ impl Path {
     /// Where it names no path, or one that this machine cannot run.
     pub fn forced() -> Result<Option<Path>> {
         let Some(name) = std::env::var_os("DOWNCAST_SIMD") else { return Ok(None) };
-        let path: Path = name.to_string_lossy().parse().map_err(|e: Error| {
-            Error::usage(format!("DOWNCAST_SIMD: {}", e.message()))
-                .help("unset it, or use avx512, avx2, plain or one-lane")
-        })?;
+        let path: Path = name
+            .to_string_lossy()
+            .parse()
+            .map_err(|e: Error| e.about("DOWNCAST_SIMD").help("unset it, or use avx512, avx2, plain or one-lane"))?;
         if !path.is_available() {
             let message = format!("DOWNCAST_SIMD asks for {path}, which this machine does not have");
             return Err(Error::usage(message).help("unset it"));

@@ -5,7 +5,7 @@
 //! every layer here; `evaluate optimize` measures it for the model at hand.
 
 use gguf::arch::Role;
-use gguf::{Error, Result, Source, TensorType};
+use gguf::{Result, Source, TensorType};
 use rayon::prelude::*;
 
 use super::mix::{Frame, Free};
@@ -46,8 +46,7 @@ pub fn losses(source: &dyn Source, frame: &Frame<'_>) -> Result<Vec<Vec<f64>>> {
     };
     let of = |free: &Free| -> Result<Vec<f64>> {
         let Some(planned) = frame.planned(free) else { return Ok(Vec::new()) };
-        let errors = relative_errors(source, planned, &free.types)
-            .map_err(|e| Error::new(e.kind(), format!("tensor {}: {}", free.name, e.message())))?;
+        let errors = relative_errors(source, planned, &free.types).map_err(|e| e.in_tensor(&free.name))?;
         Ok(errors.into_iter().map(|e| e * share(free)).collect())
     };
     frame.free.par_iter().map(of).collect()

@@ -274,7 +274,7 @@ fn tasks(config: &Config, class: &'static Class, stored: &[Stored]) -> Result<Ve
         let Some((weight, second)) = task_matrix(name).filter(|(weight, _)| !weight.starts_with("pooler.dense")) else {
             continue;
         };
-        let fault = |e: Error| Error::input(format!("tensor {}: {}", tensor.name(), e.message()));
+        let fault = |e: Error| e.in_tensor(tensor.name());
         let found = names::find(class, weight);
         let to = found.and_then(|f| Some(with_block(names::rules(class).nth(f.index)?.to, f.block) + f.suffix));
         let to = to.ok_or_else(|| fault(Error::input(format!("{weight} has no place in a {} file", class.arch))))?;

@@ -284,7 +284,7 @@ fn set_table(config: &mut Config, contents: &Contents<'_>, drafted: u64, vocabul
         let missing = drafted < vocabulary;
         return if missing { Err(Error::input(what).help("is the checkpoint complete?")) } else { Ok(()) };
     };
-    let fault = |what: &str| Error::input(format!("tensor {}: {what}", tensor.name())).at(tensor.path());
+    let fault = |what: &str| Error::input(what).in_tensor(tensor.name()).at(tensor.path());
     let tokens: Option<Vec<i64>> = (0..).zip(integers(tensor)?).map(|(i, n)| n.checked_add(i)).collect();
     let tokens = tokens.filter(|all| all.iter().all(|t| u64::try_from(*t).is_ok_and(|t| t < vocabulary)));
     let tokens = tokens.ok_or_else(|| fault("a token lies beyond the vocabulary of the model that it drafts for"))?;

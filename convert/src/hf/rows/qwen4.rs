@@ -102,11 +102,9 @@ fn hash_constants(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
             let wanted = if key == CONSTANTS[0].0 { ngrams } else { heads };
             if numbers.len() as u64 != wanted {
                 let found = numbers.len();
-                return Err(Error::input(format!(
-                    "tensor {}: {found} numbers where {wanted} are asked for",
-                    tensor.name()
-                ))
-                .help("the weights and config.json do not belong together"));
+                return Err(Error::input(format!("{found} numbers where {wanted} are asked for"))
+                    .in_tensor(tensor.name())
+                    .help("the weights and config.json do not belong together"));
             }
             config.set(key, numbers);
         } else if let Some(front) = front() {

@@ -165,7 +165,7 @@ impl Charsmap {
                 .collect()
         });
         let bytes = bytes.ok_or_else(|| Error::input(format!("{KEY} is no array of bytes")))?;
-        Charsmap::parse(&bytes).map(Some).map_err(|e| Error::input(format!("{KEY}: {}", e.message())))
+        Charsmap::parse(&bytes).map(Some).map_err(|e| e.about(KEY))
     }
 
     /// Takes a map apart: the bytes of its nodes, the nodes, the replacements.
