@@ -33,9 +33,8 @@ pub(crate) fn read(path: &Path) -> Result<Option<Value>> {
         return Ok(None);
     }
     let text = String::from_utf8_lossy(&json::read_at_most(path, MAX_BYTES)?).into_owned();
-    front_matter(&text).map_err(|e| {
-        e.at(path).help("mend the lines between the two ---, or leave the card aside with --no-model-card")
-    })
+    front_matter(&text)
+        .map_err(|e| e.at(path).help("fix the lines between the two ---, or leave the card aside with --no-model-card"))
 }
 
 /// The front matter of this text.

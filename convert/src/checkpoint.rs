@@ -10,7 +10,7 @@ use gguf::{Error, Metadata, Result, Runtime, Shape, Source, TensorInfo, TensorTy
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, Contents, How, Params, Piece, Rule, Target};
+use crate::hf::{self, Class, Contents, How, NameRule, Params, Piece, Target};
 use crate::lora::{self, Adapter};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::modules::{self, Behind, Dense};
@@ -504,7 +504,7 @@ impl TextNames<'_> {
 
     /// The names that a tensor has, none of them where it is of no use; nothing where it is of another sense than text.
     pub(crate) fn of(&self, name: &str) -> Option<Vec<Renamed>> {
-        if names::is_other_sense(name) {
+        if names::is_vision_or_audio(name) {
             return None;
         }
         let mut name = name.replace("language_model.", "");
@@ -569,7 +569,7 @@ fn text_tensors<'a>(
     if left_out > 0 {
         let how = if hf::projectors::find(root).is_some() { "; --mmproj writes their file, --all both" } else { "" };
         notes.push(format!(
-            "left out: {left_out} tensors of other senses than text ({:.1} MiB){how}",
+            "left out: {left_out} vision and audio tensors ({:.1} MiB){how}",
             left_bytes as f64 / f64::from(1 << 20)
         ));
     }
@@ -649,7 +649,7 @@ struct Plan<'a> {
     architecture: &'static Class,
     config: &'a Config,
     origins: &'a Origins<'a>,
-    rules: Vec<&'static Rule>,
+    rules: Vec<&'static NameRule>,
     file_type: FileType,
     vocabulary: Option<u64>,
     blocks: u64,
@@ -708,7 +708,7 @@ impl<'a> Plan<'a> {
         let ty = match (rows.elements(), fixed) {
             (Elements::Blocks(ty), _) => ty,
             (_, Some(ty)) => ty,
-            // Rows that are no whole number of blocks stay floats.
+            // Rows that are not a whole number of blocks stay floats.
             _ if self.file_type.matrices.bytes_for(transform::row_len(rows.shape())).is_none() => TensorType::F16,
             _ => self.file_type.matrices,
         };
@@ -891,7 +891,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The blocks that a rule's names count: encoder and decoder may differ.
-    fn blocks_of(&self, rule: &Rule) -> u64 {
+    fn blocks_of(&self, rule: &NameRule) -> u64 {
         // What stands behind a tower counts for itself.
         if self.architecture.is_projector() && !["v.blk.", "a.blk."].iter().any(|stack| rule.to.starts_with(stack)) {
             return u64::MAX;
@@ -975,7 +975,7 @@ impl<'a> Plan<'a> {
 
     /// Remembers one of several tensors that are made into others, and makes them when it was the last.
     fn join(&mut self, group: &'static str, make: Make, rule: usize, piece: Piece, made: Made<'_>) -> Result<()> {
-        let belongs = |rule: &Rule| matches!(rule.how, How::Join { group: g, .. } if g == group);
+        let belongs = |rule: &NameRule| matches!(rule.how, How::Join { group: g, .. } if g == group);
         let parts = self.rules.iter().filter(|r| belongs(r)).count();
         let key = (group, piece.block, piece.suffix.clone());
         let seen = self.joins.entry(key.clone()).or_default();
@@ -1070,7 +1070,7 @@ pub(crate) fn rotated(rows: &Rows, heads: u64) -> Result<Rows> {
     let count = rows.shape().first().copied().unwrap_or(0);
     let half = count / heads / 2;
     if half == 0 || half * 2 * heads != count {
-        return Err(Error::input(format!("its {count} rows are no whole number of pairs for {heads} heads")));
+        return Err(Error::input(format!("its {count} rows are not a whole number of pairs for {heads} heads")));
     }
     transform::reordered(rows, 0, &[(heads, 2 * half), (half, 1), (2, half)])
 }

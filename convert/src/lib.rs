@@ -59,7 +59,7 @@ pub enum OutType {
     /// The upper half of a binary32
     #[cfg_attr(feature = "cli", value(name = "bf16"))]
     BF16,
-    /// Blocks of 32 weights of 8 bits with one scale; f16 where a row is no whole number of blocks
+    /// Blocks of 32 weights of 8 bits with one scale; f16 where a row is not a whole number of blocks
     #[cfg_attr(feature = "cli", value(name = "q8_0"))]
     Q8_0,
 }

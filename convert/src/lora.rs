@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::{Tensor, TextNames, rotated};
 use crate::config::{self, Config};
-use crate::hf::{self, Class, How, Outputs, Piece, Rule};
+use crate::hf::{self, Class, How, NameRule, Outputs, Piece};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::names::Renamed;
 use crate::safetensors::{self, Stored};
@@ -551,7 +551,7 @@ impl AdapterFile {
     }
 
     fn push(&mut self, name: String, rows: Rows, ty: TensorType) -> Result<()> {
-        // Rows that are no whole number of blocks stay floats.
+        // Rows that are not a whole number of blocks stay floats.
         let ty = if ty.bytes_for(row_len(rows.shape())).is_some() { ty } else { TensorType::F16 };
         let dims: Vec<u64> = rows.shape().iter().rev().copied().collect();
         self.infos.push(TensorInfo::new(name, Shape::new(&dims)?, ty)?);
@@ -620,7 +620,7 @@ struct Plan<'a> {
     own: TextNames<'a>,
     stacks: BTreeMap<(&'static str, u64), Members>,
     out: Vec<Placed>,
-    /// Changes of what the file has no use for: other senses than text, mostly.
+    /// Changes of what the file has no use for: vision and audio, mostly.
     left: u64,
 }
 
@@ -657,7 +657,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The names of a weight as the tables know it, with the rule that each falls under.
-    fn rules(&mut self, name: &str) -> Result<Vec<(String, &'static Rule)>> {
+    fn rules(&mut self, name: &str) -> Result<Vec<(String, &'static NameRule)>> {
         let names = self.own.of(name).unwrap_or_default();
         if names.is_empty() {
             self.left += 1;
@@ -702,7 +702,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The GGUF names of a changed weight with its A and B. What reorders rows of the weight reorders those of B.
-    fn place(&mut self, name: &str, known: &str, rule: &Rule, a: Rows, b: Rows) -> Result<()> {
+    fn place(&mut self, name: &str, known: &str, rule: &NameRule, a: Rows, b: Rows) -> Result<()> {
         let Some(found) = names::find(self.class, known) else { return Ok(()) };
         let block = found.block.unwrap_or(0);
         let to = names::with_block(rule.to, found.block);
@@ -752,8 +752,8 @@ impl<'a> Plan<'a> {
     }
 
     /// The rules of a group, in the table's order, with the number of members of each.
-    fn tables(&self, group: &str) -> Result<Vec<(usize, &'static Rule, u64)>> {
-        let members = |(i, rule): (usize, &'static Rule)| match rule.how {
+    fn tables(&self, group: &str) -> Result<Vec<(usize, &'static NameRule, u64)>> {
+        let members = |(i, rule): (usize, &'static NameRule)| match rule.how {
             How::Stack { group: g, members } if g == group => Some(members(self.config).map(|n| (i, rule, n))),
             _ => None,
         };
@@ -762,7 +762,7 @@ impl<'a> Plan<'a> {
 
     fn is_complete(&self, group: &'static str, block: u64) -> Result<bool> {
         let seen = self.stacks.get(&(group, block));
-        let full = |(i, _, members): &(usize, &Rule, u64)| {
+        let full = |(i, _, members): &(usize, &NameRule, u64)| {
             seen.and_then(|seen| seen.get(i)).is_some_and(|seen| seen.len() as u64 >= *members)
         };
         Ok(self.tables(group)?.iter().all(full))

@@ -313,7 +313,7 @@ impl General {
             let Some(value) = value else { continue };
             let wrong = |kind: &str| {
                 Error::input(format!("general.sampling.{key} is {value}, not {kind}"))
-                    .help("mend or remove it in generation_config.json, or set it in a file given with --metadata")
+                    .help("fix or remove it in generation_config.json, or set it in a file given with --metadata")
             };
             let whole = |v: f64| (v.fract() == 0.0 && v.abs() < 2_f64.powi(31)).then_some(v as i64);
             let value = match kind {

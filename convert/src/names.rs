@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use gguf::TensorType;
 
-use crate::hf::{Class, Forced, Rule, Types, projectors};
+use crate::hf::{Class, Forced, NameRule, Types, projectors};
 use crate::transform::Elements;
 
 /// A name that a rule matches.
@@ -22,7 +22,7 @@ pub(crate) struct Match<'a> {
 }
 
 /// All rules of a class, in order.
-pub(crate) fn rules(class: &Class) -> impl Iterator<Item = &'static Rule> {
+pub(crate) fn rules(class: &Class) -> impl Iterator<Item = &'static NameRule> {
     class.spelling.iter().flat_map(|table| table.iter())
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn fused(class: &Class, name: &str) -> Option<(Fused, u64)> {
 }
 
 /// The rule whose target, without the block, is this.
-pub(crate) fn target(class: &Class, own: &str) -> Option<(usize, &'static Rule)> {
+pub(crate) fn target(class: &Class, own: &str) -> Option<(usize, &'static NameRule)> {
     rules(class).enumerate().find(|(_, rule)| rule.to.strip_prefix("blk.{}.") == Some(own))
 }
 
@@ -424,7 +424,7 @@ const ADAPTED: &str = ".parametrizations.weight.original";
 /// What checkpoints of the Qwen family call what is not of the layer of prediction itself.
 const AROUND_PREDICTION: &[&str] = &["fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"];
 
-/// Beginnings of names that belong to towers of other senses or to what stands between them and the text model.
+/// Beginnings of names that belong to vision and audio towers or to what stands between them and the text model.
 const OTHER_BEGINNINGS: &[&str] = &[
     "mlp",
     "vit.",
@@ -459,8 +459,8 @@ const OTHER_PARTS: &[&str] = &[
     "model.connector.",
 ];
 
-/// Whether a tensor belongs to another sense than text.
-pub(crate) fn is_other_sense(name: &str) -> bool {
+/// Whether a tensor belongs to vision or audio.
+pub(crate) fn is_vision_or_audio(name: &str) -> bool {
     OTHER_BEGINNINGS.iter().any(|b| name.starts_with(b)) || OTHER_PARTS.iter().any(|p| name.contains(p))
 }
 

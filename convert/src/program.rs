@@ -335,7 +335,7 @@ fn has_towers(args: &Args, folder: &Path) -> Result<bool> {
 struct Conversion {
     checkpoint: Checkpoint,
     target: PathBuf,
-    plan: gguf::Plan,
+    plan: gguf::FileLayout,
     projector: bool,
 }
 
@@ -356,7 +356,7 @@ impl Conversion {
         let checkpoint = Checkpoint::open(folder, &options)?;
         let default = checkpoint.file_name();
         let target = with_type(target(args, &default), checkpoint.type_name());
-        let plan = gguf::Plan::new(checkpoint.metadata(), checkpoint.tensors())?;
+        let plan = gguf::FileLayout::new(checkpoint.metadata(), checkpoint.tensors())?;
         let plan = if args.vocab_only { plan.unpadded() } else { plan };
         if !args.common.quiet {
             // What the other file holds is not left out where that is written as well.
@@ -429,7 +429,7 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         adapter.notes().iter().for_each(|note| cli::say(&format!("note: {note}")));
     }
     let target = target(args, adapter.file_name());
-    let plan = gguf::Plan::new(adapter.metadata(), adapter.tensors())?;
+    let plan = gguf::FileLayout::new(adapter.metadata(), adapter.tensors())?;
     let mut degenerate = Vec::new();
     if !args.dry_run {
         let _place = args.output_folder().map(OutputPlace::make).transpose()?;
@@ -474,7 +474,7 @@ fn task_target(task: &TaskAdapter, target: &Path) -> PathBuf {
 /// The adapter of a task, finished but for its name.
 fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -> Result<(Output, Vec<Degenerate>)> {
     let target = task_target(task, target);
-    let plan = gguf::Plan::new(task.metadata(), task.tensors())?;
+    let plan = gguf::FileLayout::new(task.metadata(), task.tensors())?;
     let mut output = Output::create(&target, args.force, inputs)?;
     let degenerate = write(args, task, &mut output, plan.file_bytes())?;
     if !args.no_verify {

@@ -30,7 +30,7 @@ pub enum Elements {
 }
 
 impl Elements {
-    /// Bytes of this many elements; `None` where they are no whole number of blocks.
+    /// Bytes of this many elements; `None` where they are not a whole number of blocks.
     pub fn bytes(self, elements: u64) -> Option<u64> {
         self.ty().bytes_for(elements)
     }
@@ -218,7 +218,7 @@ impl RowSource for Integers {
     }
 }
 
-/// The tensor as blocks of Q8_0. Rows that are no whole number of blocks stay floats.
+/// The tensor as blocks of Q8_0. Rows that are not a whole number of blocks stay floats.
 pub(crate) fn as_q8_0(of: &Rows) -> Rows {
     let whole = TensorType::Q8_0.bytes_for(row_len(of.shape())).is_some();
     if whole { Arc::new(Quantized { of: Arc::clone(of) }) } else { Arc::clone(of) }

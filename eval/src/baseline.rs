@@ -107,7 +107,7 @@ impl<W: Write> Saver<W> {
         let states = tensors.pop();
         tensors.extend(head.iter().map(renamed).collect::<Result<Vec<_>>>()?);
         tensors.extend(states);
-        let plan = gguf::Plan::new(&metadata, &tensors)?;
+        let plan = gguf::FileLayout::new(&metadata, &tensors)?;
         let mut saver = Saver { writer: gguf::Writer::new(out, plan).map_err(failed)?, bytes: Vec::new() };
         for chunk in &chunks.inputs {
             let tokens: Vec<u8> = chunk.tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
@@ -283,7 +283,7 @@ mod tests {
         let shape = Shape::new(&[4, 3]).unwrap();
         let tensors = [TensorInfo::new("token_embd.weight", shape, TensorType::F32).unwrap()];
         let metadata = Metadata::from_iter([("general.architecture", Value::from("llama"))]);
-        let plan = gguf::Plan::new(&metadata, &tensors).unwrap();
+        let plan = gguf::FileLayout::new(&metadata, &tensors).unwrap();
         let mut writer = gguf::Writer::new(Vec::new(), plan).unwrap();
         writer.write(&[7; 48]).unwrap();
         File::from_bytes(writer.finish().unwrap().into()).unwrap()

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::forward::{Forward, Input, Progress, Stream};
 use crate::layers::numeric;
-use crate::perplexity::Plan;
+use crate::perplexity::Schedule;
 
 /// How questions are written and scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub fn read(bytes: &[u8], format: Format) -> Result<Vec<Written>> {
         let lines: Vec<&str> = text.lines().collect();
         if !lines.len().is_multiple_of(6) {
             return Err(Error::input(format!(
-                "has {} lines, which are no whole number of questions of 6",
+                "has {} lines, which are not a whole number of questions of 6",
                 lines.len()
             )));
         }
@@ -282,7 +282,7 @@ pub type Answers = Vec<usize>;
 pub fn answer(
     streams: &[Stream<'_>],
     questions: &[Question],
-    plan: Plan,
+    plan: Schedule,
     progress: Option<Progress<'_>>,
 ) -> Result<Vec<Answers>> {
     let mut answers = vec![Vec::with_capacity(questions.len()); streams.len()];

@@ -12,7 +12,7 @@ use crate::baseline::SavedBase;
 use crate::divergence::{Position, RowSummary};
 use crate::forward::{Forward, Head, Progress, Stream};
 use crate::kld::{self, KldFile};
-use crate::perplexity::{Chunks, Plan};
+use crate::perplexity::{Chunks, Schedule};
 
 /// Where the base's logits come from.
 #[derive(Clone, Copy)]
@@ -67,7 +67,7 @@ pub fn compare(
     baseline: Baseline<'_>,
     models: &[Stream<'_>],
     chunks: &Chunks,
-    plan: Plan,
+    plan: Schedule,
     progress: Option<Progress<'_>>,
     mut keep: impl FnMut(&[f32]) -> Result<()>,
 ) -> Result<Comparison> {

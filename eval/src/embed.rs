@@ -14,7 +14,7 @@ use crate::forward::{Forward, Input, Progress, Stream};
 use crate::layers::{Part, add, ffn, norm, numeric};
 use crate::matmul::{Order, product};
 use crate::model::Model;
-use crate::perplexity::Plan;
+use crate::perplexity::Schedule;
 use crate::weights::{Matrix, Weights};
 
 /// How the states of a text become one.
@@ -293,7 +293,7 @@ pub fn run(
 ) -> Result<Vec<Vec<Vec<f32>>>> {
     let Some(first) = streams.first() else { return Err(Error::usage("there is no model to run")) };
     let longest = inputs.iter().map(|i| i.tokens.len()).max().unwrap_or(1);
-    let plan = Plan::new(first.model, streams.len(), longest, max_memory);
+    let plan = Schedule::new(first.model, streams.len(), longest, max_memory);
     let mut found: Vec<Vec<Vec<f32>>> = vec![Vec::with_capacity(inputs.len()); streams.len()];
     let together = plan.sequences.max(1);
     let passes = inputs.len().div_ceil(together) as u64;

@@ -147,7 +147,7 @@ impl<'a> Encoded<'a> {
                 for (info, how) in tensors.iter().zip(&mut how).filter(|(info, _)| is_linear(info)) {
                     if !info.shape().row_len().is_multiple_of(BLOCK as u64) {
                         return Err(Error::input(format!(
-                            "rows of {} are no whole number of blocks of {BLOCK}, so its blocks cannot be told \
+                            "row length {} is not a multiple of the block size {BLOCK}, so its blocks cannot be told \
                              from a GGUF's rows",
                             info.shape().row_len()
                         ))

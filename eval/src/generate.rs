@@ -1,4 +1,4 @@
-//! Continuing a text, token by token: to see that a model still speaks.
+//! Continuing a text, token by token: a quick check of a model.
 
 use gguf::{Error, Result};
 

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use gguf::arch::{
-    self, Arch, Attention, Compressed, Dim, Dims, Ends, Flow, Gating, HeadFunction, Indexer, Kind, Latent, Layer, Over,
-    Plan, Pool, Residual, Rotary, StackPlan, WindowKind,
+    self, Arch, Attention, Compressed, Dim, Dims, Ends, Flow, Gating, HeadFunction, Indexer, Kind, Latent, Layer,
+    ModelPlan, Over, Pool, Residual, Rotary, StackPlan, WindowKind,
 };
 use gguf::{Error, Metadata, Result, Value};
 
@@ -55,7 +55,7 @@ pub struct Model {
     /// Its hyperparameters.
     pub dims: Dims,
     /// What its layers do.
-    pub plan: Plan,
+    pub plan: ModelPlan,
     /// Its stacks.
     pub shape: Shape,
     /// Length of a hidden state.
@@ -157,7 +157,7 @@ impl Model {
         Model::of(dims, plan, weights)
     }
 
-    fn of(dims: Dims, plan: Plan, weights: &dyn Weights) -> Result<Model> {
+    fn of(dims: Dims, plan: ModelPlan, weights: &dyn Weights) -> Result<Model> {
         for (stack, l, layer) in layers(&plan, &dims) {
             let mut parts = layer.steps.iter().flat_map(|s| &s.branches).map(|b| unsupported(&b.kind));
             if let Some(missing) = parts.find_map(|missing| missing) {
@@ -312,7 +312,7 @@ fn run(stack: &StackPlan, dims: &Dims) -> usize {
 }
 
 /// All layers that are run, with their stack and number.
-fn layers<'a>(plan: &'a Plan, dims: &'a Dims) -> impl Iterator<Item = (&'a StackPlan, usize, &'a Layer)> {
+fn layers<'a>(plan: &'a ModelPlan, dims: &'a Dims) -> impl Iterator<Item = (&'a StackPlan, usize, &'a Layer)> {
     plan.stacks.iter().flat_map(move |stack| {
         stack.layers[..run(stack, dims)].iter().enumerate().map(move |(l, layer)| (stack, l, layer))
     })
@@ -321,7 +321,7 @@ fn layers<'a>(plan: &'a Plan, dims: &'a Dims) -> impl Iterator<Item = (&'a Stack
 /// What a checkpoint's configuration says of its layers and the keys of its architecture cannot: windows, weights of
 /// experts that are taken as they are, rotations of halves in place of pairs, where positions begin, what logits are
 /// multiplied with, what stands before a classifier.
-fn plan_beyond<'a>(plan: &mut Plan, get: &dyn Fn(&str) -> Option<&'a Value>) {
+fn plan_beyond<'a>(plan: &mut ModelPlan, get: &dyn Fn(&str) -> Option<&'a Value>) {
     let window = get("attention.sliding_window").and_then(Value::as_u64);
     let pattern = get("attention.sliding_window_pattern").and_then(Value::as_array);
     let windowed: Option<Vec<bool>> = pattern.map(|p| p.iter().map(|v| v.as_bool().unwrap_or(true)).collect());
@@ -452,7 +452,7 @@ fn divides(kind: &Kind) -> bool {
 }
 
 /// The rotations that the layers have, each once.
-fn ropes(plan: &Plan, dims: &Dims, weights: &dyn Weights) -> Result<Vec<(RopeKey, Rope)>> {
+fn ropes(plan: &ModelPlan, dims: &Dims, weights: &dyn Weights) -> Result<Vec<(RopeKey, Rope)>> {
     let mut ropes: Vec<(RopeKey, Rope)> = Vec::new();
     for (_, _, layer) in layers(plan, dims) {
         for branch in layer.steps.iter().flat_map(|s| &s.branches) {
@@ -496,7 +496,7 @@ fn rotations(kind: &Kind) -> Vec<(RopeKey, usize)> {
 }
 
 /// For each layer without keys and values of its own: the last one before that has some, with the same window.
-fn shared_kv(plan: &Plan, dims: &Dims) -> HashMap<usize, usize> {
+fn shared_kv(plan: &ModelPlan, dims: &Dims) -> HashMap<usize, usize> {
     let mut from = HashMap::new();
     let mut last: HashMap<bool, usize> = HashMap::new();
     for (_, l, layer) in layers(plan, dims) {

@@ -126,7 +126,7 @@ impl Found {
         };
         let tensors = self.numbers.iter().map(info).collect::<Result<Vec<_>>>()?;
         let failed = |e| Error::new(ErrorKind::System, "cannot lay out a part").caused_by(e);
-        let mut writer = gguf::Writer::new(Vec::new(), gguf::Plan::new(&metadata, &tensors)?).map_err(failed)?;
+        let mut writer = gguf::Writer::new(Vec::new(), gguf::FileLayout::new(&metadata, &tensors)?).map_err(failed)?;
         for numbers in self.numbers.values() {
             writer.write(&numbers.bytes()).map_err(failed)?;
         }

@@ -1,4 +1,4 @@
-//! Perplexity: how surprised a model is by a text.
+//! Perplexity: how well a model predicts a text.
 //!
 //! The default protocol is llama-perplexity's: the text's tokens are cut into chunks of the context's length, the first
 //! token of each is replaced by the beginning token where the tokenizer puts one in front of a text, and the second
@@ -108,7 +108,7 @@ impl Chunks {
 }
 
 /// The negative log-likelihood of each row's target: `logits` `[targets, vocabulary]`. Sums run in f64.
-pub fn surprise(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Vec<f64> {
+pub fn token_nll(logits: &[f32], vocabulary: usize, targets: &[u32]) -> Vec<f64> {
     logits
         .par_chunks(vocabulary)
         .zip(targets)
@@ -166,17 +166,17 @@ impl Score {
 
 /// How a run is laid out to stay within a bound of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct Schedule {
     /// Sequences that go through the model together. A model is read once for each such pass.
     pub sequences: usize,
     /// Sizes within a pass.
     pub limits: Limits,
 }
 
-impl Plan {
+impl Schedule {
     /// A layout for sequences of `len` tokens through `streams` precisions within about `memory` bytes, on top of one
     /// layer as it is stored.
-    pub fn new(model: &Model, streams: usize, len: usize, memory: u64) -> Plan {
+    pub fn new(model: &Model, streams: usize, len: usize, memory: u64) -> Schedule {
         let memory = usize::try_from(memory).unwrap_or(usize::MAX);
         let (len, float) = (len.max(1), size_of::<f32>());
         let streams = streams.max(1);
@@ -192,7 +192,7 @@ impl Plan {
         let rest =
             memory.saturating_sub((group_tokens * token).max(if decode_head { head } else { 0 } + logit_rows * row));
         let sequences = (rest / (len * model.width * model.streams() * float * streams)).max(1);
-        Plan { sequences, limits: Limits { group_tokens, logit_rows, decode_head } }
+        Schedule { sequences, limits: Limits { group_tokens, logit_rows, decode_head } }
     }
 }
 
@@ -205,7 +205,7 @@ pub fn perplexity(
     model: &Model,
     weights: &dyn Weights,
     chunks: &Chunks,
-    plan: Plan,
+    plan: Schedule,
     progress: Option<Progress<'_>>,
     mut scored: impl FnMut(&[f64]),
 ) -> Result<()> {
@@ -226,7 +226,7 @@ pub fn perplexity(
             |logits| {
                 let logits =
                     Logits { sequence: first + logits.sequence, positions: logits.positions.clone(), ..*logits };
-                chunk.extend(surprise(&logits.streams[0], logits.vocabulary, chunks.targets(&logits)));
+                chunk.extend(token_nll(&logits.streams[0], logits.vocabulary, chunks.targets(&logits)));
                 if logits.positions.end == chunks.scored.end {
                     scored(&chunk);
                     chunk.clear();
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_uniform_model_has_its_vocabulary_as_perplexity() {
         let mut score = Score::default();
-        surprise(&[0.5; 64], 16, &[0, 3, 7, 15]).into_iter().for_each(|n| score.add(n));
+        token_nll(&[0.5; 64], 16, &[0, 3, 7, 15]).into_iter().for_each(|n| score.add(n));
         assert!((score.ppl() - 16.0).abs() < 1e-9);
         assert!(score.nll_error().unwrap() < 1e-9);
     }

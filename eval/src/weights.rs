@@ -181,15 +181,15 @@ impl<W: Weights> Weights for Deployed<W> {
 
 /// The weights as a source stores them.
 #[derive(Clone, Copy)]
-pub struct Stored<'a>(pub &'a dyn Source);
+pub struct SourceWeights<'a>(pub &'a dyn Source);
 
-impl fmt::Debug for Stored<'_> {
+impl fmt::Debug for SourceWeights<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Stored({} tensors)", self.0.tensors().len())
+        write!(f, "SourceWeights({} tensors)", self.0.tensors().len())
     }
 }
 
-impl Weights for Stored<'_> {
+impl Weights for SourceWeights<'_> {
     fn tensors(&self) -> &[TensorInfo] {
         self.0.tensors()
     }

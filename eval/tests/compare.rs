@@ -5,8 +5,8 @@ use eval::divergence::Divergence;
 use eval::encoded::Encoded;
 use eval::forward::Stream;
 use eval::model::Model;
-use eval::perplexity::{Chunks, Plan, Protocol};
-use eval::weights::{Deployed, Stored, Weights};
+use eval::perplexity::{Chunks, Protocol, Schedule};
+use eval::weights::{Deployed, SourceWeights, Weights};
 use gguf::Source;
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
@@ -22,7 +22,7 @@ struct Fixture {
 
 fn fixture() -> Fixture {
     let source = convert::open(&fixtures::path("models/tiny-llama"), &convert::Options::default()).unwrap();
-    let model = Model::new(source.metadata(), &Stored(&source)).unwrap();
+    let model = Model::new(source.metadata(), &SourceWeights(&source)).unwrap();
     let tokenizer = convert::tokenizer::Tokenizer::from_metadata(source.metadata()).unwrap();
     let text = String::from_utf8(fixtures::bytes("models/tiny-llama/sample.txt")).unwrap();
     let tokens = tokenizer.encode(&text, true, false).unwrap();
@@ -58,8 +58,8 @@ fn measure(f: &Fixture, rows: &[&str], deployed: bool) -> Vec<Divergence> {
         })
         .collect();
     let streams: Vec<Stream<'_>> = weights.iter().map(|w| Stream { model: &f.model, weights: w }).collect();
-    let base = Stored(&f.source);
-    let plan = Plan::new(&f.model, streams.len() + 1, 512, 1 << 30);
+    let base = SourceWeights(&f.source);
+    let plan = Schedule::new(&f.model, streams.len() + 1, 512, 1 << 30);
     let found =
         compare(Baseline::Run(Stream { model: &f.model, weights: &base }), &streams, &f.chunks, plan, None, |_| Ok(()))
             .unwrap();

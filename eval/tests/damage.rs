@@ -4,7 +4,7 @@
 use eval::forward::Forward;
 use eval::model::Model;
 use eval::perplexity::{Chunks, Protocol};
-use eval::weights::Stored;
+use eval::weights::SourceWeights;
 use gguf::{Metadata, Shape, Source, TensorInfo, TensorType, Value};
 
 /// A tensor with its bytes.
@@ -68,7 +68,7 @@ fn logits(metadata: &Metadata, tensors: &[Tensor]) -> gguf::Result<Vec<f32>> {
     let infos: Vec<TensorInfo> = tensors.iter().map(|t| t.0.clone()).collect();
     let bytes = gguf::write::to_bytes(metadata, &infos, |i| Ok(tensors[i].1.clone()))?;
     let file = gguf::File::from_bytes(bytes.into())?;
-    let weights = Stored(&file);
+    let weights = SourceWeights(&file);
     let model = Model::new(file.metadata(), &weights)?;
     let chunks = Chunks::new(&[1, 5, 9, 33, 2, 7, 11, 3], None, 8, None, Protocol::Plain)?;
     let mut found = Vec::new();

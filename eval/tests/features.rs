@@ -5,7 +5,7 @@ use std::path::Path;
 
 use convert::{Options, OutType};
 use eval::towers::{Features, KINDS, Pixels, Sense, Tower};
-use eval::weights::Stored;
+use eval::weights::SourceWeights;
 use gguf::Source;
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ fn pixels(name: &str, expected: &Value) -> Pixels {
 }
 
 fn features(source: &dyn Source, pixels: &Pixels) -> gguf::Result<Features> {
-    let weights = Stored(source);
+    let weights = SourceWeights(source);
     let tower = Tower::new(source.metadata(), &weights, None)?;
     tower.features(pixels)
 }
@@ -114,7 +114,7 @@ fn what_does_not_fit_is_named() {
         let pixels = Pixels::new(vec![0.5; shape.iter().product()], shape, None).unwrap();
         features(&source, &pixels).unwrap_err().to_string()
     };
-    assert!(said(&[3, 30, 32]).contains("an image of 30 × 32 pixels is no whole number of patches of 8 × 8"));
+    assert!(said(&[3, 30, 32]).contains("an image of 30 × 32 pixels is not a whole number of patches of 8 × 8"));
     assert!(said(&[1, 32, 32]).contains("two dimensions") || said(&[1, 32, 32]).contains("patches of 32 values"));
     assert!(said(&[3, 48, 48]).contains("positions for 4 × 4 patches, the image has 6 × 6"));
     assert!(said(&[4, 100]).contains("patches of 100 values"));
@@ -125,7 +125,7 @@ fn what_does_not_fit_is_named() {
     };
     assert!(spectrogram(12, 100).unwrap_err().contains("a spectrogram of 12 bins is not one of 16"));
     assert!(spectrogram(16, 400).unwrap_err().contains("400 frames are more than the 104"));
-    let weights = Stored(&audio);
+    let weights = SourceWeights(&audio);
     let none = Tower::new(audio.metadata(), &weights, Some(Sense::Vision)).unwrap_err().to_string();
     assert!(none.contains("no vision tower"), "{none}");
 }

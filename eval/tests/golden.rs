@@ -5,8 +5,8 @@ use eval::divergence::RowSummary;
 use eval::embed::{self, Head};
 use eval::forward::{Forward, Input, Stream};
 use eval::model::{Model, Shape};
-use eval::perplexity::{Chunks, Plan, Protocol, Score, perplexity};
-use eval::weights::Stored;
+use eval::perplexity::{Chunks, Protocol, Schedule, Score, perplexity};
+use eval::weights::SourceWeights;
 use gguf::Source;
 
 /// The reference had its rotations' frequencies rounded to bf16 with the weights (`model.to(bfloat16)`, then f32 again).
@@ -34,7 +34,7 @@ fn tokens(expected: &serde_json::Value) -> Vec<u32> {
 /// Logits (hidden states of an encoder) for the golden's tokens.
 fn compute(model: &Model, source: &dyn Source, expected: &serde_json::Value) -> Vec<f32> {
     let tokens = tokens(expected);
-    let weights = Stored(source);
+    let weights = SourceWeights(source);
     let forward = Forward::new(model, &weights);
     let rows = expected["expected_shape"][0].as_u64().unwrap() as usize;
     let input = match model.shape {
@@ -72,7 +72,7 @@ fn every_architecture_gives_the_reference_s_values() {
         let pre = expected["pre"].as_str().filter(|p| !p.is_empty()).map(str::to_owned);
         let source = convert::open(&hf, &convert::Options { pre, ..convert::Options::default() })
             .unwrap_or_else(|e| panic!("{name}: {e}"));
-        let model = Model::new(source.metadata(), &Stored(&source)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let model = Model::new(source.metadata(), &SourceWeights(&source)).unwrap_or_else(|e| panic!("{name}: {e}"));
         let exact = furthest(&compute(&model, &source, &expected), &want);
         let allowed = ROUNDING_SHOWS.iter().find(|r| r.0 == name).map_or(EXACT, |r| r.1);
         assert!(exact <= allowed, "{name}: {exact:e}");
@@ -110,7 +110,7 @@ fn every_encoder_gives_the_reference_s_states() {
     let mut seen = 0;
     for (name, expected, source) in encoders() {
         let want = floats(&format!("golden/encoders/{name}/expected.f32"));
-        let model = Model::new(source.metadata(), &Stored(&source)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let model = Model::new(source.metadata(), &SourceWeights(&source)).unwrap_or_else(|e| panic!("{name}: {e}"));
         let states = expected["expected"] == "hidden states";
         let far = relative(&model, &want, |model| {
             if !states {
@@ -122,7 +122,7 @@ fn every_encoder_gives_the_reference_s_states() {
                 Shape::EncoderDecoder => Input { tokens: tokens[..rows].to_vec(), encoder: tokens, second: 0 },
                 _ => tokens.into(),
             };
-            Forward::new(model, &Stored(&source)).hidden(&[input]).unwrap().remove(0)
+            Forward::new(model, &SourceWeights(&source)).hidden(&[input]).unwrap().remove(0)
         });
         // The reference had the factor of the embeddings rounded too: 6.9375 for the root of 48.
         let allowed = if name == "embeddinggemma-Tiny-dense" { 4e-3 } else { ROUNDED };
@@ -136,8 +136,8 @@ fn every_encoder_gives_the_reference_s_states() {
 fn every_embedder_and_classifier_gives_the_reference_s_vectors_and_scores() {
     let (mut vectors, mut scored) = (0, 0);
     for (name, expected, source) in encoders() {
-        let model = Model::new(source.metadata(), &Stored(&source)).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let (weights, behind) = (Stored(&source), source.behind().unwrap());
+        let model = Model::new(source.metadata(), &SourceWeights(&source)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (weights, behind) = (SourceWeights(&source), source.behind().unwrap());
         let inputs = [Input::from(tokens(&expected))];
         let run = |model: &Model, scores: bool| {
             let head = match scores {
@@ -172,7 +172,7 @@ fn every_embedder_and_classifier_gives_the_reference_s_vectors_and_scores() {
 #[test]
 fn a_reranker_scores_by_the_shares_of_its_answers() {
     let (_, expected, source) = encoders().find(|(name, ..)| name == "Qwen3-Reranker-Tiny").unwrap();
-    let weights = Stored(&source);
+    let weights = SourceWeights(&source);
     let model = Model::new(source.metadata(), &weights).unwrap();
     let tokenizer = convert::tokenizer::Tokenizer::from_metadata(source.metadata()).unwrap();
     let logits = compute(&model, &source, &expected);
@@ -195,13 +195,13 @@ fn sample(source: &dyn Source) -> Chunks {
 #[test]
 fn perplexity_is_the_reference_s_and_no_plan_changes_it() {
     let source = open("models/tiny-llama");
-    let weights = Stored(&source);
+    let weights = SourceWeights(&source);
     let model = Model::new(source.metadata(), &weights).unwrap();
     let mut chunks = sample(&source);
     assert_eq!(chunks.scored, 256..511);
     let golden = &fixtures::json("golden/tiny-llama/expected.json")["perplexity"]["base"];
     let mut each = Vec::new();
-    let plan = Plan::new(&model, 1, 512, 1 << 30);
+    let plan = Schedule::new(&model, 1, 512, 1 << 30);
     perplexity(&model, &weights, &chunks, plan, None, |chunk| each.push(chunk.to_vec())).unwrap();
     let score = Score::of(&each.concat());
     let ppl = golden["ppl"].as_f64().unwrap();
@@ -212,7 +212,7 @@ fn perplexity_is_the_reference_s_and_no_plan_changes_it() {
     assert_eq!((score.count, each.len()), (40 * 255, 40));
 
     chunks.inputs.truncate(5);
-    let tight = Plan::new(&model, 1, 512, 1 << 20);
+    let tight = Schedule::new(&model, 1, 512, 1 << 20);
     assert!(tight.sequences < 5, "{tight:?}");
     let mut again = Vec::new();
     perplexity(&model, &weights, &chunks, tight, None, |chunk| again.push(chunk.to_vec())).unwrap();
@@ -222,7 +222,7 @@ fn perplexity_is_the_reference_s_and_no_plan_changes_it() {
 #[test]
 fn log_probabilities_are_the_reference_s() {
     let source = open("models/tiny-llama");
-    let weights = Stored(&source);
+    let weights = SourceWeights(&source);
     let model = Model::new(source.metadata(), &weights).unwrap();
     let chunks = sample(&source);
     let want = floats("golden/tiny-llama/logprobs.f32");
@@ -250,7 +250,7 @@ fn log_probabilities_are_the_reference_s() {
 #[test]
 fn streams_in_lockstep_are_those_of_single_runs() {
     let source = open("golden/arch/Tiny-Llama-MQA-256/hf/Tiny-Llama-MQA-256");
-    let weights = Stored(&source);
+    let weights = SourceWeights(&source);
     let model = Model::new(source.metadata(), &weights).unwrap();
     let inputs: Vec<Input> = [vec![1, 5, 9, 200], vec![7; 70], vec![3]].map(Input::from).into();
     let run = |forward: Forward<'_>| {

@@ -6,7 +6,7 @@ use assert_cmd::Command;
 use eval::forward::Forward;
 use eval::model::Model;
 use eval::perplexity::{Chunks, Protocol};
-use eval::weights::Stored;
+use eval::weights::SourceWeights;
 use gguf::Source;
 use serde_json::Value;
 
@@ -63,7 +63,7 @@ impl Place {
 
     fn kld(&self) -> Vec<u8> {
         let source = convert::open(&self.folder.path().join("model.gguf"), &convert::Options::default()).unwrap();
-        let weights = Stored(&source);
+        let weights = SourceWeights(&source);
         let model = Model::new(source.metadata(), &weights).unwrap();
         let tokenizer = convert::tokenizer::Tokenizer::from_metadata(source.metadata()).unwrap();
         let text = std::fs::read_to_string(&self.sample).unwrap();

@@ -4,12 +4,12 @@ use convert::packed::Float;
 use convert::packed::bnb::Code;
 use eval::forward::Forward;
 use eval::model::Model;
-use eval::weights::{Deployed, Stored, Weights};
+use eval::weights::{Deployed, SourceWeights, Weights};
 use gguf::{Runtime, Source, TensorType};
 use quantize::bnb::{Form, Options, Storage, write};
 
 fn logits(source: &dyn Source, tokens: &[u32]) -> Vec<f32> {
-    multiplied(source, Stored(source), tokens)
+    multiplied(source, SourceWeights(source), tokens)
 }
 
 fn multiplied(source: &dyn Source, weights: impl Weights, tokens: &[u32]) -> Vec<f32> {
@@ -59,7 +59,7 @@ fn the_library_s_logits_are_ours_within_bf16_rounding() {
         // Rounded as there we are as near, not nearer: a difference in the last bit of bf16 moves an activation to the next
         // of its 255 levels, so that two runs with the same rules part within a layer or two.
         let unrounded = convert::open(&out, &convert::Options { exact: true, ..convert::Options::default() }).unwrap();
-        let deployed = distance(&multiplied(&unrounded, Deployed::new(Stored(&unrounded)), &tokens), &theirs);
+        let deployed = distance(&multiplied(&unrounded, Deployed::new(SourceWeights(&unrounded)), &tokens), &theirs);
         assert!(deployed < 0.02 && deployed != exact, "{name}: {deployed} as deployed, {exact} exactly");
 
         // The GGUF made of the folder is the folder.

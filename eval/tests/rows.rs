@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use eval::forward::{Forward, Input};
 use eval::model::{Model, Shape};
-use eval::weights::Stored;
+use eval::weights::SourceWeights;
 use gguf::arch::{self, Arch, Need, Slot};
 use gguf::check::{self, Severity};
 use gguf::{File, Metadata, Source, TensorInfo, TensorType};
@@ -67,7 +67,7 @@ fn model(row: &'static Arch, metadata: &Metadata, optional: bool) -> Vec<u8> {
 
 /// Logits, or an encoder's hidden states.
 fn compute(file: &File) -> gguf::Result<Vec<f32>> {
-    let weights = Stored(file);
+    let weights = SourceWeights(file);
     let model = Model::new(file.metadata(), &weights)?;
     let forward = Forward::new(&model, &weights);
     let tokens: Vec<u32> = (0..TOKENS).map(|i| i * 7 % 96).collect();

@@ -24,7 +24,7 @@ pub use crate::journal::{MARK, is_interrupted};
 use crate::read::File;
 use crate::source::Source;
 use crate::value::{Array, Metadata, Value};
-use crate::write::{MAX_ALIGNMENT, Plan};
+use crate::write::{FileLayout, MAX_ALIGNMENT};
 
 /// The key whose value, an array of zero bytes, is room for later edits. Readers that do not know it pass over it.
 pub const RESERVED: &str = "gguf.reserved";
@@ -100,7 +100,7 @@ pub struct InPlace {
 /// Keys that the format forbids, or a file whose layout is not that of the keys.
 pub fn fit(file: &File, metadata: &Metadata) -> Result<Option<InPlace>> {
     let room = file.data_start();
-    let plan = |m: &Metadata| Plan::with_layout(m, file.tensors(), file.endian());
+    let plan = |m: &Metadata| FileLayout::with_layout(m, file.tensors(), file.endian());
     // Another alignment moves the tensors; a header of a large one is nothing to hold in memory.
     if crate::read::alignment(metadata)? != file.alignment() || file.alignment() > MAX_ALIGNMENT {
         return Ok(None);

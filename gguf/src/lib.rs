@@ -105,4 +105,4 @@ pub use split::open;
 pub use types::TensorType;
 pub use value::{Array, Endian, Metadata, Text, Value, ValueType};
 #[cfg(feature = "write")]
-pub use write::{Plan, Writer};
+pub use write::{FileLayout, Writer};

@@ -181,7 +181,7 @@ impl Cache {
         Some(self.context).filter(|n| *n > 0)
     }
 
-    /// Bytes for this many tokens with keys and values of this type; `None` where a row is no whole number of its blocks.
+    /// Bytes for this many tokens with keys and values of this type; `None` where a row is not a whole number of its blocks.
     pub fn bytes(&self, context: u64, ty: TensorType) -> Option<u64> {
         let mut sum = self.state.saturating_mul(4);
         for row in &self.rows {

@@ -91,7 +91,7 @@ impl TensorInfo {
     /// A tensor of this name, shape and type.
     ///
     /// # Errors
-    /// A row that is no whole number of blocks, or a size that overflows.
+    /// A row that is not a whole number of blocks, or a size that overflows.
     pub fn new(name: impl Into<String>, shape: Shape, ty: TensorType) -> Result<TensorInfo> {
         let name = name.into();
         let bytes = ty.bytes_for(shape.row_len()).and_then(|row| row.checked_mul(shape.rows()));
@@ -99,7 +99,7 @@ impl TensorInfo {
             Some(bytes) if i64::try_from(bytes).is_ok() => Ok(TensorInfo { name, shape, ty, bytes }),
             Some(_) => Err(Error::input(format!("the size of {shape} {ty} overflows")).in_tensor(name)),
             None => Err(Error::input(format!(
-                "a row of {} elements is no whole number of {ty} blocks of {}",
+                "row length {} is not a multiple of the {ty} block size {}",
                 shape.row_len(),
                 ty.block_len()
             ))

@@ -174,7 +174,7 @@ impl TensorType {
         8.0 * self.block_bytes() as f64 / self.block_len() as f64
     }
 
-    /// Bytes of `elements` elements; `None` where they are no whole number of blocks or the product overflows.
+    /// Bytes of `elements` elements; `None` where they are not a whole number of blocks or the product overflows.
     pub fn bytes_for(self, elements: u64) -> Option<u64> {
         if !elements.is_multiple_of(self.block_len()) {
             return None;

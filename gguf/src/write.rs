@@ -38,11 +38,11 @@ impl From<Endian> for Layout {
 /// A file of which everything but the data is known.
 ///
 /// ```
-/// use gguf::{Metadata, Plan, Shape, TensorInfo, TensorType, Writer};
+/// use gguf::{Metadata, FileLayout, Shape, TensorInfo, TensorType, Writer};
 ///
 /// let metadata = Metadata::from_iter([("general.architecture", "llama")]);
 /// let tensors = [TensorInfo::new("a", Shape::new(&[4, 2])?, TensorType::F32)?];
-/// let plan = Plan::new(&metadata, &tensors)?;
+/// let plan = FileLayout::new(&metadata, &tensors)?;
 /// let total = plan.file_bytes();
 /// // Any `Write` will do; the bytes of each tensor follow in order, in pieces of any size.
 /// let mut writer = Writer::new(Vec::new(), plan)?;
@@ -54,7 +54,7 @@ impl From<Endian> for Layout {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct FileLayout {
     /// Without the padding behind it.
     header: Vec<u8>,
     padding: u64,
@@ -86,21 +86,21 @@ impl Encoder {
     }
 }
 
-impl Plan {
+impl FileLayout {
     /// Lays out a file. The alignment is `general.alignment` of the metadata, else 32.
     ///
     /// # Errors
     /// Keys or names that the format forbids, names used twice, sizes that overflow.
-    pub fn new(metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Plan> {
-        Plan::with_layout(metadata, tensors, Layout::default())
+    pub fn new(metadata: &Metadata, tensors: &[TensorInfo]) -> Result<FileLayout> {
+        FileLayout::with_layout(metadata, tensors, Layout::default())
     }
 
     /// Lays out a file in this byte order, or with this alignment. Data is given to the [`Writer`] in little-endian order
     /// all the same.
     ///
     /// # Errors
-    /// Those of [`Plan::new`], and types for which big-endian data is not specified.
-    pub fn with_layout(metadata: &Metadata, tensors: &[TensorInfo], layout: impl Into<Layout>) -> Result<Plan> {
+    /// Those of [`FileLayout::new`], and types for which big-endian data is not specified.
+    pub fn with_layout(metadata: &Metadata, tensors: &[TensorInfo], layout: impl Into<Layout>) -> Result<FileLayout> {
         let Layout { endian, max_alignment } = layout.into();
         let alignment = alignment(metadata)?;
         if alignment > max_alignment {
@@ -159,12 +159,12 @@ impl Plan {
         let header_bytes = (header.len() as u64).next_multiple_of(alignment);
         let padding = header_bytes - header.len() as u64;
         let total = offset.checked_add(header_bytes).ok_or_else(|| Error::usage("the file's size overflows"))?;
-        Ok(Plan { header, padding, tensors: tensors.to_vec(), offsets, alignment, total, endian })
+        Ok(FileLayout { header, padding, tensors: tensors.to_vec(), offsets, alignment, total, endian })
     }
 
     /// The plan of a file that ends with its header, where it has no tensors: llama.cpp's converter pads none such.
     #[must_use]
-    pub fn unpadded(mut self) -> Plan {
+    pub fn unpadded(mut self) -> FileLayout {
         if self.tensors.is_empty() {
             self.padding = 0;
             self.total = self.header_len();
@@ -206,11 +206,11 @@ impl Plan {
     }
 }
 
-/// Streams the data of a [`Plan`]: the bytes of each tensor in order, in pieces of any size.
+/// Streams the data of a [`FileLayout`]: the bytes of each tensor in order, in pieces of any size.
 #[derive(Debug)]
 pub struct Writer<W: Write> {
     out: W,
-    plan: Plan,
+    plan: FileLayout,
     tensor: usize,
     written: u64,
     /// The beginning of a block whose rest has not come yet; only big-endian data waits for whole blocks.
@@ -222,7 +222,7 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// What writing meets.
-    pub fn new(mut out: W, plan: Plan) -> io::Result<Writer<W>> {
+    pub fn new(mut out: W, plan: FileLayout) -> io::Result<Writer<W>> {
         out.write_all(&plan.header)?;
         pad(&mut out, plan.padding)?;
         let mut writer = Writer { out, plan, tensor: 0, written: 0, partial: Vec::new() };
@@ -316,7 +316,7 @@ pub fn copy_part<W: Write>(
         .tensors()
         .get(part.clone())
         .ok_or_else(|| Error::usage(format!("there are {} tensors, not {part:?}", source.tensors().len())))?;
-    let plan = Plan::with_layout(metadata, infos, layout)?;
+    let plan = FileLayout::with_layout(metadata, infos, layout)?;
     let mut writer = Writer::new(out, plan).map_err(failed)?;
     for i in part {
         for_each_piece(source, i, |bytes| {
@@ -359,14 +359,14 @@ pub fn for_each_piece(source: &dyn Source, tensor: usize, mut work: impl FnMut(&
 /// A whole small file in memory: `data` gives each tensor's bytes by its position.
 ///
 /// # Errors
-/// Those of [`Plan::new`] and of `data`, and data of the wrong length.
+/// Those of [`FileLayout::new`] and of `data`, and data of the wrong length.
 pub fn to_bytes(
     metadata: &Metadata,
     tensors: &[TensorInfo],
     mut data: impl FnMut(usize) -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
     let failed = |e: io::Error| Error::usage("the data does not fit the plan").caused_by(e);
-    let mut writer = Writer::new(Vec::new(), Plan::new(metadata, tensors)?).map_err(failed)?;
+    let mut writer = Writer::new(Vec::new(), FileLayout::new(metadata, tensors)?).map_err(failed)?;
     for i in 0..tensors.len() {
         writer.write(&data(i)?).map_err(failed)?;
     }

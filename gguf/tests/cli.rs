@@ -80,7 +80,7 @@ fn check_reports_rules_places_and_sarif() {
     let rules = json(&gguf(["check", "--list-rules", "--json"]).code(0));
     assert_eq!(rules["rules"].as_array().map(Vec::len), Some(check::rules().count()));
     for rule in check::rules() {
-        assert!(stdout(&gguf(["explain", rule.name]).code(0)).contains(rule.mend));
+        assert!(stdout(&gguf(["explain", rule.name]).code(0)).contains(rule.fix));
     }
 }
 

@@ -123,7 +123,7 @@ proptest! {
     fn a_writer_takes_pieces_of_any_size(tensors in tensors(), sizes in proptest::collection::vec(1_usize..50, 1..9), big: bool) {
         let infos: Vec<TensorInfo> = tensors.iter().map(|t| t.0.clone()).collect();
         let endian = if big { Endian::Big } else { Endian::Little };
-        let Ok(plan) = gguf::Plan::with_layout(&Metadata::new(), &infos, endian) else { return Ok(()) };
+        let Ok(plan) = gguf::FileLayout::with_layout(&Metadata::new(), &infos, endian) else { return Ok(()) };
         let whole = {
             let mut writer = gguf::Writer::new(Vec::new(), plan.clone()).expect("a vector takes all");
             for (info, seed) in &tensors {

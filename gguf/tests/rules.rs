@@ -494,9 +494,9 @@ fn a_licence_is_judged_by_its_name_and_no_other_is_advised() {
     ] {
         let found = findings(license);
         assert_eq!(found.len(), 1, "{license}");
-        let mend = &found[0].mend;
-        assert!(mend.contains(reference) && !mend.contains("MIT") && !mend.contains('\u{1b}'), "{mend}");
-        assert!(!found[0].rule.mend.contains("MIT"));
+        let fix = &found[0].fix;
+        assert!(fix.contains(reference) && !fix.contains("MIT") && !fix.contains('\u{1b}'), "{fix}");
+        assert!(!found[0].rule.fix.contains("MIT"));
     }
 }
 
@@ -527,7 +527,7 @@ fn the_type_that_a_key_is_set_to_is_the_one_that_the_check_wants() {
             report.findings.iter().map(|f| f.rule.name).filter(|r| r.ends_with("-type")).collect::<Vec<_>>()
         };
         assert_eq!(typed(&model).len(), 1, "{key}");
-        let mended = gguf::edit::value_for(key, Some(value), text).expect(key);
-        assert_eq!(typed(&model.set(key, mended.clone())), Vec::<&str>::new(), "{key}: {mended:?}");
+        let fixed = gguf::edit::value_for(key, Some(value), text).expect(key);
+        assert_eq!(typed(&model.set(key, fixed.clone())), Vec::<&str>::new(), "{key}: {fixed:?}");
     }
 }

@@ -47,8 +47,8 @@ fn a_verdict_stays_when_nobody_reads_it() {
 #[test]
 fn an_alignment_beyond_reason_is_not_written() {
     let metadata = gguf::Metadata::from_iter([("general.alignment", gguf::Value::from(1_u32 << 31))]);
-    let error = gguf::Plan::new(&metadata, &[]).unwrap_err();
+    let error = gguf::FileLayout::new(&metadata, &[]).unwrap_err();
     assert!(error.message().contains("general.alignment is 2147483648"), "{error}");
     let metadata = gguf::Metadata::from_iter([("general.alignment", gguf::Value::from(1_u32 << 16))]);
-    assert!(gguf::Plan::new(&metadata, &[]).is_ok());
+    assert!(gguf::FileLayout::new(&metadata, &[]).is_ok());
 }

@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use gguf::TensorType;
-use quantize::{Codec, FORMATS, Format, Importance, SimdPath};
+use quantize::{Codec, FORMATS, Format, ImportanceUse, SimdPath};
 
 const COLS: usize = 2048;
 
@@ -58,10 +58,10 @@ fn main() -> ExitCode {
         if !types.is_empty() && !types.contains(&format.ty()) {
             continue;
         }
-        if format.importance() != Importance::Required {
+        if format.importance() != ImportanceUse::Required {
             encode(format, &paths, &weights, None);
         }
-        if format.importance() != Importance::Ignored {
+        if format.importance() != ImportanceUse::Ignored {
             encode(format, &paths, &weights, Some(&importance));
         }
         decode(format, &paths, &weights, &importance);

@@ -7,7 +7,7 @@ use crate::lanes::{Floats, Ints, Masks, Path as SimdPath, Task};
 
 /// Whether a format makes use of an importance for each column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Importance {
+pub enum ImportanceUse {
     /// The bytes are the same with and without.
     Ignored,
     /// Better with, possible without.
@@ -24,7 +24,7 @@ pub trait Codec: Sync {
     fn ty(&self) -> TensorType;
 
     /// What an importance does to this format.
-    fn importance(&self) -> Importance;
+    fn importance(&self) -> ImportanceUse;
 
     /// Decodes whole blocks: `bytes` holds n blocks, `out` has room for their n × block length values.
     fn decode(&self, bytes: &[u8], out: &mut [f32]);
@@ -65,11 +65,11 @@ pub fn encode_rows(
 ) -> Result<()> {
     let codec = known(ty)?;
     if row_len == 0 || !rows.len().is_multiple_of(row_len) {
-        return Err(Error::usage(format!("{} values are no whole number of rows of {row_len}", rows.len())));
+        return Err(Error::usage(format!("{} values are not a whole number of rows of {row_len}", rows.len())));
     }
     if !(row_len as u64).is_multiple_of(ty.block_len()) {
         return Err(Error::usage(format!(
-            "a row of {row_len} is no whole number of {ty} blocks of {}",
+            "row length {row_len} is not a multiple of the {ty} block size {}",
             ty.block_len()
         )));
     }
@@ -88,7 +88,7 @@ pub fn encode_rows(
                 return Err(Error::input(format!("the importance of column {at} is {}", importance[at])));
             }
         }
-        None if codec.importance() == Importance::Required => {
+        None if codec.importance() == ImportanceUse::Required => {
             return Err(Error::input(format!("{ty} needs an importance for each column"))
                 .help("measure one (an imatrix file) and pass it, or choose a type of more bits"));
         }
@@ -134,6 +134,8 @@ fn expect_bytes(ty: TensorType, values: usize, bytes: usize) -> Result<()> {
     match ty.bytes_for(values as u64) {
         Some(expected) if expected == bytes as u64 => Ok(()),
         Some(expected) => Err(Error::input(format!("{values} values of {ty} take {expected} bytes, not {bytes}"))),
-        None => Err(Error::input(format!("{values} values are no whole number of {ty} blocks of {}", ty.block_len()))),
+        None => {
+            Err(Error::input(format!("{values} values are not a whole number of {ty} blocks of {}", ty.block_len())))
+        }
     }
 }

@@ -26,6 +26,6 @@ pub mod recipe;
 pub mod search;
 
 pub use block::{FORMATS, Format, LEVELS, Levels, Rounded, format, levels};
-pub use codec::{Codec, Importance, codec, decode_rows, encode_rows, first_not_finite};
+pub use codec::{Codec, ImportanceUse, codec, decode_rows, encode_rows, first_not_finite};
 pub use gguf::{Error, ErrorKind, Result};
 pub use lanes::Path as SimdPath;

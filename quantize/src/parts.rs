@@ -226,7 +226,7 @@ pub fn assign(plan: &mut Plan, parts: usize) -> Result<()> {
 /// What reading meets.
 pub fn source_digest(source: &dyn Source) -> Result<String> {
     let mut hash = Sha256::new();
-    hash.update(header(gguf::Plan::new(source.metadata(), source.tensors())?)?);
+    hash.update(header(gguf::FileLayout::new(source.metadata(), source.tensors())?)?);
     for (i, tensor) in source.tensors().iter().enumerate() {
         if tensor.rows() > 0 && tensor.shape().row_len() > 0 {
             hash.update(source.rows(i, 0..1)?);
@@ -254,7 +254,7 @@ pub fn plan_digest(plan: &Plan) -> Result<String> {
 }
 
 /// What a file begins with.
-fn header(layout: gguf::Plan) -> Result<Vec<u8>> {
+fn header(layout: gguf::FileLayout) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     Writer::new(&mut bytes, layout).map_err(|e| Error::new(ErrorKind::System, "cannot lay out a file").caused_by(e))?;
     Ok(bytes)
@@ -265,7 +265,7 @@ impl Plan {
     ///
     /// # Errors
     /// Those of [`Plan::layouts`].
-    pub fn part(&self, part: Part) -> Result<(Plan, gguf::Plan)> {
+    pub fn part(&self, part: Part) -> Result<(Plan, gguf::FileLayout)> {
         let layout = self.layouts()?.into_iter().nth(part.no - 1);
         let layout = layout.ok_or_else(|| Error::usage(format!("the plan has no {part}")))?;
         let mut own = self.clone();

@@ -63,7 +63,7 @@ pub struct Job<W: Write> {
     pub plan: Plan,
     /// The layout of each file and where it goes. Their tensors in a row are those of the plan. A file is written to for
     /// the first time when the one before is complete, and flushed when it is complete itself.
-    pub files: Vec<(gguf::Plan, W)>,
+    pub files: Vec<(gguf::FileLayout, W)>,
 }
 
 /// What a run met.
@@ -586,7 +586,7 @@ impl Drop for Promise<'_> {
 
 /// The files of one output, one after the other.
 struct Sink<W: Write> {
-    waiting: std::vec::IntoIter<(gguf::Plan, W)>,
+    waiting: std::vec::IntoIter<(gguf::FileLayout, W)>,
     current: Option<Writer<W>>,
     left: u64,
     finished: Vec<W>,
@@ -599,7 +599,7 @@ fn cannot_write(e: io::Error) -> Error {
 }
 
 impl<W: Write> Sink<W> {
-    fn new(files: Vec<(gguf::Plan, W)>) -> Result<Sink<W>> {
+    fn new(files: Vec<(gguf::FileLayout, W)>) -> Result<Sink<W>> {
         let mut sink = Sink { waiting: files.into_iter(), current: None, left: 0, finished: Vec::new() };
         sink.advance()?;
         Ok(sink)

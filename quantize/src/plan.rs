@@ -13,7 +13,7 @@ use gguf::{Array, Error, Metadata, Result, Shape, TensorInfo, TensorType, Text, 
 use serde::Deserialize;
 
 use crate::imatrix::Imatrix;
-use crate::recipe::{Choice, FileType, Model, Recipe, Wishes, dimensions, needs_importance};
+use crate::recipe::{Choice, FileType, ModelFacts, Recipe, TypeOverrides, dimensions, needs_importance};
 use gguf::arch::Role;
 
 /// The version of the block formats (`GGML_QNT_VERSION`).
@@ -27,7 +27,7 @@ const OPTION_BYTES: usize = 127;
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// What concerns the choice of types.
-    pub wishes: Wishes,
+    pub wishes: TypeOverrides,
     /// Layers to leave out, ascending.
     pub prune: Vec<u64>,
     /// Keys to set.
@@ -128,7 +128,7 @@ impl Plan {
         for (key, value) in &options.override_kv {
             overridden.set(key.as_str(), value.clone());
         }
-        let model = Model::from_metadata(&overridden);
+        let model = ModelFacts::from_metadata(&overridden);
         let mut sorted: Vec<usize> = (0..tensors.len()).collect();
         sorted.sort_by(|&a, &b| order(tensors[a].name(), tensors[b].name()));
         let mut layers = Renumbering::new(&options.prune);
@@ -170,7 +170,7 @@ impl Plan {
                 }
                 if let (Some(wanted), true) = (choice.instead_of, options.no_fallback) {
                     return Err(Error::input(format!(
-                        "a row of {} elements is no whole number of {wanted} blocks of {}",
+                        "row length {} is not a multiple of the {wanted} block size {}",
                         shape.row_len(),
                         wanted.block_len()
                     ))
@@ -192,7 +192,8 @@ impl Plan {
             notes.push(format!("--tensor-type has no effect on a file of type {file_type}"));
         }
         let projector = metadata.architecture() == Some("clip") && options.fixed.is_none();
-        if projector && planned.iter().any(|t| t.converts() && Model::asks_shared_heads(file_type, t.info.name())) {
+        if projector && planned.iter().any(|t| t.converts() && ModelFacts::asks_shared_heads(file_type, t.info.name()))
+        {
             notes.push(format!(
                 "{file_type} asks how many query heads share a key head, which a projector file does not say: \
                  llama-quantize ends there, here each has its own"
@@ -224,25 +225,25 @@ impl Plan {
     /// The layout of each file.
     ///
     /// # Errors
-    /// Those of [`gguf::Plan::new`].
-    pub fn layouts(&self) -> Result<Vec<gguf::Plan>> {
+    /// Those of [`gguf::FileLayout::new`].
+    pub fn layouts(&self) -> Result<Vec<gguf::FileLayout>> {
         let infos = |shard: Option<usize>| -> Vec<TensorInfo> {
             let here = self.tensors.iter().filter(|t| shard.is_none_or(|no| t.shard == no));
             here.map(|t| t.info.clone()).collect()
         };
         if self.shards == 1 {
-            return Ok(vec![gguf::Plan::new(&self.metadata, &infos(None))?]);
+            return Ok(vec![gguf::FileLayout::new(&self.metadata, &infos(None))?]);
         }
         let keys = |no| gguf::split::metadata(&self.metadata, no, self.shards, self.tensors.len(), KeyOrder::GgufPy);
-        (0..self.shards).map(|no| gguf::Plan::new(&keys(no)?, &infos(Some(no)))).collect()
+        (0..self.shards).map(|no| gguf::FileLayout::new(&keys(no)?, &infos(Some(no)))).collect()
     }
 
     /// Bytes of all files.
     ///
     /// # Errors
-    /// Those of [`gguf::Plan::new`].
+    /// Those of [`gguf::FileLayout::new`].
     pub fn file_bytes(&self) -> Result<u64> {
-        Ok(self.layouts()?.iter().map(gguf::Plan::file_bytes).sum())
+        Ok(self.layouts()?.iter().map(gguf::FileLayout::file_bytes).sum())
     }
 
     /// What the file is named after: its type, or its mix of types.
@@ -329,7 +330,7 @@ impl Written {
 
 /// Whether a tensor cannot be encoded to a type without an importance, or is useless then.
 pub(crate) fn wants_importance(name: &str, ty: TensorType, file_type: &FileType) -> bool {
-    let refused = crate::codec(ty).is_some_and(|c| c.importance() == crate::codec::Importance::Required);
+    let refused = crate::codec(ty).is_some_and(|c| c.importance() == crate::codec::ImportanceUse::Required);
     refused || needs_importance(name, ty, file_type)
 }
 

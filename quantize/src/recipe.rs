@@ -2,7 +2,7 @@
 //!
 //! One row of [`FILE_TYPES`] is one file type. Its rules are tried from the top, the first that fits a tensor's role
 //! and place wins, and a tensor that none fits gets the row's base type. What a model adds to every recipe (tied
-//! embeddings, experts, rows that hold no whole number of blocks, tensors that are never quantized) stands once,
+//! embeddings, experts, rows that is not a whole number of blocks, tensors that are never quantized) stands once,
 //! below the table.
 //!
 //! The facts are those of llama.cpp's `llama-quant.cpp`, down to its counters: the place of an attention value tensor
@@ -253,7 +253,7 @@ pub const FILE_TYPES: &[FileType] = &[
 /// Short names for the usual member of a family.
 const ALIASES: &[(&str, &str)] = &[("Q3_K", "Q3_K_M"), ("Q4_K", "Q4_K_M"), ("Q5_K", "Q5_K_M")];
 
-/// What takes a type's place where a row holds no whole number of its blocks.
+/// What takes a type's place where a row is not a whole number of its blocks.
 const FALLBACKS: &[(TensorType, TensorType)] = &[
     (IQ1_S, IQ4_NL),
     (IQ1_M, IQ4_NL),
@@ -345,7 +345,7 @@ pub fn near_name(text: &str, names: impl Iterator<Item = String>) -> Option<Stri
 
 /// What recipes ask of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Model {
+pub struct ModelFacts {
     falcon: bool,
     types: arch::Types,
     layers: u64,
@@ -355,24 +355,24 @@ pub struct Model {
     seventy_b: bool,
 }
 
-impl Model {
+impl ModelFacts {
     /// Reads what recipes need, as the architecture's loader sees it: missing keys count as 0, and a model whose layers
     /// run several times has them all. An architecture without a row has what its keys say.
-    pub fn from_metadata(metadata: &Metadata) -> Model {
+    pub fn from_metadata(metadata: &Metadata) -> ModelFacts {
         let name = metadata.architecture().unwrap_or("");
         match arch::find(name) {
-            Some(row) => Model::from_row(row, metadata),
-            None => Model::from_keys(name, metadata),
+            Some(row) => ModelFacts::from_row(row, metadata),
+            None => ModelFacts::from_keys(name, metadata),
         }
     }
 
-    fn from_row(row: &'static arch::Arch, metadata: &Metadata) -> Model {
+    fn from_row(row: &'static arch::Arch, metadata: &Metadata) -> ModelFacts {
         let (dims, _) = row.dims(&|key| metadata.get(key), HashMap::new());
         let (heads, heads_kv) = (dims.heads(0).get(), dims.kv_heads(0).get());
         let types = row.types;
         let layers = dims.layers_all * (row.ends)(&dims).loops.max(1);
         let deep = types.seventy_b > 0 && layers == types.seventy_b;
-        Model {
+        ModelFacts {
             falcon: row.name == "falcon",
             types,
             layers: layers as u64,
@@ -382,7 +382,7 @@ impl Model {
         }
     }
 
-    fn from_keys(name: &str, metadata: &Metadata) -> Model {
+    fn from_keys(name: &str, metadata: &Metadata) -> ModelFacts {
         let first = |key: &str| {
             let key = format!("{name}.{key}");
             match metadata.array(&key) {
@@ -392,7 +392,7 @@ impl Model {
         };
         let heads = first("attention.head_count").unwrap_or(0);
         let heads_kv = first("attention.head_count_kv").unwrap_or(heads);
-        Model {
+        ModelFacts {
             falcon: false,
             types: arch::Types::default(),
             layers: first("block_count").unwrap_or(0),
@@ -421,7 +421,7 @@ pub fn dimensions(shape: &Shape) -> usize {
 
 /// What the person asks of a recipe.
 #[derive(Clone, Debug, Default)]
-pub struct Wishes {
+pub struct TypeOverrides {
     /// Every tensor gets the base type.
     pub pure: bool,
     /// The output tensor stays as it is.
@@ -439,7 +439,7 @@ pub struct Wishes {
 pub struct Choice {
     /// The type.
     pub ty: TensorType,
-    /// The type it stands for, where a row holds no whole number of that one's blocks.
+    /// The type it stands for, where a row is not a whole number of that one's blocks.
     pub instead_of: Option<TensorType>,
     /// Whether another type would do as well: neither the person nor the architecture asks for this one.
     pub free: bool,
@@ -449,8 +449,8 @@ pub struct Choice {
 #[derive(Debug)]
 pub struct Recipe<'a> {
     file_type: &'static FileType,
-    model: &'a Model,
-    wishes: &'a Wishes,
+    model: &'a ModelFacts,
+    wishes: &'a TypeOverrides,
     importance: bool,
     /// The embedding serves as output.
     tied: bool,
@@ -463,8 +463,8 @@ impl<'a> Recipe<'a> {
     /// Begins with the names of all tensors of the output file. `importance` says that a matrix is given.
     pub fn new<'n>(
         file_type: &'static FileType,
-        model: &'a Model,
-        wishes: &'a Wishes,
+        model: &'a ModelFacts,
+        wishes: &'a TypeOverrides,
         importance: bool,
         names: impl IntoIterator<Item = &'n str>,
     ) -> Recipe<'a> {
@@ -602,7 +602,7 @@ fn fitting(ty: TensorType, name: &str, shape: &Shape) -> Result<Choice> {
         None if ty.block_len() <= 32 => ty,
         None => {
             return Err(Error::input(format!(
-                "a row of {} elements is no whole number of {ty} blocks of {}, and nothing stands in for {ty}",
+                "row length {} is not a multiple of the {ty} block size {}, and nothing stands in for {ty}",
                 shape.row_len(),
                 ty.block_len()
             ))
@@ -646,9 +646,9 @@ mod tests {
     #[test]
     fn a_tensor_that_a_pattern_matches_gets_the_type_of_the_pattern() {
         let shape = Shape::new(&[256, 256]).unwrap();
-        let model = Model::from_metadata(&Metadata::from_iter([("general.architecture", "llama")]));
+        let model = ModelFacts::from_metadata(&Metadata::from_iter([("general.architecture", "llama")]));
         let pattern = Pattern::anywhere("--tensor-type", r"BLK\.(?!0)\d+\.attn_v").unwrap();
-        let wishes = Wishes { tensors: vec![(pattern, Q8_0)], ..Wishes::default() };
+        let wishes = TypeOverrides { tensors: vec![(pattern, Q8_0)], ..TypeOverrides::default() };
         let names = ["blk.0.attn_v.weight", "blk.1.attn_v.weight"];
         let mut recipe = Recipe::new("q4_0".parse().unwrap(), &model, &wishes, false, names);
         assert_eq!(recipe.choose(names[0], &shape, F32).unwrap().ty, Q4_0);

@@ -1,7 +1,7 @@
 //! Every format on every path against `fixtures/golden/blocks`: the bytes of ggml, by hash.
 
 use gguf::TensorType;
-use quantize::{Codec, FORMATS, Format, Importance, SimdPath};
+use quantize::{Codec, FORMATS, Format, ImportanceUse, SimdPath};
 
 struct Golden {
     manifest: serde_json::Value,
@@ -81,7 +81,7 @@ fn rows_and_groups_do_not_change_the_bytes() {
     let cols = golden.importance.len();
     for format in FORMATS {
         for importance in [None, Some(golden.importance.as_slice())] {
-            if importance.is_none() && format.importance() == Importance::Required {
+            if importance.is_none() && format.importance() == ImportanceUse::Required {
                 continue;
             }
             for path in paths() {

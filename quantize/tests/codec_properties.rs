@@ -2,7 +2,7 @@
 
 use gguf::TensorType;
 use proptest::prelude::*;
-use quantize::{Codec, FORMATS, Format, Importance, SimdPath};
+use quantize::{Codec, FORMATS, Format, ImportanceUse, SimdPath};
 
 const COLS: usize = 256;
 
@@ -67,7 +67,7 @@ fn decode(format: &Format, path: SimdPath, bytes: &[u8], len: usize) -> Vec<f32>
 /// The ways to call an encoder that this format has.
 fn cases<'a>(format: &Format, importance: &'a [f32]) -> Vec<Option<&'a [f32]>> {
     match format.importance() {
-        Importance::Required => vec![Some(importance)],
+        ImportanceUse::Required => vec![Some(importance)],
         _ => vec![None, Some(importance)],
     }
 }
@@ -139,7 +139,7 @@ proptest! {
                 let values = decode(format, SimdPath::current(), &bytes, row.len());
                 prop_assert!(values.iter().all(|x| x.is_finite()), "{}", ty);
                 // With an importance, columns of little importance may be anything.
-                if importance.is_none() || format.importance() == Importance::Ignored {
+                if importance.is_none() || format.importance() == ImportanceUse::Ignored {
                     let len = ty.block_len().max(32) as usize;
                     for (x, y) in row.chunks(len).zip(values.chunks(len)) {
                         let largest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
@@ -226,7 +226,7 @@ fn zeros_stay_zeros() {
 
 #[test]
 fn an_importance_that_is_required_cannot_be_missing() {
-    for format in FORMATS.iter().filter(|format| format.importance() == Importance::Required) {
+    for format in FORMATS.iter().filter(|format| format.importance() == ImportanceUse::Required) {
         let mut out = vec![0; format.ty().bytes_for(COLS as u64).unwrap() as usize];
         let error = quantize::encode_rows(format.ty(), &[0.5; COLS], COLS, None, &mut out).unwrap_err();
         assert!(error.to_string().contains(format.ty().name()), "{error}");

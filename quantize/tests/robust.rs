@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use gguf::{Metadata, Plan, Shape, TensorInfo, TensorType, Value};
+use gguf::{FileLayout, Metadata, Shape, TensorInfo, TensorType, Value};
 use tempfile::TempDir;
 
 fn program() -> Command {
@@ -19,7 +19,7 @@ fn program() -> Command {
 fn hollow_model(path: &Path, rows: u64) {
     let metadata = Metadata::from_iter([("general.architecture", Value::from("llama"))]);
     let info = TensorInfo::new("blk.0.ffn_up.weight", Shape::new(&[4096, rows]).unwrap(), TensorType::F32).unwrap();
-    let plan = Plan::new(&metadata, std::slice::from_ref(&info)).unwrap();
+    let plan = FileLayout::new(&metadata, std::slice::from_ref(&info)).unwrap();
     let mut bytes = Vec::new();
     drop(gguf::Writer::new(&mut bytes, plan.clone()).unwrap());
     fs::write(path, &bytes).unwrap();

@@ -16,7 +16,7 @@ use super::ways::Way;
 use super::{elementwise, layout};
 use crate::checkpoint::{TextNames, rotated};
 use crate::config::Config;
-use crate::hf::{Class, FIRST_POSITION, How, Outputs, Piece, Rule};
+use crate::hf::{Class, FIRST_POSITION, How, NameRule, Outputs, Piece};
 use crate::names;
 use crate::transform::{self, Elements, RowSource, Rows};
 
@@ -91,7 +91,7 @@ pub(crate) struct Tensors<'a> {
     class: &'static Class,
     config: &'a Config,
     file: &'a File,
-    rules: Vec<&'static Rule>,
+    rules: Vec<&'static NameRule>,
     /// Whether vectors of the folder have ones before their length.
     wide: bool,
     /// Whether its matrices have no ones between their lengths.
@@ -115,9 +115,9 @@ pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File)
     let config = &found.config;
     let rest = file.0.tensors().iter().enumerate().map(|(i, info)| (info.name(), i)).collect();
     let gated = file.0.tensors().iter().any(|t| t.name().ends_with("ffn_gate.weight"));
-    let rules: Vec<&'static Rule> = names::rules(class).filter(|rule| way.stores(rule.from, gated)).collect();
+    let rules: Vec<&'static NameRule> = names::rules(class).filter(|rule| way.stores(rule.from, gated)).collect();
     let ending = |name: &&str| {
-        let left = |rule: &&'static Rule| {
+        let left = |rule: &&'static NameRule| {
             let (_, suffix) = names::blocks_in(rule.to, name)?;
             (suffix.is_empty() || class.suffixes.contains(&suffix)).then_some(suffix.len())
         };
@@ -233,7 +233,7 @@ impl<'a> Tensors<'a> {
     }
 
     /// The tensors that are left and whose names have the form of a rule's target, with block and suffix.
-    fn targets(&self, rule: &Rule) -> Vec<(&'a str, usize, Option<u64>, &'a str)> {
+    fn targets(&self, rule: &NameRule) -> Vec<(&'a str, usize, Option<u64>, &'a str)> {
         let of = |(name, tensor): (&&'a str, &usize)| {
             let (block, suffix) = names::blocks_in(rule.to, name)?;
             let known = suffix.is_empty() || self.class.suffixes.contains(&suffix);
@@ -331,7 +331,7 @@ impl<'a> Tensors<'a> {
     /// Puts a tensor back that was multiplied with a power of two.
     fn find_scaled(
         &mut self,
-        rule: &Rule,
+        rule: &NameRule,
         (name, block, suffix): (&'a str, Option<u64>, &str),
         change: fn(&Config, &Piece) -> Result<Rows>,
         (tensor, data): (usize, &Rows),
@@ -357,7 +357,7 @@ impl<'a> Tensors<'a> {
     /// Puts a tensor back whose values went through one of [`FUNCTIONS`], beside being moved.
     fn find_value(
         &mut self,
-        rule: &Rule,
+        rule: &NameRule,
         (name, block, suffix): (&'a str, Option<u64>, &str),
         change: fn(&Config, &Piece) -> Result<Rows>,
         (tensor, data): (usize, &Rows),
@@ -383,7 +383,7 @@ impl<'a> Tensors<'a> {
     /// Tries whether some of a block's tensors that are left are what a split makes of one tensor.
     fn find_split(
         &mut self,
-        rule: &Rule,
+        rule: &NameRule,
         block: Option<u64>,
         suffix: &str,
         split: &dyn Fn(&Config, &Piece) -> Result<Outputs>,
@@ -415,7 +415,7 @@ impl<'a> Tensors<'a> {
     /// Puts `names` back as one tensor of a shape from which the rule's function makes exactly them.
     fn find(
         &mut self,
-        rule: &Rule,
+        rule: &NameRule,
         block: Option<u64>,
         suffix: &str,
         make: &dyn Fn(&Config, &Piece) -> Result<Outputs>,
@@ -479,8 +479,8 @@ impl<'a> Tensors<'a> {
         group: &'static str,
         make: fn(&Config, &Piece, Vec<Rows>) -> Result<Outputs>,
     ) -> Result<()> {
-        let belongs = |rule: &&Rule| matches!(rule.how, How::Join { group: g, .. } if g == group);
-        let members: Vec<&'static Rule> = self.rules.iter().copied().filter(|r| belongs(r)).collect();
+        let belongs = |rule: &&NameRule| matches!(rule.how, How::Join { group: g, .. } if g == group);
+        let members: Vec<&'static NameRule> = self.rules.iter().copied().filter(|r| belongs(r)).collect();
         if !std::ptr::eq(members[0], self.rules[index]) {
             return Ok(());
         }

@@ -57,7 +57,7 @@ pub struct Class {
     /// The layers of multi-token prediction, of a class whose files can be without them or have nothing else.
     pub prediction: Option<Prediction>,
     /// The tensors, in tables that families share.
-    pub spelling: &'static [&'static [Rule]],
+    pub spelling: &'static [&'static [NameRule]],
     /// Beginnings of names that are replaced before the tables are asked.
     ///
     /// `{}` in the first stands for a number. In the second, `{+}` is that number counted from the first block after the
@@ -247,7 +247,7 @@ pub enum Types {
 /// `{}` stands for the block, `{x}` for the member of a stack. Names are without `.weight` and `.bias`, which are
 /// kept; a name that has neither in the checkpoint is matched whole.
 #[derive(Clone, Copy, Debug)]
-pub struct Rule {
+pub struct NameRule {
     /// The name in the checkpoint.
     pub from: &'static str,
     /// The name in the file.
@@ -328,8 +328,8 @@ pub struct Piece {
 }
 
 /// A tensor that is kept as it is.
-pub(crate) const fn r(from: &'static str, to: &'static str) -> Rule {
-    Rule { from, to, how: How::Keep }
+pub(crate) const fn r(from: &'static str, to: &'static str) -> NameRule {
+    NameRule { from, to, how: How::Keep }
 }
 
 impl How {
@@ -342,9 +342,9 @@ impl How {
     }
 }
 
-impl Rule {
+impl NameRule {
     /// The same with this change of data.
-    pub(crate) const fn how(mut self, how: How) -> Rule {
+    pub(crate) const fn how(mut self, how: How) -> NameRule {
         self.how = how;
         self
     }
@@ -399,7 +399,7 @@ pub fn find(class: &str, root: &Map<String, Value>) -> Result<&'static Class> {
 }
 
 /// Token embedding, final norm and output head of most models.
-pub(crate) const ENDS: &[Rule] =
+pub(crate) const ENDS: &[NameRule] =
     &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output")];
 
 /// What a checkpoint of the model without its head leaves out of the names.
@@ -412,7 +412,7 @@ pub(crate) fn plus_one(v: f32) -> f32 {
 }
 
 /// Attention with separate projections, as stored.
-pub(crate) const ATTENTION: &[Rule] = &[
+pub(crate) const ATTENTION: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
     r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
     r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
@@ -420,7 +420,7 @@ pub(crate) const ATTENTION: &[Rule] = &[
 ];
 
 /// Attention whose rotation is of halves in the checkpoint and of neighbours in the file.
-pub(crate) const ATTENTION_ROTATED: &[Rule] = &[
+pub(crate) const ATTENTION_ROTATED: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q").how(How::RotateQuery),
     r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k").how(How::RotateKey),
     r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
@@ -428,25 +428,25 @@ pub(crate) const ATTENTION_ROTATED: &[Rule] = &[
 ];
 
 /// Norms of each head's queries and keys.
-pub(crate) const HEAD_NORMS: &[Rule] = &[
+pub(crate) const HEAD_NORMS: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),
     r("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"),
 ];
 
 /// Norms after attention and feed-forward, beside those before.
-pub(crate) const POST_NORMS: &[Rule] = &[
+pub(crate) const POST_NORMS: &[NameRule] = &[
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
     r("model.layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm"),
 ];
 
 /// The norms before attention and feed-forward.
-pub(crate) const NORMS: &[Rule] = &[
+pub(crate) const NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
 ];
 
 /// A block after the layers of the model, which predicts the token after the next.
-pub(crate) const PREDICTION: &[Rule] = &[
+pub(crate) const PREDICTION: &[NameRule] = &[
     r("model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),
     r("model.layers.{}.embed_tokens", "blk.{}.nextn.embed_tokens"),
     r("model.layers.{}.enorm", "blk.{}.nextn.enorm"),
@@ -463,25 +463,25 @@ pub(crate) fn with_prediction(config: &mut Config) -> Result<()> {
 }
 
 /// A gated feed-forward.
-pub(crate) const GATED: &[Rule] = &[
+pub(crate) const GATED: &[NameRule] = &[
     r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
     r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
     r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 ];
 
 /// Token embedding, final norm and an output head that is left out where it is the embedding.
-pub(crate) const ENDS_UNTIED: &[Rule] =
+pub(crate) const ENDS_UNTIED: &[NameRule] =
     &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output").how(How::Untied)];
 
 /// Experts with tensors of their own, in the usual names.
-pub(crate) const EXPERTS: &[Rule] = &[
+pub(crate) const EXPERTS: &[NameRule] = &[
     r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(EXPERT),
     r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(EXPERT),
     r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(EXPERT),
 ];
 
 /// The same in another order.
-pub(crate) const EXPERTS_GATE_FIRST: &[Rule] = &[
+pub(crate) const EXPERTS_GATE_FIRST: &[NameRule] = &[
     r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(EXPERT),
     r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(EXPERT),
     r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(EXPERT),

@@ -133,7 +133,7 @@ pub(super) fn open_mxfp4_rows(parts: &mut Parts<'_>) -> Result<()> {
         let (rows, bytes) = matrix(codes)?;
         expect(codes, Dtype::U8, &[rows, bytes])?;
         if !bytes.is_multiple_of(16) {
-            return Err(misfit(codes, format!("{} columns are no whole number of groups of 32", bytes * 2)));
+            return Err(misfit(codes, format!("{} columns are not a whole number of groups of 32", bytes * 2)));
         }
         let scales = parts.need(&format!("{weight}_scale"), &name)?;
         if scales.bytes().len() as u64 != rows * bytes / 16 {
@@ -268,7 +268,7 @@ fn nvfp4(parts: &mut Parts<'_>, name: &str, weight: &str, factor: Option<f32>, i
     let cols = bytes * 2;
     let scales = parts.need(&format!("{weight}_scale"), name)?;
     if !cols.is_multiple_of(16) {
-        return Err(misfit(codes, format!("{cols} columns are no whole number of groups of 16")));
+        return Err(misfit(codes, format!("{cols} columns are not a whole number of groups of 16")));
     }
     expect(scales, Dtype::F8_E4M3, &[rows, cols / 16])?;
     let factor = factor.unwrap_or(1.0);

@@ -7,8 +7,8 @@ use eval::choices::{Format, Paired, Question, answer, read};
 use eval::divergence::Estimate;
 use eval::encoded::{Encoded, Precision};
 use eval::forward::Stream;
-use eval::perplexity::Plan;
-use eval::report::gate::{self, Gate, Judged, Limit, Measure, Rule, parse_share};
+use eval::perplexity::Schedule;
+use eval::report::gate::{self, Gate, Judged, Limit, LimitRule, Measure, parse_share};
 use eval::weights::{Arithmetic, Deployed, Weights};
 use gguf::cli::{Align, Common, Exit, Table, parse_bytes, parse_count, print, say};
 use gguf::digest::sha256;
@@ -103,7 +103,7 @@ impl Args {
             None => Gate::default(),
         };
         let limits = self.max_flips.map(|limit| Limit { measure: Measure::Flips, limit });
-        gate.rules.push(Rule { limits: limits.into_iter().collect(), ..Rule::default() });
+        gate.rules.push(LimitRule { limits: limits.into_iter().collect(), ..LimitRule::default() });
         gate.confidence = self.confidence.or(gate.confidence);
         gate.check()?;
         check_measures(&gate, &[Measure::Flips], "answers")?;
@@ -166,7 +166,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
 
     let longest = questions.iter().flat_map(|q| &q.sequences).map(Vec::len).max().unwrap_or(1);
     let tokens: usize = questions.iter().flat_map(|q| &q.sequences).map(Vec::len).sum();
-    let plan = Plan::new(&base.model, streams.len(), longest, args.max_memory);
+    let plan = Schedule::new(&base.model, streams.len(), longest, args.max_memory);
     let bar = ProgressBar::new(common, "choices", tokens as u64);
     let answers =
         answer(&streams, &questions, plan, Some(&|done, total| bar.at(done, total))).map_err(|e| e.at(&args.base))?;

@@ -15,11 +15,11 @@ use eval::forward::{Head, Stream};
 use eval::kld::{KldFile, KldWriter};
 use eval::model::Model;
 use eval::parts::{Gathered, Numbers, share};
-use eval::perplexity::{Chunks, Plan, Protocol};
-use eval::report::gate::{self, Gate, Judged, Limit, Measure, Rule, Verdict, parse_part, parse_share};
+use eval::perplexity::{Chunks, Protocol, Schedule};
+use eval::report::gate::{self, Gate, Judged, Limit, LimitRule, Measure, Verdict, parse_part, parse_share};
 use eval::report::{self, Card, Compared, Facts, Origin, Quantized};
 use eval::tensors::{TensorError, counterpart};
-use eval::weights::{Arithmetic, Deployed, Stored, Weights};
+use eval::weights::{Arithmetic, Deployed, SourceWeights, Weights};
 use gguf::cli::{Common, Exit, Output, each_type_once, parse_bytes, parse_count, parse_limit, print, say};
 use gguf::{Error, Metadata, Result, Source, TensorInfo};
 use quantize::parts::Part;
@@ -259,7 +259,7 @@ impl Show {
             Some(path) => Gate::parse(&convert::json::read_text(path, LARGEST_GATE)?).map_err(|e| e.at(path))?,
             None => Gate::default(),
         };
-        gate.rules.push(Rule { limits, ..Rule::default() });
+        gate.rules.push(LimitRule { limits, ..LimitRule::default() });
         gate.confidence = self.confidence.or(gate.confidence);
         gate.check()?;
         for (given, option) in [
@@ -769,7 +769,7 @@ fn show(
         ));
     }
     let report = facts.report(found);
-    let on: Vec<(&[report::Model], &str)> =
+    let on: Vec<(&[report::ModelRow], &str)> =
         report.by_text().map(|on| (&*on.models, on.protocol.text.as_str())).collect();
     let verdicts = args.judge(&on, gate)?;
     let forms = Forms {
@@ -825,10 +825,10 @@ fn measure(
     stands_alone: bool,
     bar: &ProgressBar,
 ) -> Result<Comparison> {
-    let stored = Stored(&base.source);
+    let stored = SourceWeights(&base.source);
     let stored = Stream { model: &base.model, weights: &stored };
     let weights: Vec<Stream<'_>> = candidates.iter().map(|c| Stream { model: c.model, weights: &*c.weights }).collect();
-    let plan = |streams: usize| Plan::new(&base.model, streams, chunks.inputs[0].tokens.len(), args.max_memory);
+    let plan = |streams: usize| Schedule::new(&base.model, streams, chunks.inputs[0].tokens.len(), args.max_memory);
     let go = |baseline: Baseline<'_>, streams: usize, keep: &mut dyn FnMut(&[f32]) -> Result<()>| {
         compare(baseline, &weights, chunks, plan(streams), Some(&|done, total| bar.at(done, total)), keep)
             .map_err(|e| e.at(&args.base))
@@ -843,7 +843,7 @@ fn measure(
         (Some(path), _, Some(identity)) => {
             let saved = SavedBase::open(path)?;
             saved.check(identity, chunks, base.model.width)?;
-            let of_file = if stands_alone { Some(Stored(saved.head()?)) } else { None };
+            let of_file = if stands_alone { Some(SourceWeights(saved.head()?)) } else { None };
             let head = of_file.as_ref().map_or(stored, |of_file| Stream { model: &base.model, weights: of_file });
             go(Baseline::Saved(&saved, head), weights.len(), nothing)
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use eval::embed::{self, Head, Pool};
 use eval::forward::{Input, Stream};
-use eval::weights::Stored;
+use eval::weights::SourceWeights;
 use gguf::cli::{Align, Common, Exit, Output, Table, count, parse_bytes, print};
 use gguf::{Array, Error, Metadata, Result};
 use serde_json::{Value, json};
@@ -94,7 +94,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         (None, Some(ids)) => (Vec::new(), vec![Input::from(token_list(ids)?)], 0),
         (None, None) => return Err(Error::usage("there is no text").help("--text FILE")),
     };
-    let weights = Stored(&opened.source);
+    let weights = SourceWeights(&opened.source);
     let head = match scores {
         true => Head::scores(&opened.model, &weights, &opened.behind),
         false => Head::vectors(&opened.model, &weights, &opened.behind, args.pooling, !args.raw),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use eval::towers::{Features, Picture, Pixels, Processor, Sense, Tower};
-use eval::weights::Stored;
+use eval::weights::SourceWeights;
 use gguf::cli::{Common, Exit, Output, count, print};
 use gguf::{Error, Result, Source};
 use serde_json::json;
@@ -137,7 +137,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         Output::check(output, args.force, &inputs)?;
     }
     let opened = Opened::open(&args.projector)?;
-    let weights = Stored(&opened.source);
+    let weights = SourceWeights(&opened.source);
     let tower = Tower::new(opened.source.metadata(), &weights, args.seen.sense()).map_err(|e| e.at(&args.projector))?;
     let pixels = args.seen.read(&tower, &opened)?;
     let made = tower.features(&pixels).map_err(|e| e.at(&args.projector))?;

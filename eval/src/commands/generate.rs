@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use eval::generate::{Sampler, Sampling, generate};
-use eval::weights::Stored;
+use eval::weights::SourceWeights;
 use gguf::cli::{Common, Exit, print};
 use gguf::{Result, quote};
 use serde_json::json;
 
 use super::{Opened, files_of};
 
-/// Continue a text, to see that a model still speaks
+/// Continue a text, a quick check of a model
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate generate tiny-llama --prompt 'The old man' --predict 40
@@ -63,7 +63,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     if !common.wants_document() {
         print(&args.prompt)?;
     }
-    let weights = Stored(&opened.source);
+    let weights = SourceWeights(&opened.source);
     let tokens = generate(&opened.model, &weights, &prompt, args.tokens, sampling, !args.no_cache, |token| {
         if tokenizer.is_end_of_generation(token) {
             return Ok(false);

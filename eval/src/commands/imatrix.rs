@@ -8,8 +8,8 @@ use std::time::Instant;
 use eval::collect::{Collector, Sums, imatrix, partial};
 use eval::forward::Forward;
 use eval::parts::{Gathered, Numbers};
-use eval::perplexity::{Plan, Protocol};
-use eval::weights::Stored;
+use eval::perplexity::{Protocol, Schedule};
+use eval::weights::SourceWeights;
 use gguf::cli::{Common, Exit, Output, count, parse_bytes, parse_count, print, say};
 use gguf::{Error, Result};
 use quantize::imatrix::Imatrix;
@@ -142,9 +142,9 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             return run.finished(common);
         }
     }
-    let plan = Plan::new(model, 1, args.ctx, args.max_memory);
+    let plan = Schedule::new(model, 1, args.ctx, args.max_memory);
     let collector = Collector::new(&opened.source, args.process_output);
-    let stored = Stored(&opened.source);
+    let stored = SourceWeights(&opened.source);
     let bar = ProgressBar::new(common, "imatrix", chunks.tokens() as u64);
     let begun = Instant::now();
     let all = chunks.inputs.len();

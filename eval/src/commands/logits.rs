@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use eval::forward::{Forward, Input};
 use eval::model::{Model, Shape};
-use eval::weights::Stored;
+use eval::weights::SourceWeights;
 use gguf::cli::{Common, Exit, Output, count, print};
 use gguf::{Error, Result, quote};
 use serde_json::json;
@@ -60,7 +60,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let tokens = token_list(&args.tokens)?;
     let options = convert::Options { any_pre: true, exact: true, whole_head: true, ..convert::Options::default() };
     let source = convert::open(&convert::location::find(&args.model, common)?, &options)?;
-    let weights = Stored(&source);
+    let weights = SourceWeights(&source);
     let model = Model::new(source.metadata(), &weights).map_err(|e| e.at(&args.model))?;
     let mut output = Output::create(&args.output, args.force, &inputs)?;
     let fault = |e| Error::io(&args.output, "write", e);

@@ -24,7 +24,7 @@ use convert::Checkpoint;
 use convert::modules::Behind;
 use convert::tokenizer::Tokenizer;
 use eval::model::Model;
-use eval::weights::{Arithmetic, Deployed, Stored, Weights};
+use eval::weights::{Arithmetic, Deployed, SourceWeights, Weights};
 use gguf::cli::{Common, Files, Progress};
 use gguf::{Error, Result, Runtime, Source};
 use quantize::imatrix::Imatrix;
@@ -86,7 +86,7 @@ impl Opened {
         } else {
             (convert::open(path, options)?, None)
         };
-        let model = Model::new(source.metadata(), &Stored(&source)).map_err(|e| e.at(path))?;
+        let model = Model::new(source.metadata(), &SourceWeights(&source)).map_err(|e| e.at(path))?;
         let tokenizer = Tokenizer::from_metadata(source.metadata()).map_err(|e| e.at(path))?;
         if tokenizer.vocab_size() > model.vocabulary {
             return Err(Error::input(format!(
@@ -131,14 +131,14 @@ impl ArithmeticArgs {
 /// Weights that something else than ggml packed: how that multiplies is not known of a source.
 pub fn weights_of<'a>(source: &'a dyn Source, arithmetic: Arithmetic) -> Result<Box<dyn Weights + 'a>> {
     match (arithmetic, source.packed()) {
-        (Arithmetic::Exact, _) => Ok(Box::new(Stored(source))),
+        (Arithmetic::Exact, _) => Ok(Box::new(SourceWeights(source))),
         (Arithmetic::Deployed, Some(packed))
             if (0..source.tensors().len()).all(|tensor| source.runtime(tensor) == Runtime::Ggml) =>
         {
             Err(Error::input(format!("is packed by {packed}, whose arithmetic is not known"))
                 .help("leave --arithmetic out; of packed folders those of bitsandbytes are computed as deployed"))
         }
-        (Arithmetic::Deployed, _) => Ok(Box::new(Deployed::new(Stored(source)))),
+        (Arithmetic::Deployed, _) => Ok(Box::new(Deployed::new(SourceWeights(source)))),
     }
 }
 

@@ -14,7 +14,7 @@ use eval::optimize::survey::Survey;
 use eval::optimize::{Folder, Job, Options, Outcome, Store, own_text};
 use eval::parts::Gathered;
 use eval::perplexity::{Chunks, Protocol};
-use eval::weights::Stored;
+use eval::weights::SourceWeights;
 use gguf::cli::{
     Common, Exit, Output, OutputFolder, OutputPlace, count, each_type_once, names_folder, parse_bytes, print,
 };
@@ -26,7 +26,7 @@ use quantize::parts::Part;
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Settings};
 use quantize::plan::{self, Plan, Written, parse_tensor_rule, parse_tensor_type};
-use quantize::recipe::{FileType, Wishes};
+use quantize::recipe::{FileType, TypeOverrides};
 use quantize::search::mix::{self, Frame, Limits, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -507,7 +507,7 @@ fn plan_options(args: &Args) -> Result<plan::Options> {
     for (pattern, ty) in &args.tensor_type {
         tensors.push((Pattern::anywhere("--tensor-type", pattern)?, *ty));
     }
-    let wishes = Wishes {
+    let wishes = TypeOverrides {
         pure: args.pure,
         leave_output: args.leave_output_tensor,
         output: args.output_tensor_type,
@@ -602,7 +602,7 @@ impl Text {
             let mut done = 0;
             let total = (count * args.ctx.saturating_sub(1)) as u64;
             let size = (count, args.ctx);
-            let texts = own_text(model, &Stored(&opened.source), first, size, args.seed, |tokens| {
+            let texts = own_text(model, &SourceWeights(&opened.source), first, size, args.seed, |tokens| {
                 done += tokens as u64;
                 bar.at(done, total);
             });
@@ -749,7 +749,7 @@ impl One<'_> {
             true => {
                 let written = gguf::File::open(out.temporary())?;
                 let plain = Encoded::planned(&self.opened.source, plain_plan.clone());
-                Some(judge(&job, &plain, &Stored(&written), args.max_memory)?)
+                Some(judge(&job, &plain, &SourceWeights(&written), args.max_memory)?)
             }
             false => None,
         };
@@ -824,7 +824,7 @@ impl One<'_> {
                 write_folder(&input, &searched, coding, true, &chosen, Some(&record))?;
                 let exact = convert::Options { exact: true, ..convert::Options::default() };
                 let (plain, searched) = (Checkpoint::open(&plain, &exact)?, Checkpoint::open(&searched, &exact)?);
-                Some(judge(&job, &Stored(&plain), &Stored(&searched), args.max_memory)?)
+                Some(judge(&job, &SourceWeights(&plain), &SourceWeights(&searched), args.max_memory)?)
             }
             false => None,
         };

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use eval::divergence::error_over_chunks;
 use eval::parts::{Gathered, Numbers};
-use eval::perplexity::{Plan, Protocol, Score, perplexity};
+use eval::perplexity::{Protocol, Schedule, Score, perplexity};
 use eval::report::Text;
 use eval::weights::Arithmetic;
 use gguf::cli::{Common, Exit, count, parse_bytes, parse_count, print};
@@ -27,7 +27,7 @@ pub enum Form {
     Plain,
 }
 
-/// Measure how surprised a model is by a text
+/// Measure how well a model predicts a text
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate perplexity tiny-llama --text sample.txt
@@ -149,7 +149,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             return run.finished(common);
         }
     }
-    let plan = Plan::new(model, 1, facts.length, args.max_memory);
+    let plan = Schedule::new(model, 1, facts.length, args.max_memory);
     let bar = ProgressBar::new(common, "perplexity", chunks.tokens() as u64);
     let progress = |done: u64, total: u64| bar.at(done, total);
     if !common.quiet && model.context > 0 && args.ctx > model.context {

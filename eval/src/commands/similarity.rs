@@ -5,10 +5,10 @@ use std::time::Instant;
 use eval::embed::{self, Head};
 use eval::encoded::Encoded;
 use eval::forward::Stream;
-use eval::report::embedding::{self, Base, Change, Model as Row, Protocol, Report};
+use eval::report::embedding::{self, Base, Change, EmbeddingRow as Row, Protocol, Report};
 use eval::report::gate::{self, Gate, Measure};
 use eval::similarity::{ScoreChange, Similarity};
-use eval::weights::{Arithmetic, Stored};
+use eval::weights::{Arithmetic, SourceWeights};
 use gguf::cli::{Common, Exit};
 use gguf::digest::sha256;
 use gguf::{Error, Result, TensorInfo};
@@ -63,7 +63,7 @@ pub fn run(
         .help("give more texts, or leave --confidence out"));
     }
 
-    let stored = Stored(&base.source);
+    let stored = SourceWeights(&base.source);
     let streams: Vec<Stream<'_>> = std::iter::once(Stream { model: &base.model, weights: &stored })
         .chain(candidates.iter().map(|c| Stream { model: c.model, weights: &*c.weights }))
         .collect();

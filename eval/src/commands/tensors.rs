@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{files_of, open_importance};
 
-/// Measure what a type did to each tensor's weights, most harm first
+/// Measure what a type did to each tensor's weights, largest error first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   evaluate tensors tiny-llama Tiny-Llama-4.2M-Q4_K_M.gguf

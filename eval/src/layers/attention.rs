@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::rope::Table;
 use super::sparse::Chosen;
 use super::{LayerState, Part, Site, Span, ffn, norm, numeric};
-use crate::matmul::{Into, View, dense};
+use crate::matmul::{Accumulation, View, dense};
 use crate::model::RopeKey;
 use crate::weights::Arithmetic;
 
@@ -578,7 +578,7 @@ fn head(spec: &Heads<'_>, h: usize, q: &[f32], past: Past<'_>, first: usize, tok
             let scores = &mut scores[..n * m];
             let queries = View::new(&q[start * wide + h * spec.key_len..], wide, 1);
             let keys = View::new(&past.keys[at * past.key_step + shared * spec.key_len..], 1, past.key_step);
-            dense(n, m, spec.key_len, spec.scale, queries, keys, Into::Store, scores, m);
+            dense(n, m, spec.key_len, spec.scale, queries, keys, Accumulation::Store, scores, m);
             for (i, row) in scores.chunks_mut(m).enumerate() {
                 apply_bias_and_mask(spec, h, row, top + i, at);
                 if let Some(seen) = past.seen(start + i, h, spec.heads) {
@@ -598,7 +598,7 @@ fn head(spec: &Heads<'_>, h: usize, q: &[f32], past: Past<'_>, first: usize, tok
                 peaks[i] = peak;
             }
             let values = View::new(&past.values[at * past.value_step + shared * spec.value_len..], past.value_step, 1);
-            dense(n, spec.value_len, m, 1.0, View::new(scores, m, 1), values, Into::Add, out, spec.value_len);
+            dense(n, spec.value_len, m, 1.0, View::new(scores, m, 1), values, Accumulation::Add, out, spec.value_len);
         }
         for (i, row) in out.chunks_mut(spec.value_len).enumerate() {
             // A sink is a score without a value: it only takes a share.

@@ -10,7 +10,7 @@ use super::compressed::soft_mean;
 use super::latent::{compressed_query, latent_attention};
 use super::moe::largest;
 use super::{LayerState, Part, Site, Span, copied, norm};
-use crate::matmul::{Into, View, dense};
+use crate::matmul::{Accumulation, View, dense};
 use crate::model::RopeKey;
 
 /// What an indexer chose for the tokens of a group.
@@ -244,7 +244,7 @@ pub(super) fn scores(s: &Scored<'_>, token: usize, group: Option<usize>, keys: u
         let mut found = vec![0.0; keys];
         let (query, keys_) = (View::new(&query[h * s.len..], s.len, 1), View::new(s.keys, 1, s.len));
         if keys > 0 {
-            dense(1, keys, s.len, 1.0, query, keys_, Into::Store, &mut found, keys);
+            dense(1, keys, s.len, 1.0, query, keys_, Accumulation::Store, &mut found, keys);
         }
         found
     };

@@ -165,7 +165,7 @@ fn activations(kernel: &Kernel, levels: &Levels, x: &[f32], cols: usize) -> Resu
     let alike = levels.rounded.block() / group;
     if !cols.is_multiple_of(levels.rounded.block()) {
         return Err(Error::input(format!(
-            "rows of {cols} are no whole number of blocks of {}",
+            "row length {cols} is not a multiple of the block size {}",
             levels.rounded.block()
         )));
     }

@@ -57,7 +57,7 @@ pub enum Order {
 
 /// What happens to the destination's old content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Into {
+pub enum Accumulation {
     /// It is replaced.
     Store,
     /// The product is added to it.
@@ -208,7 +208,17 @@ impl<'a> View<'a> {
 /// # Panics
 /// When a view is smaller than its part in the product: the caller is wrong.
 #[allow(clippy::too_many_arguments)]
-pub fn dense(n: usize, m: usize, k: usize, scale: f32, a: View<'_>, b: View<'_>, into: Into, c: &mut [f32], ld: usize) {
+pub fn dense(
+    n: usize,
+    m: usize,
+    k: usize,
+    scale: f32,
+    a: View<'_>,
+    b: View<'_>,
+    into: Accumulation,
+    c: &mut [f32],
+    ld: usize,
+) {
     dense_with(kernel(), n, m, k, scale, a, b, into, c, ld);
 }
 
@@ -221,7 +231,7 @@ fn dense_with(
     scale: f32,
     a: View<'_>,
     b: View<'_>,
-    into: Into,
+    into: Accumulation,
     c: &mut [f32],
     ld: usize,
 ) {
@@ -237,7 +247,7 @@ fn dense_with(
     pack(b.transposed(), m, k, 1.0, kernel.rows, Edge::Zeros, weights);
     let block = Packed { x: activations, w: weights, tokens: n, rows: m, cols: k };
     // SAFETY: `c` holds `n` rows of `m` values `ld` apart, asserted above.
-    unsafe { multiply(kernel, block, c.as_mut_ptr(), ld, into == Into::Add) };
+    unsafe { multiply(kernel, block, c.as_mut_ptr(), ld, into == Accumulation::Add) };
     DECODED.set(x);
     PANEL.set(w);
 }
@@ -439,7 +449,7 @@ mod tests {
                 (0..m).flat_map(|j| (0..k).map(move |i| (i, j))).map(|(i, j)| b[i * m + j]).collect();
             on_each_path(|path, kernel| {
                 for (b, steps) in [(&b, (m, 1)), (&turned, (1, k))] {
-                    for (into, old) in [(Into::Add, 1.0), (Into::Store, 0.0)] {
+                    for (into, old) in [(Accumulation::Add, 1.0), (Accumulation::Store, 0.0)] {
                         let ld = m + 3;
                         let mut c = vec![1.0; n * ld];
                         let (left, right) = (View::new(&a, k, 1), View::new(b, steps.0, steps.1));

@@ -9,7 +9,7 @@ use quantize::plan::Planned;
 use quantize::search::inputs::{Inputs, Solver};
 use quantize::search::strips::{Strips, Sum, multiply_all};
 use quantize::search::{knows, search};
-use quantize::{Importance, codec, first_not_finite};
+use quantize::{ImportanceUse, codec, first_not_finite};
 use rayon::prelude::*;
 
 use super::overlay::Chosen;
@@ -147,7 +147,7 @@ pub(super) fn encode(info: &TensorInfo, values: &[f32], cols: usize, importance:
     let importance = match importance {
         // An importance of nothing is none.
         Some(importance) if importance.iter().any(|&i| i > 0.0) => Some(importance),
-        _ if codec(ty).is_some_and(|c| c.importance() == Importance::Required) => {
+        _ if codec(ty).is_some_and(|c| c.importance() == ImportanceUse::Required) => {
             ones = vec![1.0; cols];
             Some(ones.as_slice())
         }

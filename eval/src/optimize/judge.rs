@@ -7,8 +7,8 @@ use crate::compare::{Baseline, compare};
 use crate::divergence::Divergence;
 use crate::forward::{Forward, Input, Stream};
 use crate::model::{Model, Shape};
-use crate::perplexity::{Chunks, Plan};
-use crate::weights::{Stored, Weights};
+use crate::perplexity::{Chunks, Schedule};
+use crate::weights::{SourceWeights, Weights};
 
 /// The loss of two forms of a model on the same text.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,11 +53,11 @@ pub fn losses(
     forms: &[&dyn Weights],
     memory: u64,
 ) -> Result<Vec<f64>> {
-    let base = Stored(source);
+    let base = SourceWeights(source);
     let stream = |weights| Stream { model, weights };
     let models: Vec<Stream<'_>> = forms.iter().map(|weights| stream(*weights)).collect();
     let len = text.iter().map(|i| i.tokens.len()).max().unwrap_or(0);
-    let plan = Plan::new(model, 1 + forms.len(), len, memory);
+    let plan = Schedule::new(model, 1 + forms.len(), len, memory);
     if model.shape == Shape::Encoder {
         let all = std::iter::once(stream(&base)).chain(models.iter().copied()).collect();
         let streams = Forward::lockstep(all)?.limits(plan.limits).hidden(text)?;

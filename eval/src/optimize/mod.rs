@@ -37,7 +37,7 @@ use sha2::{Digest, Sha256};
 use crate::baseline::fingerprint;
 use crate::forward::Input;
 use crate::model::Model;
-use crate::weights::{Stored, Weights};
+use crate::weights::{SourceWeights, Weights};
 use choose::Chooser;
 use overlay::{Chosen, Overlay};
 use pass::{At, Side, Streams};
@@ -191,7 +191,7 @@ impl<'a> Job<'a> {
     /// A model that cannot be run layer by layer, and whatever reading, running and writing can meet.
     pub fn run(&self, store: &mut Store, told: Told<'_>) -> Result<Outcome> {
         pass::check(self.model)?;
-        let base = Stored(self.source);
+        let base = SourceWeights(self.source);
         let mut original = Overlay::new(&base);
         let mut weights = Overlay::new(&base);
         let planned: HashMap<usize, &Planned> = self.plan.tensors.iter().map(|t| (t.source, t)).collect();

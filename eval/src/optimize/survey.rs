@@ -30,7 +30,7 @@ use super::sums::{Seen, Sums};
 use super::{Group, Job, Options, stages};
 use crate::encoded::Encoded;
 use crate::forward::Input;
-use crate::weights::{Stored, Weights};
+use crate::weights::{SourceWeights, Weights};
 use gguf::digest::sha256;
 
 /// Rows of a matrix that are searched in each type.
@@ -128,7 +128,7 @@ impl<'a> Survey<'a> {
     fn errors(&self, told: &mut dyn FnMut(f64)) -> Result<BTreeMap<usize, Found>> {
         let Survey { job, frame, .. } = self;
         pass::check(job.model)?;
-        let base = Stored(job.source);
+        let base = SourceWeights(job.source);
         let free: BTreeMap<usize, &Free> = frame.free.iter().map(|f| (f.source, f)).collect();
         let widest = frame.free.iter().map(|f| job.source.tensors()[f.source].shape().row_len() as usize).max();
         let (mut tokens, enough) = (0, TOKENS.max(2 * widest.unwrap_or(0)));

@@ -28,7 +28,7 @@ pub struct Report {
     /// How it was measured.
     pub protocol: Protocol,
     /// The models that were compared, in the order they were asked for.
-    pub models: Vec<Model>,
+    pub models: Vec<EmbeddingRow>,
 }
 
 /// The model that the others are compared with.
@@ -71,7 +71,7 @@ pub struct Protocol {
 
 /// One model that was compared.
 #[derive(Clone, Debug, Serialize)]
-pub struct Model {
+pub struct EmbeddingRow {
     /// Its name: a type or a file.
     pub name: String,
     /// Bytes of tensor data.
@@ -106,7 +106,7 @@ impl Change {
     }
 }
 
-impl Judged for Model {
+impl Judged for EmbeddingRow {
     fn name(&self) -> &str {
         &self.name
     }
@@ -183,7 +183,7 @@ impl Report {
 }
 
 /// The cells of a model in the short table.
-fn cells(model: &Model) -> Vec<String> {
+fn cells(model: &EmbeddingRow) -> Vec<String> {
     let shown = statistics(&model.change).into_iter().map(|(_, _, e, unit, digits)| estimate(e, unit, digits));
     [model.name.clone(), bytes(model.bytes), format!("{:.2}", model.bits_per_weight)].into_iter().chain(shown).collect()
 }
@@ -258,7 +258,7 @@ fn trade_off(report: &Report) -> String {
     let front = report.pareto_front();
     let scored = matches!(report.models.first().map(|m| &m.change), Some(Change::Scores(_)));
     let points = |y: fn(&Change) -> Estimate| -> Vec<Point> {
-        let point = |(i, m): (usize, &Model)| {
+        let point = |(i, m): (usize, &EmbeddingRow)| {
             let mut told = format!("{}: {:.2} bits per weight", m.name, m.bits_per_weight);
             for (head, _, e, unit, digits) in statistics(&m.change) {
                 let _ = write!(told, ", {head} {}", number(e.value * unit, digits));
@@ -330,7 +330,7 @@ fn measured(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gate::{Gate, Limit, Rule, judge};
+    use super::super::gate::{Gate, Limit, LimitRule, judge};
     use super::*;
 
     fn vectors(noise: f32) -> Vec<Vec<f32>> {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     fn sample(change: impl Fn(&[Vec<f32>]) -> Change) -> Report {
-        let model = |name: &str, bits: f64, noise: f32| Model {
+        let model = |name: &str, bits: f64, noise: f32| EmbeddingRow {
             name: name.into(),
             bytes: (bits * 1e6) as u64,
             bits_per_weight: bits,
@@ -405,9 +405,9 @@ mod tests {
         let [vectors, scores] = both();
         let limit = |measure| {
             let limits = vec![Limit { measure, limit: 0.9999 }];
-            Gate { rules: vec![Rule { limits, ..Rule::default() }], ..Gate::default() }
+            Gate { rules: vec![LimitRule { limits, ..LimitRule::default() }], ..Gate::default() }
         };
-        let holds = |models: &[Model], measure| -> Vec<bool> {
+        let holds = |models: &[EmbeddingRow], measure| -> Vec<bool> {
             judge(models, &limit(measure), "", false).iter().map(|v| v.holds).collect()
         };
         assert_eq!(holds(&vectors.models, Measure::Cosine), [true, false, false]);

@@ -9,7 +9,7 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Value, json};
 
-use super::Model;
+use super::ModelRow;
 use crate::divergence::Estimate;
 use crate::weights::Arithmetic;
 
@@ -98,7 +98,7 @@ pub trait Judged {
     fn measured(&self, measure: Measure) -> Option<Estimate>;
 }
 
-impl Judged for Model {
+impl Judged for ModelRow {
     fn name(&self) -> &str {
         &self.name
     }
@@ -163,7 +163,7 @@ pub struct Limit {
 
 /// Limits for some types and texts.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rule {
+pub struct LimitRule {
     /// The types or models that it is for; all where there is none.
     pub types: Vec<String>,
     /// The texts that it is for; all where there is none.
@@ -172,14 +172,14 @@ pub struct Rule {
     pub limits: Vec<Limit>,
 }
 
-impl Rule {
+impl LimitRule {
     fn is_for(&self, model: &str, text: &str) -> bool {
         (self.types.is_empty() || self.types.iter().any(|name| is_type(model, name)))
             && (self.texts.is_empty() || self.texts.iter().any(|name| is_text(text, name)))
     }
 
-    fn parse(table: &toml::Table) -> Result<Rule> {
-        let mut rule = Rule::default();
+    fn parse(table: &toml::Table) -> Result<LimitRule> {
+        let mut rule = LimitRule::default();
         for (key, value) in table {
             let names = || match value {
                 toml::Value::String(one) => Ok(vec![one.clone()]),
@@ -216,7 +216,7 @@ fn is_type(model: &str, name: &str) -> bool {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gate {
     /// Limits, of which for each measure the last that is for a model and a text counts.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<LimitRule>,
     /// The certainty that is asked for (0.5 to 1); none where the measured value alone decides.
     pub confidence: Option<f64>,
     /// How products are to be taken for these limits; none where either will do.
@@ -245,10 +245,10 @@ impl Gate {
                 ("limits", toml::Value::Array(rules)) => {
                     for rule in rules {
                         let table = rule.as_table().ok_or_else(|| wrong(key, "is a list of tables, [[limits]]"))?;
-                        gate.rules.push(Rule::parse(table)?);
+                        gate.rules.push(LimitRule::parse(table)?);
                     }
                 }
-                ("limits", toml::Value::Table(table)) => gate.rules.push(Rule::parse(table)?),
+                ("limits", toml::Value::Table(table)) => gate.rules.push(LimitRule::parse(table)?),
                 _ => {
                     return Err(Error::input(format!("{key} is no key of a gate file"))
                         .help("arithmetic, confidence, [[limits]]"));
@@ -609,7 +609,11 @@ mod tests {
     const KLD: Limit = Limit { measure: Measure::Kld, limit: 0.02 };
 
     fn asking(limits: &[Limit], confidence: Option<f64>) -> Gate {
-        Gate { rules: vec![Rule { limits: limits.to_vec(), ..Rule::default() }], confidence, arithmetic: None }
+        Gate {
+            rules: vec![LimitRule { limits: limits.to_vec(), ..LimitRule::default() }],
+            confidence,
+            arithmetic: None,
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use gguf::cli::{bytes, count};
 
 use super::gate::xml;
 use super::svg::{Axis, Cell, Point, Spread, heat, scatter, spreads};
-use super::{Model, Report};
+use super::{ModelRow, Report};
 use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
 use crate::tensors::TensorError;
 
@@ -56,8 +56,8 @@ pub(super) fn section(id: &str, heading: &str, body: &str) -> String {
 
 fn trade_off(report: &Report) -> String {
     let front = report.pareto_front();
-    let points = |y: fn(&Model) -> Estimate| -> Vec<Point> {
-        let point = |(i, m): (usize, &Model)| Point {
+    let points = |y: fn(&ModelRow) -> Estimate| -> Vec<Point> {
+        let point = |(i, m): (usize, &ModelRow)| Point {
             name: m.name.clone(),
             x: m.bits_per_weight,
             y: y(m).value,
@@ -95,7 +95,7 @@ fn trade_off(report: &Report) -> String {
 }
 
 fn distribution(report: &Report) -> String {
-    let row = |m: &Model| {
+    let row = |m: &ModelRow| {
         let d = &m.divergence;
         Spread {
             name: m.name.clone(),
@@ -168,7 +168,7 @@ pub(super) fn tensors(models: &[(&str, &[TensorError])]) -> String {
     }
     let mut body = format!(
         "<p>Signal to noise of each tensor's weights, layer by layer, in dB: {high:.1} dB <span class=\"legend\" role=\"img\" \
-         aria-label=\"from pale to strong\"></span> {low:.1} dB (most harm). Hover for the figures, or open a table.</p>\n"
+         aria-label=\"from pale to strong\"></span> {low:.1} dB (largest error). Hover for the figures, or open a table.</p>\n"
     );
     // The first to be seen is the one whose tensors differ most from each other.
     let spread = |tensors: &[TensorError]| {
@@ -230,7 +230,7 @@ fn alone(error: f64, digits: usize) -> String {
 }
 
 /// A line of the table of figures: its head and what it shows of a model.
-type Line = (&'static str, fn(&Model) -> String);
+type Line = (&'static str, fn(&ModelRow) -> String);
 
 const LINES: [Line; 11] = [
     ("Size", |m| bytes(m.bytes)),
@@ -299,7 +299,7 @@ fn quantile_table(
     name: &str,
     fractions: &[(f64, &str)],
     report: &Report,
-    pick: fn(&Model) -> &[f64],
+    pick: fn(&ModelRow) -> &[f64],
     unit: f64,
 ) -> String {
     let mut out = format!(

@@ -33,7 +33,7 @@ pub struct Report {
     /// How it was measured.
     pub protocol: Protocol,
     /// The models that were compared, in the order they were asked for.
-    pub models: Vec<Model>,
+    pub models: Vec<ModelRow>,
     /// Where there were several texts, the same for each alone; the figures above are over all of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<Report>,
@@ -111,7 +111,7 @@ pub struct Origin {
 
 /// One model that was compared.
 #[derive(Clone, Debug, Serialize)]
-pub struct Model {
+pub struct ModelRow {
     /// Its name: a type or a file.
     pub name: String,
     /// Bytes of tensor data.
@@ -181,7 +181,7 @@ impl Facts {
         }
         let bits = |bytes: u64| 8.0 * bytes as f64 / self.parameters.max(1) as f64;
         let mean_nll = Estimate::of(found.base_nll.iter().copied(), self.scored);
-        let model = |(compared, positions): (Compared, &Vec<Position>)| Model {
+        let model = |(compared, positions): (Compared, &Vec<Position>)| ModelRow {
             bits_per_weight: bits(compared.bytes),
             name: compared.name,
             bytes: compared.bytes,
@@ -292,7 +292,7 @@ pub(crate) mod tests {
                     same_top: i % 50 != 0,
                 })
                 .collect();
-            Model {
+            ModelRow {
                 name: name.into(),
                 bytes: (bits * 4_196_608.0 / 8.0) as u64,
                 bits_per_weight: bits,

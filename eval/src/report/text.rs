@@ -2,7 +2,7 @@
 
 use gguf::cli::{Align, Table, bytes};
 
-use super::{Model, Report};
+use super::{ModelRow, Report};
 use crate::divergence::{DELTA_P_FRACTIONS, Divergence, Estimate, KLD_FRACTIONS};
 
 /// The columns of a terminal that the tables keep to where they are not to be wide.
@@ -12,7 +12,7 @@ const TERMINAL: usize = 100;
 const SHORTEST_NAME: usize = 12;
 
 /// A column of the short tables: its head and what it shows of a model.
-type Column = (&'static str, fn(&Model) -> String);
+type Column = (&'static str, fn(&ModelRow) -> String);
 
 const NAME: Column = ("model", |m| m.name.clone());
 

@@ -291,7 +291,7 @@ impl Vit {
             }
             if !height.is_multiple_of(side * merge) || !width.is_multiple_of(side * merge) {
                 return Err(Error::input(format!(
-                    "an image of {height} × {width} pixels is no whole number of patches of {side} × {side}{}",
+                    "an image of {height} × {width} pixels is not a whole number of patches of {side} × {side}{}",
                     if merge > 1 { format!(", of which {merge} × {merge} are merged") } else { String::new() }
                 )));
             }

@@ -48,7 +48,7 @@ pub use kda::{Decay, Kda, KdaInputs};
 pub use keys::{Keys, MAX_LAYERS};
 pub use lightning::Lightning;
 pub use per_layer::{PerLayer, PerLayerInputs};
-pub use plan::{Plan, StackPlan};
+pub use plan::{ModelPlan, StackPlan};
 pub use residual::{Blocks, Residual, StreamWeights, Streams};
 pub use role::{Module, Role, quantizes};
 pub use rwkv::{ChannelMix, Rwkv6, Rwkv7};
@@ -247,7 +247,7 @@ impl Arch {
     }
 
     /// What the model is made of.
-    pub fn plan(&'static self, d: &Dims) -> Plan {
-        Plan::new(self, d)
+    pub fn plan(&'static self, d: &Dims) -> ModelPlan {
+        ModelPlan::new(self, d)
     }
 }

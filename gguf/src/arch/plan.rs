@@ -12,7 +12,7 @@ use super::{Arch, Fault, FaultKind};
 
 /// What a model is made of.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ModelPlan {
     /// The row.
     pub arch: &'static Arch,
     /// Before and behind the layers.
@@ -34,8 +34,8 @@ pub struct StackPlan {
     pub norm: Option<Norm>,
 }
 
-impl Plan {
-    pub(super) fn new(arch: &'static Arch, d: &Dims) -> Plan {
+impl ModelPlan {
+    pub(super) fn new(arch: &'static Arch, d: &Dims) -> ModelPlan {
         let stacks = arch
             .stacks
             .iter()
@@ -45,7 +45,7 @@ impl Plan {
                 norm: (stack.norm)(d),
             })
             .collect();
-        Plan { arch, ends: (arch.ends)(d), stacks, flow: (arch.flow)(d) }
+        ModelPlan { arch, ends: (arch.ends)(d), stacks, flow: (arch.flow)(d) }
     }
 
     /// The slots that hold for a file with these tensors, by their full names.

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::finding::{Place, Rule, Sink};
 use super::lost;
 use super::scan::{Scan, Tensor};
-use super::{Place, Rule, Sink, shortened};
+use crate::quote::shortened;
 use crate::types::TensorType;
 use crate::value::Endian;
 use crate::{endian, finite};

@@ -3,10 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use super::known::{ARCHITECTURES, LANGUAGES, LICENSES};
+use spdx::identifiers::{EXCEPTIONS, LICENSES};
+
+use super::finding::{Place, Sink};
+use super::known::{ARCHITECTURES, LANGUAGES};
 use super::model::Model;
-use super::{Place, Sink, shortened};
 use crate::keys;
+use crate::quote::shortened;
 use crate::types::TensorType;
 use crate::value::Value;
 
@@ -249,11 +252,10 @@ fn texts(model: &Model<'_>, sink: &mut Sink<'_>) {
             && words.into_iter().enumerate().all(|(i, w)| {
                 let lower = w.trim_end_matches('+').to_ascii_lowercase();
                 (i > 0 && ["or", "and", "with"].contains(&lower.as_str()))
-                || LICENSES.binary_search(&lower.as_str()).is_ok()
-                || HUB_LICENSES.binary_search(&lower.as_str()).is_ok()
-                || lower.starts_with("licenseref-")
-                // What stands behind WITH is an exception, whose list is another one.
-                || lower.ends_with("-exception")
+                    || LICENSES.iter().any(|license| license.name.eq_ignore_ascii_case(&lower))
+                    || HUB_LICENSES.binary_search(&lower.as_str()).is_ok()
+                    || lower.starts_with("licenseref-")
+                    || EXCEPTIONS.iter().any(|exception| exception.name.eq_ignore_ascii_case(&lower))
             });
         if !known {
             const KEY: &str = "general.license";
@@ -261,10 +263,10 @@ fn texts(model: &Model<'_>, sink: &mut Sink<'_>) {
             let place = model.first.at(KEY).map_or(Place::absent_key(KEY), |at| Place::key(at, KEY));
             // Another licence is never advised: only its owner can give one.
             let name = as_license_ref(license);
-            let mend = format!(
+            let fix = format!(
                 "`gguf set FILE {KEY} LicenseRef-{name}` names the same licence as SPDX does; general.license.link may say where it is"
             );
-            sink.advise(&LICENSE_NOT_SPDX, place, message, mend);
+            sink.advise(&LICENSE_NOT_SPDX, place, message, fix);
         }
     }
     if let Some(codes) = model.get("general.languages").and_then(Value::as_array) {

@@ -1,7 +1,7 @@
 //! The first 24 bytes.
 
+use super::finding::{Place, Sink};
 use super::scan::Reader;
-use super::{Place, Sink};
 use crate::journal::MARK;
 use crate::read::MAGIC;
 use crate::value::Endian;

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::finding::{Place, Rule, Sink};
 use super::model::Model;
-use super::{Place, Rule, Sink, shortened};
 use crate::arch::{self, Fault, FaultKind};
+use crate::quote::shortened;
 use crate::value::Value;
 
 rules! { Hyperparameters;

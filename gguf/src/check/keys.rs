@@ -2,9 +2,10 @@
 
 use std::collections::hash_map::Entry;
 
+use super::finding::{Place, Severity, Sink};
 use super::scan::{Key, Reader, Scan};
-use super::{Place, Severity, Sink, shortened};
 use crate::cursor::{MAX_ARRAY_DEPTH, MAX_ARRAY_LEN, little_endian};
+use crate::quote::shortened;
 use crate::read::{DEFAULT_ALIGNMENT, MAX_KEY_BYTES};
 use crate::value::{Array, Endian, Text, Value, ValueType};
 

@@ -1,7 +1,9 @@
 //! Where data lies, and what lies between.
 
+use super::finding::{Place, Sink};
 use super::scan::{Scan, Tensor};
-use super::{Place, Sink, shortened, tensors};
+use super::tensors;
+use crate::quote::shortened;
 
 rules! { Layout;
     TENSOR_OFFSET_UNALIGNED = "tensor-offset-unaligned" Error "specification"

@@ -1,7 +1,8 @@
 //! Adapters.
 
+use super::finding::Sink;
 use super::model::Model;
-use super::{Sink, shortened};
+use crate::quote::shortened;
 use crate::value::Value;
 
 rules! { Lora;

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::data::{BLOCK_DEGENERATE, each_block};
+use super::finding::{Place, Sink};
 use super::scan::{Scan, Tensor};
-use super::{Place, Sink, shortened};
 use crate::finite::iq1m_scale;
+use crate::quote::shortened;
 use crate::types::{ScaleField, TensorType};
 
 /// What a block's scale says of it.

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::finding::{Place, Rule, Sink};
 use super::scan::{Scan, Tensor};
 use super::splits::Shard;
-use super::{Place, Rule, Sink};
 use crate::value::Value;
 
 pub(super) struct Model<'a> {

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::finding::{Place, Rule, Sink};
 use super::model::Model;
-use super::{Place, Rule, Sink, shortened};
 use crate::projector::{self, Fault};
+use crate::quote::shortened;
 
 rules! { Projector;
     PROJECTOR_EMPTY = "projector-empty" Error "ours"

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::{Sink, header, keys, tensors};
+use super::finding::Sink;
+use super::{header, keys, tensors};
 use crate::map::Mapped;
 use crate::types::TensorType;
 use crate::value::{Endian, Value};

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::finding::{Options, Place, Sink};
 use super::scan::Scan;
-use super::{Options, Place, Sink, shortened};
 use crate::error::Result;
 use crate::keys;
+use crate::quote::shortened;
 use crate::split::{COUNT, NO, TENSORS_COUNT, parse, path as shard_path};
 use crate::value::Value;
 

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use super::finding::{Place, Sink};
 use super::scan::{Reader, Scan, Tensor};
-use super::{Place, Sink, shortened};
+use crate::quote::shortened;
 use crate::read::MAX_NAME_BYTES;
 use crate::source::MAX_DIMS;
 use crate::types::{REMOVED_IDS, TensorType};

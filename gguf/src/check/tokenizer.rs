@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
+use super::finding::Sink;
 use super::known::{PRE_TOKENIZERS, TOKENIZER_MODELS};
 use super::model::Model;
 use super::template;
-use super::{Sink, shortened};
+use crate::quote::shortened;
 use crate::value::{Array, Value, ValueType};
 
 rules! { Tokenizer;

@@ -107,7 +107,7 @@ fn page(reports: &[Report], common: &Common) -> String {
         for finding in &report.findings {
             out.push_str(&format!("{finding}\n"));
             if !common.quiet {
-                out.push_str(&format!("  mend: {}\n", finding.mend));
+                out.push_str(&format!("  fix: {}\n", finding.fix));
             }
         }
         for (rule, n) in &report.more {
@@ -134,7 +134,7 @@ fn document(reports: &[Report]) -> Json {
             .map(|f| {
                 json!({"rule": f.rule.name, "severity": f.severity.name(), "group": f.rule.group.name(),
                     "file": quote::json(&f.file), "offset": f.offset, "key": f.key, "tensor": f.tensor,
-                    "message": f.message, "mend": f.mend})
+                    "message": f.message, "fix": f.fix, "mend": f.fix})
             })
             .collect();
         let more: serde_json::Map<String, Json> =
@@ -149,7 +149,7 @@ fn document(reports: &[Report]) -> Json {
 
 fn rule_json(rule: &Rule) -> Json {
     json!({"name": rule.name, "severity": rule.severity.name(), "group": rule.group.name(), "source": rule.source,
-        "what": rule.what, "mend": rule.mend})
+        "what": rule.what, "fix": rule.fix, "mend": rule.fix})
 }
 
 fn list_rules(common: &Common) -> Result<Exit> {
@@ -190,13 +190,13 @@ impl Explain {
             return Ok(Exit::Done);
         }
         print(&format!(
-            "{} ({}, {})\n  demands: {}\n  source:  {}\n  mend:    {}\n",
+            "{} ({}, {})\n  demands: {}\n  source:  {}\n  fix:     {}\n",
             rule.name,
             rule.severity.name(),
             rule.group.name(),
             rule.what,
             rule.source,
-            rule.mend
+            rule.fix
         ))?;
         Ok(Exit::Done)
     }

@@ -8,7 +8,7 @@ use gguf::{Metadata, Result, Source, Value, quote};
 use serde_json::{Value as Json, json};
 
 use super::hash::xxh64;
-use super::show::{short, type_name, whole_json};
+use super::values::{short, type_name, whole_json};
 
 /// Compare the metadata and tensors of two files; exit code 1 when they differ
 #[derive(clap::Args)]

@@ -9,7 +9,7 @@ use gguf::write::Layout;
 use gguf::{Endian, Error, ErrorKind, File, Metadata, Result, Source, Value, ValueType, keys, quote, write};
 use serde_json::json;
 
-use super::show::{short, type_name, whole_json};
+use super::values::{short, type_name, whole_json};
 
 /// How a file was changed whose header had room.
 const IN_PLACE: &str = "in place";

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use gguf::{Endian, Error, File, Result, Source, Value, quote};
 
-use super::show::{short, type_name};
+use super::values::{short, type_name};
 
 /// A field of more bytes than this is shown by its first ones.
 const WHOLE: usize = 16;

@@ -11,6 +11,7 @@ mod modelfile;
 mod sarif;
 mod show;
 mod split;
+mod values;
 
 use std::path::{Path, PathBuf};
 

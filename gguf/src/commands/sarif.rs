@@ -26,7 +26,7 @@ fn descriptor(rule: &Rule) -> Json {
         "name": pascal(rule.name),
         "shortDescription": {"text": rule.what},
         "fullDescription": {"text": format!("{} (source: {})", rule.what, rule.source)},
-        "help": {"text": rule.mend},
+        "help": {"text": rule.fix},
         "defaultConfiguration": {"level": rule.severity.name()},
         "properties": {"tags": [rule.group.name()]},
     })

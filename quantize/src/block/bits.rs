@@ -7,7 +7,7 @@ use gguf::TensorType;
 
 use super::levels::{Coded, Rounded};
 use super::{Block, largest};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_bits, half_value};
 
 pub(crate) struct Q10;
@@ -19,7 +19,7 @@ const BYTES: usize = 18;
 
 impl Block for Q10 {
     const TYPE: TensorType = TensorType::Q1_0;
-    const IMPORTANCE: Importance = Importance::Ignored;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -62,7 +62,7 @@ fn encode_signs<F: Floats>(group: Group<'_>, mut slots: Slots<'_>) {
 
 impl Block for Q20 {
     const TYPE: TensorType = TensorType::Q2_0;
-    const IMPORTANCE: Importance = Importance::Ignored;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

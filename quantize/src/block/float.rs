@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use gguf::TensorType;
 
 use super::Block;
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Ints, MAX_LANES, Rows};
 
 /// IEEE binary32, little-endian.
@@ -25,7 +25,7 @@ pub(crate) type BF16 = Words<Brain>;
 
 impl Block for F32 {
     const TYPE: TensorType = TensorType::F32;
-    const IMPORTANCE: Importance = Importance::Ignored;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -84,7 +84,7 @@ impl Word for Brain {
 
 impl<W: Word> Block for Words<W> {
     const TYPE: TensorType = W::TYPE;
-    const IMPORTANCE: Importance = Importance::Ignored;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -10,7 +10,7 @@ use gguf::TensorType;
 
 use super::levels::{Coded, Rounded};
 use super::{Block, largest};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Ints, Rows};
 
 pub(crate) struct Mxfp4;
@@ -63,7 +63,7 @@ fn half_of_e8m0(e: u8) -> f32 {
 
 impl Block for Mxfp4 {
     const TYPE: TensorType = TensorType::MXFP4;
-    const IMPORTANCE: Importance = Importance::Ignored;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -123,7 +123,7 @@ fn ue4m3(value: f32) -> u8 {
 
 impl Block for Nvfp4 {
     const TYPE: TensorType = TensorType::NVFP4;
-    const IMPORTANCE: Importance = Importance::Ignored;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

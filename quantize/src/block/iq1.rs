@@ -17,7 +17,7 @@ use gguf::TensorType;
 use super::Block;
 use super::grid::{self, Eight, LANES, Map, Target, Unweighted, weigh};
 use super::levels::{Coded, Rounded};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, half_value, nearest_int};
 use crate::search::clamp;
 
@@ -359,7 +359,7 @@ fn load<F: Floats>(group: &Group<'_>, x: &mut [F; LEN]) -> F {
 
 impl Block for IQ1S {
     const TYPE: TensorType = TensorType::IQ1_S;
-    const IMPORTANCE: Importance = Importance::Required;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Required;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -436,7 +436,7 @@ fn scale_words(block: &[u8]) -> (f32, [u16; 4]) {
 
 impl Block for IQ1M {
     const TYPE: TensorType = TensorType::IQ1_M;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

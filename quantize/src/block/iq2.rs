@@ -15,7 +15,7 @@ use super::Block;
 use super::grid::{self, Eight, Grid, Unweighted};
 use super::lattice::{self, Again, Lane, Rules};
 use super::levels::{Coded, Rounded};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Rows, half_value};
 
 pub(crate) struct IQ2XXS;
@@ -85,7 +85,7 @@ pub(super) fn signs_and_scale(lane: &Lane, ib: usize) -> [u8; 4] {
 
 impl Block for IQ2XXS {
     const TYPE: TensorType = TensorType::IQ2_XXS;
-    const IMPORTANCE: Importance = Importance::Required;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Required;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -166,7 +166,7 @@ impl IQ2XS {
 
 impl Block for IQ2XS {
     const TYPE: TensorType = TensorType::IQ2_XS;
-    const IMPORTANCE: Importance = Importance::Required;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Required;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -222,7 +222,7 @@ impl IQ2S {
 
 impl Block for IQ2S {
     const TYPE: TensorType = TensorType::IQ2_S;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -14,7 +14,7 @@ use super::grid::{self, Four, Grid};
 use super::iq2::{even, put_nibbles, signs_and_scale};
 use super::lattice::{self, Again, Lane, Rules};
 use super::levels::{Coded, Rounded};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Rows, half_value};
 
 pub(crate) struct IQ3XXS;
@@ -63,7 +63,7 @@ impl Rules for IQ3XXS {
 
 impl Block for IQ3XXS {
     const TYPE: TensorType = TensorType::IQ3_XXS;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -118,7 +118,7 @@ impl Rules for IQ3S {
 
 impl Block for IQ3S {
     const TYPE: TensorType = TensorType::IQ3_S;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

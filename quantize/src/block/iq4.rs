@@ -14,7 +14,7 @@ use gguf::TensorType;
 use super::Block;
 use super::grid::{Unweighted, weigh};
 use super::levels::{Coded, Rounded};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Ints, Rows, Slots, half_value, nearest_int};
 
 pub(crate) struct IQ4NL;
@@ -148,7 +148,7 @@ fn get_values<F: Floats>(q: &[u8], d: f32, out: &mut [f32]) {
 
 impl Block for IQ4NL {
     const TYPE: TensorType = TensorType::IQ4_NL;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -185,7 +185,7 @@ fn scale(block: &[u8], ib: usize) -> i32 {
 
 impl Block for IQ4XS {
     const TYPE: TensorType = TensorType::IQ4_XS;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -160,7 +160,7 @@ impl Levels {
             || scales.len() != groups
             || sums.len() != groups
         {
-            return Err(Error::usage(format!("{} activations are no whole number of blocks", x.len())));
+            return Err(Error::usage(format!("{} activations are not a whole number of blocks", x.len())));
         }
         Path::current().run(Round { rounded: self.rounded, group: self.group, x, codes, scales, sums });
         Ok(())

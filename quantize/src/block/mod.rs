@@ -25,13 +25,13 @@ use gguf::TensorType;
 
 pub use levels::{LEVELS, Levels, Rounded, levels};
 
-use crate::codec::{Codec, Importance};
+use crate::codec::{Codec, ImportanceUse};
 use crate::lanes::{Floats, Ints, MAX_LANES, Path, Rows, Task};
 
 /// A format: its type, and its codec over any number of lanes.
 pub(crate) trait Block {
     const TYPE: TensorType;
-    const IMPORTANCE: Importance;
+    const IMPORTANCE: ImportanceUse;
 
     /// Decodes whole blocks, as many as fill `out`. `#[inline(always)]`.
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]);
@@ -81,7 +81,7 @@ pub fn format(ty: TensorType) -> Option<&'static Format> {
 /// A row of [`FORMATS`].
 pub struct Format {
     ty: TensorType,
-    importance: Importance,
+    importance: ImportanceUse,
     decode: fn(Path, &[u8], &mut [f32]),
     encode: fn(Path, Rows<'_>, &mut [u8]),
 }
@@ -105,7 +105,7 @@ impl Codec for Format {
         self.ty
     }
 
-    fn importance(&self) -> Importance {
+    fn importance(&self) -> ImportanceUse {
         self.importance
     }
 

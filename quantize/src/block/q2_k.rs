@@ -7,7 +7,7 @@ use gguf::TensorType;
 
 use super::Block;
 use super::levels::{Coded, Rounded};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_value, nearest_int};
 use crate::search::{Affine, AffineTries, affine, clamp, positive};
 
@@ -23,7 +23,7 @@ const DMIN: usize = 82;
 
 impl Block for Q2K {
     const TYPE: TensorType = TensorType::Q2_K;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

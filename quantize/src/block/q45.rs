@@ -9,7 +9,7 @@ use gguf::TensorType;
 
 use super::levels::{Coded, Rounded};
 use super::{Block, halves, inverses, largest};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Group, Ints, MAX_LANES, Masks, Rows, Slots, half_value};
 use crate::search::{AffineTries, affine, symmetric};
 
@@ -91,7 +91,7 @@ fn levels<B: Bits>(block: &[u8]) -> [u8; LEN] {
 
 impl<B: Bits> Block for Small<B> {
     const TYPE: TensorType = B::TYPE;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

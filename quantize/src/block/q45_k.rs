@@ -10,7 +10,7 @@ use gguf::TensorType;
 
 use super::Block;
 use super::levels::{Coded, Rounded};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_value, nearest_int};
 use crate::search::{Affine, AffineTries, affine, clamp, positive};
 
@@ -68,7 +68,7 @@ impl Bits for Five {
 
 impl<B: Bits> Block for Superblock<B> {
     const TYPE: TensorType = B::TYPE;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -8,7 +8,7 @@ use gguf::TensorType;
 
 use super::Block;
 use super::levels::{Coded, Rounded};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Group, Ints, Masks, Rows, Slots, half_value, nearest_int};
 use crate::search::{Symmetric, clamp, symmetric};
 
@@ -24,7 +24,7 @@ const D: usize = 208;
 
 impl Block for Q6K {
     const TYPE: TensorType = TensorType::Q6_K;
-    const IMPORTANCE: Importance = Importance::Used;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -6,7 +6,7 @@ use gguf::TensorType;
 
 use super::levels::{Coded, Rounded};
 use super::{Block, halves, inverses, largest};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Ints, MAX_LANES, Rows, half_value};
 
 pub(crate) struct Q80;
@@ -16,7 +16,7 @@ const BYTES: usize = 34;
 
 impl Block for Q80 {
     const TYPE: TensorType = TensorType::Q8_0;
-    const IMPORTANCE: Importance = Importance::Ignored;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -9,7 +9,7 @@ use gguf::TensorType;
 
 use super::levels::{Coded, Rounded};
 use super::{Block, largest};
-use crate::codec::Importance;
+use crate::codec::ImportanceUse;
 use crate::lanes::{Floats, Ints, Rows, half_bits, half_value};
 
 pub(crate) struct TQ10;
@@ -51,7 +51,7 @@ fn five<F: Floats>(number: F::Int) -> F::Int {
 
 impl Block for TQ10 {
     const TYPE: TensorType = TensorType::TQ1_0;
-    const IMPORTANCE: Importance = Importance::Ignored;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -103,7 +103,7 @@ impl Block for TQ10 {
 
 impl Block for TQ20 {
     const TYPE: TensorType = TensorType::TQ2_0;
-    const IMPORTANCE: Importance = Importance::Ignored;
+    const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -23,7 +23,7 @@ use gguf::{Error, Result, Source, TensorType, Value, quote};
 use quantize::pattern::Pattern;
 use quantize::pipeline::{self, Job, Settings};
 use quantize::plan::{self, Importance, Options, Plan, Written, parse_tensor_rule, parse_tensor_type};
-use quantize::recipe::{FileType, Wishes};
+use quantize::recipe::{FileType, TypeOverrides};
 use quantize::search::estimate;
 use quantize::search::mix::{self, Frame, Limits, Target};
 use serde_json::json;
@@ -770,7 +770,7 @@ fn options(args: &Args, order: &Order) -> Result<(Vec<&'static FileType>, Option
         types = vec![file_type];
         fixed = Some(tensors);
     }
-    let wishes = Wishes {
+    let wishes = TypeOverrides {
         pure: choice.pure,
         leave_output: choice.leave_output_tensor,
         output: choice.output_tensor_type,

@@ -65,7 +65,7 @@ impl State {
 /// are near those of `target`. Gives the bytes, row after row, and what is left: target less chosen value.
 ///
 /// # Panics
-/// Where the type has no grid, or a row holds no whole number of its blocks: the caller is wrong.
+/// Where the type has no grid, or a row is not a whole number of its blocks: the caller is wrong.
 pub fn search(inputs: &Inputs, ty: TensorType, effort: Effort, target: &Strips) -> (Vec<u8>, Strips) {
     let grid = super::grid::grid(ty).unwrap_or_else(|| panic!("{ty} has no grid"));
     let row_bytes = ty.bytes_for(inputs.columns() as u64).unwrap_or(0) as usize;
@@ -85,7 +85,7 @@ pub struct Coded {
 /// grid has no other.
 ///
 /// # Panics
-/// Where a row holds no whole number of the grid's blocks: the caller is wrong.
+/// Where a row is not a whole number of the grid's blocks: the caller is wrong.
 pub fn search_codes(
     inputs: &Inputs,
     grid: &Grid,

@@ -1,7 +1,7 @@
 //! The tower of CogVLM.
 
 use super::{BASE, Sense, common, epsilon, r, vision};
-use crate::hf::{Class, Rule};
+use crate::hf::{Class, NameRule};
 
 pub(super) const ROWS: &[Class] = &[Class {
     names: &["CogVLMForCausalLM"],
@@ -18,7 +18,7 @@ pub(super) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const SPELLING: &[Rule] = &[
+const SPELLING: &[NameRule] = &[
     r("model.vision.patch_embedding.cls_embedding", "v.class_embd"),
     r("model.vision.patch_embedding.proj", "v.patch_embd"),
     r("model.vision.patch_embedding.position_embedding", "v.position_embd"),

@@ -4,7 +4,7 @@ use gguf::Result;
 
 use super::change::{floats, without};
 use super::{BASE, Forced, Sense, Tower, audio, common, epsilon, r, tower, vision};
-use crate::hf::{Class, How, Params, Rule};
+use crate::hf::{Class, How, NameRule, Params};
 use crate::transform::{self, Elements, Rows};
 
 pub(super) const ROWS: &[Class] = &[Class {
@@ -44,7 +44,7 @@ pub(super) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const GEMMA4: &[Rule] = &[
+const GEMMA4: &[NameRule] = &[
     r("model.vision_tower.patch_embedder.input_proj", "v.patch_embd").how(super::change::CHANNELS_LAST),
     r("model.vision_tower.patch_embedder.position_embedding_table", "v.position_embd"),
     r("model.vision_tower.std_bias", "v.std_bias"),
@@ -76,7 +76,7 @@ const GEMMA4: &[Rule] = &[
 /// Scales that are stored before the softplus.
 const SOFTPLUS: How = How::Change(|_, piece| softplus(&piece.rows));
 
-const CONFORMER: &[Rule] = &[
+const CONFORMER: &[NameRule] = &[
     r("model.audio_tower.subsample_conv_projection.layer{}.conv", "a.conv1d.{}"),
     r("model.audio_tower.subsample_conv_projection.layer{}.norm", "a.conv1d.{}.norm"),
     r("model.audio_tower.subsample_conv_projection.input_proj_linear", "a.input_projection"),

@@ -5,7 +5,7 @@ use gguf::Result;
 use super::qwen::qwen3_sizes;
 use super::spelling::{VISUAL, VISUAL_FUSED};
 use super::{BASE, Sense, common, epsilon, r, told_activation, tower, vision};
-use crate::hf::{Class, Params, Rule};
+use crate::hf::{Class, NameRule, Params};
 
 pub(super) const ROWS: &[Class] = &[
     Class {
@@ -44,7 +44,7 @@ const GLM4: Class = Class {
     ..BASE
 };
 
-const GLM: &[Rule] = &[
+const GLM: &[NameRule] = &[
     r("visual.post_conv_layernorm", "v.norm_embd"),
     r("visual.embeddings.position_embedding", "v.position_embd"),
     r("visual.post_layernorm", "v.post_ln"),

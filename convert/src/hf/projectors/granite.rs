@@ -5,7 +5,7 @@ use gguf::{Error, Result};
 use super::change::{folded_norm, halved, without};
 use super::{BASE, Forced, Sense, Tower, audio, common, r, tower};
 use crate::config::Config;
-use crate::hf::{Class, How, Params, Rule};
+use crate::hf::{Class, How, NameRule, Params};
 
 pub(super) const ROWS: &[Class] = &[
     Class {
@@ -77,7 +77,7 @@ const DEPTH: How = How::Change(|_, piece| without(piece, 1));
 
 const NORM: How = How::Join { group: "batch norm", make: |_, piece, parts| folded_norm(piece, &parts) };
 
-const ENCODER: &[Rule] = &[
+const ENCODER: &[NameRule] = &[
     r("encoder.input_linear", "a.input_projection"),
     r("encoder.out", "a.enc_ctc_out"),
     r("encoder.out_mid", "a.enc_ctc_out_mid"),
@@ -103,7 +103,7 @@ const ENCODER: &[Rule] = &[
     r("encoder.layers.{}.conv.batch_norm.running_var", "a.blk.{}.conv_norm_var").how(NORM),
 ];
 
-const QFORMER: &[Rule] = &[
+const QFORMER: &[NameRule] = &[
     r("projector.query", "a.proj_query"),
     r("projector.linear", "a.proj_linear"),
     r("projector.qformer.layernorm", "a.proj_norm"),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{BASE, Forced, Sense, processor_of, r, tower, vision};
 use crate::OutType;
 use crate::config::Config;
-use crate::hf::{Class, Params, Rule};
+use crate::hf::{Class, NameRule, Params};
 
 pub(super) const ROWS: &[Class] = &[Class {
     names: &["LlavaForConditionalGeneration"],
@@ -75,7 +75,7 @@ fn own_layers(config: &Config, name: &str) -> Option<String> {
     (own && !beyond).then(|| name.to_owned())
 }
 
-const SPELLING: &[Rule] = &[
+const SPELLING: &[NameRule] = &[
     r("multi_modal_projector.linear_1", "mm.0"),
     r("multi_modal_projector.linear_2", "mm.2"),
     r("vision.embeddings.class_embedding", "v.class_embd"),

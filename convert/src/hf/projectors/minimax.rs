@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::spelling::SIGLIP;
 use super::{BASE, Sense, common, epsilon, r, tower, tower_of, vision};
 use crate::config::Config;
-use crate::hf::{Class, How, Outputs, Params, Piece, Rule};
+use crate::hf::{Class, How, NameRule, Outputs, Params, Piece};
 use crate::transform::{self, Rows};
 
 pub(super) const ROWS: &[Class] = &[Class {
@@ -23,7 +23,7 @@ pub(super) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const OWN: &[Rule] = &[
+const OWN: &[NameRule] = &[
     r("vision.embeddings.patch_embedding", "v.patch_embd").how(How::Split(frames)),
     r("vision.encoder.layers.{}.self_attn.q_proj", "v.blk.{}.attn_q").how(AXES),
     r("vision.encoder.layers.{}.self_attn.k_proj", "v.blk.{}.attn_k").how(AXES),

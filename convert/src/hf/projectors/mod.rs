@@ -26,7 +26,7 @@ use std::path::Path;
 use gguf::{Array, Error, Result};
 use serde_json::{Map, Value};
 
-use super::{Class, Key, Params, Rule, find as find_text};
+use super::{Class, Key, NameRule, Params, find as find_text};
 use crate::config::{self, Config};
 
 pub use gguf::projector::Sense;
@@ -404,6 +404,6 @@ fn inverse(place: &str, name: &str, ratio: f64) -> Result<u64> {
 }
 
 /// A tensor that is kept as it is.
-const fn r(from: &'static str, to: &'static str) -> Rule {
+const fn r(from: &'static str, to: &'static str) -> NameRule {
     super::r(from, to)
 }

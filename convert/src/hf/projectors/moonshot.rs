@@ -5,7 +5,7 @@ use gguf::{Error, Result};
 use super::change::QUERY_KEY_VALUE;
 use super::{BASE, Sense, common, epsilon, processor_of, r, tower, tower_of, vision};
 use crate::config::Config;
-use crate::hf::{Class, How, Params, Piece, Rule};
+use crate::hf::{Class, How, NameRule, Params, Piece};
 use crate::transform::{self, Rows};
 
 pub(super) const ROWS: &[Class] = &[
@@ -62,7 +62,7 @@ const KIMI_K25: Class = Class {
     ..BASE
 };
 
-const TOWER: &[Rule] = &[
+const TOWER: &[NameRule] = &[
     r("vision_tower.patch_embed.proj", "v.patch_embd"),
     r("vision_tower.encoder.blocks.{}.norm0", "v.blk.{}.ln1"),
     r("vision_tower.encoder.blocks.{}.norm1", "v.blk.{}.ln2"),
@@ -72,7 +72,7 @@ const TOWER: &[Rule] = &[
     r("vision_tower.encoder.final_layernorm", "v.post_ln"),
 ];
 
-const KIMI_VL: &[Rule] = &[
+const KIMI_VL: &[NameRule] = &[
     r("vision_tower.patch_embed.pos_emb", "v.position_embd").how(How::Change(|_, piece| {
         let &[rows, columns, width] = piece.rows.shape() else { return Ok(piece.rows.clone()) };
         transform::reshaped(&piece.rows, vec![rows * columns, width])
@@ -82,7 +82,7 @@ const KIMI_VL: &[Rule] = &[
     r("multi_modal_projector.linear_{}", "mm.{}"),
 ];
 
-const K25: &[Rule] = &[
+const K25: &[NameRule] = &[
     r("vision_tower.patch_embed.pos_emb", "v.position_embd"),
     r("vision_tower.encoder.blocks.{}.wqkv", "v.blk.{}.attn_qkv").how(How::Change(split_rotation)),
     r("mm_projector.pre_norm", "mm.input_norm"),

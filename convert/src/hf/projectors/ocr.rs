@@ -7,7 +7,7 @@ use super::qwen::pixels;
 use super::spelling::SIGLIP;
 use super::{BASE, Forced, Sense, common, epsilon, processor_of, r, tower, vision};
 use crate::config::Config;
-use crate::hf::{Class, How, Params, Rule};
+use crate::hf::{Class, How, NameRule, Params};
 use crate::transform;
 
 pub(super) const ROWS: &[Class] = &[
@@ -133,7 +133,7 @@ pub(super) const ROWS: &[Class] = &[
     },
 ];
 
-const DOTS: &[Rule] = &[
+const DOTS: &[NameRule] = &[
     r("vision_tower.patch_embed.patchifier.proj", "v.patch_embd"),
     r("vision_tower.patch_embed.patchifier.norm", "v.pre_ln"),
     r("vision_tower.blocks.{}.norm1", "v.blk.{}.ln1"),
@@ -148,7 +148,7 @@ const DOTS: &[Rule] = &[
     r("vision_tower.merger.mlp.{}", "mm.{}"),
 ];
 
-const HUNYUAN: &[Rule] = &[
+const HUNYUAN: &[NameRule] = &[
     r("vit.embeddings.patch_embedding", "v.patch_embd"),
     // The first position is that of a class token.
     r("vit.embeddings.position_embedding", "v.position_embd").how(How::Cut(|_, piece| {
@@ -193,7 +193,7 @@ const DEEPSEEK: Class = Class {
     ..BASE
 };
 
-const SAM: &[Rule] = &[
+const SAM: &[NameRule] = &[
     r("model.sam_model.pos_embed", "v.sam.pos_embd"),
     r("model.sam_model.patch_embed.proj", "v.sam.patch_embd"),
     r("model.sam_model.blocks.{}.norm1", "v.sam.blk.{}.pre_ln"),
@@ -209,7 +209,7 @@ const SAM: &[Rule] = &[
     r("model.sam_model.net_3", "v.sam.net_3"),
 ];
 
-const CLIP: &[Rule] = &[
+const CLIP: &[NameRule] = &[
     r("model.vision_model.embeddings.class_embedding", "v.class_embd"),
     r("model.vision_model.embeddings.patch_embedding", "v.patch_embd"),
     r("model.vision_model.embeddings.position_embedding", "v.position_embd"),
@@ -222,7 +222,7 @@ const CLIP: &[Rule] = &[
     r("model.vision_model.transformer.layers.{}.mlp.fc2", "v.blk.{}.ffn_down"),
 ];
 
-const QWEN2: &[Rule] = &[
+const QWEN2: &[NameRule] = &[
     r("model.qwen2_model.model.model.layers.{}.input_layernorm", "v.blk.{}.ln1"),
     r("model.qwen2_model.model.model.layers.{}.post_attention_layernorm", "v.blk.{}.ln2"),
     r("model.qwen2_model.model.model.layers.{}.self_attn.q_proj", "v.blk.{}.attn_q"),
@@ -237,7 +237,7 @@ const QWEN2: &[Rule] = &[
     r("model.qwen2_model.query_1024", "v.resample_query_1024"),
 ];
 
-const ENDS: &[Rule] = &[
+const ENDS: &[NameRule] = &[
     r("model.projector.layers", "mm.model.fc"),
     r("model.image_newline", "v.image_newline"),
     r("model.view_seperator", "v.view_seperator")

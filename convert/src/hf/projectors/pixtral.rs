@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::change::ROTATED;
 use super::{BASE, Sense, activation, common, epsilon, r, tower, vision};
 use crate::config::{Config, MISTRAL_FORM};
-use crate::hf::{Class, Contents, How, Params, Rule, Tower};
+use crate::hf::{Class, Contents, How, NameRule, Params, Tower};
 use crate::transform;
 
 pub(super) const ROWS: &[Class] = &[
@@ -134,7 +134,7 @@ const BREAK_ROW: How = How::Change(|config, piece| {
     transform::reshaped(&row, row.shape()[1..].to_vec())
 });
 
-const SPELLING: &[Rule] = &[
+const SPELLING: &[NameRule] = &[
     r("vision_tower.patch_conv", "v.patch_embd"),
     r("vision_tower.ln_pre", "v.pre_ln"),
     r("vision_tower.transformer.layers.{}.attention_norm", "v.blk.{}.ln1"),
@@ -152,7 +152,7 @@ const SPELLING: &[Rule] = &[
     r("embed_tokens", "v.token_embd.img_break").how(BREAK_ROW),
 ];
 
-const MISTRAL: &[Rule] = &[
+const MISTRAL: &[NameRule] = &[
     r("vision_encoder.patch_conv", "v.patch_embd"),
     r("vision_encoder.ln_pre", "v.pre_ln"),
     r("vision_encoder.transformer.layers.{}.attention_norm", "v.blk.{}.ln1"),

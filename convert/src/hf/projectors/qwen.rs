@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::spelling::{VISUAL, VISUAL_FUSED, VISUAL_SEPARATE, WHISPER};
 use super::{BASE, Forced, Sense, Tower, audio, common, epsilon, processor_of, r, tower, tower_of, vision};
 use crate::config::Config;
-use crate::hf::{Class, How, Params, Rule};
+use crate::hf::{Class, How, NameRule, Params};
 use crate::transform::{self, Rows};
 
 pub(super) const ROWS: &[Class] = &[
@@ -181,9 +181,9 @@ const QWEN3: Class = Class {
     ..BASE
 };
 
-const QWEN2_MERGER: &[Rule] = &[r("visual.merger.ln_q", "v.post_ln"), r("visual.merger.mlp.{}", "mm.{}")];
+const QWEN2_MERGER: &[NameRule] = &[r("visual.merger.ln_q", "v.post_ln"), r("visual.merger.mlp.{}", "mm.{}")];
 
-const QWEN3_MERGER: &[Rule] = &[
+const QWEN3_MERGER: &[NameRule] = &[
     r("visual.pos_embed", "v.position_embd"),
     r("visual.merger.norm", "v.post_ln"),
     r("visual.merger.linear_fc1", "mm.0"),
@@ -193,10 +193,10 @@ const QWEN3_MERGER: &[Rule] = &[
     r("visual.deepstack_merger_list.{}.linear_fc2", "v.deepstack.{}.fc2").how(DEEP),
 ];
 
-const OMNI_AUDIO: &[Rule] =
+const OMNI_AUDIO: &[NameRule] =
     &[r("audio_tower.ln_post", "a.post_ln"), r("audio_tower.proj", "mm.a.fc"), r("audio_tower.proj{}", "mm.a.mlp.{}")];
 
-const QWEN3_AUDIO: &[Rule] = &[
+const QWEN3_AUDIO: &[NameRule] = &[
     r("audio_tower.conv2d{}", "a.conv2d.{}").how(How::Change(|_, piece| match piece.rows.shape() {
         &[len] if piece.suffix == ".bias" => transform::reshaped(&piece.rows, vec![len, 1, 1]),
         _ => Ok(piece.rows.clone()),

@@ -10,7 +10,7 @@ use super::{
     vision,
 };
 use crate::config::Config;
-use crate::hf::{Class, Contents, How, Params, Rule, plus_one};
+use crate::hf::{Class, Contents, How, NameRule, Params, plus_one};
 
 pub(super) const ROWS: &[Class] = &[
     Class {
@@ -211,18 +211,18 @@ pub(super) const ROWS: &[Class] = &[
     },
 ];
 
-const GEMMA3: &[Rule] = &[
+const GEMMA3: &[NameRule] = &[
     r("multi_modal_projector.mm_input_projection", "mm.input_projection"),
     r("multi_modal_projector.mm_soft_emb_norm", "mm.soft_emb_norm").how(How::MapWeight(plus_one)),
 ];
 
-const JANUS: &[Rule] = &[
+const JANUS: &[NameRule] = &[
     r("vision.encoder.layers.{}.self_attn.projection_layer", "v.blk.{}.attn_out"),
     r("aligner.fc1", "mm.0"),
     r("aligner.{}", "mm.{}"),
 ];
 
-const MINICPM: &[Rule] = &[
+const MINICPM: &[NameRule] = &[
     r("model.vision_tower.vit_merger.layer_norm1", "v.vit_merger.ln1"),
     r("model.vision_tower.vit_merger.self_attn.q_proj", "v.vit_merger.attn_q"),
     r("model.vision_tower.vit_merger.self_attn.k_proj", "v.vit_merger.attn_k"),
@@ -237,7 +237,7 @@ const MINICPM: &[Rule] = &[
 ];
 
 /// The two forms of InternVL: its own, and that of the transformers library.
-const INTERN: &[Rule] = &[
+const INTERN: &[NameRule] = &[
     r("vision.encoder.layers.{}.attn.qkv", "v.blk.{}.attn_").how(QUERY_KEY_VALUE),
     r("vision.encoder.layers.{}.attn.proj", "v.blk.{}.attn_out"),
     r("vision.encoder.layers.{}.attn.q_norm", "v.blk.{}.attn_q_norm"),
@@ -267,7 +267,7 @@ const INTERN: &[Rule] = &[
     r("model.multi_modal_projector.linear_2", "mm.model.mlp.3"),
 ];
 
-const LLAMA4: &[Rule] = &[
+const LLAMA4: &[NameRule] = &[
     r("vision_model.class_embedding", "v.class_embd"),
     r("vision_model.positional_embedding_vlm", "v.position_embd"),
     r("vision_model.patch_embedding.linear", "v.patch_embd"),

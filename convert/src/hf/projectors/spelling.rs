@@ -1,10 +1,10 @@
 //! Names of towers' tensors that families share.
 
 use super::r;
-use crate::hf::Rule;
+use crate::hf::NameRule;
 
 /// A tower of CLIP or SigLIP under `vision.`.
-pub(super) const SIGLIP: &[Rule] = &[
+pub(super) const SIGLIP: &[NameRule] = &[
     r("vision.embeddings.class_embedding", "v.class_embd"),
     r("vision.embeddings.patch_embedding", "v.patch_embd"),
     r("vision.embeddings.position_embedding", "v.position_embd"),
@@ -21,7 +21,7 @@ pub(super) const SIGLIP: &[Rule] = &[
 ];
 
 /// The encoder of Whisper under `audio_tower.`.
-pub(super) const WHISPER: &[Rule] = &[
+pub(super) const WHISPER: &[NameRule] = &[
     r("audio_tower.conv{}", "a.conv1d.{}").how(super::change::COLUMN_BIAS),
     r("audio_tower.embed_positions", "a.position_embd"),
     r("audio_tower.layers.{}.self_attn_layer_norm", "a.blk.{}.ln1"),
@@ -36,7 +36,7 @@ pub(super) const WHISPER: &[Rule] = &[
 ];
 
 /// The blocks of Qwen's towers and their relatives under `visual.`.
-pub(super) const VISUAL: &[Rule] = &[
+pub(super) const VISUAL: &[NameRule] = &[
     r("visual.patch_embed.proj", "v.patch_embd").how(super::change::FRAMES),
     r("visual.blocks.{}.norm1", "v.blk.{}.ln1"),
     r("visual.blocks.{}.norm2", "v.blk.{}.ln2"),
@@ -53,10 +53,10 @@ pub(super) const VISUAL: &[Rule] = &[
 ];
 
 /// Projections of queries, keys and values in one tensor that is kept.
-pub(super) const VISUAL_FUSED: &[Rule] = &[r("visual.blocks.{}.attn.qkv", "v.blk.{}.attn_qkv")];
+pub(super) const VISUAL_FUSED: &[NameRule] = &[r("visual.blocks.{}.attn.qkv", "v.blk.{}.attn_qkv")];
 
 /// The same, taken apart or stored apart.
-pub(super) const VISUAL_SEPARATE: &[Rule] = &[
+pub(super) const VISUAL_SEPARATE: &[NameRule] = &[
     r("visual.blocks.{}.attn.qkv", "v.blk.{}.attn_").how(super::change::QUERY_KEY_VALUE),
     r("visual.blocks.{}.attn.q", "v.blk.{}.attn_q"),
     r("visual.blocks.{}.attn.k", "v.blk.{}.attn_k"),

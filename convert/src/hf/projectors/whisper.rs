@@ -5,7 +5,7 @@ use gguf::Result;
 use super::qwen::audio_sizes;
 use super::spelling::WHISPER;
 use super::{BASE, Forced, Sense, Tower, audio, common, epsilon, r, tower};
-use crate::hf::{Class, Params, Rule};
+use crate::hf::{Class, NameRule, Params};
 
 pub(super) const ROWS: &[Class] = &[
     Class {
@@ -91,14 +91,14 @@ const ENCODER: Class = Class {
     ..BASE
 };
 
-const PROJECTOR: &[Rule] = &[
+const PROJECTOR: &[NameRule] = &[
     r("multi_modal_projector.linear", "mm.a.fc"),
     r("multi_modal_projector.linear_{}", "mm.a.mlp.{}"),
     r("multi_modal_projector.ln_pre", "mm.a.norm_pre"),
     r("multi_modal_projector.ln_mid", "mm.a.norm_mid"),
 ];
 
-const MERALION: &[Rule] = &[
+const MERALION: &[NameRule] = &[
     r("ln_speech", "mm.a.norm_pre"),
     r("speech_audio_adapter.mlp_adapter.0", "mm.a.mlp.0"),
     r("speech_audio_adapter.gate_proj", "mm.a.mlp.1"),
@@ -106,7 +106,7 @@ const MERALION: &[Rule] = &[
     r("speech_audio_adapter.out_proj", "mm.a.mlp.3"),
 ];
 
-const GLM: &[Rule] = &[
+const GLM: &[NameRule] = &[
     r("audio_encoder.adapting.layer_norm", "mm.a.norm_pre"),
     r("audio_encoder.adapting.0", "mm.a.mlp.1"),
     r("audio_encoder.adapting.2", "mm.a.mlp.2"),

@@ -3,7 +3,7 @@
 use gguf::Result;
 
 use crate::hf::rows::llama::{llama, local_experts, rope_freqs};
-use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, Modules, Params, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, Modules, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -25,7 +25,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
 
 const STACK: How = How::Stack { group: "experts", members: local_experts };
 
-const AFMOE: &[Rule] = &[
+const AFMOE: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
     r("model.layers.{}.pre_mlp_layernorm", "blk.{}.ffn_norm"),

@@ -3,7 +3,7 @@
 use gguf::Result;
 
 use crate::hf::rows::llama::{MIXTRAL_EXPERTS, quotient};
-use crate::hf::{ATTENTION_ROTATED, BASE, Class, ENDS, Params, Rule, r};
+use crate::hf::{ATTENTION_ROTATED, BASE, Class, ENDS, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -16,7 +16,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const ARCTIC: &[Rule] = &[
+const ARCTIC: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.residual_layernorm", "blk.{}.ffn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm_exps"),

@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 
 use crate::config::Config;
 use crate::hf::rows::llama::quotient;
-use crate::hf::{BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, ENDS, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{reordered, sliced};
 
@@ -18,7 +18,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const BAICHUAN: &[Rule] = &[
+const BAICHUAN: &[NameRule] = &[
     r("model.layers.{}.self_attn.W_pack", "blk.{}.attn_").how(How::Split(unpacked)),
     r("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
 ];

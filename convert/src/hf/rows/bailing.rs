@@ -8,7 +8,7 @@ use crate::hf::rows::deepseek::{EXPERTS, absorbed_heads};
 use crate::hf::rows::glm::convolution;
 use crate::hf::rows::llama::head_dim;
 use crate::hf::{
-    BASE, Class, GATED, How, NORMS, Outputs, PREDICTION, Params, Piece, Prediction, Rule, r, with_prediction,
+    BASE, Class, GATED, How, NORMS, NameRule, Outputs, PREDICTION, Params, Piece, Prediction, r, with_prediction,
 };
 use crate::reduce::{centered, normalized_columns};
 use crate::transform::{Rows, mapped, reordered, reshaped, sliced};
@@ -66,19 +66,19 @@ pub(in crate::hf) const ROWS: &[Class] = &[
 const BAILING_PREDICTION: Option<Prediction> =
     Some(Prediction { beginnings: &[], shared: &["model.word_embeddings.", "model.norm.", "lm_head."] });
 
-const BAILING_ENDS: &[Rule] = &[
+const BAILING_ENDS: &[NameRule] = &[
     r("model.word_embeddings", "token_embd"),
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm"),
     r("lm_head", "output").how(How::Change(head)),
 ];
 
-const BAILING: &[Rule] = &[
+const BAILING: &[NameRule] = &[
     r("model.layers.{}.attention.query_key_value", "blk.{}.attn_").how(How::Split(apart)),
     r("model.layers.{}.attention.dense", "blk.{}.attn_output"),
 ];
 
-const BAILING2: &[Rule] = &[
+const BAILING2: &[NameRule] = &[
     r("model.layers.{}.attention.query_key_value", "blk.{}.attn_qkv"),
     r("model.layers.{}.attention.query_layernorm", "blk.{}.attn_q_norm"),
     r("model.layers.{}.attention.key_layernorm", "blk.{}.attn_k_norm"),
@@ -87,7 +87,7 @@ const BAILING2: &[Rule] = &[
 ];
 
 /// Delta attention in most layers, latent attention in the others.
-const BAILING3: &[Rule] = &[
+const BAILING3: &[NameRule] = &[
     r("model.layers.{}.attention.q_proj", "blk.{}.attn_q"),
     r("model.layers.{}.attention.k_proj", "blk.{}.attn_k"),
     r("model.layers.{}.attention.v_proj", "blk.{}.attn_v"),
@@ -117,9 +117,9 @@ const BAILING3: &[Rule] = &[
     r("model.layers.{}.final_layernorm", "blk.{}.layer_output_norm"),
 ];
 
-const EXPERT_BIAS: &[Rule] = &[r("model.layers.{}.mlp.gate.expert_bias", "blk.{}.exp_probs_b.bias")];
+const EXPERT_BIAS: &[NameRule] = &[r("model.layers.{}.mlp.gate.expert_bias", "blk.{}.exp_probs_b.bias")];
 
-const CENTERED_BIAS: &[Rule] = &[r("model.layers.{}.mlp.gate.expert_bias", "blk.{}.exp_probs_b.bias")
+const CENTERED_BIAS: &[NameRule] = &[r("model.layers.{}.mlp.gate.expert_bias", "blk.{}.exp_probs_b.bias")
     .how(How::Change(|_, piece| centered(&piece.rows)))];
 
 /// The output head, with columns of length 1 where the configuration says so.

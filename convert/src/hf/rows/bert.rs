@@ -4,7 +4,7 @@ use gguf::{Array, Error, Result};
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, How, Outputs, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, How, NameRule, Outputs, Params, Piece, r};
 use crate::names::{self, with_block};
 use crate::safetensors::Stored;
 use crate::tasks::Task;
@@ -118,7 +118,7 @@ const ROBERTA: Class = Class {
 };
 
 /// What stands before and behind the layers.
-pub(super) const BERT_ENDS: &[Rule] = &[
+pub(super) const BERT_ENDS: &[NameRule] = &[
     r("embeddings.word_embeddings", "token_embd"),
     r("embeddings.position_embeddings", "position_embd"),
     r("embeddings.token_type_embeddings", "token_types"),
@@ -130,7 +130,7 @@ pub(super) const BERT_ENDS: &[Rule] = &[
     r("classifier.out_proj", "cls.output"),
 ];
 
-const ROBERTA_ENDS: &[Rule] = &[
+const ROBERTA_ENDS: &[NameRule] = &[
     BERT_ENDS[0],
     r("embeddings.position_embeddings", "position_embd").how(How::Cut(from_first_position)),
     BERT_ENDS[2],
@@ -140,21 +140,21 @@ const ROBERTA_ENDS: &[Rule] = &[
     BERT_ENDS[8],
 ];
 
-const BERT_ATTENTION: &[Rule] = &[
+const BERT_ATTENTION: &[NameRule] = &[
     r("encoder.layer.{}.attention.self.query", "blk.{}.attn_q"),
     r("encoder.layer.{}.attention.self.key", "blk.{}.attn_k"),
     r("encoder.layer.{}.attention.self.value", "blk.{}.attn_v"),
     r("encoder.layer.{}.attention.output.dense", "blk.{}.attn_output"),
 ];
 
-const BERT_FEED: &[Rule] = &[
+const BERT_FEED: &[NameRule] = &[
     r("encoder.layer.{}.attention.output.LayerNorm", "blk.{}.attn_output_norm"),
     r("encoder.layer.{}.intermediate.dense", "blk.{}.ffn_up"),
     r("encoder.layer.{}.output.dense", "blk.{}.ffn_down"),
     r("encoder.layer.{}.output.LayerNorm", "blk.{}.layer_output_norm"),
 ];
 
-const DISTILBERT_LAYER: &[Rule] = &[
+const DISTILBERT_LAYER: &[NameRule] = &[
     r("transformer.layer.{}.attention.q_lin", "blk.{}.attn_q"),
     r("transformer.layer.{}.attention.k_lin", "blk.{}.attn_k"),
     r("transformer.layer.{}.attention.v_lin", "blk.{}.attn_v"),
@@ -165,7 +165,7 @@ const DISTILBERT_LAYER: &[Rule] = &[
     r("transformer.layer.{}.output_layer_norm", "blk.{}.layer_output_norm"),
 ];
 
-const FLASH: &[Rule] = &[
+const FLASH: &[NameRule] = &[
     r("encoder.layers.{}.mixer.Wqkv", "blk.{}.attn_qkv"),
     r("encoder.layers.{}.mixer.out_proj", "blk.{}.attn_output"),
     r("encoder.layers.{}.norm1", "blk.{}.attn_output_norm"),
@@ -174,7 +174,7 @@ const FLASH: &[Rule] = &[
     r("encoder.layers.{}.norm2", "blk.{}.layer_output_norm"),
 ];
 
-const JINA_V2: &[Rule] = &[
+const JINA_V2: &[NameRule] = &[
     r("encoder.layer.{}.attention.output.LayerNorm", "blk.{}.attn_output_norm"),
     r("encoder.layer.{}.attention.self.layer_norm_q", "blk.{}.attn_q_norm"),
     r("encoder.layer.{}.attention.self.layer_norm_k", "blk.{}.attn_k_norm"),

@@ -4,7 +4,7 @@ use gguf::Result;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, ENDS, How, NORMS, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, ENDS, How, NORMS, NameRule, Params, Piece, r};
 use crate::reduce::ternary;
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
@@ -31,9 +31,9 @@ const BITNET: Class = Class {
     ..BASE
 };
 
-const ENDS_TIED: &[Rule] = &[ENDS[0], ENDS[1], r("lm_head", "").how(How::Tied)];
+const ENDS_TIED: &[NameRule] = &[ENDS[0], ENDS[1], r("lm_head", "").how(How::Tied)];
 
-const TERNARY: &[Rule] = &[
+const TERNARY: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q").how(How::Change(rounded)),
     r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k").how(How::Change(rounded)),
     r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v").how(How::Change(rounded)),

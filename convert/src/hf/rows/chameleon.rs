@@ -2,7 +2,7 @@
 
 use gguf::{Error, Result};
 
-use crate::hf::{ATTENTION_ROTATED, BASE, Class, ENDS, GATED, How, NORMS, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION_ROTATED, BASE, Class, ENDS, GATED, How, NORMS, NameRule, Params, Piece, r};
 use crate::transform::{Rows, reshaped, view};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -18,7 +18,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const CHAMELEON: &[Rule] = &[
+const CHAMELEON: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm").how(How::Change(|c, p| first_head(c.heads()?, p))),
     r("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm").how(How::Change(|c, p| first_head(c.kv_heads()?, p))),
 ];

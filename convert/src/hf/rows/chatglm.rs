@@ -2,7 +2,7 @@
 
 use gguf::Result;
 
-use crate::hf::{ATTENTION, BASE, Class, ENDS, NORMS, Params, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, NORMS, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -38,7 +38,7 @@ const BASE_GLM: Class = Class {
     ..BASE
 };
 
-const CHATGLM: &[Rule] = &[
+const CHATGLM: &[NameRule] = &[
     r("embedding.word_embeddings", "token_embd"),
     r("encoder.final_layernorm", "output_norm"),
     r("output_layer", "output"),
@@ -50,7 +50,7 @@ const CHATGLM: &[Rule] = &[
     r("encoder.layers.{}.mlp.dense_4h_to_h", "blk.{}.ffn_down"),
 ];
 
-const GLM: &[Rule] =
+const GLM: &[NameRule] =
     &[r("model.layers.{}.mlp.gate_up_proj", "blk.{}.ffn_up"), r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down")];
 
 fn chatglm(p: &mut Params<'_>) -> Result<()> {

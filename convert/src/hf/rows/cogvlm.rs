@@ -1,7 +1,7 @@
 //! CogVLM: the text model, with the experts for language alone.
 
 use crate::hf::rows::llama::{llama, rope_freqs};
-use crate::hf::{BASE, Class, ENDS, NORMS, Rule, r};
+use crate::hf::{BASE, Class, ENDS, NORMS, NameRule, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -17,7 +17,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const COGVLM: &[Rule] = &[
+const COGVLM: &[NameRule] = &[
     r("model.layers.{}.self_attn.language_expert_query_key_value", "blk.{}.attn_qkv"),
     r("model.layers.{}.self_attn.language_expert_dense", "blk.{}.attn_output"),
     r("model.layers.{}.mlp.language_mlp.gate_proj", "blk.{}.ffn_gate"),

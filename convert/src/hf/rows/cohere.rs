@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::hf::rows::deepseek::EXPERTS;
-use crate::hf::{ATTENTION, BASE, Class, GATED, How, PREDICTION, Params, Rule, r, with_prediction};
+use crate::hf::{ATTENTION, BASE, Class, GATED, How, NameRule, PREDICTION, Params, r, with_prediction};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
@@ -53,14 +53,14 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const COHERE: &[Rule] = &[
+const COHERE: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm"),
     r("lm_head", "").how(How::Tied),
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
 ];
 
-const COHERE_NORMS: &[Rule] = &[
+const COHERE_NORMS: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),
     r("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"),
 ];

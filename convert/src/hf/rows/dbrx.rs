@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 use serde_json::Value;
 
 use crate::config::{Config, as_u64};
-use crate::hf::{BASE, Class, How, Modules, Params, Piece, Rule, Types, r};
+use crate::hf::{BASE, Class, How, Modules, NameRule, Params, Piece, Types, r};
 use crate::transform::{Rows, reshaped, transposed};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -25,7 +25,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const DBRX: &[Rule] = &[
+const DBRX: &[NameRule] = &[
     r("transformer.wte", "token_embd"),
     r("transformer.norm_f", "output_norm"),
     r("lm_head", "output"),

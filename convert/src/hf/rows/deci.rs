@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::checkpoint::rotated;
 use crate::config::{Config, as_u64};
 use crate::hf::rows::llama::{head_dim, quotient, rope_freqs};
-use crate::hf::{BASE, Class, ENDS, GATED, How, NORMS, Params, Rule, r};
+use crate::hf::{BASE, Class, ENDS, GATED, How, NORMS, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -20,7 +20,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const DECI: &[Rule] = &[
+const DECI: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q")
         .how(How::Change(|c, p| rotated(&p.rows, Heads::of(c, p.block)?.queries))),
     r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k")

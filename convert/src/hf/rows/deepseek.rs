@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use crate::config::Config;
 use crate::hf::rows::llama::{head_dim, local_experts};
 use crate::hf::{
-    ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, GATED, How, Modules, NORMS, Outputs, PREDICTION, Params, Piece,
-    Rule, Types, r, with_prediction,
+    ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, GATED, How, Modules, NORMS, NameRule, Outputs, PREDICTION,
+    Params, Piece, Types, r, with_prediction,
 };
 use crate::tokenizer::{VocabKind, templates};
 use crate::transform::view;
@@ -147,11 +147,11 @@ pub(super) const DEEPSEEK2: Class = Class {
 };
 
 /// Token embedding, final norm, and an output head unless it is tied.
-pub(super) const ENDS: &[Rule] =
+pub(super) const ENDS: &[NameRule] =
     &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output").how(How::Untied)];
 
 /// Latent attention.
-pub(super) const LATENT: &[Rule] = &[
+pub(super) const LATENT: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
     r("model.layers.{}.self_attn.q_a_proj", "blk.{}.attn_q_a"),
     r("model.layers.{}.self_attn.q_a_layernorm", "blk.{}.attn_q_a_norm"),
@@ -165,7 +165,7 @@ pub(super) const LATENT: &[Rule] = &[
 const STACK: How = How::Stack { group: "experts", members: local_experts };
 
 /// The indexer of sparse attention.
-pub(super) const INDEXER: &[Rule] = &[
+pub(super) const INDEXER: &[NameRule] = &[
     r("model.layers.{}.self_attn.indexer.k_norm", "blk.{}.indexer.k_norm"),
     r("model.layers.{}.self_attn.indexer.weights_proj", "blk.{}.indexer.proj"),
     r("model.layers.{}.self_attn.indexer.wk", "blk.{}.indexer.attn_k"),
@@ -174,7 +174,7 @@ pub(super) const INDEXER: &[Rule] = &[
 
 const DEEPSEEK4_EXPERTS: How = How::Stack { group: "experts", members: local_experts };
 
-pub(super) const DEEPSEEK4: &[Rule] = &[
+pub(super) const DEEPSEEK4: &[NameRule] = &[
     r("embed", "token_embd"),
     r("norm", "output_norm"),
     r("head", "output"),
@@ -238,7 +238,7 @@ fn chat_template(folder: &Path) -> &'static str {
 }
 
 /// Experts with their router and those that all tokens share.
-pub(super) const EXPERTS: &[Rule] = &[
+pub(super) const EXPERTS: &[NameRule] = &[
     r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK),

@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::hf::rows::deepseek::{self, DEEPSEEK2, EXPERTS, INDEXER, absorbed_heads, deepseek2, indexer};
 use crate::hf::rows::qwen::{FUSED_EXPERTS, qwen_moe};
 use crate::hf::{
-    ATTENTION, BASE, BEHIND, Class, Contents, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, PREDICTION, Params, Piece,
-    Prediction, Rule, r,
+    ATTENTION, BASE, BEHIND, Class, Contents, ENDS, GATED, HEAD_NORMS, How, NORMS, NameRule, Outputs, PREDICTION,
+    Params, Piece, Prediction, r,
 };
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, mapped};
@@ -46,7 +46,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const DOTS3: &[Rule] = &[
+const DOTS3: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_a_proj", "blk.{}.attn_q_a"),
     r("model.layers.{}.self_attn.q_a_layernorm", "blk.{}.attn_q_a_norm")
         .how(How::Change(|c, p| rescaled(c, p, c.need_u64(&["q_lora_rank"])?))),

@@ -10,7 +10,7 @@ use crate::hf::contents::integers;
 use crate::hf::rows::deepseek::{DEEPSEEK4, DEEPSEEK4_CLASS, deepseek4_of_draft};
 use crate::hf::rows::llama::{LLAMA_DEFAULTS, MAX_ROTARY, head_dim, llama, rope_freqs};
 use crate::hf::rows::qwen::{QWEN3, qwen};
-use crate::hf::{ATTENTION_ROTATED, BASE, Class, Contents, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION_ROTATED, BASE, Class, Contents, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, reordered, values, whole_numbers};
 
@@ -163,7 +163,7 @@ const MASK: &str = "tokenizer.ggml.mask_token_id";
 /// The table from the draft's tokens to the target's, in the file and in the configuration as it is read here.
 const TABLE: &[&str] = &["d2t"];
 
-const EAGLE_ENDS: &[Rule] = &[
+const EAGLE_ENDS: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm"),
     r("lm_head", "output"),
@@ -174,7 +174,7 @@ const EAGLE_ENDS: &[Rule] = &[
     r("t2d", "").how(How::Drop),
 ];
 
-const DFLASH_ENDS: &[Rule] = &[
+const DFLASH_ENDS: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm"),
     r("model.lm_head", "output"),
@@ -192,7 +192,7 @@ const DFLASH_ENDS: &[Rule] = &[
 
 const HALVES: How = How::Change(halves);
 
-const DFLASH_LAYERS: &[Rule] = &[
+const DFLASH_LAYERS: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q").how(HALVES),
     r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k").how(HALVES),
     r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
@@ -209,13 +209,13 @@ const DFLASH_LAYERS: &[Rule] = &[
     r("model.layers.{}.mlp_conv.kernel_projection", "blk.{}.ffn_conv_proj"),
 ];
 
-const GEMMA_NORMS: &[Rule] = &[
+const GEMMA_NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
     r("model.layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm"),
 ];
 
-const DEEPSEEK_DSPARK: &[Rule] = &[
+const DEEPSEEK_DSPARK: &[NameRule] = &[
     r("main_proj", "fc"),
     r("main_norm", "enc.output_norm"),
     r("markov_head.markov_w1", "markov_w1"),

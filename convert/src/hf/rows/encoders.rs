@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::bert::{BERT_ENDS, classifier, encoder};
 use crate::config::{Config, RAW};
-use crate::hf::{ATTENTION, BARE, BASE, Class, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION, BARE, BASE, Class, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::{VocabKind, truthy};
 use crate::transform::{Rows, reshaped, transposed};
 
@@ -97,7 +97,7 @@ const NOMIC: Class = Class {
     ..BASE
 };
 
-const NOMIC_LAYER: &[Rule] = &[
+const NOMIC_LAYER: &[NameRule] = &[
     r("encoder.layers.{}.attn.Wqkv", "blk.{}.attn_qkv"),
     r("encoder.layers.{}.attn.out_proj", "blk.{}.attn_output"),
     r("encoder.layers.{}.norm1", "blk.{}.attn_output_norm"),
@@ -113,7 +113,7 @@ const NOMIC_LAYER: &[Rule] = &[
     r("encoder.layers.{}.norm2", "blk.{}.layer_output_norm"),
 ];
 
-const MODERN: &[Rule] = &[
+const MODERN: &[NameRule] = &[
     r("embeddings.tok_embeddings", "token_embd"),
     r("embeddings.norm", "token_embd_norm"),
     r("final_norm", "output_norm"),
@@ -128,7 +128,7 @@ const MODERN: &[Rule] = &[
     r("layers.{}.mlp.Wo", "blk.{}.ffn_down"),
 ];
 
-const NEO: &[Rule] = &[
+const NEO: &[NameRule] = &[
     r("encoder", "token_embd"),
     r("layer_norm", "enc.output_norm"),
     r("dense", "cls"),
@@ -141,7 +141,7 @@ const NEO: &[Rule] = &[
     r("transformer_encoder.{}.ffn.w3", "blk.{}.ffn_down"),
 ];
 
-const EURO_ENDS: &[Rule] = &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm")];
+const EURO_ENDS: &[NameRule] = &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm")];
 
 /// What these models are trained for, and the values without which they would be others.
 fn nomic(config: &mut Config) -> Result<()> {

@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 
 use crate::config::Config;
 use crate::hf::rows::llama::{halves, head_dim};
-use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::sliced;
 
@@ -46,14 +46,14 @@ const ERNIE: Class = Class {
     ..BASE
 };
 
-const FUSED: &[Rule] = &[
+const FUSED: &[NameRule] = &[
     r("model.layers.{}.self_attn.qkv_proj", "blk.{}.attn_").how(How::Split(qkv)),
     r("model.layers.{}.mlp.up_gate_proj", "blk.{}.ffn_").how(How::Split(gate_up)),
 ];
 
 const STACK: How = How::Stack { group: "experts", members: |config| config.need_u64(&["moe_num_experts"]) };
 
-const ERNIE_EXPERTS: &[Rule] = &[
+const ERNIE_EXPERTS: &[NameRule] = &[
     r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK),

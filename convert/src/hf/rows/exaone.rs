@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::hf::rows::deepseek::EXPERTS;
 use crate::hf::rows::llama::{quotient, rope_freqs, rope_freqs_with};
 use crate::hf::{
-    ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, POST_NORMS, PREDICTION, Params, Rule, r, with_prediction,
+    ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, NameRule, POST_NORMS, PREDICTION, Params, r, with_prediction,
 };
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -88,7 +88,7 @@ fn shares_prediction(root: &Map<String, Value>) -> bool {
     text.or(root.get("mtp_share_layers")) == Some(&Value::Bool(true))
 }
 
-const EXAONE: &[Rule] = &[
+const EXAONE: &[NameRule] = &[
     r("wte", "token_embd"),
     r("ln_f", "output_norm"),
     r("lm_head", "output"),
@@ -103,7 +103,7 @@ const EXAONE: &[Rule] = &[
     r("h.{}.mlp.c_proj", "blk.{}.ffn_down"),
 ];
 
-const EXAONE_MOE: &[Rule] = &[
+const EXAONE_MOE: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
     r("model.layers.{}.mlp.e_score_correction", "blk.{}.exp_probs_b"),

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::hf::rows::granite::{STATE_SPACES, maybe_state, state};
-use crate::hf::{BASE, Class, How, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, How, NameRule, Params, Piece, r};
 use crate::transform::{Rows, mapped, scaled_rows};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -18,7 +18,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const FALCON_H1: &[Rule] = &[
+const FALCON_H1: &[NameRule] = &[
     r("model.embed_tokens", "token_embd").how(How::Change(|c, p| times(c, p, &["embedding_multiplier"]))),
     r("model.final_layernorm", "output_norm"),
     r("lm_head", "output").how(How::Change(|c, p| times(c, p, &["lm_head_multiplier"]))),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{Config, as_u64};
 use crate::hf::{
-    ATTENTION, BARE, BASE, Class, Contents, GATED, How, Modules, Outputs, Params, Piece, Rule, plus_one, r,
+    ATTENTION, BARE, BASE, Class, Contents, GATED, How, Modules, NameRule, Outputs, Params, Piece, plus_one, r,
 };
 use crate::modules;
 use crate::safetensors::{self, Stored};
@@ -152,9 +152,9 @@ const GEMMA4: Class = Class {
 };
 
 /// Layers behind the pooling.
-const DENSE_LAYERS: &[Rule] = &[r("dense_2", "dense_2"), r("dense_3", "dense_3")];
+const DENSE_LAYERS: &[NameRule] = &[r("dense_2", "dense_2"), r("dense_3", "dense_3")];
 
-const PLAIN_NORMS: &[Rule] = &[
+const PLAIN_NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
     r("model.layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm"),
@@ -164,7 +164,7 @@ const PLAIN_NORMS: &[Rule] = &[
 ];
 
 /// Embeddings of tokens for each layer.
-const PER_LAYER: &[Rule] = &[
+const PER_LAYER: &[NameRule] = &[
     r("model.per_layer_model_projection", "per_layer_model_proj"),
     r("model.per_layer_projection_norm", "per_layer_proj_norm"),
     r("model.layers.{}.per_layer_input_gate", "blk.{}.inp_gate"),
@@ -172,7 +172,7 @@ const PER_LAYER: &[Rule] = &[
     r("model.layers.{}.post_per_layer_input_norm", "blk.{}.post_norm"),
 ];
 
-const GEMMA3N: &[Rule] = &[
+const GEMMA3N: &[NameRule] = &[
     r("model.embed_tokens", "token_embd").how(How::Change(whole_vocabulary)),
     r("model.embed_tokens_per_layer", "per_layer_token_embd").how(How::Change(whole_vocabulary)),
     r("model.norm", "output_norm"),
@@ -190,7 +190,7 @@ const GEMMA3N: &[Rule] = &[
     r("model.layers.{}.laurel.post_laurel_norm", "blk.{}.laurel_post_norm"),
 ];
 
-const GEMMA4_RULES: &[Rule] = &[
+const GEMMA4_RULES: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.embed_tokens_per_layer", "per_layer_token_embd"),
     r("model.norm", "output_norm"),
@@ -206,7 +206,7 @@ const GEMMA4_RULES: &[Rule] = &[
     r("model.layers.{}.experts.down_proj", "blk.{}.ffn_down_exps.weight"),
 ];
 
-const ASSISTANT: &[Rule] = &[
+const ASSISTANT: &[NameRule] = &[
     GEMMA4_RULES[0],
     GEMMA4_RULES[2],
     GEMMA4_RULES[4],
@@ -214,31 +214,31 @@ const ASSISTANT: &[Rule] = &[
     r("post_projection", "nextn.post_projection"),
 ];
 
-const GEMMA_ENDS: &[Rule] = &[
+const GEMMA_ENDS: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm").how(How::MapWeight(plus_one)),
     r("lm_head", "").how(How::Drop),
 ];
 
-const GEMMA3_ENDS: &[Rule] = &[
+const GEMMA3_ENDS: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm").how(How::MapWeight(plus_one)),
     r("lm_head", "output"),
 ];
 
-const GEMMA_NORMS: &[Rule] = &[
+const GEMMA_NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm").how(How::MapWeight(plus_one)),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm").how(How::MapWeight(plus_one)),
 ];
 
-const FOUR_NORMS: &[Rule] = &[
+const FOUR_NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm").how(How::MapWeight(plus_one)),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm").how(How::MapWeight(plus_one)),
     r("model.layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm").how(How::MapWeight(plus_one)),
     r("model.layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm").how(How::MapWeight(plus_one)),
 ];
 
-const GEMMA_HEAD_NORMS: &[Rule] = &[
+const GEMMA_HEAD_NORMS: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm").how(How::MapWeight(plus_one)),
     r("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm").how(How::MapWeight(plus_one)),
 ];

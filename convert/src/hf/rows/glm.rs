@@ -9,7 +9,7 @@ use crate::hf::rows::deepseek::{
 };
 use crate::hf::rows::llama::head_dim;
 use crate::hf::{
-    ATTENTION, BASE, BEHIND, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, PREDICTION, Params, Piece, Rule, Types, r,
+    ATTENTION, BASE, BEHIND, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, NameRule, PREDICTION, Params, Piece, Types, r,
     with_prediction,
 };
 use crate::tokenizer::VocabKind;
@@ -180,14 +180,14 @@ const GLM4_MOE: Class = Class {
     ..BASE
 };
 
-const GLM4_ATTENTION: &[Rule] = &[
+const GLM4_ATTENTION: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q").how(How::Change(halves_together)),
     r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k").how(How::Change(halves_together)),
     r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
     r("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
 ];
 
-const GLM4_FEED: &[Rule] = &[
+const GLM4_FEED: &[NameRule] = &[
     r("model.layers.{}.post_self_attn_layernorm", "blk.{}.post_attention_norm"),
     r("model.layers.{}.post_mlp_layernorm", "blk.{}.post_ffw_norm"),
     r("model.layers.{}.mlp.gate_up_proj", "blk.{}.ffn_up"),
@@ -195,7 +195,7 @@ const GLM4_FEED: &[Rule] = &[
 ];
 
 /// Kimi's delta attention, as GLM-5.3 stores it.
-const KIMI_DELTA: &[Rule] = &[
+const KIMI_DELTA: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
     r("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
     r("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
@@ -212,20 +212,20 @@ const KIMI_DELTA: &[Rule] = &[
     r("model.layers.{}.self_attn.A_log", "blk.{}.ssm_a").how(How::Change(decays)),
 ];
 
-const LATENT_ALL_HEADS: &[Rule] =
+const LATENT_ALL_HEADS: &[NameRule] =
     &[r("model.layers.{}.self_attn.kv_b_proj", "blk.{}.attn_").how(How::Split(|c, p| {
         let (keys, values) = (c.need_u64(&["qk_nope_head_dim"])?, c.need_u64(&["v_head_dim"])?);
         absorbed_heads(p, c.heads()?, keys, values)
     }))];
 
 /// What pools keys for the indexer.
-const POOLED_INDEXER: &[Rule] = &[
+const POOLED_INDEXER: &[NameRule] = &[
     r("model.layers.{}.self_attn.indexer.index_kpool_compress_gate", "blk.{}.indexer_compressor_gate.weight"),
     r("model.layers.{}.self_attn.indexer.index_kpool_compress_ape", "blk.{}.indexer_compressor_ape.weight"),
 ];
 
 /// What mixes several residual streams.
-const STREAMS: &[Rule] = &[
+const STREAMS: &[NameRule] = &[
     r("model.layers.{}.hc_attn_fn", "blk.{}.hc_attn_fn.weight"),
     r("model.layers.{}.hc_attn_base", "blk.{}.hc_attn_base.weight"),
     r("model.layers.{}.hc_attn_scale", "blk.{}.hc_attn_scale.weight"),
@@ -234,7 +234,7 @@ const STREAMS: &[Rule] = &[
     r("model.layers.{}.hc_ffn_scale", "blk.{}.hc_ffn_scale.weight"),
 ];
 
-const GLM4_MOE_NORMS: &[Rule] = &[
+const GLM4_MOE_NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
 ];

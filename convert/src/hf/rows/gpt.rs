@@ -3,7 +3,9 @@
 use gguf::{Error, Result};
 
 use crate::config::Config;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, Modules, NORMS, Outputs, Params, Piece, Rule, r, window};
+use crate::hf::{
+    ATTENTION, BASE, Class, ENDS, GATED, How, Modules, NORMS, NameRule, Outputs, Params, Piece, r, window,
+};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, joined, reordered, reshaped};
 
@@ -122,7 +124,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const GPT2: &[Rule] = &[
+const GPT2: &[NameRule] = &[
     r("wte", "token_embd"),
     r("wpe", "position_embd"),
     r("ln_f", "output_norm"),
@@ -138,7 +140,7 @@ const GPT2: &[Rule] = &[
 ];
 
 /// GPT-2's names with linear layers, stored output-major.
-pub(super) const GPT2_LINEAR: &[Rule] = &[
+pub(super) const GPT2_LINEAR: &[NameRule] = &[
     r("wte", "token_embd"),
     r("wpe", "position_embd"),
     r("ln_f", "output_norm"),
@@ -156,7 +158,7 @@ const QKV: How = How::Join {
     make: |_, piece, parts| Ok(vec![(format!("{}{}", piece.to, piece.suffix), joined_vectors(parts)?)]),
 };
 
-const RUGPT: &[Rule] = &[
+const RUGPT: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.embed_positions", "position_embd"),
     r("model.norm", "output_norm"),
@@ -171,7 +173,7 @@ const RUGPT: &[Rule] = &[
     r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 ];
 
-const NEOX: &[Rule] = &[
+const NEOX: &[NameRule] = &[
     r("gpt_neox.embed_in", "token_embd"),
     r("gpt_neox.final_layer_norm", "output_norm"),
     r("embed_out", "output"),
@@ -183,7 +185,7 @@ const NEOX: &[Rule] = &[
     r("gpt_neox.layers.{}.mlp.dense_4h_to_h", "blk.{}.ffn_down"),
 ];
 
-const BLOOM: &[Rule] = &[
+const BLOOM: &[NameRule] = &[
     r("word_embeddings", "token_embd"),
     r("word_embeddings_layernorm", "token_embd_norm"),
     r("ln_f", "output_norm"),
@@ -196,7 +198,7 @@ const BLOOM: &[Rule] = &[
     r("h.{}.mlp.dense_4h_to_h", "blk.{}.ffn_down"),
 ];
 
-const FALCON: &[Rule] = &[
+const FALCON: &[NameRule] = &[
     r("word_embeddings", "token_embd"),
     r("ln_f", "output_norm"),
     r("lm_head", "output"),
@@ -209,7 +211,7 @@ const FALCON: &[Rule] = &[
     r("h.{}.mlp.dense_4h_to_h", "blk.{}.ffn_down"),
 ];
 
-const MPT: &[Rule] = &[
+const MPT: &[NameRule] = &[
     r("wte", "token_embd"),
     r("wpe", "position_embd"),
     r("norm_f", "output_norm"),
@@ -225,10 +227,10 @@ const MPT: &[Rule] = &[
     r("blocks.{}.ffn.act.scales", "blk.{}.ffn.act.scales"),
 ];
 
-const STARCODER2: &[Rule] =
+const STARCODER2: &[NameRule] =
     &[r("model.layers.{}.mlp.c_fc", "blk.{}.ffn_up"), r("model.layers.{}.mlp.c_proj", "blk.{}.ffn_down")];
 
-const STABLELM: &[Rule] = &[
+const STABLELM: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
     r("model.layers.{}.self_attn.q_layernorm.norms.{x}", "blk.{}.attn_q_norm")

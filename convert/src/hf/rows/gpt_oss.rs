@@ -3,7 +3,7 @@
 use gguf::{Error, Result};
 
 use crate::config::Config;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, How, Outputs, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, How, NameRule, Outputs, Params, Piece, r};
 use crate::transform::{strided, transposed, view};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -20,7 +20,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const GPT_OSS: &[Rule] = &[
+const GPT_OSS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
     r("model.layers.{}.self_attn.sinks", "blk.{}.attn_sinks.weight"),
@@ -42,7 +42,7 @@ fn pairs(both: u64) -> Result<u64> {
     if both.is_multiple_of(2) {
         return Ok(both / 2);
     }
-    Err(Error::input(format!("its {both} gates and ups are no whole number of pairs")))
+    Err(Error::input(format!("its {both} gates and ups are not a whole number of pairs")))
 }
 
 /// Stored with columns gate, up, gate, up; the file has a matrix of each, transposed.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{Config, as_u64};
 use crate::hf::rows::llama::{halves, llama, quotient, rope_freqs};
-use crate::hf::{ATTENTION_ROTATED, BARE, BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION_ROTATED, BARE, BASE, Class, ENDS, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, joined, mapped, reordered, reshaped, sliced, view, zeros};
 
@@ -108,7 +108,7 @@ const HYBRID: Class = Class {
     ..GRANITE
 };
 
-const GRANITE_EXPERTS: &[Rule] = &[
+const GRANITE_EXPERTS: &[NameRule] = &[
     r("model.layers.{}.block_sparse_moe.input_linear", "blk.{}.ffn_").how(How::Split(expert_halves)),
     r("model.layers.{}.block_sparse_moe.output_linear", "blk.{}.ffn_down_exps"),
     r("model.layers.{}.block_sparse_moe.router.layer", "blk.{}.ffn_gate_inp"),
@@ -116,9 +116,9 @@ const GRANITE_EXPERTS: &[Rule] = &[
     r("model.layers.{}.shared_mlp.output_linear", "blk.{}.ffn_down").how(How::Split(shared_down)),
 ];
 
-const SINKS: &[Rule] = &[r("model.layers.{}.self_attn.sinks", "blk.{}.attn_sinks.weight")];
+const SINKS: &[NameRule] = &[r("model.layers.{}.self_attn.sinks", "blk.{}.attn_sinks.weight")];
 
-const FUSED_EXPERTS: &[Rule] = &[
+const FUSED_EXPERTS: &[NameRule] = &[
     r("model.layers.{}.block_sparse_moe.experts.gate_up_proj", "blk.{}.ffn_gate_up_exps.weight"),
     r("model.layers.{}.block_sparse_moe.experts.down_proj", "blk.{}.ffn_down_exps.weight"),
     r("model.layers.{}.block_sparse_moe.input_linear", "blk.{}.ffn_gate_up_exps"),
@@ -130,7 +130,7 @@ const FUSED_EXPERTS: &[Rule] = &[
 ];
 
 /// What Bamba calls otherwise than Granite.
-const BAMBA: &[Rule] = &[
+const BAMBA: &[NameRule] = &[
     r("model.final_layernorm", "output_norm"),
     r("model.layers.{}.pre_ff_layernorm", "blk.{}.ffn_norm"),
     r("model.layers.{}.feed_forward.gate_proj", "blk.{}.ffn_gate"),
@@ -139,7 +139,7 @@ const BAMBA: &[Rule] = &[
 ];
 
 /// A Mamba 2 mixer inside a model of other layers.
-pub(super) const STATE_SPACES: &[Rule] = &[
+pub(super) const STATE_SPACES: &[NameRule] = &[
     r("model.layers.{}.mamba.in_proj", "blk.{}.ssm_in"),
     r("model.layers.{}.mamba.conv1d", "blk.{}.ssm_conv1d").how(How::Change(|_, p| without_ones(p))),
     r("model.layers.{}.mamba.dt_bias", "blk.{}.ssm_dt.bias"),
@@ -150,7 +150,7 @@ pub(super) const STATE_SPACES: &[Rule] = &[
     r("model.layers.{}.mamba.out_proj", "blk.{}.ssm_out"),
 ];
 
-const SWITCH: &[Rule] = &[
+const SWITCH: &[NameRule] = &[
     ENDS[0],
     ENDS[1],
     r("lm_head", "").how(How::Drop),
@@ -252,7 +252,7 @@ fn adapters(piece: &Piece, heads: Option<u64>) -> Result<Rows> {
         Some(heads) => {
             let half = rows / heads / 2;
             if half * 2 * heads != rows {
-                return Err(Error::input(format!("its {rows} rows are no whole number of pairs for {heads} heads")));
+                return Err(Error::input(format!("its {rows} rows are not a whole number of pairs for {heads} heads")));
             }
             let pairs = [(heads, 2 * half * columns), (half, columns), (2, half * columns), (columns, 1)];
             let axes: Vec<(u64, u64)> = std::iter::once((n, rows * columns)).chain(pairs).collect();

@@ -3,7 +3,7 @@
 use gguf::Result;
 
 use crate::hf::rows::llama::{MIXTRAL_EXPERTS, head_dim, local_experts};
-use crate::hf::{ATTENTION, BASE, Class, GATED, How, Params, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, GATED, How, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -18,7 +18,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
 
 const STACK: How = How::Stack { group: "grok-1 experts", members: local_experts };
 
-const GROK1: &[Rule] = &[
+const GROK1: &[NameRule] = &[
     r("transformer.in_out_embed", "token_embd"),
     r("model.embed_tokens", "token_embd"),
     r("lm_head", "output"),
@@ -38,7 +38,7 @@ const GROK1: &[Rule] = &[
     r("transformer.decoder_layer.{}.moe.{x}.linear_v", "blk.{}.ffn_up_exps").how(STACK),
 ];
 
-const GROK2: &[Rule] = &[
+const GROK2: &[NameRule] = &[
     r("model.layers.{}.pre_attn_norm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attn_norm", "blk.{}.attn_output_norm"),
     r("model.layers.{}.pre_moe_norm", "blk.{}.ffn_norm"),

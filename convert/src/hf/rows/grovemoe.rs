@@ -4,7 +4,7 @@ use gguf::Result;
 
 use crate::config::Config;
 use crate::hf::rows::llama::local_experts;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, Params, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, NameRule, Params, r};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
     names: &["GroveMoeForCausalLM", "modeling_grove_moe.GroveMoeForCausalLM"],
@@ -21,7 +21,7 @@ const GROUP: u64 = 2;
 const STACK: How = How::Stack { group: "experts", members: local_experts };
 const CHUNKS: How = How::Stack { group: "chunk experts", members: chunks };
 
-const GROVE: &[Rule] = &[
+const GROVE: &[NameRule] = &[
     r("model.layers.{}.mlp.chunk_experts.{x}.down_proj", "blk.{}.ffn_down_chexps").how(CHUNKS),
     r("model.layers.{}.mlp.chunk_experts.{x}.gate_proj", "blk.{}.ffn_gate_chexps").how(CHUNKS),
     r("model.layers.{}.mlp.chunk_experts.{x}.up_proj", "blk.{}.ffn_up_chexps").how(CHUNKS),

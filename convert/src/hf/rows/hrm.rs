@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 
 use crate::config::Config;
 use crate::hf::rows::llama::{halves, head_dim};
-use crate::hf::{BASE, Class, How, Outputs, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, How, NameRule, Outputs, Params, Piece, r};
 use crate::transform::sliced;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -22,7 +22,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const HRM: &[Rule] = &[
+const HRM: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("lm_head", "output"),
     r("model.z_L_init", "hrm.z_l_init"),

@@ -7,8 +7,8 @@ use crate::hf::rows::deepseek::{LATENT, deepseek2};
 use crate::hf::rows::llama::halves;
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
 use crate::hf::{
-    ATTENTION, BASE, BEHIND, Class, ENDS, ENDS_UNTIED, EXPERTS, GATED, HEAD_NORMS, How, NORMS, Outputs, PREDICTION,
-    Params, Piece, Rule, SIGMOID, r,
+    ATTENTION, BASE, BEHIND, Class, ENDS, ENDS_UNTIED, EXPERTS, GATED, HEAD_NORMS, How, NORMS, NameRule, Outputs,
+    PREDICTION, Params, Piece, SIGMOID, r,
 };
 use crate::tokenizer::VocabKind;
 
@@ -96,12 +96,12 @@ const HUNYUAN: Class = Class {
     ..BASE
 };
 
-const NAMED_HEAD_NORMS: &[Rule] = &[
+const NAMED_HEAD_NORMS: &[NameRule] = &[
     r("model.layers.{}.self_attn.query_layernorm", "blk.{}.attn_q_norm"),
     r("model.layers.{}.self_attn.key_layernorm", "blk.{}.attn_k_norm"),
 ];
 
-const NAMED_EXPERTS: &[Rule] = &[
+const NAMED_EXPERTS: &[NameRule] = &[
     r("model.layers.{}.mlp.gate.wg", "blk.{}.ffn_gate_inp"),
     r("model.layers.{}.mlp.router.gate", "blk.{}.ffn_gate_inp"),
     r("model.layers.{}.mlp.expert_bias", "blk.{}.exp_probs_b"),
@@ -112,7 +112,7 @@ const NAMED_EXPERTS: &[Rule] = &[
 
 const HYPER_CONNECTIONS: &[&str] = &["hc_attn_fn.weight", "hc_ffn_fn.weight", "output_hc_fn.weight"];
 
-const HY_V4: &[Rule] = &[
+const HY_V4: &[NameRule] = &[
     r("model.hc_head.hc_head_fn", "output_hc_fn.weight"),
     r("model.hc_head.hc_head_base", "output_hc_base.weight"),
     r("model.hc_head.hc_head_scale", "output_hc_scale.weight"),

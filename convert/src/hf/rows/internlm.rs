@@ -5,7 +5,7 @@ use gguf::{Error, Result};
 use crate::checkpoint::rotated;
 use crate::config::Config;
 use crate::hf::rows::llama::llama;
-use crate::hf::{ATTENTION_ROTATED, BASE, Class, ENDS, GATED, How, NORMS, Outputs, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION_ROTATED, BASE, Class, ENDS, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::reordered;
 
@@ -35,7 +35,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const INTERNLM2: &[Rule] = &[
+const INTERNLM2: &[NameRule] = &[
     r("model.tok_embeddings", "token_embd"),
     r("model.norm", "output_norm"),
     r("output", "output"),

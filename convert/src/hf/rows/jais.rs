@@ -5,7 +5,7 @@ use gguf::{Error, Result};
 use crate::config::Config;
 use crate::hf::contents::floats;
 use crate::hf::rows::llama::head_dim;
-use crate::hf::{ATTENTION, BASE, Class, Contents, ENDS, GATED, How, NORMS, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, Contents, ENDS, GATED, How, NORMS, NameRule, Params, Piece, r};
 use crate::transform::{Rows, mapped};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -35,7 +35,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const JAIS: &[Rule] = &[
+const JAIS: &[NameRule] = &[
     r("transformer.wte", "token_embd").how(How::Change(|config, piece| scaled(config, piece, "embeddings"))),
     r("transformer.ln_f", "output_norm"),
     r("lm_head", "output").how(How::Change(|config, piece| scaled(config, piece, "output"))),

@@ -5,7 +5,7 @@ use gguf::Result;
 use crate::config::Config;
 use crate::hf::rows::llama::local_experts;
 use crate::hf::rows::mamba::{convolution, minus_exp};
-use crate::hf::{ATTENTION, BASE, Class, How, Params, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, How, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -28,7 +28,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
 
 const STACK: How = How::Stack { group: "experts", members: local_experts };
 
-const JAMBA: &[Rule] = &[
+const JAMBA: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.final_layernorm", "output_norm"),
     r("lm_head", "output"),
@@ -49,7 +49,7 @@ const JAMBA: &[Rule] = &[
     r("model.layers.{}.pre_moe_layernorm", "blk.{}.ffn_norm"),
 ];
 
-const EXPERTS: &[Rule] = &[
+const EXPERTS: &[NameRule] = &[
     r("model.layers.{}.feed_forward.down_proj", "blk.{}.ffn_down"),
     r("model.layers.{}.feed_forward.gate_proj", "blk.{}.ffn_gate"),
     r("model.layers.{}.feed_forward.up_proj", "blk.{}.ffn_up"),

@@ -5,7 +5,9 @@ use gguf::{Error, Result};
 use crate::config::Config;
 use crate::hf::rows::deepseek::absorbed;
 use crate::hf::rows::mamba::minus_exp;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, EXPERT, GATED, How, NORMS, Outputs, Params, Piece, Rule, SIGMOID, r};
+use crate::hf::{
+    ATTENTION, BASE, Class, ENDS, EXPERT, GATED, How, NORMS, NameRule, Outputs, Params, Piece, SIGMOID, r,
+};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, multiplied, reshaped};
 
@@ -48,9 +50,9 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const KIMI: &[&[Rule]] = &[ENDS, ATTENTION, NORMS, GATED, MIXERS, MIXTURE];
+const KIMI: &[&[NameRule]] = &[ENDS, ATTENTION, NORMS, GATED, MIXERS, MIXTURE];
 
-const MIXERS: &[Rule] = &[
+const MIXERS: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_conv1d", "blk.{}.ssm_conv1d_q").how(How::Change(convolution)),
     r("model.layers.{}.self_attn.k_conv1d", "blk.{}.ssm_conv1d_k").how(How::Change(convolution)),
     r("model.layers.{}.self_attn.v_conv1d", "blk.{}.ssm_conv1d_v").how(How::Change(convolution)),
@@ -70,7 +72,7 @@ const MIXERS: &[Rule] = &[
     r("model.layers.{}.self_attn.kv_b_proj", "blk.{}.attn_").how(How::Split(absorbed)),
 ];
 
-const MIXTURE: &[Rule] = &[
+const MIXTURE: &[NameRule] = &[
     r("model.layers.{}.block_sparse_moe.experts.{x}.w1", "blk.{}.ffn_gate_exps").how(EXPERT),
     r("model.layers.{}.block_sparse_moe.experts.{x}.w2", "blk.{}.ffn_down_exps").how(EXPERT),
     r("model.layers.{}.block_sparse_moe.experts.{x}.w3", "blk.{}.ffn_up_exps").how(EXPERT),
@@ -85,7 +87,7 @@ const ATTENTION_RESIDUAL: How = How::Join { group: "attention residual", make: p
 const FEED_RESIDUAL: How = How::Join { group: "feed-forward residual", make: product };
 const OUTPUT_RESIDUAL: How = How::Join { group: "output residual", make: product };
 
-const K3: &[Rule] = &[
+const K3: &[NameRule] = &[
     r("model.layers.{}.self_attn.g_proj", "blk.{}.").how(How::Split(gate_of_mixer)),
     r("model.layers.{}.self_attention_res_norm", "blk.{}.attn_res_score").how(ATTENTION_RESIDUAL),
     r("model.layers.{}.self_attention_res_proj", "blk.{}.attn_res_score").how(ATTENTION_RESIDUAL),

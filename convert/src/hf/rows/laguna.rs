@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::hf::rows::hunyuan::leading_dense;
 use crate::hf::rows::qwen::{DENSE_OR_EXPERTS, SHARED_EXPERT};
 use crate::hf::{
-    ATTENTION, BARE, BASE, Class, ENDS, EXPERTS_GATE_FIRST, HEAD_NORMS, How, NORMS, Params, Piece, Rule, SIGMOID, r,
+    ATTENTION, BARE, BASE, Class, ENDS, EXPERTS_GATE_FIRST, HEAD_NORMS, How, NORMS, NameRule, Params, Piece, SIGMOID, r,
 };
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
@@ -29,7 +29,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const LAGUNA: &[Rule] = &[
+const LAGUNA: &[NameRule] = &[
     r("model.layers.{}.self_attn.g_proj", "blk.{}.attn_gate").how(How::Change(gate)),
     r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),
     r("model.layers.{}.mlp.gate.e_score_correction", "blk.{}.exp_probs_b"),

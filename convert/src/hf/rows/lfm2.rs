@@ -6,7 +6,7 @@ use gguf::{Error, Result};
 
 use crate::config::Config;
 use crate::hf::rows::llama::local_experts;
-use crate::hf::{BASE, Class, Contents, How, Params, Piece, Rule, SIGMOID, r};
+use crate::hf::{BASE, Class, Contents, How, NameRule, Params, Piece, SIGMOID, r};
 use crate::safetensors::{self, Stored};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, reshaped};
@@ -61,7 +61,7 @@ const LFM2: Class = Class {
     ..BASE
 };
 
-const ENDS: &[Rule] = &[
+const ENDS: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.embedding_norm", "token_embd_norm"),
     r("lm_head", "output"),
@@ -69,7 +69,7 @@ const ENDS: &[Rule] = &[
     r("dense_2_out", "dense_2"),
 ];
 
-const LAYER: &[Rule] = &[
+const LAYER: &[NameRule] = &[
     r("model.layers.{}.operator_norm", "blk.{}.attn_norm"),
     r("model.layers.{}.ffn_norm", "blk.{}.ffn_norm"),
     r("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
@@ -88,7 +88,7 @@ const LAYER: &[Rule] = &[
 
 const STACK: How = How::Stack { group: "experts", members: local_experts };
 
-const EXPERTS: &[Rule] = &[
+const EXPERTS: &[NameRule] = &[
     r("model.layers.{}.feed_forward.experts.{x}.w1", "blk.{}.ffn_gate_exps").how(STACK),
     r("model.layers.{}.feed_forward.experts.{x}.w2", "blk.{}.ffn_down_exps").how(STACK),
     r("model.layers.{}.feed_forward.experts.{x}.w3", "blk.{}.ffn_up_exps").how(STACK),

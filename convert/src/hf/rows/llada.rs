@@ -3,7 +3,7 @@
 use gguf::Result;
 
 use crate::hf::rows::llama::head_dim;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, EXPERTS, HEAD_NORMS, How, NORMS, Params, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, EXPERTS, HEAD_NORMS, How, NORMS, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -26,7 +26,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const LLADA: &[Rule] = &[
+const LLADA: &[NameRule] = &[
     r("model.transformer.wte", "token_embd"),
     r("model.transformer.ln_f", "output_norm"),
     r("model.transformer.ff_out", "output"),
@@ -41,7 +41,7 @@ const LLADA: &[Rule] = &[
     r("model.transformer.blocks.{}.ff_out", "blk.{}.ffn_down"),
 ];
 
-pub(super) const ROUTER: &[Rule] = &[r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp")];
+pub(super) const ROUTER: &[NameRule] = &[r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp")];
 
 fn llada(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::config::{self, Config};
 use crate::hf::contents::{block_of, floats};
 use crate::hf::{
-    ATTENTION, ATTENTION_ROTATED, BARE, BASE, Class, Contents, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, Params,
-    Piece, Rule, r, window,
+    ATTENTION, ATTENTION_ROTATED, BARE, BASE, Class, Contents, ENDS, GATED, HEAD_NORMS, How, NORMS, NameRule, Outputs,
+    Params, Piece, r, window,
 };
 use crate::names::with_block;
 use crate::tokenizer::VocabKind;
@@ -182,7 +182,7 @@ const MISTRAL: Class = Class {
     ..LLAMA
 };
 
-const APERTUS: &[Rule] = &[
+const APERTUS: &[NameRule] = &[
     r("model.layers.{}.attention_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.feedforward_layernorm", "blk.{}.ffn_norm"),
     r("model.layers.{}.mlp.act_fn.alpha_n", "").how(How::Drop),
@@ -191,7 +191,7 @@ const APERTUS: &[Rule] = &[
     r("model.layers.{}.mlp.act_fn.eps", "").how(How::Drop),
 ];
 
-const LLAMA4: &[Rule] = &[
+const LLAMA4: &[NameRule] = &[
     r("model.layers.{}.feed_forward.gate_proj", "blk.{}.ffn_gate"),
     r("model.layers.{}.feed_forward.up_proj", "blk.{}.ffn_up"),
     r("model.layers.{}.feed_forward.down_proj", "blk.{}.ffn_down"),
@@ -206,7 +206,7 @@ const LLAMA4: &[Rule] = &[
 
 const MIXTRAL: How = How::Stack { group: "experts", members: local_experts };
 
-pub(super) const MIXTRAL_EXPERTS: &[Rule] = &[
+pub(super) const MIXTRAL_EXPERTS: &[NameRule] = &[
     r("model.layers.{}.block_sparse_moe.gate", "blk.{}.ffn_gate_inp"),
     r("model.layers.{}.block_sparse_moe.experts.{x}.w1", "blk.{}.ffn_gate_exps").how(MIXTRAL),
     r("model.layers.{}.block_sparse_moe.experts.{x}.w2", "blk.{}.ffn_down_exps").how(MIXTRAL),

@@ -3,7 +3,7 @@
 use gguf::{Error, Result};
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, How, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, How, NameRule, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, mapped, reshaped, squeezed};
 
@@ -30,7 +30,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const MAMBA: &[Rule] = &[
+const MAMBA: &[NameRule] = &[
     r("backbone.embeddings", "token_embd"),
     r("backbone.embedding", "token_embd"),
     r("backbone.norm_f", "output_norm"),
@@ -45,7 +45,7 @@ const MAMBA: &[Rule] = &[
     r("backbone.layers.{}.mixer.out_proj", "blk.{}.ssm_out"),
 ];
 
-const MAMBA2: &[Rule] = &[
+const MAMBA2: &[NameRule] = &[
     r("backbone.embeddings", "token_embd"),
     r("backbone.embedding", "token_embd"),
     r("backbone.norm_f", "output_norm"),

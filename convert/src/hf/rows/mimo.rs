@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::hf::contents::block_of;
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
 use crate::hf::{
-    ATTENTION, BASE, BEHIND, Class, ENDS, EXPERTS_GATE_FIRST, NORMS, PREDICTION, Params, Prediction, Rule, r,
+    ATTENTION, BASE, BEHIND, Class, ENDS, EXPERTS_GATE_FIRST, NORMS, NameRule, PREDICTION, Params, Prediction, r,
 };
 
 /// Configurations do not say how many layers of multi-token prediction there are; all models have three.
@@ -36,7 +36,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const MIMO: &[Rule] = &[
+const MIMO: &[NameRule] = &[
     r("model.layers.{}.self_attn.qkv_proj", "blk.{}.attn_qkv"),
     r("model.layers.{}.self_attn.attention_sink_bias", "blk.{}.attn_sinks.weight"),
     r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),

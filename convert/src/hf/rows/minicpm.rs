@@ -4,7 +4,7 @@ use gguf::Result;
 
 use crate::config::Config;
 use crate::hf::rows::phi::rope_factors;
-use crate::hf::{ATTENTION, ATTENTION_ROTATED, BASE, Class, ENDS, GATED, NORMS, Outputs, Params, Rule, r};
+use crate::hf::{ATTENTION, ATTENTION_ROTATED, BASE, Class, ENDS, GATED, NORMS, NameRule, Outputs, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -38,7 +38,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const LATENT: &[Rule] = &[
+const LATENT: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_a_proj", "blk.{}.attn_q_a"),
     r("model.layers.{}.self_attn.q_a_layernorm", "blk.{}.attn_q_a_norm"),
     r("model.layers.{}.self_attn.q_b_proj", "blk.{}.attn_q_b"),

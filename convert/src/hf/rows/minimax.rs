@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 
 use crate::config::Config;
 use crate::hf::rows::llama::MIXTRAL_EXPERTS;
-use crate::hf::{ATTENTION, BASE, Class, Contents, ENDS, HEAD_NORMS, How, NORMS, Params, Rule, plus_one, r};
+use crate::hf::{ATTENTION, BASE, Class, Contents, ENDS, HEAD_NORMS, How, NORMS, NameRule, Params, plus_one, r};
 use crate::tokenizer::{VocabKind, base_size};
 use crate::transform::{self, row_count, row_len, to_f32};
 
@@ -43,14 +43,14 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const LIGHTNING: &[Rule] = &[
+const LIGHTNING: &[NameRule] = &[
     r("model.layers.{}.self_attn.qkv_proj", "blk.{}.attn_qkv"),
     r("model.layers.{}.self_attn.output_gate", "blk.{}.attn_gate"),
     r("model.layers.{}.self_attn.norm", "blk.{}.attn_norm_2"),
     r("model.layers.{}.self_attn.out_proj", "blk.{}.attn_output"),
 ];
 
-const M2: &[Rule] = &[
+const M2: &[NameRule] = &[
     r("model.layers.{}.block_sparse_moe.e_score_correction", "blk.{}.exp_probs_b"),
     r("model.layers.{}.block_sparse_moe.gate.e_score_correction", "blk.{}.exp_probs_b"),
     r("model.layers.{}.block_sparse_moe.shared_experts.down_proj", "blk.{}.ffn_down_shexp"),
@@ -63,7 +63,7 @@ const M2: &[Rule] = &[
 
 const NORM: How = How::MapWeight(plus_one);
 
-const M3: &[Rule] = &[
+const M3: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm").how(NORM),
     r("lm_head", "output"),

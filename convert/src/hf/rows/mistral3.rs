@@ -7,7 +7,7 @@ use crate::config;
 use crate::hf::rows::deepseek::{LATENT, deepseek2};
 use crate::hf::rows::llama::{LLAMA, llama};
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
-use crate::hf::{ATTENTION_ROTATED, BARE, BASE, Class, ENDS, ENDS_UNTIED, GATED, NORMS, Params, Rule, r};
+use crate::hf::{ATTENTION_ROTATED, BARE, BASE, Class, ENDS, ENDS_UNTIED, GATED, NORMS, NameRule, Params, r};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
@@ -68,7 +68,7 @@ fn is(root: &Map<String, Value>, kind: &str) -> bool {
     config::model_type(root) == kind
 }
 
-const MISTRAL4: &[Rule] = &[
+const MISTRAL4: &[NameRule] = &[
     r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),
     r("model.layers.{}.mlp.gate.e_score_correction", "blk.{}.exp_probs_b"),
     r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_gate_up_exps.weight"),

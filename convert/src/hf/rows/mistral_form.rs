@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::config::{Config, MISTRAL_FORM, as_u64};
 use crate::hf::rows::deepseek::{DEEPSEEK2, absorbed, deepseek2};
 use crate::hf::rows::llama::local_experts;
-use crate::hf::{BASE, Class, How, Params, Rule, r};
+use crate::hf::{BASE, Class, How, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -55,16 +55,16 @@ const FORM: Class = Class {
     ..BASE
 };
 
-const ENDS: &[Rule] = &[r("tok_embeddings", "token_embd"), r("norm", "output_norm"), r("output", "output")];
+const ENDS: &[NameRule] = &[r("tok_embeddings", "token_embd"), r("norm", "output_norm"), r("output", "output")];
 
-const ATTENTION: &[Rule] = &[
+const ATTENTION: &[NameRule] = &[
     r("layers.{}.attention.wq", "blk.{}.attn_q"),
     r("layers.{}.attention.wk", "blk.{}.attn_k"),
     r("layers.{}.attention.wv", "blk.{}.attn_v"),
     r("layers.{}.attention.wo", "blk.{}.attn_output"),
 ];
 
-const LATENT: &[Rule] = &[
+const LATENT: &[NameRule] = &[
     r("layers.{}.attention.wq_a", "blk.{}.attn_q_a"),
     r("layers.{}.attention.q_a_norm", "blk.{}.attn_q_a_norm"),
     r("layers.{}.attention.wq_b", "blk.{}.attn_q_b"),
@@ -73,9 +73,10 @@ const LATENT: &[Rule] = &[
     r("layers.{}.attention.wkv_b", "blk.{}.attn_").how(How::Split(absorbed)),
 ];
 
-const NORMS: &[Rule] = &[r("layers.{}.attention_norm", "blk.{}.attn_norm"), r("layers.{}.ffn_norm", "blk.{}.ffn_norm")];
+const NORMS: &[NameRule] =
+    &[r("layers.{}.attention_norm", "blk.{}.attn_norm"), r("layers.{}.ffn_norm", "blk.{}.ffn_norm")];
 
-const GATED: &[Rule] = &[
+const GATED: &[NameRule] = &[
     r("layers.{}.feed_forward.w1", "blk.{}.ffn_gate"),
     r("layers.{}.feed_forward.w2", "blk.{}.ffn_down"),
     r("layers.{}.feed_forward.w3", "blk.{}.ffn_up"),
@@ -83,7 +84,7 @@ const GATED: &[Rule] = &[
 
 const STACK: How = How::Stack { group: "experts", members: local_experts };
 
-const EXPERTS: &[Rule] = &[
+const EXPERTS: &[NameRule] = &[
     r("layers.{}.experts.{x}.w2", "blk.{}.ffn_down_exps").how(STACK),
     r("layers.{}.experts.{x}.w1", "blk.{}.ffn_gate_exps").how(STACK),
     r("layers.{}.experts.{x}.w3", "blk.{}.ffn_up_exps").how(STACK),

@@ -5,7 +5,7 @@ use gguf::{Error, Result};
 use crate::checkpoint::rotated;
 use crate::config::Config;
 use crate::hf::rows::llama::MAX_ROTARY;
-use crate::hf::{BASE, Class, ENDS, GATED, How, Outputs, Params, Piece, Rule, plus_one, r};
+use crate::hf::{BASE, Class, ENDS, GATED, How, NameRule, Outputs, Params, Piece, plus_one, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::values;
 
@@ -31,7 +31,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
 
 const NORM: How = How::MapWeight(plus_one);
 
-const MUSE: &[Rule] = &[
+const MUSE: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm").how(NORM),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm").how(NORM),
     r("model.layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm").how(NORM),

@@ -2,7 +2,7 @@
 
 use gguf::{Error, Result};
 
-use crate::hf::{ATTENTION, BASE, Class, How, Params, Rule, plus_one, r};
+use crate::hf::{ATTENTION, BASE, Class, How, NameRule, Params, plus_one, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -19,7 +19,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const NEMOTRON: &[Rule] = &[
+const NEMOTRON: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm").how(How::MapWeight(plus_one)),
     r("lm_head", "output"),

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::hf::contents::block_of;
 use crate::hf::rows::llama::llama;
 use crate::hf::rows::mamba::{column, convolution, decay_a_head, in_groups};
-use crate::hf::{BASE, Class, EXPERT, How, Params, Piece, Prediction, Rule, r};
+use crate::hf::{BASE, Class, EXPERT, How, NameRule, Params, Piece, Prediction, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::Rows;
 
@@ -72,7 +72,7 @@ const DENSE: Class = Class {
     ..BASE
 };
 
-const NEMOTRON_H: &[Rule] = &[
+const NEMOTRON_H: &[NameRule] = &[
     r("backbone.embeddings", "token_embd"),
     r("backbone.embedding", "token_embd"),
     r("backbone.norm_f", "output_norm"),
@@ -93,7 +93,7 @@ const NEMOTRON_H: &[Rule] = &[
     r("backbone.layers.{}.mixer.down_proj", "blk.{}.ffn_down"),
 ];
 
-const EXPERTS: &[Rule] = &[
+const EXPERTS: &[NameRule] = &[
     r("backbone.layers.{}.mixer.gate", "blk.{}.ffn_gate_inp"),
     r("backbone.layers.{}.mixer.gate.e_score_correction", "blk.{}.exp_probs_b"),
     r("backbone.layers.{}.mixer.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(EXPERT),
@@ -104,7 +104,7 @@ const EXPERTS: &[Rule] = &[
     r("backbone.layers.{}.mixer.shared_experts.up_proj", "blk.{}.ffn_up_shexp"),
 ];
 
-const NEXT_TOKENS: &[Rule] = &[
+const NEXT_TOKENS: &[NameRule] = &[
     r("backbone.layers.{}.enorm", "blk.{}.nextn.enorm"),
     r("backbone.layers.{}.hnorm", "blk.{}.nextn.hnorm"),
     r("backbone.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),

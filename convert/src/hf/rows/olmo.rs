@@ -4,7 +4,7 @@ use gguf::Result;
 
 use crate::hf::rows::qwen::EXPERTS;
 use crate::hf::{
-    ATTENTION, ATTENTION_ROTATED, BASE, Class, ENDS, GATED, HEAD_NORMS, NORMS, POST_NORMS, Params, Rule, r,
+    ATTENTION, ATTENTION_ROTATED, BASE, Class, ENDS, GATED, HEAD_NORMS, NORMS, NameRule, POST_NORMS, Params, r,
 };
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -71,12 +71,12 @@ pub(in crate::hf) const ROWS: &[Class] = &[
 const OLMO2: Class =
     Class { arch: "olmo2", spelling: &[ENDS, ATTENTION, HEAD_NORMS, POST_NORMS, GATED], keys: olmo2, ..BASE };
 
-const SEED_NORMS: &[Rule] = &[
+const SEED_NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
 ];
 
-const OLMO_ENDS: &[Rule] = &[r("model.embed_tokens", "token_embd"), r("lm_head", "output")];
+const OLMO_ENDS: &[NameRule] = &[r("model.embed_tokens", "token_embd"), r("lm_head", "output")];
 
 fn olmo(p: &mut Params<'_>) -> Result<()> {
     Params::common(p)?;

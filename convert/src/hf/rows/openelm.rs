@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, How, Outputs, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, How, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::sliced;
 
@@ -22,7 +22,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const OPENELM: &[Rule] = &[
+const OPENELM: &[NameRule] = &[
     r("transformer.token_embeddings", "token_embd"),
     r("transformer.norm", "output_norm"),
     r("lm_head", "output"),

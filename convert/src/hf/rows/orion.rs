@@ -3,7 +3,7 @@
 use gguf::Result;
 
 use crate::hf::rows::llama::head_dim;
-use crate::hf::{ATTENTION, ATTENTION_ROTATED, BASE, Class, ENDS, ENDS_UNTIED, GATED, NORMS, Params, Rule, r};
+use crate::hf::{ATTENTION, ATTENTION_ROTATED, BASE, Class, ENDS, ENDS_UNTIED, GATED, NORMS, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -44,7 +44,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const LATENT: &[Rule] = &[
+const LATENT: &[NameRule] = &[
     r("model.layers.{}.self_attn.kv_a_proj_with_mqa", "blk.{}.attn_kv_a_mqa"),
     r("model.layers.{}.self_attn.kv_a_layernorm", "blk.{}.attn_kv_a_norm"),
     r("model.layers.{}.self_attn.kv_b_proj", "blk.{}.attn_kv_b"),

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::hf::rows::llama::MIXTRAL_EXPERTS;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, NORMS, Outputs, Params, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, NORMS, NameRule, Outputs, Params, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::values;
 
@@ -57,7 +57,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const PHI2: &[Rule] = &[
+const PHI2: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.final_layernorm", "output_norm"),
     r("lm_head", "output"),
@@ -70,7 +70,7 @@ const PHI2: &[Rule] = &[
     r("model.layers.{}.mlp.fc2", "blk.{}.ffn_down"),
 ];
 
-const PHI3: &[Rule] = &[
+const PHI3: &[NameRule] = &[
     r("model.layers.{}.self_attn.qkv_proj", "blk.{}.attn_qkv"),
     r("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
     r("model.layers.{}.mlp.gate_up_proj", "blk.{}.ffn_up"),

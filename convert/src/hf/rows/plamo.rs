@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 
 use crate::config::Config;
 use crate::hf::rows::mamba::{convolution, minus_exp};
-use crate::hf::{BASE, Class, How, Params, Piece, Rule, plus_one, r};
+use crate::hf::{BASE, Class, How, NameRule, Params, Piece, plus_one, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, reordered, reshaped, view};
 
@@ -39,7 +39,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
 ];
 
-const PLAMO: &[Rule] = &[
+const PLAMO: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm"),
     r("lm_head", "output"),
@@ -60,7 +60,7 @@ const AFTER_MIXER: How = How::Map(|v| v + 0.2);
 const AFTER_FEED_FORWARD: How = How::Map(|v| v + (1.0 / 11.180_339_887_498_949) as f32);
 
 /// The names of some norms end in the file where that of the module does.
-const PLAMO23: &[Rule] = &[
+const PLAMO23: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm").how(NORM),
     r("lm_head", "output"),
@@ -74,7 +74,7 @@ const PLAMO23: &[Rule] = &[
     r("model.layers.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 ];
 
-const PLAMO2: &[Rule] = &[
+const PLAMO2: &[NameRule] = &[
     r("model.layers.layers.{}.mixer.q_weight", "blk.{}.attn_q_norm.weight"),
     r("model.layers.layers.{}.mixer.k_weight", "blk.{}.attn_k_norm.weight"),
     r("model.layers.layers.{}.mixer.in_proj", "blk.{}.ssm_in"),
@@ -90,7 +90,7 @@ const PLAMO2: &[Rule] = &[
     r("model.layers.layers.{}.mixer.C_norm_weight", "blk.{}.ssm_c_norm"),
 ];
 
-const PLAMO3: &[Rule] = &[
+const PLAMO3: &[NameRule] = &[
     r("model.layers.layers.{}.mixer.q_norm", "blk.{}.attn_q_norm").how(NORM),
     r("model.layers.layers.{}.mixer.k_norm", "blk.{}.attn_k_norm").how(NORM),
 ];

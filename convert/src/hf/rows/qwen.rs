@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use crate::config::{Config, RAW};
 use crate::hf::rows::llama::{halves, local_experts};
 use crate::hf::{
-    ATTENTION, BARE, BASE, Class, Contents, ENDS, GATED, HEAD_NORMS, How, Key, NORMS, Outputs, Params, Piece, Rule, r,
-    switched_window, window,
+    ATTENTION, BARE, BASE, Class, Contents, ENDS, GATED, HEAD_NORMS, How, Key, NORMS, NameRule, Outputs, Params, Piece,
+    r, switched_window, window,
 };
 use crate::tokenizer::{self, VocabKind};
 use crate::transform::permuted;
@@ -147,7 +147,7 @@ pub(super) const QWEN3_MOE: Class = Class {
     ..BASE
 };
 
-const QWEN1: &[Rule] = &[
+const QWEN1: &[NameRule] = &[
     r("transformer.wte", "token_embd"),
     r("transformer.ln_f", "output_norm"),
     r("lm_head", "output"),
@@ -161,7 +161,7 @@ const QWEN1: &[Rule] = &[
 ];
 
 /// Token embedding, final norm, and an output head. A reranker has only the head's rows of its two answers.
-pub(super) const RERANKER_ENDS: &[Rule] = &[
+pub(super) const RERANKER_ENDS: &[NameRule] = &[
     r("model.embed_tokens", "token_embd").how(How::Split(|config, piece| {
         let mut out = if is_tied(config) { answers(config, piece)? } else { Vec::new() };
         out.push((format!("{}{}", piece.to, piece.suffix), piece.rows.clone()));
@@ -179,33 +179,33 @@ pub(super) const RERANKER_ENDS: &[Rule] = &[
 const STACK: How = How::Stack { group: "experts", members: local_experts };
 
 /// Experts with tensors of their own.
-pub(super) const SEPARATE_EXPERTS: &[Rule] = &[
+pub(super) const SEPARATE_EXPERTS: &[NameRule] = &[
     r("model.layers.{}.mlp.experts.{x}.down_proj", "blk.{}.ffn_down_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.gate_proj", "blk.{}.ffn_gate_exps").how(STACK),
     r("model.layers.{}.mlp.experts.{x}.up_proj", "blk.{}.ffn_up_exps").how(STACK),
 ];
 
 /// What chooses the experts.
-pub(super) const ROUTER: &[Rule] = &[r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp")];
+pub(super) const ROUTER: &[NameRule] = &[r("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp")];
 
 /// Experts, each with its own tensors or all in one.
-pub(super) const EXPERTS: &[Rule] =
+pub(super) const EXPERTS: &[NameRule] =
     &[SEPARATE_EXPERTS[0], SEPARATE_EXPERTS[1], SEPARATE_EXPERTS[2], FUSED_EXPERTS[0], FUSED_EXPERTS[1], ROUTER[0]];
 
 /// Experts in one tensor for all.
-pub(super) const FUSED_EXPERTS: &[Rule] = &[
+pub(super) const FUSED_EXPERTS: &[NameRule] = &[
     r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps").how(How::Split(fused_down)),
     r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_").how(How::Split(fused_halves)),
 ];
 
 /// The feed-forward of a layer without experts.
-pub(super) const DENSE_OR_EXPERTS: &[Rule] = &[
+pub(super) const DENSE_OR_EXPERTS: &[NameRule] = &[
     r("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
     r("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
     r("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
 ];
 
-pub(super) const SHARED_EXPERT: &[Rule] = &[
+pub(super) const SHARED_EXPERT: &[NameRule] = &[
     r("model.layers.{}.mlp.shared_expert.down_proj", "blk.{}.ffn_down_shexp"),
     r("model.layers.{}.mlp.shared_expert.gate_proj", "blk.{}.ffn_gate_shexp"),
     r("model.layers.{}.mlp.shared_expert.up_proj", "blk.{}.ffn_up_shexp"),

@@ -7,7 +7,7 @@ use crate::config::{Config, RAW};
 use crate::hf::contents::integers;
 use crate::hf::rows::qwen::{DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT};
 use crate::hf::rows::qwen_next::{DELTA, DELTA_NET, NORM, qwen35};
-use crate::hf::{ATTENTION, Class, Contents, How, Outputs, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION, Class, Contents, How, NameRule, Outputs, Params, Piece, r};
 use crate::transform::{sliced, squeezed};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -37,14 +37,14 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..DELTA
 }];
 
-const ENDS: &[Rule] = &[r("model.embed_tokens", "token_embd"), r("lm_head", "output")];
+const ENDS: &[NameRule] = &[r("model.embed_tokens", "token_embd"), r("lm_head", "output")];
 
-const NORMS: &[Rule] = &[
+const NORMS: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm").how(NORM),
     r("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm").how(NORM),
 ];
 
-const HYPER_CONNECTIONS: &[Rule] = &[
+const HYPER_CONNECTIONS: &[NameRule] = &[
     r("model.hyper_connection_mixer.hc_norm", "output_hc_norm").how(NORM),
     r("model.hyper_connection_mixer.input_mix_weight_down", "output_hc_down"),
     r("model.hyper_connection_mixer.input_mix_weight_up", "output_hc_up"),
@@ -58,14 +58,14 @@ const HYPER_CONNECTIONS: &[Rule] = &[
     r("model.layers.{}.mlp_hyper_connection.input_mix_weight_up", "blk.{}.hc_ffn_up"),
 ];
 
-const INDEXER: &[Rule] = &[
+const INDEXER: &[NameRule] = &[
     r("model.layers.{}.self_attn.indexer.index_qk_proj", "blk.{}.indexer.").how(How::Split(queries_and_keys)),
     r("model.layers.{}.self_attn.indexer.q_layernorm", "blk.{}.indexer.q_norm").how(NORM),
     r("model.layers.{}.self_attn.indexer.k_layernorm", "blk.{}.indexer.k_norm").how(NORM),
 ];
 
 /// Embeddings of n-grams, whose table comes in parts.
-const NGRAMS: &[Rule] = &[
+const NGRAMS: &[NameRule] = &[
     r("model.layers.{}.ple.conv1d", "blk.{}.ple_conv1d").how(How::Change(|_, piece| squeezed(&piece.rows))),
     r("model.layers.{}.ple.key_proj", "blk.{}.ple_key"),
     r("model.layers.{}.ple.value_proj", "blk.{}.ple_value"),

@@ -6,7 +6,9 @@ use crate::Part;
 use crate::config::Config;
 use crate::hf::rows::mamba::minus_exp;
 use crate::hf::rows::qwen::{DENSE_OR_EXPERTS, EXPERTS, SHARED_EXPERT, qwen_moe};
-use crate::hf::{ATTENTION, BARE, BASE, Class, Contents, How, Outputs, Params, Piece, Prediction, Rule, plus_one, r};
+use crate::hf::{
+    ATTENTION, BARE, BASE, Class, Contents, How, NameRule, Outputs, Params, Piece, Prediction, plus_one, r,
+};
 use crate::transform::{Rows, joined, mapped, reordered, reshaped, sliced, squeezed, view};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -82,10 +84,10 @@ pub(super) const DELTA: Class = Class {
 pub(super) const NORM: How = How::MapWeight(plus_one);
 
 /// Token embedding, final norm and output head.
-pub(super) const ENDS: &[Rule] =
+pub(super) const ENDS: &[NameRule] =
     &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm").how(NORM), r("lm_head", "output")];
 
-const NORMS: &[Rule] = &[
+const NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm").how(NORM),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm").how(NORM),
     r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm").how(NORM),
@@ -93,7 +95,7 @@ const NORMS: &[Rule] = &[
 ];
 
 /// The gated delta net. Where there are more value heads than key heads, the file has those of each key head apart.
-pub(super) const DELTA_NET: &[Rule] = &[
+pub(super) const DELTA_NET: &[NameRule] = &[
     r("model.layers.{}.linear_attn.A_log", "blk.{}.ssm_a").how(How::Change(decay)),
     r("model.layers.{}.linear_attn.dt_bias", "blk.{}.ssm_dt.bias").how(How::Change(one_a_value_head)),
     r("model.layers.{}.linear_attn.conv1d", "blk.{}.ssm_conv1d").how(How::Change(convolution)),
@@ -108,7 +110,7 @@ pub(super) const DELTA_NET: &[Rule] = &[
 ];
 
 /// What a layer of multi-token prediction has beside those of a usual one, norms plus 1.
-pub(super) const PREDICTION_PLUS_ONE: &[Rule] = &[
+pub(super) const PREDICTION_PLUS_ONE: &[NameRule] = &[
     r("model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"),
     r("model.layers.{}.embed_tokens", "blk.{}.nextn.embed_tokens"),
     r("model.layers.{}.enorm", "blk.{}.nextn.enorm").how(NORM),

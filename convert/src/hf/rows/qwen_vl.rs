@@ -8,7 +8,9 @@ use crate::hf::rows::llama::halves;
 use crate::hf::rows::qwen::{
     DENSE_OR_EXPERTS, QWEN3, QWEN3_MOE, ROUTER, SEPARATE_EXPERTS, find_reranker, qwen_moe, qwen3,
 };
-use crate::hf::{ATTENTION, BARE, BASE, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, Outputs, Params, Piece, Rule, r};
+use crate::hf::{
+    ATTENTION, BARE, BASE, Class, ENDS, GATED, HEAD_NORMS, How, NORMS, NameRule, Outputs, Params, Piece, r,
+};
 use crate::tokenizer::VocabKind;
 use crate::transform::transposed;
 
@@ -111,7 +113,7 @@ const QWEN3_VL_MOE: Class = Class {
 const THINKER: &[(&str, &str)] = &[("thinker.", ""), BARE[0], BARE[1], BARE[2]];
 
 /// Experts in one tensor for all, with inputs before outputs.
-const TRANSPOSED_EXPERTS: &[Rule] = &[
+const TRANSPOSED_EXPERTS: &[NameRule] = &[
     r("model.layers.{}.mlp.experts.down_proj", "blk.{}.ffn_down_exps.weight")
         .how(How::Change(|_, piece| transposed(&piece.rows))),
     r("model.layers.{}.mlp.experts.gate_up_proj", "blk.{}.ffn_").how(How::Split(transposed_halves)),

@@ -3,7 +3,7 @@
 use gguf::Result;
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, How, Outputs, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, How, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, sliced};
 
@@ -17,7 +17,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const REFACT: &[Rule] = &[
+const REFACT: &[NameRule] = &[
     r("transformer.wte", "token_embd"),
     r("transformer.ln_f", "output_norm"),
     r("lm_head", "output"),

@@ -3,7 +3,7 @@
 use gguf::{Error, Result};
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, GATED, How, Outputs, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, GATED, How, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, joined, mapped, reshaped, sliced, squeezed, stacked, transposed};
 
@@ -66,7 +66,7 @@ const TRANSPOSED: How = How::Change(|_, piece| transposed(&piece.rows));
 /// The shares of the last token that five inputs have, one tensor in the file.
 const LERP6: How = How::Join { group: "shares", make: five_shares };
 
-const RWKV6: &[Rule] = &[
+const RWKV6: &[NameRule] = &[
     r("rwkv.embeddings", "token_embd"),
     r("rwkv.blocks.0.pre_ln", "token_embd_norm"),
     r("rwkv.ln_out", "output_norm"),
@@ -98,15 +98,15 @@ const RWKV6: &[Rule] = &[
     r("rwkv.blocks.{}.feed_forward.value", "blk.{}.channel_mix_value").how(How::Change(scaled_down)),
 ];
 
-const QWEN_ENDS: &[Rule] =
+const QWEN_ENDS: &[NameRule] =
     &[r("model.embed_tokens", "token_embd"), r("model.norm", "output_norm"), r("lm_head", "output")];
 
-const QWEN_NORMS: &[Rule] = &[
+const QWEN_NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
 ];
 
-const QWEN6: &[Rule] = &[
+const QWEN6: &[NameRule] = &[
     QWEN_NORMS[0],
     QWEN_NORMS[1],
     r("model.layers.{}.self_attn.time_maa_w1", "blk.{}.time_mix_w1.weight").how(How::Change(decay_first)),
@@ -127,7 +127,7 @@ const QWEN6: &[Rule] = &[
     r("model.layers.{}.self_attn.o_proj", "blk.{}.time_mix_output").how(How::Change(scaled_down)),
 ];
 
-const RWKV7_ENDS: &[Rule] = &[
+const RWKV7_ENDS: &[NameRule] = &[
     r("model.embeddings", "token_embd"),
     r("model.layers.0.pre_norm", "token_embd_norm"),
     r("model.pre_ln", "token_embd_norm"),
@@ -143,7 +143,7 @@ const RWKV7_ENDS: &[Rule] = &[
     r("model.layers.{}.feed_forward.value", "blk.{}.channel_mix_value"),
 ];
 
-const RWKV7: &[Rule] = &[
+const RWKV7: &[NameRule] = &[
     r("model.layers.{}.attention.w0", "blk.{}.time_mix_w0.weight").how(SQUEEZED),
     r("model.layers.{}.attention.w1", "blk.{}.time_mix_w1.weight").how(TRANSPOSED),
     r("model.layers.{}.attention.w2", "blk.{}.time_mix_w2.weight").how(TRANSPOSED),
@@ -180,7 +180,7 @@ const RWKV7: &[Rule] = &[
 
 const LERP7: How = How::Join { group: "shares", make: all_shares };
 
-const LERP: &[Rule] = &[
+const LERP: &[NameRule] = &[
     r("model.layers.{}.attention.x_r", "blk.{}.time_mix_lerp_fused.weight").how(LERP7),
     r("model.layers.{}.attention.x_w", "blk.{}.time_mix_lerp_fused.weight").how(LERP7),
     r("model.layers.{}.attention.x_k", "blk.{}.time_mix_lerp_fused.weight").how(LERP7),
@@ -189,7 +189,7 @@ const LERP: &[Rule] = &[
 ];
 
 /// Only models with a gate have it.
-const LERP_OF_GATE: &[Rule] = &[r("model.layers.{}.attention.x_g", "blk.{}.time_mix_lerp_fused.weight").how(LERP7)];
+const LERP_OF_GATE: &[NameRule] = &[r("model.layers.{}.attention.x_g", "blk.{}.time_mix_lerp_fused.weight").how(LERP7)];
 
 /// The names that all makers' names are made to, but for the low ranks, whose matrices lie the other way round.
 fn names_of_all_makers(_: &Config, name: &str) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use gguf::Result;
 
-use crate::hf::{ATTENTION, BASE, Class, ENDS, How, NORMS, Params, Rule, SIGMOID, SOFTMAX, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, How, NORMS, NameRule, Params, SIGMOID, SOFTMAX, r};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
     names: &["SmallThinkerForCausalLM"],
@@ -18,7 +18,7 @@ const EXPERT: How = How::Stack {
     members: |config| config.need_u64(&["moe_num_primary_experts", "num_local_experts", "num_experts"]),
 };
 
-const SPARSE: &[Rule] = &[
+const SPARSE: &[NameRule] = &[
     r("model.layers.{}.block_sparse_moe.primary_router", "blk.{}.ffn_gate_inp"),
     r("model.layers.{}.block_sparse_moe.experts.{x}.down", "blk.{}.ffn_down_exps").how(EXPERT),
     r("model.layers.{}.block_sparse_moe.experts.{x}.gate", "blk.{}.ffn_gate_exps").how(EXPERT),

@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, NORMS, Params, Piece, Rule, r};
+use crate::hf::{ATTENTION, BASE, Class, ENDS, GATED, How, NORMS, NameRule, Params, Piece, r};
 use crate::transform::Rows;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -16,7 +16,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const SPARK: &[Rule] = &[
+const SPARK: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_k_v_proj", "blk.{}.attn_qkv"),
     r("model.layers.{}.self_attn.g_proj", "blk.{}.attn_gate").how(How::Change(one_gate_a_head)),
 ];

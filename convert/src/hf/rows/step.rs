@@ -7,7 +7,7 @@ use crate::config::{Config, as_u64};
 use crate::hf::rows::llama::{MAX_ROTARY, frequency, head_dim};
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
 use crate::hf::rows::qwen_next::{ENDS, NORM, PREDICTION_PLUS_ONE};
-use crate::hf::{ATTENTION, BASE, BEHIND, Class, How, Outputs, Params, Rule, r, with_prediction};
+use crate::hf::{ATTENTION, BASE, BEHIND, Class, How, NameRule, Outputs, Params, r, with_prediction};
 use crate::transform::{squeezed, values};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -26,7 +26,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
 
 const SQUEEZED: How = How::Change(|_, piece| squeezed(&piece.rows));
 
-const NORMS: &[Rule] = &[
+const NORMS: &[NameRule] = &[
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm").how(NORM),
     r("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm").how(NORM),
     r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm").how(NORM),
@@ -34,7 +34,7 @@ const NORMS: &[Rule] = &[
     r("model.layers.{}.self_attn.g_proj", "blk.{}.attn_gate").how(SQUEEZED),
 ];
 
-const EXPERTS: &[Rule] = &[
+const EXPERTS: &[NameRule] = &[
     r("model.layers.{}.moe.gate", "blk.{}.ffn_gate_inp").how(SQUEEZED),
     r("model.layers.{}.moe.router_bias", "blk.{}.exp_probs_b.bias"),
     r("model.layers.{}.moe.gate_proj", "blk.{}.ffn_gate_exps").how(SQUEEZED),

@@ -3,7 +3,7 @@
 use gguf::Result;
 
 use crate::config::Config;
-use crate::hf::{BASE, Class, How, Key, Modules, Params, Rule, r};
+use crate::hf::{BASE, Class, How, Key, Modules, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -79,7 +79,7 @@ fn unscaled(config: &Config) -> Option<&'static str> {
     scaled.then_some("states are divided by the root of their length before the output, which llama.cpp does not do")
 }
 
-const T5_ENDS: &[Rule] = &[
+const T5_ENDS: &[NameRule] = &[
     r("decoder.embed_tokens", "token_embd").how(How::First),
     r("encoder.embed_tokens", "token_embd").how(How::First),
     r("shared", "token_embd").how(How::First),
@@ -88,7 +88,7 @@ const T5_ENDS: &[Rule] = &[
     r("decoder.final_layer_norm", "dec.output_norm"),
 ];
 
-const ENCODER: &[Rule] = &[
+const ENCODER: &[NameRule] = &[
     r("encoder.block.{}.layer.0.SelfAttention.q", "enc.blk.{}.attn_q"),
     r("encoder.block.{}.layer.0.SelfAttention.k", "enc.blk.{}.attn_k"),
     r("encoder.block.{}.layer.0.SelfAttention.v", "enc.blk.{}.attn_v"),
@@ -102,7 +102,7 @@ const ENCODER: &[Rule] = &[
     r("encoder.block.{}.layer.1.layer_norm", "enc.blk.{}.ffn_norm"),
 ];
 
-const DECODER: &[Rule] = &[
+const DECODER: &[NameRule] = &[
     r("decoder.block.{}.layer.0.SelfAttention.q", "dec.blk.{}.attn_q"),
     r("decoder.block.{}.layer.0.SelfAttention.k", "dec.blk.{}.attn_k"),
     r("decoder.block.{}.layer.0.SelfAttention.v", "dec.blk.{}.attn_v"),

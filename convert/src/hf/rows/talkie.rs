@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 
 use crate::config::Config;
 use crate::hf::contents::floats;
-use crate::hf::{BASE, Class, Contents, How, Params, Piece, Rule, r};
+use crate::hf::{BASE, Class, Contents, How, NameRule, Params, Piece, r};
 use crate::transform::{Rows, reshaped, scaled_rows};
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -23,7 +23,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const TALKIE: &[Rule] = &[
+const TALKIE: &[NameRule] = &[
     r("model.embed", "token_embd"),
     r("lm_head", "output.weight").how(How::Change(|_, piece| Ok(piece.rows.clone()))),
     r("lm_head_gain.w_g", "").how(How::Drop),
@@ -62,7 +62,8 @@ fn turned_back(config: &Config, piece: &Piece) -> Result<Rows> {
     let head = config.need_u64(&["head_dim"])?;
     let rows = piece.rows.shape().first().copied().unwrap_or(0);
     let heads = rows.checked_div(head).filter(|heads| heads * head == rows);
-    let heads = heads.ok_or_else(|| Error::input(format!("its {rows} rows are no whole number of heads of {head}")))?;
+    let heads =
+        heads.ok_or_else(|| Error::input(format!("its {rows} rows are not a whole number of heads of {head}")))?;
     let signs: Vec<(u64, f32)> = (0..heads).flat_map(|_| [(head / 2, 1.0), (head - head / 2, -1.0)]).collect();
     Ok(scaled_rows(&piece.rows, &signs))
 }

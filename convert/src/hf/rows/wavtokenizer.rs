@@ -3,7 +3,7 @@
 use gguf::{Error, Result};
 
 use crate::config::as_u64;
-use crate::hf::{BASE, Class, Params, Rule, Types, r};
+use crate::hf::{BASE, Class, NameRule, Params, Types, r};
 use crate::tokenizer::VocabKind;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
@@ -21,7 +21,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
     ..BASE
 }];
 
-const WAVTOKENIZER: &[Rule] = &[
+const WAVTOKENIZER: &[NameRule] = &[
     r("backbone.embedding", "token_embd"),
     r("backbone.norm", "token_embd_norm"),
     r("backbone.embed", "conv1d"),
