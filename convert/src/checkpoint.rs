@@ -14,22 +14,14 @@ use crate::hf::{self, Class, Contents, How, NameRule, Params, Piece, Target};
 use crate::lora::{self, Adapter};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::modules::{self, Behind, Dense};
-use crate::names::{Fused, Origins, Renamed};
+use crate::names::{Fused, Origins, Renamed, Sources};
 use crate::packed::{self, Unpacked};
 use crate::safetensors::{self, Dtype, Stored};
 use crate::tasks::TaskAdapter;
+use crate::text_names::TextNames;
 use crate::tokenizer::VocabKind;
-use crate::transform::{self, Elements, Rows, row_count};
+use crate::transform::{self, Elements, Rows, Tensor, rotated, row_count};
 use crate::{Options, OutType, Part, complete, names, tokenizer};
-
-/// A tensor of a checkpoint under its own name: as stored, or what a decoder makes of it.
-#[derive(Clone, Debug)]
-pub struct Tensor {
-    /// The name in the checkpoint.
-    pub name: String,
-    /// The data.
-    pub rows: Rows,
-}
 
 /// A checkpoint folder in GGUF's layout, converted as its rows are read.
 ///
@@ -481,57 +473,6 @@ struct Text<'a> {
     origins: Origins<'a>,
 }
 
-/// What the tensors of the text model are called without what wrappers put in front.
-#[derive(Debug)]
-pub(crate) struct TextNames<'a> {
-    class: &'static Class,
-    config: &'a Config,
-    /// The blocks after the layers.
-    further: Range<u64>,
-}
-
-impl TextNames<'_> {
-    pub(crate) fn new<'a>(class: &'static Class, config: &'a Config) -> Result<TextNames<'a>> {
-        let blocks = config.blocks()?;
-        let further = config.layers().unwrap_or(blocks).min(blocks)..blocks;
-        Ok(TextNames { class, config, further })
-    }
-
-    /// The number of layers, before those of prediction.
-    pub(crate) fn layers(&self) -> u64 {
-        self.further.start
-    }
-
-    /// The names that a tensor has, none of them where it is of no use; nothing where it is of another sense than text.
-    pub(crate) fn of(&self, name: &str) -> Option<Vec<Renamed>> {
-        if names::is_vision_or_audio(name) {
-            return None;
-        }
-        let mut name = name.replace("language_model.", "");
-        if name.ends_with("e_score_correction_bias") {
-            name = name.replace("e_score_correction_bias", "e_score_correction.bias");
-        }
-        // The norms of old BERTs.
-        for (old, new) in [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")] {
-            if let Some(stem) = name.strip_suffix(old) {
-                name = format!("{stem}{new}");
-            }
-        }
-        let of_use = |renamed: &Renamed| {
-            let unused = self.class.unused.iter().any(|beginning| renamed.name.starts_with(beginning));
-            !unused && !names::is_buffer(&renamed.name)
-        };
-        if !self.class.keeps(self.config, &name) {
-            return Some(Vec::new());
-        }
-        let renamed = names::replaced(self.class.prefixes, name, &self.further).into_iter();
-        let renamed = renamed.filter_map(|Renamed { name, moved }| {
-            Some(Renamed { name: (self.class.rename)(self.config, &name)?, moved })
-        });
-        Some(renamed.filter(of_use).collect())
-    }
-}
-
 /// The tensors of the text model, their names without what wrappers put in front.
 fn text_tensors<'a>(
     architecture: &'static Class,
@@ -630,9 +571,6 @@ type Parts = BTreeMap<usize, (String, Rows)>;
 
 /// What makes a joined tensor of its parts.
 type Make = fn(&Config, &Piece, Vec<Rows>) -> Result<hf::Outputs>;
-
-/// For each tensor of the file those of the checkpoint that it is made of, without what wrappers put in front.
-pub(crate) type Sources = BTreeMap<String, Vec<String>>;
 
 /// What a finished tensor was made of.
 #[derive(Clone, Copy, Debug)]
@@ -1063,14 +1001,4 @@ fn all_of<'a>(of: &Rows, made: impl IntoIterator<Item = &'a Rows>) -> Result<()>
         return Ok(());
     }
     Err(Error::input(format!("its shape {:?} is larger than the configuration says", of.shape())))
-}
-
-/// Rows of each head in the order in which neighbours rotate: the two halves interleaved.
-pub(crate) fn rotated(rows: &Rows, heads: u64) -> Result<Rows> {
-    let count = rows.shape().first().copied().unwrap_or(0);
-    let half = count / heads / 2;
-    if half == 0 || half * 2 * heads != count {
-        return Err(Error::input(format!("its {count} rows are not a whole number of pairs for {heads} heads")));
-    }
-    transform::reordered(rows, 0, &[(heads, 2 * half), (half, 1), (2, half)])
 }

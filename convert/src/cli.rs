@@ -10,7 +10,7 @@ use gguf::modelfile::{self, cache_line};
 use gguf::{Error, Metadata, Result, Source};
 use serde_json::{Value, json};
 
-use crate::files::LICENSES;
+use crate::side_files::LICENSES;
 use crate::tokenizer::{self, Report};
 use crate::{Options, OutType, Part, json, location, lora, packed};
 

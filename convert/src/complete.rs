@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use gguf::arch::{self, Fault, FaultKind};
 use gguf::{Error, Metadata, Result, TensorInfo};
 
-use crate::checkpoint::Sources;
 use crate::hf::{Class, How};
+use crate::names::Sources;
 use crate::names::{self, Origins};
 
 /// What a person should know of a whole model.

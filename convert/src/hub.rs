@@ -19,8 +19,8 @@ use serde_json::Value;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use crate::files;
-use crate::location::Remote;
+use crate::remote::Remote;
+use crate::side_files;
 
 /// A list of files longer than this is none that a model has.
 const MAX_FILES: usize = 100_000;
@@ -240,8 +240,8 @@ fn needed<'a>(remote: &Remote, all: &'a [File], shards: &BTreeSet<String>) -> Re
             _ => error.help("is it the repository of a model?"),
         });
     }
-    let side = |f: &&File| files::is_side(&f.name);
-    let module = |f: &&File| f.name.split_once('/').is_some_and(|(folder, name)| files::is_module(folder, name));
+    let side = |f: &&File| side_files::is_side(&f.name);
+    let module = |f: &&File| f.name.split_once('/').is_some_and(|(folder, name)| side_files::is_module(folder, name));
     let mut out = of_weights;
     out.extend(all.iter().filter(root).filter(side));
     out.extend(all.iter().filter(module));

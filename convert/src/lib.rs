@@ -16,6 +16,7 @@ pub mod cli;
 mod complete;
 pub mod config;
 pub mod files;
+mod float;
 pub mod hf;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -31,9 +32,12 @@ pub mod packed;
 pub mod program;
 pub mod python;
 mod reduce;
+mod remote;
 pub mod safetensors;
 pub mod shards;
+mod side_files;
 pub mod tasks;
+mod text_names;
 mod titlecase;
 pub mod tokenizer;
 pub mod transform;
@@ -43,7 +47,7 @@ use std::path::{Path, PathBuf};
 pub use checkpoint::Checkpoint;
 pub use gguf::modelfile;
 pub use gguf::{Error, Result};
-pub use transform::{Elements, RowSource, Rows};
+pub use transform::{Elements, RowSource, Rows, Tensor};
 
 /// The type of a file's matrices; vectors and a few small matrices are f32 always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -18,13 +18,14 @@ use indexmap::IndexMap;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{Tensor, TextNames, rotated};
 use crate::config::{self, Config};
 use crate::hf::{self, Class, How, NameRule, Outputs, Piece};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::names::Renamed;
 use crate::safetensors::{self, Stored};
+use crate::text_names::TextNames;
 use crate::transform::{self, Elements, RowSource, Rows, row_count, row_len};
+use crate::transform::{Tensor, rotated};
 use crate::{Options, OutType, json, links, names};
 
 /// Keys of `adapter_config.json` that make something else of an adapter than a LoRA, and what they are called.

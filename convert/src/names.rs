@@ -214,6 +214,9 @@ pub(crate) fn forced_type(class: &Class, name: &str, dimensions: usize, asked: T
     }
 }
 
+/// For each tensor of the file those of the checkpoint that it is made of, without what wrappers put in front.
+pub(crate) type Sources = BTreeMap<String, Vec<String>>;
+
 /// The names of a stored tensor without what wrappers put in front; nothing for one that is of no use.
 pub(crate) type Naming<'a> = dyn Fn(&str) -> Option<Vec<Renamed>> + 'a;
 

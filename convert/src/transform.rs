@@ -13,7 +13,7 @@ use gguf::{Error, Result, Runtime, TensorInfo, TensorType, row_range};
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
-use crate::packed::Float;
+use crate::float::Float;
 use crate::safetensors::{Dtype, Stored};
 
 /// The element type of rows in flight.
@@ -1083,6 +1083,25 @@ fn has_signalling_bf16(bytes: &[u8]) -> bool {
 fn quieted(bytes: &[u8]) -> Vec<u8> {
     let quiet = |b: &[u8; 2]| bf16::from_f32(bf16::from_le_bytes(*b).to_f32()).to_le_bytes();
     packed(bytes.as_chunks::<2>().0, |b| quiet(&b))
+}
+
+/// A tensor of a checkpoint under its own name: as stored, or what a decoder makes of it.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// The name in the checkpoint.
+    pub name: String,
+    /// The data.
+    pub rows: Rows,
+}
+
+/// Rows of each head in the order in which neighbours rotate: the two halves interleaved.
+pub(crate) fn rotated(rows: &Rows, heads: u64) -> Result<Rows> {
+    let count = rows.shape().first().copied().unwrap_or(0);
+    let half = count / heads / 2;
+    if half == 0 || half * 2 * heads != count {
+        return Err(Error::input(format!("its {count} rows are not a whole number of pairs for {heads} heads")));
+    }
+    reordered(rows, 0, &[(heads, 2 * half), (half, 1), (2, half)])
 }
 
 #[cfg(test)]

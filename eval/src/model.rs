@@ -8,12 +8,11 @@ use std::ops::Range;
 
 use gguf::arch::{
     self, Arch, Attention, Compressed, Dim, Dims, Ends, Flow, Gating, HeadFunction, Indexer, Kind, Latent, Layer,
-    ModelPlan, Over, Pool, Residual, Rotary, StackPlan, WindowKind,
+    ModelPlan, Over, Pool, Residual, Rotary, Sparse, StackPlan, WindowKind,
 };
 use gguf::{Error, Metadata, Result, Value};
 
 use crate::layers::rope::{Rope, Scaling, Table};
-use crate::layers::sparse::rope_key;
 use crate::weights::Weights;
 
 /// Which stacks of layers a model has.
@@ -109,6 +108,15 @@ impl RopeKey {
             plain: false,
             compressed: false,
         })
+    }
+
+    /// The rotation of an indexer, if it has one: that of its attention, by pairs or halves of its own.
+    pub fn of_indexer(s: &Sparse) -> Option<RopeKey> {
+        let rotary = s.indexer.as_ref()?.rotary;
+        match &s.over {
+            Over::Latent(l) => RopeKey::of_latent(&Latent { rotary, ..(**l).clone() }),
+            Over::Heads(a) => RopeKey::of(&Attention { rotary, ..(**a).clone() }),
+        }
     }
 
     /// The rotation of compressed attention, if it rotates: scaled where keys are compressed, plain where they are not.
@@ -487,7 +495,7 @@ fn rotations(kind: &Kind) -> Vec<(RopeKey, usize)> {
                 Over::Heads(a) => heads(a),
                 Over::Latent(l) => latent(l),
             };
-            let index = rope_key(s).zip(s.indexer.as_ref()).map(|(key, n)| (key, n.len.len()));
+            let index = RopeKey::of_indexer(s).zip(s.indexer.as_ref()).map(|(key, n)| (key, n.len.len()));
             over.into_iter().chain(index).collect()
         }
         Kind::Compressed(c) => RopeKey::of_compressed(c).map(|key| (key, c.rot.len())).into_iter().collect(),

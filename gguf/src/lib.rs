@@ -81,6 +81,7 @@ pub mod modelfile;
 pub mod projector;
 pub mod quote;
 pub mod read;
+mod shard_name;
 pub mod source;
 pub mod split;
 #[cfg(feature = "write")]

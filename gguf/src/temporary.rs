@@ -149,7 +149,7 @@ fn parse(name: &OsStr) -> Option<(&[u8], &[u8])> {
 fn sweep(target: &Path) {
     static SWEPT: LazyLock<Mutex<HashSet<(PathBuf, OsString)>>> = LazyLock::new(Mutex::default);
     let own = stem(target.file_name().unwrap_or_default(), RUN + FILE + SUFFIX.len());
-    let model = |name: &OsStr| crate::split::parse(name).map(|(prefix, ..)| prefix.into_os_string());
+    let model = |name: &OsStr| crate::shard_name::parse(name).map(|(prefix, ..)| prefix.into_os_string());
     let prefix = model(&own);
     let whose = (folder_of(target).to_path_buf(), prefix.clone().unwrap_or_else(|| own.clone()));
     if !SWEPT.lock().unwrap_or_else(PoisonError::into_inner).insert(whose) {

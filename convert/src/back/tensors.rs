@@ -14,10 +14,11 @@ use gguf::{Error, Result, Source, TensorType};
 use super::config::Found;
 use super::ways::Way;
 use super::{elementwise, layout};
-use crate::checkpoint::{TextNames, rotated};
 use crate::config::Config;
 use crate::hf::{Class, FIRST_POSITION, How, NameRule, Outputs, Piece};
 use crate::names;
+use crate::text_names::TextNames;
+use crate::transform::rotated;
 use crate::transform::{self, Elements, RowSource, Rows};
 
 /// A tensor of a file as a lazy tensor: floats as they are, blocks decoded to f32.

@@ -11,10 +11,10 @@ use gguf::arch::Module;
 use serde_json::{Map, Value};
 
 use super::{Class, How};
-use crate::checkpoint::TextNames;
 use crate::config::{self, Config};
 use crate::names;
 use crate::safetensors::Stored;
+use crate::text_names::TextNames;
 
 /// What transformers makes of the weights of a class, where their place in the model does not say it. Names are endings of
 /// the checkpoint's names of modules.

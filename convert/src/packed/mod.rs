@@ -5,7 +5,6 @@
 
 pub mod bnb;
 mod compressed;
-mod float;
 mod fp8;
 mod groups;
 mod microscaling;
@@ -26,7 +25,7 @@ use crate::json;
 use crate::safetensors::{Dtype, Stored};
 use crate::transform::{self, Elements, RowSource, Rows, row_len};
 
-pub use float::Float;
+pub use crate::float::Float;
 pub use fp8::{decode_e4m3, decode_e5m2};
 
 /// What becomes of blocks that GGUF has a type for: MXFP4 and NVFP4.

@@ -383,7 +383,7 @@ fn read_merges(merges: &Value) -> Result<Vec<String>> {
 /// `chat_template.json`.
 fn template_files(dir: &Path) -> Result<Option<Template>> {
     if let Some(default) = folder::text(&dir.join("chat_template.jinja"))? {
-        let additional = folder::list(&dir.join(crate::files::TEMPLATES), "jinja")?;
+        let additional = folder::list(&dir.join(crate::side_files::TEMPLATES), "jinja")?;
         if additional.is_empty() {
             return Ok(Some(Template::One(default)));
         }

@@ -2,7 +2,7 @@
 //! each other, and the best are attended to. Later layers without an indexer take what the last one chose.
 
 use gguf::Result;
-use gguf::arch::{IndexForm, Indexer, Latent, Need, NormKind, Over, Pool, Sparse};
+use gguf::arch::{IndexForm, Indexer, Need, NormKind, Over, Pool, Sparse};
 use rayon::prelude::*;
 
 use super::attention::{attention, rotate};
@@ -69,15 +69,6 @@ fn rotated(s: &Sparse) -> usize {
     }
 }
 
-/// The rotation of an indexer: that of its attention, by pairs or halves of its own.
-pub fn rope_key(s: &Sparse) -> Option<RopeKey> {
-    let rotary = s.indexer.as_ref()?.rotary;
-    match &s.over {
-        Over::Latent(l) => RopeKey::of_latent(&Latent { rotary, ..(**l).clone() }),
-        Over::Heads(a) => RopeKey::of(&gguf::arch::Attention { rotary, ..(**a).clone() }),
-    }
-}
-
 /// Scores of the keys that all queries see.
 pub(super) struct Scored<'a> {
     /// `[tokens, heads · len]`.
@@ -100,7 +91,7 @@ fn choose(
 ) -> Result<Chosen> {
     let (heads, len) = (n.heads.len(), n.len.len());
     let tokens = site.tokens();
-    let table = site.tables.get(rope_key(s));
+    let table = site.tables.get(RopeKey::of_indexer(s));
     let normalize = |x: &mut [f32], name: &str, kind: NormKind| -> Result<()> {
         let weight = part.values_of(&format!("indexer.{name}_norm.weight"), len)?;
         let bias = part.values(&format!("indexer.{name}_norm.bias"))?.filter(|b| b.len() == len);

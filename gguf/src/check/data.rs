@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
+use super::blocks::each_piece;
 use super::finding::{Place, Rule, Sink};
 use super::lost;
 use super::scan::{Scan, Tensor};
+use crate::finite;
 use crate::quote::shortened;
 use crate::types::TensorType;
-use crate::value::Endian;
-use crate::{endian, finite};
 
 rules! { Data;
     DATA_NONFINITE = "data-nonfinite" Error "llama.cpp (--check-tensors)"
@@ -20,13 +20,7 @@ rules! { Data;
     MXFP4_SCALE_INVALID = "mxfp4-scale-invalid" Error "ggml (row validation)"
         "no MXFP4 block has the exponent 0xFF, which is NaN"
         => "quantize again from finite weights";
-    BLOCK_DEGENERATE = "block-degenerate" Warning "ggml (scales of 16 bits)"
-        "the weights of a block, or of a part of it with a scale of its own, did not all become 0"
-        => "weights were too small or too large for the type: quantize the original again to one with more bits, or to bf16";
 }
-
-/// Bytes that are looked at between two releases of mapped pages.
-const STEP: usize = 4 << 20;
 
 pub(super) fn check(scan: &Scan, sink: &mut Sink<'_>) {
     let Some(start) = scan.data_start() else { return };
@@ -77,39 +71,4 @@ impl Judge {
             sink.add(self.rule, Place::tensor(at, &tensor.name), message);
         }
     }
-}
-
-/// Shows every block of a type, in little-endian order with its number, and says how many there were: none where the
-/// order of the fields inside is not specified, so that there is nothing to judge.
-pub(super) fn each_block(scan: &Scan, ty: TensorType, span: Range<usize>, mut look: impl FnMut(u64, &[u8])) -> u64 {
-    each_piece(scan, ty, span, |before, piece| {
-        (before..).zip(piece.chunks_exact(ty.block_bytes() as usize)).for_each(|(n, block)| look(n, block));
-    })
-}
-
-/// The same by pieces of whole blocks, each with the number of blocks before it.
-fn each_piece(scan: &Scan, ty: TensorType, span: Range<usize>, mut look: impl FnMut(u64, &[u8])) -> u64 {
-    let block = ty.block_bytes() as usize;
-    let step = STEP / block * block;
-    let (mut at, mut n) = (span.start, 0);
-    while at < span.end {
-        let end = span.end.min(at + step);
-        let piece = &scan.bytes[at..end];
-        let swapped;
-        let piece = match scan.endian {
-            Endian::Little => piece,
-            Endian::Big => match endian::swapped(ty, piece) {
-                Ok(bytes) => {
-                    swapped = bytes;
-                    &swapped[..]
-                }
-                Err(_) => return 0,
-            },
-        };
-        look(n, piece);
-        n += (piece.len() / block) as u64;
-        scan.release(at..end);
-        at = end;
-    }
-    n
 }

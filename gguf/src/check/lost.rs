@@ -2,12 +2,18 @@
 
 use std::ops::Range;
 
-use super::data::{BLOCK_DEGENERATE, each_block};
+use super::blocks::each_block;
 use super::finding::{Place, Sink};
 use super::scan::{Scan, Tensor};
 use crate::finite::iq1m_scale;
 use crate::quote::shortened;
 use crate::types::{ScaleField, TensorType};
+
+rules! { Data;
+    BLOCK_DEGENERATE = "block-degenerate" Warning "ggml (scales of 16 bits)"
+        "the weights of a block, or of a part of it with a scale of its own, did not all become 0"
+        => "weights were too small or too large for the type: quantize the original again to one with more bits, or to bf16";
+}
 
 /// What a block's scale says of it.
 #[derive(Clone, Copy, PartialEq)]

@@ -25,6 +25,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::map::Mapped;
+use crate::value::Endian;
 
 /// Makes a group's rules: a static for each and the list of all.
 macro_rules! rules {
@@ -41,6 +42,7 @@ macro_rules! rules {
     };
 }
 
+mod blocks;
 mod data;
 mod finding;
 mod general;
@@ -62,12 +64,12 @@ mod tokenizer;
 pub use finding::{Finding, Group, MOST_PER_RULE, Options, Profile, Report, Rule, Severity};
 pub(crate) use finding::{Place, Sink};
 use model::Model;
-use scan::Scan;
+use scan::{Reader, Scan};
 use splits::Shard;
 
 /// Every rule, group by group.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {
-    const GROUPS: [&[&Rule]; 11] = [
+    const GROUPS: [&[&Rule]; 12] = [
         header::RULES,
         keys::RULES,
         tensors::RULES,
@@ -77,6 +79,7 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> {
         hparams::RULES,
         tokenizer::RULES,
         data::RULES,
+        lost::RULES,
         lora::RULES,
         projector::RULES,
     ];
@@ -159,9 +162,25 @@ pub fn faults(metadata: &crate::Metadata, tensors: &[crate::TensorInfo]) -> Resu
     Ok(findings)
 }
 
+/// Reads what stands before the data.
+fn scan(mapped: Mapped, sink: &mut Sink<'_>) -> Scan {
+    let bytes = mapped.bytes.clone();
+    let mut reader = Reader { bytes: bytes.clone(), at: 0, endian: Endian::Little };
+    let mut scan = Scan { bytes, mapped, ..Scan::default() };
+    let Some(header) = header::read(&mut reader, sink) else { return scan };
+    scan.endian = reader.endian;
+    scan.version = header.version;
+    let complete = keys::read(&mut reader, header.n_kv, &mut scan, sink);
+    scan.alignment = keys::alignment(&scan, sink);
+    if complete && tensors::read(&mut reader, header.n_tensors, &mut scan, sink) {
+        scan.infos_end = Some(reader.at);
+    }
+    scan
+}
+
 /// The groups that need one file only.
 fn one(mapped: Mapped, options: &Options, sink: &mut Sink<'_>) -> Scan {
-    let scan = Scan::run(mapped, sink);
+    let scan = scan(mapped, sink);
     layout::check(&scan, sink);
     if options.data {
         data::check(&scan, sink);

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::finding::Sink;
-use super::{header, keys, tensors};
 use crate::map::Mapped;
 use crate::types::TensorType;
 use crate::value::{Endian, Value};
@@ -14,7 +12,7 @@ use crate::value::{Endian, Value};
 #[derive(Default)]
 pub(crate) struct Scan {
     pub(crate) bytes: Bytes,
-    mapped: Mapped,
+    pub(super) mapped: Mapped,
     pub(crate) endian: Endian,
     pub(crate) version: u32,
     pub(crate) keys: Vec<Key>,
@@ -43,21 +41,6 @@ pub(crate) struct Tensor {
 }
 
 impl Scan {
-    pub(super) fn run(mapped: Mapped, sink: &mut Sink<'_>) -> Scan {
-        let bytes = mapped.bytes.clone();
-        let mut reader = Reader { bytes: bytes.clone(), at: 0, endian: Endian::Little };
-        let mut scan = Scan { bytes, mapped, ..Scan::default() };
-        let Some(header) = header::read(&mut reader, sink) else { return scan };
-        scan.endian = reader.endian;
-        scan.version = header.version;
-        let complete = keys::read(&mut reader, header.n_kv, &mut scan, sink);
-        scan.alignment = keys::alignment(&scan, sink);
-        if complete && tensors::read(&mut reader, header.n_tensors, &mut scan, sink) {
-            scan.infos_end = Some(reader.at);
-        }
-        scan
-    }
-
     /// The value of a key (of the first of that name).
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.by_key.get(key).map(|&i| &self.keys[i].value)

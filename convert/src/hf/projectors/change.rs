@@ -3,9 +3,9 @@
 use gguf::{Error, Result};
 
 use super::{Sense, tower_of};
-use crate::checkpoint::rotated;
 use crate::config::Config;
 use crate::hf::{How, Outputs, Piece};
+use crate::transform::rotated;
 use crate::transform::{self, Elements, Rows, row_count};
 
 /// Queries, keys and values of one tensor become three.

@@ -3,11 +3,11 @@
 use gguf::{Error, Result};
 use serde_json::Value;
 
-use crate::checkpoint::rotated;
 use crate::config::{Config, as_u64};
 use crate::hf::rows::llama::{head_dim, quotient, rope_freqs};
 use crate::hf::{BASE, Class, ENDS, GATED, How, NORMS, NameRule, Params, r};
 use crate::tokenizer::VocabKind;
+use crate::transform::rotated;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
     names: &["DeciLMForCausalLM"],

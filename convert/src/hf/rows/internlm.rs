@@ -2,12 +2,12 @@
 
 use gguf::{Error, Result};
 
-use crate::checkpoint::rotated;
 use crate::config::Config;
 use crate::hf::rows::llama::llama;
 use crate::hf::{ATTENTION_ROTATED, BASE, Class, ENDS, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::reordered;
+use crate::transform::rotated;
 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class {

@@ -2,11 +2,11 @@
 
 use gguf::{Error, Result};
 
-use crate::checkpoint::rotated;
 use crate::config::Config;
 use crate::hf::rows::llama::MAX_ROTARY;
 use crate::hf::{BASE, Class, ENDS, GATED, How, NameRule, Outputs, Params, Piece, plus_one, r};
 use crate::tokenizer::VocabKind;
+use crate::transform::rotated;
 use crate::transform::values;
 
 pub(in crate::hf) const ROWS: &[Class] = &[Class {
