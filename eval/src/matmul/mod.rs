@@ -18,6 +18,7 @@ use std::ops::Range;
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
+use crate::device::{Device, Kept, Operand, Product, Values};
 use crate::layers::numeric;
 use crate::weights::{Matrix, Multiplied};
 use kernel::{Kernel, Tile, kernel};
@@ -84,6 +85,9 @@ fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>, 
             x.len()
         )));
     }
+    if let Some(device) = on_device(w).filter(|_| tokens > 0 && out > 0) {
+        return device_product(device, Operand::Host(x), w, rows).map(Values::into_vec);
+    }
     let mut y = Vec::with_capacity(tokens * out);
     if tokens > 0 && out > 0 {
         let rounded;
@@ -110,6 +114,28 @@ fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>, 
         }
     }
     Ok(y)
+}
+
+/// The device that a matrix is multiplied on, and what that keeps of it. Products as deployed are taken on the processor.
+fn on_device<'m>(w: &'m Matrix<'_>) -> Option<(&'m Device, &'m Kept)> {
+    let device = w.device()?;
+    if matches!(w.multiplied(), Multiplied::Exact) {
+        return Some(device);
+    }
+    device.0.kernels().say_once("note: products as deployed are computed on the processor");
+    None
+}
+
+fn device_product(
+    (device, kept): (&Device, &Kept),
+    x: Operand<'_>,
+    w: &Matrix<'_>,
+    rows: Range<usize>,
+) -> Result<Values> {
+    Ok(match device.kernels().product(x, w, kept, rows)? {
+        Product::Host(values) => values.into(),
+        Product::Device(buffer, len) => Values::on(device, buffer, len),
+    })
 }
 
 /// The product for many tokens. `y` has room for as many rows of results.

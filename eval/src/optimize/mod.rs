@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::baseline::fingerprint;
+use crate::device::{Device, OnDevice};
 use crate::forward::Input;
 use crate::model::Model;
 use crate::weights::{Stored, Weights};
@@ -115,6 +116,8 @@ pub struct Job<'a> {
     pub options: Options,
     /// The form of a folder, where no GGUF file is made.
     pub folder: Option<Folder<'a>>,
+    /// Where it is run, if not on the processor.
+    pub device: Option<&'a Device>,
 }
 
 /// A folder in place of a file: its own matrices are chosen, in place of what the plan converts.
@@ -191,7 +194,7 @@ impl<'a> Job<'a> {
     /// A model that cannot be run layer by layer, and whatever reading, running and writing can meet.
     pub fn run(&self, store: &mut Store, told: Told<'_>) -> Result<Outcome> {
         pass::check(self.model)?;
-        let base = Stored(self.source);
+        let base = OnDevice::new(Stored(self.source), self.device);
         let mut original = Overlay::new(&base);
         let mut weights = Overlay::new(&base);
         let planned: HashMap<usize, &Planned> = self.plan.tensors.iter().map(|t| (t.source, t)).collect();

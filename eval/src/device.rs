@@ -1,0 +1,321 @@
+//! Where a model is computed: on the processor, or on a device that wgpu reaches (feature `gpu`).
+//!
+//! The layers know nothing of wgpu. They hold [`Values`], which are in memory or on a device, and ask a [`Device`] for
+//! what it has a kernel for; whatever else they do to values brings these into memory first.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::{Arc, OnceLock};
+
+use gguf::{Error, Result};
+
+use crate::weights::{Matrix, Weights};
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The best device.
+    Gpu,
+    /// The best device that is none of software, else the processor; also when the device fails.
+    Auto,
+    /// The device with this number.
+    Number(usize),
+}
+
+impl std::str::FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Choice> {
+        match text {
+            "cpu" => Ok(Choice::Cpu),
+            "gpu" => Ok(Choice::Gpu),
+            "auto" => Ok(Choice::Auto),
+            number => number.parse().map(Choice::Number).map_err(|_| {
+                Error::usage(format!("\"{text}\" is no device"))
+                    .help("use cpu, gpu, auto, or a number of `evaluate devices`")
+            }),
+        }
+    }
+}
+
+/// What is known of a device.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Facts {
+    /// The number that it is asked for by.
+    pub number: usize,
+    /// Its name.
+    pub name: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: &'static str,
+    /// The interface: Vulkan, Metal or DirectX 12.
+    pub backend: String,
+    /// The driver with its version.
+    pub driver: String,
+    /// Bytes of its own memory, where that is known.
+    pub memory: Option<u64>,
+    /// Most bytes of a buffer that a kernel reads or writes.
+    pub largest_binding: u64,
+    /// Most bytes of a buffer.
+    pub largest_buffer: u64,
+    /// Bytes that the invocations of a workgroup share.
+    pub workgroup_memory: u32,
+    /// Most invocations of a workgroup.
+    pub workgroup_invocations: u32,
+    /// What it lacks of what the kernels need.
+    pub lacks: Option<String>,
+}
+
+/// The device that something was computed on.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Ran {
+    /// Its name.
+    pub name: String,
+    /// The interface.
+    pub backend: String,
+    /// The driver with its version.
+    pub driver: String,
+}
+
+impl Ran {
+    /// The device with these facts.
+    pub fn on(facts: &Facts) -> Ran {
+        Ran { name: facts.name.clone(), backend: facts.backend.clone(), driver: facts.driver.clone() }
+    }
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {})", self.name, self.backend, self.driver)
+    }
+}
+
+/// The devices of this machine, the best first.
+///
+/// # Errors
+/// A build without the feature `gpu`.
+pub fn devices() -> Result<Vec<Facts>> {
+    #[cfg(feature = "gpu")]
+    return Ok(crate::gpu::devices());
+    #[cfg(not(feature = "gpu"))]
+    Err(without_feature())
+}
+
+#[cfg(not(feature = "gpu"))]
+fn without_feature() -> Error {
+    Error::usage("this program was built without the feature \"gpu\"")
+        .help("use --device cpu, or build it with `cargo build --release --features gpu`")
+}
+
+/// Values in the memory of a device.
+pub struct Buffer(pub(crate) Box<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Buffer")
+    }
+}
+
+/// What a kernel reads: values in memory or on the device.
+#[derive(Clone, Copy, Debug)]
+pub enum Operand<'a> {
+    /// In memory.
+    Host(&'a [f32]),
+    /// On the device.
+    Device(&'a Buffer),
+}
+
+/// A matrix's rows as a device keeps them.
+pub(crate) type Kept = OnceLock<Buffer>;
+
+/// What a device does. Values have the shapes that the functions for the processor have, which the layers' code names.
+pub(crate) trait Kernels: Send + Sync {
+    /// What is known of it.
+    fn facts(&self) -> &Facts;
+
+    /// An error where something has failed before: of what is recorded, failures show later.
+    fn state(&self) -> Result<()>;
+
+    /// Brings values to the device.
+    fn upload(&self, x: &[f32]) -> Result<Buffer>;
+
+    /// Brings values into memory.
+    fn download(&self, x: &Buffer) -> Result<Vec<f32>>;
+
+    /// `x · wᵀ` for these rows of `w`, on the device if `x` is there and there is room for it.
+    fn product(&self, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, rows: Range<usize>) -> Result<Product>;
+
+    /// Says something once.
+    fn say_once(&self, what: &str);
+}
+
+/// What a product gives.
+pub(crate) enum Product {
+    Host(Vec<f32>),
+    Device(Buffer, usize),
+}
+
+/// A device that was opened. Copies are the same device.
+#[derive(Clone)]
+pub struct Device(Arc<dyn Kernels>);
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.facts().name)
+    }
+}
+
+impl Device {
+    #[cfg(feature = "gpu")]
+    pub(crate) fn new(kernels: impl Kernels + 'static) -> Device {
+        Device(Arc::new(kernels))
+    }
+
+    /// Opens what was asked for; `None` is the processor. At most so many bytes of the device's memory are used. `say`
+    /// is given a line where `auto` finds nothing.
+    ///
+    /// # Errors
+    /// No such device, one that lacks what the kernels need, or a build without the feature `gpu`.
+    pub fn open(choice: Choice, memory: Option<u64>, say: impl FnOnce(&str)) -> Result<Option<Device>> {
+        if choice == Choice::Cpu {
+            return Ok(None);
+        }
+        #[cfg(feature = "gpu")]
+        let opened = crate::gpu::open(choice, memory);
+        #[cfg(not(feature = "gpu"))]
+        let opened = {
+            let _ = memory;
+            Err(without_feature())
+        };
+        match opened {
+            Err(e) if choice == Choice::Auto => {
+                say(&format!("note: {}: the processor is used", e.message()));
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
+    }
+
+    /// What is known of it.
+    pub fn facts(&self) -> &Facts {
+        self.0.facts()
+    }
+
+    /// An error where it has failed.
+    ///
+    /// # Errors
+    /// What failed first.
+    pub fn state(&self) -> Result<()> {
+        self.0.state()
+    }
+
+    pub(crate) fn kernels(&self) -> &dyn Kernels {
+        &*self.0
+    }
+}
+
+/// Weights that are multiplied on a device.
+#[derive(Debug)]
+pub struct OnDevice<W> {
+    weights: W,
+    device: Option<Device>,
+}
+
+impl<W: Weights> OnDevice<W> {
+    /// These weights on a device, or on the processor.
+    pub fn new(weights: W, device: Option<&Device>) -> OnDevice<W> {
+        OnDevice { weights, device: device.cloned() }
+    }
+}
+
+impl<W: Weights> Weights for OnDevice<W> {
+    fn tensors(&self) -> &[gguf::TensorInfo] {
+        self.weights.tensors()
+    }
+
+    fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
+        let matrix = self.weights.matrix(tensor)?;
+        Ok(match &self.device {
+            Some(device) => matrix.on(device),
+            None => matrix,
+        })
+    }
+
+    fn release(&self, tensor: usize) {
+        self.weights.release(tensor);
+    }
+
+    fn beyond(&self) -> &[(String, gguf::Value)] {
+        self.weights.beyond()
+    }
+
+    fn arithmetic(&self) -> crate::weights::Arithmetic {
+        self.weights.arithmetic()
+    }
+
+    fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
+    }
+}
+
+/// Values in memory or on a device. They read as a slice wherever they are: what is only on a device is brought into
+/// memory then. A failure of the device shows in [`Device::state`], which is asked behind each layer; the values are
+/// zeros until then.
+#[derive(Debug)]
+pub struct Values {
+    len: usize,
+    host: OnceLock<Vec<f32>>,
+    device: Option<(Device, Buffer)>,
+}
+
+impl Values {
+    /// Values on a device.
+    pub(crate) fn on(device: &Device, buffer: Buffer, len: usize) -> Values {
+        Values { len, host: OnceLock::new(), device: Some((device.clone(), buffer)) }
+    }
+
+    /// Where they are on a device.
+    pub(crate) fn resident(&self) -> Option<(&Device, &Buffer)> {
+        self.device.as_ref().map(|(device, buffer)| (device, buffer))
+    }
+
+    /// What a kernel reads.
+    pub(crate) fn operand(&self) -> Operand<'_> {
+        match &self.device {
+            Some((_, buffer)) => Operand::Device(buffer),
+            None => Operand::Host(self),
+        }
+    }
+
+    /// The values in memory, to be changed there.
+    pub fn host(&mut self) -> &mut Vec<f32> {
+        let _ = &**self;
+        self.device = None;
+        self.host.get_mut().unwrap_or_else(|| unreachable!("the values were brought into memory"))
+    }
+
+    /// The values in memory alone.
+    pub fn into_vec(mut self) -> Vec<f32> {
+        std::mem::take(self.host())
+    }
+}
+
+impl Deref for Values {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        self.host.get_or_init(|| match &self.device {
+            Some((device, buffer)) => device.0.download(buffer).unwrap_or_else(|_| vec![0.0; self.len]),
+            None => Vec::new(),
+        })
+    }
+}
+
+impl From<Vec<f32>> for Values {
+    fn from(values: Vec<f32>) -> Values {
+        Values { len: values.len(), host: OnceLock::from(values), device: None }
+    }
+}
