@@ -8,7 +8,10 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
+use gguf::arch::{Activation, NormKind};
 use gguf::{Error, Result};
+
+use crate::layers::attention::Sight;
 
 use crate::weights::{Matrix, Weights};
 
@@ -111,7 +114,7 @@ fn without_feature() -> Error {
 }
 
 /// Values in the memory of a device.
-pub struct Buffer(pub(crate) Box<dyn Any + Send + Sync>);
+pub struct Buffer(pub Box<dyn Any + Send + Sync>);
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,10 +132,10 @@ pub enum Operand<'a> {
 }
 
 /// A matrix's rows as a device keeps them.
-pub(crate) type Kept = OnceLock<Buffer>;
+pub type Kept = OnceLock<Buffer>;
 
 /// What a device does. Values have the shapes that the functions for the processor have, which the layers' code names.
-pub(crate) trait Kernels: Send + Sync {
+pub trait Kernels: Send + Sync {
     /// What is known of it.
     fn facts(&self) -> &Facts;
 
@@ -148,13 +151,140 @@ pub(crate) trait Kernels: Send + Sync {
     /// `x · wᵀ` for these rows of `w`, on the device if `x` is there and there is room for it.
     fn product(&self, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, rows: Range<usize>) -> Result<Product>;
 
+    /// Whether so many values should be on the device: there is room for what a layer makes of them too.
+    fn room(&self, len: usize) -> bool;
+
+    /// A copy.
+    fn copy(&self, x: &Buffer) -> Result<Buffer>;
+
+    /// An operation on each value of `x`, in place, with the one of `y` at its place.
+    fn change(&self, operation: Elementwise, x: &Buffer, y: Option<(Operand<'_>, Place)>) -> Result<()>;
+
+    /// As [`crate::layers::norm::normalize`].
+    fn normalize(
+        &self,
+        kind: NormKind,
+        x: &Buffer,
+        len: usize,
+        weight: Option<&[f32]>,
+        bias: Option<&[f32]>,
+    ) -> Result<()>;
+
+    /// Rotates heads in place.
+    fn rotate(&self, rotation: &Rotation<'_>, kept: &Kept, x: &Buffer) -> Result<()>;
+
+    /// `len` columns of rows of `width`, from one on.
+    fn columns(&self, x: &Buffer, width: usize, first: usize, len: usize) -> Result<Buffer>;
+
+    /// These rows, each with its factor.
+    fn gather(&self, x: &Buffer, width: usize, list: &[u32], factors: &[f32]) -> Result<Buffer>;
+
+    /// Adds each row, with its factor, to a row of `y`; no row of `y` is named twice.
+    fn scatter(&self, x: &Buffer, width: usize, list: &[u32], factors: &[f32], y: &Buffer) -> Result<()>;
+
+    /// Attention: queries of the first rows to keys and values of the second, the first query at a position.
+    fn attend(
+        &self,
+        a: &Attention<'_>,
+        q: &Buffer,
+        kv: (&Buffer, &Buffer),
+        jobs: &[(Range<usize>, Range<usize>, usize)],
+    ) -> Result<Buffer>;
+
+    /// The largest magnitude; infinite or no number where a value is.
+    fn magnitude(&self, x: &Buffer) -> Result<f32>;
+
     /// Says something once.
     fn say_once(&self, what: &str);
 }
 
+/// An operation on each value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Elementwise {
+    /// `x + s · y`.
+    AddScaled(f32),
+    /// `s · x`.
+    Scale(f32),
+    /// `x · y`.
+    Multiply,
+    /// `x / y`.
+    Divide,
+    /// `x` within ± this.
+    Clamp(f32),
+    /// An activation without a gate.
+    Activate(Activation),
+    /// `x` by its gate `y`.
+    Gated(Activation),
+    /// `x · σ(y)`.
+    Sigmoid,
+}
+
+/// Where value `i` finds the other of its operation: at `i / inner % outer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Neighbours that share one.
+    pub inner: usize,
+    /// How many there are.
+    pub outer: usize,
+}
+
+/// A rotation of the start of each head.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotation<'a> {
+    /// Pairs of a head.
+    pub half: usize,
+    /// Whether neighbours make a pair, else values `half` apart.
+    pub neighbours: bool,
+    /// Cosine and sine of each pair, position after position.
+    pub angles: &'a [[f32; 2]],
+    /// Of each token.
+    pub positions: &'a [u32],
+    /// Heads of a token.
+    pub heads: usize,
+    /// Values of a head.
+    pub len: usize,
+}
+
+/// What attention needs to know of the heads.
+#[derive(Debug)]
+pub struct Attention<'a> {
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Values of a key.
+    pub key_len: usize,
+    /// Values of a value.
+    pub value_len: usize,
+    /// Scores are multiplied with it.
+    pub scale: f32,
+    /// Scores are kept within it by a hyperbolic tangent.
+    pub cap: Option<f32>,
+    /// Which keys a query sees.
+    pub sight: Sight,
+    /// Of each head, what a step of distance adds to a score.
+    pub slopes: Option<&'a [f32]>,
+    /// Of each head, a score without a value.
+    pub sinks: Option<&'a [f32]>,
+    /// What distances add to scores.
+    pub biases: Option<Biases>,
+}
+
+/// Biases of distances from `-reach` to `reach`, head after head.
+#[derive(Debug)]
+pub struct Biases {
+    /// The largest distance.
+    pub reach: usize,
+    /// The biases.
+    pub values: Vec<f32>,
+}
+
 /// What a product gives.
-pub(crate) enum Product {
+#[derive(Debug)]
+pub enum Product {
+    /// Values in memory.
     Host(Vec<f32>),
+    /// So many on the device.
     Device(Buffer, usize),
 }
 
@@ -169,8 +299,8 @@ impl fmt::Debug for Device {
 }
 
 impl Device {
-    #[cfg(feature = "gpu")]
-    pub(crate) fn new(kernels: impl Kernels + 'static) -> Device {
+    /// A device with these kernels.
+    pub fn new(kernels: impl Kernels + 'static) -> Device {
         Device(Arc::new(kernels))
     }
 
@@ -282,6 +412,14 @@ impl Values {
         self.device.as_ref().map(|(device, buffer)| (device, buffer))
     }
 
+    /// The same to be changed there: what is in memory of them is no longer right.
+    pub(crate) fn changing(&mut self) -> Option<(&Device, &Buffer)> {
+        if self.device.is_some() {
+            self.host = OnceLock::new();
+        }
+        self.resident()
+    }
+
     /// What a kernel reads.
     pub(crate) fn operand(&self) -> Operand<'_> {
         match &self.device {
@@ -290,11 +428,32 @@ impl Values {
         }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The values in memory, to be changed there.
     pub fn host(&mut self) -> &mut Vec<f32> {
-        let _ = &**self;
+        let _: &[f32] = self;
         self.device = None;
         self.host.get_mut().unwrap_or_else(|| unreachable!("the values were brought into memory"))
+    }
+
+    /// The values in memory alone, or what failed on the way there.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn fetched(self) -> Result<Vec<f32>> {
+        let device = self.device.as_ref().map(|(device, _)| device.clone());
+        let values = self.into_vec();
+        device.map_or(Ok(()), |device| device.state())?;
+        Ok(values)
     }
 
     /// The values in memory alone.

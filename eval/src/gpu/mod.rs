@@ -5,18 +5,23 @@
 //! wanted in memory; a kernel has no atomic operations on floats, so that the same run gives the same figures.
 
 mod formats;
+mod layers;
 mod memory;
 mod product;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use gguf::arch::NormKind;
 use gguf::{Error, ErrorKind, Result, TensorType};
 use wgpu::util::{BufferInitDescriptor, DeviceExt};
 
-use crate::device::{Buffer, Choice, Device, Facts, Kept, Kernels, Operand, Product};
+use crate::device::{
+    Attention, Buffer, Choice, Device, Elementwise, Facts, Kept, Kernels, Operand, Place, Product, Rotation,
+};
 use crate::weights::Matrix;
 use memory::{Lease, Memory};
 
@@ -36,12 +41,15 @@ enum Access {
 /// A kernel: its name, its source, and what is bound to it.
 struct Spec<'a> {
     name: &'a str,
-    source: &'a str,
+    source: &'a dyn Fn() -> String,
     access: &'a [Access],
 }
 
-const MATMUL: Spec<'_> =
-    Spec { name: "matmul", source: include_str!("matmul.wgsl"), access: &[Access::Read, Access::Read, Access::Write] };
+const MATMUL: Spec<'_> = Spec {
+    name: "matmul",
+    source: &|| include_str!("matmul.wgsl").to_owned(),
+    access: &[Access::Read, Access::Read, Access::Write],
+};
 
 struct Kernel {
     pipeline: wgpu::ComputePipeline,
@@ -266,7 +274,7 @@ impl Gpu {
             [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation].map(|f| self.device.push_error_scope(f));
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(spec.name),
-            source: wgpu::ShaderSource::Wgsl(spec.source.into()),
+            source: wgpu::ShaderSource::Wgsl((spec.source)().into()),
         });
         let entry = |binding: usize, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
             binding: binding as u32,
@@ -516,8 +524,67 @@ impl Kernels for Gpu {
         values
     }
 
-    fn product(&self, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, rows: std::ops::Range<usize>) -> Result<Product> {
+    fn product(&self, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, rows: Range<usize>) -> Result<Product> {
         product::product(self, x, w, kept, rows)
+    }
+
+    fn room(&self, len: usize) -> bool {
+        let bytes = len as u64 * 4;
+        bytes <= self.binding && bytes <= self.memory.left() / 16
+    }
+
+    fn copy(&self, x: &Buffer) -> Result<Buffer> {
+        let x = lease(x);
+        let copy = self.allocate("values", (x.bytes() / 4) as usize)?;
+        let mut recording = lock(&self.recording);
+        let encoder = recording.0.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+        encoder.copy_buffer_to_buffer(x.raw(), 0, copy.raw(), 0, x.bytes());
+        Ok(Buffer(Box::new(copy)))
+    }
+
+    fn change(&self, operation: Elementwise, x: &Buffer, y: Option<(Operand<'_>, Place)>) -> Result<()> {
+        Gpu::change(self, operation, lease(x), y)
+    }
+
+    fn normalize(
+        &self,
+        kind: NormKind,
+        x: &Buffer,
+        len: usize,
+        weight: Option<&[f32]>,
+        bias: Option<&[f32]>,
+    ) -> Result<()> {
+        self.norm(kind, lease(x), len, weight, bias)
+    }
+
+    fn rotate(&self, rotation: &Rotation<'_>, kept: &Kept, x: &Buffer) -> Result<()> {
+        self.turn(rotation, kept, lease(x))
+    }
+
+    fn columns(&self, x: &Buffer, width: usize, first: usize, len: usize) -> Result<Buffer> {
+        Ok(Buffer(Box::new(self.part_of_rows(lease(x), width, first, len)?)))
+    }
+
+    fn gather(&self, x: &Buffer, width: usize, list: &[u32], factors: &[f32]) -> Result<Buffer> {
+        Ok(Buffer(Box::new(self.gathered(lease(x), width, list, factors)?)))
+    }
+
+    fn scatter(&self, x: &Buffer, width: usize, list: &[u32], factors: &[f32], y: &Buffer) -> Result<()> {
+        self.scattered(lease(x), width, list, factors, lease(y))
+    }
+
+    fn attend(
+        &self,
+        a: &Attention<'_>,
+        q: &Buffer,
+        (k, v): (&Buffer, &Buffer),
+        jobs: &[(Range<usize>, Range<usize>, usize)],
+    ) -> Result<Buffer> {
+        Ok(Buffer(Box::new(self.attention(a, lease(q), (lease(k), lease(v)), jobs)?)))
+    }
+
+    fn magnitude(&self, x: &Buffer) -> Result<f32> {
+        Gpu::magnitude(self, lease(x))
     }
 
     fn say_once(&self, what: &str) {
@@ -528,6 +595,16 @@ impl Kernels for Gpu {
 }
 
 impl Gpu {
+    /// A few numbers that a kernel adds to.
+    fn store_writable(&self, what: &str, values: &[u32]) -> Result<Lease> {
+        let lease = self.allocate(what, values.len())?;
+        let from = self.store(what, bytemuck::cast_slice(values))?;
+        let mut recording = lock(&self.recording);
+        let encoder = recording.0.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+        encoder.copy_buffer_to_buffer(from.raw(), 0, lease.raw(), 0, values.len() as u64 * 4);
+        Ok(lease)
+    }
+
     /// Writes values to the beginning of a buffer that recorded commands may still read.
     fn write(&self, to: &Lease, x: &[f32]) -> Result<()> {
         if x.is_empty() {

@@ -35,11 +35,12 @@ impl Gpu {
         cols: usize,
         to: &Lease,
     ) -> Result<()> {
-        let source = formats::shader(ty)
-            .ok_or_else(|| gguf::Error::input(format!("weights of type {ty} cannot be decoded on a device")))?;
+        if !formats::ROWS.iter().any(|row| row.ty == ty) {
+            return Err(gguf::Error::input(format!("weights of type {ty} cannot be decoded on a device")));
+        }
         let spec = Spec {
             name: &format!("decode_{ty}"),
-            source: &source,
+            source: &|| formats::shader(ty).unwrap_or_default(),
             access: &[Access::Read, Access::Read, Access::Write],
         };
         let count = rows.len() * cols;

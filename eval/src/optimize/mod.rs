@@ -218,8 +218,8 @@ impl<'a> Job<'a> {
             let prefix = text.prefix(layer);
             let here: Vec<&Planned> =
                 self.plan.tensors.iter().filter(|t| self.converts(t) && t.info.name().starts_with(&prefix)).collect();
-            text.begin(layer);
-            held.begin(layer);
+            text.begin(layer)?;
+            held.begin(layer)?;
             if let Some(finished) = store.finished().get(layer) {
                 outcome.stages.extend(finished.stages.iter().cloned());
                 let (tensors, importance) = store.read(layer)?;

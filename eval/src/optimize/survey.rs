@@ -150,7 +150,7 @@ impl<'a> Survey<'a> {
         let layers = side.layers().len();
         for layer in 0..layers {
             told(layer as f64 / (layers + 1) as f64);
-            side.begin(layer);
+            side.begin(layer)?;
             let name = format!("survey-{layer:04}.json");
             let kept: Option<Vec<Found>> = self.kept(&name)?;
             let known = kept.is_some();
