@@ -342,7 +342,8 @@ impl Device {
         self.0.state()
     }
 
-    pub(crate) fn kernels(&self) -> &dyn Kernels {
+    /// What it does.
+    pub fn kernels(&self) -> &dyn Kernels {
         &*self.0
     }
 }
@@ -403,17 +404,17 @@ pub struct Values {
 
 impl Values {
     /// Values on a device.
-    pub(crate) fn on(device: &Device, buffer: Buffer, len: usize) -> Values {
+    pub fn on(device: &Device, buffer: Buffer, len: usize) -> Values {
         Values { len, host: OnceLock::new(), device: Some((device.clone(), buffer)) }
     }
 
     /// Where they are on a device.
-    pub(crate) fn resident(&self) -> Option<(&Device, &Buffer)> {
+    pub fn resident(&self) -> Option<(&Device, &Buffer)> {
         self.device.as_ref().map(|(device, buffer)| (device, buffer))
     }
 
     /// The same to be changed there: what is in memory of them is no longer right.
-    pub(crate) fn changing(&mut self) -> Option<(&Device, &Buffer)> {
+    pub fn changing(&mut self) -> Option<(&Device, &Buffer)> {
         if self.device.is_some() {
             self.host = OnceLock::new();
         }
@@ -421,7 +422,7 @@ impl Values {
     }
 
     /// What a kernel reads.
-    pub(crate) fn operand(&self) -> Operand<'_> {
+    pub fn operand(&self) -> Operand<'_> {
         match &self.device {
             Some((_, buffer)) => Operand::Device(buffer),
             None => Operand::Host(self),

@@ -2,17 +2,20 @@
 //! error of f32 sums. Runs on the first device, which may be one of software; without one, that is said and nothing is run.
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use eval::compare::{Baseline, compare};
-use eval::device::{Choice, Device, OnDevice};
+use eval::device::{Attention, Biases, Choice, Device, OnDevice, Rotation, Values};
 use eval::divergence::Divergence;
 use eval::encoded::{Encoded, Precision};
 use eval::forward::{Forward, Input, Stream};
 use eval::gpu::{Gpu, Options, open_with};
+use eval::layers::attention::Sight;
 use eval::matmul::{Order, product};
 use eval::model::{Model, Shape};
 use eval::perplexity::{Chunks, Plan, Score, perplexity};
 use eval::weights::{Matrix, Stored, Weights};
+use gguf::arch::{Activation, Dim, NormKind, WindowKind};
 use gguf::{Shape as Dims, Source, TensorInfo, TensorType};
 use quantize::Codec;
 
@@ -144,18 +147,22 @@ fn a_device_that_is_not_there_is_told_of() {
 }
 
 /// Folders of small models with their names.
-fn models(under: &str) -> Vec<(String, Box<dyn Source + Send>)> {
-    let mut names: Vec<String> = std::fs::read_dir(fixtures::path(under))
-        .unwrap()
-        .map(|folder| folder.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    let open = |name: String| {
+fn models(under: &Path) -> Vec<(String, Box<dyn Source + Send>)> {
+    let folders = std::fs::read_dir(under).unwrap().map(|folder| folder.unwrap().path());
+    let mut folders: Vec<_> = folders.filter(|folder| folder.join("hf").is_dir()).collect();
+    folders.sort();
+    let open = |folder: PathBuf| {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let options = convert::Options { any_pre: true, ..convert::Options::default() };
-        let source = convert::open(&fixtures::path(&format!("{under}/{name}/hf/{name}")), &options).unwrap();
-        (name, source)
+        match convert::open(&folder.join("hf").join(&name), &options) {
+            Ok(source) => Some((name, source)),
+            Err(e) => {
+                eprintln!("skipped: {name}: {e}");
+                None
+            }
+        }
     };
-    names.into_iter().map(open).collect()
+    folders.into_iter().filter_map(open).collect()
 }
 
 /// Tokens as a text has them: any that the model knows.
@@ -189,7 +196,7 @@ fn mean_kld(model: &Model, [base, other]: [&dyn Weights; 2], chunks: &Chunks) ->
 }
 
 /// What differs from the processor's figures, with the number of models.
-fn check_models(device: &Device, under: &str) -> (usize, Vec<String>) {
+fn check_models(device: &Device, under: &Path) -> (usize, Vec<String>) {
     let models = models(under);
     let faults = models.iter().filter_map(|(name, source)| Some(format!("{name}: {}", fault(device, &**source)?)));
     (models.len(), faults.collect())
@@ -197,7 +204,10 @@ fn check_models(device: &Device, under: &str) -> (usize, Vec<String>) {
 
 fn fault(device: &Device, source: &dyn Source) -> Option<String> {
     let stored = Stored(source);
-    let model = Model::new(source.metadata(), &stored).unwrap();
+    let model = match Model::new(source.metadata(), &stored) {
+        Ok(model) => model,
+        Err(e) => return Some(format!("cannot be evaluated: {e}")),
+    };
     let on = OnDevice::new(stored, Some(device));
     let inputs = inputs(&model, 3, 24);
     if model.shape == Shape::Encoder {
@@ -222,11 +232,226 @@ fn fault(device: &Device, source: &dyn Source) -> Option<String> {
 #[test]
 fn every_architecture_gives_the_processor_s_figures() {
     let Some(device) = device(Options::default()) else { return };
-    assert_eq!(check_models(&device, "golden/arch"), (40, Vec::new()));
+    assert_eq!(check_models(&device, &fixtures::path("golden/arch")), (40, Vec::new()));
 }
 
 #[test]
 fn every_encoder_gives_the_processor_s_states() {
     let Some(device) = device(Options::default()) else { return };
-    assert_eq!(check_models(&device, "golden/encoders"), (26, Vec::new()));
+    assert_eq!(check_models(&device, &fixtures::path("golden/encoders")), (26, Vec::new()));
+}
+
+/// The same on the processor and on the device: how far they are apart in shares of the root of the mean square.
+fn both(device: &Device, x: &[f32], act: impl Fn(&mut Values)) -> f32 {
+    let (mut host, mut on) = (Values::from(x.to_vec()), Values::from(x.to_vec()));
+    on.bring(device).unwrap();
+    assert!(on.resident().is_some(), "there is room for {} values", x.len());
+    act(&mut host);
+    act(&mut on);
+    assert!(on.resident().is_some(), "the values stay on the device");
+    let found = on.to_vec();
+    device.state().unwrap();
+    far(&found, &host)
+}
+
+#[test]
+fn every_activation_and_gate_is_that_of_the_processor() {
+    let Some(device) = device(Options::default()) else { return };
+    let activations = [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::ReluSquared,
+        Activation::Xielu([0.3, -0.2, 0.5, -1e-6]),
+        Activation::SwigluOai,
+        Activation::SiluClamped(3.0),
+        Activation::SiluLimited(2.0),
+        Activation::Situ { beta: 4.0, linear: 25.0 },
+        Activation::Situ { beta: 4.0, linear: 0.0 },
+    ];
+    // Small, usual and large arguments, and more of them than a workgroup has invocations.
+    let x: Vec<f32> = numbers(3001, 5).iter().enumerate().map(|(i, x)| x * [1e-3, 1.0, 9.0, 60.0][i % 4]).collect();
+    for activation in activations {
+        let alone = both(&device, &x, |x| x.activate(activation).unwrap());
+        assert!(alone < 1e-6, "{activation:?}: {alone:e}");
+        let gates: Vec<f32> = x.iter().rev().copied().collect();
+        let gated = both(&device, &x, |x| x.gate(activation, &mut gates.clone().into()).unwrap());
+        assert!(gated < 1e-6, "{activation:?} as a gate: {gated:e}");
+    }
+}
+
+#[test]
+fn what_changes_each_value_is_that_of_the_processor() {
+    let Some(device) = device(Options::default()) else { return };
+    let (x, row) = (numbers(77 * 40, 5), numbers(40, 6));
+    let other = Values::from(numbers(77 * 40, 7));
+    let checks: [(&str, &dyn Fn(&mut Values)); 8] = [
+        ("sum", &|x| x.add_scaled(&other, 0.3).unwrap()),
+        ("bias", &|x| x.add_rows(&row).unwrap()),
+        ("scale", &|x| x.scale(-1.7).unwrap()),
+        ("factors of groups", &|x| x.scale_groups(8, &row[..5]).unwrap()),
+        ("quotient", &|x| x.divide_rows(&row).unwrap()),
+        ("limit", &|x| x.clamp(0.4).unwrap()),
+        ("gates of groups", &|x| x.gate_groups(40, &numbers(77, 8).into()).unwrap()),
+        ("zeros", &|x| *x = x.zeros().unwrap()),
+    ];
+    for (name, act) in checks {
+        let far = both(&device, &x, act);
+        assert!(far < 1e-6, "{name}: {far:e}");
+    }
+    let rows = [(3, 0.5), (0, 1.0), (76, -2.0), (3, 4.0)];
+    let apart = both(&device, &x, |x| *x = x.gather(40, &rows).unwrap());
+    assert_eq!(apart, 0.0, "rows");
+    assert_eq!(both(&device, &x, |x| *x = x.columns(40, 7, 19).unwrap()), 0.0, "columns");
+    let into = |x: &mut Values| {
+        let made = x.gather(40, &[(5, 1.0), (6, 2.0)]).unwrap();
+        x.scatter(&made, 40, &[(1, 0.5), (70, -1.0)]).unwrap();
+    };
+    assert_eq!(both(&device, &x, into), 0.0, "rows that are added");
+    let mut broken = x.clone();
+    broken[1234] = f32::NEG_INFINITY;
+    for (x, want) in [(x, None), (broken, Some(f32::NEG_INFINITY))] {
+        let mut on = Values::from(x);
+        on.bring(&device).unwrap();
+        assert_eq!(on.broken().unwrap(), want);
+    }
+}
+
+#[test]
+fn norms_of_any_length_are_those_of_the_processor() {
+    let Some(device) = device(Options::default()) else { return };
+    for (len, groups) in [(1, 3), (5, 70), (64, 9), (257, 30), (4096, 3)] {
+        let x: Vec<f32> = numbers(len * groups, 5).iter().map(|x| 3.0 + x).collect();
+        let (weight, bias) = (numbers(len, 6), numbers(len, 7));
+        for kind in [NormKind::Rms(1e-5), NormKind::Layer(1e-3)] {
+            for (weight, bias) in [(None, None), (Some(&*weight), None), (Some(&weight), Some(&*bias))] {
+                let far = both(&device, &x, |x| x.normalize(kind, len, weight, bias).unwrap());
+                assert!(far < 3e-6, "{kind:?} of {len}: {far:e}");
+            }
+        }
+        let heads = numbers(len * groups, 8);
+        let far = both(&device, &x, |x| x.normalize(NormKind::Rms(1e-5), len, Some(&heads), None).unwrap());
+        assert!(far < 3e-6, "heads of {len} with weights of their own: {far:e}");
+    }
+}
+
+/// Attention by its definition, in f64.
+fn defined(a: &Attention<'_>, q: &[f32], k: &[f32], v: &[f32], spans: &[Range<usize>]) -> Vec<f32> {
+    let (wide, width) = (a.heads * a.key_len, a.heads * a.value_len);
+    let mut out = vec![0.0; q.len() / wide * width];
+    for (span, head) in spans.iter().flat_map(|span| (0..a.heads).map(move |head| (span, head))) {
+        let shared = head / (a.heads / a.kv_heads);
+        for i in 0..span.len() {
+            let (first, last) = a.sight.of(i, span.len());
+            let score = |j: usize| {
+                let q = &q[(span.start + i) * wide + head * a.key_len..][..a.key_len];
+                let k = &k[((span.start + j) * a.kv_heads + shared) * a.key_len..][..a.key_len];
+                let mut score = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
+                score *= f64::from(a.scale);
+                if let Some(cap) = a.cap {
+                    score = (score / f64::from(cap)).tanh() * f64::from(cap);
+                }
+                let distance = j as f64 - i as f64;
+                let causal = a.sight.told().0;
+                score += a.slopes.map_or(0.0, |s| f64::from(s[head]) * if causal { distance } else { -distance.abs() });
+                let bias = |b: &Biases| b.values[head * (2 * b.reach + 1) + (j + b.reach - i)];
+                score + a.biases.as_ref().map_or(0.0, |b| f64::from(bias(b)))
+            };
+            let powers: Vec<f64> = (first..last).map(|j| score(j).exp()).collect();
+            let sum = powers.iter().sum::<f64>() + a.sinks.map_or(0.0, |s| f64::from(s[head]).exp());
+            for c in 0..a.value_len {
+                let value = |j: usize| f64::from(v[((span.start + j) * a.kv_heads + shared) * a.value_len + c]);
+                let total: f64 = powers.iter().zip(first..last).map(|(p, j)| p * value(j)).sum();
+                out[(span.start + i) * width + head * a.value_len + c] = (total / sum) as f32;
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn attention_is_that_of_its_definition() {
+    let all = device(Options::default());
+    // Where few scores fit at once, queries go in blocks.
+    let small = device(Options { memory: Some(1 << 19), binding: None });
+    let (Some(all), Some(small)) = (all, small) else { return };
+    let spans = [0..70, 70..71, 71..200];
+    let (heads, kv_heads, key_len, value_len) = (4, 2, 20, 12);
+    let x = |len: usize, seed: u32| -> Vec<f32> { numbers(200 * len, seed).iter().map(|x| 2.0 * x).collect() };
+    let (q, k, v) = (x(heads * key_len, 1), x(kv_heads * key_len, 2), x(kv_heads * value_len, 3));
+    let (slopes, sinks) = ([0.5, 0.25, 0.1, 0.0], [0.3, -1.0, 2.0, 0.0]);
+    let plain = |causal: bool, window: WindowKind, len: usize| Attention {
+        heads,
+        kv_heads,
+        key_len,
+        value_len,
+        scale: 0.3,
+        cap: None,
+        sight: Sight::new((window, Dim(len as u64)), causal),
+        slopes: None,
+        sinks: None,
+        biases: None,
+    };
+    let causal = || plain(true, WindowKind::None, 0);
+    let biases = |reach: usize| Biases { reach, values: numbers(heads * (2 * reach + 1), 4) };
+    let kinds = [
+        ("causal", causal()),
+        ("both ways", plain(false, WindowKind::None, 0)),
+        ("sliding", plain(true, WindowKind::Sliding, 9)),
+        ("chunked", plain(true, WindowKind::Chunked, 32)),
+        ("symmetric", plain(false, WindowKind::Symmetric, 10)),
+        ("capped", Attention { cap: Some(1.5), ..causal() }),
+        ("sloped", Attention { slopes: Some(&slopes), ..causal() }),
+        ("sloped both ways", Attention { slopes: Some(&slopes), ..plain(false, WindowKind::None, 0) }),
+        ("with sinks", Attention { sinks: Some(&sinks), ..plain(true, WindowKind::Sliding, 9) }),
+        ("biased", Attention { biases: Some(biases(128)), ..plain(false, WindowKind::None, 0) }),
+    ];
+    for (name, a) in &kinds {
+        let want = defined(a, &q, &k, &v, &spans);
+        for device in [&all, &small] {
+            let kernels = device.kernels();
+            let [q, k, v] = [&q, &k, &v].map(|x| kernels.upload(x).unwrap());
+            let jobs: Vec<_> = spans.iter().map(|s| (s.clone(), s.clone(), 0)).collect();
+            let got = kernels.download(&kernels.attend(a, &q, (&k, &v), &jobs).unwrap()).unwrap();
+            let far = far(&got, &want);
+            assert!(far < 3e-6, "{name}: {far:e}");
+        }
+    }
+}
+
+#[test]
+fn rotations_are_those_of_the_processor() {
+    let Some(device) = device(Options::default()) else { return };
+    let (heads, len, half, positions) = (3, 20, 8, [0, 5, 2, 9, 1]);
+    let angles: Vec<[f32; 2]> = (0..8 * half).map(|i| [(i as f32).cos(), (i as f32).sin()]).collect();
+    let x = numbers(positions.len() * heads * len, 3);
+    for neighbours in [false, true] {
+        let rotation = Rotation { half, neighbours, angles: &angles, positions: &positions, heads, len };
+        let kernels = device.kernels();
+        let on = kernels.upload(&x).unwrap();
+        kernels.rotate(&rotation, &Default::default(), &on).unwrap();
+        let mut want = x.clone();
+        for (head, position) in want.chunks_mut(len).zip(positions.iter().flat_map(|p| [*p as usize; 3])) {
+            for pair in 0..half {
+                let (a, b) = if neighbours { (2 * pair, 2 * pair + 1) } else { (pair, pair + half) };
+                // Beyond the table nothing rotates.
+                let Some([cos, sin]) = angles.get(position * half + pair).copied() else { continue };
+                (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
+            }
+        }
+        let far = far(&kernels.download(&on).unwrap(), &want);
+        assert!(far < 1e-6, "{neighbours}: {far:e}");
+    }
+}
+
+/// Folders of models beside those of this repository: `DOWNCAST_MODELS=FOLDER:FOLDER`, each with `NAME/hf/NAME`.
+#[test]
+fn other_models_give_the_processor_s_figures() {
+    let Some(folders) = std::env::var_os("DOWNCAST_MODELS") else { return };
+    let Some(device) = device(Options::default()) else { return };
+    for folder in std::env::split_paths(&folders) {
+        let (count, faults) = check_models(&device, &folder);
+        assert!(faults.is_empty(), "of {count}:\n{}", faults.join("\n"));
+    }
 }

@@ -535,7 +535,7 @@ pub struct Sight {
 
 impl Sight {
     /// What a layer's window and its direction say.
-    pub(super) fn new((kind, len): (WindowKind, gguf::arch::Dim), causal: bool) -> Sight {
+    pub fn new((kind, len): (WindowKind, gguf::arch::Dim), causal: bool) -> Sight {
         Sight { causal, window: (kind != WindowKind::None && len > 0).then(|| (kind, len.len())) }
     }
 

@@ -12,7 +12,7 @@ impl Values {
     ///
     /// # Errors
     /// A device that fails or has no room.
-    pub(crate) fn copied(&self) -> Result<Values> {
+    pub fn copied(&self) -> Result<Values> {
         match self.resident() {
             Some((device, buffer)) => Ok(Values::on(device, device.kernels().copy(buffer)?, self.len())),
             None => Ok(super::copied(self).into()),
@@ -23,7 +23,7 @@ impl Values {
     ///
     /// # Errors
     /// A device that fails.
-    pub(crate) fn bring(&mut self, device: &Device) -> Result<()> {
+    pub fn bring(&mut self, device: &Device) -> Result<()> {
         if self.resident().is_none() && !self.is_empty() && device.kernels().room(self.len()) {
             *self = Values::on(device, device.kernels().upload(self)?, self.len());
         }
@@ -38,7 +38,10 @@ impl Values {
     }
 
     /// `x += scale · y`.
-    pub(crate) fn add_scaled(&mut self, y: &Values, scale: f32) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn add_scaled(&mut self, y: &Values, scale: f32) -> Result<()> {
         let place = Place { inner: 1, outer: y.len() };
         if !self.changed(Elementwise::AddScaled(scale), Some((y.operand(), place)))? {
             super::add_scaled(self.host(), y, scale);
@@ -47,7 +50,10 @@ impl Values {
     }
 
     /// `x += y` for each row of the length of `y`.
-    pub(crate) fn add_rows(&mut self, y: &[f32]) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn add_rows(&mut self, y: &[f32]) -> Result<()> {
         let place = Place { inner: 1, outer: y.len() };
         if !self.changed(Elementwise::AddScaled(1.0), Some((Operand::Host(y), place)))? {
             self.host().par_chunks_mut(y.len()).with_min_len(16).for_each(|row| super::add(row, y));
@@ -56,7 +62,10 @@ impl Values {
     }
 
     /// Multiplies all values.
-    pub(crate) fn scale(&mut self, by: f32) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn scale(&mut self, by: f32) -> Result<()> {
         if !self.changed(Elementwise::Scale(by), None)? {
             self.host().par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, by));
         }
@@ -64,7 +73,10 @@ impl Values {
     }
 
     /// Multiplies groups of `len` values with a factor each; the factors repeat.
-    pub(crate) fn scale_groups(&mut self, len: usize, factors: &[f32]) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn scale_groups(&mut self, len: usize, factors: &[f32]) -> Result<()> {
         let place = Place { inner: len, outer: factors.len() };
         if !self.changed(Elementwise::Multiply, Some((Operand::Host(factors), place)))? {
             let groups = self.host().chunks_mut(len).zip(factors.iter().cycle());
@@ -74,7 +86,10 @@ impl Values {
     }
 
     /// Divides each row by these values.
-    pub(crate) fn divide_rows(&mut self, by: &[f32]) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn divide_rows(&mut self, by: &[f32]) -> Result<()> {
         let place = Place { inner: 1, outer: by.len() };
         if !self.changed(Elementwise::Divide, Some((Operand::Host(by), place)))? {
             let rows = self.host().chunks_mut(by.len());
@@ -84,7 +99,10 @@ impl Values {
     }
 
     /// Limits all values to ± this.
-    pub(crate) fn clamp(&mut self, limit: f32) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn clamp(&mut self, limit: f32) -> Result<()> {
         if !self.changed(Elementwise::Clamp(limit), None)? {
             self.host().iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
         }
@@ -92,7 +110,10 @@ impl Values {
     }
 
     /// Applies an activation without a gate.
-    pub(crate) fn activate(&mut self, activation: Activation) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn activate(&mut self, activation: Activation) -> Result<()> {
         if !self.changed(Elementwise::Activate(activation), None)? {
             self.host().par_chunks_mut(PIECE).for_each(|x| ffn::activate(activation, x));
         }
@@ -100,7 +121,10 @@ impl Values {
     }
 
     /// `x = activation(gate) · x`. What `gate` holds afterwards is of no use.
-    pub(crate) fn gate(&mut self, activation: Activation, gate: &mut Values) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn gate(&mut self, activation: Activation, gate: &mut Values) -> Result<()> {
         let place = Place { inner: 1, outer: gate.len() };
         if !self.changed(Elementwise::Gated(activation), Some((gate.operand(), place)))? {
             ffn::gated(activation, gate.host(), self.host());
@@ -109,7 +133,10 @@ impl Values {
     }
 
     /// Multiplies groups of `len` values with σ of a gate each.
-    pub(crate) fn gate_groups(&mut self, len: usize, gates: &Values) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn gate_groups(&mut self, len: usize, gates: &Values) -> Result<()> {
         let place = Place { inner: len, outer: gates.len() };
         if !self.changed(Elementwise::Sigmoid, Some((gates.operand(), place)))? {
             for (group, &gate) in self.host().chunks_mut(len).zip(gates.iter()) {
@@ -120,7 +147,10 @@ impl Values {
     }
 
     /// As [`norm::normalize`].
-    pub(crate) fn normalize(
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn normalize(
         &mut self,
         kind: NormKind,
         len: usize,
@@ -137,7 +167,10 @@ impl Values {
     }
 
     /// `len` columns of rows of `width`, from one on.
-    pub(crate) fn columns(&self, width: usize, from: usize, len: usize) -> Result<Values> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn columns(&self, width: usize, from: usize, len: usize) -> Result<Values> {
         match self.resident() {
             Some((device, buffer)) => {
                 let buffer = device.kernels().columns(buffer, width, from, len)?;
@@ -148,7 +181,10 @@ impl Values {
     }
 
     /// These rows of `width`, each times its factor.
-    pub(crate) fn gather(&self, width: usize, rows: &[(usize, f32)]) -> Result<Values> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn gather(&self, width: usize, rows: &[(usize, f32)]) -> Result<Values> {
         if let Some((device, buffer)) = self.resident() {
             let (list, factors) = apart(rows);
             let buffer = device.kernels().gather(buffer, width, &list, &factors)?;
@@ -159,7 +195,10 @@ impl Values {
     }
 
     /// Adds each row of `made`, times its factor, to the row that is named; none is named twice.
-    pub(crate) fn scatter(&mut self, made: &Values, width: usize, rows: &[(usize, f32)]) -> Result<()> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn scatter(&mut self, made: &Values, width: usize, rows: &[(usize, f32)]) -> Result<()> {
         // Rows that are named twice are added one after the other.
         let apart_rows = rows.is_sorted_by(|a, b| a.0 < b.0);
         if let Some((_, from)) = made.resident().filter(|_| apart_rows)
@@ -176,7 +215,10 @@ impl Values {
     }
 
     /// Zeros, as many, in the same place.
-    pub(crate) fn zeros(&self) -> Result<Values> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn zeros(&self) -> Result<Values> {
         if self.resident().is_none() {
             return Ok(vec![0.0; self.len()].into());
         }
@@ -187,7 +229,10 @@ impl Values {
     }
 
     /// A value that is no finite number, if there is one.
-    pub(crate) fn broken(&self) -> Result<Option<f32>> {
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn broken(&self) -> Result<Option<f32>> {
         if let Some((device, buffer)) = self.resident()
             && device.kernels().magnitude(buffer)?.is_finite()
         {
