@@ -9,7 +9,7 @@ use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
 use gguf::arch::{Activation, NormKind};
-use gguf::{Error, Result};
+use gguf::{Error, ErrorKind, Result};
 
 use crate::layers::attention::Sight;
 
@@ -305,16 +305,16 @@ impl Device {
     }
 
     /// Opens what was asked for; `None` is the processor. At most so many bytes of the device's memory are used. `say`
-    /// is given a line where `auto` finds nothing.
+    /// is given a line where `auto` finds nothing, and what the device has no kernel for.
     ///
     /// # Errors
     /// No such device, one that lacks what the kernels need, or a build without the feature `gpu`.
-    pub fn open(choice: Choice, memory: Option<u64>, say: impl FnOnce(&str)) -> Result<Option<Device>> {
+    pub fn open(choice: Choice, memory: Option<u64>, say: fn(&str)) -> Result<Option<Device>> {
         if choice == Choice::Cpu {
             return Ok(None);
         }
         #[cfg(feature = "gpu")]
-        let opened = crate::gpu::open(choice, memory);
+        let opened = crate::gpu::open(choice, crate::gpu::Options { memory, binding: None, say });
         #[cfg(not(feature = "gpu"))]
         let opened = {
             let _ = memory;
@@ -326,6 +326,27 @@ impl Device {
                 Ok(None)
             }
             opened => opened.map(Some),
+        }
+    }
+
+    /// Does work on a device, or on the processor where there is none. Where `auto` was asked for and the system
+    /// fails, `say` is given a line and the work is done again on the processor. Also gives where it was done.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub fn work<T>(
+        device: Option<&Device>,
+        choice: Choice,
+        say: fn(&str),
+        mut work: impl FnMut(Option<&Device>) -> Result<T>,
+    ) -> Result<(T, Option<Ran>)> {
+        let Some(device) = device else { return Ok((work(None)?, None)) };
+        match work(Some(device)) {
+            Err(e) if choice == Choice::Auto && e.kind() == ErrorKind::System => {
+                say(&format!("note: {}: the processor is used", e.message()));
+                Ok((work(None)?, None))
+            }
+            done => Ok((done?, Some(Ran::on(device.facts())))),
         }
     }
 
@@ -477,5 +498,122 @@ impl Deref for Values {
 impl From<Vec<f32>> for Values {
     fn from(values: Vec<f32>) -> Values {
         Values { len: values.len(), host: OnceLock::from(values), device: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::Forward;
+    use crate::model::Model;
+    use crate::weights::Stored;
+
+    /// A device that holds one value after the other and then is lost.
+    struct Lost(Facts);
+
+    fn lost<T>() -> Result<T> {
+        Err(Error::new(ErrorKind::System, "the device was lost"))
+    }
+
+    impl Kernels for Lost {
+        fn facts(&self) -> &Facts {
+            &self.0
+        }
+        fn state(&self) -> Result<()> {
+            lost()
+        }
+        fn upload(&self, _: &[f32]) -> Result<Buffer> {
+            Ok(Buffer(Box::new(())))
+        }
+        fn download(&self, _: &Buffer) -> Result<Vec<f32>> {
+            lost()
+        }
+        fn product(&self, _: Operand<'_>, w: &Matrix<'_>, _: &Kept, rows: Range<usize>) -> Result<Product> {
+            assert!(rows.end <= w.rows());
+            Ok(Product::Device(Buffer(Box::new(())), rows.len()))
+        }
+        fn room(&self, _: usize) -> bool {
+            true
+        }
+        fn copy(&self, _: &Buffer) -> Result<Buffer> {
+            Ok(Buffer(Box::new(())))
+        }
+        fn change(&self, _: Elementwise, _: &Buffer, _: Option<(Operand<'_>, Place)>) -> Result<()> {
+            Ok(())
+        }
+        fn normalize(&self, _: NormKind, _: &Buffer, _: usize, _: Option<&[f32]>, _: Option<&[f32]>) -> Result<()> {
+            lost()
+        }
+        fn rotate(&self, _: &Rotation<'_>, _: &Kept, _: &Buffer) -> Result<()> {
+            lost()
+        }
+        fn columns(&self, _: &Buffer, _: usize, _: usize, _: usize) -> Result<Buffer> {
+            lost()
+        }
+        fn gather(&self, _: &Buffer, _: usize, _: &[u32], _: &[f32]) -> Result<Buffer> {
+            lost()
+        }
+        fn scatter(&self, _: &Buffer, _: usize, _: &[u32], _: &[f32], _: &Buffer) -> Result<()> {
+            lost()
+        }
+        fn attend(
+            &self,
+            _: &Attention<'_>,
+            _: &Buffer,
+            _: (&Buffer, &Buffer),
+            _: &[(Range<usize>, Range<usize>, usize)],
+        ) -> Result<Buffer> {
+            lost()
+        }
+        fn magnitude(&self, _: &Buffer) -> Result<f32> {
+            lost()
+        }
+        fn say_once(&self, _: &str) {}
+    }
+
+    fn device() -> Device {
+        Device::new(Lost(Facts {
+            number: 0,
+            name: "lost".into(),
+            kind: "software",
+            backend: "none".into(),
+            driver: "none".into(),
+            memory: None,
+            largest_binding: 0,
+            largest_buffer: 0,
+            workgroup_memory: 0,
+            workgroup_invocations: 0,
+            lacks: None,
+        }))
+    }
+
+    #[test]
+    fn with_auto_a_device_that_is_lost_leaves_the_work_to_the_processor() {
+        let source = convert::open(&fixtures::path("models/tiny-llama"), &convert::Options::default()).unwrap();
+        let model = Model::new(source.metadata(), &Stored(&source)).unwrap();
+        let hidden = |device: Option<&Device>| {
+            let weights = OnDevice::new(Stored(&source), device);
+            Forward::new(&model, &weights).hidden(&[vec![1, 2, 3].into()])
+        };
+        let device = device();
+        let error = Device::work(Some(&device), Choice::Gpu, |_| (), hidden).unwrap_err();
+        assert_eq!((error.kind(), error.message()), (ErrorKind::System, "the device was lost"));
+        let (found, ran) = Device::work(Some(&device), Choice::Auto, |_| (), hidden).unwrap();
+        assert_eq!(ran, None);
+        assert_eq!(found, hidden(None).unwrap());
+    }
+
+    #[test]
+    fn values_that_cannot_be_brought_back_are_told_of() {
+        let values = || Values::on(&device(), Buffer(Box::new(())), 3);
+        assert_eq!(*values(), [0.0; 3]);
+        assert!(values().fetched().is_err());
+    }
+
+    #[test]
+    fn devices_are_asked_for_by_name_or_number() {
+        let parsed: Vec<Choice> = ["cpu", "gpu", "auto", "3"].iter().map(|c| c.parse().unwrap()).collect();
+        assert_eq!(parsed, [Choice::Cpu, Choice::Gpu, Choice::Auto, Choice::Number(3)]);
+        assert!("cuda".parse::<Choice>().unwrap_err().way_out().unwrap().contains("evaluate devices"));
     }
 }

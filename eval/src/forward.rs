@@ -1060,7 +1060,13 @@ impl<'a> Session<'a> {
         let tokens = sequences.concat();
         let kept = Kept::default();
         let beside = Beside::new(model, self.weights, sequences, &embeddings)?;
-        let mut trunk = Trunk::new(model, self.weights, self.stack, copied(&embeddings), vec![0..tokens.len()])?;
+        let mut trunk = Trunk::new(
+            model,
+            self.weights,
+            self.stack,
+            copied(&embeddings),
+            std::iter::once(0..tokens.len()).collect(),
+        )?;
         let mut states = self.states.iter_mut();
         for &turn in &self.turns {
             let Turn::Layer(l) = turn else {

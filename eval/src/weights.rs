@@ -352,7 +352,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The device that it is multiplied on, and what that keeps of it.
-    pub(crate) fn device(&self) -> Option<(&Device, &Kept)> {
+    pub fn device(&self) -> Option<(&Device, &Kept)> {
         self.device.as_ref().map(|(device, kept)| (device, &**kept))
     }
 

@@ -509,9 +509,9 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         }
     }
     let stands_alone = stand_in.is_some();
-    let (found, device) = args
-        .device
-        .run(|device| measure(args, &base, (&candidates, device), &chunks, identity.as_ref(), stands_alone, &bar))?;
+    let (found, device) = args.device.run(common, |device| {
+        measure(args, &base, (&candidates, device), &chunks, identity.as_ref(), stands_alone, &bar)
+    })?;
     bar.finish();
 
     let parameters = base.source.tensors().iter().map(TensorInfo::elements).sum();

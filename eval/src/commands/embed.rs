@@ -108,7 +108,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     }
     let ((found, pool), device) = args
         .device
-        .run(|device| {
+        .run(common, |device| {
             let weights = OnDevice::new(Stored(&opened.source), device);
             let head = match scores {
                 true => Head::scores(&opened.model, &weights, &opened.behind),

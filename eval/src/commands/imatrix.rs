@@ -154,7 +154,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let begun = Instant::now();
     let all = chunks.inputs.len();
     let mut stored_before = false;
-    let (sums, device) = args.device.run(|device| {
+    let (sums, device) = args.device.run(common, |device| {
         let collector = Collector::new(&opened.source, args.process_output);
         let weights = OnDevice::new(Stored(&opened.source), device);
         let mut done = 0;

@@ -28,7 +28,7 @@ use eval::device::{Choice, Device, Ran};
 use eval::model::Model;
 use eval::weights::{Arithmetic, Deployed, Stored, Weights};
 use gguf::cli::{Common, Files, Progress, parse_bytes, say};
-use gguf::{Error, ErrorKind, Result, Runtime, Source};
+use gguf::{Error, Result, Runtime, Source};
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
 use serde_json::Value;
@@ -146,17 +146,10 @@ impl DeviceArgs {
     ///
     /// # Errors
     /// No such device, and those of the work.
-    pub fn run<T>(&self, mut work: impl FnMut(Option<&Device>) -> Result<T>) -> Result<(T, Option<Ran>)> {
-        let Some(device) = Device::open(self.device, self.device_memory, say)? else {
-            return Ok((work(None)?, None));
-        };
-        match work(Some(&device)) {
-            Err(e) if self.device == Choice::Auto && e.kind() == ErrorKind::System => {
-                say(&format!("note: {}: the processor is used", e.message()));
-                Ok((work(None)?, None))
-            }
-            done => Ok((done?, Some(Ran::on(device.facts())))),
-        }
+    pub fn run<T>(&self, common: &Common, work: impl FnMut(Option<&Device>) -> Result<T>) -> Result<(T, Option<Ran>)> {
+        let say = if common.quiet { |_: &str| () } else { say };
+        let device = Device::open(self.device, self.device_memory, say)?;
+        Device::work(device.as_ref(), self.device, say, work)
     }
 }
 

@@ -253,7 +253,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             None,
         )?;
         let one = One { args, common, opened: &opened, text: &text, plan, target, resume: args.resume };
-        let (report, device) = args.device.run(|device| one.run_folder(name, coding, device))?;
+        let (report, device) = args.device.run(common, |device| one.run_folder(name, coding, device))?;
         reports.push(Report { device, ..report });
         if !common.wants_document() {
             print(&reports[reports.len() - 1].text())?;
@@ -486,7 +486,7 @@ fn mixed(args: &Args, common: &Common, opened: &Opened, text: &Text, target: Tar
     let bar = ProgressBar::new(common, "sensitivity", 1_000_000);
     let (losses, _) = args
         .device
-        .run(|device| {
+        .run(common, |device| {
             let job = Job {
                 model: &opened.model,
                 source,
@@ -728,7 +728,7 @@ struct StageReport {
 
 impl One<'_> {
     fn run(&self) -> Result<Report> {
-        let (report, device) = self.args.device.run(|device| self.run_file(device))?;
+        let (report, device) = self.args.device.run(self.common, |device| self.run_file(device))?;
         Ok(Report { device, ..report })
     }
 

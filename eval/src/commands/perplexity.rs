@@ -165,7 +165,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let begun = Instant::now();
     let (nll, device) = args
         .device
-        .run(|device| {
+        .run(common, |device| {
             let mut nll = Vec::with_capacity(chunks.inputs.len() * facts.scored);
             let weights = OnDevice::new(weights_of(&opened.source, facts.arithmetic)?, device);
             perplexity(model, &weights, &chunks, plan, Some(&progress), |chunk| nll.extend_from_slice(chunk))?;

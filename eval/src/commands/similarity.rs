@@ -75,7 +75,7 @@ pub fn run(
     }
     let ((mut found, pool), device) = args
         .device
-        .run(|device| {
+        .run(common, |device| {
             let stored = OnDevice::new(Stored(&base.source), device);
             let on: Vec<_> = candidates.iter().map(|c| OnDevice::new(&*c.weights, device)).collect();
             let streams: Vec<Stream<'_>> = std::iter::once(Stream { model: &base.model, weights: &stored })

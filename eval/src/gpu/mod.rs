@@ -70,15 +70,24 @@ pub struct Gpu {
     recording: Mutex<(Option<wgpu::CommandEncoder>, usize)>,
     failed: Arc<Mutex<Option<String>>>,
     told: Mutex<HashSet<String>>,
+    say: fn(&str),
 }
 
 /// How a device is opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Most bytes of its memory; by default three quarters of what it says it has.
     pub memory: Option<u64>,
     /// Most bytes of a binding, if fewer than the device's.
     pub binding: Option<u64>,
+    /// Told once of each thing that the device has no kernel for.
+    pub say: fn(&str),
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { memory: None, binding: None, say: |_| () }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -173,15 +182,7 @@ pub fn devices() -> Vec<Facts> {
 ///
 /// # Errors
 /// No such device, or one that lacks what the kernels need.
-pub fn open(choice: Choice, memory: Option<u64>) -> Result<Device> {
-    Gpu::open(choice, Options { memory, ..Options::default() }).map(Device::new)
-}
-
-/// The same with other bounds.
-///
-/// # Errors
-/// As [`open`].
-pub fn open_with(choice: Choice, options: Options) -> Result<Device> {
+pub fn open(choice: Choice, options: Options) -> Result<Device> {
     Gpu::open(choice, options).map(Device::new)
 }
 
@@ -248,6 +249,7 @@ impl Gpu {
             recording: Mutex::default(),
             failed,
             told: Mutex::default(),
+            say: options.say,
         })
     }
 
@@ -589,7 +591,7 @@ impl Kernels for Gpu {
 
     fn say_once(&self, what: &str) {
         if lock(&self.told).insert(what.to_owned()) {
-            eprintln!("{what}");
+            (self.say)(what);
         }
     }
 }

@@ -600,7 +600,7 @@ impl<'a> Past<'a> {
 /// Attention of towers: the queries of each span of the first kind see all keys of the span of the second kind beside
 /// it. `q` `[tokens, heads · len]`, `k` and `v` `[tokens, kv_heads · len]`.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn attend_spans(
+pub fn attend_spans(
     (heads, kv_heads, len): (usize, usize, usize),
     scale: f32,
     q: &[f32],

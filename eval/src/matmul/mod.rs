@@ -111,7 +111,7 @@ impl<'x> Given<'x> {
 /// # Errors
 /// As [`product`], and a device that fails.
 pub fn product_of(x: Given<'_>, w: &Matrix<'_>, rows: Range<usize>, order: Order) -> Result<Values> {
-    let fits = x.len() > 0 && !rows.is_empty() && w.cols() > 0 && x.len().is_multiple_of(w.cols());
+    let fits = !x.is_empty() && !rows.is_empty() && w.cols() > 0 && x.len().is_multiple_of(w.cols());
     if let Some((device, kept)) = on_device(w).filter(|_| fits && rows.end <= w.rows()) {
         let operand = match x {
             Given::Slice(x) => Operand::Host(x),
