@@ -81,7 +81,7 @@ fn elementwise(device: &Device) {
     let (tokens, width) = (1024, 2048);
     let x: Vec<f32> = (0..tokens * width).map(|i| (i % 31) as f32 / 16.0 - 1.0).collect();
     let weight = vec![1.0; width];
-    let mut both = |name: &str, act: &dyn Fn(&mut Values)| {
+    let both = |name: &str, act: &dyn Fn(&mut Values)| {
         let mut host = Values::from(x.clone());
         let mut on = Values::from(x.clone());
         on.bring(device).unwrap();
