@@ -151,6 +151,9 @@ pub trait Kernels: Send + Sync {
     /// `x · wᵀ` for these rows of `w`, on the device if `x` is there and there is room for it.
     fn product(&self, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, rows: Range<usize>) -> Result<Product>;
 
+    /// The most values of a buffer.
+    fn largest(&self) -> usize;
+
     /// Whether so many values should be on the device: there is room for what a layer makes of them too.
     fn room(&self, len: usize) -> bool;
 
@@ -531,6 +534,9 @@ mod tests {
         fn product(&self, _: Operand<'_>, w: &Matrix<'_>, _: &Kept, rows: Range<usize>) -> Result<Product> {
             assert!(rows.end <= w.rows());
             Ok(Product::Device(Buffer(Box::new(())), rows.len()))
+        }
+        fn largest(&self) -> usize {
+            1 << 20
         }
         fn room(&self, _: usize) -> bool {
             true

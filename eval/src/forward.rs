@@ -235,6 +235,13 @@ impl<'a> Forward<'a> {
         self.stack(last, &tokens, &seconds, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
     }
 
+    /// Tokens of a group: on a device no more than that what a layer makes of them fits a buffer.
+    fn together(&self, stream: &Stream<'_>) -> usize {
+        let (attention, feed) = stream.model.widest();
+        let most = stream.weights.device().map_or(usize::MAX, |d| d.kernels().largest() / attention.max(feed).max(1));
+        self.limits.group_tokens.min(most.max(1))
+    }
+
     /// Pushes all sequences through one stack.
     fn stack(
         &self,
@@ -254,7 +261,7 @@ impl<'a> Forward<'a> {
                 number,
                 (sequences, seconds),
                 encoded,
-                self.limits.group_tokens,
+                self.together(stream),
             )?);
         }
         for turn in model.turns(&model.plan.stacks[number]) {

@@ -366,6 +366,19 @@ impl Gpu {
         Ok(())
     }
 
+    /// Runs what is recorded, so that the device is not given more at once than drivers are patient for.
+    fn go(&self) {
+        self.submit(&mut lock(&self.recording));
+    }
+
+    /// Runs what is recorded, and waits for it.
+    fn settle(&self) -> Result<()> {
+        self.go();
+        let settled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.state()?;
+        settled.map(|_| ()).map_err(|e| self.lost(&one_line(&e.to_string())))
+    }
+
     /// Runs what is recorded.
     fn submit(&self, (encoder, count): &mut (Option<wgpu::CommandEncoder>, usize)) {
         if let Some(encoder) = encoder.take() {
@@ -528,6 +541,10 @@ impl Kernels for Gpu {
 
     fn product(&self, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, rows: Range<usize>) -> Result<Product> {
         product::product(self, x, w, kept, rows)
+    }
+
+    fn largest(&self) -> usize {
+        (self.binding / 4) as usize
     }
 
     fn room(&self, len: usize) -> bool {

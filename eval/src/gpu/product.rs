@@ -15,6 +15,9 @@ const PANEL: u64 = 1 << 26;
 /// Most bytes of a piece of a matrix.
 const PIECE: u64 = 1 << 28;
 
+/// Multiplications of a product that is not recorded together with others: a slow device takes a tenth of a second for it.
+const AT_ONCE: usize = 1 << 33;
+
 /// The rows of a matrix on the device, in pieces.
 struct Pieces {
     ty: TensorType,
@@ -75,7 +78,11 @@ impl Gpu {
         sizes.extend([a_steps, b_steps, c_steps].as_flattened().iter().map(|&n| n as u32));
         sizes.push(share as u32);
         let groups = [cols.div_ceil(64) as u32, rows.div_ceil(64) as u32, batch as u32];
-        self.run(&MATMUL, &sizes, &[Bound::Lease(a), Bound::Lease(b), Bound::Lease(c)], groups)
+        self.run(&MATMUL, &sizes, &[Bound::Lease(a), Bound::Lease(b), Bound::Lease(c)], groups)?;
+        if rows * cols * inner * batch > AT_ONCE {
+            self.go();
+        }
+        Ok(())
     }
 
     /// Rows of a matrix, in pieces that can be bound.
@@ -201,6 +208,10 @@ fn onto(
             let panel = gpu.allocate(w.name(), here * cols)?;
             gpu.decode_rows(pieces.ty, words, first..first + here, cols, &panel)?;
             gpu.matmul([tokens, here, cols], 1.0, (x, [0, cols, 1, 0]), (&panel, [0, 1, cols, 0]), to, (1, 1))?;
+        }
+        if kept.is_none() {
+            // What was sent for this panel alone is given back before the next one comes.
+            gpu.settle()?;
         }
         at = end;
     }
