@@ -244,8 +244,8 @@ fn every_encoder_gives_the_processor_s_states() {
     assert_eq!(check_models(&device, &fixtures::path("golden/encoders")), (26, Vec::new()));
 }
 
-/// The same on the processor and on the device: how far values are apart at most in shares of their size, or of a
-/// thousandth of the largest where they are less than that.
+/// The same on the processor and on the device: how far values are apart at most, in shares of their size, or of the root
+/// of the mean square for those near zero, which are differences of larger ones.
 fn both(device: &Device, x: &[f32], act: impl Fn(&mut Values)) -> f32 {
     let (mut host, mut on) = (Values::from(x.to_vec()), Values::from(x.to_vec()));
     on.bring(device).unwrap();
@@ -256,8 +256,8 @@ fn both(device: &Device, x: &[f32], act: impl Fn(&mut Values)) -> f32 {
     let found = on.to_vec();
     device.state().unwrap();
     assert_eq!(found.len(), host.len());
-    let least = host.iter().map(|v| v.abs()).fold(0.0, f32::max) / 1e3;
-    found.iter().zip(&*host).map(|(a, b)| (a - b).abs() / b.abs().max(least)).fold(0.0, f32::max)
+    let root = (host.iter().map(|v| v * v).sum::<f32>() / host.len() as f32).sqrt().max(f32::MIN_POSITIVE);
+    found.iter().zip(&*host).map(|(a, b)| (a - b).abs() / b.abs().max(root)).fold(0.0, f32::max)
 }
 
 #[test]
