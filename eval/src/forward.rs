@@ -13,11 +13,10 @@ use gguf::{Error, Result};
 use quantize::first_not_finite;
 use rayon::prelude::*;
 
+use crate::device::Values;
 use crate::layers::attention::Buckets;
 use crate::layers::residual::Form;
-use crate::layers::{
-    Kept, LayerState, Observe, PIECE, Part, Site, Span, add, add_scaled, altup, branch, copied, norm, numeric, residual,
-};
+use crate::layers::{Kept, LayerState, Observe, Part, Site, Span, add, altup, branch, copied, norm, residual};
 use crate::matmul::{Order, product};
 use crate::model::{Model, Shape, Tables, Turn};
 use crate::weights::{Matrix, Weights};
@@ -237,6 +236,13 @@ impl<'a> Forward<'a> {
         self.stack(last, &tokens, &seconds, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
     }
 
+    /// Tokens of a group: on a device no more than that what a layer makes of them fits a buffer.
+    fn together(&self, stream: &Stream<'_>) -> usize {
+        let (attention, feed) = stream.model.widest();
+        let most = stream.weights.device().map_or(usize::MAX, |d| d.kernels().largest() / attention.max(feed).max(1));
+        self.limits.group_tokens.min(most.max(1))
+    }
+
     /// Pushes all sequences through one stack.
     fn stack(
         &self,
@@ -256,7 +262,7 @@ impl<'a> Forward<'a> {
                 number,
                 (sequences, seconds),
                 encoded,
-                self.limits.group_tokens,
+                self.together(stream),
             )?);
         }
         for turn in model.turns(&model.plan.stacks[number]) {
@@ -267,7 +273,7 @@ impl<'a> Forward<'a> {
                 };
                 let part = Part::load(stream.weights, &walk.prefix(l), self.observer)?;
                 for group in 0..walk.groups.len() {
-                    walk.layer(l, &part, group, trunk.rows(&walk.groups[group].rows), None)?;
+                    walk.layer(l, &part, group, trunk.group(group), None)?;
                     *done += walk.groups[group].rows.len() as u64;
                     if let Some(progress) = self.progress {
                         progress(*done, total);
@@ -295,10 +301,10 @@ pub(crate) struct Walk<'a> {
 }
 
 /// What a group keeps between the steps of a layer.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Begun {
     /// The stream as it was when the layer began, where a branch asks for it.
-    start: Option<Vec<f32>>,
+    start: Option<Values>,
     /// Blocks that were begun.
     kept: usize,
 }
@@ -338,7 +344,7 @@ impl<'a> Walk<'a> {
             beside: Beside::new(model, weights, sequences, &embedded)?,
             encoded,
         };
-        let trunk = Trunk::new(model, weights, stack, embedded)?;
+        let trunk = Trunk::new(model, weights, stack, embedded, walk.groups().cloned().collect())?;
         Ok((walk, trunk))
     }
 
@@ -381,7 +387,7 @@ impl<'a> Walk<'a> {
             chosen: None,
             blocks: blocks_begun(&self.stack.layers[..layer]),
             layer_input: None,
-            stream: &[],
+            stream: None,
             embeddings: self.embeddings.as_ref().map(|e| &e[rows.start * width..rows.end * width]),
             per_layer: given.as_deref(),
         })
@@ -393,11 +399,11 @@ impl<'a> Walk<'a> {
         layer: usize,
         part: &Part<'_>,
         group: usize,
-        x: &mut [f32],
+        x: &mut Values,
         state: Option<&mut [LayerState]>,
     ) -> Result<()> {
         self.at(layer, part, group, |site| run(&self.stack.layers[layer], part, site, x, state))?;
-        check(x, self.stack.prefix, layer)
+        check(x, part, self.stack.prefix, layer)
     }
 
     /// In how many parts a layer can be run one after the other: its steps, but for a layer that works on one stream of
@@ -408,10 +414,11 @@ impl<'a> Walk<'a> {
     }
 
     /// What is to be kept of a group before a layer's first part.
-    pub(crate) fn begin(&self, layer: usize, x: &[f32]) -> Begun {
+    pub(crate) fn begin(&self, layer: usize, x: &Values) -> Result<Begun> {
         let kept = blocks_begun(&self.stack.layers[..layer]);
         let layer = &self.stack.layers[layer];
-        Begun { start: (layer.altup.is_none() && layer.reads_input()).then(|| copied(x)), kept }
+        let start = layer.altup.is_none() && layer.reads_input();
+        Ok(Begun { start: start.then(|| x.copied()).transpose()?, kept })
     }
 
     /// One part of a layer on the states of a group, in place. Gives the number of blocks that are begun then.
@@ -421,7 +428,7 @@ impl<'a> Walk<'a> {
         part: &Part<'_>,
         group: usize,
         begun: &Begun,
-        x: &mut [f32],
+        x: &mut Values,
     ) -> Result<usize> {
         let of = &self.stack.layers[layer];
         let kept = self.at(layer, part, group, |site| {
@@ -429,7 +436,7 @@ impl<'a> Walk<'a> {
                 run(of, part, site, x, None)?;
                 return Ok(begun.kept);
             }
-            let site = &Site { layer_input: begun.start.as_deref(), ..*site };
+            let site = &Site { layer_input: begun.start.as_ref(), ..*site };
             let mut form = form_of(site, x, begun.kept);
             step(&of.steps[number], part, site, x, &mut form, None)?;
             if number + 1 == of.steps.len() {
@@ -437,7 +444,7 @@ impl<'a> Walk<'a> {
             }
             Ok::<usize, Error>(form.kept)
         })?;
-        check(x, self.stack.prefix, layer)?;
+        check(x, part, self.stack.prefix, layer)?;
         Ok(kept)
     }
 
@@ -462,8 +469,10 @@ fn blocks_begun(layers: &[Layer]) -> usize {
 
 /// What goes through a stack: one residual stream or several, the states that cycles keep, and their form.
 pub(crate) struct Trunk {
-    /// `[tokens, slots · width]`.
-    x: Vec<f32>,
+    /// `[tokens, slots · width]` of each group.
+    x: Vec<Values>,
+    /// The tokens of each group.
+    groups: Vec<Range<usize>>,
     form: Form,
     /// The high state and the low one, where layers run in cycles.
     sides: Option<[Vec<f32>; 2]>,
@@ -471,14 +480,26 @@ pub(crate) struct Trunk {
 
 impl Trunk {
     /// Before the first layer.
-    fn new(model: &Model, weights: &dyn Weights, stack: &StackPlan, embeddings: Vec<f32>) -> Result<Trunk> {
+    fn new(
+        model: &Model,
+        weights: &dyn Weights,
+        stack: &StackPlan,
+        embeddings: Vec<f32>,
+        groups: Vec<Range<usize>>,
+    ) -> Result<Trunk> {
+        let apart = |x: Vec<f32>, row: usize| -> Vec<Values> {
+            if groups.len() == 1 {
+                return vec![x.into()];
+            }
+            groups.iter().map(|rows| x[rows.start * row..rows.end * row].to_vec().into()).collect()
+        };
         let width = model.width;
         let layers = model.layers(stack);
         if let Some(ends) = &model.ends().altup {
             let part = Part::pick(weights, "", ALTUP_ENDS)?;
             let x = altup::spread(ends, &part, &embeddings, width)?;
             let form = Form { width, slots: ends.streams.len(), kept: 0 };
-            return Ok(Trunk { x, form, sides: None });
+            return Ok(Trunk { x: apart(x, width * form.slots), groups, form, sides: None });
         }
         let streams = layers.iter().flat_map(|l| &l.steps).find_map(|s| match &s.residual {
             Residual::Streams(streams) => Some(streams.count.len()),
@@ -499,14 +520,14 @@ impl Trunk {
             _ => None,
         };
         if slots == 1 {
-            return Ok(Trunk { x: embeddings, form, sides });
+            return Ok(Trunk { x: apart(embeddings, width), groups, form, sides });
         }
         let mut x = vec![0.0; embeddings.len() * slots];
         for (row, embedding) in x.chunks_mut(width * slots).zip(embeddings.chunks(width)) {
             let places = if equal { slots } else { 1 };
             row.chunks_mut(width).take(places).for_each(|stream| stream.copy_from_slice(embedding));
         }
-        Ok(Trunk { x, form, sides })
+        Ok(Trunk { x: apart(x, width * slots), groups, form, sides })
     }
 
     /// Values of a token.
@@ -514,30 +535,33 @@ impl Trunk {
         self.form.width * self.form.slots
     }
 
-    /// The rows of these tokens.
-    pub(crate) fn rows(&mut self, tokens: &Range<usize>) -> &mut [f32] {
-        let row = self.row();
-        &mut self.x[tokens.start * row..tokens.end * row]
+    /// The rows of a group.
+    pub(crate) fn group(&mut self, group: usize) -> &mut Values {
+        &mut self.x[group]
     }
 
     /// The same to read.
-    pub(crate) fn at(&self, tokens: &Range<usize>) -> &[f32] {
-        &self.x[tokens.start * self.row()..tokens.end * self.row()]
+    pub(crate) fn at(&self, group: usize) -> &Values {
+        &self.x[group]
     }
 
     /// What happens between layers.
     fn turn(&mut self, turn: Turn, model: &Model, weights: &dyn Weights, stack: &StackPlan) -> Result<()> {
-        match (turn, &mut self.sides, &model.plan.flow) {
-            (Turn::Norm, ..) => last_norm(model, weights, stack, &mut self.x)?,
-            (Turn::Begin, Some([high, low]), _) => {
-                self.x.copy_from_slice(high);
-                add(&mut self.x, low);
+        let row = self.row();
+        for (x, group) in self.x.iter_mut().zip(&self.groups) {
+            let rows = group.start * row..group.end * row;
+            match (turn, &mut self.sides, &model.plan.flow) {
+                (Turn::Norm, ..) => last_norm(model, weights, stack, x.host())?,
+                (Turn::Begin, Some([high, low]), _) => {
+                    x.host().copy_from_slice(&high[rows.clone()]);
+                    add(x.host(), &low[rows]);
+                }
+                (Turn::End(side), Some(sides), Flow::Cycles { eps, .. }) => {
+                    norm::normalize(NormKind::Rms(*eps), x.host(), self.form.width, None, None);
+                    sides[side as usize][rows].copy_from_slice(x);
+                }
+                _ => {}
             }
-            (Turn::End(side), Some(sides), Flow::Cycles { eps, .. }) => {
-                norm::normalize(NormKind::Rms(*eps), &mut self.x, self.form.width, None, None);
-                sides[side as usize].copy_from_slice(&self.x);
-            }
-            _ => {}
         }
         Ok(())
     }
@@ -545,12 +569,25 @@ impl Trunk {
     /// The one stream that is read behind the last layer.
     fn end(self, model: &Model, weights: &dyn Weights, stack: &StackPlan) -> Result<Vec<f32>> {
         if let Some(ends) = &model.ends().altup {
-            return altup::gather(ends, &Part::pick(weights, "", ALTUP_ENDS)?, &self.x, self.form.width);
+            let width = self.form.width;
+            return altup::gather(ends, &Part::pick(weights, "", ALTUP_ENDS)?, &self.whole()?, width);
         }
         let residual = &model.ends().residual;
         let part = Part::of_items(weights, &residual.reading_items())?;
         let form = Form { kept: blocks_begun(model.layers(stack)), ..self.form };
-        residual::read_last(residual, &part, self.x, form)
+        residual::read_last(residual, &part, self.whole()?, form)
+    }
+
+    /// The rows of all groups.
+    fn whole(mut self) -> Result<Vec<f32>> {
+        if self.x.len() == 1 {
+            return self.x.remove(0).fetched();
+        }
+        let mut whole = Vec::with_capacity(self.x.iter().map(Values::len).sum());
+        for x in self.x {
+            whole.extend(x.fetched()?);
+        }
+        Ok(whole)
     }
 }
 
@@ -643,9 +680,20 @@ fn groups(sequences: &[&[u32]], most: usize) -> Vec<Group> {
 }
 
 /// One layer on a group's hidden states, in place.
-fn run(layer: &Layer, part: &Part<'_>, site: &Site<'_>, x: &mut [f32], state: Option<&mut [LayerState]>) -> Result<()> {
+fn run(
+    layer: &Layer,
+    part: &Part<'_>,
+    site: &Site<'_>,
+    x: &mut Values,
+    state: Option<&mut [LayerState]>,
+) -> Result<()> {
     match &layer.altup {
-        Some(a) => altup::layer(a, part, site, x, |active| steps(layer, part, site, active, state)),
+        Some(a) => altup::layer(a, part, site, x.host(), |active| {
+            let mut x = Values::from(active.to_vec());
+            steps(layer, part, site, &mut x, state)?;
+            active.copy_from_slice(&x);
+            Ok(())
+        }),
         None => steps(layer, part, site, x, state),
     }
 }
@@ -655,11 +703,14 @@ fn steps(
     layer: &Layer,
     part: &Part<'_>,
     site: &Site<'_>,
-    x: &mut [f32],
+    x: &mut Values,
     mut state: Option<&mut [LayerState]>,
 ) -> Result<()> {
-    let start = layer.reads_input().then(|| copied(x));
-    let site = &Site { layer_input: start.as_deref(), ..*site };
+    if let Some(device) = part.device() {
+        x.bring(device)?;
+    }
+    let start = layer.reads_input().then(|| x.copied()).transpose()?;
+    let site = &Site { layer_input: start.as_ref(), ..*site };
     let mut form = form_of(site, x, site.blocks);
     for of in &layer.steps {
         step(of, part, site, x, &mut form, state.as_deref_mut())?;
@@ -668,7 +719,7 @@ fn steps(
 }
 
 /// The form of states of which so many blocks were begun.
-fn form_of(site: &Site<'_>, x: &[f32], kept: usize) -> Form {
+fn form_of(site: &Site<'_>, x: &Values, kept: usize) -> Form {
     let width = site.model.width;
     Form { width, slots: x.len() / (site.tokens() * width).max(1), kept }
 }
@@ -678,82 +729,98 @@ fn step(
     step: &Step,
     part: &Part<'_>,
     site: &Site<'_>,
-    x: &mut [f32],
+    x: &mut Values,
     form: &mut Form,
     mut state: Option<&mut [LayerState]>,
 ) -> Result<()> {
     let normed = matches!(step.residual, Residual::Normed(_));
     let keeps_input = normed || step.branches.iter().any(|b| b.reads == Reads::FirstInput);
-    let reading = residual::read(&step.residual, part, x, *form)?;
-    let stream: &[f32] = reading.as_ref().map_or(x, |r| &r.read);
-    let mut first: Option<Vec<f32>> = None;
-    let mut sum: Option<Vec<f32>> = None;
+    let mut reading = residual::read(&step.residual, part, x, *form)?;
+    let mut read = reading.as_mut().map(|reading| Values::from(std::mem::take(&mut reading.read)));
+    if let (Some(read), Some(device)) = (&mut read, part.device()) {
+        read.bring(device)?;
+    }
+    let stream: &Values = read.as_ref().unwrap_or(x);
+    let embeddings;
+    let kept_embeddings = step.branches.iter().any(|b| b.reads == Reads::Embeddings);
+    let embedded = match site.embeddings.filter(|_| kept_embeddings) {
+        Some(values) => {
+            embeddings = Values::from(copied(values));
+            Some(&embeddings)
+        }
+        None => None,
+    };
+    let mut first: Option<Values> = None;
+    let mut sum: Option<Values> = None;
     for b in &step.branches {
-        let from: &[f32] = match b.reads {
+        let from: &Values = match b.reads {
             Reads::Stream => stream,
             Reads::LayerInput => site.layer_input.unwrap_or(stream),
-            Reads::FirstInput => first.as_deref().unwrap_or(stream),
-            Reads::Embeddings => site.embeddings.ok_or_else(|| Error::usage("the embeddings were not kept"))?,
+            Reads::FirstInput => first.as_ref().unwrap_or(stream),
+            Reads::Embeddings => embedded.ok_or_else(|| Error::usage("the embeddings were not kept"))?,
         };
         let input = match &b.before {
             Some(norm) => part.norm(norm, from)?,
-            None => copied(from),
+            None => from.copied()?,
         };
-        let mut made = branch(&b.kind, part, &Site { stream, ..*site }, &input, state.as_deref_mut())?;
+        let mut made = branch(&b.kind, part, &Site { stream: Some(stream), ..*site }, &input, state.as_deref_mut())?;
         if keeps_input && first.is_none() {
             first = Some(input);
         }
         if let Some(norm) = &b.after {
-            part.norm_in_place(norm, &mut made)?;
+            part.normalize(norm, &mut made)?;
         }
         if b.scale != 1.0 {
-            made.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, b.scale));
+            made.scale(b.scale)?;
         }
         match &mut sum {
-            Some(sum) => add(sum, &made),
+            Some(sum) => sum.add_scaled(&made, 1.0)?,
             None => sum = Some(made),
         }
     }
     let Some(mut sum) = sum else { return Ok(()) };
     if let Some(norm) = &step.after {
-        part.norm_in_place(norm, &mut sum)?;
+        part.normalize(norm, &mut sum)?;
     }
     match (&step.residual, &reading) {
-        (_, Some(reading)) => form.kept = reading.join(x, &sum, step.scale, *form),
-        _ if step.replaces => x.copy_from_slice(&sum),
+        (_, Some(reading)) => form.kept = reading.join(x.host(), &sum, step.scale, *form),
+        _ if step.replaces => *x = sum,
         (Residual::Normed(scale), _) => {
-            if let Some(first) = &first {
-                x.copy_from_slice(first);
+            if let Some(first) = first {
+                *x = first;
             }
-            x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, *scale));
-            add_scaled(x, &sum, step.scale);
+            x.scale(*scale)?;
+            x.add_scaled(&sum, step.scale)?;
         }
-        _ => add_scaled(x, &sum, step.scale),
+        _ => x.add_scaled(&sum, step.scale)?,
     }
     if let Some(norm) = &step.sum_norm {
-        part.norm_in_place(norm, x)?;
+        part.normalize(norm, x)?;
     }
     if step.stream_scale != 1.0 {
-        x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, step.stream_scale));
+        x.scale(step.stream_scale)?;
     }
     Ok(())
 }
 
 /// What a layer does to the stream behind its steps.
-fn behind(layer: &Layer, part: &Part<'_>, x: &mut [f32]) -> Result<()> {
+fn behind(layer: &Layer, part: &Part<'_>, x: &mut Values) -> Result<()> {
     if layer.times != 1.0 {
-        x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, layer.times));
+        x.scale(layer.times)?;
     }
     if let Some(name) = layer.out_scale.filter(|n| part.has(n)) {
-        let scale = part.values_of(name, 1)?[0];
-        x.par_chunks_mut(PIECE).for_each(|x| numeric::scale(x, scale));
+        x.scale(part.values_of(name, 1)?[0])?;
     }
     Ok(())
 }
 
-/// Names the first layer that made something that is no number.
-fn check(x: &[f32], prefix: &str, layer: usize) -> Result<()> {
-    match x.par_chunks(PIECE).find_map_first(|x| first_not_finite(x).map(|at| x[at])) {
+/// Names the first layer that made something that is no number. A device that failed is told of before that.
+fn check(x: &Values, part: &Part<'_>, prefix: &str, layer: usize) -> Result<()> {
+    let broken = x.broken()?;
+    if let Some(device) = part.device() {
+        device.state()?;
+    }
+    match broken {
         None => Ok(()),
         Some(x) => Err(Error::input(format!("layer {prefix}{layer} is the first that makes a value of {x}")).help(
             "a weight of this layer is broken or out of range: `gguf check --data FILE` and `evaluate tensors` find it",
@@ -1001,7 +1068,13 @@ impl<'a> Session<'a> {
         let tokens = sequences.concat();
         let kept = Kept::default();
         let beside = Beside::new(model, self.weights, sequences, &embeddings)?;
-        let mut trunk = Trunk::new(model, self.weights, self.stack, copied(&embeddings))?;
+        let mut trunk = Trunk::new(
+            model,
+            self.weights,
+            self.stack,
+            copied(&embeddings),
+            std::iter::once(0..tokens.len()).collect(),
+        )?;
         let mut states = self.states.iter_mut();
         for &turn in &self.turns {
             let Turn::Layer(l) = turn else {
@@ -1022,13 +1095,13 @@ impl<'a> Session<'a> {
                 chosen: None,
                 blocks: blocks_begun(&self.stack.layers[..l]),
                 layer_input: None,
-                stream: &[],
+                stream: None,
                 embeddings: Some(&embeddings),
                 per_layer: given.as_deref(),
             };
-            let x = trunk.rows(&(0..tokens.len()));
+            let x = trunk.group(0);
             run(&self.stack.layers[l], &part, &site, x, states.next().map(Vec::as_mut_slice))?;
-            check(x, self.stack.prefix, l)?;
+            check(x, &part, self.stack.prefix, l)?;
         }
         self.len += count;
         let x = trunk.end(model, self.weights, self.stack)?;

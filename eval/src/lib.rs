@@ -10,11 +10,14 @@ pub mod collect;
 #[cfg(feature = "cli")]
 mod commands;
 pub mod compare;
+pub mod device;
 pub mod divergence;
 pub mod embed;
 pub mod encoded;
 pub mod forward;
 pub mod generate;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod kld;
 pub mod layers;
 pub mod matmul;

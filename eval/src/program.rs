@@ -21,6 +21,7 @@ pub const PROGRAM: Program = Program::of::<Cli>();
   evaluate compare tiny-llama --text sample.txt --html report.html
   evaluate choices tiny-llama --types q4_k_m --file winogrande.csv --format winogrande
   evaluate tensors tiny-llama --types q4_k_m,nf4
+  evaluate devices
   evaluate imatrix tiny-llama --text calibration.txt
   evaluate generate tiny-llama --prompt 'The old man'
   evaluate tokenize tiny-llama --text sample.txt
@@ -48,6 +49,7 @@ enum Command {
     Compare(Box<commands::compare::Args>),
     Choices(Box<commands::choices::Args>),
     Tensors(commands::tensors::Args),
+    Devices(commands::devices::Args),
     Imatrix(commands::imatrix::Args),
     Gather(Box<commands::gather::Args>),
     Generate(commands::generate::Args),
@@ -74,6 +76,7 @@ impl cli::Options for Cli {
                 Command::Compare(args) => commands::compare::run(args, &common),
                 Command::Choices(args) => commands::choices::run(args, &common),
                 Command::Tensors(args) => commands::tensors::run(args, &common),
+                Command::Devices(args) => commands::devices::run(args, &common),
                 Command::Imatrix(args) => commands::imatrix::run(args, &common),
                 Command::Gather(args) => commands::gather::run(args, &common),
                 Command::Generate(args) => commands::generate::run(args, &common),

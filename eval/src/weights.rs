@@ -14,6 +14,8 @@ use gguf::{Error, Result, Runtime, Source, TensorInfo, TensorType, Value};
 use quantize::Levels;
 use rayon::prelude::*;
 
+use crate::device::{Device, Kept};
+
 /// Rows that a thread decodes at a time.
 const DECODED_ROWS: usize = 64;
 
@@ -94,6 +96,11 @@ pub trait Weights: Sync {
     fn arithmetic(&self) -> Arithmetic {
         Arithmetic::Exact
     }
+
+    /// The device that they are multiplied on, if it is not the processor.
+    fn device(&self) -> Option<&Device> {
+        None
+    }
 }
 
 impl<W: Weights + ?Sized> Weights for &W {
@@ -116,6 +123,10 @@ impl<W: Weights + ?Sized> Weights for &W {
     fn arithmetic(&self) -> Arithmetic {
         (**self).arithmetic()
     }
+
+    fn device(&self) -> Option<&Device> {
+        (**self).device()
+    }
 }
 
 impl<W: Weights + ?Sized> Weights for Box<W> {
@@ -137,6 +148,10 @@ impl<W: Weights + ?Sized> Weights for Box<W> {
 
     fn arithmetic(&self) -> Arithmetic {
         (**self).arithmetic()
+    }
+
+    fn device(&self) -> Option<&Device> {
+        (**self).device()
     }
 }
 
@@ -176,6 +191,10 @@ impl<W: Weights> Weights for Deployed<W> {
 
     fn arithmetic(&self) -> Arithmetic {
         Arithmetic::Deployed
+    }
+
+    fn device(&self) -> Option<&Device> {
+        self.0.device()
     }
 }
 
@@ -224,6 +243,18 @@ pub struct Matrix<'a> {
     data: Data<'a>,
     runtime: Runtime,
     deployed: bool,
+    device: Option<(Device, Arc<Kept>)>,
+}
+
+/// A matrix as it is stored.
+#[cfg(feature = "gpu")]
+pub(crate) enum Form<'m> {
+    /// In memory as f32.
+    Values(&'m [f32]),
+    /// Blocks of a type.
+    Blocks { ty: TensorType, bytes: &'m [u8] },
+    /// Only a function knows.
+    Function,
 }
 
 /// What a product does with a matrix.
@@ -271,6 +302,7 @@ impl<'a> Matrix<'a> {
             data,
             runtime: Runtime::Ggml,
             deployed: false,
+            device: None,
         })
     }
 
@@ -284,6 +316,7 @@ impl<'a> Matrix<'a> {
             data: Data::Plain(data.into()),
             runtime: Runtime::Ggml,
             deployed: false,
+            device: None,
         }
     }
 
@@ -296,6 +329,7 @@ impl<'a> Matrix<'a> {
             data: Data::Function(decode),
             runtime: Runtime::Ggml,
             deployed: false,
+            device: None,
         }
     }
 
@@ -309,6 +343,27 @@ impl<'a> Matrix<'a> {
     #[must_use]
     pub fn deployed(self) -> Matrix<'a> {
         Matrix { deployed: true, ..self }
+    }
+
+    /// The same, multiplied on a device.
+    #[must_use]
+    pub fn on(self, device: &Device) -> Matrix<'a> {
+        Matrix { device: Some((device.clone(), Arc::default())), ..self }
+    }
+
+    /// The device that it is multiplied on, and what that keeps of it.
+    pub fn device(&self) -> Option<(&Device, &Kept)> {
+        self.device.as_ref().map(|(device, kept)| (device, &**kept))
+    }
+
+    /// How it is stored.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn form(&self) -> Form<'_> {
+        match &self.data {
+            Data::Plain(values) => Form::Values(values),
+            Data::Blocks { ty, bytes, .. } => Form::Blocks { ty: *ty, bytes },
+            Data::Function(_) => Form::Function,
+        }
     }
 
     /// What a product does with it.
@@ -433,12 +488,12 @@ impl<'a> Matrix<'a> {
     }
 
     /// The same matrix decoded to f32 as a whole, for one that is multiplied many times; as it is where products are
-    /// taken as deployed.
+    /// taken as deployed or on a device.
     ///
     /// # Errors
     /// A type that cannot be decoded.
     pub fn into_f32(self) -> Result<Matrix<'a>> {
-        if matches!(self.data, Data::Plain(_)) || self.deployed || self.cols == 0 {
+        if matches!(self.data, Data::Plain(_)) || self.deployed || self.device.is_some() || self.cols == 0 {
             return Ok(self);
         }
         let mut out = Vec::new();

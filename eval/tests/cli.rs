@@ -248,3 +248,55 @@ fn no_output_replaces_what_a_model_is_read_from() {
     program.arg("compare").arg(&model).args(["--text", text, "--max-kld", "1", "--html"]).arg(&both).arg("--junit");
     assert!(fails(program.arg(&both), 2).contains("two files at once"));
 }
+
+#[test]
+fn without_the_feature_a_device_is_refused_by_its_name() {
+    if cfg!(feature = "gpu") {
+        return;
+    }
+    let text = tiny().join("sample.txt");
+    let run = |device: &str| {
+        let mut command = evaluate();
+        command.arg("perplexity").arg(tiny()).arg("--text").arg(&text).args(["--ctx", "32", "--chunks", "1"]);
+        command.args(["--device", device]);
+        command
+    };
+    for told in [fails(&mut run("gpu"), 2), fails(&mut run("0"), 2), fails(evaluate().arg("devices"), 2)] {
+        assert!(told.contains("feature \"gpu\"") && told.contains("--features gpu"), "{told}");
+    }
+    assert!(fails(&mut run("cuda"), 2).contains("evaluate devices"));
+    // What may go on on the processor does, and says so.
+    let output = run("auto").output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the processor is used"));
+    assert_eq!(json(&mut run("auto"))["device"], serde_json::Value::Null);
+}
+
+#[test]
+fn devices_are_listed_or_missed_in_one_line() {
+    if !cfg!(feature = "gpu") {
+        return;
+    }
+    // No driver is found where the loader looks for none.
+    let told =
+        fails(evaluate().arg("devices").env("VK_ICD_FILENAMES", "/nowhere").env("VK_DRIVER_FILES", "/nowhere"), 4);
+    let lines = told.lines().filter(|l| l.starts_with("error: ") || l.starts_with("  help: ")).count();
+    assert!(told.contains("there is no device") && lines == 2, "{told}");
+    let output = evaluate().args(["devices", "--json"]).output().unwrap();
+    if !output.status.success() {
+        eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(fixtures::schema::faults(&document), [""; 0]);
+    let text = tiny().join("sample.txt");
+    let run = |device: &str| {
+        let mut command = evaluate();
+        command.arg("perplexity").arg(tiny()).arg("--text").arg(&text).args(["--ctx", "32", "--chunks", "1"]);
+        json(command.args(["--device", device]))
+    };
+    let (cpu, gpu) = (run("cpu"), run("0"));
+    assert_eq!(gpu["device"]["driver"], document["devices"][0]["driver"]);
+    let ratio = gpu["ppl"].as_f64().unwrap() / cpu["ppl"].as_f64().unwrap();
+    assert!((ratio - 1.0).abs() < 1e-5, "{ratio}");
+}

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use eval::baseline::{Identity, SavedBase, Saver, fingerprint};
 use eval::compare::{Baseline, Comparison, compare};
+use eval::device::{Device, OnDevice};
 use eval::divergence::Position;
 use eval::embed::{self, Pool};
 use eval::encoded::{Encoded, Precision};
@@ -28,7 +29,7 @@ use serde_json::{Value, json};
 use super::parts::{self, PartArgs};
 use super::passages::{Cut, TextArgs};
 use super::similarity;
-use super::{ArithmeticArgs, Opened, ProgressBar, files_of, name_of, open_importance, weights_of};
+use super::{ArithmeticArgs, DeviceArgs, Opened, ProgressBar, files_of, name_of, open_importance, weights_of};
 
 /// The most bytes of a file of limits.
 const LARGEST_GATE: u64 = 1 << 20;
@@ -126,6 +127,9 @@ pub struct Args {
 
     #[command(flatten)]
     arithmetic: ArithmeticArgs,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
 
     #[command(flatten)]
     pub part: PartArgs,
@@ -505,7 +509,10 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             bar.say(&format!("note: {}: {note}", names.join(", ")));
         }
     }
-    let found = measure(args, &base, &candidates, &chunks, identity.as_ref(), stand_in.is_some(), &bar)?;
+    let stands_alone = stand_in.is_some();
+    let (found, device) = args.device.run(common, |device| {
+        measure(args, &base, (&candidates, device), &chunks, identity.as_ref(), stands_alone, &bar)
+    })?;
     bar.finish();
 
     let parameters = base.source.tensors().iter().map(TensorInfo::elements).sum();
@@ -527,6 +534,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             first_scored: chunks.scored.start,
             positions,
             arithmetic: arithmetic_words(arithmetic),
+            device,
             seconds: begun.elapsed().as_secs_f64(),
         },
         scored: chunks.scored.len(),
@@ -819,15 +827,17 @@ fn notes<'a>(encoded: &'a [Encoded<'_>], precisions: &[Precision]) -> Vec<(&'a s
 fn measure(
     args: &Args,
     base: &Opened,
-    candidates: &[Candidate<'_>],
+    (candidates, device): (&[Candidate<'_>], Option<&Device>),
     chunks: &Chunks,
     identity: Option<&Identity>,
     stands_alone: bool,
     bar: &ProgressBar,
 ) -> Result<Comparison> {
-    let stored = SourceWeights(&base.source);
+    let stored = OnDevice::new(SourceWeights(&base.source), device);
     let stored = Stream { model: &base.model, weights: &stored };
-    let weights: Vec<Stream<'_>> = candidates.iter().map(|c| Stream { model: c.model, weights: &*c.weights }).collect();
+    let on: Vec<_> = candidates.iter().map(|c| OnDevice::new(&*c.weights, device)).collect();
+    let weights: Vec<Stream<'_>> =
+        candidates.iter().zip(&on).map(|(c, weights)| Stream { model: c.model, weights }).collect();
     let plan = |streams: usize| Schedule::new(&base.model, streams, chunks.inputs[0].tokens.len(), args.max_memory);
     let go = |baseline: Baseline<'_>, streams: usize, keep: &mut dyn FnMut(&[f32]) -> Result<()>| {
         compare(baseline, &weights, chunks, plan(streams), Some(&|done, total| bar.at(done, total)), keep)
@@ -843,7 +853,7 @@ fn measure(
         (Some(path), _, Some(identity)) => {
             let saved = SavedBase::open(path)?;
             saved.check(identity, chunks, base.model.width)?;
-            let of_file = if stands_alone { Some(SourceWeights(saved.head()?)) } else { None };
+            let of_file = if stands_alone { Some(OnDevice::new(SourceWeights(saved.head()?), device)) } else { None };
             let head = of_file.as_ref().map_or(stored, |of_file| Stream { model: &base.model, weights: of_file });
             go(Baseline::Saved(&saved, head), weights.len(), nothing)
         }

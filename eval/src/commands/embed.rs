@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use eval::device::{OnDevice, Ran};
 use eval::embed::{self, Head, Pool};
 use eval::forward::{Input, Stream};
 use eval::weights::SourceWeights;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::logits::token_list;
 use super::texts::{self, Text};
-use super::{Opened, ProgressBar, files_of};
+use super::{DeviceArgs, Opened, ProgressBar, files_of};
 
 /// Texts up to which the table of cosines is shown where nothing else is said.
 const SHOWN: usize = 12;
@@ -65,6 +66,9 @@ pub struct Args {
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
     max_memory: u64,
 
+    #[command(flatten)]
+    device: DeviceArgs,
+
     /// Write the vectors too: rows in order, f32 little-endian without a header
     #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
@@ -94,12 +98,6 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         (None, Some(ids)) => (Vec::new(), vec![Input::from(token_list(ids)?)], 0),
         (None, None) => return Err(Error::usage("there is no text").help("--text FILE")),
     };
-    let weights = SourceWeights(&opened.source);
-    let head = match scores {
-        true => Head::scores(&opened.model, &weights, &opened.behind),
-        false => Head::vectors(&opened.model, &weights, &opened.behind, args.pooling, !args.raw),
-    }
-    .map_err(|e| e.at(&args.model))?;
     let tokens: usize = inputs.iter().map(|i| i.tokens.len()).sum();
     let bar = ProgressBar::new(common, "embed", tokens as u64);
     if !common.quiet {
@@ -108,11 +106,21 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             bar.say(&format!("note: {cut} texts are longer than the model was made for, and were cut"));
         }
     }
-    let pool = head.pool();
-    let stream = Stream { model: &opened.model, weights: &weights };
-    let found = embed::run(&[stream], &[head], &inputs, args.max_memory, Some(&|done, total| bar.at(done, total)))
-        .map_err(|e| e.at(&args.model))?
-        .remove(0);
+    let ((found, pool), device) = args
+        .device
+        .run(common, |device| {
+            let weights = OnDevice::new(SourceWeights(&opened.source), device);
+            let head = match scores {
+                true => Head::scores(&opened.model, &weights, &opened.behind),
+                false => Head::vectors(&opened.model, &weights, &opened.behind, args.pooling, !args.raw),
+            }?;
+            let stream = Stream { model: &opened.model, weights: &weights };
+            let told = |done, total| bar.at(done, total);
+            let found =
+                embed::run(&[stream], std::slice::from_ref(&head), &inputs, args.max_memory, Some(&told))?.remove(0);
+            Ok((found, head.pool()))
+        })
+        .map_err(|e| e.at(&args.model))?;
     bar.finish();
     if let Some(path) = &args.output {
         let mut output = Output::create(path, args.force, &sources)?;
@@ -121,7 +129,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         output.commit()?;
     }
     let labels = labels(opened.source.metadata(), found.first().map_or(0, Vec::len));
-    let result = Found { texts: &texts, inputs: &inputs, rows: &found, pool, normalized: !args.raw };
+    let result = Found { texts: &texts, inputs: &inputs, rows: &found, pool, device: &device, normalized: !args.raw };
     match (common.wants_document(), scores) {
         (true, _) => {
             let outputs: Vec<PathBuf> = args.output.iter().cloned().collect();
@@ -153,6 +161,7 @@ struct Found<'a> {
     inputs: &'a [Input],
     rows: &'a [Vec<f32>],
     pool: Pool,
+    device: &'a Option<Ran>,
     normalized: bool,
 }
 
@@ -181,6 +190,7 @@ impl Found<'_> {
             "version": env!("CARGO_PKG_VERSION"),
             "model": args.model.display().to_string(),
             "pooling": self.pool.name(),
+            "device": self.device,
             "texts": self.rows.iter().enumerate().map(each).collect::<Vec<_>>(),
         });
         match labels {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use eval::collect::{Collector, Sums, imatrix, partial};
+use eval::device::{OnDevice, Ran};
 use eval::forward::Forward;
 use eval::parts::{Gathered, Numbers};
 use eval::perplexity::{Protocol, Schedule};
@@ -18,7 +19,7 @@ use serde_json::json;
 
 use super::parts::{self, PartArgs};
 use super::passages::{Cut, TextArgs};
-use super::{Opened, ProgressBar, files_of};
+use super::{DeviceArgs, Opened, ProgressBar, files_of};
 
 /// The file that is written where none is named.
 const DEFAULT_OUTPUT: &str = "imatrix.gguf";
@@ -87,6 +88,9 @@ pub struct Args {
     max_memory: u64,
 
     #[command(flatten)]
+    device: DeviceArgs,
+
+    #[command(flatten)]
     part: PartArgs,
 
     /// Replace a file that exists
@@ -103,6 +107,9 @@ struct Facts {
     chunks: usize,
     /// Tokens of a chunk.
     ctx: usize,
+    /// Where it was computed, if not on the processor.
+    #[serde(default)]
+    device: Option<Ran>,
 }
 
 /// Runs the command.
@@ -122,7 +129,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     };
     let (mut chunks, texts) = passages.chunks(tokenizer, cut)?;
     let datasets = texts.into_iter().map(|text| text.name).collect();
-    let facts = Facts { datasets, chunks: chunks.inputs.len(), ctx: args.ctx };
+    let facts = Facts { datasets, chunks: chunks.inputs.len(), ctx: args.ctx, device: None };
     let mut output = None;
     let part = args.part.part.map(|part| {
         let options = [
@@ -143,51 +150,55 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         }
     }
     let plan = Schedule::new(model, 1, args.ctx, args.max_memory);
-    let collector = Collector::new(&opened.source, args.process_output);
-    let stored = SourceWeights(&opened.source);
     let bar = ProgressBar::new(common, "imatrix", chunks.tokens() as u64);
     let begun = Instant::now();
     let all = chunks.inputs.len();
-    let mut done = 0;
-    while done < all {
-        // A pass ends where something is written.
-        let steps = [args.output_frequency, args.save_frequency].into_iter().flatten();
-        let next = steps.map(|n| (done / n + 1) * n).chain([done + plan.sequences.max(1), all]).min().unwrap_or(all);
-        let passed = &chunks.inputs[done..next];
-        let told = |part: u64, total: u64| {
-            let of = |chunks: usize| chunks as u64 * total;
-            bar.at(of(done) + part * (next - done) as u64, of(all));
-        };
-        let forward = Forward::new(model, &stored).limits(plan.limits).observer(&collector).progress(&told);
-        if args.process_output {
-            forward.logits(passed, |_| 0..args.ctx, |_| Ok(())).map_err(|e| e.at(&args.model))?;
-        } else {
-            forward.hidden(passed).map_err(|e| e.at(&args.model))?;
+    let mut stored_before = false;
+    let (sums, device) = args.device.run(common, |device| {
+        let collector = Collector::new(&opened.source, args.process_output);
+        let weights = OnDevice::new(SourceWeights(&opened.source), device);
+        let mut done = 0;
+        while done < all {
+            // A pass ends where something is written.
+            let steps = [args.output_frequency, args.save_frequency].into_iter().flatten();
+            let next =
+                steps.map(|n| (done / n + 1) * n).chain([done + plan.sequences.max(1), all]).min().unwrap_or(all);
+            let passed = &chunks.inputs[done..next];
+            let told = |part: u64, total: u64| {
+                let of = |chunks: usize| chunks as u64 * total;
+                bar.at(of(done) + part * (next - done) as u64, of(all));
+            };
+            let forward = Forward::new(model, &weights).limits(plan.limits).observer(&collector).progress(&told);
+            if args.process_output {
+                forward.logits(passed, |_| 0..args.ctx, |_| Ok(())).map_err(|e| e.at(&args.model))?;
+            } else {
+                forward.hidden(passed).map_err(|e| e.at(&args.model))?;
+            }
+            done = next;
+            let at = |frequency: Option<usize>| frequency.is_some_and(|n| done.is_multiple_of(n)) && done < all;
+            let so_far = Facts { datasets: facts.datasets.clone(), chunks: done, ctx: facts.ctx, device: None };
+            if at(args.output_frequency) {
+                // What this run wrote before is replaced.
+                store((file, args.format, args.force || stored_before), &inputs, &so_far, &collector.so_far())?;
+                stored_before = true;
+            }
+            if at(args.save_frequency) {
+                let mut name = file.as_os_str().to_owned();
+                name.push(format!(".at_{done}"));
+                store((Path::new(&name), args.format, args.force), &inputs, &so_far, &collector.so_far())?;
+            }
         }
-        done = next;
-        let at = |frequency: Option<usize>| frequency.is_some_and(|n| done.is_multiple_of(n)) && done < all;
-        let so_far = Facts { datasets: facts.datasets.clone(), chunks: done, ctx: facts.ctx };
-        if at(args.output_frequency) {
-            // What this run wrote before is replaced.
-            let force = args.force || done > args.output_frequency.unwrap_or(done);
-            store((file, args.format, force), &inputs, &so_far, &collector.so_far())?;
-        }
-        if at(args.save_frequency) {
-            let mut name = file.as_os_str().to_owned();
-            name.push(format!(".at_{done}"));
-            store((Path::new(&name), args.format, args.force), &inputs, &so_far, &collector.so_far())?;
-        }
-    }
+        Ok(collector.finish())
+    })?;
     bar.finish();
-    let sums = collector.finish();
+    let facts = Facts { device, ..facts };
     if let (Some(run), Some(output)) = (part, output) {
         let mut facts = json!(facts);
         facts["shapes"] = sums.iter().map(|(name, s)| (name.clone(), json!([s.columns, s.counts.len()]))).collect();
         return run.write(output, facts, to_numbers(&sums), common);
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let written = args.output_frequency.is_some_and(|n| n < all);
-    write(common, (file, args.format, args.force || written), &inputs, &facts, &sums, seconds)
+    write(common, (file, args.format, args.force || stored_before), &inputs, &facts, &sums, seconds)
 }
 
 /// Writes the file: its entries.
@@ -276,6 +287,7 @@ fn write(
             "tokens": tokens,
             "partial": partial.iter().map(|(name, without, all)| json!({"tensor": name, "experts_without_data": without,
                 "experts": all})).collect::<Vec<_>>(),
+            "device": facts.device,
             "seconds": seconds,
         });
         super::print_document(common, "imatrix", inputs, &[file.to_path_buf()], fields)?;

@@ -2,6 +2,7 @@
 
 pub mod choices;
 pub mod compare;
+pub mod devices;
 pub mod embed;
 pub mod features;
 pub mod gather;
@@ -23,9 +24,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use convert::Checkpoint;
 use convert::modules::Behind;
 use convert::tokenizer::Tokenizer;
+use eval::device::{Choice, Device, Ran};
 use eval::model::Model;
 use eval::weights::{Arithmetic, Deployed, SourceWeights, Weights};
-use gguf::cli::{Common, Files, Progress};
+use gguf::cli::{Common, Files, Progress, parse_bytes, say};
 use gguf::{Error, Result, Runtime, Source};
 use quantize::imatrix::Imatrix;
 use quantize::plan::Importance;
@@ -122,6 +124,32 @@ impl ArithmeticArgs {
     /// What is taken where nothing else asks.
     pub fn chosen(self) -> Arithmetic {
         self.arithmetic.unwrap_or_default()
+    }
+}
+
+/// Where a model is computed.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// Where the model is computed: cpu, gpu, a number of `evaluate devices`, or auto, which goes on on the processor where
+    /// there is no device or it fails
+    #[arg(long, default_value = "cpu", value_name = "DEVICE", help_heading = "Device")]
+    device: Choice,
+
+    /// Memory of the device to use [default: three quarters of what it has]
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE", help_heading = "Device")]
+    device_memory: Option<u64>,
+}
+
+impl DeviceArgs {
+    /// Does work on what was asked for, on the processor where `auto` finds no device or one that fails. Also gives
+    /// where it was done.
+    ///
+    /// # Errors
+    /// No such device, and those of the work.
+    pub fn run<T>(&self, common: &Common, work: impl FnMut(Option<&Device>) -> Result<T>) -> Result<(T, Option<Ran>)> {
+        let say = if common.quiet { |_: &str| () } else { say };
+        let device = Device::open(self.device, self.device_memory, say)?;
+        Device::work(device.as_ref(), self.device, say, work)
     }
 }
 

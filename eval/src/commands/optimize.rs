@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use convert::Checkpoint;
 use convert::packed::bnb::Code;
+use eval::device::{Device, Ran};
 use eval::encoded::Encoded;
 use eval::forward::Input;
 use eval::optimize::judge::{Verdict, judge};
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::parts::{self, PartArgs};
-use super::{Opened, ProgressBar, files_of, read_text};
+use super::{DeviceArgs, Opened, ProgressBar, files_of, read_text};
 
 /// Choose better numbers for a type: less loss at the same size, in a file that every reader decodes
 #[derive(Debug, clap::Args)]
@@ -99,6 +100,9 @@ pub struct Args {
     /// Memory for the moments of experts, and for what a layer makes of the activations
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
     max_memory: u64,
+
+    #[command(flatten)]
+    device: DeviceArgs,
 
     /// Give every tensor the same type, without the recipe's exceptions
     #[arg(long, help_heading = "Types of tensors")]
@@ -252,7 +256,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
             None,
         )?;
         let one = One { args, common, opened: &opened, text: &text, plan, target, resume: args.resume };
-        reports.push(one.run_folder(name, coding)?);
+        let (report, device) = args.device.run(common, |device| one.run_folder(name, coding, device))?;
+        reports.push(Report { device, ..report });
         if !common.wants_document() {
             print(&reports[reports.len() - 1].text())?;
         }
@@ -481,18 +486,24 @@ fn mixed(args: &Args, common: &Common, opened: &Opened, text: &Text, target: Tar
     // Without losses any mix will do: whether one fits is known before the work begins.
     let nothing: Vec<Vec<f64>> = frame.free.iter().map(|f| vec![0.0; f.types.len()]).collect();
     frame.solve(target, &nothing)?;
-    let job = Job {
-        model: &opened.model,
-        source,
-        plan: frame.base(),
-        text: &text.text,
-        held: &text.held,
-        options: args.options(),
-        folder: None,
-    };
-    let survey = Survey::new(job, &frame, output, args.resume)?;
     let bar = ProgressBar::new(common, "sensitivity", 1_000_000);
-    let losses = survey.losses(&mut |share| bar.at((share * 1e6) as u64, 1_000_000)).map_err(|e| e.at(&args.model))?;
+    let (losses, _) = args
+        .device
+        .run(common, |device| {
+            let job = Job {
+                model: &opened.model,
+                source,
+                plan: frame.base(),
+                text: &text.text,
+                held: &text.held,
+                options: args.options(),
+                folder: None,
+                device,
+            };
+            let survey = Survey::new(job, &frame, output, args.resume)?;
+            survey.losses(&mut |share| bar.at((share * 1e6) as u64, 1_000_000))
+        })
+        .map_err(|e| e.at(&args.model))?;
     bar.finish();
     let mut plan = frame.solve(target, &losses)?;
     // The last keys of the file are set when all of them are known.
@@ -693,6 +704,9 @@ struct Report {
     bytes: u64,
     /// Whether the chosen numbers won against the plain ones.
     optimized: bool,
+    /// Where it was run, if not on the processor.
+    #[serde(default)]
+    device: Option<Ran>,
     judge: Option<Judged>,
     stages: Vec<StageReport>,
     seconds: f64,
@@ -717,6 +731,12 @@ struct StageReport {
 
 impl One<'_> {
     fn run(&self) -> Result<Report> {
+        let (report, device) = self.args.device.run(self.common, |device| self.run_file(device))?;
+        Ok(Report { device, ..report })
+    }
+
+    /// Makes a file.
+    fn run_file(&self, device: Option<&Device>) -> Result<Report> {
         let begun = Instant::now();
         let (args, text) = (self.args, self.text);
         let options = args.options();
@@ -728,6 +748,7 @@ impl One<'_> {
             held: &text.held,
             options,
             folder: None,
+            device,
         };
         let mut store = Store::open(self.target, &job.digest()?, self.resume)?;
         let tokens = (text.tokens() * job.model.dims.layers().max(1)) as u64;
@@ -772,7 +793,7 @@ impl One<'_> {
     }
 
     /// Makes a folder for transformers.
-    fn run_folder(&self, name: &str, coding: Coding) -> Result<Report> {
+    fn run_folder(&self, name: &str, coding: Coding, device: Option<&Device>) -> Result<Report> {
         let begun = Instant::now();
         let (args, text, source) = (self.args, self.text, &self.opened.source);
         let input = convert::location::find(&args.model, self.common)?;
@@ -796,6 +817,7 @@ impl One<'_> {
             held: &text.held,
             options,
             folder: Some(Folder { coding, matrices: &matrices }),
+            device,
         };
         let mut store = Store::open(self.target, &job.digest()?, self.resume)?;
         // Both forms are read back as any reader has them. What cannot be written is known before the work begins.
@@ -864,6 +886,7 @@ impl One<'_> {
             },
             bytes,
             optimized: kept,
+            device: None,
             judge,
             stages: stages.collect(),
             seconds: begun.elapsed().as_secs_f64(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use eval::device::{OnDevice, Ran};
 use eval::divergence::error_over_chunks;
 use eval::parts::{Gathered, Numbers};
 use eval::perplexity::{Protocol, Schedule, Score, perplexity};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::parts::{self, PartArgs};
 use super::passages::{Cut, TextArgs};
-use super::{ArithmeticArgs, Opened, ProgressBar, files_of, weights_of};
+use super::{ArithmeticArgs, DeviceArgs, Opened, ProgressBar, files_of, weights_of};
 
 /// Which tokens are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,6 +68,9 @@ pub struct Args {
     arithmetic: ArithmeticArgs,
 
     #[command(flatten)]
+    device: DeviceArgs,
+
+    #[command(flatten)]
     part: PartArgs,
 
     /// The folder that parts go to
@@ -96,6 +100,8 @@ struct Facts {
     protocol: String,
     #[serde(default)]
     arithmetic: Arithmetic,
+    #[serde(default)]
+    device: Option<Ran>,
     ctx: usize,
     stride: Option<usize>,
     /// Chunks of the text.
@@ -117,12 +123,13 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         (None, Form::Plain) => Protocol::Plain,
     };
     let (mut chunks, texts) = passages.chunks(tokenizer, Cut::new(args.ctx, args.chunks, protocol))?;
-    let facts = Facts {
+    let mut facts = Facts {
         model: gguf::quote::json(&args.model),
         text: args.text.json(&passages),
         texts,
         protocol: args.stride.map_or(args.protocol.name(), |_| "stride").into(),
         arithmetic: args.arithmetic.chosen(),
+        device: None,
         ctx: args.ctx,
         stride: args.stride,
         chunks: chunks.inputs.len(),
@@ -156,10 +163,16 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         bar.say(&format!("note: the model was made for {} tokens, the context is {}", model.context, args.ctx));
     }
     let begun = Instant::now();
-    let mut nll = Vec::with_capacity(chunks.inputs.len() * facts.scored);
-    let weights = weights_of(&opened.source, facts.arithmetic).map_err(|e| e.at(&args.model))?;
-    perplexity(model, &weights, &chunks, plan, Some(&progress), |chunk| nll.extend_from_slice(chunk))
+    let (nll, device) = args
+        .device
+        .run(common, |device| {
+            let mut nll = Vec::with_capacity(chunks.inputs.len() * facts.scored);
+            let weights = OnDevice::new(weights_of(&opened.source, facts.arithmetic)?, device);
+            perplexity(model, &weights, &chunks, plan, Some(&progress), |chunk| nll.extend_from_slice(chunk))?;
+            Ok(nll)
+        })
         .map_err(|e| e.at(&args.model))?;
+    facts.device = device;
     bar.finish();
     if let (Some(run), Some(output)) = (part, output) {
         return run.write(output, json!(facts), BTreeMap::from([("nll".to_owned(), Numbers::F64(nll))]), common);
@@ -250,6 +263,7 @@ fn report(common: &Common, inputs: &[PathBuf], facts: &Facts, nll: &[f64], secon
             "text": facts.text,
             "protocol": facts.protocol,
             "arithmetic": facts.arithmetic,
+            "device": facts.device,
             "ctx": facts.ctx,
             "stride": facts.stride,
             "chunks": facts.chunks,
@@ -291,7 +305,7 @@ fn report(common: &Common, inputs: &[PathBuf], facts: &Facts, nll: &[f64], secon
     }
     print(&format!(
         "{out}perplexity  {:.4}{}\nmean nll    {:.6}{}\n{} tokens scored in {} chunks of {}; {:.1} s, {rate:.0} tokens/s\n\
-         Arithmetic: {}.\n\
+         Arithmetic: {}{}.\n\
          The error over tokens takes them as independent, which is llama.cpp's convention.\n",
         all.score.ppl(),
         all.ppl_errors(),
@@ -302,5 +316,6 @@ fn report(common: &Common, inputs: &[PathBuf], facts: &Facts, nll: &[f64], secon
         facts.length,
         seconds,
         facts.arithmetic.words(),
+        facts.device.as_ref().map_or(String::new(), |device| format!(", on {device}")),
     ))
 }

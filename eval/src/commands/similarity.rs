@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use eval::device::OnDevice;
 use eval::embed::{self, Head};
 use eval::encoded::Encoded;
 use eval::forward::Stream;
@@ -63,22 +64,6 @@ pub fn run(
         .help("give more texts, or leave --confidence out"));
     }
 
-    let stored = SourceWeights(&base.source);
-    let streams: Vec<Stream<'_>> = std::iter::once(Stream { model: &base.model, weights: &stored })
-        .chain(candidates.iter().map(|c| Stream { model: c.model, weights: &*c.weights }))
-        .collect();
-    // How states become vectors is the base's; matrices that a file has for it are its own.
-    let mut heads = Vec::with_capacity(streams.len());
-    for stream in &streams {
-        let pool = args.pooling.or_else(|| heads.first().map(Head::pool));
-        heads.push(
-            match scores {
-                true => Head::scores(stream.model, stream.weights, &base.behind),
-                false => Head::vectors(stream.model, stream.weights, &base.behind, pool, true),
-            }
-            .map_err(|e| e.at(&args.base))?,
-        );
-    }
     let tokens: usize = inputs.iter().map(|i| i.tokens.len()).sum();
     let bar = ProgressBar::new(common, "compare", tokens as u64);
     if !common.quiet {
@@ -88,7 +73,26 @@ pub fn run(
         }
         told.iter().for_each(|note| bar.say(&format!("note: {note}")));
     }
-    let mut found = embed::run(&streams, &heads, &inputs, args.max_memory, Some(&|done, total| bar.at(done, total)))
+    let ((mut found, pool), device) = args
+        .device
+        .run(common, |device| {
+            let stored = OnDevice::new(SourceWeights(&base.source), device);
+            let on: Vec<_> = candidates.iter().map(|c| OnDevice::new(&*c.weights, device)).collect();
+            let streams: Vec<Stream<'_>> = std::iter::once(Stream { model: &base.model, weights: &stored })
+                .chain(candidates.iter().zip(&on).map(|(c, weights)| Stream { model: c.model, weights }))
+                .collect();
+            // How states become vectors is the base's; matrices that a file has for it are its own.
+            let mut heads = Vec::with_capacity(streams.len());
+            for stream in &streams {
+                let pool = args.pooling.or_else(|| heads.first().map(Head::pool));
+                heads.push(match scores {
+                    true => Head::scores(stream.model, stream.weights, &base.behind),
+                    false => Head::vectors(stream.model, stream.weights, &base.behind, pool, true),
+                }?);
+            }
+            let told = |done, total| bar.at(done, total);
+            Ok((embed::run(&streams, &heads, &inputs, args.max_memory, Some(&told))?, heads[0].pool()))
+        })
         .map_err(|e| e.at(&args.base))?;
     bar.finish();
     let ours = found.remove(0);
@@ -129,9 +133,10 @@ pub fn run(
             texts: texts.len(),
             tokens,
             prefix: args.prefix.clone(),
-            pooling: heads[0].pool().name().into(),
+            pooling: pool.name().into(),
             dimensions: width,
             arithmetic: arithmetic_words(arithmetic),
+            device,
             seconds: begun.elapsed().as_secs_f64(),
         },
         models: candidates.iter().zip(&found).map(row).collect::<Result<_>>()?,

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 
 use super::rope::Table;
 use super::sparse::Chosen;
-use super::{LayerState, Part, Site, Span, ffn, norm, numeric};
+use super::{LayerState, Part, Site, Span, ffn, numeric};
+use crate::device::{self, Biases, Values};
 use crate::matmul::{Accumulation, View, dense};
 use crate::model::RopeKey;
 use crate::weights::Arithmetic;
@@ -34,6 +35,14 @@ impl Buckets {
     /// Biases `[buckets, heads]`, row-major; `both_ways` where tokens see their future.
     pub fn new(bias: Vec<f32>, heads: usize, both_ways: bool) -> Buckets {
         Buckets { bias, heads, both_ways }
+    }
+
+    /// The biases of all distances within so many tokens.
+    fn by_distance(&self, heads: usize, tokens: usize) -> Biases {
+        let reach = tokens.saturating_sub(1).max(1);
+        let distances = -(reach as i64)..=reach as i64;
+        let values = (0..heads).flat_map(|head| distances.clone().map(move |distance| self.bias(head, distance)));
+        Biases { reach, values: values.collect() }
     }
 
     /// The bias of a head for a key this far after the query: half the buckets are exact, the rest logarithmic.
@@ -61,9 +70,9 @@ pub fn attention(
     a: &Attention,
     part: &Part<'_>,
     site: &Site<'_>,
-    x: &[f32],
+    x: &Values,
     state: Option<&mut [LayerState]>,
-) -> Result<Vec<f32>> {
+) -> Result<Values> {
     let tokens = site.tokens();
     let (heads, kv_heads) = (a.heads.len(), a.kv_heads.len());
     let (key_len, value_len) = (a.key_len.len(), a.value_len.len());
@@ -71,16 +80,16 @@ pub fn attention(
     head_norms(a, part, "attn_q_norm", &mut q, heads, false)?;
     head_norms(a, part, "attn_k_norm", &mut k, kv_heads, false)?;
     if let Some(kind) = a.value_norm {
-        norm::normalize(kind, &mut v, value_len, None, None);
+        v.normalize(kind, value_len, None, None)?;
     }
     if let Some(table) = site.tables.get(RopeKey::of(a)) {
-        rotate(table, site.spans, &mut q, heads, key_len, 0);
-        rotate(table, site.spans, &mut k, kv_heads, key_len, 0);
+        turn(table, site.spans, &mut q, heads, key_len)?;
+        turn(table, site.spans, &mut k, kv_heads, key_len)?;
     }
     head_norms(a, part, "attn_q_norm", &mut q, heads, true)?;
     head_norms(a, part, "attn_k_norm", &mut k, kv_heads, true)?;
     if let Some(temperature) = a.temperature {
-        warm(temperature, site.spans, &mut q, heads * key_len);
+        q.scale_groups(heads * key_len, &warmth(temperature, site.spans))?;
     }
     let sinks = sinks(a.sinks, heads, part)?;
     let spec = Heads {
@@ -96,25 +105,112 @@ pub fn attention(
         buckets: site.buckets,
     };
     let steps = (kv_heads * key_len, kv_heads * value_len);
-    keep(part.arithmetic(), [&mut k, &mut v]);
+    if part.arithmetic() == Arithmetic::Deployed {
+        keep(part.arithmetic(), [k.host(), v.host()]);
+    }
     let mut out = match site.model.kv_from.get(&site.layer).filter(|_| !a.own_kv) {
         Some(source) => {
             let kept = site.kept.kv.borrow();
             let [keys, values] = kept
                 .get(source)
                 .ok_or_else(|| Error::input(format!("layer {source} keeps no keys for layer {}", site.layer)))?;
-            over_kept(&spec, site, &q, keys, values, steps)
+            match on_device(&spec, site, &q, keys, values, state.is_none())? {
+                Some(out) => out,
+                None => over_kept(&spec, site, &q, keys, values, steps).into(),
+            }
         }
         None => {
             let kept = site.model.kv_from.values().any(|&l| l == site.layer).then_some(site.layer);
-            with_state(&spec, site, &q, k, v, state, steps, kept)
+            match on_device(&spec, site, &q, &k, &v, state.is_none())? {
+                Some(out) => {
+                    if let Some(layer) = kept {
+                        site.kept.kv.borrow_mut().insert(layer, [k, v]);
+                    }
+                    out
+                }
+                None => with_state(&spec, site, &q, k.into_vec(), v.into_vec(), state, steps, kept).into(),
+            }
         }
     };
     if let Some(norm) = &a.sub_norm {
-        part.norm_in_place(norm, &mut out)?;
+        part.normalize(norm, &mut out)?;
     }
-    apply_gate(a.gate, (heads, value_len), part, x, &gate, &mut out)?;
-    part.linear(a.out_name, &out)
+    gate_values(a.gate, (heads, value_len), part, x, &gate, &mut out)?;
+    part.apply(a.out_name, &out)
+}
+
+/// The same by the kernels of a device, where queries, keys and values are on one.
+fn on_device(
+    spec: &Heads<'_>,
+    site: &Site<'_>,
+    q: &Values,
+    k: &Values,
+    v: &Values,
+    whole: bool,
+) -> Result<Option<Values>> {
+    let (Some((device, queries)), Some((_, keys))) = (q.resident(), k.resident()) else { return Ok(None) };
+    // Empty values are the keys.
+    let values = if v.is_empty() { keys } else { v.resident().map_or(keys, |(_, values)| values) };
+    if !whole || site.chosen.is_some() || (!v.is_empty() && v.resident().is_none()) {
+        return Ok(None);
+    }
+    let longest = site.spans.iter().map(|s| s.len).max().unwrap_or(0);
+    let a = device::Attention {
+        heads: spec.heads,
+        kv_heads: spec.kv_heads,
+        key_len: spec.key_len,
+        value_len: spec.value_len,
+        scale: spec.scale,
+        cap: spec.cap,
+        sight: spec.sight,
+        slopes: spec.slopes.as_deref(),
+        sinks: spec.sinks.as_deref(),
+        biases: spec.buckets.map(|buckets| buckets.by_distance(spec.heads, longest)),
+    };
+    let jobs: Vec<_> = site.spans.iter().map(|s| (s.start..s.start + s.len, s.start..s.start + s.len, 0)).collect();
+    let out = device.kernels().attend(&a, queries, (keys, values), &jobs)?;
+    Ok(Some(Values::on(device, out, q.len() / spec.key_len * spec.value_len)))
+}
+
+/// [`rotate`] wherever the values are, from a head's first value on.
+fn turn(table: &Table, spans: &[Span], x: &mut Values, heads: usize, len: usize) -> Result<()> {
+    let tokens = x.len() / (heads * len).max(1);
+    match x.changing() {
+        Some((device, buffer)) => {
+            let mut positions = vec![0; tokens];
+            for span in spans {
+                for (i, p) in positions[span.start..span.start + span.len].iter_mut().enumerate() {
+                    *p = (span.past + i) as u32;
+                }
+            }
+            table.rotate_on(device, &positions, buffer, heads, len)
+        }
+        None => {
+            rotate(table, spans, x.host(), heads, len, 0);
+            Ok(())
+        }
+    }
+}
+
+/// [`apply_gate`] wherever the values are.
+fn gate_values(
+    gate: Gate,
+    (heads, value_len): (usize, usize),
+    part: &Part<'_>,
+    x: &Values,
+    doubled: &Values,
+    out: &mut Values,
+) -> Result<()> {
+    let tokens = out.len() / (heads * value_len).max(1);
+    match gate {
+        Gate::None => Ok(()),
+        Gate::DoubledQuery => out.gate_groups(1, doubled),
+        Gate::Element => out.gate_groups(1, &part.apply_to("attn_gate", x, tokens, heads * value_len)?),
+        Gate::Head => out.gate_groups(value_len, &part.apply_to("attn_gate", x, tokens, heads)?),
+        Gate::SoftplusElement | Gate::SoftplusHead => {
+            apply_gate(gate, (heads, value_len), part, x, doubled, out.host())
+        }
+    }
 }
 
 /// Rounds keys and values to what a program that runs the model keeps them in.
@@ -202,61 +298,61 @@ pub fn cross_attention(a: &Attention, part: &Part<'_>, site: &Site<'_>, x: &[f32
 
 /// What the projections give.
 struct Projected {
-    q: Vec<f32>,
+    q: Values,
     /// The half of doubled queries that gates the output; empty elsewhere.
-    gate: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    gate: Values,
+    k: Values,
+    v: Values,
 }
 
-fn projections(a: &Attention, part: &Part<'_>, x: &[f32], tokens: usize) -> Result<Projected> {
+fn projections(a: &Attention, part: &Part<'_>, x: &Values, tokens: usize) -> Result<Projected> {
     let (heads, key_len) = (a.heads.len(), a.key_len.len());
     let doubled = if a.gate == Gate::DoubledQuery { 2 } else { 1 };
     let query = heads * key_len * doubled;
     let (key, value) = (a.kv_heads.len() * key_len, a.kv_heads.len() * a.value_len.len());
     let (mut q, mut k, mut v) = if part.has("attn_qkv.weight") {
-        let all = part.linear_to("attn_qkv", x, tokens, query + key + value)?;
+        let all = part.apply_to("attn_qkv", x, tokens, query + key + value)?;
         let mut three = if a.projections == Projections::ByHead && a.heads == a.kv_heads {
             // Query, key and value of a head stand together.
             let (key, value) = (key_len, a.value_len.len());
-            [(0, key), (key, key), (2 * key, value)].map(|(from, len)| columns(&all, 2 * key + value, from, len))
+            [(0, key), (key, key), (2 * key, value)].map(|(from, len)| all.columns(2 * key + value, from, len))
         } else {
-            let columns = |from: usize, len: usize| columns(&all, query + key + value, from, len);
+            let columns = |from: usize, len: usize| all.columns(query + key + value, from, len);
             [columns(0, query), columns(query, key), columns(query + key, value)]
         };
         for (name, y) in ["attn_q", "attn_k", "attn_v"].iter().zip(&mut three) {
             // A fused weight may go with separate biases.
-            if let Some(bias) = part.values(&format!("{name}.bias"))?.filter(|b| !b.is_empty()) {
-                y.chunks_mut(bias.len()).for_each(|row| super::add(row, &bias));
+            if let (Ok(y), Some(bias)) = (y, part.values(&format!("{name}.bias"))?.filter(|b| !b.is_empty())) {
+                y.add_rows(&bias)?;
             }
         }
         let [q, k, v] = three;
-        (q, k, v)
+        (q?, k?, v?)
     } else {
-        let q = part.linear_to("attn_q", x, tokens, query)?;
+        let q = part.apply_to("attn_q", x, tokens, query)?;
         if a.own_kv {
-            let k = part.linear_to("attn_k", x, tokens, key)?;
+            let k = part.apply_to("attn_k", x, tokens, key)?;
             let v = if a.value_optional && !part.has("attn_v.weight") {
-                k.clone()
+                k.copied()?
             } else {
-                part.linear_to("attn_v", x, tokens, value)?
+                part.apply_to("attn_v", x, tokens, value)?
             };
             (q, k, v)
         } else {
-            (q, Vec::new(), Vec::new())
+            (q, Vec::new().into(), Vec::new().into())
         }
     };
     if a.clamp > 0.0 {
         for x in [&mut q, &mut k, &mut v] {
-            x.iter_mut().for_each(|x| *x = x.clamp(-a.clamp, a.clamp));
+            x.clamp(a.clamp)?;
         }
     }
     let gate = if doubled == 2 {
-        let gate = columns(&q, 2 * key_len, key_len, key_len);
-        q = columns(&q, 2 * key_len, 0, key_len);
+        let gate = q.columns(2 * key_len, key_len, key_len)?;
+        q = q.columns(2 * key_len, 0, key_len)?;
         gate
     } else {
-        Vec::new()
+        Vec::new().into()
     };
     Ok(Projected { q, gate, k, v })
 }
@@ -271,7 +367,7 @@ fn head_norms(
     a: &Attention,
     part: &Part<'_>,
     name: &str,
-    x: &mut [f32],
+    x: &mut Values,
     heads: usize,
     after_rotation: bool,
 ) -> Result<()> {
@@ -280,14 +376,12 @@ fn head_norms(
     };
     let key_len = a.key_len.len();
     if query == HeadNorm::Plain {
-        norm::normalize(kind, x, key_len, None, None);
-        return Ok(());
+        return x.normalize(kind, key_len, None, None);
     }
     if query == HeadNorm::QueryGain {
-        norm::normalize(kind, x, key_len, None, None);
+        x.normalize(kind, key_len, None, None)?;
         if name == "attn_q_norm" {
-            let gains = part.values_of("attn_q_norm.weight", heads)?;
-            x.chunks_mut(key_len).zip(gains.iter().cycle()).for_each(|(head, gain)| numeric::scale(head, *gain));
+            x.scale_groups(key_len, &part.values_of("attn_q_norm.weight", heads)?)?;
         }
         return Ok(());
     }
@@ -301,18 +395,22 @@ fn head_norms(
     };
     let weight = part.values_of(&format!("{name}.weight"), weights)?;
     let bias = part.values(&format!("{name}.bias"))?.filter(|b| b.len() == weights);
-    norm::normalize(kind, x, len, Some(&weight), bias.as_deref());
-    Ok(())
+    x.normalize(kind, len, Some(&weight), bias.as_deref())
+}
+
+/// What the queries of each token are multiplied with, as its position asks for.
+fn warmth(temperature: Temperature, spans: &[Span]) -> Vec<f32> {
+    let factor = |position: usize| {
+        let steps = (position as f32 + temperature.offset) / temperature.floor.get().max(1) as f32;
+        1.0 + temperature.scale * steps.floor().ln_1p()
+    };
+    spans.iter().flat_map(|span| (span.past..span.past + span.len).map(factor)).collect()
 }
 
 /// Multiplies the queries of a token with what its position asks for.
 pub(super) fn warm(temperature: Temperature, spans: &[Span], q: &mut [f32], width: usize) {
-    for span in spans {
-        for i in 0..span.len {
-            let steps = ((span.past + i) as f32 + temperature.offset) / temperature.floor.get().max(1) as f32;
-            let factor = 1.0 + temperature.scale * steps.floor().ln_1p();
-            numeric::scale(&mut q[(span.start + i) * width..][..width], factor);
-        }
+    for (row, factor) in q.chunks_mut(width).zip(warmth(temperature, spans)) {
+        numeric::scale(row, factor);
     }
 }
 
@@ -381,7 +479,8 @@ pub(super) fn with_state(
         let both = match state.and_then(<[LayerState]>::first) {
             Some(state) => [state.keys.clone(), state.values.clone()],
             None => [k, v],
-        };
+        }
+        .map(Values::from);
         site.kept.kv.borrow_mut().insert(layer, both);
     }
     out
@@ -429,14 +528,14 @@ fn rows<'x>(x: &'x [f32], span: &Span, step: usize) -> &'x [f32] {
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sight {
+pub struct Sight {
     causal: bool,
     window: Option<(WindowKind, usize)>,
 }
 
 impl Sight {
     /// What a layer's window and its direction say.
-    pub(super) fn new((kind, len): (WindowKind, gguf::arch::Dim), causal: bool) -> Sight {
+    pub fn new((kind, len): (WindowKind, gguf::arch::Dim), causal: bool) -> Sight {
         Sight { causal, window: (kind != WindowKind::None && len > 0).then(|| (kind, len.len())) }
     }
 
@@ -445,8 +544,14 @@ impl Sight {
         Sight { causal: false, window: None }
     }
 
+    /// Whether it looks back alone, and its window.
+    pub fn told(self) -> (bool, WindowKind, usize) {
+        let (kind, len) = self.window.unwrap_or((WindowKind::None, 0));
+        (self.causal, kind, len)
+    }
+
     /// The keys that a query at `position` sees, of `all`.
-    fn of(self, position: usize, all: usize) -> (usize, usize) {
+    pub fn of(self, position: usize, all: usize) -> (usize, usize) {
         let end = if self.causal { all.min(position + 1) } else { all };
         match self.window {
             None | Some((WindowKind::None, _)) => (0, end),
@@ -495,7 +600,7 @@ impl<'a> Past<'a> {
 /// Attention of towers: the queries of each span of the first kind see all keys of the span of the second kind beside
 /// it. `q` `[tokens, heads · len]`, `k` and `v` `[tokens, kv_heads · len]`.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn attend_spans(
+pub fn attend_spans(
     (heads, kv_heads, len): (usize, usize, usize),
     scale: f32,
     q: &[f32],

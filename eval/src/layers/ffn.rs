@@ -6,43 +6,43 @@ use gguf::Result;
 use gguf::arch::{Activation, Dense, FeedGate};
 use rayon::prelude::*;
 
-use super::attention::columns;
 use super::mamba::softplus;
 use super::numeric::{self, exp, exp_f64, widest};
 use super::{PIECE, Part};
+use crate::device::Values;
 
 /// A dense feed-forward network.
 ///
 /// # Errors
 /// Tensors that are missing or do not fit.
-pub fn feed_forward(f: &Dense, part: &Part<'_>, x: &[f32]) -> Result<Vec<f32>> {
+pub fn feed_forward(f: &Dense, part: &Part<'_>, x: &Values) -> Result<Values> {
     let name = |which: &str| format!("ffn_{which}{}", f.suffix);
-    let mut up = part.linear(&name("up"), x)?;
+    let mut up = part.apply(&name("up"), x)?;
     let apart = match f.gate {
         FeedGate::Apart => true,
         FeedGate::Optional => part.has(&format!("{}.weight", name("gate"))),
         FeedGate::None | FeedGate::Fused | FeedGate::FusedLast => false,
     };
     if apart {
-        let mut gate = part.linear(&name("gate"), x)?;
+        let mut gate = part.apply(&name("gate"), x)?;
         if let Some(deviations) = f.sparsity {
-            gate.par_chunks_mut(f.len.len().max(1)).for_each(|row| keep_largest(row, deviations));
+            gate.host().par_chunks_mut(f.len.len().max(1)).for_each(|row| keep_largest(row, deviations));
         }
-        gated(f.activation, &mut gate, &mut up);
+        up.gate(f.activation, &mut gate)?;
     } else if matches!(f.gate, FeedGate::Fused | FeedGate::FusedLast) {
-        up = split_gate(f.activation, &up, 2 * f.len.len(), f.gate == FeedGate::FusedLast);
+        up = split_gate(f.activation, &up, 2 * f.len.len(), f.gate == FeedGate::FusedLast)?;
     } else {
         let activation = if f.gate == FeedGate::Optional { f.ungated } else { f.activation };
-        up.par_chunks_mut(PIECE).for_each(|x| activate(activation, x));
+        up.activate(activation)?;
     }
     if f.act_scales && part.has("ffn.act.scales") {
         let scales = part.values_of("ffn.act.scales", f.len.len())?;
-        up.chunks_mut(scales.len()).for_each(|row| row.iter_mut().zip(&scales).for_each(|(x, s)| *x /= s));
+        up.divide_rows(&scales)?;
     }
     if let Some(norm) = &f.sub_norm {
-        part.norm_in_place(norm, &mut up)?;
+        part.normalize(norm, &mut up)?;
     }
-    part.linear(&name("down"), &up)
+    part.apply(&name("down"), &up)
 }
 
 /// Takes the mean plus so many standard deviations from each value, and makes zero of what is below zero then.
@@ -90,13 +90,13 @@ pub(crate) fn gated(activation: Activation, gate: &mut [f32], up: &mut [f32]) {
 }
 
 /// Rows of a gate and what it gates, side by side; the gate first, or last.
-fn split_gate(activation: Activation, both: &[f32], len: usize, last: bool) -> Vec<f32> {
+fn split_gate(activation: Activation, both: &Values, len: usize, last: bool) -> Result<Values> {
     let half = len / 2;
     let (gate, up) = if last { (half, 0) } else { (0, half) };
-    let mut gate = columns(both, len, gate, half);
-    let mut up = columns(both, len, up, half);
-    gated(activation, &mut gate, &mut up);
-    up
+    let mut gate = both.columns(len, gate, half)?;
+    let mut up = both.columns(len, up, half)?;
+    up.gate(activation, &mut gate)?;
+    Ok(up)
 }
 
 /// Applies an activation without a gate.

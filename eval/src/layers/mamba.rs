@@ -96,7 +96,7 @@ fn norms(m: &Mamba, part: &Part<'_>, selected: &mut [f32]) -> Result<()> {
 }
 
 /// ln(1 + eˣ).
-pub(super) fn softplus(x: f32) -> f32 {
+pub(crate) fn softplus(x: f32) -> f32 {
     // Beyond 20 the logarithm adds nothing that f32 could hold.
     if x > 20.0 { x } else { x.exp().ln_1p() }
 }

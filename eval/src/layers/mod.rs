@@ -19,6 +19,7 @@ pub mod residual;
 pub mod rope;
 pub mod rwkv;
 pub mod sparse;
+mod values;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,7 +29,8 @@ use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use self::attention::Buckets;
-use crate::matmul::{Order, product};
+use crate::device::{Device, Values};
+use crate::matmul::{Given, Order, product_of};
 use crate::model::{Model, Tables};
 use crate::weights::{Arithmetic, Matrix, Weights};
 
@@ -81,7 +83,7 @@ impl LayerState {
 #[derive(Debug, Default)]
 pub struct Kept {
     /// Keys and values, by layer.
-    pub kv: RefCell<HashMap<usize, [Vec<f32>; 2]>>,
+    pub kv: RefCell<HashMap<usize, [Values; 2]>>,
     /// What the last indexer chose.
     pub chosen: RefCell<sparse::Chosen>,
     /// Values of the first layer (RWKV 7).
@@ -111,9 +113,9 @@ pub struct Site<'a> {
     /// Blocks that were begun before this layer, where the residual stream has such.
     pub blocks: usize,
     /// The stream as it was when the layer began, where a branch asks for it.
-    pub layer_input: Option<&'a [f32]>,
+    pub layer_input: Option<&'a Values>,
     /// The stream as the step's branches found it.
-    pub stream: &'a [f32],
+    pub stream: Option<&'a Values>,
     /// The embeddings of the tokens, where a branch asks for them.
     pub embeddings: Option<&'a [f32]>,
     /// What this layer gets of each token beside the stream.
@@ -135,11 +137,23 @@ pub fn branch(
     kind: &Kind,
     part: &Part<'_>,
     site: &Site<'_>,
-    x: &[f32],
+    x: &Values,
     state: Option<&mut [LayerState]>,
-) -> Result<Vec<f32>> {
+) -> Result<Values> {
     match kind {
-        Kind::Attention(a) => attention::attention(a, part, site, x, state),
+        Kind::Attention(a) => return attention::attention(a, part, site, x, state),
+        Kind::Dense(f) => return ffn::feed_forward(f, part, x),
+        Kind::Experts(e) => return moe::mixture(e, part, site, x),
+        Kind::Linear(l) => return part.apply(l.name, x),
+        _ => {}
+    }
+    if let Some((device, _)) = x.resident() {
+        device
+            .kernels()
+            .say_once(&format!("note: {} is computed on the processor, its products on the device", kind.name()));
+    }
+    let x: &[f32] = x;
+    let made = match kind {
         Kind::Cross(a) => attention::cross_attention(a, part, site, x),
         Kind::Latent(l) => {
             let low = latent::compressed_query(l, part, x)?;
@@ -157,9 +171,6 @@ pub fn branch(
         Kind::ChannelMix(c) => rwkv::channel_mix(c, part, site, x, state),
         Kind::HeadMamba(m) => head_mamba::head_mamba(m, part, site, x, state),
         Kind::ShortConv(c) => conv::short_conv(c, part, site, x, state),
-        Kind::Dense(f) => ffn::feed_forward(f, part, x),
-        Kind::Experts(e) => moe::mixture(e, part, site, x),
-        Kind::Linear(l) => part.linear(l.name, x),
         Kind::Pass(pass) => {
             let mut x = copied(x);
             if let Some(name) = pass.factor {
@@ -177,7 +188,8 @@ pub fn branch(
             Ok(made)
         }
         other => Err(Error::input(format!("{} cannot be evaluated", other.name()))),
-    }
+    };
+    made.map(Values::from)
 }
 
 /// What a layer gets of each token beside the stream, gated by the stream and brought to its width.
@@ -202,6 +214,7 @@ pub struct Part<'a> {
     observer: Option<&'a dyn Observe>,
     order: Order,
     arithmetic: Arithmetic,
+    device: Option<&'a Device>,
 }
 
 impl<'a> Part<'a> {
@@ -222,6 +235,7 @@ impl<'a> Part<'a> {
             observer,
             order: Order::Fixed,
             arithmetic: weights.arithmetic(),
+            device: weights.device(),
         })
     }
 
@@ -234,6 +248,11 @@ impl<'a> Part<'a> {
     /// How products are taken.
     pub fn arithmetic(&self) -> Arithmetic {
         self.arithmetic
+    }
+
+    /// The device that values may stay on between products. Those as deployed are taken on the processor.
+    pub fn device(&self) -> Option<&'a Device> {
+        self.device.filter(|_| self.arithmetic == Arithmetic::Exact)
     }
 
     /// Only these tensors behind the prefix, where they exist.
@@ -253,6 +272,7 @@ impl<'a> Part<'a> {
             observer: None,
             order: Order::Fixed,
             arithmetic: weights.arithmetic(),
+            device: weights.device(),
         })
     }
 
@@ -331,6 +351,18 @@ impl<'a> Part<'a> {
     /// # Errors
     /// A missing tensor, or sizes that do not fit.
     pub fn linear(&self, name: &str, x: &[f32]) -> Result<Vec<f32>> {
+        self.linear_of(name, Given::Slice(x)).map(Values::into_vec)
+    }
+
+    /// The same for values wherever they are.
+    ///
+    /// # Errors
+    /// As [`Part::linear`].
+    pub fn apply(&self, name: &str, x: &Values) -> Result<Values> {
+        self.linear_of(name, Given::Values(x))
+    }
+
+    fn linear_of(&self, name: &str, x: Given<'_>) -> Result<Values> {
         let w = self.need(&format!("{name}.weight"))?;
         let scale = self.values(&format!("{name}.scale"))?.filter(|s| s.len() == 1).map(|s| s[0]);
         self.multiply(w, 0..w.rows(), None, x, scale, self.values(&format!("{name}.bias"))?.as_deref())
@@ -342,13 +374,28 @@ impl<'a> Part<'a> {
     /// As [`Part::linear`], and another number of values.
     pub fn linear_to(&self, name: &str, x: &[f32], tokens: usize, rows: usize) -> Result<Vec<f32>> {
         let y = self.linear(name, x)?;
-        if y.len() == tokens * rows {
-            return Ok(y);
+        self.fits(name, y.len(), tokens, rows)?;
+        Ok(y)
+    }
+
+    /// The same for values wherever they are.
+    ///
+    /// # Errors
+    /// As [`Part::linear_to`].
+    pub fn apply_to(&self, name: &str, x: &Values, tokens: usize, rows: usize) -> Result<Values> {
+        let y = self.apply(name, x)?;
+        self.fits(name, y.len(), tokens, rows)?;
+        Ok(y)
+    }
+
+    fn fits(&self, name: &str, len: usize, tokens: usize, rows: usize) -> Result<()> {
+        if len == tokens * rows {
+            return Ok(());
         }
         Err(Error::input(format!(
             "tensor {}{name}.weight gives {} values a token, the keys ask for {rows}",
             self.prefix,
-            y.len().checked_div(tokens).unwrap_or(0)
+            len.checked_div(tokens).unwrap_or(0)
         )))
     }
 
@@ -357,6 +404,18 @@ impl<'a> Part<'a> {
     /// # Errors
     /// As [`Part::linear`].
     pub fn expert(&self, name: &str, expert: usize, count: usize, x: &[f32]) -> Result<Vec<f32>> {
+        self.expert_of(name, expert, count, Given::Slice(x)).map(Values::into_vec)
+    }
+
+    /// The same for values wherever they are.
+    ///
+    /// # Errors
+    /// As [`Part::linear`].
+    pub fn apply_expert(&self, name: &str, expert: usize, count: usize, x: &Values) -> Result<Values> {
+        self.expert_of(name, expert, count, Given::Values(x))
+    }
+
+    fn expert_of(&self, name: &str, expert: usize, count: usize, x: Given<'_>) -> Result<Values> {
         let w = self.need(&format!("{name}.weight"))?;
         if w.rows() % count != 0 {
             return Err(Error::input(format!("{} rows are no {count} experts", w.rows())).in_tensor(w.name()));
@@ -373,10 +432,10 @@ impl<'a> Part<'a> {
         w: &Matrix<'_>,
         rows: std::ops::Range<usize>,
         expert: Option<usize>,
-        x: &[f32],
+        x: Given<'_>,
         scale: Option<f32>,
         bias: Option<&[f32]>,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Values> {
         let out = rows.len();
         if !x.len().is_multiple_of(w.cols().max(1)) {
             return Err(Error::input(format!(
@@ -389,14 +448,14 @@ impl<'a> Part<'a> {
             return Err(Error::input(format!("{} biases for {out} rows", bias.len())).in_tensor(w.name()));
         }
         if let Some(observer) = self.observer {
-            observer.input(w.name(), expert, x, w.cols());
+            observer.input(w.name(), expert, x.slice(), w.cols());
         }
-        let mut y = product(x, w, rows, self.order)?;
+        let mut y = product_of(x, w, rows, self.order)?;
         if let Some(scale) = scale.filter(|s| *s != 1.0) {
-            y.par_chunks_mut(PIECE).for_each(|y| numeric::scale(y, scale));
+            y.scale(scale)?;
         }
         if let Some(bias) = bias.filter(|b| !b.is_empty()) {
-            y.par_chunks_mut(out).with_min_len(16).for_each(|row| add(row, bias));
+            y.add_rows(bias)?;
         }
         Ok(y)
     }
@@ -405,32 +464,50 @@ impl<'a> Part<'a> {
     ///
     /// # Errors
     /// A missing tensor, or weights of another length.
-    pub fn norm(&self, norm: &Norm, x: &[f32]) -> Result<Vec<f32>> {
-        let mut x = copied(x);
-        self.norm_in_place(norm, &mut x)?;
+    pub fn norm(&self, norm: &Norm, x: &Values) -> Result<Values> {
+        let mut x = x.copied()?;
+        self.normalize(norm, &mut x)?;
         Ok(x)
     }
 
-    /// Normalizes groups of the norm's length in place.
+    /// Normalizes groups of the norm's length wherever the values are.
+    ///
+    /// # Errors
+    /// A missing tensor, or weights of another length.
+    pub fn normalize(&self, norm: &Norm, x: &mut Values) -> Result<()> {
+        match self.weights_of_norm(norm, x.len())? {
+            None => Ok(()),
+            Some((weight, bias)) => x.normalize(norm.kind, norm.len.len(), weight.as_deref(), bias.as_deref()),
+        }
+    }
+
+    /// The same in place.
     ///
     /// # Errors
     /// A missing tensor, or weights of another length.
     pub fn norm_in_place(&self, norm: &Norm, x: &mut [f32]) -> Result<()> {
+        if let Some((weight, bias)) = self.weights_of_norm(norm, x.len())? {
+            norm::normalize(norm.kind, x, norm.len.len(), weight.as_deref(), bias.as_deref());
+        }
+        Ok(())
+    }
+
+    /// What a norm of so many values multiplies with and adds; `None` where it is missing and may be.
+    #[allow(clippy::type_complexity)]
+    fn weights_of_norm(&self, norm: &Norm, values: usize) -> Result<Option<(Option<Vec<f32>>, Option<Vec<f32>>)>> {
         let len = norm.len.len();
         if norm.name.is_empty() {
-            norm::normalize(norm.kind, x, len, None, None);
-            return Ok(());
+            return Ok(Some((None, None)));
         }
         if norm.need == Need::Optional && !self.has(&norm.weight()) {
-            return Ok(());
+            return Ok(None);
         }
         let weight = self.values_of(&norm.weight(), len)?;
         let bias = self.values(&format!("{}.bias", norm.name))?;
-        if bias.as_ref().is_some_and(|b| b.len() != len) || !x.len().is_multiple_of(len.max(1)) {
+        if bias.as_ref().is_some_and(|b| b.len() != len) || !values.is_multiple_of(len.max(1)) {
             return Err(Error::input(format!("tensor {}{}.bias does not fit its weights", self.prefix, norm.name)));
         }
-        norm::normalize(norm.kind, x, len, Some(&weight), bias.as_deref());
-        Ok(())
+        Ok(Some((Some(weight), bias)))
     }
 }
 

@@ -3,28 +3,32 @@
 use gguf::arch::{Experts, Gating};
 use gguf::{Error, Result};
 
-use super::attention::columns;
-use super::{Part, Site, add, add_scaled, ffn, norm};
+use super::{Part, Site, add, ffn};
+use crate::device::Values;
 use crate::weights::Matrix;
 
 /// The experts of a layer, and its shared experts where it has them.
 ///
 /// # Errors
 /// Tensors that are missing or do not fit.
-pub fn mixture(experts: &Experts, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -> Result<Vec<f32>> {
+pub fn mixture(experts: &Experts, part: &Part<'_>, site: &Site<'_>, x: &Values) -> Result<Values> {
     let (width, count) = (experts.input.len(), experts.count.len());
     let tokens = x.len() / width.max(1);
     let routed = site.layer_input.filter(|_| experts.router_reads_layer).unwrap_or(x);
-    let mut read = Vec::new();
-    if let Some(router) = experts.router {
-        read.extend_from_slice(site.stream);
-        norm::normalize(router.norm, &mut read, width, None, None);
-        let factors = part.values_of("ffn_gate_inp.scale", width)?;
-        read.chunks_mut(width).for_each(|row| row.iter_mut().zip(&factors).for_each(|(x, f)| *x *= f * router.scale));
-    }
-    let routed = if read.is_empty() { routed } else { &read };
+    let own;
+    let routed = match experts.router.zip(site.stream) {
+        Some((router, stream)) => {
+            let factors = part.values_of("ffn_gate_inp.scale", width)?;
+            let factors: Vec<f32> = factors.iter().map(|f| f * router.scale).collect();
+            let mut read = stream.copied()?;
+            read.normalize(router.norm, width, Some(&factors), None)?;
+            own = read;
+            &own
+        }
+        None => routed,
+    };
     // The factor beside the router's weights is that of its input.
-    let scores = part.linear_to("ffn_gate_inp", routed, tokens, count)?;
+    let scores = part.apply_to("ffn_gate_inp", routed, tokens, count)?;
     let bias = match part.has(experts.choice_name) {
         true => Some(part.values_of(experts.choice_name, count)?),
         false => None,
@@ -43,11 +47,8 @@ pub fn mixture(experts: &Experts, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -
     }
     // What the experts read, and what they write to.
     let compression = experts.compression.as_ref().filter(|c| part.has(&format!("{}.weight", c.down)));
-    let (inner, low) = match compression {
-        Some(c) => (experts.inner.len(), part.linear_to(c.down, x, tokens, experts.inner.len())?),
-        None => (width, Vec::new()),
-    };
-    let given = if compression.is_some() { &low } else { x };
+    let low = compression.map(|c| part.apply_to(c.down, x, tokens, experts.inner.len())).transpose()?;
+    let (inner, given) = low.as_ref().map_or((width, x), |low| (experts.inner.len(), low));
     let mut out =
         Stack { suffix: "exps", count, len: experts.len.len(), width: inner }.run(experts, part, given, &choices)?;
     if let Some(chunks) = &experts.chunks {
@@ -59,24 +60,21 @@ pub fn mixture(experts: &Experts, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -
             .collect();
         let stack = Stack { suffix: "chexps", count: groups, len: chunks.len.len(), width: inner };
         let made = stack.run(experts, part, &out, &choices)?;
-        add_scaled(&mut out, &made, chunks.scale);
+        out.add_scaled(&made, chunks.scale)?;
     }
     if let Some(c) = compression {
         if let Some(norm) = &c.norm {
-            part.norm_in_place(norm, &mut out)?;
+            part.normalize(norm, &mut out)?;
         }
-        out = part.linear_to(c.up, &out, tokens, width)?;
+        out = part.apply_to(c.up, &out, tokens, width)?;
     }
     if let Some(shared) = &experts.shared {
         let mut made = ffn::feed_forward(shared, part, x)?;
         if experts.shared_gate {
-            let gate = part.linear_to("ffn_gate_inp_shexp", x, tokens, 1)?;
-            for (row, gate) in made.chunks_mut(width).zip(gate) {
-                let gate = ffn::sigmoid(gate);
-                row.iter_mut().for_each(|x| *x *= gate);
-            }
+            let gate = part.apply_to("ffn_gate_inp_shexp", x, tokens, 1)?;
+            made.gate_groups(width, &gate)?;
         }
-        add(&mut out, &made);
+        out.add_scaled(&made, 1.0)?;
     }
     Ok(out)
 }
@@ -94,7 +92,7 @@ struct Stack {
 
 impl Stack {
     /// The sum of what each token's experts make of its row, weighted.
-    fn run(&self, experts: &Experts, part: &Part<'_>, x: &[f32], choices: &[Vec<(usize, f32)>]) -> Result<Vec<f32>> {
+    fn run(&self, experts: &Experts, part: &Part<'_>, x: &Values, choices: &[Vec<(usize, f32)>]) -> Result<Values> {
         let Stack { suffix, count, len, width } = *self;
         let name = |what: &str| format!("ffn_{what}_{suffix}");
         // Tokens of each expert, with their weights.
@@ -105,35 +103,29 @@ impl Stack {
             }
         }
         let fused = part.has(&format!("{}.weight", name("gate_up")));
-        let mut out = vec![0.0; x.len()];
+        let mut out = x.zeros()?;
         for (e, chosen) in chosen.iter().enumerate().filter(|(_, c)| !c.is_empty()) {
-            let mut rows: Vec<f32> =
-                chosen.iter().flat_map(|&(t, _)| &x[t * width..(t + 1) * width]).copied().collect();
-            if experts.weigh_input {
-                for (row, &(_, weight)) in rows.chunks_mut(width).zip(chosen) {
-                    row.iter_mut().for_each(|x| *x *= weight);
-                }
-            }
+            // The weight goes to what an expert reads, or to what it makes.
+            let even: Vec<(usize, f32)> = chosen.iter().map(|&(t, _)| (t, 1.0)).collect();
+            let (before, behind) = if experts.weigh_input { (chosen, &even) } else { (&even, chosen) };
+            let rows = x.gather(width, before)?;
             let mut up;
             if fused {
-                let both = part.expert(&name("gate_up"), e, count, &rows)?;
-                let mut gate = columns(&both, 2 * len, 0, len);
-                up = columns(&both, 2 * len, len, len);
-                ffn::gated(experts.activation, &mut gate, &mut up);
+                let both = part.apply_expert(&name("gate_up"), e, count, &rows)?;
+                let mut gate = both.columns(2 * len, 0, len)?;
+                up = both.columns(2 * len, len, len)?;
+                up.gate(experts.activation, &mut gate)?;
             } else {
-                up = part.expert(&name("up"), e, count, &rows)?;
+                up = part.apply_expert(&name("up"), e, count, &rows)?;
                 if part.has(&format!("{}.weight", name("gate"))) {
-                    let mut gate = part.expert(&name("gate"), e, count, &rows)?;
-                    ffn::gated(experts.activation, &mut gate, &mut up);
+                    let mut gate = part.apply_expert(&name("gate"), e, count, &rows)?;
+                    up.gate(experts.activation, &mut gate)?;
                 } else {
-                    ffn::activate(experts.activation, &mut up);
+                    up.activate(experts.activation)?;
                 }
             }
-            let down = part.expert(&name("down"), e, count, &up)?;
-            for (&(t, weight), down) in chosen.iter().zip(down.chunks(width)) {
-                let weight = if experts.weigh_input { 1.0 } else { weight };
-                add_scaled(&mut out[t * width..(t + 1) * width], down, weight);
-            }
+            let down = part.apply_expert(&name("down"), e, count, &up)?;
+            out.scatter(&down, width, behind)?;
         }
         Ok(out)
     }

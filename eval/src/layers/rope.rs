@@ -1,10 +1,12 @@
 //! Rotary positions: interleaved or half-split, partial, with linear, YaRN, Llama-3 and longrope scaling.
 
 use std::f64::consts::PI;
+use std::sync::Arc;
 
 use gguf::arch::{self, Arch, Dims};
 use gguf::{Error, Result};
 
+use crate::device::{Buffer, Device, Kept, Rotation};
 use crate::weights::Weights;
 
 /// How frequencies are stretched for contexts longer than the training's.
@@ -148,7 +150,7 @@ impl Rope {
                 values.push([(cos * self.factor) as f32, (sin * self.factor) as f32]);
             }
         }
-        Table { half: self.len / 2, pairs: self.pairs, values }
+        Table { half: self.len / 2, pairs: self.pairs, values, kept: Arc::default() }
     }
 }
 
@@ -179,9 +181,25 @@ pub struct Table {
     half: usize,
     pairs: bool,
     values: Vec<[f32; 2]>,
+    /// The same on a device.
+    kept: Arc<Kept>,
 }
 
 impl Table {
+    /// Rotates the start of all heads of `len` values on a device.
+    pub(super) fn rotate_on(
+        &self,
+        device: &Device,
+        positions: &[u32],
+        x: &Buffer,
+        heads: usize,
+        len: usize,
+    ) -> Result<()> {
+        let Table { half, pairs, values, kept } = self;
+        let rotation = Rotation { half: *half, neighbours: *pairs, angles: values, positions, heads, len };
+        device.kernels().rotate(&rotation, kept, x)
+    }
+
     /// Rotates the start of one head's values for this position; positions past the table are left as they are.
     pub fn rotate(&self, head: &mut [f32], position: usize) {
         self.turn(head, position, 1.0);

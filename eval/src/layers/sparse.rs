@@ -10,6 +10,7 @@ use super::compressed::soft_mean;
 use super::latent::{compressed_query, latent_attention};
 use super::moe::largest;
 use super::{LayerState, Part, Site, Span, copied, norm};
+use crate::device::Values;
 use crate::matmul::{Accumulation, View, dense};
 use crate::model::RopeKey;
 
@@ -49,7 +50,7 @@ pub fn sparse_attention(
     let site = &Site { chosen: (!chosen.seen.is_empty()).then_some(&*chosen), ..*site };
     match &s.over {
         Over::Latent(l) => latent_attention(l, part, site, x, low, states),
-        Over::Heads(a) => attention(a, part, site, x, states),
+        Over::Heads(a) => attention(a, part, site, &copied(x).into(), states).map(Values::into_vec),
     }
 }
 

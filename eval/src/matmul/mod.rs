@@ -18,6 +18,7 @@ use std::ops::Range;
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
+use crate::device::{Device, Kept, Operand, Product, Values};
 use crate::layers::numeric;
 use crate::weights::{Matrix, Multiplied};
 use kernel::{Kernel, Tile, kernel};
@@ -70,7 +71,58 @@ pub enum Accumulation {
 /// # Errors
 /// Rows that cannot be decoded, or sizes that do not fit each other.
 pub fn product(x: &[f32], w: &Matrix<'_>, rows: Range<usize>, order: Order) -> Result<Vec<f32>> {
-    product_with(kernel(), x, w, rows, order)
+    product_of(Given::Slice(x), w, rows, order).map(Values::into_vec)
+}
+
+/// Activations as they are handed over.
+#[derive(Clone, Copy, Debug)]
+pub enum Given<'x> {
+    /// In memory.
+    Slice(&'x [f32]),
+    /// Wherever they are.
+    Values(&'x Values),
+}
+
+impl<'x> Given<'x> {
+    /// How many values there are.
+    pub fn len(self) -> usize {
+        match self {
+            Given::Slice(x) => x.len(),
+            Given::Values(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values in memory.
+    pub fn slice(self) -> &'x [f32] {
+        match self {
+            Given::Slice(x) => x,
+            Given::Values(x) => x,
+        }
+    }
+}
+
+/// The same for values wherever they are; on a device the result stays where the activations are.
+///
+/// # Errors
+/// As [`product`], and a device that fails.
+pub fn product_of(x: Given<'_>, w: &Matrix<'_>, rows: Range<usize>, order: Order) -> Result<Values> {
+    let fits = !x.is_empty() && !rows.is_empty() && w.cols() > 0 && x.len().is_multiple_of(w.cols());
+    if let Some((device, kept)) = on_device(w).filter(|_| fits && rows.end <= w.rows()) {
+        let operand = match x {
+            Given::Slice(x) => Operand::Host(x),
+            Given::Values(x) => x.operand(),
+        };
+        return Ok(match device.kernels().product(operand, w, kept, rows)? {
+            Product::Host(values) => values.into(),
+            Product::Device(buffer, len) => Values::on(device, buffer, len),
+        });
+    }
+    product_with(kernel(), x.slice(), w, rows, order).map(Values::from)
 }
 
 fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>, order: Order) -> Result<Vec<f32>> {
@@ -106,6 +158,16 @@ fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>, 
         }
     }
     Ok(y)
+}
+
+/// The device that a matrix is multiplied on, and what that keeps of it. Products as deployed are taken on the processor.
+fn on_device<'m>(w: &'m Matrix<'_>) -> Option<(&'m Device, &'m Kept)> {
+    let device = w.device()?;
+    if matches!(w.multiplied(), Multiplied::Exact) {
+        return Some(device);
+    }
+    device.0.kernels().say_once("note: products as deployed are computed on the processor");
+    None
 }
 
 /// The product for many tokens. `y` has room for as many rows of results.

@@ -4,6 +4,7 @@ use gguf::{Result, Source};
 
 use super::Job;
 use crate::compare::{Baseline, compare};
+use crate::device::{Device, OnDevice};
 use crate::divergence::Divergence;
 use crate::forward::{Forward, Input, Stream};
 use crate::model::{Model, Shape};
@@ -38,7 +39,7 @@ pub fn measure(model: &Model) -> &'static str {
 /// # Errors
 /// Whatever running can meet.
 pub fn judge(job: &Job<'_>, plain: &dyn Weights, chosen: &dyn Weights, memory: u64) -> Result<Verdict> {
-    let losses = losses(job.model, job.source, job.held, &[plain, chosen], memory)?;
+    let losses = losses((job.model, job.device), job.source, job.held, &[plain, chosen], memory)?;
     Ok(Verdict { measure: measure(job.model), plain: losses[0], chosen: losses[1] })
 }
 
@@ -47,15 +48,16 @@ pub fn judge(job: &Job<'_>, plain: &dyn Weights, chosen: &dyn Weights, memory: u
 /// # Errors
 /// Whatever running can meet.
 pub fn losses(
-    model: &Model,
+    (model, device): (&Model, Option<&Device>),
     source: &dyn Source,
     text: &[Input],
     forms: &[&dyn Weights],
     memory: u64,
 ) -> Result<Vec<f64>> {
-    let base = SourceWeights(source);
+    let base = OnDevice::new(SourceWeights(source), device);
+    let on: Vec<_> = forms.iter().map(|&weights| OnDevice::new(weights, device)).collect();
     let stream = |weights| Stream { model, weights };
-    let models: Vec<Stream<'_>> = forms.iter().map(|weights| stream(*weights)).collect();
+    let models: Vec<Stream<'_>> = on.iter().map(|weights| stream(weights)).collect();
     let len = text.iter().map(|i| i.tokens.len()).max().unwrap_or(0);
     let plan = Schedule::new(model, 1 + forms.len(), len, memory);
     if model.shape == Shape::Encoder {

@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::baseline::fingerprint;
+use crate::device::{Device, OnDevice};
 use crate::forward::Input;
 use crate::model::Model;
 use crate::weights::{SourceWeights, Weights};
@@ -115,6 +116,8 @@ pub struct Job<'a> {
     pub options: Options,
     /// The form of a folder, where no GGUF file is made.
     pub folder: Option<Folder<'a>>,
+    /// Where it is run, if not on the processor.
+    pub device: Option<&'a Device>,
 }
 
 /// A folder in place of a file: its own matrices are chosen, in place of what the plan converts.
@@ -191,7 +194,7 @@ impl<'a> Job<'a> {
     /// A model that cannot be run layer by layer, and whatever reading, running and writing can meet.
     pub fn run(&self, store: &mut Store, told: Told<'_>) -> Result<Outcome> {
         pass::check(self.model)?;
-        let base = SourceWeights(self.source);
+        let base = OnDevice::new(SourceWeights(self.source), self.device);
         let mut original = Overlay::new(&base);
         let mut weights = Overlay::new(&base);
         let planned: HashMap<usize, &Planned> = self.plan.tensors.iter().map(|t| (t.source, t)).collect();
@@ -215,8 +218,8 @@ impl<'a> Job<'a> {
             let prefix = text.prefix(layer);
             let here: Vec<&Planned> =
                 self.plan.tensors.iter().filter(|t| self.converts(t) && t.info.name().starts_with(&prefix)).collect();
-            text.begin(layer);
-            held.begin(layer);
+            text.begin(layer)?;
+            held.begin(layer)?;
             if let Some(finished) = store.finished().get(layer) {
                 outcome.stages.extend(finished.stages.iter().cloned());
                 let (tensors, importance) = store.read(layer)?;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gguf::{Error, Result, TensorInfo};
 
+use crate::device::Device;
 use crate::weights::{Matrix, Weights};
 
 /// A tensor's new type and bytes.
@@ -88,9 +89,19 @@ impl Weights for Overlay<'_> {
             ));
         }
         match self.chosen.get(&tensor) {
-            Some(chosen) => Matrix::from_bytes(&chosen.info, Cow::Borrowed(&chosen.bytes)),
+            Some(chosen) => {
+                let matrix = Matrix::from_bytes(&chosen.info, Cow::Borrowed(&chosen.bytes))?;
+                Ok(match self.base.device() {
+                    Some(device) => matrix.on(device),
+                    None => matrix,
+                })
+            }
             None => self.base.matrix(tensor),
         }
+    }
+
+    fn device(&self) -> Option<&Device> {
+        self.base.device()
     }
 
     fn release(&self, tensor: usize) {

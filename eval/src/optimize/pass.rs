@@ -72,9 +72,10 @@ impl<'a> Side<'a> {
     }
 
     /// Goes to the beginning of a layer.
-    pub(super) fn begin(&mut self, layer: usize) {
+    pub(super) fn begin(&mut self, layer: usize) -> Result<()> {
         let Side { walk, trunk, begun } = self;
-        *begun = walk.groups().map(|rows| walk.begin(layer, trunk.at(rows))).collect();
+        *begun = (0..walk.groups().len()).map(|group| walk.begin(layer, trunk.at(group))).collect::<Result<_>>()?;
+        Ok(())
     }
 
     fn load<'w>(&self, at: At, weights: &'w dyn Weights, observer: Option<&'w dyn Observe>) -> Result<Part<'w>> {
@@ -83,14 +84,14 @@ impl<'a> Side<'a> {
 
     /// The states of a group.
     pub(super) fn states(&self, group: usize) -> &[f32] {
-        self.walk.groups().nth(group).map_or(&[], |rows| self.trunk.at(rows))
+        self.trunk.at(group)
     }
 
     /// What the states of a group become behind a part.
     pub(super) fn behind(&self, at: At, part: &Part<'_>, group: usize) -> Result<Vec<f32>> {
-        let mut x = self.states(group).to_vec();
+        let mut x = self.trunk.at(group).copied()?;
         self.walk.part(at, part, group, &self.begun[group], &mut x)?;
-        Ok(x)
+        Ok(x.into_vec())
     }
 
     /// What a tensor is multiplied with when a group passes a part, expert by expert.
@@ -120,9 +121,8 @@ impl<'a> Side<'a> {
     /// Goes through one part of a layer.
     pub(super) fn advance(&mut self, at: At, weights: &dyn Weights) -> Result<()> {
         let part = Part::load(weights, &self.walk.prefix(at.0), None)?;
-        let groups: Vec<_> = self.walk.groups().cloned().collect();
-        for (group, rows) in groups.iter().enumerate() {
-            let x = self.trunk.rows(rows);
+        for group in 0..self.walk.groups().len() {
+            let x = self.trunk.group(group);
             let kept = self.walk.part(at, &part, group, &self.begun[group], x)?;
             self.begun[group].blocks(kept);
         }
@@ -172,9 +172,9 @@ impl<'a> Streams<'a> {
     }
 
     /// Goes to the beginning of a layer.
-    pub(super) fn begin(&mut self, layer: usize) {
-        self.original.begin(layer);
-        self.quantized.begin(layer);
+    pub(super) fn begin(&mut self, layer: usize) -> Result<()> {
+        self.original.begin(layer)?;
+        self.quantized.begin(layer)
     }
 
     /// Takes both through one part of a layer.

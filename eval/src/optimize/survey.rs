@@ -28,6 +28,7 @@ use super::pass::{self, At, Side};
 use super::store::write;
 use super::sums::{Seen, Sums};
 use super::{Group, Job, Options, stages};
+use crate::device::OnDevice;
 use crate::encoded::Encoded;
 use crate::forward::Input;
 use crate::weights::{SourceWeights, Weights};
@@ -128,7 +129,7 @@ impl<'a> Survey<'a> {
     fn errors(&self, told: &mut dyn FnMut(f64)) -> Result<BTreeMap<usize, Found>> {
         let Survey { job, frame, .. } = self;
         pass::check(job.model)?;
-        let base = SourceWeights(job.source);
+        let base = OnDevice::new(SourceWeights(job.source), job.device);
         let free: BTreeMap<usize, &Free> = frame.free.iter().map(|f| (f.source, f)).collect();
         let widest = frame.free.iter().map(|f| job.source.tensors()[f.source].shape().row_len() as usize).max();
         let (mut tokens, enough) = (0, TOKENS.max(2 * widest.unwrap_or(0)));
@@ -149,7 +150,7 @@ impl<'a> Survey<'a> {
         let layers = side.layers().len();
         for layer in 0..layers {
             told(layer as f64 / (layers + 1) as f64);
-            side.begin(layer);
+            side.begin(layer)?;
             let name = format!("survey-{layer:04}.json");
             let kept: Option<Vec<Found>> = self.kept(&name)?;
             let known = kept.is_some();
@@ -329,7 +330,7 @@ impl<'a> Survey<'a> {
             let plans = next.iter().map(|probe| self.probe_plan(probe, found)).collect::<Result<Vec<_>>>()?;
             let forms: Vec<Encoded<'_>> = plans.into_iter().map(|plan| Encoded::planned(job.source, plan)).collect();
             let forms: Vec<&dyn Weights> = forms.iter().map(|f| f as &dyn Weights).collect();
-            measured.extend(losses(job.model, job.source, &text, &forms, job.options.memory)?);
+            measured.extend(losses((job.model, job.device), job.source, &text, &forms, job.options.memory)?);
             self.keep("probes.json", &measured)?;
         }
         debug_assert!(frame.free.len() == found.len());

@@ -58,7 +58,7 @@ pub fn card(report: &Report, card: &Card) -> String {
     out + &format!(
         "\nMeasured with {}, {}: {} against {} ({} weights).\n",
         report.program,
-        protocol.arithmetic,
+        protocol.computed(),
         report.models.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", "),
         base.name,
         count(base.parameters),

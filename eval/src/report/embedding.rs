@@ -9,6 +9,7 @@ use super::gate::{Judged, Measure, xml};
 use super::html::{Row, figure_table, page, section, tensors};
 use super::svg::{Axis, Point, scatter};
 use super::text::{estimate, number, plain, quoted};
+use crate::device::Ran;
 use crate::divergence::Estimate;
 
 /// Distances below this are the rounding of f32 values.
@@ -65,6 +66,8 @@ pub struct Protocol {
     pub dimensions: usize,
     /// The arithmetic, in words.
     pub arithmetic: String,
+    /// Where it was computed, if not on the processor.
+    pub device: Option<Ran>,
     /// Seconds of wall time.
     pub seconds: f64,
 }
@@ -315,7 +318,7 @@ fn measured(report: &Report) -> String {
          <dl><dt>Texts</dt><dd>{}, {} texts, {} tokens, SHA-256 <code>{}</code></dd><dt>Base</dt><dd>{}, {}</dd><dt>Made by</dt><dd>{}, in {:.1} s</dd></dl>\n",
         p.dimensions,
         xml(&p.pooling),
-        xml(&p.arithmetic),
+        xml(&super::computed(&p.arithmetic, p.device.as_ref())),
         xml(&p.text),
         count(p.texts as u64),
         count(p.tokens as u64),
@@ -365,6 +368,7 @@ mod tests {
                 pooling: "mean".into(),
                 dimensions: 8,
                 arithmetic: "f32 on decoded weights".into(),
+                device: None,
                 seconds: 1.5,
             },
             models: vec![model("Q8_0", 8.5, 0.001), model("<Q4_0>", 4.5, 0.2), model("Q4|1", 5.0, 0.3)],

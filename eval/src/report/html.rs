@@ -337,7 +337,7 @@ fn measured(report: &Report) -> String {
         p.context,
         p.first_scored,
         count(p.positions as u64),
-        xml(&p.arithmetic),
+        xml(&p.computed()),
         xml(&p.text),
         count(p.tokens as u64),
         xml(&p.text_sha256),

@@ -13,6 +13,7 @@ pub mod gate;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::Comparison;
+use crate::device::Ran;
 use crate::divergence::{Divergence, Estimate, Position};
 pub use crate::encoded::Quantized;
 use crate::tensors::TensorError;
@@ -92,8 +93,23 @@ pub struct Protocol {
     pub positions: usize,
     /// The arithmetic, in words.
     pub arithmetic: String,
+    /// Where it was computed, if not on the processor.
+    #[serde(default)]
+    pub device: Option<Ran>,
     /// Seconds of wall time.
     pub seconds: f64,
+}
+
+impl Protocol {
+    /// The arithmetic, and the device where there was one.
+    pub fn computed(&self) -> String {
+        computed(&self.arithmetic, self.device.as_ref())
+    }
+}
+
+/// An arithmetic in words, and the device where there was one.
+fn computed(arithmetic: &str, device: Option<&Ran>) -> String {
+    device.map_or(arithmetic.to_owned(), |device| format!("{arithmetic}, on {device}"))
 }
 
 /// Where the importance matrix of a model came from, as far as that is known.
@@ -326,6 +342,7 @@ pub(crate) mod tests {
                 first_scored: 256,
                 positions: 400,
                 arithmetic: "f32 on decoded weights".into(),
+                device: None,
                 seconds: 1.5,
             },
             models: vec![model("Q8_0", 8.5, 0.0001), model("Q4_K_M", 5.1, 0.01), model("Q4_0", 5.2, 0.02)],

@@ -112,7 +112,7 @@ pub fn terminal(report: &Report, wide: bool) -> String {
     let base = &report.base;
     let size =
         base.bytes.map_or(String::new(), |n| format!("{}, {:.2} bits per weight, ", bytes(n), base.bits_per_weight));
-    let mut out = format!("{}: {size}{}\nArithmetic: {}\n", base.name, base_ppl(report), report.protocol.arithmetic);
+    let mut out = format!("{}: {size}{}\nArithmetic: {}\n", base.name, base_ppl(report), report.protocol.computed());
     for on in report.by_text() {
         let protocol = &on.protocol;
         let ppl = if report.texts.is_empty() { String::new() } else { format!(", {}", base_ppl(on)) };
@@ -156,7 +156,7 @@ fn markdown_on(report: &Report) -> String {
             protocol.text,
             protocol.chunks,
             protocol.context,
-            protocol.arithmetic
+            protocol.computed()
         )
 }
 
