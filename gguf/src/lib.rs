@@ -7,7 +7,8 @@
 //! |---|---|
 //! | read a file, whole or split | [`open`], [`File`], [`split::Splits`] |
 //! | read a GGUF inside a larger file | [`File::open_at`] |
-//! | write one, in either byte order | [`Plan`] and [`Writer`], [`write::copy`] |
+//! | read what stands before the data alone | [`Header::read`] |
+//! | write one, in either byte order | [`FileLayout`] and [`Writer`], [`write::copy`] |
 //! | write several | [`split::parts`], [`split::metadata`], [`write::copy_part`] |
 //! | learn everything that is wrong with one | [`check::check`], [`check::rules`] |
 //! | be sure of what was just written | [`check::verify_file`] |
