@@ -6,6 +6,7 @@
 
 mod change;
 mod cogvlm;
+mod deepseek;
 mod gemma;
 mod glm;
 mod granite;
@@ -13,12 +14,14 @@ mod kinds;
 mod llava;
 mod minimax;
 mod moonshot;
+mod muse;
 mod ocr;
 mod pixtral;
 mod qwen;
 mod siglip;
 mod softplus;
 mod spelling;
+mod step;
 mod whisper;
 
 use std::path::Path;
@@ -36,7 +39,7 @@ pub use gguf::projector::Sense;
 pub struct Tower {
     /// What it perceives.
     pub sense: Sense,
-    /// The keys of `config.json` that lead to its configuration.
+    /// The keys of `config.json` that lead to its configuration; none where it stands among those of the model.
     pub path: &'static [&'static str],
     /// The configuration class that fills in what is left out, where its configuration names none; nothing for classes
     /// that the transformers library does not know.
@@ -81,16 +84,19 @@ pub(crate) const PROCESSOR: &str = "processor";
 /// The rows, family by family.
 pub(super) const FAMILIES: &[&[Class]] = &[
     cogvlm::ROWS,
+    deepseek::ROWS,
     gemma::ROWS,
     glm::ROWS,
     granite::ROWS,
     llava::ROWS,
     minimax::ROWS,
     moonshot::ROWS,
+    muse::ROWS,
     ocr::ROWS,
     pixtral::ROWS,
     qwen::ROWS,
     siglip::ROWS,
+    step::ROWS,
     whisper::ROWS,
 ];
 
@@ -186,9 +192,12 @@ fn fill(values: &mut Map<String, Value>, defaults: &str) -> Result<()> {
 
 /// A tower's configuration with what its class fills in.
 fn tower_config(config: &Config, tower: &Tower) -> Result<Option<Config>> {
+    let Some((first, rest)) = tower.path.split_first() else {
+        return Ok(Some(Config::of(config.values().clone(), "config.json")));
+    };
     let place = format!("config.json: {}", tower.path.join("."));
-    let mut found = config.get(tower.path[0]);
-    for key in &tower.path[1..] {
+    let mut found = config.get(first);
+    for key in rest {
         found = found.and_then(|value| value.get(*key)).filter(|value| !value.is_null());
     }
     let mut values = match found {
