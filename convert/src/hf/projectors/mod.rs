@@ -7,14 +7,18 @@
 mod change;
 mod cogvlm;
 mod deepseek;
+mod dots;
 mod gemma;
+mod gemma3n;
 mod glm;
 mod granite;
 mod kinds;
+mod lfm2;
 mod llava;
 mod minimax;
 mod moonshot;
 mod muse;
+mod nemotron;
 mod ocr;
 mod pixtral;
 mod qwen;
@@ -85,13 +89,17 @@ pub(crate) const PROCESSOR: &str = "processor";
 pub(super) const FAMILIES: &[&[Class]] = &[
     cogvlm::ROWS,
     deepseek::ROWS,
+    dots::ROWS,
     gemma::ROWS,
+    gemma3n::ROWS,
     glm::ROWS,
     granite::ROWS,
+    lfm2::ROWS,
     llava::ROWS,
     minimax::ROWS,
     moonshot::ROWS,
     muse::ROWS,
+    nemotron::ROWS,
     ocr::ROWS,
     pixtral::ROWS,
     qwen::ROWS,
