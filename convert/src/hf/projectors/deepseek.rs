@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 use serde_json::Value;
 
 use super::change::halved;
-use super::{BASE, PROCESSOR, Sense, common, r, tower};
+use super::{BASE, PROCESSOR, Sense, common, r, tower, vision};
 use crate::config::Config;
 use crate::hf::{Class, How, Params, Piece, Rule, Tower};
 use crate::transform::{self, Rows};
@@ -13,7 +13,7 @@ pub(super) const ROWS: &[Class] = &[Class {
     names: &["DeepseekV4ForCausalLM"],
     // The class is that of the text model without a tower as well.
     when: |root| root.get("vision_n_layers").and_then(Value::as_u64).is_some_and(|layers| layers > 0),
-    towers: &[Tower { sense: Sense::Vision, path: &[], kind: "", optional: false }],
+    towers: &[Tower { path: &[], ..vision("") }],
     prepare: sizes,
     rename: |_, name| {
         ["vision.", "aligner.", "image_"].iter().any(|own| name.starts_with(own)).then(|| name.to_owned())

@@ -15,6 +15,7 @@ mod granite;
 mod kinds;
 mod lfm2;
 mod llava;
+mod mimo;
 mod minimax;
 mod moonshot;
 mod muse;
@@ -43,7 +44,9 @@ pub use gguf::projector::Sense;
 pub struct Tower {
     /// What it perceives.
     pub sense: Sense,
-    /// The keys of `config.json` that lead to its configuration; none where it stands among those of the model.
+    /// The file of the folder that describes it.
+    pub file: &'static str,
+    /// The keys of the file that lead to its configuration; none where they are those of the file itself.
     pub path: &'static [&'static str],
     /// The configuration class that fills in what is left out, where its configuration names none; nothing for classes
     /// that the transformers library does not know.
@@ -52,14 +55,17 @@ pub struct Tower {
     pub optional: bool,
 }
 
+/// The file that describes most towers.
+const CONFIG: &str = "config.json";
+
 /// A tower under the usual key of a configuration.
 const fn vision(kind: &'static str) -> Tower {
-    Tower { sense: Sense::Vision, path: &["vision_config"], kind, optional: false }
+    Tower { sense: Sense::Vision, file: CONFIG, path: &["vision_config"], kind, optional: false }
 }
 
 /// The same, which hears.
 const fn audio(kind: &'static str) -> Tower {
-    Tower { sense: Sense::Audio, path: &["audio_config"], kind, optional: false }
+    Tower { sense: Sense::Audio, path: &["audio_config"], ..vision(kind) }
 }
 
 /// A type that a tensor has whatever is asked for.
@@ -96,6 +102,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     granite::ROWS,
     lfm2::ROWS,
     llava::ROWS,
+    mimo::ROWS,
     minimax::ROWS,
     moonshot::ROWS,
     muse::ROWS,
@@ -169,7 +176,7 @@ pub fn read(root: &Map<String, Value>, folder: &Path) -> Result<(&'static Class,
     }
     let mut config = Config::whole(values, &class, known);
     for tower in row.towers {
-        if let Some(part) = tower_config(&config, tower)? {
+        if let Some(part) = tower_config(&config, tower, folder)? {
             config.set_section(tower.sense.name(), part);
         }
     }
@@ -199,20 +206,22 @@ fn fill(values: &mut Map<String, Value>, defaults: &str) -> Result<()> {
 }
 
 /// A tower's configuration with what its class fills in.
-fn tower_config(config: &Config, tower: &Tower) -> Result<Option<Config>> {
-    let Some((first, rest)) = tower.path.split_first() else {
-        return Ok(Some(Config::of(config.values().clone(), "config.json")));
+fn tower_config(config: &Config, tower: &Tower, folder: &Path) -> Result<Option<Config>> {
+    let place = [tower.file].into_iter().chain(tower.path.iter().copied()).collect::<Vec<_>>();
+    let place = place.join(".").replacen(".json.", ".json: ", 1);
+    let own = match tower.file {
+        CONFIG => Value::Object(config.values().clone()),
+        file => crate::json::read_optional(&folder.join(file))?.unwrap_or_default(),
     };
-    let place = format!("config.json: {}", tower.path.join("."));
-    let mut found = config.get(first);
-    for key in rest {
-        found = found.and_then(|value| value.get(*key)).filter(|value| !value.is_null());
-    }
+    let found = tower.path.iter().try_fold(&own, |found, key| found.get(*key)).filter(|found| !found.is_null());
     let mut values = match found {
         Some(Value::Object(map)) => map.clone(),
         Some(_) => return Err(Error::input(format!("{place} is no JSON object"))),
         None if tower.optional => return Ok(None),
-        None if !config.is_known() => return Err(Error::input(format!("config.json has no {}", tower.path.join(".")))),
+        None if tower.path.is_empty() => return Err(Error::input(format!("the folder has no {}", tower.file))),
+        None if !config.is_known() => {
+            return Err(Error::input(format!("{} has no {}", tower.file, tower.path.join("."))));
+        }
         None => Map::new(),
     };
     if config.is_known() {

@@ -155,18 +155,8 @@ pub(super) const ROWS: &[Class] = &[
 ];
 
 const OMNI: &[Tower] = &[
-    Tower {
-        sense: Sense::Vision,
-        path: &["thinker_config", "vision_config"],
-        kind: "qwen2_5_omni_vision_encoder",
-        optional: false,
-    },
-    Tower {
-        sense: Sense::Audio,
-        path: &["thinker_config", "audio_config"],
-        kind: "qwen2_5_omni_audio_encoder",
-        optional: false,
-    },
+    Tower { path: &["thinker_config", "vision_config"], ..vision("qwen2_5_omni_vision_encoder") },
+    Tower { path: &["thinker_config", "audio_config"], ..audio("qwen2_5_omni_audio_encoder") },
 ];
 
 const QWEN2: Class = Class {
@@ -190,7 +180,7 @@ const QWEN3: Class = Class {
     ..BASE
 };
 
-const QWEN2_MERGER: &[Rule] = &[r("visual.merger.ln_q", "v.post_ln"), r("visual.merger.mlp.{}", "mm.{}")];
+pub(super) const QWEN2_MERGER: &[Rule] = &[r("visual.merger.ln_q", "v.post_ln"), r("visual.merger.mlp.{}", "mm.{}")];
 
 const QWEN3_MERGER: &[Rule] = &[
     r("visual.pos_embed", "v.position_embd"),
