@@ -161,6 +161,7 @@ fn weights(path: &Path, tensors: &Map<String, Value>, blocks: u64) -> Vec<String
 }
 
 /// The converter's options of the reference's arguments.
+#[allow(dead_code, reason = "not every test that makes cases converts them as the reference was asked to")]
 pub fn options(cases: &Map<String, Value>, case: &Map<String, Value>, folder: &Path) -> Options {
     let arguments = case.get("arguments").cloned().unwrap_or(json!([]));
     let has = |name: &str| arguments.as_array().unwrap().iter().any(|a| a == name);

@@ -158,17 +158,7 @@ pub fn find(root: &Map<String, Value>) -> Option<&'static Class> {
 /// A class without towers or one that no row has; parts that are missing.
 pub fn read(root: &Map<String, Value>, folder: &Path) -> Result<(&'static Class, Config)> {
     let class = named(root);
-    let row = find(root).ok_or_else(|| {
-        let mut known: Vec<&str> = all().flat_map(|row| row.names.iter().copied()).collect();
-        known.sort_unstable();
-        known.dedup();
-        let what = if class.is_empty() {
-            "config.json names no class".into()
-        } else {
-            format!("{class} has no towers that are known")
-        };
-        Error::input(what).help(format!("a projector file is made of {}", known.join(", ")))
-    })?;
+    let row = find(root).ok_or_else(|| unknown(root, &class))?;
     let known = row.towers.iter().any(|t| !t.kind.is_empty()) && config::is_recognized(root);
     let mut values = root.clone();
     if known {
@@ -186,6 +176,35 @@ pub fn read(root: &Map<String, Value>, folder: &Path) -> Result<(&'static Class,
     let blocks = blocks(&config)?;
     config.set_blocks(blocks);
     Ok((row, config))
+}
+
+/// What is wrong with a configuration whose towers no row converts, and what to do.
+fn unknown(root: &Map<String, Value>, class: &str) -> Error {
+    let part = ["vision_config", "audio_config"].into_iter().find(|part| root.get(*part).is_some_and(Value::is_object));
+    let text = find_text(class, root).is_ok();
+    if class.is_empty() {
+        return Error::input("config.json names no class").help("\"architectures\" lists the class of the whole model");
+    }
+    let Some(part) = part else {
+        let error = Error::input(format!("{class} has no towers that are known, and config.json describes none"));
+        return error.help(if text {
+            "it is a text model: convert it without --mmproj"
+        } else {
+            "is it the configuration of the whole model, and not of a part?"
+        });
+    };
+    let plain = |name: &str| name.split("For").next().unwrap_or(name).to_lowercase();
+    let alike = |row: &Class, name: &str| {
+        let own = root[part].get("model_type").and_then(Value::as_str).filter(|own| !own.is_empty());
+        let same = own.is_some_and(|own| row.towers.iter().any(|tower| tower.kind == own));
+        // A tower of the same kind says more than a name.
+        strsim::normalized_damerau_levenshtein(&plain(class), &plain(name)) + f64::from(u8::from(same))
+    };
+    let names = all().flat_map(|row| row.names.iter().map(move |name| (alike(row, name), *name)));
+    let nearest = names.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, name)| name).unwrap_or_default();
+    let rest = if text { "the text model alone converts without --mmproj; " } else { "" };
+    Error::input(format!("{class} has no towers that are known: no row converts its {part}"))
+        .help(format!("{rest}the nearest class whose towers are known is {nearest}; convert --list has all"))
 }
 
 /// The class that a folder names first.

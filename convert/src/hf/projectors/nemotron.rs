@@ -1,5 +1,7 @@
 //! The towers of Nemotron Nano VL: RADIO, which sees, and Parakeet, which hears.
 
+use std::collections::BTreeMap;
+
 use gguf::{Error, Result};
 
 use super::change::without;
@@ -110,16 +112,27 @@ fn channel_bias(piece: &Piece) -> Result<Rows> {
 
 /// The tower's sizes are those of its tensors: its configuration has the name of a ViT alone.
 fn sizes(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
-    const FRONT: &str = "vision_model.radio_model.model.";
-    let rows = |name: &str| {
-        let name = format!("{FRONT}{name}.weight");
-        let found = contents.tensors.iter().find(|tensor| tensor.name() == name);
-        let rows = found.and_then(|tensor| tensor.shape().first().copied());
-        rows.ok_or_else(|| Error::input(format!("the folder has no tensor {name}")))
+    let mut layers = 0;
+    let (mut widths, mut inner) = (BTreeMap::new(), BTreeMap::new());
+    for tensor in contents.tensors {
+        let Some(name) = tensor.name().strip_prefix("vision_model.radio_model.model.") else { continue };
+        let Some((Some(layer), own)) = blocks_in("blocks.{}.", name) else { continue };
+        layers = layers.max(layer.saturating_add(1));
+        let rows = tensor.shape().first().copied().unwrap_or(0);
+        match own {
+            "norm1.weight" => *widths.entry(rows).or_insert(0) += 1,
+            "mlp.fc1.weight" => *inner.entry(rows).or_insert(0) += 1,
+            _ => {}
+        }
+    }
+    // One that differs from the others is not what the tower is.
+    let most = |rows: BTreeMap<u64, u64>, name: &str| {
+        let most = rows.into_iter().max_by_key(|(_, times)| *times).map(|(rows, _)| rows);
+        most.ok_or_else(|| {
+            Error::input(format!("the folder has no tensor vision_model.radio_model.model.blocks.0.{name}"))
+        })
     };
-    let block = |name: &str| blocks_in("blocks.{}.", name.strip_prefix(FRONT)?)?.0?.checked_add(1);
-    let layers = contents.tensors.iter().filter_map(|tensor| block(tensor.name())).max().unwrap_or(0);
-    let (width, inner) = (rows("patch_generator.embedder")?, rows("blocks.0.mlp.fc1")?);
+    let (width, inner) = (most(widths, "norm1.weight")?, most(inner, "mlp.fc1.weight")?);
     if let Some(tower) = config.section_mut("vision") {
         // ViT-L and ViT-H have as many heads.
         for (name, value) in [
