@@ -715,14 +715,16 @@ impl<'a> Plan<'a> {
             self.seen.insert((found.index, found.block));
         }
         let weight = found.suffix != ".bias";
-        let to = names::with_block(rule.to, found.block);
+        let member = found.member.unwrap_or(0).to_string();
+        let to = names::with_block(rule.to, found.block).replace("{x}", &member);
         let target = format!("{to}{}", found.suffix);
         let rows = match rule.how {
             How::Drop => return Ok(()),
-            How::Stack { group, members } | How::Chain { group, members } => {
+            How::Stack { .. } | How::Chain { .. } | How::Uneven { .. } => {
                 let block = found.block.unwrap_or(0);
                 let member = found.member.unwrap_or(0);
-                let members = members(self.config)?;
+                let Some((group, members)) = rule.how.stack(self.config, block) else { return Ok(()) };
+                let members = members?;
                 if member >= members || found.suffix == ".bias" {
                     return Err(fault(Error::input(format!("it is number {member} of {members} in config.json"))));
                 }
@@ -793,8 +795,8 @@ impl<'a> Plan<'a> {
         for (i, part) in (0..).zip(parts) {
             let (index, rule) = names::target(self.architecture, part)
                 .ok_or_else(|| Error::input(format!("a {} file has no {part}", self.architecture.arch)))?;
-            if let Some((_, members)) = rule.how.stack() {
-                let members = members(self.config)?;
+            if let Some((_, members)) = rule.how.stack(self.config, block) {
+                let members = members?;
                 if rows.shape().len() != 3 || rows.shape()[0] != members {
                     return Err(Error::input(format!("its shape {:?} is not that of {members} experts", rows.shape())));
                 }
@@ -865,8 +867,9 @@ impl<'a> Plan<'a> {
         rows: Rows,
         made: Made<'_>,
     ) -> Result<()> {
-        let tables: Vec<usize> =
-            (0..self.rules.len()).filter(|i| self.rules[*i].how.stack().is_some_and(|(g, _)| g == group)).collect();
+        let tables: Vec<usize> = (0..self.rules.len())
+            .filter(|i| self.rules[*i].how.stack(self.config, block).is_some_and(|(g, _)| g == group))
+            .collect();
         let seen = self.stacks.entry((group, block)).or_default();
         seen.entry(rule).or_default().insert(member, (made.of.concat(), rows));
         let complete = tables.iter().all(|t| seen.get(t).is_some_and(|m| m.len() as u64 == members));
@@ -877,9 +880,11 @@ impl<'a> Plan<'a> {
         for table in tables {
             let (names, parts): (Vec<String>, Vec<Rows>) =
                 seen.remove(&table).into_iter().flatten().map(|m| m.1).unzip();
+            let how = self.rules[table].how;
+            let parts = if let How::Uneven { padded: true, .. } = how { filled_up(parts)? } else { parts };
             self.same_shape(&names, &parts)?;
             let to = names::with_block(self.rules[table].to, Some(block));
-            let chained = matches!(self.rules[table].how, How::Chain { .. });
+            let chained = matches!(how, How::Chain { .. });
             let whole = if chained { transform::joined(parts) } else { transform::stacked(parts) };
             let whole = whole.map_err(|e| self.about(&names, e))?;
             self.push(format!("{to}{suffix}"), whole, Made { of: &names, ..made })?;
@@ -979,8 +984,8 @@ impl<'a> Plan<'a> {
     fn missing_member(&self, group: &str, block: u64, members: &Members) -> Error {
         let all = members.values().map(|m| m.keys().next_back().copied().unwrap_or(0)).max().unwrap_or(0);
         let gap = self.rules.iter().enumerate().find_map(|(i, rule)| {
-            let (_, count) = rule.how.stack().filter(|(own, _)| *own == group)?;
-            let count = count(self.config).ok()?;
+            let (_, count) = rule.how.stack(self.config, block).filter(|(own, _)| *own == group)?;
+            let count = count.ok()?;
             let seen = members.get(&i);
             let first = (0..count).find(|x| seen.is_none_or(|m| !m.contains_key(x)))?;
             Some(names::with_block(rule.from, Some(block)).replace("{x}", &first.to_string()) + ".weight")
@@ -1001,4 +1006,11 @@ fn all_of<'a>(of: &Rows, made: impl IntoIterator<Item = &'a Rows>) -> Result<()>
         return Ok(());
     }
     Err(Error::input(format!("its shape {:?} is larger than the configuration says", of.shape())))
+}
+
+/// Tensors with zeros behind those that have fewer rows than others.
+fn filled_up(parts: Vec<Rows>) -> Result<Vec<Rows>> {
+    let rows = |part: &Rows| part.shape().first().copied().unwrap_or(0);
+    let most = parts.iter().map(rows).max().unwrap_or(0);
+    parts.iter().map(|part| if rows(part) == most { Ok(part.clone()) } else { transform::padded(part, most) }).collect()
 }

@@ -81,10 +81,22 @@ pub(crate) fn check_projector(
     use gguf::projector::{Fault, faults};
     let held: Vec<(&str, &[u64])> = tensors.iter().map(|t| (t.name(), t.shape().dims())).collect();
     let faults = faults(&|key| metadata.get(key), &held);
+    let names = Names { class, sources, origins };
     if let Some(name) = faults.iter().find_map(|f| if let Fault::Tensor(name) = f { Some(name) } else { None }) {
-        let name = Names { class, sources, origins }.of(name);
+        let name = names.of(name);
         return Err(Error::input(format!("{name} is missing, without which the projector file does not load"))
             .help("is the checkpoint complete, and does config.json count as many layers as there are?"));
+    }
+    let misshapen = faults.iter().find_map(|fault| match fault {
+        Fault::Shape(name, what) => Some(Error::input(what.clone()).about(names.of(name))),
+        Fault::Apart(first, second, what) => {
+            let (first, second) = (names.of(first), names.of(second));
+            Some(Error::input(format!("{first} and {second} do not fit each other: {what}")))
+        }
+        _ => None,
+    });
+    if let Some(error) = misshapen {
+        return Err(error.help("the weights and config.json do not belong together"));
     }
     Ok(faults.first().map(|fault| {
         let what = match fault {
@@ -93,7 +105,9 @@ pub(crate) fn check_projector(
             Fault::Key(name) => format!("{name} is not there"),
             Fault::Lacking(name) => format!("tensor {name} is not there, which its own converter leaves out as well"),
             Fault::Tensor(name) | Fault::Beyond(name) => format!("tensor {name}"),
-            Fault::Value(name, what) | Fault::Shape(name, what) => format!("{name}: {what}"),
+            Fault::Value(name, what) | Fault::Shape(name, what) | Fault::Apart(_, name, what) => {
+                format!("{name}: {what}")
+            }
         };
         format!("llama.cpp does not load this projector file: {what}")
     }))

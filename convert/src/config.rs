@@ -303,6 +303,11 @@ impl Config {
         self.wrapped
     }
 
+    /// All values.
+    pub(crate) fn values(&self) -> &Map<String, Value> {
+        &self.values
+    }
+
     /// All values, as the tokenizer wants them.
     pub fn to_value(&self) -> Value {
         Value::Object(self.values.clone())

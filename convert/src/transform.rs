@@ -704,6 +704,31 @@ impl RowSource for Product {
     }
 }
 
+/// A square image of `from` by `from` pixels of so many channels, which come last, at the size of `to` by `to`: bilinear,
+/// corners on corners, with the sums in the order of torch's kernel for vectors.
+pub(crate) fn bilinear(values: &[f32], from: usize, to: usize, channels: usize) -> Vec<f32> {
+    let step = if to > 1 { (from as f32 - 1.0) / (to as f32 - 1.0) } else { 0.0 };
+    let place = |i: usize| {
+        let at = step * i as f32;
+        let first = (at as usize).min(from - 1);
+        let far = (at - first as f32).clamp(0.0, 1.0);
+        (first, (first + 1).min(from - 1), 1.0 - far, far)
+    };
+    let mut out = Vec::with_capacity(to * to * channels);
+    for (top, bottom, upper, lower) in (0..to).map(place) {
+        for (left, right, near, far) in (0..to).map(place) {
+            let pixel = |row: usize, column: usize| &values[(row * from + column) * channels..][..channels];
+            let corners = [pixel(top, left), pixel(top, right), pixel(bottom, left), pixel(bottom, right)];
+            let weights = [upper * near, upper * far, lower * near, lower * far];
+            out.extend((0..channels).map(|c| {
+                let sum = weights[3].mul_add(corners[3][c], weights[2] * corners[2][c]);
+                weights[0].mul_add(corners[0][c], weights[1].mul_add(corners[1][c], sum))
+            }));
+        }
+    }
+    out
+}
+
 /// Zeros of a shape.
 #[derive(Debug)]
 struct Zeros {

@@ -160,7 +160,7 @@ fn cases() -> Vec<Case> {
     case("ranks of their own", llama, all(&[&pair(q, 3, 64, 64), &pair(v, 2, 32, 64)]), ranks);
     case("tokens of activation", llama, plain.clone(), json!({"alora_invocation_tokens": [5, 6, 7]}));
     let towers = pair("model.vision_tower.layers.0.self_attn.q_proj", 2, 64, 64);
-    case("other senses beside", llama, all(&[&towers, &plain]), json!({}));
+    case("vision and audio beside", llama, all(&[&towers, &plain]), json!({}));
     cases
 }
 

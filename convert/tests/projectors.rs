@@ -87,11 +87,15 @@ fn changed(name: &str, change: impl Fn(&mut Value)) -> (tempfile::TempDir, PathB
     (temporary, folder)
 }
 
-fn message(folder: &Path) -> String {
+fn refused(folder: &Path) -> gguf::Error {
     match Checkpoint::open(folder, &Options { projector: true, ..Options::default() }) {
         Ok(_) => panic!("{} was converted", folder.display()),
-        Err(e) => e.to_string(),
+        Err(e) => e,
     }
+}
+
+fn message(folder: &Path) -> String {
+    refused(folder).to_string()
 }
 
 #[test]
@@ -110,6 +114,35 @@ fn what_is_no_tower_or_lacks_something_is_named() {
     });
     let text = message(&folder);
     assert!(text.contains("fullatt_block_indexes [1, 2]"), "{text}");
+}
+
+#[test]
+fn towers_of_an_unknown_class_are_refused_with_the_nearest_that_is_known() {
+    let refused = |class: &str, kind: &str, text: bool| {
+        let (_keep, folder) = changed("gemma-3-Tiny-it", |config| {
+            config["architectures"] = json!([class]);
+            config["vision_config"]["model_type"] = json!(kind);
+            if !text {
+                config.as_object_mut().unwrap().shift_remove("vision_config");
+            }
+        });
+        let error = refused(&folder);
+        assert_eq!(error.kind(), gguf::ErrorKind::Input);
+        (error.to_string(), error.way_out().unwrap_or_default().to_owned())
+    };
+    for (class, kind, nearest) in [
+        ("Qwen3VLAForConditionalGeneration", "unheard_of", "Qwen3VLForConditionalGeneration"),
+        ("LlavaNextForConditionalGeneration", "unheard_of", "LlavaForConditionalGeneration"),
+        ("SomethingElse", "qwen3_vl_moe_vision", "Qwen3VLMoeForConditionalGeneration"),
+    ] {
+        let (text, help) = refused(class, kind, true);
+        assert!(text.contains(&format!("{class} has no towers that are known")), "{text}");
+        assert!(help.contains(&format!("the nearest class whose towers are known is {nearest};")), "{help}");
+    }
+    let (text, help) = refused("LlamaForCausalLM", "", false);
+    assert!(text.contains("config.json describes none") && help.contains("without --mmproj"), "{text} ({help})");
+    let (text, _) = refused("DeepseekV4ForCausalLM", "", false);
+    assert!(text.contains("DeepseekV4ForCausalLM has no towers"), "{text}");
 }
 
 #[test]

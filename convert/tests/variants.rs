@@ -160,7 +160,7 @@ fn a_wrapper_gives_its_text_model_and_says_what_it_left_out() {
     fs::write(path, wrapper.to_string()).unwrap();
     let checkpoint = open(&folder, OutType::BF16);
     assert_eq!(fixtures::sha256(&bytes(&checkpoint)), golden("Tiny-Llama-2-7B-Chat", "bf16"));
-    assert!(checkpoint.notes().iter().any(|n| n.contains("2 tensors")), "{:?}", checkpoint.notes());
+    assert!(checkpoint.notes().iter().any(|n| n.contains("2 vision and audio tensors")), "{:?}", checkpoint.notes());
 }
 
 #[test]

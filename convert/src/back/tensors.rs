@@ -280,7 +280,9 @@ impl<'a> Tensors<'a> {
                     }
                     continue;
                 }
-                How::Drop | How::Split(_) | How::Cut(_) | How::Change(_) | How::Join { .. } => continue,
+                How::Drop | How::Split(_) | How::Cut(_) | How::Change(_) | How::Join { .. } | How::Uneven { .. } => {
+                    continue;
+                }
             };
             self.take(name, stored, back, vec![tensor]);
         }

@@ -289,6 +289,15 @@ pub enum How {
         /// How many members each has.
         members: Members,
     },
+    /// The same whose number differs by block.
+    Uneven {
+        /// Which tables belong together.
+        group: &'static str,
+        /// How many members a block has.
+        members: fn(&Config, u64) -> Result<u64>,
+        /// Whether members of fewer rows are filled up with zeros.
+        padded: bool,
+    },
     /// The tensor becomes others, all of it.
     Split(fn(&Config, &Piece) -> Result<Outputs>),
     /// The tensor becomes others, of which a part may be left out.
@@ -333,10 +342,11 @@ pub(crate) const fn r(from: &'static str, to: &'static str) -> NameRule {
 }
 
 impl How {
-    /// The group and the number of members, of what becomes one with others.
-    pub(crate) fn stack(self) -> Option<(&'static str, Members)> {
+    /// The group of what becomes one with others, and the number of members of a block.
+    pub(crate) fn stack(self, config: &Config, block: u64) -> Option<(&'static str, Result<u64>)> {
         match self {
-            How::Stack { group, members } | How::Chain { group, members } => Some((group, members)),
+            How::Stack { group, members } | How::Chain { group, members } => Some((group, members(config))),
+            How::Uneven { group, members, .. } => Some((group, members(config, block))),
             _ => None,
         }
     }

@@ -30,7 +30,7 @@ rules! { Projector;
         "no tensor belongs to a layer beyond the tower's block_count"
         => "`gguf set FILE clip.vision.block_count N`, or convert again";
     PROJECTOR_SHAPE = "projector-shape" Error "ours"
-        "the layers are as wide as the tower's embedding_length says"
+        "tensors are as wide as the keys say, those of one layer as those of others, and each takes what the one before it gives"
         => "convert the checkpoint again with --mmproj";
 }
 
@@ -76,6 +76,13 @@ pub(super) fn check(model: &Model<'_>, sink: &mut Sink<'_>) {
                 if let Some(tensor) = by_name(name) {
                     let message = format_args!("tensor {} is of a layer beyond block_count", shortened(name));
                     model.tensor_fault(sink, &PROJECTOR_LAYER_RANGE, tensor, message);
+                }
+            }
+            Fault::Apart(first, name, what) => {
+                if let Some(tensor) = by_name(name) {
+                    let (first, name) = (shortened(first), shortened(name));
+                    let message = format_args!("tensors {first} and {name} do not fit each other: {what}");
+                    model.tensor_fault(sink, &PROJECTOR_SHAPE, tensor, message);
                 }
             }
             Fault::Shape(name, what) => {

@@ -1,14 +1,56 @@
-//! Towers of Gemma 4.
+//! Towers of Gemma 4, and the embedders of Gemma 4 Unified.
 
-use gguf::Result;
+use gguf::{Error, Result};
 
 use super::change::{floats, without};
-use super::{BASE, Forced, Sense, Tower, audio, common, epsilon, r, tower, vision};
-use crate::hf::{Class, How, NameRule, Params};
+use super::{BASE, Forced, Sense, Tower, audio, common, epsilon, r, tower, tower_of, vision};
+use crate::config::Config;
+use crate::hf::{Class, How, NameRule, Params, Piece};
 use crate::transform::{self, Elements, Rows};
 
-pub(super) const ROWS: &[Class] = &[Class {
-    names: &["Gemma4ForConditionalGeneration"],
+pub(super) const ROWS: &[Class] = &[
+    Class {
+        names: &["Gemma4ForConditionalGeneration"],
+        remark: "the towers of Gemma 4; values of clipped layers are kept between bounds of their own",
+        ..GEMMA
+    },
+    Class {
+        names: &["Gemma4UnifiedForConditionalGeneration"],
+        towers: &[vision("gemma4_unified_vision"), audio("gemma4_unified_audio")],
+        prepare: |config| {
+            for (sense, width) in [("vision", "mm_embed_dim"), ("audio", "audio_embed_dim")] {
+                let Some(part) = config.section_mut(sense) else { continue };
+                let width = part.need_u64(&[width])?;
+                part.set("hidden_size", width);
+                // There are no layers.
+                for name in ["intermediate_size", "num_layers", "num_attention_heads"] {
+                    part.set(name, 0);
+                }
+            }
+            if let Some(tower) = config.section_mut("vision") {
+                // Images are of any size.
+                tower.set("image_size", 224);
+            }
+            Ok(())
+        },
+        rename: |_, name| {
+            let own = ["model.vision_embedder.", "model.embed_vision.", "model.embed_audio."];
+            let bare = if name.ends_with("pos_embedding") { ".weight" } else { "" };
+            own.iter().any(|prefix| name.starts_with(prefix)).then(|| format!("{name}{bare}"))
+        },
+        spelling: &[UNIFIED, EMBEDDERS],
+        keys: |p| {
+            gemma4(p)?;
+            p.set("vision.projector_type", "gemma4uv");
+            p.set("audio.projector_type", "gemma4ua");
+            Ok(())
+        },
+        remark: "what Gemma 4 Unified has in place of towers: embedders of patches and of sound",
+        ..BASE
+    },
+];
+
+const GEMMA: Class = Class {
     towers: &[vision("gemma4_vision"), Tower { optional: true, ..audio("gemma4_audio") }],
     prepare: |config| {
         if let Some(tower) = config.section_mut("vision") {
@@ -32,7 +74,7 @@ pub(super) const ROWS: &[Class] = &[Class {
         let suffix = if bare.iter().any(|end| name.ends_with(end)) { ".weight" } else { "" };
         Some(format!("{}{suffix}", name.replace(".linear.", ".")))
     },
-    spelling: &[GEMMA4, CONFORMER],
+    spelling: &[GEMMA4, EMBEDDERS, CONFORMER],
     suffixes: &[".weight", ".bias", ".input_max", ".input_min", ".output_max", ".output_min"],
     forced: &[
         ("a.conv1d.{}.weight", Forced::F32),
@@ -40,9 +82,8 @@ pub(super) const ROWS: &[Class] = &[Class {
         ("a.blk.{}.conv_dw.", Forced::F32),
     ],
     keys: gemma4,
-    remark: "the towers of Gemma 4; values of clipped layers are kept between bounds of their own",
     ..BASE
-}];
+};
 
 const GEMMA4: &[NameRule] = &[
     r("model.vision_tower.patch_embedder.input_proj", "v.patch_embd").how(super::change::CHANNELS_LAST),
@@ -63,6 +104,10 @@ const GEMMA4: &[NameRule] = &[
     r("model.vision_tower.encoder.layers.{}.mlp.up_proj", "v.blk.{}.ffn_up"),
     r("model.vision_tower.encoder.layers.{}.mlp.down_proj", "v.blk.{}.ffn_down"),
     r("model.vision_tower.encoder.layers.{}.layer_scalar", "v.blk.{}.out_scale"),
+];
+
+/// What stands between the towers and the text model.
+pub(super) const EMBEDDERS: &[NameRule] = &[
     r("model.embed_vision.embedding", "mm.embedding"),
     r("model.embed_vision.embedding_projection", "mm.input_projection"),
     r("model.embed_vision.hard_embedding_norm", "mm.hard_emb_norm"),
@@ -72,6 +117,40 @@ const GEMMA4: &[NameRule] = &[
     r("model.embed_audio.hard_embedding_norm", "mm.a.hard_emb_norm"),
     r("model.embed_audio.soft_embedding_norm", "mm.a.soft_emb_norm"),
 ];
+
+const UNIFIED: &[NameRule] = &[
+    r("model.vision_embedder.patch_dense", "v.patch_embd").how(How::Change(|config, piece| {
+        match piece.suffix.as_str() {
+            ".weight" => channels_first(config, piece),
+            _ => Ok(piece.rows.clone()),
+        }
+    })),
+    r("model.vision_embedder.patch_ln1", "v.patch_norm.1").how(How::Change(channels_first)),
+    r("model.vision_embedder.patch_ln{}", "v.patch_norm.{}"),
+    r("model.vision_embedder.pos_norm", "v.patch_norm.3"),
+    r("model.vision_embedder.pos_embedding", "v.position_embd").how(How::Change(|_, piece| {
+        let &[places, axes, width] = piece.rows.shape() else { return Ok(piece.rows.clone()) };
+        let order = [(axes, width), (places, axes * width), (width, 1)];
+        transform::view(&piece.rows, vec![axes, places, width], 0, &order)
+    })),
+];
+
+/// Pixels whose channels stand together, as they go into the first layer, become channel after channel.
+fn channels_first(config: &Config, piece: &Piece) -> Result<Rows> {
+    let tower = tower_of(config, Sense::Vision)?;
+    let side = match tower.get("model_patch_size") {
+        Some(_) => tower.need_u64(&["model_patch_size"])?,
+        None => tower.need_u64(&["patch_size"])?.saturating_mul(tower.need_u64(&["pooling_kernel_size"])?),
+    };
+    let shape = piece.rows.shape().to_vec();
+    let columns = transform::row_len(&shape);
+    if side.checked_mul(side).and_then(|area| area.checked_mul(3)) != Some(columns) {
+        return Err(Error::input(format!("its {columns} columns are no patch of {side} by {side} in three channels")));
+    }
+    let out = transform::row_count(&shape);
+    let axes = [(out, columns), (3, 1), (side, side * 3), (side, 3)];
+    transform::reshaped(&transform::view(&piece.rows, vec![out, 3, side, side], 0, &axes)?, shape)
+}
 
 /// Scales that are stored before the softplus.
 const SOFTPLUS: How = How::Change(|_, piece| softplus(&piece.rows));

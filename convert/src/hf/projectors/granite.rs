@@ -1,9 +1,11 @@
-//! Granite's encoders of speech.
+//! Granite's encoders of speech, and the tower of Granite Vision.
 
 use gguf::{Error, Result};
+use serde_json::Value;
 
 use super::change::{folded_norm, halved, without};
-use super::{BASE, Forced, Sense, Tower, audio, common, r, tower};
+use super::spelling::SIGLIP;
+use super::{BASE, Forced, Sense, Tower, audio, common, epsilon, r, tower, tower_of, vision};
 use crate::config::Config;
 use crate::hf::{Class, How, NameRule, Params};
 
@@ -35,6 +37,20 @@ pub(super) const ROWS: &[Class] = &[
         },
         remark: "the same, whose projector takes several layers",
         ..SPEECH
+    },
+    Class {
+        names: &["Granite4VisionForConditionalGeneration"],
+        towers: &[vision("clip_vision_model")],
+        defaults: r#"
+            {"spatial_target_layers": [12, 15, 18, 21], "spatial_vision_layer": -1,
+            "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]}"#,
+        prepare: |config| projectors(config).map(|_| ()),
+        prefixes: &[("model.vision_tower.vision_model.", "vision.")],
+        rename: bound_name,
+        spelling: &[SIGLIP, VISION],
+        keys: granite_vision,
+        remark: "the tower of Granite 4 Vision, with a projector for each layer of the text model that it feeds",
+        ..BASE
     },
 ];
 
@@ -121,6 +137,119 @@ const QFORMER: &[NameRule] = &[
     r("projector.qformer.encoder.layer.{}.output_query.dense", "a.proj_blk.{}.ffn_down"),
     r("projector.qformer.encoder.layer.{}.output_query.LayerNorm", "a.proj_blk.{}.ffn_norm"),
 ];
+
+/// The projectors of Granite 4 Vision, by the number that [`bound_name`] gives them.
+const VISION: &[NameRule] = &[
+    r("model.image_newline", "v.image_newline"),
+    r("projector.{}.image_positions", "v.proj_blk.{}.img_pos"),
+    r("projector.{}.query", "v.proj_blk.{}.query"),
+    r("projector.{}.out_linear", "v.proj_blk.{}.linear"),
+    r("projector.{}.norm", "v.proj_blk.{}.norm"),
+    r("projector.{}.qformer.layernorm", "v.proj_blk.{}.post_norm"),
+    r("projector.{}.qformer.encoder.layer.0.attention.attention.query", "v.proj_blk.{}.self_attn_q"),
+    r("projector.{}.qformer.encoder.layer.0.attention.attention.key", "v.proj_blk.{}.self_attn_k"),
+    r("projector.{}.qformer.encoder.layer.0.attention.attention.value", "v.proj_blk.{}.self_attn_v"),
+    r("projector.{}.qformer.encoder.layer.0.attention.output.dense", "v.proj_blk.{}.self_attn_out"),
+    r("projector.{}.qformer.encoder.layer.0.attention.output.LayerNorm", "v.proj_blk.{}.self_attn_norm"),
+    r("projector.{}.qformer.encoder.layer.0.crossattention.attention.query", "v.proj_blk.{}.cross_attn_q"),
+    r("projector.{}.qformer.encoder.layer.0.crossattention.attention.key", "v.proj_blk.{}.cross_attn_k"),
+    r("projector.{}.qformer.encoder.layer.0.crossattention.attention.value", "v.proj_blk.{}.cross_attn_v"),
+    r("projector.{}.qformer.encoder.layer.0.crossattention.output.dense", "v.proj_blk.{}.cross_attn_out"),
+    r("projector.{}.qformer.encoder.layer.0.crossattention.output.LayerNorm", "v.proj_blk.{}.cross_attn_norm"),
+    r("projector.{}.qformer.encoder.layer.0.intermediate_query.dense", "v.proj_blk.{}.ffn_up"),
+    r("projector.{}.qformer.encoder.layer.0.output_query.dense", "v.proj_blk.{}.ffn_down"),
+    r("projector.{}.qformer.encoder.layer.0.output_query.LayerNorm", "v.proj_blk.{}.ffn_norm"),
+];
+
+/// A projector of Granite 4 Vision: it takes a layer of the tower and feeds one of the text model.
+#[derive(Debug)]
+struct Bound {
+    text_layer: i64,
+    layer: i64,
+    /// What its name begins with, and its number there.
+    kind: &'static str,
+    number: usize,
+}
+
+const LAYERWISE: &str = "layerwise_projectors";
+const SPATIAL: &str = "spatial_projectors";
+
+/// The projectors in the order of the layers of the text model that they feed.
+fn projectors(config: &Config) -> Result<Vec<Bound>> {
+    let wrong = |name: &str| Error::input(format!("config.json: {name} has no layers' numbers"));
+    let text = config.get("text_config").and_then(|text| text.get("num_hidden_layers")).and_then(Value::as_i64);
+    let text = text.ok_or_else(|| Error::input("config.json: text_config has no num_hidden_layers"))?;
+    let layers = tower_of(config, Sense::Vision)?.need_u64(super::LAYERS)? as i64;
+    // Numbers below zero count from the last layer.
+    let counted = |layer: i64, layers: i64| if layer < 0 { layers.saturating_add(layer) } else { layer };
+    let numbers = |name: &'static str| config.get(name).and_then(Value::as_array).into_iter().flatten();
+    let mut pairs = Vec::new();
+    for pair in numbers("deepstack_layer_map") {
+        let pair = [0, 1].map(|i| pair.get(i).and_then(Value::as_i64));
+        let [Some(layer), Some(text_layer)] = pair else { return Err(wrong("deepstack_layer_map")) };
+        pairs.push((layer, text_layer));
+    }
+    pairs.sort_unstable();
+    let mut bound = Vec::new();
+    for (number, (layer, text_layer)) in pairs.into_iter().enumerate() {
+        bound.push(Bound {
+            text_layer: counted(text_layer, text),
+            layer: counted(layer, layers),
+            kind: LAYERWISE,
+            number,
+        });
+    }
+    let last = config.get("spatial_vision_layer").map_or(Some(-1), Value::as_i64);
+    let layer = counted(last.ok_or_else(|| wrong("spatial_vision_layer"))?, layers);
+    for (number, text_layer) in numbers("spatial_target_layers").enumerate() {
+        let text_layer = text_layer.as_i64().ok_or_else(|| wrong("spatial_target_layers"))?;
+        bound.push(Bound { text_layer, layer, kind: SPATIAL, number });
+    }
+    bound.sort_by_key(|projector| projector.text_layer);
+    Ok(bound)
+}
+
+/// Projectors get the number that they have in the file.
+fn bound_name(config: &Config, name: &str) -> Option<String> {
+    if name.contains("vision.head.") || name.starts_with("lm_head") {
+        return None;
+    }
+    let own = projectors(config).ok()?.into_iter().enumerate().find_map(|(number, Bound { kind, number: own, .. })| {
+        let rest = name.strip_prefix(&format!("model.{kind}.{own}."))?;
+        Some(format!("projector.{number}.{rest}"))
+    });
+    Some(own.unwrap_or_else(|| name.to_owned()))
+}
+
+fn granite_vision(p: &mut Params<'_>) -> Result<()> {
+    common(p)?;
+    let tower = tower(p, Sense::Vision)?;
+    p.set("projector_type", "granite4_vision");
+    epsilon(p, Sense::Vision, "layer_norm_eps", 1e-6)?;
+    p.set("use_gelu", true);
+    p.u32("vision.preproc_image_size", tower.u64_or(&["image_size"], 384)?)?;
+    let rate = p.config().str("downsample_rate").unwrap_or("");
+    let sides = rate.split_once('/').and_then(|(query, window)| Some((query.parse().ok()?, window.parse().ok()?)));
+    let (query, window): (u64, u64) = sides.ok_or_else(|| {
+        Error::input(format!("config.json: downsample_rate is {rate:?}, not two whole numbers as in 4/8"))
+    })?;
+    p.u32("vision.projector.query_side", query)?;
+    p.u32("vision.projector.window_side", window)?;
+    let bound = projectors(p.config())?;
+    let layers: Vec<i64> = bound.iter().map(|projector| projector.layer).collect();
+    p.i32s("vision.feature_layer", &layers)?;
+    let offset = |projector: &Bound| if projector.kind == SPATIAL { projector.number as i64 } else { -1 };
+    let offsets: Vec<i64> = bound.iter().map(offset).collect();
+    p.i32s("vision.projector.spatial_offsets", &offsets)?;
+    let mut points: Vec<u64> = Vec::new();
+    for point in p.config().get("image_grid_pinpoints").and_then(Value::as_array).into_iter().flatten() {
+        let [height, width] = [0, 1].map(|i| point.get(i).and_then(Value::as_u64));
+        points.extend(width.zip(height).map(|(w, h)| [w, h]).ok_or_else(|| {
+            Error::input(format!("config.json: image_grid_pinpoints has {point}, which is no height and width"))
+        })?);
+    }
+    p.i32s("vision.image_grid_pinpoints", &points)
+}
 
 /// The configuration of what stands between encoder and text model.
 fn projector(config: &Config) -> Result<Config> {

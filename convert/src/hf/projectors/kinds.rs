@@ -34,6 +34,8 @@ const ENCODER: &[(&str, &str)] = &[
     ("num_hidden_layers", "encoder_layers"),
 ];
 const HUNYUAN: &[(&str, &str)] = &[("attention_heads", "num_attention_heads"), ("layer_norm_eps", "rms_norm_eps")];
+const STEP: &[(&str, &str)] =
+    &[("width", "hidden_size"), ("layers", "num_hidden_layers"), ("heads", "num_attention_heads")];
 const WHISPER: &[(&str, &str)] = &[
     ("hidden_size", "d_model"),
     ("num_attention_heads", "encoder_attention_heads"),
@@ -197,7 +199,7 @@ const KINDS: &[Kind] = &[
     kind("smolvlm_vision", &[], r#"
         {"hidden_size": 1152, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 16,
         "image_size": 224, "patch_size": 32, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-06}"#),
-    kind("step3p5_vision", &[], r#"
+    kind("step3p5_vision", STEP, r#"
         {"hidden_size": 1536, "intermediate_size": 3072, "num_hidden_layers": 47, "num_attention_heads": 16,
         "image_size": 728, "patch_size": 14, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05,
         "mlp_ratio": 5.833333333333333}"#),

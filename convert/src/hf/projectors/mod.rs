@@ -6,19 +6,27 @@
 
 mod change;
 mod cogvlm;
+mod deepseek;
+mod dots;
 mod gemma;
+mod gemma3n;
 mod glm;
 mod granite;
 mod kinds;
+mod lfm2;
 mod llava;
+mod mimo;
 mod minimax;
 mod moonshot;
+mod muse;
+mod nemotron;
 mod ocr;
 mod pixtral;
 mod qwen;
 mod siglip;
 mod softplus;
 mod spelling;
+mod step;
 mod whisper;
 
 use std::path::Path;
@@ -36,7 +44,9 @@ pub use gguf::projector::Sense;
 pub struct Tower {
     /// What it perceives.
     pub sense: Sense,
-    /// The keys of `config.json` that lead to its configuration.
+    /// The file of the folder that describes it.
+    pub file: &'static str,
+    /// The keys of the file that lead to its configuration; none where they are those of the file itself.
     pub path: &'static [&'static str],
     /// The configuration class that fills in what is left out, where its configuration names none; nothing for classes
     /// that the transformers library does not know.
@@ -45,14 +55,17 @@ pub struct Tower {
     pub optional: bool,
 }
 
+/// The file that describes most towers.
+const CONFIG: &str = "config.json";
+
 /// A tower under the usual key of a configuration.
 const fn vision(kind: &'static str) -> Tower {
-    Tower { sense: Sense::Vision, path: &["vision_config"], kind, optional: false }
+    Tower { sense: Sense::Vision, file: CONFIG, path: &["vision_config"], kind, optional: false }
 }
 
 /// The same, which hears.
 const fn audio(kind: &'static str) -> Tower {
-    Tower { sense: Sense::Audio, path: &["audio_config"], kind, optional: false }
+    Tower { sense: Sense::Audio, path: &["audio_config"], ..vision(kind) }
 }
 
 /// A type that a tensor has whatever is asked for.
@@ -81,16 +94,24 @@ pub(crate) const PROCESSOR: &str = "processor";
 /// The rows, family by family.
 pub(super) const FAMILIES: &[&[Class]] = &[
     cogvlm::ROWS,
+    deepseek::ROWS,
+    dots::ROWS,
     gemma::ROWS,
+    gemma3n::ROWS,
     glm::ROWS,
     granite::ROWS,
+    lfm2::ROWS,
     llava::ROWS,
+    mimo::ROWS,
     minimax::ROWS,
     moonshot::ROWS,
+    muse::ROWS,
+    nemotron::ROWS,
     ocr::ROWS,
     pixtral::ROWS,
     qwen::ROWS,
     siglip::ROWS,
+    step::ROWS,
     whisper::ROWS,
 ];
 
@@ -137,17 +158,7 @@ pub fn find(root: &Map<String, Value>) -> Option<&'static Class> {
 /// A class without towers or one that no row has; parts that are missing.
 pub fn read(root: &Map<String, Value>, folder: &Path) -> Result<(&'static Class, Config)> {
     let class = named(root);
-    let row = find(root).ok_or_else(|| {
-        let mut known: Vec<&str> = all().flat_map(|row| row.names.iter().copied()).collect();
-        known.sort_unstable();
-        known.dedup();
-        let what = if class.is_empty() {
-            "config.json names no class".into()
-        } else {
-            format!("{class} has no towers that are known")
-        };
-        Error::input(what).help(format!("a projector file is made of {}", known.join(", ")))
-    })?;
+    let row = find(root).ok_or_else(|| unknown(root, &class))?;
     let known = row.towers.iter().any(|t| !t.kind.is_empty()) && config::is_recognized(root);
     let mut values = root.clone();
     if known {
@@ -155,7 +166,7 @@ pub fn read(root: &Map<String, Value>, folder: &Path) -> Result<(&'static Class,
     }
     let mut config = Config::whole(values, &class, known);
     for tower in row.towers {
-        if let Some(part) = tower_config(&config, tower)? {
+        if let Some(part) = tower_config(&config, tower, folder)? {
             config.set_section(tower.sense.name(), part);
         }
     }
@@ -165,6 +176,35 @@ pub fn read(root: &Map<String, Value>, folder: &Path) -> Result<(&'static Class,
     let blocks = blocks(&config)?;
     config.set_blocks(blocks);
     Ok((row, config))
+}
+
+/// What is wrong with a configuration whose towers no row converts, and what to do.
+fn unknown(root: &Map<String, Value>, class: &str) -> Error {
+    let part = ["vision_config", "audio_config"].into_iter().find(|part| root.get(*part).is_some_and(Value::is_object));
+    let text = find_text(class, root).is_ok();
+    if class.is_empty() {
+        return Error::input("config.json names no class").help("\"architectures\" lists the class of the whole model");
+    }
+    let Some(part) = part else {
+        let error = Error::input(format!("{class} has no towers that are known, and config.json describes none"));
+        return error.help(if text {
+            "it is a text model: convert it without --mmproj"
+        } else {
+            "is it the configuration of the whole model, and not of a part?"
+        });
+    };
+    let plain = |name: &str| name.split("For").next().unwrap_or(name).to_lowercase();
+    let alike = |row: &Class, name: &str| {
+        let own = root[part].get("model_type").and_then(Value::as_str).filter(|own| !own.is_empty());
+        let same = own.is_some_and(|own| row.towers.iter().any(|tower| tower.kind == own));
+        // A tower of the same kind says more than a name.
+        strsim::normalized_damerau_levenshtein(&plain(class), &plain(name)) + f64::from(u8::from(same))
+    };
+    let names = all().flat_map(|row| row.names.iter().map(move |name| (alike(row, name), *name)));
+    let nearest = names.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, name)| name).unwrap_or_default();
+    let rest = if text { "the text model alone converts without --mmproj; " } else { "" };
+    Error::input(format!("{class} has no towers that are known: no row converts its {part}"))
+        .help(format!("{rest}the nearest class whose towers are known is {nearest}; convert --list has all"))
 }
 
 /// The class that a folder names first.
@@ -185,17 +225,22 @@ fn fill(values: &mut Map<String, Value>, defaults: &str) -> Result<()> {
 }
 
 /// A tower's configuration with what its class fills in.
-fn tower_config(config: &Config, tower: &Tower) -> Result<Option<Config>> {
-    let place = format!("config.json: {}", tower.path.join("."));
-    let mut found = config.get(tower.path[0]);
-    for key in &tower.path[1..] {
-        found = found.and_then(|value| value.get(*key)).filter(|value| !value.is_null());
-    }
+fn tower_config(config: &Config, tower: &Tower, folder: &Path) -> Result<Option<Config>> {
+    let place = [tower.file].into_iter().chain(tower.path.iter().copied()).collect::<Vec<_>>();
+    let place = place.join(".").replacen(".json.", ".json: ", 1);
+    let own = match tower.file {
+        CONFIG => Value::Object(config.values().clone()),
+        file => crate::json::read_optional(&folder.join(file))?.unwrap_or_default(),
+    };
+    let found = tower.path.iter().try_fold(&own, |found, key| found.get(*key)).filter(|found| !found.is_null());
     let mut values = match found {
         Some(Value::Object(map)) => map.clone(),
         Some(_) => return Err(Error::input(format!("{place} is no JSON object"))),
         None if tower.optional => return Ok(None),
-        None if !config.is_known() => return Err(Error::input(format!("config.json has no {}", tower.path.join(".")))),
+        None if tower.path.is_empty() => return Err(Error::input(format!("the folder has no {}", tower.file))),
+        None if !config.is_known() => {
+            return Err(Error::input(format!("{} has no {}", tower.file, tower.path.join("."))));
+        }
         None => Map::new(),
     };
     if config.is_known() {

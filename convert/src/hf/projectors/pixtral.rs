@@ -39,7 +39,7 @@ pub(super) const ROWS: &[Class] = &[
     },
     Class {
         names: &[MISTRAL_FORM],
-        towers: &[Tower { sense: Sense::Vision, path: &["vision_encoder"], kind: "", optional: false }],
+        towers: &[Tower { path: &["vision_encoder"], ..vision("") }],
         prepare: |config| {
             let eps = config.get("norm_eps").cloned();
             if let (Some(tower), Some(eps)) = (config.section_mut("vision"), eps) {

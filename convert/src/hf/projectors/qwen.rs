@@ -97,6 +97,15 @@ pub(super) const ROWS: &[Class] = &[
         ..QWEN3
     },
     Class {
+        names: &["BailingMoeV3VLForConditionalGeneration"],
+        towers: &[vision("")],
+        rename: |_, name| (name.starts_with("visual.") || name.starts_with("linear_proj.")).then(|| name.to_owned()),
+        spelling: &[VISUAL, VISUAL_FUSED, LING],
+        keys: ling,
+        remark: "the tower of Ling 3.0 VL: that of Qwen3-VL, whose merger is a norm with a projector behind it",
+        ..QWEN3
+    },
+    Class {
         names: &["Qwen3OmniMoeForConditionalGeneration"],
         towers: &[
             Tower { kind: "qwen3_omni_moe_vision_encoder", ..OMNI[0] },
@@ -146,18 +155,8 @@ pub(super) const ROWS: &[Class] = &[
 ];
 
 const OMNI: &[Tower] = &[
-    Tower {
-        sense: Sense::Vision,
-        path: &["thinker_config", "vision_config"],
-        kind: "qwen2_5_omni_vision_encoder",
-        optional: false,
-    },
-    Tower {
-        sense: Sense::Audio,
-        path: &["thinker_config", "audio_config"],
-        kind: "qwen2_5_omni_audio_encoder",
-        optional: false,
-    },
+    Tower { path: &["thinker_config", "vision_config"], ..vision("qwen2_5_omni_vision_encoder") },
+    Tower { path: &["thinker_config", "audio_config"], ..audio("qwen2_5_omni_audio_encoder") },
 ];
 
 const QWEN2: Class = Class {
@@ -181,7 +180,8 @@ const QWEN3: Class = Class {
     ..BASE
 };
 
-const QWEN2_MERGER: &[NameRule] = &[r("visual.merger.ln_q", "v.post_ln"), r("visual.merger.mlp.{}", "mm.{}")];
+pub(super) const QWEN2_MERGER: &[NameRule] =
+    &[r("visual.merger.ln_q", "v.post_ln"), r("visual.merger.mlp.{}", "mm.{}")];
 
 const QWEN3_MERGER: &[NameRule] = &[
     r("visual.pos_embed", "v.position_embd"),
@@ -191,6 +191,13 @@ const QWEN3_MERGER: &[NameRule] = &[
     r("visual.deepstack_merger_list.{}.norm", "v.deepstack.{}.norm").how(DEEP),
     r("visual.deepstack_merger_list.{}.linear_fc1", "v.deepstack.{}.fc1").how(DEEP),
     r("visual.deepstack_merger_list.{}.linear_fc2", "v.deepstack.{}.fc2").how(DEEP),
+];
+
+const LING: &[NameRule] = &[
+    r("visual.pos_embed", "v.position_embd"),
+    r("visual.merger.norm", "mm.input_norm"),
+    r("linear_proj.0", "mm.0"),
+    r("linear_proj.2", "mm.2"),
 ];
 
 const OMNI_AUDIO: &[NameRule] =
@@ -352,11 +359,8 @@ pub(super) fn pixels(p: &mut Params<'_>) -> Result<()> {
 fn qwen3(p: &mut Params<'_>) -> Result<()> {
     let tower = tower(p, Sense::Vision)?;
     p.set("use_gelu", true);
-    if tower.get("spatial_merge_size").is_some() {
-        p.u32("vision.spatial_merge_size", tower.need_u64(&["spatial_merge_size"])?)?;
-    }
-    let text = p.config().get("text_config").and_then(|text| text.get("rms_norm_eps")).and_then(Value::as_f64);
-    p.f32("vision.attention.layer_norm_epsilon", text.unwrap_or(1e-6));
+    merging(p, tower)?;
+    text_epsilon(p);
     let layers = tower.need_u64(super::LAYERS)?.min(4096) as usize;
     let mut deep = vec![false; layers];
     if tower.get("deepstack_visual_indexes").is_some() {
@@ -376,6 +380,35 @@ fn qwen3(p: &mut Params<'_>) -> Result<()> {
         p.set("vision.is_deepstack_layers", Array::from(&deep[..]));
     }
     Ok(())
+}
+
+fn ling(p: &mut Params<'_>) -> Result<()> {
+    common(p)?;
+    let tower = tower(p, Sense::Vision)?;
+    if tower.bool("disable_merger_proj") != Some(true) {
+        return Err(Error::input(format!("{}: disable_merger_proj is not true", tower.place()))
+            .help("the format knows the tower without a projector in its merger alone"));
+    }
+    tower.need_u64(&["out_hidden_size"])?;
+    p.set("projector_type", "ling3vl");
+    p.set("use_gelu", true);
+    merging(p, tower)?;
+    text_epsilon(p);
+    Ok(())
+}
+
+/// How many patches to a side become one, where it is said.
+fn merging(p: &mut Params<'_>, tower: &Config) -> Result<()> {
+    match tower.get("spatial_merge_size") {
+        Some(_) => p.u32("vision.spatial_merge_size", tower.need_u64(&["spatial_merge_size"])?),
+        None => Ok(()),
+    }
+}
+
+/// The epsilon of the text model, which the tower's norms have as well.
+fn text_epsilon(p: &mut Params<'_>) {
+    let text = p.config().get("text_config").and_then(|text| text.get("rms_norm_eps")).and_then(Value::as_f64);
+    p.f32("vision.attention.layer_norm_epsilon", text.unwrap_or(1e-6));
 }
 
 /// The sines and cosines that Whisper's positions are, for 1500 of them.

@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Class] = &[
         ],
         rename: |_, name| {
             let own = ["multi_modal_projector.", "vision."].iter().any(|p| name.starts_with(p));
-            (own && !name.starts_with("vision.head.")).then(|| name.replace("_weight", ".weight"))
+            (own && !name.starts_with("vision.head.")).then(|| name.to_owned())
         },
         spelling: &[SIGLIP, GEMMA3],
         forced: &[("mm.input_projection.", Forced::F16), ("v.patch_embd.", Forced::F32)],
@@ -212,6 +212,7 @@ pub(super) const ROWS: &[Class] = &[
 ];
 
 const GEMMA3: &[NameRule] = &[
+    r("multi_modal_projector.mm_input_projection_weight", "mm.input_projection.weight"),
     r("multi_modal_projector.mm_input_projection", "mm.input_projection"),
     r("multi_modal_projector.mm_soft_emb_norm", "mm.soft_emb_norm").how(How::MapWeight(plus_one)),
 ];
@@ -408,10 +409,11 @@ fn llama4(p: &mut Params<'_>) -> Result<()> {
 
 /// The tower has one layer less than the checkpoint; images are as large as the positions of a square.
 fn phi4_sizes(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
-    const POSITIONS: &str = "vision_model.embeddings.position_embedding.weight";
+    const POSITIONS: &str = "model.vision_tower.vision_tower.vision_model.embeddings.position_embedding.weight";
+    const OWN: &str = "vision_model.embeddings.position_embedding.weight";
     let processor = config.section(super::PROCESSOR);
     let patch = processor.map_or(Ok(0), |processor| processor.need_u64(&["patch_size"]))?;
-    let positions = contents.tensors.iter().find(|tensor| tensor.name().ends_with(POSITIONS));
+    let positions = contents.tensors.iter().find(|tensor| tensor.name().ends_with(OWN));
     let positions = positions.and_then(|tensor| tensor.shape().first().copied());
     let Some(count) = positions else { return Err(Error::input(format!("the folder has no tensor {POSITIONS}"))) };
     let side = count.isqrt();

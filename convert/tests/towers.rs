@@ -1,0 +1,267 @@
+//! No checkpoint with towers becomes a projector file that does not load: each tensor of every fixture and of every
+//! generated checkpoint is taken away and resized in turn, and the result is an error that names it, or a file without
+//! a tensor that is optional. Files are held against the same rules, tensor by tensor.
+
+mod cases;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use convert::{Checkpoint, Options};
+use gguf::projector::{self, Fault};
+use gguf::{ErrorKind, Source};
+use serde_json::{Map, Value, json};
+
+/// Tensors with dimensions that nothing else in a file tells, each with the number of the first such dimension.
+const FREE: &[(&str, usize)] = &[
+    // Positions of images and sounds of any length.
+    ("a.position_embd.weight", 1),
+    ("v.position_embd.weight", 1),
+    // Queries, words of sound and what speaks them.
+    ("a.proj_query", 1),
+    ("a.rvq.codebook.weight", 1),
+    ("mm.a.code_embd.weight", 1),
+    ("mm.embedding.weight", 1),
+    ("mm.a.embedding.weight", 1),
+    ("a.embd_to_logits.weight", 1),
+    ("v.resample_query_768.weight", 1),
+    ("v.resample_query_1024.weight", 1),
+    ("v.sam.pos_embd.weight", 1),
+    // As many class tokens as the tower was made with.
+    ("v.class_embd", 1),
+    // The filters of a spectrogram.
+    ("a.mel_filters", 0),
+    ("a.window", 0),
+    // MobileNet's stages, which have sizes of their own.
+    ("v.conv_stem.", 0),
+    ("v.msfa.", 0),
+];
+
+/// Whether a tensor is of a block of a stage of MobileNet.
+fn is_staged(name: &str) -> bool {
+    let mut parts = name.strip_prefix("v.blk.").unwrap_or_default().split('.');
+    [parts.next(), parts.next()].into_iter().all(|part| part.is_some_and(|part| part.parse::<u64>().is_ok()))
+}
+
+/// The dimensions of a tensor that something else in the file tells.
+fn bound<'a>(name: &str, dims: &'a [u64]) -> &'a [u64] {
+    let is_free = |free: &str| if free.ends_with('.') { name.starts_with(free) } else { name == free };
+    let free = FREE.iter().find(|(free, _)| is_free(free)).map_or(dims.len(), |(_, first)| *first);
+    // Windows of SAM's layers differ.
+    let free = if is_staged(name) || name.contains(".attn.pos_") { 0 } else { free };
+    &dims[..free.min(dims.len())]
+}
+
+fn options() -> Options {
+    Options { projector: true, ..Options::default() }
+}
+
+/// The folders of all fixtures with towers, and of all generated checkpoints with a hash that are no variants of others.
+fn folders(made: &Path) -> Vec<PathBuf> {
+    let only = std::env::var("ONLY").ok();
+    let given = fs::read_dir(fixtures::path("golden/mmproj")).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        entry.path().join("hf").join(entry.file_name())
+    });
+    let cases = fixtures::json("generated/cases.json");
+    let cases = cases.as_object().unwrap();
+    let own = cases.iter().filter(|(name, case)| {
+        let is_other = case.get("outtype").is_some() || case.get("error").is_some();
+        name.starts_with("mmproj-") && !is_other && case.get("tensors").is_some()
+    });
+    let generated = own.map(|(name, _)| {
+        let folder = made.join(name);
+        cases::write(&cases::resolved(cases, name), &folder);
+        folder
+    });
+    let mut all: Vec<PathBuf> = given.chain(generated).collect();
+    all.retain(|folder| only.as_ref().is_none_or(|o| folder.to_str().unwrap().contains(o.as_str())));
+    all.sort();
+    all
+}
+
+/// Tensors that a checkpoint has: a file of which one can be changed.
+struct Weights {
+    header: Map<String, Value>,
+    data: Vec<u8>,
+}
+
+impl Weights {
+    fn read(folder: &Path) -> Weights {
+        let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        header.shift_remove("__metadata__");
+        Weights { header, data: bytes[8 + length..].to_vec() }
+    }
+
+    fn shape(&self, name: &str) -> Vec<u64> {
+        serde_json::from_value(self.header[name]["shape"].clone()).unwrap()
+    }
+
+    /// Writes the checkpoint without this tensor, or with it in another shape.
+    fn write(&self, folder: &Path, changed: &str, shape: Option<&[u64]>) {
+        let (mut header, mut data) = (Map::new(), Vec::with_capacity(self.data.len()));
+        for (name, entry) in &self.header {
+            let (mut entry, start) = (entry.clone(), data.len());
+            let [from, to] = [0, 1].map(|i| entry["data_offsets"][i].as_u64().unwrap() as usize);
+            let own = &self.data[from..to];
+            match shape {
+                _ if name != changed => data.extend_from_slice(own),
+                None => continue,
+                Some(shape) => {
+                    let size = own.len() / self.shape(name).iter().product::<u64>() as usize;
+                    data.extend(own.iter().copied().cycle().take(shape.iter().product::<u64>() as usize * size));
+                    entry["shape"] = json!(shape);
+                }
+            }
+            entry["data_offsets"] = json!([start, data.len()]);
+            header.insert(name.clone(), entry);
+        }
+        let header = Value::Object(header).to_string();
+        let all = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+        fs::write(folder.join("model.safetensors"), all).unwrap();
+    }
+}
+
+/// The tensors of the file, with their shapes.
+fn tensors(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u64>> {
+    checkpoint.tensors().iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect()
+}
+
+fn faults(checkpoint: &Checkpoint, tensors: &BTreeMap<String, Vec<u64>>) -> Vec<Fault> {
+    let held: Vec<(&str, &[u64])> = tensors.iter().map(|(name, dims)| (name.as_str(), &dims[..])).collect();
+    projector::faults(&|key| checkpoint.metadata().get(key), &held)
+}
+
+/// Whether two files have the same tensors in shapes that differ where they may.
+fn is_as(a: &BTreeMap<String, Vec<u64>>, b: &BTreeMap<String, Vec<u64>>) -> bool {
+    a.len() == b.len()
+        && a.iter().all(|(name, dims)| b.get(name).is_some_and(|of| bound(name, dims) == bound(name, of)))
+}
+
+/// Whether a fault is about a tensor.
+fn is_about(fault: &Fault, tensor: &str) -> bool {
+    match fault {
+        Fault::Tensor(name) | Fault::Lacking(name) | Fault::Beyond(name) | Fault::Shape(name, _) => name == tensor,
+        Fault::Apart(first, second, _) => [first, second].iter().any(|name| *name == tensor),
+        _ => false,
+    }
+}
+
+/// What is wrong with what a folder becomes whose tensors are changed one at a time, and how often it was tried.
+fn changed_folders(folder: &Path, changed: &Path) -> (Vec<String>, usize) {
+    let weights = Weights::read(folder);
+    let (mut wrong, mut times) = (Vec::new(), 0);
+    let usual = match Checkpoint::open(folder, &options()) {
+        Ok(checkpoint) => (tensors(&checkpoint), faults(&checkpoint, &tensors(&checkpoint))),
+        Err(e) => return (vec![e.to_string()], 1),
+    };
+    let (usual, usual_faults) = usual;
+    let more = |checkpoint: &Checkpoint| {
+        faults(checkpoint, &tensors(checkpoint)).iter().any(|fault| !usual_faults.contains(fault))
+    };
+    let number = |name: &str| name.split('.').find_map(|part| part.parse::<u64>().ok());
+    let last = weights.header.keys().filter_map(|name| number(name)).max();
+    // Layers between the first and the last are as these.
+    let ends = |name: &&String| number(name).is_none_or(|n| n == 0 || Some(n) == last || !name.contains("layers"));
+    for (i, name) in weights.header.keys().filter(ends).enumerate() {
+        let shape = weights.shape(name);
+        // Another dimension for each tensor; the first of every second.
+        let axis = if i.is_multiple_of(2) { 0 } else { (i / 2) % shape.len().max(1) };
+        let resized: Vec<u64> = shape.iter().enumerate().map(|(at, n)| n + u64::from(at == axis)).collect();
+        let changes = [None, (!shape.is_empty()).then_some(&resized[..])];
+        for shape in changes.into_iter().enumerate().filter_map(|(i, c)| (i == 0 || c.is_some()).then_some(c)) {
+            weights.write(changed, name, shape);
+            times += 1;
+            let said = format!("{name}, now {}", shape.map_or("gone".into(), |shape| format!("{shape:?}")));
+            match Checkpoint::open(changed, &options()) {
+                // What is of no use for the towers may be of any shape.
+                Ok(checkpoint) if is_as(&tensors(&checkpoint), &usual) => {}
+                Ok(checkpoint) if shape.is_none() && !more(&checkpoint) => {}
+                Ok(_) if shape.is_none() => wrong.push(format!("{said}: a file with faults")),
+                Ok(_) => wrong.push(format!("{said}: written")),
+                Err(e) if e.kind() == ErrorKind::Input && e.to_string().contains(name.as_str()) => {}
+                Err(e) => wrong.push(format!("{said}: {e}")),
+            }
+        }
+    }
+    (wrong, times)
+}
+
+/// Runs over all folders, as many at a time as the machine has cores.
+fn walk(judge: impl Fn(&Path) -> (Vec<String>, usize) + Sync) {
+    let made = tempfile::tempdir().unwrap();
+    let queue = Mutex::new(folders(made.path()));
+    let (wrong, looked) = (Mutex::new(Vec::new()), Mutex::new(0));
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let Some(folder) = queue.lock().unwrap().pop() else { break };
+                    let (found, times) = judge(&folder);
+                    let name = folder.file_name().unwrap().display().to_string();
+                    wrong.lock().unwrap().extend(found.into_iter().map(|fault| format!("{name}: {fault}")));
+                    *looked.lock().unwrap() += times;
+                }
+            });
+        }
+    });
+    let (wrong, looked) = (wrong.into_inner().unwrap(), looked.into_inner().unwrap());
+    assert!(wrong.is_empty(), "{} of {looked}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(looked > 0);
+}
+
+/// Copies a folder with the folders in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn each_tensor_that_is_missing_or_resized_is_named_or_optional() {
+    walk(|folder| {
+        let temporary = tempfile::tempdir().unwrap();
+        let changed = temporary.path().join(folder.file_name().unwrap());
+        copy(folder, &changed);
+        changed_folders(folder, &changed)
+    });
+}
+
+#[test]
+fn every_dimension_of_a_file_is_held_against_others() {
+    walk(|folder| {
+        let checkpoint = match Checkpoint::open(folder, &options()) {
+            Ok(checkpoint) => checkpoint,
+            Err(e) => return (vec![e.to_string()], 1),
+        };
+        let all = tensors(&checkpoint);
+        let mut wrong: Vec<String> = faults(&checkpoint, &all)
+            .into_iter()
+            .filter(|fault| !matches!(fault, Fault::Lacking(_)))
+            .map(|fault| format!("as it is: {fault:?}"))
+            .collect();
+        let mut times = 0;
+        for (name, dims) in &all {
+            for axis in 0..bound(name, dims).len() {
+                let mut changed = all.clone();
+                changed.get_mut(name).unwrap()[axis] += 1;
+                times += 1;
+                if !faults(&checkpoint, &changed).iter().any(|fault| is_about(fault, name)) {
+                    wrong.push(format!("{name} of {dims:?}, dimension {axis}"));
+                }
+            }
+        }
+        (wrong, times)
+    });
+}
