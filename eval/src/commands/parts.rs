@@ -94,13 +94,15 @@ impl Run {
     }
 
     fn found(&self, facts: Value, numbers: BTreeMap<String, Numbers>) -> Found {
+        // On a device its kernels stand for the path.
+        let device = ["/device/name", "/protocol/device/name"].iter().find_map(|at| facts.pointer(at)?.as_str());
         Found {
+            path: device.map_or_else(|| SimdPath::current().to_string(), str::to_owned),
             command: self.command.into(),
             part: self.part,
             by: self.by.into(),
             run: self.run.clone(),
             facts,
-            path: SimdPath::current().to_string(),
             seconds: self.begun.elapsed().as_secs_f64(),
             numbers,
         }
