@@ -142,6 +142,14 @@ impl Error {
         &self.0.message
     }
 
+    /// The message and the way out on one line, as readers of arguments give it.
+    pub fn on_one_line(&self) -> String {
+        match self.way_out() {
+            Some(help) => format!("{}: {help}", self.message()),
+            None => self.message().to_owned(),
+        }
+    }
+
     /// The file, where one is known.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()

@@ -86,10 +86,7 @@ impl Part {
 /// # Errors
 /// As [`Part::parse`].
 pub fn argument(text: &str) -> std::result::Result<Part, String> {
-    Part::parse(text, |name| std::env::var(name).ok()).map_err(|e| match e.way_out() {
-        Some(help) => format!("{}: {help}", e.message()),
-        None => e.message().to_owned(),
-    })
+    Part::parse(text, |name| std::env::var(name).ok()).map_err(|e| e.on_one_line())
 }
 
 fn not_a_part(text: &str) -> Error {

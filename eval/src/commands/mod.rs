@@ -132,12 +132,16 @@ impl ArithmeticArgs {
 pub struct DeviceArgs {
     /// Where the model is computed: cpu, gpu, a number of `evaluate devices`, or auto, which goes on on the processor where
     /// there is no device or it fails
-    #[arg(long, default_value = "cpu", value_name = "DEVICE", help_heading = "Device")]
+    #[arg(long, default_value = "cpu", value_name = "DEVICE", value_parser = device, help_heading = "Device")]
     device: Choice,
 
     /// Memory of the device to use [default: three quarters of what it has]
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE", help_heading = "Device")]
     device_memory: Option<u64>,
+}
+
+fn device(text: &str) -> std::result::Result<Choice, String> {
+    text.parse().map_err(|e: Error| e.on_one_line())
 }
 
 impl DeviceArgs {
