@@ -110,7 +110,7 @@ fn entry_points_refuse_what_does_not_fit() {
     let mut out = [0; 34];
     let fails = |result: quantize::Result<()>| result.unwrap_err().to_string();
 
-    assert!(fails(quantize::encode_rows(ty, &[0.0; 33], 33, None, &mut out)).contains("blocks of 32"));
+    assert!(fails(quantize::encode_rows(ty, &[0.0; 33], 33, None, &mut out)).contains("block size 32"));
     assert!(fails(quantize::encode_rows(ty, &[0.0; 33], 32, None, &mut out)).contains("rows of 32"));
     assert!(fails(quantize::encode_rows(ty, &[0.0; 32], 0, None, &mut out)).contains("rows of 0"));
     assert!(fails(quantize::encode_rows(ty, &[0.0; 32], 32, None, &mut [0; 33])).contains("34 bytes, not 33"));
