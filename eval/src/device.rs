@@ -38,8 +38,9 @@ impl std::str::FromStr for Choice {
             "gpu" => Ok(Choice::Gpu),
             "auto" => Ok(Choice::Auto),
             number => number.parse().map(Choice::Number).map_err(|_| {
-                Error::usage(format!("\"{text}\" is no device"))
-                    .help("use cpu, gpu, auto, or a number of `evaluate devices`")
+                Error::usage(format!(
+                    "\"{text}\" is no device; cpu, gpu, auto and the numbers of `evaluate devices` are"
+                ))
             }),
         }
     }
@@ -620,6 +621,6 @@ mod tests {
     fn devices_are_asked_for_by_name_or_number() {
         let parsed: Vec<Choice> = ["cpu", "gpu", "auto", "3"].iter().map(|c| c.parse().unwrap()).collect();
         assert_eq!(parsed, [Choice::Cpu, Choice::Gpu, Choice::Auto, Choice::Number(3)]);
-        assert!("cuda".parse::<Choice>().unwrap_err().way_out().unwrap().contains("evaluate devices"));
+        assert!("cuda".parse::<Choice>().unwrap_err().message().contains("evaluate devices"));
     }
 }
