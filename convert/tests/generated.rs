@@ -8,9 +8,24 @@ use std::path::Path;
 
 use convert::Checkpoint;
 use gguf::Source;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use cases::{options, resolved, write};
+
+/// The file with zeros for the tensors that are `apart`, whose values depend on the processor's library.
+fn without(case: &Map<String, Value>, mut bytes: Vec<u8>) -> Vec<u8> {
+    let Some(apart) = case.get("apart").and_then(Value::as_array) else { return bytes };
+    let file = gguf::File::from_bytes(bytes.clone().into()).unwrap();
+    let mut next = file.data_start();
+    for tensor in file.tensors() {
+        let start = next as usize;
+        next = (next + tensor.bytes()).next_multiple_of(32);
+        if apart.iter().any(|name| name == tensor.name()) {
+            bytes[start..][..tensor.bytes() as usize].fill(0);
+        }
+    }
+    bytes
+}
 
 #[test]
 fn generated_checkpoints_are_byte_identical() {
@@ -26,7 +41,8 @@ fn generated_checkpoints_are_byte_identical() {
         let bytes = Checkpoint::open(&folder, &options(cases, &case, &folder))
             .and_then(|c| gguf::write::copy(&c, c.metadata(), Vec::new(), |_| {}));
         match (bytes, case.get("error").and_then(Value::as_str)) {
-            (Ok(bytes), None) if fixtures::sha256(&bytes) == case["sha256"].as_str().unwrap() => {}
+            (Ok(bytes), None)
+                if fixtures::sha256(&without(&case, bytes.clone())) == case["sha256"].as_str().unwrap() => {}
             (Ok(bytes), _) => {
                 if let Some(dir) = std::env::var_os("KEEP") {
                     fs::write(Path::new(&dir).join(format!("{name}.gguf")), bytes).unwrap();

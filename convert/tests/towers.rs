@@ -166,7 +166,8 @@ fn changed_folders(folder: &Path, changed: &Path) -> (Vec<String>, usize) {
     let number = |name: &str| name.split('.').find_map(|part| part.parse::<u64>().ok());
     let last = weights.header.keys().filter_map(|name| number(name)).max();
     // Layers between the first and the last are as these.
-    let ends = |name: &&String| number(name).is_none_or(|n| n == 0 || Some(n) == last || !name.contains("layers"));
+    let stacked = |name: &str| name.contains("layers") || name.contains("blocks");
+    let ends = |name: &&String| number(name).is_none_or(|n| n == 0 || Some(n) == last || !stacked(name));
     for (i, name) in weights.header.keys().filter(ends).enumerate() {
         let shape = weights.shape(name);
         // Another dimension for each tensor; the first of every second.

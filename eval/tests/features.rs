@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use convert::{Options, OutType};
-use eval::towers::{Features, KINDS, Pixels, Sense, Tower};
+use eval::towers::{Features, KINDS, Picture, Pixels, Processor, Sense, Tower};
 use eval::weights::SourceWeights;
 use gguf::Source;
 use serde_json::Value;
@@ -63,6 +63,52 @@ fn every_tower_gives_the_vectors_of_transformers() {
     }
     assert!(faults.is_empty(), "{agree} agree, others do not: {faults:?}");
     assert!(agree >= 27);
+}
+
+#[test]
+fn pictures_are_processed_as_transformers_does_it_on_pillow() {
+    let cases = fixtures::json("golden/pictures/expected.json");
+    let picture = Picture::open(&fixtures::path("golden/pictures/picture.png")).unwrap();
+    for (name, case) in cases.as_object().unwrap() {
+        let bytes = std::fs::read(fixtures::path(&format!("golden/pictures/{name}.u8"))).unwrap();
+        let shape = shape(&case["shape"]);
+        // Values of one channel that follow each other.
+        let run = if shape.len() == 3 { shape[1] * shape[2] } else { shape[1] / 3 };
+        let of = |key: &str, i: usize| case[key][i / run % 3].as_f64().unwrap();
+        let normal = |(i, byte): (usize, &u8)| ((f64::from(*byte) / 255.0 - of("mean", i)) / of("std", i)) as f32;
+        let values = bytes.iter().enumerate().map(normal).collect();
+        let grid = case["grid"].as_array().map(|g| (g[0].as_u64().unwrap() as usize, g[1].as_u64().unwrap() as usize));
+        let theirs = Pixels::new(values, &shape, grid).unwrap();
+        let source = projector(name, OutType::F32);
+        let folder = fixtures::path(&format!("golden/mmproj/{name}/hf/{name}"));
+        let processor = Processor::of_folder(&folder, source.metadata()).unwrap();
+        let weights = SourceWeights(&source);
+        let tower = Tower::new(source.metadata(), &weights, None).unwrap();
+        let ours = tower.features(&tower.pixels(&picture, &processor).unwrap()).unwrap();
+        let theirs = tower.features(&theirs).unwrap();
+        assert_eq!((ours.rows, ours.cols), (theirs.rows, theirs.cols), "{name}");
+        let error = error(&ours.values, &theirs.values);
+        assert!(error < 1e-5, "{name}: {error:e}");
+    }
+}
+
+#[test]
+fn kinds_that_are_not_computed_are_refused_by_name() {
+    let source = projector("gemma-3-Tiny-it", OutType::F32);
+    let mut refused = 0;
+    for kind in gguf::projector::KINDS.iter().filter(|kind| kind.sense == Sense::Vision) {
+        let mut metadata = source.metadata().clone();
+        metadata.set("clip.projector_type", kind.name);
+        let known = KINDS.iter().any(|own| own.name == kind.name && own.sense == kind.sense);
+        match Tower::new(&metadata, &SourceWeights(&source), None) {
+            Ok(_) => assert!(known, "{}", kind.name),
+            Err(e) => {
+                assert!(!known && e.to_string().contains(&format!("the vision projector {} is not", kind.name)), "{e}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
 }
 
 #[test]

@@ -247,6 +247,7 @@ fn models() -> Vec<(&'static str, Model)> {
         ("projector-tensor-lacking", Model::projector().without_tensor("v.token_embd.img_break")),
         ("projector-layer-range", Model::projector().tensor("v.blk.1.ln1.weight", &[8], TensorType::F32)),
         ("projector-shape", Model::projector().tensor("v.blk.0.attn_out.weight", &[8, 16], TensorType::F32)),
+        ("projector-shape", Model::projector().tensor("mm.1.bias", &[99], TensorType::F32)),
     ]
 }
 

@@ -93,6 +93,9 @@ fn in_layer(name: &str) -> Option<(&str, u64, &str)> {
     Some((&name[..at], number.parse().ok()?, own))
 }
 
+/// The tensor of one name in each layer that has it.
+type Layers<'a> = BTreeMap<u64, (&'a str, &'a [u64])>;
+
 pub(super) struct Shapes<'a> {
     pub(super) kind: &'a Projector,
     pub(super) has: &'a HashMap<&'a str, &'a [u64]>,
@@ -127,6 +130,11 @@ impl Shapes<'_> {
                 }
             }
         }
+        // What layers give to the text model directly.
+        for name in own.keys().filter(|name| name.starts_with("v.deepstack.") && name.ends_with(".fc1.weight")) {
+            let stem = name.trim_end_matches(".fc1.weight");
+            self.way(&format!("{stem}.norm {stem}.fc1 {stem}.fc2 P"));
+        }
         let usual = USUAL_WAYS.iter().filter(|(sense, _)| *sense == self.kind.sense && self.kind.usual);
         for way in usual.map(|(_, way)| *way).chain(self.kind.ways.iter().copied()) {
             self.way(way);
@@ -139,7 +147,7 @@ impl Shapes<'_> {
 
     /// Layers have the same tensors in the same shapes.
     fn layers(&mut self, front: &str, all: &BTreeMap<&str, &[u64]>) {
-        let mut alike: BTreeMap<(&str, &str), BTreeMap<u64, (&str, &[u64])>> = BTreeMap::new();
+        let mut alike: BTreeMap<(&str, &str), Layers<'_>> = BTreeMap::new();
         let mut numbers: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
         for (name, dims) in all {
             let Some((stack, layer, own)) = in_layer(name) else { continue };

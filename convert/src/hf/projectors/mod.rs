@@ -232,7 +232,12 @@ fn tower_config(config: &Config, tower: &Tower, folder: &Path) -> Result<Option<
         CONFIG => Value::Object(config.values().clone()),
         file => crate::json::read_optional(&folder.join(file))?.unwrap_or_default(),
     };
-    let found = tower.path.iter().try_fold(&own, |found, key| found.get(*key)).filter(|found| !found.is_null());
+    // Encoders of Whisper's form may be described under a name of their own.
+    let path = match tower.path {
+        ["audio_config"] if own.get("whisper_config").is_some() => &["whisper_config"],
+        path => path,
+    };
+    let found = path.iter().try_fold(&own, |found, key| found.get(*key)).filter(|found| !found.is_null());
     let mut values = match found {
         Some(Value::Object(map)) => map.clone(),
         Some(_) => return Err(Error::input(format!("{place} is no JSON object"))),

@@ -122,12 +122,12 @@ pub(super) const ROWS: &[Class] = &[
         },
         generated: |config| Ok(vec![("a.position_embd.weight".into(), sinusoids(config)?)]),
         spelling: &[VISUAL, VISUAL_FUSED, QWEN3_MERGER, QWEN3_AUDIO, WHISPER, OMNI_AUDIO],
-        forced: &[("a.conv2d.", Forced::F16), ("a.conv_out.", Forced::F16)],
+        forced: &[("a.conv2d.{}.weight", Forced::F16), ("a.conv_out.weight", Forced::F16)],
         keys: |p| {
             common(p)?;
+            encoder(p)?;
             qwen3(p)?;
             p.set("vision.projector_type", "qwen3vl_merger");
-            encoder(p)?;
             p.set("audio.projector_type", "qwen3a");
             Ok(())
         },
@@ -136,21 +136,16 @@ pub(super) const ROWS: &[Class] = &[
     },
     Class {
         names: &["Qwen3ASRForConditionalGeneration"],
-        towers: &[audio("qwen3_asr_encoder")],
-        prepare: audio_sizes,
-        prefixes: &[("model.", ""), ("thinker.", "")],
-        rename: |_, name| name.starts_with("audio_tower.").then(|| name.to_owned()),
-        generated: |config| Ok(vec![("a.position_embd.weight".into(), sinusoids(config)?)]),
-        spelling: &[QWEN3_AUDIO, WHISPER, OMNI_AUDIO],
-        forced: &[("a.conv2d.", Forced::F16), ("a.conv_out.", Forced::F16)],
-        keys: |p| {
-            common(p)?;
-            encoder(p)?;
-            p.set("audio.projector_type", "qwen3a");
-            Ok(())
-        },
+        when: |root| root.get("thinker_config").is_some_and(Value::is_object),
+        towers: &[Tower { kind: "", ..OMNI[1] }],
         remark: "the encoder of Qwen3-ASR",
-        ..BASE
+        ..ASR
+    },
+    Class {
+        names: &["Qwen3ASRForConditionalGeneration"],
+        towers: &[audio("qwen3_asr_encoder")],
+        remark: "the same in the form of transformers",
+        ..ASR
     },
 ];
 
@@ -158,6 +153,22 @@ const OMNI: &[Tower] = &[
     Tower { path: &["thinker_config", "vision_config"], ..vision("qwen2_5_omni_vision_encoder") },
     Tower { path: &["thinker_config", "audio_config"], ..audio("qwen2_5_omni_audio_encoder") },
 ];
+
+const ASR: Class = Class {
+    prepare: audio_sizes,
+    prefixes: &[("model.", ""), ("thinker.", "")],
+    rename: |_, name| name.starts_with("audio_tower.").then(|| name.to_owned()),
+    generated: |config| Ok(vec![("a.position_embd.weight".into(), sinusoids(config)?)]),
+    spelling: &[QWEN3_AUDIO, WHISPER, OMNI_AUDIO],
+    forced: &[("a.conv2d.{}.weight", Forced::F16), ("a.conv_out.weight", Forced::F16)],
+    keys: |p| {
+        common(p)?;
+        encoder(p)?;
+        p.set("audio.projector_type", "qwen3a");
+        Ok(())
+    },
+    ..BASE
+};
 
 const QWEN2: Class = Class {
     prepare: qwen2_sizes,
