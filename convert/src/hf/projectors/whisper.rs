@@ -110,7 +110,7 @@ const GLM: &[NameRule] = &[
     r("audio_encoder.adapting.layer_norm", "mm.a.norm_pre"),
     r("audio_encoder.adapting.0", "mm.a.mlp.1"),
     r("audio_encoder.adapting.2", "mm.a.mlp.2"),
-    r("audio_encoder.audio_bos_eos_token", "v.").how(crate::hf::How::Split(|_, piece| {
+    r("audio_encoder.audio_bos_eos_token.weight", "v.").how(crate::hf::How::Split(|_, piece| {
         let token = |n: u64, name: &str| {
             let row = crate::transform::sliced(&piece.rows, 0, n, 1)?;
             Ok((format!("{}{name}", piece.to), crate::transform::reshaped(&row, row.shape()[1..].to_vec())?))
