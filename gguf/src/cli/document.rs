@@ -7,10 +7,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
+use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{Common, Progress, ProgressMode, print};
@@ -103,24 +103,8 @@ impl FileDigest {
 /// # Errors
 /// A file that cannot be read.
 pub fn digest_files(paths: &[PathBuf], progress: &Progress) -> Result<Vec<FileDigest>> {
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len().max(1));
-    let mut all: Vec<(usize, Result<FileDigest>)> = std::thread::scope(|scope| {
-        let work = || {
-            let mut own = Vec::new();
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                match paths.get(i) {
-                    Some(path) => own.push((i, digest_file(path, progress))),
-                    None => return own,
-                }
-            }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
-    });
-    all.sort_by_key(|(i, _)| *i);
-    all.into_iter().map(|(_, digest)| digest).collect()
+    let all: Vec<Result<FileDigest>> = paths.par_iter().map(|path| digest_file(path, progress)).collect();
+    all.into_iter().collect()
 }
 
 fn digest_file(path: &Path, progress: &Progress) -> Result<FileDigest> {
