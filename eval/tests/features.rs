@@ -80,8 +80,13 @@ fn pictures_are_processed_as_transformers_does_it_on_pillow() {
         let grid = case["grid"].as_array().map(|g| (g[0].as_u64().unwrap() as usize, g[1].as_u64().unwrap() as usize));
         let theirs = Pixels::new(values, &shape, grid).unwrap();
         let source = projector(name, OutType::F32);
-        let folder = fixtures::path(&format!("golden/mmproj/{name}/hf/{name}"));
-        let processor = Processor::of_folder(&folder, source.metadata()).unwrap();
+        // What the folder leaves to the processor's class.
+        let file = "preprocessor_config.json";
+        let mut settings = fixtures::json(&format!("golden/mmproj/{name}/hf/{name}/{file}"));
+        settings.as_object_mut().unwrap().extend(case["settings"].as_object().unwrap().clone());
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(file), settings.to_string()).unwrap();
+        let processor = Processor::of_folder(folder.path(), source.metadata()).unwrap();
         let weights = SourceWeights(&source);
         let tower = Tower::new(source.metadata(), &weights, None).unwrap();
         let ours = tower.features(&tower.pixels(&picture, &processor).unwrap()).unwrap();
