@@ -2,7 +2,10 @@
 //! the result is an error that names it, or a file in which the check finds no fault because that tensor is optional.
 //! Of the checkpoints that are made here each tensor is taken away; with `EVERY_CHANGE` they are changed as the others.
 
+#[path = "../cases/mod.rs"]
 mod cases;
+mod changed;
+mod towers;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +15,9 @@ use std::sync::Mutex;
 use convert::{Checkpoint, Options};
 use gguf::check::{self, Severity};
 use gguf::{ErrorKind, Source};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+
+use changed::{Change, Weights, copy, names};
 
 /// The checkpoints of the fixtures, or of the folders that `CHECKPOINTS` names.
 fn folders() -> Vec<PathBuf> {
@@ -30,65 +35,6 @@ fn folders() -> Vec<PathBuf> {
     };
     found.sort();
     found
-}
-
-/// A checkpoint in one file of which tensors can be changed.
-struct Weights {
-    header: Map<String, Value>,
-    data: Vec<u8>,
-}
-
-impl Weights {
-    fn read(folder: &Path) -> Weights {
-        let bytes = fs::read(folder.join("model.safetensors")).unwrap();
-        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let mut header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-        header.shift_remove("__metadata__");
-        Weights { header, data: bytes[8 + length..].to_vec() }
-    }
-
-    fn shape(&self, name: &str) -> Vec<u64> {
-        serde_json::from_value(self.header[name]["shape"].clone()).unwrap()
-    }
-
-    /// Writes the checkpoint with this tensor changed.
-    fn write(&self, folder: &Path, changed: &str, change: &Change) {
-        let (mut header, mut data) = (Map::new(), Vec::with_capacity(self.data.len()));
-        for (name, entry) in &self.header {
-            let (mut entry, start) = (entry.clone(), data.len());
-            let [from, to] = [0, 1].map(|i| entry["data_offsets"][i].as_u64().unwrap() as usize);
-            let own = &self.data[from..to];
-            match change {
-                _ if name != changed => data.extend_from_slice(own),
-                Change::Without => continue,
-                Change::Type(dtype, size) => {
-                    let elements = self.shape(name).iter().product::<u64>() as usize;
-                    data.resize(data.len() + elements * size, 0);
-                    entry["dtype"] = json!(dtype);
-                }
-                Change::Shape(shape) => {
-                    let elements = self.shape(name).iter().product::<u64>() as usize;
-                    let bytes = shape.iter().product::<u64>() as usize * (own.len() / elements);
-                    data.extend(own.iter().copied().cycle().take(bytes));
-                    entry["shape"] = json!(shape);
-                }
-            }
-            entry["data_offsets"] = json!([start, data.len()]);
-            header.insert(name.clone(), entry);
-        }
-        let header = Value::Object(header).to_string();
-        let all = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
-        fs::write(folder.join("model.safetensors"), all).unwrap();
-    }
-}
-
-/// What is done to a tensor.
-#[derive(Debug)]
-enum Change {
-    Without,
-    Shape(Vec<u64>),
-    /// Its elements are of another type, of this many bytes.
-    Type(&'static str, usize),
 }
 
 /// What is done to a tensor of a shape, of whole numbers or not.
@@ -115,19 +61,6 @@ fn every_change(shape: &[u64], whole_numbers: bool) -> Vec<Change> {
     let shapes = shapes.into_iter().filter(|s| s != shape).map(Change::Shape);
     let ty = if whole_numbers { Change::Type("BF16", 2) } else { Change::Type("I64", 8) };
     shapes.chain([Change::Without, ty]).collect()
-}
-
-/// Copies a folder with the folders in it.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 /// A checkpoint of which each tensor is changed in turn.
@@ -161,20 +94,6 @@ impl Subject {
             Subject::Made(name) => name,
         }
     }
-}
-
-/// Whether an error names this tensor, and not only one that its name begins.
-fn names(error: &str, tensor: &str) -> bool {
-    let part_of_a_name = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
-    error.match_indices(tensor).any(|(at, _)| {
-        let mut after = error[at + tensor.len()..].chars();
-        let next = after.next();
-        let ends = match next {
-            Some('.') => !after.next().is_some_and(part_of_a_name),
-            next => !next.is_some_and(part_of_a_name),
-        };
-        ends && !error[..at].ends_with(|c: char| part_of_a_name(c) || c == '.')
-    })
 }
 
 /// What is wrong with what a checkpoint becomes whose tensors are changed one at a time, and how often it was tried;

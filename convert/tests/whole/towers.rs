@@ -2,8 +2,6 @@
 //! generated checkpoint is taken away and resized in turn, and the result is an error that names it, or a file without
 //! a tensor that is optional. Files are held against the same rules, tensor by tensor.
 
-mod cases;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +10,9 @@ use std::sync::Mutex;
 use convert::{Checkpoint, Options};
 use gguf::projector::{self, Fault};
 use gguf::{ErrorKind, Source};
-use serde_json::{Map, Value, json};
+
+use crate::cases;
+use crate::changed::{Change, Weights, copy, names};
 
 /// Tensors with dimensions that nothing else in a file tells, each with the number of the first such dimension.
 const FREE: &[(&str, usize)] = &[
@@ -82,50 +82,6 @@ fn folders(made: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Tensors that a checkpoint has: a file of which one can be changed.
-struct Weights {
-    header: Map<String, Value>,
-    data: Vec<u8>,
-}
-
-impl Weights {
-    fn read(folder: &Path) -> Weights {
-        let bytes = fs::read(folder.join("model.safetensors")).unwrap();
-        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let mut header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-        header.shift_remove("__metadata__");
-        Weights { header, data: bytes[8 + length..].to_vec() }
-    }
-
-    fn shape(&self, name: &str) -> Vec<u64> {
-        serde_json::from_value(self.header[name]["shape"].clone()).unwrap()
-    }
-
-    /// Writes the checkpoint without this tensor, or with it in another shape.
-    fn write(&self, folder: &Path, changed: &str, shape: Option<&[u64]>) {
-        let (mut header, mut data) = (Map::new(), Vec::with_capacity(self.data.len()));
-        for (name, entry) in &self.header {
-            let (mut entry, start) = (entry.clone(), data.len());
-            let [from, to] = [0, 1].map(|i| entry["data_offsets"][i].as_u64().unwrap() as usize);
-            let own = &self.data[from..to];
-            match shape {
-                _ if name != changed => data.extend_from_slice(own),
-                None => continue,
-                Some(shape) => {
-                    let size = own.len() / self.shape(name).iter().product::<u64>() as usize;
-                    data.extend(own.iter().copied().cycle().take(shape.iter().product::<u64>() as usize * size));
-                    entry["shape"] = json!(shape);
-                }
-            }
-            entry["data_offsets"] = json!([start, data.len()]);
-            header.insert(name.clone(), entry);
-        }
-        let header = Value::Object(header).to_string();
-        let all = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
-        fs::write(folder.join("model.safetensors"), all).unwrap();
-    }
-}
-
 /// The tensors of the file, with their shapes.
 fn tensors(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u64>> {
     checkpoint.tensors().iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect()
@@ -173,18 +129,18 @@ fn changed_folders(folder: &Path, changed: &Path) -> (Vec<String>, usize) {
         // Another dimension for each tensor; the first of every second.
         let axis = if i.is_multiple_of(2) { 0 } else { (i / 2) % shape.len().max(1) };
         let resized: Vec<u64> = shape.iter().enumerate().map(|(at, n)| n + u64::from(at == axis)).collect();
-        let changes = [None, (!shape.is_empty()).then_some(&resized[..])];
-        for shape in changes.into_iter().enumerate().filter_map(|(i, c)| (i == 0 || c.is_some()).then_some(c)) {
-            weights.write(changed, name, shape);
+        let resized = (!shape.is_empty()).then_some(Change::Shape(resized));
+        for change in [Change::Without].into_iter().chain(resized) {
+            weights.write(changed, name, &change);
             times += 1;
-            let said = format!("{name}, now {}", shape.map_or("gone".into(), |shape| format!("{shape:?}")));
+            let (said, gone) = (format!("{name}: {change:?}"), matches!(change, Change::Without));
             match Checkpoint::open(changed, &options()) {
                 // What is of no use for the towers may be of any shape.
                 Ok(checkpoint) if is_as(&tensors(&checkpoint), &usual) => {}
-                Ok(checkpoint) if shape.is_none() && !more(&checkpoint) => {}
-                Ok(_) if shape.is_none() => wrong.push(format!("{said}: a file with faults")),
+                Ok(checkpoint) if gone && !more(&checkpoint) => {}
+                Ok(_) if gone => wrong.push(format!("{said}: a file with faults")),
                 Ok(_) => wrong.push(format!("{said}: written")),
-                Err(e) if e.kind() == ErrorKind::Input && e.to_string().contains(name.as_str()) => {}
+                Err(e) if e.kind() == ErrorKind::Input && names(&e.to_string(), name) => {}
                 Err(e) => wrong.push(format!("{said}: {e}")),
             }
         }
@@ -214,19 +170,6 @@ fn walk(judge: impl Fn(&Path) -> (Vec<String>, usize) + Sync) {
     let (wrong, looked) = (wrong.into_inner().unwrap(), looked.into_inner().unwrap());
     assert!(wrong.is_empty(), "{} of {looked}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(looked > 0);
-}
-
-/// Copies a folder with the folders in it.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 #[test]
