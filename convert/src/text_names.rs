@@ -29,7 +29,8 @@ impl TextNames<'_> {
         self.further.start
     }
 
-    /// The names that a tensor has, none of them where it is of no use; nothing where it is of another sense than text.
+    /// The names that a tensor has, none of them where it is of no use; nothing where it belongs to vision or
+    /// audio.
     pub(crate) fn of(&self, name: &str) -> Option<Vec<Renamed>> {
         if names::is_vision_or_audio(name) {
             return None;

@@ -12,7 +12,6 @@ use gguf::arch::{Activation, NormKind};
 use gguf::{Error, ErrorKind, Result};
 
 use crate::layers::attention::Sight;
-
 use crate::weights::{Matrix, Weights};
 
 /// What was asked for.

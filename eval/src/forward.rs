@@ -487,11 +487,16 @@ impl Trunk {
         embeddings: Vec<f32>,
         groups: Vec<Range<usize>>,
     ) -> Result<Trunk> {
-        let apart = |x: Vec<f32>, row: usize| -> Vec<Values> {
-            if groups.len() == 1 {
-                return vec![x.into()];
+        // From the last on, so that no more than a group is held twice.
+        let apart = |mut x: Vec<f32>, row: usize| -> Vec<Values> {
+            let mut parts = Vec::with_capacity(groups.len());
+            for rows in groups.iter().skip(1).rev() {
+                parts.push(x.split_off(rows.start * row).into());
+                x.shrink_to_fit();
             }
-            groups.iter().map(|rows| x[rows.start * row..rows.end * row].to_vec().into()).collect()
+            parts.push(x.into());
+            parts.reverse();
+            parts
         };
         let width = model.width;
         let layers = model.layers(stack);
