@@ -1,4 +1,7 @@
 //! Names of tensors: matching the tables' patterns, and what a name says of its type.
+//!
+//! Rows of [`crate::hf`] whose functions ask for a name import this file, and this file the form of a row: a table and what
+//! reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -149,6 +149,15 @@ impl TensorType {
         u64::from(self.row().block_bytes)
     }
 
+    /// The elements and the bytes of a block, for proofs when a program is compiled.
+    pub const fn block_size(self) -> (u32, u32) {
+        let mut i = 0;
+        while TABLE[i].ty as u32 != self as u32 {
+            i += 1;
+        }
+        (TABLE[i].block_len, TABLE[i].block_bytes)
+    }
+
     /// The scale fields of a block.
     pub fn scale_fields(self) -> &'static [ScaleField] {
         self.row().scales

@@ -23,9 +23,11 @@ pub mod plan;
 #[cfg(feature = "cli")]
 pub mod program;
 pub mod recipe;
+mod rows;
 pub mod search;
 
 pub use block::{FORMATS, Format, LEVELS, Levels, Rounded, format, levels};
-pub use codec::{Codec, ImportanceUse, codec, decode_rows, encode_rows, first_not_finite};
+pub use codec::{Codec, ImportanceUse};
 pub use gguf::{Error, ErrorKind, Result};
 pub use lanes::Path as SimdPath;
+pub use rows::{codec, decode_rows, encode_rows, first_not_finite};

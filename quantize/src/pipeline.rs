@@ -12,8 +12,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use gguf::lost::{self, Degenerate, Lost, largest, unit_len};
 use gguf::{Error, ErrorKind, Result, Source, TensorType, Writer, finite};
 
-use crate::codec::{Codec, codec, first_not_finite};
+use crate::codec::Codec;
 use crate::plan::{Plan, Planned};
+use crate::rows::{codec, first_not_finite};
 
 /// The most weights of a chunk: enough that handing it over costs nothing, few enough that a window is small.
 const CHUNK_WEIGHTS: u64 = 512 * 1024;

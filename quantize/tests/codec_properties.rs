@@ -2,15 +2,15 @@
 
 use gguf::TensorType;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use quantize::{Codec, FORMATS, Format, ImportanceUse, SimdPath};
 
 const COLS: usize = 256;
 
-/// The root mean square error of a block, in units of its largest magnitude, that no row of ordinary size exceeds; and
-/// whether encoding what was decoded gives the same bytes again.
-///
-/// Formats without a search have bounds by construction. Searched formats weigh errors, and their scales are rounded to
-/// the largest of a superblock, so that a small block beside a large one may lose everything but its share of that.
+/// Formats without a search: the root mean square error of a block, in units of its largest magnitude, that no row of
+/// ordinary size exceeds, which follows from their construction; and whether encoding what was decoded gives the same bytes
+/// again.
 const PROMISES: &[(TensorType, f64, bool)] = &[
     (TensorType::F32, 0.0, true),
     (TensorType::F16, 1.0 / 2048.0, true),
@@ -19,21 +19,6 @@ const PROMISES: &[(TensorType, f64, bool)] = &[
     (TensorType::Q5_0, 1.0 / 16.0 + 0.001, true),
     (TensorType::Q5_1, 1.0 / 31.0 + 0.002, false),
     (TensorType::Q8_0, 0.5 / 127.0 + 0.0005, true),
-    (TensorType::Q2_K, 0.45, false),
-    (TensorType::Q3_K, 0.25, false),
-    (TensorType::Q4_K, 0.1, false),
-    (TensorType::Q5_K, 0.06, false),
-    (TensorType::Q6_K, 0.04, false),
-    (TensorType::IQ2_XXS, 1.0, false),
-    (TensorType::IQ2_XS, 1.0, false),
-    (TensorType::IQ3_XXS, 0.8, false),
-    (TensorType::IQ1_S, 1.2, false),
-    (TensorType::IQ4_NL, 0.15, false),
-    (TensorType::IQ3_S, 0.6, false),
-    (TensorType::IQ2_S, 1.0, false),
-    (TensorType::IQ4_XS, 0.15, false),
-    // No bound: in a superblock of very unequal blocks it has come back with twice the largest value as error.
-    (TensorType::IQ1_M, f64::INFINITY, false),
     (TensorType::BF16, 1.0 / 512.0, true),
     (TensorType::TQ1_0, 0.5 + 0.001, true),
     (TensorType::TQ2_0, 0.5 + 0.001, true),
@@ -43,6 +28,34 @@ const PROMISES: &[(TensorType, f64, bool)] = &[
     (TensorType::Q1_0, 1.0, true),
     (TensorType::Q2_0, 0.5 + 0.001, true),
 ];
+
+/// Formats with a search: the median of that error, what one block of a hundred exceeds, and the largest, measured over
+/// 40,000 rows of [`row`] with sizes from 2⁻³ to 2⁸. Searches weigh errors, and scales are rounded to shares of the largest
+/// of a superblock, so that a small block beside a large one may lose everything; the search of `IQ1_M` may give it scales
+/// with which it comes back several times as large as it was, as the reference's does.
+const MEASURED: &[(TensorType, [f64; 3])] = &[
+    (TensorType::Q2_K, [0.0381, 0.0795, 0.1492]),
+    (TensorType::Q3_K, [0.0197, 0.0386, 0.0657]),
+    (TensorType::Q4_K, [0.0082, 0.0145, 0.0194]),
+    (TensorType::Q5_K, [0.0048, 0.0086, 0.0118]),
+    (TensorType::Q6_K, [0.0024, 0.0035, 0.0043]),
+    (TensorType::IQ2_XXS, [0.0772, 0.1703, 0.2477]),
+    (TensorType::IQ2_XS, [0.0444, 0.0971, 0.1460]),
+    (TensorType::IQ3_XXS, [0.0410, 0.0862, 0.1183]),
+    (TensorType::IQ1_S, [0.0719, 0.1449, 0.4059]),
+    (TensorType::IQ4_NL, [0.0223, 0.0444, 0.0583]),
+    (TensorType::IQ3_S, [0.0352, 0.0796, 0.5713]),
+    (TensorType::IQ2_S, [0.0457, 0.0920, 0.1372]),
+    (TensorType::IQ4_XS, [0.0102, 0.0197, 0.0308]),
+    (TensorType::IQ1_M, [0.0955, 1.5675, 4.0057]),
+];
+
+/// The error of a block that no row exceeds, and whether the format is stable. Of what was measured, a quarter more.
+fn promise(ty: TensorType) -> (f64, bool) {
+    let promised = PROMISES.iter().find(|row| row.0 == ty).map(|row| (row.1, row.2));
+    let measured = || MEASURED.iter().find(|row| row.0 == ty).map(|row| (1.25 * row.1[2], false));
+    promised.or_else(measured).unwrap_or_else(|| panic!("no promise for {ty}"))
+}
 
 fn paths() -> Vec<SimdPath> {
     let (here, missing): (Vec<_>, Vec<_>) = SimdPath::ALL.into_iter().partition(|path| path.is_available());
@@ -133,26 +146,20 @@ proptest! {
     fn ordinary_values_stay_close(row in row(-3..=8), importance in importance()) {
         for format in FORMATS {
             let ty = format.ty();
-            let (_, bound, stable) = promise(ty);
+            let (bound, stable) = promise(ty);
             for importance in cases(format, &importance) {
                 let bytes = encode(format, SimdPath::current(), &row, importance);
                 let values = decode(format, SimdPath::current(), &bytes, row.len());
                 prop_assert!(values.iter().all(|x| x.is_finite()), "{}", ty);
-                // With an importance, columns of little importance may be anything.
-                if importance.is_none() || format.importance() == ImportanceUse::Ignored {
-                    let len = ty.block_len().max(32) as usize;
-                    for (x, y) in row.chunks(len).zip(values.chunks(len)) {
-                        let largest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-                        let square = |(x, y): (&f32, &f32)| f64::from(x - y).powi(2);
-                        let error = (x.iter().zip(y).map(square).sum::<f64>() / len as f64).sqrt();
-                        let limit = bound * f64::from(largest);
-                        prop_assert!(error <= limit, "{}: {} of {} is {}", ty, error, largest, error / f64::from(largest));
-                    }
-                    if stable {
-                        let again = encode(format, SimdPath::current(), &values, importance);
-                        prop_assert!(again == bytes, "{} is not stable", ty);
-                    }
-                }
+            }
+            // With an importance, columns of little importance may be anything.
+            let (errors, bytes, values) = errors(format, &row);
+            for error in errors {
+                prop_assert!(error <= bound, "{}: {}", ty, error);
+            }
+            if stable {
+                let again = encode(format, SimdPath::current(), &values, None);
+                prop_assert!(again == bytes, "{} is not stable", ty);
             }
         }
     }
@@ -204,8 +211,38 @@ proptest! {
     }
 }
 
-fn promise(ty: TensorType) -> (TensorType, f64, bool) {
-    *PROMISES.iter().find(|row| row.0 == ty).unwrap_or_else(|| panic!("no promise for {ty}"))
+/// The root mean square errors of a row's blocks, in units of the largest magnitude of each, where every column is as
+/// important as the others; and the bytes with what they decode to.
+fn errors(format: &Format, row: &[f32]) -> (Vec<f64>, Vec<u8>, Vec<f32>) {
+    let bytes = encode(format, SimdPath::current(), row, cases(format, &[1.0; COLS])[0]);
+    let values = decode(format, SimdPath::current(), &bytes, row.len());
+    let len = format.ty().block_len().max(32) as usize;
+    let error = |(x, y): (&[f32], &[f32])| {
+        let largest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        let sum: f64 = x.iter().zip(y).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+        let error = (sum / len as f64).sqrt();
+        if error == 0.0 { 0.0 } else { error / f64::from(largest) }
+    };
+    (row.chunks(len).zip(values.chunks(len)).map(error).collect(), bytes, values)
+}
+
+#[test]
+fn errors_of_searched_formats_are_distributed_as_measured() {
+    let mut runner = TestRunner::deterministic();
+    let strategy = row(-3..=8);
+    let rows: Vec<_> = (0..1500).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect();
+    let mut seen = 0;
+    for format in FORMATS {
+        let Some((ty, [median, rare, largest])) = MEASURED.iter().find(|m| m.0 == format.ty()) else { continue };
+        let mut found: Vec<f64> = rows.iter().flat_map(|row| errors(format, row).0).collect();
+        found.sort_by(f64::total_cmp);
+        let at = |part: f64| found[(found.len() as f64 * part) as usize];
+        assert!((at(0.5) / median - 1.0).abs() < 0.1, "{ty}: the median is {}, not {median}", at(0.5));
+        assert!((at(0.99) / rare - 1.0).abs() < 0.25, "{ty}: one in a hundred exceeds {}, not {rare}", at(0.99));
+        assert!(found[found.len() - 1] <= *largest, "{ty}: {} is the largest", found[found.len() - 1]);
+        seen += 1;
+    }
+    assert_eq!((seen, PROMISES.len() + MEASURED.len()), (MEASURED.len(), FORMATS.len()));
 }
 
 #[test]

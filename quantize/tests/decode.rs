@@ -1,7 +1,6 @@
 //! The plain decoder of the format gives the numbers of the fast ones, bit for bit.
 
 use gguf::{TensorType, decode};
-use quantize::codec;
 
 #[test]
 fn plain_and_fast_decoders_agree() {
@@ -16,7 +15,7 @@ fn plain_and_fast_decoders_agree() {
         let bytes: Vec<u8> = (0..ty.bytes_for(values).unwrap()).map(|_| random()).collect();
         let (mut plain, mut fast) = (vec![0.0_f32; values as usize], vec![0.0_f32; values as usize]);
         decode::rows(ty, &bytes, &mut plain).unwrap();
-        codec::decode_rows(ty, &bytes, &mut fast).unwrap();
+        quantize::decode_rows(ty, &bytes, &mut fast).unwrap();
         let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
         let first = plain.iter().zip(&fast).position(|(a, b)| !same(*a, *b));
         assert_eq!(first, None, "{ty}: {:?} and {:?}", first.map(|i| plain[i]), first.map(|i| fast[i]));

@@ -21,7 +21,9 @@ use gguf::cli::{
 };
 use gguf::digest::{sha256, sha256_file};
 use gguf::{Error, Metadata, Result, Source, TensorType, Value};
-use quantize::bnb::chosen::{BLOCK, Chosen, Coding, GROUP, Matrices};
+use quantize::bnb::chosen::{BLOCK, Chosen, GROUP};
+use quantize::bnb::coding::Coding;
+use quantize::bnb::matrices::Matrices;
 use quantize::bnb::{self, Form, Granularity, Storage};
 use quantize::parts::Part;
 use quantize::pattern::Pattern;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use convert::packed::Float;
 use gguf::{Error, Result, TensorInfo, TensorType};
-use quantize::bnb::chosen::{Coded, Coding};
+use quantize::bnb::chosen::Coded;
+use quantize::bnb::coding::Coding;
 use quantize::plan::Planned;
 use quantize::search::inputs::{Inputs, Solver};
 use quantize::search::strips::{Strips, Sum, multiply_all};

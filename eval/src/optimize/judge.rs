@@ -4,12 +4,12 @@ use gguf::{Result, Source};
 
 use super::Job;
 use crate::compare::{Baseline, compare};
-use crate::device::{Device, OnDevice};
+use crate::device::Device;
 use crate::divergence::Divergence;
 use crate::forward::{Forward, Input, Stream};
 use crate::model::{Model, Shape};
 use crate::perplexity::{Chunks, Schedule};
-use crate::weights::{SourceWeights, Weights};
+use crate::weights::{OnDevice, SourceWeights, Weights};
 
 /// The loss of two forms of a model on the same text.
 #[derive(Clone, Copy, Debug, PartialEq)]

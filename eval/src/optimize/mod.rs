@@ -28,17 +28,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use gguf::digest::sha256;
 use gguf::{Result, Source};
-use quantize::bnb::chosen::{Coding, Matrices};
+use quantize::bnb::coding::Coding;
+use quantize::bnb::matrices::Matrices;
 use quantize::plan::{Plan, Planned};
 use quantize::search::rows::Effort;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::baseline::fingerprint;
-use crate::device::{Device, OnDevice};
+use crate::device::Device;
 use crate::forward::Input;
 use crate::model::Model;
-use crate::weights::{SourceWeights, Weights};
+use crate::weights::{OnDevice, SourceWeights, Weights};
 use choose::Chooser;
 use overlay::{Chosen, Overlay};
 use pass::{At, Side, Streams};

@@ -28,10 +28,9 @@ use super::pass::{self, At, Side};
 use super::store::write;
 use super::sums::{Seen, Sums};
 use super::{Group, Job, Options, stages};
-use crate::device::OnDevice;
 use crate::encoded::Encoded;
 use crate::forward::Input;
-use crate::weights::{SourceWeights, Weights};
+use crate::weights::{OnDevice, SourceWeights, Weights};
 use gguf::digest::sha256;
 
 /// Rows of a matrix that are searched in each type.

@@ -1,7 +1,8 @@
 //! What a layer does: steps of branches that join the residual stream, and the kinds that a branch can be.
 //!
 //! A kind says its slots and every number that its arithmetic needs, so that nothing downstream asks for a model by
-//! name: `gguf check` and `convert` demand the slots, `evaluate` runs the numbers.
+//! name: `gguf check` and `convert` demand the slots, `evaluate` runs the numbers. (A table in the form of an enum: the
+//! files of the kinds import what a kind is made of, and this file the kinds.)
 
 use super::altup::{AltUp, Laurel};
 use super::compressed::Compressed;

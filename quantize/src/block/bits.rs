@@ -15,11 +15,12 @@ pub(crate) struct Q20;
 
 const LEN_1: usize = 128;
 const LEN_2: usize = 64;
-const BYTES: usize = 18;
+const BYTES: usize = 2 + LEN_1 / 8;
 
 impl Block for Q10 {
     const TYPE: TensorType = TensorType::Q1_0;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
+    const SIZE: (usize, usize) = (LEN_1, BYTES);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -63,6 +64,7 @@ fn encode_signs<F: Floats>(group: Group<'_>, mut slots: Slots<'_>) {
 impl Block for Q20 {
     const TYPE: TensorType = TensorType::Q2_0;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
+    const SIZE: (usize, usize) = (LEN_2, BYTES);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -26,6 +26,7 @@ pub(crate) type BF16 = Words<Brain>;
 impl Block for F32 {
     const TYPE: TensorType = TensorType::F32;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
+    const SIZE: (usize, usize) = (1, 4);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -85,6 +86,7 @@ impl Word for Brain {
 impl<W: Word> Block for Words<W> {
     const TYPE: TensorType = W::TYPE;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
+    const SIZE: (usize, usize) = (1, 2);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

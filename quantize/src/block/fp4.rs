@@ -64,17 +64,18 @@ fn half_of_e8m0(e: u8) -> f32 {
 impl Block for Mxfp4 {
     const TYPE: TensorType = TensorType::MXFP4;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
+    const SIZE: (usize, usize) = (32, 1 + 32 / 2);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<17>().0.iter().zip(out.as_chunks_mut::<32>().0) {
+        for (block, out) in bytes.as_chunks::<{ Mxfp4::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<32>().0) {
             values::<F>(&block[1..], half_of_e8m0(block[0]), out);
         }
     }
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
-        for (x, block) in rows.values.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<17>().0) {
+        for (x, block) in rows.values.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<{ Mxfp4::SIZE.1 }>().0) {
             let largest = largest::<F>(x);
             block[0] = if largest > 0.0 {
                 // Rounded to f32, the logarithm of a value just below a power of two is that power, as in the
@@ -124,10 +125,11 @@ fn ue4m3(value: f32) -> u8 {
 impl Block for Nvfp4 {
     const TYPE: TensorType = TensorType::NVFP4;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
+    const SIZE: (usize, usize) = (64, 64 / 16 + 64 / 2);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<36>().0.iter().zip(out.as_chunks_mut::<64>().0) {
+        for (block, out) in bytes.as_chunks::<{ Nvfp4::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<64>().0) {
             for (s, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
                 values::<F>(&block[4 + 8 * s..][..8], half_of_ue4m3(block[s]), out);
             }
@@ -136,7 +138,7 @@ impl Block for Nvfp4 {
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
-        for (x, block) in rows.values.as_chunks::<64>().0.iter().zip(out.as_chunks_mut::<36>().0) {
+        for (x, block) in rows.values.as_chunks::<64>().0.iter().zip(out.as_chunks_mut::<{ Nvfp4::SIZE.1 }>().0) {
             for (s, x) in x.as_chunks::<16>().0.iter().enumerate() {
                 block[s] = ue4m3(largest::<F>(x) / 6.0);
                 nearest::<F>(x, half_of_ue4m3(block[s]), &mut block[4 + 8 * s..][..8]);

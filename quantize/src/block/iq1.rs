@@ -360,10 +360,11 @@ fn load<F: Floats>(group: &Group<'_>, x: &mut [F; LEN]) -> F {
 impl Block for IQ1S {
     const TYPE: TensorType = TensorType::IQ1_S;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Required;
+    const SIZE: (usize, usize) = (LEN, 2 + LEN / 8 + LEN / 32 * 2);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<50>().0.iter().zip(out.as_chunks_mut::<LEN>().0) {
+        for (block, out) in bytes.as_chunks::<{ IQ1S::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<LEN>().0) {
             let d = half_value([block[0], block[1]]);
             for (k, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
                 let word = usize::from(u16::from_le_bytes([block[34 + k / 4 * 2], block[35 + k / 4 * 2]]));
@@ -381,7 +382,7 @@ impl Block for IQ1S {
         let map = grid::IQ1.map();
         let zero = F::splat(0.0);
         let int = F::Int::splat;
-        for (group, mut slots) in rows.groups(F::N, LEN, 50, out) {
+        for (group, mut slots) in rows.groups(F::N, LEN, Self::SIZE.1, out) {
             let lanes = slots.blocks().count();
             let mut x = [zero; LEN];
             let sigma2 = load(&group, &mut x);
@@ -437,10 +438,11 @@ fn scale_words(block: &[u8]) -> (f32, [u16; 4]) {
 impl Block for IQ1M {
     const TYPE: TensorType = TensorType::IQ1_M;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (LEN, LEN / 8 + LEN / 16 + LEN / 32);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<56>().0.iter().zip(out.as_chunks_mut::<LEN>().0) {
+        for (block, out) in bytes.as_chunks::<{ IQ1M::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<LEN>().0) {
             let (d, words) = scale_words(block);
             for (k, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
                 let level = words[k / 8] >> (3 * (k / 2 % 4)) & 7;
@@ -458,7 +460,7 @@ impl Block for IQ1M {
         let map = grid::IQ1.map();
         let zero = F::splat(0.0);
         let int = F::Int::splat;
-        for (group, mut slots) in rows.groups(F::N, LEN, 56, out) {
+        for (group, mut slots) in rows.groups(F::N, LEN, Self::SIZE.1, out) {
             let lanes = slots.blocks().count();
             let mut x = [zero; LEN];
             let sigma2 = load(&group, &mut x);

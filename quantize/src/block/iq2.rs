@@ -86,10 +86,11 @@ pub(super) fn signs_and_scale(lane: &Lane, ib: usize) -> [u8; 4] {
 impl Block for IQ2XXS {
     const TYPE: TensorType = TensorType::IQ2_XXS;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Required;
+    const SIZE: (usize, usize) = (256, 2 + 256 / 32 * 8);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<66>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+        for (block, out) in bytes.as_chunks::<{ IQ2XXS::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_value([block[0], block[1]]);
             for (words, out) in block[2..].as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<32>().0) {
                 let word = u32::from_le_bytes([words[4], words[5], words[6], words[7]]);
@@ -167,10 +168,11 @@ impl IQ2XS {
 impl Block for IQ2XS {
     const TYPE: TensorType = TensorType::IQ2_XS;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Required;
+    const SIZE: (usize, usize) = (256, 2 + 256 / 8 * 2 + 256 / 32);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<74>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+        for (block, out) in bytes.as_chunks::<{ IQ2XS::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_value([block[0], block[1]]);
             for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 let (code, signs) = IQ2XS::point(block, k);
@@ -223,10 +225,11 @@ impl IQ2S {
 impl Block for IQ2S {
     const TYPE: TensorType = TensorType::IQ2_S;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (256, 2 + 256 / 8 + 256 / 8 + 256 / 32 + 256 / 32);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<82>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+        for (block, out) in bytes.as_chunks::<{ IQ2S::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_value([block[0], block[1]]);
             for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 let (code, signs) = IQ2S::point(block, k);

@@ -64,10 +64,11 @@ impl Rules for IQ3XXS {
 impl Block for IQ3XXS {
     const TYPE: TensorType = TensorType::IQ3_XXS;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (256, 2 + 256 / 4 + 256 / 32 * 4);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<98>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+        for (block, out) in bytes.as_chunks::<{ IQ3XXS::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_value([block[0], block[1]]);
             for (ib, word) in block[66..].as_chunks::<4>().0.iter().enumerate() {
                 let word = u32::from_le_bytes(*word);
@@ -119,10 +120,11 @@ impl Rules for IQ3S {
 impl Block for IQ3S {
     const TYPE: TensorType = TensorType::IQ3_S;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (256, 2 + 256 / 4 + 256 / 32 + 256 / 8 + 256 / 64);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<110>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+        for (block, out) in bytes.as_chunks::<{ IQ3S::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_value([block[0], block[1]]);
             for (k, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
                 let level = block[106 + k / 16] >> (4 * (k / 8 % 2)) & 15;

@@ -149,17 +149,18 @@ fn get_values<F: Floats>(q: &[u8], d: f32, out: &mut [f32]) {
 impl Block for IQ4NL {
     const TYPE: TensorType = TensorType::IQ4_NL;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (SUB, 2 + SUB / 2);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<18>().0.iter().zip(out.as_chunks_mut::<SUB>().0) {
+        for (block, out) in bytes.as_chunks::<{ IQ4NL::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<SUB>().0) {
             get_values::<F>(&block[2..], half_value([block[0], block[1]]), out);
         }
     }
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
-        for (group, mut slots) in rows.groups(F::N, SUB, 18, out) {
+        for (group, mut slots) in rows.groups(F::N, SUB, Self::SIZE.1, out) {
             let mut x = [F::splat(0.0); SUB];
             group.values(0, &mut x);
             let mut sum = F::splat(0.0);
@@ -186,10 +187,11 @@ fn scale(block: &[u8], ib: usize) -> i32 {
 impl Block for IQ4XS {
     const TYPE: TensorType = TensorType::IQ4_XS;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (256, 2 + 2 + 256 / 64 + 256 / 2);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<136>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+        for (block, out) in bytes.as_chunks::<{ IQ4XS::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_value([block[0], block[1]]);
             for (ib, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
                 get_values::<F>(&block[8 + 16 * ib..], d * scale(block, ib) as f32, out);
@@ -201,7 +203,7 @@ impl Block for IQ4XS {
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
         let zero = F::splat(0.0);
         let int = F::Int::splat;
-        for (group, mut slots) in rows.groups(F::N, 256, 136, out) {
+        for (group, mut slots) in rows.groups(F::N, 256, Self::SIZE.1, out) {
             let mut x = [zero; 256];
             group.values(0, &mut x);
             let mut sum = zero;

@@ -71,7 +71,8 @@ pub struct Levels {
 /// Blocks to codes, scales and minima.
 type Unpack = fn(Path, &[u8], &mut [u8], &mut [f32], &mut [f32]);
 
-/// Every type that products are taken in integers of, by ascending id. Of the others F32, F16 and BF16 are multiplied as
+/// Every type that products are taken in integers of, by ascending id. (A table: its rows' files import what they are rows
+/// of.) Of the others F32, F16 and BF16 are multiplied as
 /// numbers.
 #[rustfmt::skip]
 pub static LEVELS: &[Levels] = &[

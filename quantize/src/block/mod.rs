@@ -32,6 +32,8 @@ use crate::lanes::{Floats, Ints, MAX_LANES, Path, Rows, Task};
 pub(crate) trait Block {
     const TYPE: TensorType;
     const IMPORTANCE: ImportanceUse;
+    /// Values of a block, and the bytes that its parts add up to.
+    const SIZE: (usize, usize);
 
     /// Decodes whole blocks, as many as fill `out`. `#[inline(always)]`.
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]);
@@ -40,7 +42,7 @@ pub(crate) trait Block {
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]);
 }
 
-/// Every format of weights, by ascending id of its type.
+/// Every format of weights, by ascending id of its type. (A table: its rows' files import what they are rows of.)
 #[rustfmt::skip]
 pub static FORMATS: &[Format] = &[
     row::<float::F32>(),
@@ -154,6 +156,8 @@ fn inverses<F: Floats>(values: &OfBlocks<f32>) -> OfBlocks<f32> {
 }
 
 const fn row<B: Block>() -> Format {
+    let (len, bytes) = B::TYPE.block_size();
+    assert!(B::SIZE.0 == len as usize && B::SIZE.1 == bytes as usize, "a block is as large as the format says");
     Format { ty: B::TYPE, importance: B::IMPORTANCE, decode: decode::<B>, encode: encode::<B> }
 }
 

@@ -14,7 +14,7 @@ use crate::search::{Affine, AffineTries, affine, clamp, positive};
 pub(crate) struct Q2K;
 
 const LEN: usize = 256;
-const BYTES: usize = 84;
+const BYTES: usize = LEN / SUB + LEN / 4 + 2 + 2;
 const SUB: usize = 16;
 const BLOCKS: usize = 16;
 const LEVELS: usize = 16;
@@ -24,6 +24,7 @@ const DMIN: usize = 82;
 impl Block for Q2K {
     const TYPE: TensorType = TensorType::Q2_K;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (LEN, BYTES);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -15,7 +15,7 @@ use crate::search::{Symmetric, clamp, refined, symmetric};
 pub(crate) struct Q3K;
 
 const LEN: usize = 256;
-const BYTES: usize = 110;
+const BYTES: usize = LEN / 8 + LEN / 4 + 12 + 2;
 const SUB: usize = 16;
 const BLOCKS: usize = 16;
 const LOW: usize = 32;
@@ -33,6 +33,7 @@ fn scale(block: &[u8], j: usize) -> f32 {
 impl Block for Q3K {
     const TYPE: TensorType = TensorType::Q3_K;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (LEN, BYTES);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

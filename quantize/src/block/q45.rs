@@ -92,6 +92,7 @@ fn levels<B: Bits>(block: &[u8]) -> [u8; LEN] {
 impl<B: Bits> Block for Small<B> {
     const TYPE: TensorType = B::TYPE;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (LEN, B::BYTES);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

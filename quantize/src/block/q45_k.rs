@@ -48,7 +48,7 @@ pub(crate) trait Bits {
 
 impl Bits for Four {
     const TYPE: TensorType = TensorType::Q4_K;
-    const BYTES: usize = 144;
+    const BYTES: usize = 2 + 2 + 12 + LEN / 2;
     const LEVELS: i32 = 15;
     const HIGH: Option<usize> = None;
     const LOW: usize = 16;
@@ -58,7 +58,7 @@ impl Bits for Four {
 
 impl Bits for Five {
     const TYPE: TensorType = TensorType::Q5_K;
-    const BYTES: usize = 176;
+    const BYTES: usize = 2 + 2 + 12 + LEN / 8 + LEN / 2;
     const LEVELS: i32 = 31;
     const HIGH: Option<usize> = Some(16);
     const LOW: usize = 48;
@@ -69,6 +69,7 @@ impl Bits for Five {
 impl<B: Bits> Block for Superblock<B> {
     const TYPE: TensorType = B::TYPE;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (LEN, B::BYTES);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

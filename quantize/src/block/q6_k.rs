@@ -15,7 +15,7 @@ use crate::search::{Symmetric, clamp, symmetric};
 pub(crate) struct Q6K;
 
 const LEN: usize = 256;
-const BYTES: usize = 210;
+const BYTES: usize = LEN / 2 + LEN / 4 + LEN / SUB + 2;
 const SUB: usize = 16;
 const BLOCKS: usize = 16;
 const HIGH: usize = 128;
@@ -25,6 +25,7 @@ const D: usize = 208;
 impl Block for Q6K {
     const TYPE: TensorType = TensorType::Q6_K;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Used;
+    const SIZE: (usize, usize) = (LEN, BYTES);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

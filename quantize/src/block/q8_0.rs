@@ -12,11 +12,12 @@ use crate::lanes::{Floats, Ints, MAX_LANES, Rows, half_value};
 pub(crate) struct Q80;
 
 const LEN: usize = 32;
-const BYTES: usize = 34;
+const BYTES: usize = 2 + LEN;
 
 impl Block for Q80 {
     const TYPE: TensorType = TensorType::Q8_0;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
+    const SIZE: (usize, usize) = (LEN, BYTES);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

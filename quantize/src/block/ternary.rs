@@ -16,8 +16,8 @@ pub(crate) struct TQ10;
 pub(crate) struct TQ20;
 
 const LEN: usize = 256;
-const BYTES_1: usize = 54;
-const BYTES_2: usize = 66;
+const BYTES_1: usize = 48 + 4 + 2;
+const BYTES_2: usize = LEN / 4 + 2;
 const D_1: usize = 52;
 const D_2: usize = 64;
 /// The bytes of the last 16 values in `TQ1_0`.
@@ -52,6 +52,7 @@ fn five<F: Floats>(number: F::Int) -> F::Int {
 impl Block for TQ10 {
     const TYPE: TensorType = TensorType::TQ1_0;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
+    const SIZE: (usize, usize) = (LEN, BYTES_1);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
@@ -104,6 +105,7 @@ impl Block for TQ10 {
 impl Block for TQ20 {
     const TYPE: TensorType = TensorType::TQ2_0;
     const IMPORTANCE: ImportanceUse = ImportanceUse::Ignored;
+    const SIZE: (usize, usize) = (LEN, BYTES_2);
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {

@@ -12,8 +12,8 @@ pub use convert::packed::bnb::{BLOCK_LENGTHS, Code};
 
 use crate::SimdPath;
 use crate::block::largest;
-use crate::codec::first_not_finite;
 use crate::lanes::{Floats, Ints, Task};
+use crate::rows::first_not_finite;
 
 /// The code points in ascending order, equal ones in the order of their codes.
 const fn ascending(points: &[f32; 16]) -> [u8; 16] {

@@ -5,8 +5,8 @@
 //! time and of `llm_int8_threshold`; the weights know nothing of them.
 
 use crate::SimdPath;
-use crate::codec::first_not_finite;
 use crate::lanes::{Floats, Ints, MAGIC, MAX_LANES, Task};
+use crate::rows::first_not_finite;
 
 /// Encodes a row into `codes` and gives its scale; none where a value is not finite as f16. The row is rounded to f16.
 pub fn encode_row(row: &mut [f32], codes: &mut [u8]) -> Option<f32> {

@@ -3,10 +3,12 @@
 pub mod absmax;
 pub mod affine;
 pub mod chosen;
+pub mod coding;
 pub mod folder;
 pub mod four_bit;
 pub mod int8;
 pub mod layers;
+pub mod matrices;
 pub mod nested;
 pub mod state;
 pub mod stayed;

@@ -3,7 +3,8 @@
 //! A value is scale × level − min. The levels are even or sixteen points; the scale is a float of its own for each
 //! block, or a float of the superblock times an integer of the block; the minimum likewise, where there is one. What
 //! the search has chosen is written by the format's own layout (`super::pack`), so that decoding gives exactly the
-//! chosen values: a product of scale and level, and a difference, each rounded to f32 as decoders do.
+//! chosen values: a product of scale and level, and a difference, each rounded to f32 as decoders do. (A table: the file of
+//! code books imports what its rows are rows of.)
 
 use convert::packed::Float;
 use gguf::TensorType::{self, *};
