@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use eval::device::{Attention, Choice, Device, Operand, Product, Rotation, Values};
 use eval::gpu::{Options, open};
-use eval::layers::attention::{Sight, attend_spans};
+use eval::layers::attention::attend_spans;
 use eval::layers::rope::{Rope, Scaling};
+use eval::layers::sight::Sight;
 use eval::matmul::{Order, product};
 use eval::weights::Matrix;
 use gguf::arch::{Activation, Dim, NormKind, WindowKind};

@@ -9,7 +9,7 @@ use gguf::{Error, Result};
 use serde_json::Value;
 
 use crate::forward::{Forward, Input, Progress, Stream};
-use crate::layers::numeric;
+use crate::numeric;
 use crate::perplexity::Schedule;
 
 /// How questions are written and scored.

@@ -8,11 +8,12 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
+use convert::packed::Float;
 use gguf::arch::{Activation, NormKind};
-use gguf::{Error, ErrorKind, Result};
+use gguf::{Error, ErrorKind, Result, TensorType};
+use quantize::Levels;
 
-use crate::layers::attention::Sight;
-use crate::weights::{Matrix, Weights};
+use crate::layers::sight::Sight;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,23 +97,6 @@ impl fmt::Display for Ran {
     }
 }
 
-/// The devices of this machine, the best first.
-///
-/// # Errors
-/// A build without the feature `gpu`.
-pub fn devices() -> Result<Vec<Facts>> {
-    #[cfg(feature = "gpu")]
-    return Ok(crate::gpu::devices());
-    #[cfg(not(feature = "gpu"))]
-    Err(without_feature())
-}
-
-#[cfg(not(feature = "gpu"))]
-fn without_feature() -> Error {
-    Error::usage("this program was built without the feature \"gpu\"")
-        .help("use --device cpu, or build it with `cargo build --release --features gpu`")
-}
-
 /// Values in the memory of a device.
 pub struct Buffer(pub Box<dyn Any + Send + Sync>);
 
@@ -134,6 +118,69 @@ pub enum Operand<'a> {
 /// A matrix's rows as a device keeps them.
 pub type Kept = OnceLock<Buffer>;
 
+/// How a matrix is stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Form<'m> {
+    /// In memory as f32.
+    Values(&'m [f32]),
+    /// Blocks of a type.
+    Blocks {
+        /// The type.
+        ty: TensorType,
+        /// The blocks of all rows.
+        bytes: &'m [u8],
+    },
+    /// Only a function knows.
+    Function,
+}
+
+/// What a product does with a matrix.
+#[derive(Clone, Copy)]
+pub enum Multiplied<'m> {
+    /// f32 on decoded rows.
+    Exact,
+    /// Integers, with activations rounded to 8 bits.
+    Levels {
+        /// The type's integer form.
+        levels: &'static Levels,
+        /// The blocks of all rows.
+        bytes: &'m [u8],
+    },
+    /// f32 on decoded rows and activations rounded to this.
+    Rounded(Float),
+    /// The same, and the result rounded to it.
+    Computed(Float),
+    /// LLM.int8.
+    Int8 {
+        /// Activations above it are multiplied in 16 bits.
+        threshold: f32,
+    },
+}
+
+/// A matrix as a device takes it.
+pub trait StoredMatrix: Sync {
+    /// The tensor's name.
+    fn name(&self) -> &str;
+
+    /// The number of rows, over all experts.
+    fn rows(&self) -> usize;
+
+    /// Values in a row.
+    fn cols(&self) -> usize;
+
+    /// How it is stored.
+    fn form(&self) -> Form<'_>;
+
+    /// What a product does with it.
+    fn multiplied(&self) -> Multiplied<'_>;
+
+    /// These rows in f32.
+    ///
+    /// # Errors
+    /// A type that cannot be decoded.
+    fn decode(&self, rows: Range<usize>) -> Result<Vec<f32>>;
+}
+
 /// What a device does. Values have the shapes that the functions for the processor have, which the layers' code names.
 pub trait Kernels: Send + Sync {
     /// What is known of it.
@@ -149,7 +196,7 @@ pub trait Kernels: Send + Sync {
     fn download(&self, x: &Buffer) -> Result<Vec<f32>>;
 
     /// `x · wᵀ` for these rows of `w`, on the device if `x` is there and there is room for it.
-    fn product(&self, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, rows: Range<usize>) -> Result<Product>;
+    fn product(&self, x: Operand<'_>, w: &dyn StoredMatrix, kept: &Kept, rows: Range<usize>) -> Result<Product>;
 
     /// The most values of a buffer.
     fn largest(&self) -> usize;
@@ -220,6 +267,8 @@ pub enum Elementwise {
     Gated(Activation),
     /// `x · σ(y)`.
     Sigmoid,
+    /// `x` rounded to this, to the nearest, halves to even.
+    Round(Float),
 }
 
 /// Where value `i` finds the other of its operation: at `i / inner % outer`.
@@ -307,31 +356,6 @@ impl Device {
         Device(Arc::new(kernels))
     }
 
-    /// Opens what was asked for; `None` is the processor. At most so many bytes of the device's memory are used. `say`
-    /// is given a line where `auto` finds nothing, and what the device has no kernel for.
-    ///
-    /// # Errors
-    /// No such device, one that lacks what the kernels need, or a build without the feature `gpu`.
-    pub fn open(choice: Choice, memory: Option<u64>, say: fn(&str)) -> Result<Option<Device>> {
-        if choice == Choice::Cpu {
-            return Ok(None);
-        }
-        #[cfg(feature = "gpu")]
-        let opened = crate::gpu::open(choice, crate::gpu::Options { memory, binding: None, say });
-        #[cfg(not(feature = "gpu"))]
-        let opened = {
-            let _ = memory;
-            Err(without_feature())
-        };
-        match opened {
-            Err(e) if choice == Choice::Auto => {
-                say(&format!("note: {}: the processor is used", e.message()));
-                Ok(None)
-            }
-            opened => opened.map(Some),
-        }
-    }
-
     /// Does work on a device, or on the processor where there is none. Where `auto` was asked for and the system
     /// fails, `say` is given a line and the work is done again on the processor. Also gives where it was done.
     ///
@@ -369,50 +393,6 @@ impl Device {
     /// What it does.
     pub fn kernels(&self) -> &dyn Kernels {
         &*self.0
-    }
-}
-
-/// Weights that are multiplied on a device.
-#[derive(Debug)]
-pub struct OnDevice<W> {
-    weights: W,
-    device: Option<Device>,
-}
-
-impl<W: Weights> OnDevice<W> {
-    /// These weights on a device, or on the processor.
-    pub fn new(weights: W, device: Option<&Device>) -> OnDevice<W> {
-        OnDevice { weights, device: device.cloned() }
-    }
-}
-
-impl<W: Weights> Weights for OnDevice<W> {
-    fn tensors(&self) -> &[gguf::TensorInfo] {
-        self.weights.tensors()
-    }
-
-    fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
-        let matrix = self.weights.matrix(tensor)?;
-        Ok(match &self.device {
-            Some(device) => matrix.on(device),
-            None => matrix,
-        })
-    }
-
-    fn release(&self, tensor: usize) {
-        self.weights.release(tensor);
-    }
-
-    fn beyond(&self) -> &[(String, gguf::Value)] {
-        self.weights.beyond()
-    }
-
-    fn arithmetic(&self) -> crate::weights::Arithmetic {
-        self.weights.arithmetic()
-    }
-
-    fn device(&self) -> Option<&Device> {
-        self.device.as_ref()
     }
 }
 
@@ -509,7 +489,7 @@ mod tests {
     use super::*;
     use crate::forward::Forward;
     use crate::model::Model;
-    use crate::weights::SourceWeights;
+    use crate::weights::{OnDevice, SourceWeights};
 
     /// A device that holds one value after the other and then is lost.
     struct Lost(Facts);
@@ -531,7 +511,7 @@ mod tests {
         fn download(&self, _: &Buffer) -> Result<Vec<f32>> {
             lost()
         }
-        fn product(&self, _: Operand<'_>, w: &Matrix<'_>, _: &Kept, rows: Range<usize>) -> Result<Product> {
+        fn product(&self, _: Operand<'_>, w: &dyn StoredMatrix, _: &Kept, rows: Range<usize>) -> Result<Product> {
             assert!(rows.end <= w.rows());
             Ok(Product::Device(Buffer(Box::new(())), rows.len()))
         }

@@ -8,7 +8,7 @@
 
 use serde::Serialize;
 
-use crate::layers::numeric;
+use crate::numeric;
 
 /// A mean with its standard errors, in the unit of the mean. An error that cannot be told is NaN, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

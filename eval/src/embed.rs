@@ -11,9 +11,10 @@ use quantize::first_not_finite;
 use rayon::prelude::*;
 
 use crate::forward::{Forward, Input, Progress, Stream};
-use crate::layers::{Part, add, ffn, norm, numeric};
+use crate::layers::{Part, add, ffn, norm};
 use crate::matmul::{Order, product};
 use crate::model::Model;
+use crate::numeric;
 use crate::perplexity::Schedule;
 use crate::weights::{Matrix, Weights};
 

@@ -19,7 +19,7 @@ use quantize::recipe::FileType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::layers::numeric;
+use crate::numeric;
 use crate::tensors::{ErrorSums, TensorError};
 use crate::weights::{Matrix, Weights};
 

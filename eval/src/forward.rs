@@ -16,9 +16,10 @@ use rayon::prelude::*;
 use crate::device::Values;
 use crate::layers::attention::Buckets;
 use crate::layers::residual::Form;
-use crate::layers::{Kept, LayerState, Observe, Part, Site, Span, add, altup, branch, copied, norm, residual};
+use crate::layers::{Kept, LayerState, Observe, Part, Site, Span, add, altup, branch, norm, residual};
 use crate::matmul::{Order, product};
 use crate::model::{Model, Shape, Tables, Turn};
+use crate::numeric::copied;
 use crate::weights::{Matrix, Weights};
 
 /// One sequence.

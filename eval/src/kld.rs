@@ -16,7 +16,7 @@ use gguf::map::Map;
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
-use crate::layers::numeric;
+use crate::numeric;
 use crate::perplexity::Chunks;
 
 const MAGIC: &[u8; 8] = b"_logits_";

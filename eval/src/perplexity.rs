@@ -10,8 +10,8 @@ use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use crate::forward::{Forward, Input, Limits, Logits, Progress};
-use crate::layers::numeric;
 use crate::model::Model;
+use crate::numeric;
 use crate::weights::Weights;
 
 /// Which tokens of a text are scored, and behind how many others.

@@ -46,7 +46,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Perplexity(commands::perplexity::Args),
-    Compare(Box<commands::compare::Args>),
+    Compare(Box<commands::comparison::Args>),
     Choices(Box<commands::choices::Args>),
     Tensors(commands::tensors::Args),
     Devices(commands::devices::Args),

@@ -11,10 +11,9 @@ use std::sync::Arc;
 
 use convert::packed::Float;
 use gguf::{Error, Result, Runtime, Source, TensorInfo, TensorType, Value};
-use quantize::Levels;
 use rayon::prelude::*;
 
-use crate::device::{Device, Kept};
+use crate::device::{Device, Form, Kept, Multiplied, StoredMatrix};
 
 /// Rows that a thread decodes at a time.
 const DECODED_ROWS: usize = 64;
@@ -246,31 +245,6 @@ pub struct Matrix<'a> {
     device: Option<(Device, Arc<Kept>)>,
 }
 
-/// A matrix as it is stored.
-#[cfg(feature = "gpu")]
-pub(crate) enum Form<'m> {
-    /// In memory as f32.
-    Values(&'m [f32]),
-    /// Blocks of a type.
-    Blocks { ty: TensorType, bytes: &'m [u8] },
-    /// Only a function knows.
-    Function,
-}
-
-/// What a product does with a matrix.
-pub(crate) enum Multiplied<'m> {
-    /// f32 on decoded rows.
-    Exact,
-    /// Integers, with activations rounded to 8 bits.
-    Levels { levels: &'static Levels, bytes: &'m [u8] },
-    /// f32 on decoded rows and activations rounded to this.
-    Rounded(Float),
-    /// The same, and the result rounded to it.
-    Computed(Float),
-    /// LLM.int8.
-    Int8 { threshold: f32 },
-}
-
 #[derive(Clone)]
 enum Data<'a> {
     Plain(Arc<[f32]>),
@@ -354,16 +328,6 @@ impl<'a> Matrix<'a> {
     /// The device that it is multiplied on, and what that keeps of it.
     pub fn device(&self) -> Option<(&Device, &Kept)> {
         self.device.as_ref().map(|(device, kept)| (device, &**kept))
-    }
-
-    /// How it is stored.
-    #[cfg(feature = "gpu")]
-    pub(crate) fn form(&self) -> Form<'_> {
-        match &self.data {
-            Data::Plain(values) => Form::Values(values),
-            Data::Blocks { ty, bytes, .. } => Form::Blocks { ty: *ty, bytes },
-            Data::Function(_) => Form::Function,
-        }
     }
 
     /// What a product does with it.
@@ -499,5 +463,82 @@ impl<'a> Matrix<'a> {
         let mut out = Vec::new();
         self.decoded_by_all(0..self.rows, DECODED_ROWS, &mut out)?;
         Ok(Matrix::from_f32(&self.name, out, self.cols))
+    }
+}
+
+impl StoredMatrix for Matrix<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn form(&self) -> Form<'_> {
+        match &self.data {
+            Data::Plain(values) => Form::Values(values),
+            Data::Blocks { ty, bytes, .. } => Form::Blocks { ty: *ty, bytes },
+            Data::Function(_) => Form::Function,
+        }
+    }
+
+    fn multiplied(&self) -> Multiplied<'_> {
+        Matrix::multiplied(self)
+    }
+
+    fn decode(&self, rows: Range<usize>) -> Result<Vec<f32>> {
+        let mut out = Vec::new();
+        let len = self.decoded_by_all(rows, DECODED_ROWS, &mut out)?.len();
+        out.truncate(len);
+        Ok(out)
+    }
+}
+
+/// Weights that are multiplied on a device.
+#[derive(Debug)]
+pub struct OnDevice<W> {
+    weights: W,
+    device: Option<Device>,
+}
+
+impl<W: Weights> OnDevice<W> {
+    /// These weights on a device, or on the processor.
+    pub fn new(weights: W, device: Option<&Device>) -> OnDevice<W> {
+        OnDevice { weights, device: device.cloned() }
+    }
+}
+
+impl<W: Weights> Weights for OnDevice<W> {
+    fn tensors(&self) -> &[TensorInfo] {
+        self.weights.tensors()
+    }
+
+    fn matrix(&self, tensor: usize) -> Result<Matrix<'_>> {
+        let matrix = self.weights.matrix(tensor)?;
+        Ok(match &self.device {
+            Some(device) => matrix.on(device),
+            None => matrix,
+        })
+    }
+
+    fn release(&self, tensor: usize) {
+        self.weights.release(tensor);
+    }
+
+    fn beyond(&self) -> &[(String, Value)] {
+        self.weights.beyond()
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        self.weights.arithmetic()
+    }
+
+    fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
     }
 }

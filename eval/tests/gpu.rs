@@ -4,19 +4,20 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use convert::packed::Float;
 use eval::compare::{Baseline, compare};
-use eval::device::{Attention, Biases, Choice, Device, OnDevice, Rotation, Values};
+use eval::device::{Attention, Biases, Choice, Device, Rotation, Values};
 use eval::divergence::Divergence;
 use eval::encoded::{Encoded, Precision};
 use eval::forward::{Forward, Input, Stream};
 use eval::gpu::{Gpu, Options, open};
-use eval::layers::attention::Sight;
+use eval::layers::sight::Sight;
 use eval::matmul::{Order, product};
 use eval::model::{Model, Shape};
 use eval::perplexity::{Chunks, Schedule, Score, perplexity};
-use eval::weights::{Matrix, SourceWeights, Weights};
+use eval::weights::{Deployed, Matrix, OnDevice, SourceWeights, Weights};
 use gguf::arch::{Activation, Dim, NormKind, WindowKind};
-use gguf::{Shape as Dims, Source, TensorInfo, TensorType};
+use gguf::{Runtime, Shape as Dims, Source, TensorInfo, TensorType};
 use quantize::Codec;
 
 /// The first device, or a word that there is none.
@@ -121,12 +122,47 @@ fn products_of_odd_shapes_are_those_of_the_processor() {
 }
 
 #[test]
+fn products_as_deployed_are_those_of_the_processor() {
+    let Some(device) = device(Options::default()) else { return };
+    let types = quantize::LEVELS.iter().map(|row| row.ty()).chain([TensorType::F16, TensorType::BF16]);
+    let mut count = 0;
+    for ty in types {
+        for (tokens, rows, part) in [(1, 1, 0..1), (5, 67, 3..66), (70, 130, 0..130)] {
+            check_product(&device, tokens, &matrix(ty, rows, 512).deployed(), part);
+        }
+        count += 1;
+    }
+    assert_eq!(count, 27);
+    // Activations that are zero, and weights that a program computes in 16 bits.
+    let w = matrix(TensorType::Q4_K, 9, 256).deployed().on(&device);
+    assert_eq!(product(&[0.0; 512], &w, 0..9, Order::Fixed).unwrap(), [0.0; 18]);
+    let half = Matrix::from_f32("w", numbers(70 * 33, 2), 33).run_by(Runtime::FourBit(TensorType::BF16)).deployed();
+    check_product(&device, 9, &half, 0..70);
+    // A row that is no whole number of blocks is refused as on the processor.
+    let odd = matrix(TensorType::Q8_0, 4, 96).deployed().on(&device);
+    assert!(product(&numbers(96, 1), &odd, 0..4, Order::Fixed).is_ok());
+}
+
+#[test]
+fn what_is_not_finite_is_no_number_in_products_as_deployed() {
+    let Some(device) = device(Options::default()) else { return };
+    for ty in [TensorType::Q8_0, TensorType::Q4_1, TensorType::Q6_K] {
+        let mut x = numbers(2 * 512, 4);
+        x[700] = f32::NEG_INFINITY;
+        let found = product(&x, &matrix(ty, 3, 512).deployed().on(&device), 0..3, Order::Fixed).unwrap();
+        assert!(found[..3].iter().all(|y| y.is_finite()) && found[3..].iter().all(|y| y.is_nan()), "{ty}: {found:?}");
+    }
+}
+
+#[test]
 fn a_vocabulary_of_262144_is_cut_to_what_a_binding_holds() {
     // As on a device whose bindings and memory are small.
     let small = Options { memory: Some(48 << 20), binding: Some(4 << 20), ..Options::default() };
     let Some(device) = device(small) else { return };
     check_product(&device, 3, &matrix(TensorType::Q8_0, 262_144, 64), 0..262_144);
     check_product(&device, 300, &matrix(TensorType::Q4_K, 5000, 256), 7..4999);
+    check_product(&device, 3, &matrix(TensorType::Q8_0, 262_144, 64).deployed(), 0..262_144);
+    check_product(&device, 300, &matrix(TensorType::Q4_K, 5000, 256).deployed(), 7..4999);
 }
 
 #[test]
@@ -238,6 +274,37 @@ fn every_architecture_gives_the_processor_s_figures() {
     assert_eq!(check_models(&device, &fixtures::path("golden/arch")), (40, Vec::new()));
 }
 
+/// A rounded activation that lies between two codes may take the other one where the last bit of a sum differs: models as
+/// deployed are near the processor's figures, nearly all of them as near as exact ones, and none has them by chance.
+#[test]
+fn models_as_deployed_give_the_processor_s_figures() {
+    let Some(device) = device(Options::default()) else { return };
+    let (mut count, mut equal) = (0, 0);
+    for (name, source) in models(&fixtures::path("golden/arch")) {
+        let stored = SourceWeights(&*source);
+        let model = Model::new(source.metadata(), &stored).unwrap();
+        if model.shape == Shape::Encoder {
+            continue;
+        }
+        let chunks = Chunks { inputs: inputs(&model, 3, 24), scored: 2..22, first: 0 };
+        for ty in ["q8_0", "q4_k_m"] {
+            let coarse = Encoded::new(&*source, ty.parse::<Precision>().unwrap(), None).unwrap();
+            let here = Deployed::new(&coarse);
+            let on = OnDevice::new(Deployed::new(&coarse), Some(&device));
+            let far = (mean_nll(&model, &on, &chunks) - mean_nll(&model, &here, &chunks)).abs();
+            assert!(far < 5e-4, "{name} as {ty}: the perplexity is {} times the processor's", far.exp());
+            let want = mean_kld(&model, [&stored, &here], &chunks);
+            let got = mean_kld(&model, [&stored, &on], &chunks);
+            let apart = (got - want).abs();
+            assert!(apart <= (0.01 * want).max(1e-8), "{name} as {ty}: the divergence is {got:e}, not {want:e}");
+            count += 1;
+            equal += usize::from(far < 1e-5 && apart <= (1e-4 * want).max(1e-8));
+        }
+    }
+    assert_eq!(count, 78);
+    assert!(equal >= 60, "{equal} of {count} are as near as exact ones");
+}
+
 #[test]
 fn every_encoder_gives_the_processor_s_states() {
     let Some(device) = device(Options::default()) else { return };
@@ -296,7 +363,7 @@ fn what_changes_each_value_is_that_of_the_processor() {
     let Some(device) = device(Options::default()) else { return };
     let (x, row) = (numbers(77 * 40, 5), numbers(40, 6));
     let other = Values::from(numbers(77 * 40, 7));
-    let checks: [Change<'_>; 8] = [
+    let checks: [Change<'_>; 9] = [
         ("sum", &|x| x.add_scaled(&other, 0.3).unwrap()),
         ("bias", &|x| x.add_rows(&row).unwrap()),
         ("scale", &|x| x.scale(-1.7).unwrap()),
@@ -304,11 +371,24 @@ fn what_changes_each_value_is_that_of_the_processor() {
         ("quotient", &|x| x.divide_rows(&row).unwrap()),
         ("limit", &|x| x.clamp(0.4).unwrap()),
         ("gates of groups", &|x| x.gate_groups(40, &numbers(77, 8).into()).unwrap()),
+        ("rounding to bf16", &|x| x.round_to(Float::Bf16).unwrap()),
         ("zeros", &|x| *x = x.zeros().unwrap()),
     ];
     for (name, act) in checks {
         let far = both(&device, &x, act);
         assert!(far < 1e-6, "{name}: {far:e}");
+    }
+    // Of every size that a half has, and beyond both ends.
+    let sizes: Vec<f32> = (0..3080).map(|i| (1.0 + i as f32 / 3840.0) * 2f32.powi(i % 60 - 40)).collect();
+    let halves: Vec<f32> = sizes.iter().zip(&x[..]).map(|(size, x)| size.copysign(*x)).collect();
+    for float in [Float::F16, Float::Bf16] {
+        let mut host = Values::from(halves.clone());
+        let mut on = Values::from(halves.clone());
+        on.bring(&device).unwrap();
+        host.round_to(float).unwrap();
+        on.round_to(float).unwrap();
+        assert!(on.resident().is_some());
+        assert_eq!(on[..], host[..], "{float:?}");
     }
     let rows = [(3, 0.5), (0, 1.0), (76, -2.0), (3, 4.0)];
     let apart = both(&device, &x, |x| *x = x.gather(40, &rows).unwrap());

@@ -15,7 +15,7 @@ use gguf::digest::sha256;
 use gguf::{Error, Result};
 use serde_json::json;
 
-use super::compare::{arithmetic, arithmetic_words, check_measures, open_other};
+use super::comparison::{arithmetic, arithmetic_words, check_measures, open_other};
 use super::{ArithmeticArgs, Opened, ProgressBar, files_of, name_of, open_importance, read_text, weights_of};
 
 /// Ask questions with several answers, and count which ones a precision answers otherwise than its base

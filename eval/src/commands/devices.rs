@@ -1,6 +1,6 @@
 //! `evaluate devices`.
 
-use eval::device::{Facts, devices};
+use eval::device::Facts;
 use gguf::cli::{Common, Exit, print};
 use gguf::{Error, ErrorKind, Result};
 use serde_json::json;
@@ -15,7 +15,7 @@ pub struct Args {}
 
 /// Runs the command.
 pub fn run(_: &Args, common: &Common) -> Result<Exit> {
-    let devices = devices()?;
+    let devices = eval::devices::list()?;
     if devices.is_empty() {
         return Err(Error::new(
             ErrorKind::System,

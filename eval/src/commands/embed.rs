@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use eval::device::{OnDevice, Ran};
+use eval::device::Ran;
 use eval::embed::{self, Head, Pool};
 use eval::forward::{Input, Stream};
-use eval::weights::SourceWeights;
+use eval::weights::{OnDevice, SourceWeights};
 use gguf::cli::{Align, Common, Exit, Output, Table, count, parse_bytes, print};
 use gguf::{Array, Error, Metadata, Result};
 use serde_json::{Value, json};

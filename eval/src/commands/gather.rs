@@ -31,7 +31,7 @@ pub struct Args {
     format: imatrix::Form,
 
     #[command(flatten)]
-    show: compare::Show,
+    show: super::comparison::Show,
 }
 
 /// Runs the command.

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use eval::collect::{Collector, Sums, imatrix, partial};
-use eval::device::{OnDevice, Ran};
+use eval::device::Ran;
 use eval::forward::Forward;
 use eval::parts::{Gathered, Numbers};
 use eval::perplexity::{Protocol, Schedule};
-use eval::weights::SourceWeights;
+use eval::weights::{OnDevice, SourceWeights};
 use gguf::cli::{Common, Exit, Output, count, parse_bytes, parse_count, print, say};
 use gguf::{Error, Result};
 use quantize::imatrix::Imatrix;

@@ -2,6 +2,7 @@
 
 pub mod choices;
 pub mod compare;
+pub mod comparison;
 pub mod devices;
 pub mod embed;
 pub mod features;
@@ -152,7 +153,7 @@ impl DeviceArgs {
     /// No such device, and those of the work.
     pub fn run<T>(&self, common: &Common, work: impl FnMut(Option<&Device>) -> Result<T>) -> Result<(T, Option<Ran>)> {
         let say = if common.quiet { |_: &str| () } else { say };
-        let device = Device::open(self.device, self.device_memory, say)?;
+        let device = eval::devices::open(self.device, self.device_memory, say)?;
         Device::work(device.as_ref(), self.device, say, work)
     }
 }

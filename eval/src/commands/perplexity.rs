@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use eval::device::{OnDevice, Ran};
+use eval::device::Ran;
 use eval::divergence::error_over_chunks;
 use eval::parts::{Gathered, Numbers};
 use eval::perplexity::{Protocol, Schedule, Score, perplexity};
 use eval::report::Text;
-use eval::weights::Arithmetic;
+use eval::weights::{Arithmetic, OnDevice};
 use gguf::cli::{Common, Exit, count, parse_bytes, parse_count, print};
 use gguf::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -2,19 +2,18 @@
 
 use std::time::Instant;
 
-use eval::device::OnDevice;
 use eval::embed::{self, Head};
 use eval::encoded::Encoded;
 use eval::forward::Stream;
 use eval::report::embedding::{self, Base, Change, EmbeddingRow as Row, Protocol, Report};
 use eval::report::gate::{self, Gate, Measure};
 use eval::similarity::{ScoreChange, Similarity};
-use eval::weights::{Arithmetic, SourceWeights};
+use eval::weights::{Arithmetic, OnDevice, SourceWeights};
 use gguf::cli::{Common, Exit};
 use gguf::digest::sha256;
 use gguf::{Error, Result, TensorInfo};
 
-use super::compare::{Args, Candidate, Forms, arithmetic_words, check_measures, publish};
+use super::comparison::{Args, Candidate, Forms, arithmetic_words, check_measures, publish};
 use super::{Opened, ProgressBar, name_of, read_text, texts};
 
 /// Fewer texts than this say nothing with any confidence.

@@ -77,6 +77,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         case CLAMP: { x[i] = clamp(own, -sizes.first, sizes.first); }
         case ACTIVATE: { x[i] = activated(own); }
         case GATED: { x[i] = gated(own, other); }
-        default: { x[i] = own * sigmoid(other); }
+        case SIGMOID: { x[i] = own * sigmoid(other); }
+        case ROUND_F16: { x[i] = to_f16(own, bitcast<u32>(sizes.first)); }
+        case ROUND_BF16: { x[i] = to_bf16(own); }
+        default: {}
     }
 }

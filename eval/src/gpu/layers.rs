@@ -1,18 +1,19 @@
 //! What layers do to values on the device, beside products.
 
-use std::fmt::Write;
 use std::ops::Range;
 
+use convert::packed::Float;
 use gguf::Result;
 use gguf::arch::{Activation, NormKind, WindowKind};
 
 use super::memory::Lease;
-use super::{Access, Bound, GROUP, Gpu, Spec, lease};
+use super::{Access, Bound, GROUP, Gpu, HALF, Spec, lease, source};
 use crate::device::{Attention, Elementwise, Kept, Operand, Place, Rotation};
-use crate::layers::mamba::softplus;
+use crate::numeric::softplus;
 
 /// The numbers of a kernel's choices, by name.
-const OPERATIONS: [&str; 7] = ["ADD_SCALED", "SCALE", "MULTIPLY", "DIVIDE", "CLAMP", "ACTIVATE", "GATED"];
+const OPERATIONS: [&str; 10] =
+    ["ADD_SCALED", "SCALE", "MULTIPLY", "DIVIDE", "CLAMP", "ACTIVATE", "GATED", "SIGMOID", "ROUND_F16", "ROUND_BF16"];
 const ACTIVATIONS: [&str; 10] = [
     "SILU",
     "GELU",
@@ -30,16 +31,6 @@ const ROWS: [&str; 3] = ["COPY", "GATHER", "SCATTER"];
 
 const READ: Access = Access::Read;
 const WRITE: Access = Access::Write;
-
-/// A kernel of this file: its name, its source with the numbers that it chooses by, and what is bound to it.
-fn source(parts: &[&str], names: &[&[&str]]) -> String {
-    let mut source = parts.concat();
-    for (number, name) in names.iter().flat_map(|names| names.iter().enumerate()) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(source, "const {name}: u32 = {number}u;");
-    }
-    source
-}
 
 const MATH: &str = include_str!("math.wgsl");
 
@@ -80,6 +71,9 @@ impl Gpu {
             Elementwise::Activate(of) => (5, activation(of)),
             Elementwise::Gated(of) => (6, activation(of)),
             Elementwise::Sigmoid => (7, (0, [0.0; 4])),
+            Elementwise::Round(Float::F32) => return Ok(()),
+            Elementwise::Round(Float::F16) => (8, (0, [f32::INFINITY, 0.0, 0.0, 0.0])),
+            Elementwise::Round(Float::Bf16) => (9, (0, [0.0; 4])),
         };
         let count = (x.bytes() / 4) as usize;
         let mut own = None;
@@ -89,7 +83,7 @@ impl Gpu {
         sizes.extend(parameters.map(f32::to_bits));
         let spec = Spec {
             name: "elementwise",
-            source: &|| source(&[include_str!("elementwise.wgsl"), MATH], &[&OPERATIONS, &ACTIVATIONS]),
+            source: &|| source(&[include_str!("elementwise.wgsl"), MATH, HALF], &[&OPERATIONS, &ACTIVATIONS]),
             access: &[READ, WRITE],
         };
         self.run(&spec, &sizes, &[Bound::Lease(y), Bound::Lease(x)], self.spread(count))

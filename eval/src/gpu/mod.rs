@@ -10,6 +10,7 @@ mod memory;
 mod product;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -21,8 +22,8 @@ use wgpu::util::{BufferInitDescriptor, DeviceExt};
 
 use crate::device::{
     Attention, Buffer, Choice, Device, Elementwise, Facts, Kept, Kernels, Operand, Place, Product, Rotation,
+    StoredMatrix,
 };
-use crate::weights::Matrix;
 use memory::{Lease, Memory};
 
 /// Invocations of a workgroup; every device has as many.
@@ -44,6 +45,9 @@ struct Spec<'a> {
     source: &'a dyn Fn() -> String,
     access: &'a [Access],
 }
+
+/// Rounding to 16 bits, for the sources of kernels.
+const HALF: &str = include_str!("half.wgsl");
 
 const MATMUL: Spec<'_> = Spec {
     name: "matmul",
@@ -508,6 +512,16 @@ impl Bound<'_> {
     }
 }
 
+/// The source of a kernel: its parts, and the numbers that it chooses by.
+fn source(parts: &[&str], names: &[&[&str]]) -> String {
+    let mut source = parts.concat();
+    for (number, name) in names.iter().flat_map(|names| names.iter().enumerate()) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(source, "const {name}: u32 = {number}u;");
+    }
+    source
+}
+
 fn one_line(message: &str) -> String {
     message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
 }
@@ -539,7 +553,7 @@ impl Kernels for Gpu {
         values
     }
 
-    fn product(&self, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, rows: Range<usize>) -> Result<Product> {
+    fn product(&self, x: Operand<'_>, w: &dyn StoredMatrix, kept: &Kept, rows: Range<usize>) -> Result<Product> {
         product::product(self, x, w, kept, rows)
     }
 
@@ -553,12 +567,7 @@ impl Kernels for Gpu {
     }
 
     fn copy(&self, x: &Buffer) -> Result<Buffer> {
-        let x = lease(x);
-        let copy = self.allocate("values", (x.bytes() / 4) as usize)?;
-        let mut recording = lock(&self.recording);
-        let encoder = recording.0.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        encoder.copy_buffer_to_buffer(x.raw(), 0, copy.raw(), 0, x.bytes());
-        Ok(Buffer(Box::new(copy)))
+        Ok(Buffer(Box::new(self.copied(lease(x))?)))
     }
 
     fn change(&self, operation: Elementwise, x: &Buffer, y: Option<(Operand<'_>, Place)>) -> Result<()> {
@@ -614,6 +623,15 @@ impl Kernels for Gpu {
 }
 
 impl Gpu {
+    /// A copy.
+    fn copied(&self, x: &Lease) -> Result<Lease> {
+        let copy = self.allocate("values", (x.bytes() / 4) as usize)?;
+        let mut recording = lock(&self.recording);
+        let encoder = recording.0.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+        encoder.copy_buffer_to_buffer(x.raw(), 0, copy.raw(), 0, x.bytes());
+        Ok(copy)
+    }
+
     /// A few numbers that a kernel adds to.
     fn store_writable(&self, what: &str, values: &[u32]) -> Result<Lease> {
         let lease = self.allocate(what, values.len())?;

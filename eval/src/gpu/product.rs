@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use gguf::{Result, TensorType};
+use gguf::{Error, Result, TensorType};
+use quantize::{Levels, Rounded};
+use rayon::prelude::*;
 
 use super::memory::Lease;
-use super::{Access, Bound, Gpu, MATMUL, Spec, formats, lease};
-use crate::device::{Buffer, Kept, Operand, Product};
-use crate::weights::{Form, Matrix};
+use super::{Access, Bound, Gpu, HALF, MATMUL, Spec, formats, lease, source};
+use crate::device::{Buffer, Elementwise, Form, Kept, Multiplied, Operand, Product, StoredMatrix};
 
 /// Most bytes of a decoded panel.
 const PANEL: u64 = 1 << 26;
@@ -18,11 +19,39 @@ const PIECE: u64 = 1 << 28;
 /// Multiplications of a product that is not recorded together with others: a slow device takes a tenth of a second for it.
 const AT_ONCE: usize = 1 << 33;
 
+/// Rows whose integers a thread unpacks at a time.
+const UNPACKED_ROWS: usize = 16;
+
+/// What activations are rounded to, as the kernels number it.
+const ROUNDINGS: [&str; 3] = ["Q8_0", "Q8_1", "Q8_K"];
+
 /// The rows of a matrix on the device, in pieces.
 struct Pieces {
-    ty: TensorType,
+    how: Stored,
     each: usize,
-    pieces: Vec<Lease>,
+    pieces: Vec<Piece>,
+}
+
+/// How rows are stored on the device.
+#[derive(Clone, Copy)]
+enum Stored {
+    /// As blocks of a type.
+    Blocks(TensorType),
+    /// As codes of 8 bits with a sign.
+    Codes(&'static Levels),
+}
+
+struct Piece {
+    words: Lease,
+    /// Of codes, the scale and the minimum of each group.
+    groups: Option<Lease>,
+}
+
+/// Activations as a product takes them.
+enum Activations<'a> {
+    Floats(&'a Lease),
+    Rounded(Lease),
+    Codes { words: Lease, groups: Lease },
 }
 
 /// One matrix of a batched product: where it begins, its steps by row and by column, and the step to the next.
@@ -86,7 +115,10 @@ impl Gpu {
     }
 
     /// Rows of a matrix, in pieces that can be bound.
-    fn pieces(&self, w: &Matrix<'_>, rows: Range<usize>) -> Result<Pieces> {
+    fn pieces(&self, w: &dyn StoredMatrix, rows: Range<usize>) -> Result<Pieces> {
+        if let Multiplied::Levels { levels, bytes } = w.multiplied() {
+            return self.pieces_of_codes(w, levels, bytes, rows);
+        }
         let (ty, bytes) = match w.form() {
             Form::Blocks { ty, bytes } => (ty, bytes),
             Form::Values(values) => (TensorType::F32, bytemuck::cast_slice(values)),
@@ -94,22 +126,131 @@ impl Gpu {
         };
         let row_bytes = ty.bytes_for(w.cols() as u64).unwrap_or(0).max(1) as usize;
         let each = (self.binding.min(PIECE) as usize / row_bytes).max(1);
-        let mut decoded = Vec::new();
         let pieces = rows.clone().step_by(each).map(|start| {
             let part = start..(start + each).min(rows.end);
-            if bytes.is_empty() {
-                let values = w.decoded_by_all(part, 64, &mut decoded)?;
-                return self.store(w.name(), bytemuck::cast_slice(values));
-            }
-            self.store(w.name(), &bytes[part.start * row_bytes..part.end * row_bytes])
+            let words = if bytes.is_empty() {
+                self.store(w.name(), bytemuck::cast_slice(&w.decode(part)?))?
+            } else {
+                self.store(w.name(), &bytes[part.start * row_bytes..part.end * row_bytes])?
+            };
+            Ok(Piece { words, groups: None })
         });
-        Ok(Pieces { ty, each, pieces: pieces.collect::<Result<_>>()? })
+        Ok(Pieces { how: Stored::Blocks(ty), each, pieces: pieces.collect::<Result<_>>()? })
+    }
+
+    /// The same as codes of 8 bits: products are taken in integers of four at a time.
+    fn pieces_of_codes(
+        &self,
+        w: &dyn StoredMatrix,
+        levels: &'static Levels,
+        bytes: &[u8],
+        rows: Range<usize>,
+    ) -> Result<Pieces> {
+        let (cols, groups) = (w.cols(), w.cols() / levels.group);
+        let row_bytes = bytes.len() / w.rows().max(1);
+        let each = (self.binding.min(PIECE) as usize / cols.max(8 * groups).max(1)).max(1);
+        let pieces = rows.clone().step_by(each).map(|start| {
+            let part = start..(start + each).min(rows.end);
+            let mut codes = vec![0_u8; part.len() * cols];
+            let mut pairs = vec![[0.0_f32; 2]; part.len() * groups];
+            bytes[part.start * row_bytes..part.end * row_bytes]
+                .par_chunks(UNPACKED_ROWS * row_bytes)
+                .zip(codes.par_chunks_mut(UNPACKED_ROWS * cols).zip(pairs.par_chunks_mut(UNPACKED_ROWS * groups)))
+                .try_for_each(|(bytes, (codes, pairs))| {
+                    let mut scales = vec![0.0; pairs.len()];
+                    let mut mins = vec![0.0; pairs.len()];
+                    levels.unpack(bytes, codes, &mut scales, &mut mins)?;
+                    codes.iter_mut().for_each(|code| *code = code.wrapping_sub(levels.offset));
+                    let both = scales.into_iter().zip(mins);
+                    pairs.iter_mut().zip(both).for_each(|(pair, (scale, min))| *pair = [scale, min]);
+                    Ok(())
+                })
+                .map_err(|e: Error| e.in_tensor(w.name()))?;
+            let groups = Some(self.store(w.name(), bytemuck::cast_slice(&pairs))?);
+            Ok(Piece { words: self.store(w.name(), &codes)?, groups })
+        });
+        Ok(Pieces { how: Stored::Codes(levels), each, pieces: pieces.collect::<Result<_>>()? })
+    }
+
+    /// Activations as a product with this matrix takes them.
+    fn activations<'a>(&self, x: &'a Lease, tokens: usize, w: &dyn StoredMatrix) -> Result<Activations<'a>> {
+        let levels = match w.multiplied() {
+            Multiplied::Exact | Multiplied::Int8 { .. } => return Ok(Activations::Floats(x)),
+            Multiplied::Rounded(float) | Multiplied::Computed(float) => {
+                let copy = self.copied(x)?;
+                self.change(Elementwise::Round(float), &copy, None)?;
+                return Ok(Activations::Rounded(copy));
+            }
+            Multiplied::Levels { levels, .. } => levels,
+        };
+        let (cols, group, len) = (w.cols(), levels.group, levels.rounded.block());
+        if !cols.is_multiple_of(len) {
+            return Err(Error::input(format!("row length {cols} is not a multiple of the block size {len}"))
+                .in_tensor(w.name()));
+        }
+        let words = self.allocate(w.name(), tokens * cols / 4)?;
+        let groups = self.allocate(w.name(), tokens * cols / group * 2)?;
+        let blocks = tokens * cols / len;
+        let kind = match levels.rounded {
+            Rounded::Q80 => 0,
+            Rounded::Q81 => 1,
+            Rounded::Q8K => 2,
+        };
+        let whole = u32::from(len > group);
+        let bits = [f32::INFINITY, f32::NAN].map(f32::to_bits);
+        let sizes = [blocks as u32, len as u32, group as u32, kind, whole, bits[0], bits[1]];
+        let spec = Spec {
+            name: "round",
+            source: &|| source(&[include_str!("round.wgsl"), HALF], &[&ROUNDINGS]),
+            access: &[Access::Read, Access::Write, Access::Write],
+        };
+        let bound = [Bound::Lease(x), Bound::Lease(&words), Bound::Lease(&groups)];
+        self.run(&spec, &sizes, &bound, self.spread(blocks))?;
+        Ok(Activations::Codes { words, groups })
+    }
+
+    /// Products in integers with rows of a piece, from one on: `y` has rows of so many values, written from a column on.
+    fn multiply_codes(
+        &self,
+        [tokens, rows, cols]: [usize; 3],
+        levels: &Levels,
+        (x, x_groups): (&Lease, &Lease),
+        (piece, first): (&Piece, usize),
+        (y, to, width): (&Lease, usize, usize),
+    ) -> Result<()> {
+        let Some(groups) = &piece.groups else { return Ok(()) };
+        let sizes = [
+            tokens,
+            rows,
+            cols / levels.group,
+            levels.group / 4,
+            levels.rounded.block() / levels.group,
+            usize::from(levels.mins),
+            first,
+            to,
+            width,
+        ]
+        .map(|n| n as u32);
+        let spec = Spec {
+            name: "integer",
+            source: &|| include_str!("integer.wgsl").to_owned(),
+            access: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+        };
+        let bound = [x, x_groups, &piece.words, groups, y].map(Bound::Lease);
+        self.run(&spec, &sizes, &bound, [rows.div_ceil(64) as u32, tokens.div_ceil(64) as u32, 1])?;
+        if rows * cols * tokens > AT_ONCE {
+            self.go();
+        }
+        Ok(())
     }
 }
 
 /// Bytes of a matrix's rows on the device.
-fn stored_bytes(w: &Matrix<'_>) -> u64 {
+fn stored_bytes(w: &dyn StoredMatrix) -> u64 {
     let all = (w.rows() * w.cols()) as u64;
+    if let Multiplied::Levels { levels, .. } = w.multiplied() {
+        return all + all / levels.group as u64 * 8;
+    }
     match w.form() {
         Form::Blocks { bytes, .. } => bytes.len() as u64,
         Form::Values(_) | Form::Function => all * 4,
@@ -117,7 +258,13 @@ fn stored_bytes(w: &Matrix<'_>) -> u64 {
 }
 
 /// `x · wᵀ` for these rows of `w`.
-pub(super) fn product(gpu: &Gpu, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, rows: Range<usize>) -> Result<Product> {
+pub(super) fn product(
+    gpu: &Gpu,
+    x: Operand<'_>,
+    w: &dyn StoredMatrix,
+    kept: &Kept,
+    rows: Range<usize>,
+) -> Result<Product> {
     let cols = w.cols();
     let tokens = match x {
         Operand::Host(x) => x.len() / cols,
@@ -136,7 +283,8 @@ pub(super) fn product(gpu: &Gpu, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, ro
     {
         let y = gpu.allocate(w.name(), tokens * rows.len())?;
         let out = rows.len();
-        onto(gpu, lease(x), tokens, w, kept, rows, (&y, out))?;
+        let x = gpu.activations(lease(x), tokens, w)?;
+        onto(gpu, &x, tokens, w, kept, rows, (&y, out))?;
         return Ok(Product::Device(Buffer(Box::new(y)), tokens * out));
     }
     let downloaded;
@@ -157,6 +305,7 @@ pub(super) fn product(gpu: &Gpu, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, ro
         let here = x.len() / cols;
         let on = gpu.allocate(w.name(), x.len())?;
         gpu.write(&on, x)?;
+        let on = gpu.activations(&on, here, w)?;
         for start in rows.clone().step_by(rows_each) {
             let part = start..(start + rows_each).min(rows.end);
             let width = part.len();
@@ -178,9 +327,9 @@ pub(super) fn product(gpu: &Gpu, x: Operand<'_>, w: &Matrix<'_>, kept: &Kept, ro
 /// The same on the device: `y` has rows of so many values.
 fn onto(
     gpu: &Gpu,
-    x: &Lease,
+    x: &Activations<'_>,
     tokens: usize,
-    w: &Matrix<'_>,
+    w: &dyn StoredMatrix,
     kept: Option<&Pieces>,
     rows: Range<usize>,
     (y, width): (&Lease, usize),
@@ -199,15 +348,17 @@ fn onto(
         };
         let end = rows.end.min(at + pieces.each - first).min(at + panel_rows);
         let here = end - at;
-        let words = &pieces.pieces[piece];
+        let piece = &pieces.pieces[piece];
+        let shape = [tokens, here, cols];
         let to = (y, [at - rows.start, width, 1, 0]);
-        if pieces.ty == TensorType::F32 {
-            let b = (words, [first * cols, 1, cols, 0]);
-            gpu.matmul([tokens, here, cols], 1.0, (x, [0, cols, 1, 0]), b, to, (1, 1))?;
-        } else {
-            let panel = gpu.allocate(w.name(), here * cols)?;
-            gpu.decode_rows(pieces.ty, words, first..first + here, cols, &panel)?;
-            gpu.matmul([tokens, here, cols], 1.0, (x, [0, cols, 1, 0]), (&panel, [0, 1, cols, 0]), to, (1, 1))?;
+        match (x, pieces.how) {
+            (Activations::Codes { words, groups }, Stored::Codes(levels)) => {
+                let to = (y, at - rows.start, width);
+                gpu.multiply_codes(shape, levels, (words, groups), (piece, first), to)?;
+            }
+            (Activations::Floats(x), Stored::Blocks(ty)) => floats(gpu, shape, x, (w, ty, piece, first), to)?,
+            (Activations::Rounded(x), Stored::Blocks(ty)) => floats(gpu, shape, x, (w, ty, piece, first), to)?,
+            _ => unreachable!("activations and rows are both of what the product takes"),
         }
         if kept.is_none() {
             // What was sent for this panel alone is given back before the next one comes.
@@ -215,5 +366,26 @@ fn onto(
         }
         at = end;
     }
-    Ok(())
+    match w.multiplied() {
+        Multiplied::Computed(float) => gpu.change(Elementwise::Round(float), y, None),
+        _ => Ok(()),
+    }
+}
+
+/// The product in f32 with rows of a piece, from one on.
+fn floats(
+    gpu: &Gpu,
+    shape: [usize; 3],
+    x: &Lease,
+    (w, ty, piece, first): (&dyn StoredMatrix, TensorType, &Piece, usize),
+    to: (&Lease, Steps),
+) -> Result<()> {
+    let [_, here, cols] = shape;
+    let x = (x, [0, cols, 1, 0]);
+    if ty == TensorType::F32 {
+        return gpu.matmul(shape, 1.0, x, (&piece.words, [first * cols, 1, cols, 0]), to, (1, 1));
+    }
+    let panel = gpu.allocate(w.name(), here * cols)?;
+    gpu.decode_rows(ty, &piece.words, first..first + here, cols, &panel)?;
+    gpu.matmul(shape, 1.0, x, (&panel, [0, 1, cols, 0]), to, (1, 1))
 }

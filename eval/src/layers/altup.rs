@@ -5,8 +5,8 @@ use gguf::Result;
 use gguf::arch::{AltUp, AltUpEnds};
 use rayon::prelude::*;
 
-use super::attention::columns;
 use super::{Part, Site, add, norm, numeric, per_layer};
+use crate::numeric::columns;
 
 /// A layer on all streams, in place: they are predicted, `steps` run on the active one, and all are corrected.
 ///

@@ -5,16 +5,17 @@
 //! of scores a thread, whatever the context.
 
 use convert::packed::Float;
-use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, Need, Projections, Temperature, WindowKind};
+use gguf::arch::{Attention, Gate, HeadNorm, HeadNorms, Need, Projections, Temperature};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use super::rope::Table;
-use super::sparse::Chosen;
-use super::{LayerState, Part, Site, Span, ffn, numeric};
+use super::sight::Sight;
+use super::{LayerState, Part, Site, Span, ffn};
 use crate::device::{self, Biases, Values};
 use crate::matmul::{Accumulation, View, dense};
 use crate::model::RopeKey;
+use crate::numeric;
 use crate::weights::Arithmetic;
 
 const QUERIES: usize = 64;
@@ -62,6 +63,9 @@ impl Buckets {
     }
 }
 
+/// What programs that run a model keep keys and values in.
+const KEPT: Float = Float::F16;
+
 /// Self-attention of a layer: from normalized activations to what the output matrix gives.
 ///
 /// # Errors
@@ -106,7 +110,8 @@ pub fn attention(
     };
     let steps = (kv_heads * key_len, kv_heads * value_len);
     if part.arithmetic() == Arithmetic::Deployed {
-        keep(part.arithmetic(), [k.host(), v.host()]);
+        k.round_to(KEPT)?;
+        v.round_to(KEPT)?;
     }
     let mut out = match site.model.kv_from.get(&site.layer).filter(|_| !a.own_kv) {
         Some(source) => {
@@ -216,7 +221,7 @@ fn gate_values(
 /// Rounds keys and values to what a program that runs the model keeps them in.
 pub(super) fn keep(arithmetic: Arithmetic, kept: [&mut [f32]; 2]) {
     if arithmetic == Arithmetic::Deployed {
-        kept.into_iter().for_each(|x| numeric::round_to(Float::F16, x));
+        kept.into_iter().for_each(|x| numeric::round_to(KEPT, x));
     }
 }
 
@@ -240,7 +245,7 @@ pub(super) fn apply_gate(
     let tokens = out.len() / (heads * value_len).max(1);
     let read = |rows: usize| part.linear_to("attn_gate", x, tokens, rows);
     let function = match gate {
-        Gate::SoftplusHead | Gate::SoftplusElement => super::mamba::softplus,
+        Gate::SoftplusHead | Gate::SoftplusElement => numeric::softplus,
         _ => ffn::sigmoid,
     };
     match gate {
@@ -276,7 +281,7 @@ pub fn cross_attention(a: &Attention, part: &Part<'_>, site: &Site<'_>, x: &[f32
         value_len,
         scale: a.scale,
         cap: None,
-        sight: Sight { causal: false, window: None },
+        sight: Sight::all(),
         slopes: None,
         sinks: None,
         buckets: None,
@@ -355,11 +360,6 @@ fn projections(a: &Attention, part: &Part<'_>, x: &Values, tokens: usize) -> Res
         Vec::new().into()
     };
     Ok(Projected { q, gate, k, v })
-}
-
-/// `len` columns of rows of `width`, from one on.
-pub(super) fn columns(x: &[f32], width: usize, from: usize, len: usize) -> Vec<f32> {
-    x.chunks(width.max(1)).flat_map(|row| &row[from..from + len]).copied().collect()
 }
 
 /// Norms of queries or keys: over all heads together, or each head with shared weights, weights of its own or none.
@@ -526,40 +526,13 @@ fn rows<'x>(x: &'x [f32], span: &Span, step: usize) -> &'x [f32] {
     x.get(span.start * step..(span.start + span.len) * step).unwrap_or_default()
 }
 
-/// Which keys a query sees.
-#[derive(Clone, Copy, Debug)]
-pub struct Sight {
-    causal: bool,
-    window: Option<(WindowKind, usize)>,
-}
-
-impl Sight {
-    /// What a layer's window and its direction say.
-    pub fn new((kind, len): (WindowKind, gguf::arch::Dim), causal: bool) -> Sight {
-        Sight { causal, window: (kind != WindowKind::None && len > 0).then(|| (kind, len.len())) }
-    }
-
-    /// Everything, in both directions: for keys that are chosen.
-    pub(super) fn all() -> Sight {
-        Sight { causal: false, window: None }
-    }
-
-    /// Whether it looks back alone, and its window.
-    pub fn told(self) -> (bool, WindowKind, usize) {
-        let (kind, len) = self.window.unwrap_or((WindowKind::None, 0));
-        (self.causal, kind, len)
-    }
-
-    /// The keys that a query at `position` sees, of `all`.
-    pub fn of(self, position: usize, all: usize) -> (usize, usize) {
-        let end = if self.causal { all.min(position + 1) } else { all };
-        match self.window {
-            None | Some((WindowKind::None, _)) => (0, end),
-            Some((WindowKind::Sliding, n)) => ((position + 1).saturating_sub(n), end),
-            Some((WindowKind::Chunked, n)) => (position / n * n, end),
-            Some((WindowKind::Symmetric, n)) => (position.saturating_sub(n / 2), end.min(position + n / 2 + 1)),
-        }
-    }
+/// What an indexer chose for the tokens of a group.
+#[derive(Clone, Debug, Default)]
+pub struct Chosen {
+    /// Choices a token: one for all heads, or one for each of so many groups of heads.
+    pub groups: usize,
+    /// The positions in the sequence that are seen, ascending; of each token and group. No positions: all are seen.
+    pub seen: Vec<Vec<usize>>,
 }
 
 /// What attention needs to know of the heads.

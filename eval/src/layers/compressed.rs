@@ -4,12 +4,14 @@
 use gguf::Result;
 use gguf::arch::{Compressed, NormKind};
 
-use super::attention::{Heads, Sight, attend_chosen, columns, rotate};
+use super::attention::{Chosen, Heads, attend_chosen, rotate};
 use super::moe::largest;
 use super::rope::Table;
-use super::sparse::{Chosen, Scored, scores};
-use super::{LayerState, Part, Site, norm, numeric};
+use super::sight::Sight;
+use super::sparse::{Scored, scores};
+use super::{LayerState, Part, Site, norm};
 use crate::model::RopeKey;
+use crate::numeric::{columns, soft_mean};
 
 /// The mixer of a layer with compressed attention.
 ///
@@ -195,11 +197,4 @@ impl Compressor {
         }
         keys
     }
-}
-
-/// The mean of values, weighted by the softmax of their scores; of scores and values.
-pub(super) fn soft_mean(all: &[(f32, f32)]) -> f32 {
-    let mut shares: Vec<f32> = all.iter().map(|(score, _)| *score).collect();
-    let sum = numeric::exp_and_sum(&mut shares, all.iter().map(|a| a.0).fold(f32::NEG_INFINITY, f32::max));
-    shares.iter().zip(all).map(|(share, (_, value))| share * value).sum::<f32>() / sum
 }

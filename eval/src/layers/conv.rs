@@ -4,8 +4,8 @@ use gguf::Result;
 use gguf::arch::ShortConv;
 use rayon::prelude::*;
 
-use super::attention::columns;
 use super::{LayerState, Part, Site};
+use crate::numeric::columns;
 
 /// Convolves `x` `[tokens, channels]` along each sequence with `filter` `[channels, kernel]` (the last tap is the token
 /// itself), adds `bias`, and keeps the last inputs of growing sequences in their states.

@@ -4,10 +4,9 @@ use gguf::arch::{Activation, DeltaInputs, DeltaNet, NormKind, StateSpace};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
-use super::attention::columns;
 use super::conv::causal_conv;
-use super::mamba::softplus;
 use super::{LayerState, Part, Site, Span, ffn, norm};
+use crate::numeric::{columns, softplus};
 
 /// Added under the root where queries and keys are brought to length one.
 const LENGTH_EPSILON: f64 = 1e-6;

@@ -6,10 +6,10 @@ use gguf::Result;
 use gguf::arch::{Activation, Dense, FeedGate};
 use rayon::prelude::*;
 
-use super::mamba::softplus;
 use super::numeric::{self, exp, exp_f64, widest};
 use super::{PIECE, Part};
 use crate::device::Values;
+use crate::numeric::softplus;
 
 /// A dense feed-forward network.
 ///

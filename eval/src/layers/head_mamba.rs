@@ -3,11 +3,10 @@
 use gguf::Result;
 use gguf::arch::{Activation, HeadMamba, NormKind, StateSpace};
 
-use super::attention::columns;
 use super::conv::causal_conv;
-use super::mamba::softplus;
 use super::mamba2::Scan;
 use super::{LayerState, Part, Site, ffn, norm};
+use crate::numeric::{columns, softplus};
 
 /// The mixer of such a layer: projection, causal convolution, scan over heads, gate, projection.
 ///

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::conv::causal_conv;
 use super::delta::{Rule, rows_of_heads, to_length};
-use super::mamba::softplus;
 use super::{LayerState, Part, Site, ffn, norm};
+use crate::numeric::softplus;
 
 /// The mixer of a layer with Kimi delta attention.
 ///

@@ -7,9 +7,11 @@
 use gguf::Result;
 use gguf::arch::{Dim, Latent, Need, Norm};
 
-use super::attention::{Heads, Sight, apply_gate, columns, keep, rotate, sinks, warm, with_state};
+use super::attention::{Heads, apply_gate, keep, rotate, sinks, warm, with_state};
+use super::sight::Sight;
 use super::{LayerState, Part, Site};
 use crate::model::RopeKey;
+use crate::numeric::columns;
 
 /// The compressed query behind its norm, where queries are compressed.
 ///

@@ -4,9 +4,9 @@ use gguf::Result;
 use gguf::arch::{Activation, Mamba, NormKind, StateSpace};
 use rayon::prelude::*;
 
-use super::attention::columns;
 use super::conv::causal_conv;
 use super::{LayerState, Part, Site, ffn, norm};
+use crate::numeric::{columns, softplus};
 
 /// The mixer of a Mamba layer: projection, causal convolution, selective scan, gate, projection.
 ///
@@ -93,10 +93,4 @@ fn norms(m: &Mamba, part: &Part<'_>, selected: &mut [f32]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// ln(1 + eˣ).
-pub(crate) fn softplus(x: f32) -> f32 {
-    // Beyond 20 the logarithm adds nothing that f32 could hold.
-    if x > 20.0 { x } else { x.exp().ln_1p() }
 }

@@ -4,11 +4,10 @@ use gguf::Result;
 use gguf::arch::{Activation, Mamba2, NormKind, StateSpace};
 use rayon::prelude::*;
 
-use super::attention::columns;
 use super::conv::causal_conv;
 use super::delta::rows_of_heads;
-use super::mamba::softplus;
 use super::{LayerState, Part, Site, ffn, norm};
+use crate::numeric::{columns, softplus};
 
 /// The mixer of a Mamba 2 layer: projection, causal convolution, scan over heads, gated norm, projection.
 ///

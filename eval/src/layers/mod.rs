@@ -1,4 +1,5 @@
-//! The parts that blocks are composed of, one copy of each for all architectures.
+//! The parts that blocks are composed of, one copy of each for all architectures. (A table: this file calls the kinds, and
+//! their files import what every kind is given.)
 
 pub mod altup;
 pub mod attention;
@@ -14,10 +15,10 @@ pub mod mamba;
 pub mod mamba2;
 pub mod moe;
 pub mod norm;
-pub(crate) mod numeric;
 pub mod residual;
 pub mod rope;
 pub mod rwkv;
+pub mod sight;
 pub mod sparse;
 mod values;
 
@@ -32,6 +33,7 @@ use self::attention::Buckets;
 use crate::device::{Device, Values};
 use crate::matmul::{Given, Order, product_of};
 use crate::model::{Model, Tables};
+use crate::numeric::{self, PIECE, copied};
 use crate::weights::{Arithmetic, Matrix, Weights};
 
 /// The tokens of one sequence within a group.
@@ -85,7 +87,7 @@ pub struct Kept {
     /// Keys and values, by layer.
     pub kv: RefCell<HashMap<usize, [Values; 2]>>,
     /// What the last indexer chose.
-    pub chosen: RefCell<sparse::Chosen>,
+    pub chosen: RefCell<attention::Chosen>,
     /// Values of the first layer (RWKV 7).
     pub first_values: RefCell<Vec<f32>>,
 }
@@ -109,7 +111,7 @@ pub struct Site<'a> {
     /// What layers share.
     pub kept: &'a Kept,
     /// What the tokens see of their past, where an indexer chooses.
-    pub chosen: Option<&'a sparse::Chosen>,
+    pub chosen: Option<&'a attention::Chosen>,
     /// Blocks that were begun before this layer, where the residual stream has such.
     pub blocks: usize,
     /// The stream as it was when the layer began, where a branch asks for it.
@@ -509,16 +511,6 @@ impl<'a> Part<'a> {
         }
         Ok(Some((Some(weight), bias)))
     }
-}
-
-/// Values that a thread takes at once where the work is a pass over memory.
-pub(crate) const PIECE: usize = 1 << 14;
-
-/// A copy, made by all threads.
-pub(crate) fn copied(x: &[f32]) -> Vec<f32> {
-    let mut copy = Vec::with_capacity(x.len());
-    copy.par_extend(x.par_iter().with_min_len(PIECE).copied());
-    copy
 }
 
 /// `x += y`.

@@ -168,7 +168,7 @@ fn probabilities(experts: &Experts, scores: &[f32]) -> Vec<f32> {
     match experts.gating {
         Gating::Softmax => softmax(scores),
         Gating::Sigmoid => scores.iter().map(|&s| ffn::sigmoid(s)).collect(),
-        Gating::SqrtSoftplus => scores.iter().map(|&s| super::mamba::softplus(s).sqrt()).collect(),
+        Gating::SqrtSoftplus => scores.iter().map(|&s| crate::numeric::softplus(s).sqrt()).collect(),
         Gating::SoftmaxOfBest | Gating::SparseMixer | Gating::Unknown => scores.to_vec(),
     }
 }

@@ -4,9 +4,9 @@ use gguf::Result;
 use gguf::arch::{Activation, ChannelMix, NormKind, Rwkv6, Rwkv7};
 use rayon::prelude::*;
 
-use super::attention::columns;
 use super::delta::rows_of_heads;
 use super::{LayerState, Part, Site, add, ffn, norm, numeric};
+use crate::numeric::columns;
 
 /// Added to the square of a key's length before it is divided by it: only keys of zeros show it.
 const LEAST_LENGTH: f32 = 1e-12;

@@ -5,23 +5,14 @@ use gguf::Result;
 use gguf::arch::{IndexForm, Indexer, Need, NormKind, Over, Pool, Sparse};
 use rayon::prelude::*;
 
-use super::attention::{attention, rotate};
-use super::compressed::soft_mean;
+use super::attention::{Chosen, attention, rotate};
 use super::latent::{compressed_query, latent_attention};
 use super::moe::largest;
 use super::{LayerState, Part, Site, Span, copied, norm};
 use crate::device::Values;
 use crate::matmul::{Accumulation, View, dense};
 use crate::model::RopeKey;
-
-/// What an indexer chose for the tokens of a group.
-#[derive(Clone, Debug, Default)]
-pub struct Chosen {
-    /// Choices a token: one for all heads, or one for each of so many groups of heads.
-    pub groups: usize,
-    /// The positions in the sequence that are seen, ascending; of each token and group. No positions: all are seen.
-    pub seen: Vec<Vec<usize>>,
-}
+use crate::numeric::soft_mean;
 
 /// The mixer of a layer with sparse attention.
 ///

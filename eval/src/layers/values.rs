@@ -1,5 +1,6 @@
 //! What layers do to values wherever these are: by a kernel on a device, else by the functions for the processor.
 
+use convert::packed::Float;
 use gguf::Result;
 use gguf::arch::{Activation, NormKind};
 use quantize::first_not_finite;
@@ -110,6 +111,17 @@ impl Values {
         Ok(())
     }
 
+    /// Rounds all values to a type, to the nearest, halves to even.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn round_to(&mut self, float: Float) -> Result<()> {
+        if !self.is_empty() && !self.changed(Elementwise::Round(float), None)? {
+            numeric::round_to(float, self.host());
+        }
+        Ok(())
+    }
+
     /// Applies an activation without a gate.
     ///
     /// # Errors
@@ -177,7 +189,7 @@ impl Values {
                 let buffer = device.kernels().columns(buffer, width, from, len)?;
                 Ok(Values::on(device, buffer, self.len() / width.max(1) * len))
             }
-            None => Ok(super::attention::columns(self, width, from, len).into()),
+            None => Ok(numeric::columns(self, width, from, len).into()),
         }
     }
 

@@ -12,7 +12,7 @@ use convert::packed::Float;
 use gguf::Result;
 use rayon::prelude::*;
 
-use crate::layers::numeric;
+use crate::numeric;
 use crate::weights::Matrix;
 
 /// Rows that a thread takes at a time.

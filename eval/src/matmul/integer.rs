@@ -700,10 +700,12 @@ mod tests {
     fn every_kernel_gives_the_bits_of_the_plain_one() {
         let mut run = BTreeSet::from(["plain"]);
         use gguf::TensorType::{IQ4_NL, Q4_K, Q6_K, Q8_0};
-        for (tokens, rows, cols) in [(13, 41, 256), (1, 1, 256), (7, 33, 1280)] {
-            let x = numbers(tokens * cols, 3);
-            let some = LEVELS.iter().filter(|l| rows > 40 || [IQ4_NL, Q4_K, Q6_K, Q8_0].contains(&l.ty()));
+        // Without columns: rows of a single block, which is a single group for some.
+        for (tokens, rows, cols) in [(13, 41, Some(256)), (1, 1, Some(256)), (7, 33, Some(1280)), (3, 35, None)] {
+            let some = LEVELS.iter().filter(|l| rows > 33 || [IQ4_NL, Q4_K, Q6_K, Q8_0].contains(&l.ty()));
             for levels in some {
+                let cols = cols.unwrap_or(levels.rounded.block().max(levels.ty().block_len() as usize));
+                let x = numbers(tokens * cols, 3);
                 let values = numbers(rows * cols, 4);
                 let importance = vec![1.0; cols];
                 let shape = Shape::new(&[cols as u64, rows as u64]).unwrap();

@@ -18,9 +18,9 @@ use std::ops::Range;
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
-use crate::device::{Device, Kept, Operand, Product, Values};
-use crate::layers::numeric;
-use crate::weights::{Matrix, Multiplied};
+use crate::device::{Device, Kept, Multiplied, Operand, Product, Values};
+use crate::numeric;
+use crate::weights::Matrix;
 use kernel::{Kernel, Tile, kernel};
 
 /// Rows of a panel. Threads take panels of their own and never wait for each other, so that a busy machine slows the
@@ -160,13 +160,13 @@ fn product_with(kernel: &Kernel, x: &[f32], w: &Matrix<'_>, rows: Range<usize>, 
     Ok(y)
 }
 
-/// The device that a matrix is multiplied on, and what that keeps of it. Products as deployed are taken on the processor.
+/// The device that a matrix is multiplied on, and what that keeps of it. Products of LLM.int8 are taken on the processor.
 fn on_device<'m>(w: &'m Matrix<'_>) -> Option<(&'m Device, &'m Kept)> {
     let device = w.device()?;
-    if matches!(w.multiplied(), Multiplied::Exact) {
+    if !matches!(w.multiplied(), Multiplied::Int8 { .. }) {
         return Some(device);
     }
-    device.0.kernels().say_once("note: products as deployed are computed on the processor");
+    device.0.kernels().say_once("note: products of LLM.int8 are computed on the processor");
     None
 }
 
@@ -380,7 +380,8 @@ fn pack(from: View<'_>, rows: usize, cols: usize, scale: f32, width: usize, edge
         for start in (0..cols).step_by(PIECE) {
             let piece = &mut strip[start * width..(start + PIECE).min(cols) * width];
             let from = View { data: &from.data[first * from.row + start * from.col..], ..from };
-            if from.row == 1 {
+            // Columns lie side by side; a view of one column with rows next to each other is not that.
+            if from.row == 1 && from.col >= here {
                 for (to, from) in piece.chunks_mut(width).zip(from.data.chunks(from.col)) {
                     to.iter_mut().zip(&from[..here]).for_each(|(to, from)| *to = from * scale);
                 }

@@ -56,7 +56,7 @@ pub(super) fn gemma3(tower: &Tower<'_>, image: &Image, x: Vec<f32>) -> Result<Ve
     let mut out = vec![0.0; x.len() / width * cols];
     for (x, out) in x.chunks(width).zip(out.chunks_mut(cols)) {
         for (v, row) in x.iter().zip(weight.chunks(cols)) {
-            crate::layers::numeric::add_scaled(out, row, *v);
+            crate::numeric::add_scaled(out, row, *v);
         }
     }
     Ok(out)
@@ -146,7 +146,7 @@ pub(super) fn glm4(tower: &Tower<'_>, image: &Image, x: Vec<f32>) -> Result<Vec<
     let kernel = crate::weights::Matrix::from_f32("mm.patch_merger.weight", kernel, width * each);
     let mut x = crate::matmul::product(&turned, &kernel, 0..out, crate::matmul::Order::Fixed)?;
     let bias = part.values_of("mm.patch_merger.bias", out)?;
-    x.chunks_mut(out).for_each(|row| crate::layers::numeric::add_scaled(row, &bias, 1.0));
+    x.chunks_mut(out).for_each(|row| crate::numeric::add_scaled(row, &bias, 1.0));
     let x = one(tower, "mm.model.fc", &x)?;
     let mut x = norm(tower, "mm.post_norm", NormKind::Layer(EPSILON), x, out)?;
     Act::Gelu.apply(&mut x);

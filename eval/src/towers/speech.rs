@@ -11,7 +11,8 @@ use super::grid::Pixels;
 use super::vit::{join, linear};
 use super::{Act, Tower, normed};
 use crate::layers::ffn::sigmoid;
-use crate::layers::{Part, attention::attend_spans, numeric};
+use crate::layers::{Part, attention::attend_spans};
+use crate::numeric;
 
 /// The epsilon of the query transformer.
 const QUERY_NORM: NormKind = NormKind::Layer(1e-12);

@@ -10,8 +10,9 @@ use rayon::prelude::*;
 use super::grid::{Pixels, Resize};
 use super::picture::{Filter, Grain, Look, Picture, Processor, Sizing};
 use super::{Act, Image, Tower, normed};
-use crate::layers::{Part, add, attention::attend_spans, norm::normalize, numeric};
+use crate::layers::{Part, add, attention::attend_spans, norm::normalize};
 use crate::matmul::{Order, product};
+use crate::numeric;
 use crate::weights::Matrix;
 
 /// The form of a tower.

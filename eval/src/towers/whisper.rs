@@ -6,8 +6,9 @@ use gguf::{Error, Result};
 use super::grid::Pixels;
 use super::vit::{join, linear};
 use super::{Act, Tower, normed};
-use crate::layers::{Part, attention::attend_spans, numeric};
+use crate::layers::{Part, attention::attend_spans};
 use crate::matmul::{Order, product};
+use crate::numeric;
 use crate::weights::Matrix;
 
 /// The states of a spectrogram `[bins, frames]` behind the last layer and its norm, a vector for two frames; where they

@@ -5,6 +5,16 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+/// Values that a thread takes at once where the work is a pass over memory.
+pub(crate) const PIECE: usize = 1 << 14;
+
+/// A copy, made by all threads.
+pub(crate) fn copied(x: &[f32]) -> Vec<f32> {
+    let mut copy = Vec::with_capacity(x.len());
+    copy.par_extend(x.par_iter().with_min_len(PIECE).copied());
+    copy
+}
+
 /// eˣ with an error of at most two units of the last place, zero below the normal numbers, and nothing
 /// greater than e^88.37, where powers of two end: a power of two times a
 /// polynomial (the one of Cephes). Unlike the library's, it vectorizes.
@@ -60,7 +70,7 @@ pub(crate) fn exp_f64(x: f64) -> f64 {
 
 /// Rounds each value to a type, to nearest even, by all threads.
 pub(crate) fn round_to(float: Float, x: &mut [f32]) {
-    x.par_chunks_mut(super::PIECE).for_each(|x| match float {
+    x.par_chunks_mut(PIECE).for_each(|x| match float {
         Float::F32 => {}
         Float::Bf16 => to_bf16(x),
         Float::F16 => {
@@ -76,7 +86,7 @@ pub(crate) fn round_to(float: Float, x: &mut [f32]) {
 
 /// A copy, rounded to a type.
 pub(crate) fn rounded(float: Float, x: &[f32]) -> Vec<f32> {
-    let mut x = super::copied(x);
+    let mut x = copied(x);
     round_to(float, &mut x);
     x
 }
@@ -205,6 +215,24 @@ fn divergence_term(p: f32, q: f32, log_sum: f64, shift: f64, least: f64) -> f64 
     let log_p = f64::from(p) - log_sum;
     let term = exp_f64(log_p) * (f64::from(p) - f64::from(q) + shift);
     if log_p > least { term } else { 0.0 }
+}
+
+/// ln(1 + eˣ).
+pub(crate) fn softplus(x: f32) -> f32 {
+    // Beyond 20 the logarithm adds nothing that f32 could hold.
+    if x > 20.0 { x } else { x.exp().ln_1p() }
+}
+
+/// The mean of values, weighted by the softmax of their scores; of scores and values.
+pub(crate) fn soft_mean(all: &[(f32, f32)]) -> f32 {
+    let mut shares: Vec<f32> = all.iter().map(|(score, _)| *score).collect();
+    let sum = exp_and_sum(&mut shares, all.iter().map(|a| a.0).fold(f32::NEG_INFINITY, f32::max));
+    shares.iter().zip(all).map(|(share, (_, value))| share * value).sum::<f32>() / sum
+}
+
+/// `len` columns of rows of `width`, from one on.
+pub(crate) fn columns(x: &[f32], width: usize, from: usize, len: usize) -> Vec<f32> {
+    x.chunks(width.max(1)).flat_map(|row| &row[from..from + len]).copied().collect()
 }
 
 #[cfg(test)]
