@@ -38,7 +38,7 @@ fn best(mut run: impl FnMut()) -> f64 {
 }
 
 fn line(kernel: &str, work: f64, host: f64, device: f64) {
-    println!("{kernel:34} {:10.2} {:10.2}", work / host / 1e9, work / device / 1e9);
+    println!("{kernel:40} {:10.2} {:10.2}", work / host / 1e9, work / device / 1e9);
 }
 
 fn main() {
@@ -50,30 +50,33 @@ fn main() {
     let facts = device.facts();
     println!("{} ({}), {}, {}", facts.name, facts.kind, facts.backend, facts.driver);
     println!("{} threads of the processor beside it\n", std::thread::available_parallelism().map_or(1, usize::from));
-    println!("{:34} {:>10} {:>10}", "GFLOP/s", "processor", "device");
+    println!("{:40} {:>10} {:>10}", "GFLOP/s", "processor", "device");
     products(&device);
     elementwise(&device);
     attention(&device);
 }
 
-/// Products with encoded weights, decoding included.
+/// Products with encoded weights, decoding included; and as deployed, where the device keeps their integers.
 fn products(device: &Device) {
     let (tokens, rows, cols) = (256, 2048, 2048);
     let x = vec![0.5; tokens * cols];
     for format in quantize::FORMATS {
         let ty = quantize::Codec::ty(format);
-        let w = weights(ty, rows, cols);
-        let host = best(|| drop(std::hint::black_box(product(&x, &w, 0..rows, Order::Fixed).unwrap())));
-        let on = w.on(device);
-        let (_, kept) = on.device().unwrap();
-        let kernels = device.kernels();
-        let there = kernels.upload(&x).unwrap();
-        let run = || match kernels.product(Operand::Device(&there), &on, kept, 0..rows).unwrap() {
-            // What is asked for last is there only when all is done.
-            Product::Device(y, _) => drop(kernels.magnitude(&y).unwrap()),
-            Product::Host(y) => drop(y),
-        };
-        line(&format!("product, {ty} {rows} × {cols}"), 2.0 * (tokens * rows * cols) as f64, host, best(run));
+        let exact = weights(ty, rows, cols);
+        let deployed = quantize::levels(ty).map(|_| (", deployed", exact.clone().deployed()));
+        for (how, w) in std::iter::once(("", exact)).chain(deployed) {
+            let host = best(|| drop(std::hint::black_box(product(&x, &w, 0..rows, Order::Fixed).unwrap())));
+            let on = w.on(device);
+            let (_, kept) = on.device().unwrap();
+            let kernels = device.kernels();
+            let there = kernels.upload(&x).unwrap();
+            let run = || match kernels.product(Operand::Device(&there), &on, kept, 0..rows).unwrap() {
+                // What is asked for last is there only when all is done.
+                Product::Device(y, _) => drop(kernels.magnitude(&y).unwrap()),
+                Product::Host(y) => drop(y),
+            };
+            line(&format!("product, {ty} {rows} × {cols}{how}"), 2.0 * (tokens * rows * cols) as f64, host, best(run));
+        }
     }
 }
 

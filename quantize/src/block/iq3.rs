@@ -8,6 +8,7 @@
 //!   two scales of 4 bits, one for 32 values; x ≈ ± d (1 + 2 scale) × 1, 3, … 15.
 
 use gguf::TensorType;
+use gguf::decode::grids;
 
 use super::Block;
 use super::grid::{self, Four, Grid};
@@ -15,21 +16,70 @@ use super::iq2::{even, put_nibbles, signs_and_scale};
 use super::lattice::{self, Again, Lane, Rules};
 use super::levels::{Coded, Rounded};
 use crate::codec::ImportanceUse;
-use crate::lanes::{Floats, Rows, half_value};
+use crate::lanes::{Floats, Ints, Rows, half_value};
 
 pub(crate) struct IQ3XXS;
 pub(crate) struct IQ3S;
 
 /// What the levels of `IQ3_XXS` stand for in a decoded block, and those of `IQ3_S`.
-const XXS_LEVELS: [f32; 8] = [4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
-const S_LEVELS: [f32; 8] = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
+const XXS_LEVELS: [u8; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
+const S_LEVELS: [u8; 8] = [1, 3, 5, 7, 9, 11, 13, 15];
 
-/// Decodes four values, their signs in the low bits.
+/// What the four levels of each point stand for, a byte each.
+static XXS_POINTS: [u32; 256] = spread(&grids::IQ3_XXS, &XXS_LEVELS);
+static S_POINTS: [u32; 512] = spread(&grids::IQ3_S, &S_LEVELS);
+
+const fn spread<const N: usize>(points: &[u16; N], levels: &[u8; 8]) -> [u32; N] {
+    let mut all = [0; N];
+    let mut i = 0;
+    while i < N {
+        let code = points[i] as usize;
+        all[i] =
+            u32::from_le_bytes([levels[code & 7], levels[code >> 3 & 7], levels[code >> 6 & 7], levels[code >> 9 & 7]]);
+        i += 1;
+    }
+    all
+}
+
+/// For each set of four signs, ones in the bytes of the negative values.
+const NEGATIVE: [u32; 16] = {
+    let mut masks = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        let mut k = 0;
+        while k < 4 {
+            if i >> k & 1 != 0 {
+                masks[i] |= 0xff << (8 * k);
+            }
+            k += 1;
+        }
+        i += 1;
+    }
+    masks
+};
+
+/// The codes of four values, by [`Coded`]: `offset` plus or less the level, by the sign in the low bits. No level is above
+/// the offset, so that no byte reaches into the next.
 #[inline(always)]
-fn four(code: u16, signs: u8, levels: &[f32; 8], d: f32, out: &mut [f32; 4]) {
-    for (i, out) in out.iter_mut().enumerate() {
-        let x = d * levels[usize::from(code >> (3 * i) & 7)];
-        *out = if signs >> i & 1 != 0 { -x } else { x };
+fn four_codes(levels: u32, signs: u8, offset: u8) -> [u8; 4] {
+    let negative = NEGATIVE[usize::from(signs & 15)];
+    let middle = u32::from_ne_bytes([offset; 4]);
+    ((middle + levels) & !negative | (middle - levels) & negative).to_le_bytes()
+}
+
+/// Decodes blocks from their integer form: scale times level.
+#[inline(always)]
+fn decode_codes<F: Floats, B: Coded>(bytes: &[u8], out: &mut [f32]) {
+    let offset = F::Int::splat(i32::from(B::OFFSET));
+    for (block, out) in bytes.chunks_exact(B::SIZE.1).zip(out.as_chunks_mut::<256>().0) {
+        let (mut codes, mut scales) = ([0; 256], [0.0; 8]);
+        B::levels(block, &mut codes, &mut scales, &mut []);
+        for ((codes, scale), out) in codes.as_chunks::<32>().0.iter().zip(scales).zip(out.as_chunks_mut::<32>().0) {
+            let scale = F::splat(scale);
+            for at in (0..32).step_by(F::N) {
+                (scale * F::from_int(F::Int::load_u8(&codes[at..]) - offset)).store(&mut out[at..]);
+            }
+        }
     }
 }
 
@@ -68,18 +118,7 @@ impl Block for IQ3XXS {
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<{ IQ3XXS::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<256>().0) {
-            let d = half_value([block[0], block[1]]);
-            for (ib, word) in block[66..].as_chunks::<4>().0.iter().enumerate() {
-                let word = u32::from_le_bytes(*word);
-                let d = d * (0.5 + (word >> 28) as f32) * 0.5;
-                for k in 0..8 {
-                    let signs = even((word >> (7 * (k / 2)) & 127) as u8) >> (4 * (k % 2));
-                    let code = grid::IQ3_XXS.points[usize::from(block[2 + 8 * ib + k])];
-                    four(code, signs, &XXS_LEVELS, d, &mut out.as_chunks_mut().0[8 * ib + k]);
-                }
-            }
-        }
+        decode_codes::<F, Self>(bytes, out);
     }
 
     #[inline(always)]
@@ -124,30 +163,12 @@ impl Block for IQ3S {
 
     #[inline(always)]
     fn decode<F: Floats>(bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<{ IQ3S::SIZE.1 }>().0.iter().zip(out.as_chunks_mut::<256>().0) {
-            let d = half_value([block[0], block[1]]);
-            for (k, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
-                let level = block[106 + k / 16] >> (4 * (k / 8 % 2)) & 15;
-                let d = d * (1.0 + 2.0 * f32::from(level));
-                let high = usize::from(block[66 + k / 8] >> (k % 8) & 1);
-                let code = grid::IQ3_S.points[usize::from(block[2 + k]) | high << 8];
-                four(code, block[74 + k / 2] >> (4 * (k % 2)), &S_LEVELS, d, out);
-            }
-        }
+        decode_codes::<F, Self>(bytes, out);
     }
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
         lattice::encode::<F, Self>(rows, 110, out);
-    }
-}
-
-/// The codes of four values, by [`Coded`].
-#[inline(always)]
-fn four_codes(code: u16, signs: u8, levels: &[f32; 8], offset: u8, to: &mut [u8]) {
-    for (i, to) in to.iter_mut().enumerate() {
-        let level = levels[usize::from(code >> (3 * i) & 7)] as u8;
-        *to = if signs >> i & 1 != 0 { offset - level } else { offset + level };
     }
 }
 
@@ -165,8 +186,7 @@ impl Coded for IQ3XXS {
             scales[ib] = d * (0.5 + (word >> 28) as f32) * 0.5;
             for (k, codes) in codes[32 * ib..][..32].as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let signs = even((word >> (7 * (k / 2)) & 127) as u8) >> (4 * (k % 2));
-                let code = grid::IQ3_XXS.points[usize::from(block[2 + 8 * ib + k])];
-                four_codes(code, signs, &XXS_LEVELS, Self::OFFSET, codes);
+                *codes = four_codes(XXS_POINTS[usize::from(block[2 + 8 * ib + k])], signs, Self::OFFSET);
             }
         }
     }
@@ -186,8 +206,8 @@ impl Coded for IQ3S {
         }
         for (k, codes) in codes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             let high = usize::from(block[66 + k / 8] >> (k % 8) & 1);
-            let code = grid::IQ3_S.points[usize::from(block[2 + k]) | high << 8];
-            four_codes(code, block[74 + k / 2] >> (4 * (k % 2)), &S_LEVELS, Self::OFFSET, codes);
+            let levels = S_POINTS[usize::from(block[2 + k]) | high << 8];
+            *codes = four_codes(levels, block[74 + k / 2] >> (4 * (k % 2)), Self::OFFSET);
         }
     }
 }
