@@ -3,8 +3,9 @@
 //! The activations of a token are rounded to 8 bits with a scale for each 32 or 256 of them ([`quantize::Rounded`]); a
 //! type's levels are 8 bits as well ([`quantize::Levels`]), with a scale for each group of 16 or 32. The products of a
 //! group add up in integers, where no order matters; then the sum goes to f32, times the activations' scale, times the
-//! weights'. Minima meet the group's sum of activations. Weights are read as bytes without a sign: a group's sum begins
-//! at minus their offset times the group's sum of codes.
+//! weights'. Minima meet the group's sum of activations. Weights are bytes without a sign, or with one where a machine
+//! multiplies such ones alone, which are less by 128: a group's sum begins at minus their offset times the group's sum of
+//! codes.
 //!
 //! [`Pair`] is what differs between machines: how four bytes of each lane meet four bytes of an activation. The plain one
 //! is the specification, the others give the same bits.
@@ -111,6 +112,9 @@ pub(super) fn wide(
                 let within = at - part.start;
                 let to = &mut panel[(padded * col + within * block) / 4..][..kernel.rows * block / 4];
                 strip_of_words(&codes[col..], cols, n, block / 4, kernel.rows, to);
+                if kernel.signed {
+                    to.iter_mut().for_each(|four| *four ^= 0x8080_8080);
+                }
                 let place = |from: &[f32], to: &mut [f32]| {
                     let to = &mut to[(padded * col + within * block) / group..][..kernel.rows * block / group];
                     let view = View::new(&from[col / group..], cols / group, 1);
@@ -205,7 +209,7 @@ fn activations(kernel: &Kernel, levels: &Levels, x: &[f32], cols: usize) -> Resu
                     to_scales[to] = scales[from];
                     // Where groups share a scale, it is applied to all that they add up to.
                     to_sums[to] = if alike > 1 { sum as f32 } else { sums[from] };
-                    starts[to] = -i32::from(levels.offset) * sum;
+                    starts[to] = (if kernel.signed { 128 } else { 0 } - i32::from(levels.offset)) * sum;
                 }
             }
         }
@@ -287,16 +291,20 @@ pub(super) struct Kernel {
     name: &'static str,
     tokens: usize,
     rows: usize,
+    /// Whether weights are read with a sign.
+    signed: bool,
     tile: unsafe fn(Tile),
 }
 
-const PLAIN: Kernel = Kernel { name: "plain", tokens: 4, rows: 8, tile: tile_plain };
+const PLAIN: Kernel = Kernel { name: "plain", tokens: 4, rows: 8, signed: false, tile: tile_plain };
+#[cfg(target_arch = "aarch64")]
+const NEON_DOT: Kernel = Kernel { name: "neon-dot", tokens: 4, rows: 8, signed: true, tile: tile_neon_dot };
 #[cfg(target_arch = "x86_64")]
-const AVX2: Kernel = Kernel { name: "avx2", tokens: 4, rows: 16, tile: tile_avx2 };
+const AVX2: Kernel = Kernel { name: "avx2", tokens: 4, rows: 16, signed: false, tile: tile_avx2 };
 #[cfg(target_arch = "x86_64")]
-const AVX_VNNI: Kernel = Kernel { name: "avx-vnni", tokens: 4, rows: 16, tile: tile_avx_vnni };
+const AVX_VNNI: Kernel = Kernel { name: "avx-vnni", tokens: 4, rows: 16, signed: false, tile: tile_avx_vnni };
 #[cfg(target_arch = "x86_64")]
-const AVX512_VNNI: Kernel = Kernel { name: "avx512-vnni", tokens: 6, rows: 32, tile: tile_avx512_vnni };
+const AVX512_VNNI: Kernel = Kernel { name: "avx512-vnni", tokens: 6, rows: 32, signed: false, tile: tile_avx512_vnni };
 
 /// Every kernel that this machine can run on a path, the fastest first.
 pub(super) fn kernels_for(path: SimdPath) -> Vec<&'static Kernel> {
@@ -314,6 +322,10 @@ pub(super) fn kernels_for(path: SimdPath) -> Vec<&'static Kernel> {
             }
             kernels.push(&AVX2);
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if path == SimdPath::Plain && std::arch::is_aarch64_feature_detected!("dotprod") {
+        kernels.push(&NEON_DOT);
     }
     let _ = path;
     kernels.push(&PLAIN);
@@ -507,6 +519,99 @@ mod x86 {
             Vnni(self.0.mul(other.0))
         }
     }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    use super::{Lanes, Pair};
+
+    /// Lanes of f32 beside the instruction that multiplies bytes with a sign. Only the shell below names it, after the
+    /// feature was found: that is what makes the calls sound.
+    #[derive(Clone, Copy)]
+    pub(super) struct Dot([f32; 4]);
+
+    impl Lanes for Dot {
+        const N: usize = 4;
+        #[inline(always)]
+        fn zero() -> Self {
+            Dot(<[f32; 4]>::zero())
+        }
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            Dot(<[f32; 4]>::splat(value))
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller's promise.
+            Dot(unsafe { <[f32; 4]>::load(from) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller's promise.
+            unsafe { self.0.store(to) }
+        }
+        #[inline(always)]
+        fn add_product(self, a: Self, b: Self) -> Self {
+            Dot(self.0.add_product(a.0, b.0))
+        }
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            Dot(self.0.add(other.0))
+        }
+        #[inline(always)]
+        fn prefetch(place: *const f32) {
+            <[f32; 4]>::prefetch(place);
+        }
+    }
+
+    impl Pair for Dot {
+        type Int = int32x4_t;
+        #[inline(always)]
+        fn splat_int(value: i32) -> int32x4_t {
+            // SAFETY: every machine of this kind has it; so in all that follow but the sum of products.
+            unsafe { vdupq_n_s32(value) }
+        }
+        #[inline(always)]
+        unsafe fn load_codes(from: *const u8) -> int32x4_t {
+            // SAFETY: as above, and the caller's promise.
+            unsafe { vreinterpretq_s32_u8(vld1q_u8(from)) }
+        }
+        #[inline(always)]
+        fn dot(sum: int32x4_t, w: int32x4_t, x: int32x4_t, _: bool) -> int32x4_t {
+            let mut sum = sum;
+            // SAFETY: the feature is there, see above; registers alone are read and written.
+            unsafe {
+                asm!(
+                    ".arch_extension dotprod",
+                    "sdot {sum:v}.4s, {w:v}.16b, {x:v}.16b",
+                    sum = inout(vreg) sum, w = in(vreg) w, x = in(vreg) x,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            sum
+        }
+        #[inline(always)]
+        fn of_int(int: int32x4_t) -> Self {
+            let mut values = [0.0; 4];
+            // SAFETY: as above; four values fit.
+            unsafe { vst1q_f32(values.as_mut_ptr(), vcvtq_f32_s32(int)) };
+            Dot(values)
+        }
+        #[inline(always)]
+        fn mul(self, other: Self) -> Self {
+            Dot(self.0.mul(other.0))
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn tile_neon_dot(tile: Tile) {
+    // SAFETY: the caller's promise.
+    unsafe { up_to_four::<arm::Dot>(tile) }
 }
 
 unsafe fn tile_plain(tile: Tile) {
@@ -743,7 +848,7 @@ mod tests {
                 }
             }
         }
-        for name in ["avx512-vnni", "avx-vnni", "avx2"] {
+        for name in ["avx512-vnni", "avx-vnni", "avx2", "neon-dot"] {
             if !run.contains(name) {
                 eprintln!("skipped: this machine has no {name}");
             }

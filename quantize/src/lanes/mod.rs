@@ -171,6 +171,7 @@ pub(crate) trait Ints:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + BitAnd<Output = Self> + BitOr<Output = Self>
 {
     /// The number of lanes.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const N: usize;
     type Mask: Masks;
 
@@ -200,6 +201,7 @@ pub(crate) trait Ints:
 /// `N` lanes of bool.
 pub(crate) trait Masks: Copy + BitAnd<Output = Self> + BitOr<Output = Self> {
     /// The number of lanes.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const N: usize;
 
     fn not(self) -> Self;
