@@ -280,9 +280,13 @@ impl<'a> Tensors<'a> {
                     }
                     continue;
                 }
-                How::Drop | How::Split(_) | How::Cut(_) | How::Change(_) | How::Join { .. } | How::Uneven { .. } => {
-                    continue;
-                }
+                How::Drop
+                | How::Split(_)
+                | How::Cut(_)
+                | How::Change(_)
+                | How::Join { .. }
+                | How::JoinAll { .. }
+                | How::Uneven { .. } => continue,
             };
             self.take(name, stored, back, vec![tensor]);
         }

@@ -110,7 +110,7 @@ pub fn write(case: &Map<String, Value>, folder: &Path) {
     if let Some(tokens) = case.get("added").and_then(Value::as_array) {
         add(tokens, &folder.join("tokenizer.json"));
     }
-    if let Some(config) = config.filter(|c| !c.is_null()) {
+    if let Some(config) = config.filter(|c| c.as_object().is_some_and(|c| !c.is_empty())) {
         fs::write(folder.join("config.json"), config.to_string()).unwrap();
     }
     for (name, content) in case.get("files").and_then(Value::as_object).into_iter().flatten() {

@@ -25,6 +25,7 @@ mod pixtral;
 mod qwen;
 mod siglip;
 mod softplus;
+mod speech;
 mod spelling;
 mod step;
 mod whisper;
@@ -38,6 +39,7 @@ use super::{Class, Key, NameRule, Params, find as find_text};
 use crate::config::{self, Config};
 
 pub use gguf::projector::Sense;
+pub(crate) use speech::undescribed;
 
 /// A tower of a class.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +113,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     pixtral::ROWS,
     qwen::ROWS,
     siglip::ROWS,
+    speech::ROWS,
     step::ROWS,
     whisper::ROWS,
 ];
