@@ -518,7 +518,7 @@ fn text_tensors<'a>(
 }
 
 /// The name under which a projector's tables know a tensor; nothing for one of the text model, or of no use.
-fn projector_name(class: &Class, config: &Config, name: &str) -> Option<String> {
+pub(crate) fn projector_name(class: &Class, config: &Config, name: &str) -> Option<String> {
     if name.contains("language_model.") {
         return None;
     }

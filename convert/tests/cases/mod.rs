@@ -132,7 +132,8 @@ pub fn write(case: &Map<String, Value>, folder: &Path) {
 }
 
 /// Writes a file of tensors; their names.
-fn weights(path: &Path, tensors: &Map<String, Value>, blocks: u64) -> Vec<String> {
+#[allow(dead_code, reason = "not every test makes files of weights alone")]
+pub fn weights(path: &Path, tensors: &Map<String, Value>, blocks: u64) -> Vec<String> {
     let (mut header, mut data) = (Map::new(), Vec::new());
     for (pattern, entry) in tensors {
         let shape = if entry.is_object() { &entry["shape"] } else { entry };

@@ -160,6 +160,15 @@ pub fn find(root: &Map<String, Value>) -> Option<&'static Class> {
 /// # Errors
 /// A class without towers or one that no row has; parts that are missing.
 pub fn read(root: &Map<String, Value>, folder: &Path) -> Result<(&'static Class, Config)> {
+    read_with(root, folder, processor)
+}
+
+/// As [`read`], with what is said of the processing of images and sound.
+pub(crate) fn read_with(
+    root: &Map<String, Value>,
+    folder: &Path,
+    processor: impl Fn(&Path) -> Result<Config>,
+) -> Result<(&'static Class, Config)> {
     let class = named(root);
     let row = find(root).ok_or_else(|| unknown(root, &class))?;
     let known = row.towers.iter().any(|t| !t.kind.is_empty()) && config::is_recognized(root);
