@@ -340,7 +340,7 @@ impl Folder {
         let lines = |value: &Json| (dumps(value, Layout::SortedLines) + "\n").into_bytes();
         all.push(("config.json".into(), lines(&Json::Object(root))));
         all.push(("generation_config.json".into(), lines(&general::generation(metadata))));
-        if let Some(card) = general::card(metadata) {
+        if let Some(card) = general::card(metadata, projector.map(|file| file.0.metadata())) {
             all.push(("README.md".into(), card.into_bytes()));
         }
         Ok(Folder {

@@ -433,7 +433,7 @@ impl<'a> Tensors<'a> {
             self.find_renumbered(rule, begins, suffix, split);
             return;
         }
-        let left: Vec<&'a str> = self
+        let mut left: Vec<&'a str> = self
             .rest
             .keys()
             .copied()
@@ -443,6 +443,8 @@ impl<'a> Tensors<'a> {
         if rule.to.contains("{}") != block.is_some() {
             return;
         }
+        // Of many those first that are called as the rule says.
+        left.sort_by_key(|name| !name.starts_with(begins));
         // The largest sets first: a split into three is not one into two.
         let most = left.len().min(12);
         let mut sets: Vec<u32> = (1_u32..1 << most).filter(|set| set.count_ones() <= 6).collect();

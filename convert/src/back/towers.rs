@@ -115,10 +115,8 @@ impl Towers {
             )));
         }
         let stores = |name: &str| {
-            !wrapper
-                .avoid
-                .iter()
-                .any(|part| if part.starts_with(".attn.") { name.ends_with(part) } else { name.contains(part) })
+            let has = |part: &&str| if part.starts_with('.') { name.ends_with(*part) } else { name.contains(*part) };
+            !wrapper.avoid.iter().any(|part| has(part))
         };
         let asked = Asked { stores: &stores, wide: false, plain: false, per_head: &[], passed: wrapper.copies };
         let mut tensors = inverted(class, &config, file, &asked)?;
@@ -171,23 +169,13 @@ fn replaced(beginnings: &[(&str, &str)], name: &str) -> String {
 
 /// A name by which the row finds the one that its rules know.
 fn stored_name(class: &Class, config: &Config, wrapper: &Wrapper, name: &str) -> Result<String> {
-    let plain = replaced(wrapper.names, name);
-    // Rows put endings behind parameters that have none, and leave out what stands before some.
-    let mut tries = vec![plain.clone()];
-    if let Some((stem, suffix)) = plain.rsplit_once('.') {
-        tries.push(format!("{stem}.linear.{suffix}"));
-        tries.push(stem.to_owned());
-        tries.rotate_left(1);
-    }
-    // A projection inside of a clipped layer and a parameter without an ending go before the plain name where the row
-    // takes them for another.
+    let plain = (wrapper.rename)(replaced(wrapper.names, name));
+    // Rows put an ending behind parameters that have none.
+    let bare = plain.rsplit_once('.').map(|(stem, _)| stem.to_owned());
     let leads = |stored: &String| projector_name(class, config, stored).as_deref() == Some(name);
-    let clipped = |stored: &String| stored.contains(".linear.");
-    let mut found: Vec<String> = tries.into_iter().filter(leads).collect();
-    found.sort_by_key(|stored| (stored.ends_with(".weight") && !clipped(stored), stored.len()));
-    found
-        .into_iter()
-        .next()
+    bare.into_iter()
+        .chain([plain])
+        .find(leads)
         .ok_or_else(|| Error::input(format!("tensor {name} has no name in a folder of {}", wrapper.class)))
 }
 
@@ -272,6 +260,8 @@ fn whole(wrapper: &Wrapper, fields: &Fields, text: &Map<String, Json>) -> Map<St
 /// The text model's part of the configuration. It names its class, but for those that are the whole model's.
 fn text_part(wrapper: &Wrapper, text: &Map<String, Json>) -> Json {
     let mut text = text.clone();
+    // What it has to know of the towers stands beside it.
+    text.shift_remove("vision_config");
     if text.get("architectures").and_then(|list| list.get(0)).is_some_and(|class| *class == wrapper.class) {
         text.shift_remove("architectures");
     }

@@ -1144,6 +1144,7 @@ pub(crate) const WAYS: &[Way] = &[
         "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
          num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
     )
+    .derive(deep_layers)
     .towers(),
     way(
         "Qwen3VLMoeForConditionalGeneration",
@@ -1152,6 +1153,16 @@ pub(crate) const WAYS: &[Way] = &[
          max_position_embeddings mlp_only_layers moe_intermediate_size norm_topk_prob num_attention_heads \
          num_experts num_experts_per_tok num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
     )
+    .derive(deep_layers)
+    .avoiding(&["experts.{x}"])
+    .towers(),
+    way(
+        "Mistral3ForConditionalGeneration",
+        "mistral",
+        "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps sliding_window vocab_size",
+    )
+    .derive(no_window)
     .towers(),
     way("Glm4vForConditionalGeneration", "glm4v_text", GLM4V).towers(),
     way("GlmOcrForConditionalGeneration", "glm_ocr_text", GLM_OCR).towers(),

@@ -24,7 +24,9 @@ pub(crate) struct Wrapper {
     pub(crate) text_names: &'static [(&'static str, &'static str)],
     /// The same for names that the row has for the towers' tensors.
     pub(crate) names: &'static [(&'static str, &'static str)],
-    /// Ends and middles of names that the class's folders do not have, where the row knows several for one.
+    /// What else its folders call a tensor otherwise than the row.
+    pub(crate) rename: fn(String) -> String,
+    /// Parts of names that the class's folders do not have, where the row knows several for one; with a dot in front, ends.
     pub(crate) avoid: &'static [&'static str],
     /// Its tower's `model_type`.
     pub(crate) tower: &'static str,
@@ -67,6 +69,7 @@ const BASE: Wrapper = Wrapper {
     text_field: "text_config",
     text_names: &[],
     names: &[],
+    rename: |name| name,
     avoid: &[],
     tower: "",
     vision: &[],
@@ -158,7 +161,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         text: &["Gemma3ForCausalLM"],
         text_names: WHOLE,
         names: &[("vision.", "vision_tower.vision_model.")],
-        avoid: &["mm_input_projection"],
+        avoid: &[".mm_input_projection"],
         tower: "siglip_vision_model",
         vision: SIGLIP,
         processor: "Gemma3ImageProcessor",
@@ -171,6 +174,11 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         kinds: &["gemma4v"],
         text: &["Gemma4ForCausalLM"],
         text_names: INSIDE,
+        // Projections are inside of what clips their values.
+        rename: |name| match name.strip_suffix("_proj.weight").filter(|stem| stem.contains(".encoder.layers.")) {
+            Some(stem) => format!("{stem}_proj.linear.weight"),
+            None => name,
+        },
         tower: "gemma4_vision",
         vision: GEMMA4,
         processor: "Gemma4ImageProcessor",
@@ -183,6 +191,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         class: "Gemma4ForConditionalGeneration",
         kinds: &["gemma4v"],
         text: &["Gemma4ForCausalLM"],
+        fits: |keys| keys.flag("has_audio_encoder") == Some(true),
         refused: Some("the scales of its encoder of sound went through a softplus"),
         ..BASE
     },
@@ -247,7 +256,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     Wrapper {
         class: "Mistral3ForConditionalGeneration",
         model_type: "mistral3",
-        text: &["MistralForCausalLM", "Ministral3ForCausalLM", "LlamaForCausalLM"],
+        text: &["Mistral3ForConditionalGeneration", "Ministral3ForCausalLM", "MistralForCausalLM"],
         fits: |keys| keys.has_tensor("mm.patch_merger.weight"),
         ..PIXTRAL
     },
@@ -302,6 +311,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         model_type: "qwen2_vl",
         kinds: &["qwen2vl_merger"],
         text: &["Qwen2VLForConditionalGeneration"],
+        avoid: &[".attn.q", ".attn.k", ".attn.v", "linear_fc", "mlp.up_proj", "mlp.down_proj"],
         tower: "qwen2_vl_vision",
         vision: &[
             ("patch_size", "patch_size"),
@@ -337,7 +347,6 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         text: &["Exaone4ForCausalLM"],
         text_names: INSIDE,
         names: &[("visual.", "model.visual.")],
-        avoid: &[],
         tower: "exaone4_5_vision",
         vision: &[
             DEPTH[0],
@@ -492,7 +501,7 @@ const PIXTRAL: Wrapper = Wrapper {
 };
 
 const QWEN2: Wrapper = Wrapper {
-    avoid: &[".attn.q", ".attn.k", ".attn.v"],
+    avoid: &[".attn.q", ".attn.k", ".attn.v", "mlp.fc", "linear_fc"],
     vision: DEPTH,
     processor: "Qwen2VLImageProcessor",
     assumed: &[("temporal_patch_size", "2")],
@@ -503,7 +512,7 @@ const QWEN3: Wrapper = Wrapper {
     kinds: &["qwen3vl_merger"],
     text_names: INSIDE,
     names: &[("visual.", "model.visual.")],
-    avoid: &[".mlp.fc"],
+    avoid: &["mlp.fc", "mlp.up_proj", "mlp.down_proj"],
     vision: DEPTH,
     processor: "Qwen2VLImageProcessorFast",
     derive: qwen3,
@@ -515,6 +524,7 @@ const GLM: Wrapper = Wrapper {
     kinds: &["glm4v"],
     text_names: INSIDE,
     names: &[("visual.", "model.visual.")],
+    avoid: &["mlp.fc", "linear_fc"],
     vision: GLM4,
     derive: |keys, out| {
         merged(keys, out, "mm.patch_merger.weight");
