@@ -25,6 +25,14 @@ const REFUSED: &[(&str, &str)] = &[
     ("ultravox-Tiny-v0_5", "its folder holds the encoder alone, the text model is a folder of its own"),
 ];
 
+/// The fixtures whose tokenizers the folders have: beginnings of their names.
+const TOKENIZERS: &[(&str, &str)] = &[
+    ("gemma-4", "generated/tokenizers/byte-fallback"),
+    ("gemma-3", "golden/encoders/embeddinggemma-Tiny-dense/hf/embeddinggemma-Tiny-dense"),
+    ("llava-1.5", "golden/encoders/embeddinggemma-Tiny-dense/hf/embeddinggemma-Tiny-dense"),
+    ("", "golden/encoders/Qwen2-Embedding-Tiny-gte/hf/Qwen2-Embedding-Tiny-gte"),
+];
+
 /// Configurations that count layers which the folder does not have: a file of its text model would not load.
 const COUNTED: &[(&str, &str)] = &[("MiniCPM-V-4.6-Tiny", "/text_config/mtp_num_hidden_layers")];
 
@@ -49,6 +57,15 @@ fn completed(source: &Path, text: &Map<String, Value>, folder: &Path) {
     fs::create_dir(folder).unwrap();
     for entry in fs::read_dir(source).unwrap().map(Result::unwrap) {
         fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    if !folder.join("tokenizer_config.json").is_file() {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        let (_, tokenizer) = TOKENIZERS.iter().find(|(own, _)| name.starts_with(own)).unwrap();
+        for entry in fs::read_dir(fixtures::path(tokenizer)).unwrap().map(Result::unwrap) {
+            if entry.file_name().to_str().unwrap().starts_with("tokenizer") {
+                fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+            }
+        }
     }
     let path = folder.join("model.safetensors");
     cases::weights(&path, text, 1);

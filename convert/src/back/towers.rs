@@ -13,7 +13,7 @@ use super::tensors::{Asked, File, Named, inverted};
 use super::wrappers::{Fields, WRAPPERS, Wrapper};
 use crate::checkpoint::projector_name;
 use crate::config::Config;
-use crate::hf::{Class, Params, projectors};
+use crate::hf::{self, Class, Params, projectors};
 use crate::transform;
 
 /// What a projector file adds to a folder.
@@ -257,12 +257,12 @@ fn whole(wrapper: &Wrapper, fields: &Fields, text: &Map<String, Json>) -> Map<St
     root
 }
 
-/// The text model's part of the configuration. It names its class, but for those that are the whole model's.
+/// The text model's part of the configuration. It names its class where no row converts the text model of the whole one's.
 fn text_part(wrapper: &Wrapper, text: &Map<String, Json>) -> Json {
     let mut text = text.clone();
     // What it has to know of the towers stands beside it.
     text.shift_remove("vision_config");
-    if text.get("architectures").and_then(|list| list.get(0)).is_some_and(|class| *class == wrapper.class) {
+    if hf::all().any(|row| row.names.contains(&wrapper.class)) {
         text.shift_remove("architectures");
     }
     Json::Object(text)
