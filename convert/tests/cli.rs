@@ -451,7 +451,11 @@ fn a_projector_file_comes_back_with_its_text_model_alone() {
         assert_eq!(case.files(), before, "something was left behind");
     };
     let with = |projector| ["text.gguf", "-o", "made", "--mmproj", projector];
-    refused(&with("mmproj.gguf"), 3, "a text model of the architecture llama is none of Gemma3ForConditionalGeneration");
+    refused(
+        &with("mmproj.gguf"),
+        3,
+        "a text model of the architecture llama is none of Gemma3ForConditionalGeneration",
+    );
     refused(&with("text.gguf"), 3, "the file is no projector, its architecture is llama");
     refused(&with("nothing.gguf"), 3, "nothing.gguf");
     refused(&["mmproj.gguf", "-o", "made"], 3, "the file is a projector, not a model");
