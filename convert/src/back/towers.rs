@@ -116,7 +116,7 @@ impl Towers {
         }
         let stores = |name: &str| {
             let has = |part: &&str| if part.starts_with('.') { name.ends_with(*part) } else { name.contains(*part) };
-            !wrapper.avoid.iter().any(|part| has(part))
+            !wrapper.avoid.iter().any(has)
         };
         let asked = Asked { stores: &stores, wide: false, plain: false, per_head: &[], passed: wrapper.copies };
         let mut tensors = inverted(class, &config, file, &asked)?;
