@@ -518,7 +518,7 @@ fn text_tensors<'a>(
 }
 
 /// The name under which a projector's tables know a tensor; nothing for one of the text model, or of no use.
-fn projector_name(class: &Class, config: &Config, name: &str) -> Option<String> {
+pub(crate) fn projector_name(class: &Class, config: &Config, name: &str) -> Option<String> {
     if name.contains("language_model.") {
         return None;
     }
@@ -566,8 +566,8 @@ fn unpacked(
 /// Members of a stack that were seen so far, with their names in the checkpoint: by rule, then by member.
 type Members = BTreeMap<usize, BTreeMap<u64, (String, Rows)>>;
 
-/// Parts of a joined tensor that were seen so far, by rule, with their names in the checkpoint.
-type Parts = BTreeMap<usize, (String, Rows)>;
+/// Parts of a joined tensor that were seen so far, by rule and member, with their names in the checkpoint.
+type Parts = BTreeMap<(usize, u64), (String, Rows)>;
 
 /// What makes a joined tensor of its parts.
 type Make = fn(&Config, &Piece, Vec<Rows>) -> Result<hf::Outputs>;
@@ -730,9 +730,10 @@ impl<'a> Plan<'a> {
                 }
                 return self.stack(group, members, (found.index, block, member), found.suffix, rows, made);
             }
-            How::Join { group, make } => {
+            How::Join { group, make } | How::JoinAll { group, make, .. } => {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
-                return self.join(group, make, found.index, piece, made);
+                let member = found.member.filter(|_| matches!(rule.how, How::JoinAll { .. })).unwrap_or(0);
+                return self.join(group, make, (found.index, member), piece, made);
             }
             How::Split(make) | How::Cut(make) => {
                 let piece = Piece { to, suffix: found.suffix.to_owned(), block: found.block.unwrap_or(0), rows };
@@ -917,12 +918,18 @@ impl<'a> Plan<'a> {
     }
 
     /// Remembers one of several tensors that are made into others, and makes them when it was the last.
-    fn join(&mut self, group: &'static str, make: Make, rule: usize, piece: Piece, made: Made<'_>) -> Result<()> {
-        let belongs = |rule: &NameRule| matches!(rule.how, How::Join { group: g, .. } if g == group);
-        let parts = self.rules.iter().filter(|r| belongs(r)).count();
+    fn join(
+        &mut self,
+        group: &'static str,
+        make: Make,
+        part: (usize, u64),
+        piece: Piece,
+        made: Made<'_>,
+    ) -> Result<()> {
+        let parts = self.parts(group)?.len();
         let key = (group, piece.block, piece.suffix.clone());
         let seen = self.joins.entry(key.clone()).or_default();
-        seen.insert(rule, (made.of.concat(), piece.rows.clone()));
+        seen.insert(part, (made.of.concat(), piece.rows.clone()));
         if seen.len() < parts {
             return Ok(());
         }
@@ -932,6 +939,21 @@ impl<'a> Plan<'a> {
             self.push(name, rows, Made { of: &names, ..made })?;
         }
         Ok(())
+    }
+
+    /// The parts of a group that is joined: rules, and members of those that have several.
+    fn parts(&self, group: &str) -> Result<Vec<(usize, u64)>> {
+        let mut parts = Vec::new();
+        for (i, rule) in self.rules.iter().enumerate() {
+            match rule.how {
+                How::Join { group: own, .. } if own == group => parts.push((i, 0)),
+                How::JoinAll { group: own, members, .. } if own == group => {
+                    parts.extend((0..members(self.config)?).map(|member| (i, member)));
+                }
+                _ => {}
+            }
+        }
+        Ok(parts)
     }
 
     /// The general keys of a file with these tensors.
@@ -951,11 +973,11 @@ impl<'a> Plan<'a> {
             return Err(self.missing_member(group, *block, members));
         }
         if let Some(((group, block, suffix), seen)) = self.joins.iter().next() {
-            let gap = self.rules.iter().enumerate().find(|(i, rule)| {
-                matches!(rule.how, How::Join { group: g, .. } if g == *group) && !seen.contains_key(i)
+            let gap = self.parts(group)?.into_iter().find(|part| !seen.contains_key(part));
+            let name = gap.map_or(String::new(), |(rule, member)| {
+                names::with_block(self.rules[rule].from, Some(*block)).replace("{x}", &member.to_string())
             });
-            let name = gap.map_or("", |(_, rule)| rule.from);
-            let name = self.origins.of(&(names::with_block(name, Some(*block)) + suffix));
+            let name = self.origins.of(&(name + suffix));
             return Err(Error::input(format!("tensor {name} is missing")).help("is the checkpoint complete?"));
         }
         let leading = self.architecture.leading;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
+use crate::hf::projectors;
 use crate::{Part, json, links, safetensors};
 
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
@@ -95,6 +96,9 @@ pub fn read(folder: &Path) -> Result<Map<String, Value>> {
     if !path.is_file() {
         if let Some(error) = safetensors::mistral_form(folder).ok().flatten() {
             return Err(error);
+        }
+        if let Some(map) = projectors::undescribed(folder)? {
+            return Ok(map);
         }
         return Err(Error::input("has no config.json, so it is no checkpoint folder")
             .at(folder)

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Parser;
-use convert::back::{self, Float, Folder, Options as BackOptions};
+use convert::back::{self, Float, Folder, Options as BackOptions, Projector};
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, tokenizer_json};
 use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
@@ -33,6 +33,7 @@ Examples:
   convert models/llava --mmproj -o mmproj.gguf    the towers that see and hear
   convert models/llava --all -o out/              both files, under their default names
   convert tiny.gguf -o folder                     the way back: a checkpoint folder from a GGUF file
+  convert text.gguf --mmproj mmproj.gguf -o folder  the same with the towers of a projector file
   convert --list                                  the architectures there are
 
 Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
@@ -44,7 +45,7 @@ Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 the system failed.";
 struct Args {
     /// The checkpoint: a folder with config.json, safetensors files and a tokenizer, one of the hub's cache, or a name on
     /// the hub such as hf://OWNER/NAME@REVISION. Or a GGUF file, the first part where it is split, for the way back
-    #[arg(required_unless_present = "list")]
+    #[arg(required_unless_present_any = ["list", "towers"])]
     folder: Option<PathBuf>,
 
     /// The file to write, {ftype} in its name standing for the type, or a folder to write it into under its default name;
@@ -76,9 +77,19 @@ struct Args {
     #[arg(long, conflicts_with_all = ["merge_lora", "modelfile"])]
     vocab_only: bool,
 
-    /// Write the projector file (towers that see or hear) instead of the text model's
-    #[arg(long, conflicts_with_all = ["all", "vocab_only", "merge_lora", "modelfile", "check_tokenizer"])]
+    /// Of a folder: write the projector file (towers that see or hear) instead of the text model's. Of a GGUF file: its
+    /// projector file, whose towers come back into the folder too
+    #[arg(long = "mmproj", value_name = "PROJECTOR", num_args = 0..=1)]
+    #[arg(conflicts_with_all = ["all", "vocab_only", "merge_lora", "modelfile", "check_tokenizer"])]
+    towers: Option<Option<PathBuf>>,
+
+    /// Whether the projector file of a folder is wanted.
+    #[arg(skip)]
     mmproj: bool,
+
+    /// The projector file beside a GGUF file.
+    #[arg(skip)]
+    projector: Option<PathBuf>,
 
     /// Write the text model's file and, where the folder has towers, the projector file; -o names a folder
     #[arg(long, conflicts_with_all = ["vocab_only", "check_tokenizer"])]
@@ -141,11 +152,29 @@ impl Args {
     fn output_folder(&self) -> Option<&Path> {
         self.output.as_deref().filter(|path| self.all || cli::names_folder(path))
     }
+
+    /// Tells what follows `--mmproj`: the projector file beside a GGUF file, or one of the paths of a command about a
+    /// folder, for which the option has no value.
+    fn sort_paths(&mut self) {
+        let Some(value) = self.towers.take() else { return };
+        let is_file = self.folder.as_deref().is_some_and(|file| file.is_file() && is_gguf(file));
+        self.mmproj = value.is_none() || !is_file;
+        let Some(value) = value else { return };
+        match self.folder.take() {
+            Some(file) if is_file => (self.folder, self.projector) = (Some(file), Some(value)),
+            Some(output) if value.is_dir() && !output.is_dir() => {
+                (self.folder, self.second) = (Some(value), Some(output))
+            }
+            Some(folder) => (self.folder, self.second) = (Some(folder), Some(value)),
+            None => self.folder = Some(value),
+        }
+    }
 }
 
 impl cli::Options for Args {
     fn run(self) -> ExitCode {
         let mut args = self;
+        args.sort_paths();
         args.output = args.output.take().or(args.second.take());
         if args.old_force {
             args.force = true;
@@ -156,6 +185,9 @@ impl cli::Options for Args {
 }
 
 fn work(args: &Args) -> Result<Exit> {
+    if args.folder.is_none() && !args.list {
+        return Err(Error::usage("--mmproj needs the folder whose towers are wanted"));
+    }
     let Some(wanted) = args.folder.as_deref().filter(|_| !args.list) else {
         return list(&args.common);
     };
@@ -218,8 +250,10 @@ fn is_gguf(path: &Path) -> bool {
 /// A GGUF file becomes a checkpoint folder.
 fn way_back(args: &Args, file: &Path) -> Result<Exit> {
     if let Some(option) = only_of_a_folder(args) {
-        return Err(Error::usage(format!("{option} is for the way from a folder to a file"))
-            .help("a GGUF file takes -o, --outtype, --class, --max-shard-size, --dry-run, --force and --no-verify"));
+        return Err(Error::usage(format!("{option} is for the way from a folder to a file")).help(
+            "a GGUF file takes -o, --outtype, --class, --max-shard-size, --dry-run, --force, --no-verify and \
+                 --mmproj PROJECTOR.gguf",
+        ));
     }
     let Some(target) = args.output.as_deref() else {
         return Err(Error::usage("a GGUF file becomes a folder, which needs a name").help("-o FOLDER names it"));
@@ -237,6 +271,7 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
         outtype,
         class: args.class.clone(),
         max_shard_bytes: args.max_shard_size.unwrap_or(convert::shards::SHARD_BYTES),
+        projector: args.projector.as_deref().map(gguf::open).transpose()?.map(|file| Projector(Arc::new(file))),
         no_degenerate: args.no_degenerate,
     };
     let source: Arc<dyn Source + Send + Sync> = Arc::new(gguf::open(file)?);
@@ -244,7 +279,8 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
     let mut notes: Vec<String> = plan.notes().to_vec();
     let (mut outputs, mut degenerate) = (Vec::new(), Vec::new());
     if !args.dry_run {
-        let output = OutputFolder::create(target, args.force, &[file])?;
+        let inputs: Vec<&Path> = std::iter::once(file).chain(args.projector.as_deref()).collect();
+        let output = OutputFolder::create(target, args.force, &inputs)?;
         let progress = Progress::bytes(args.common.progress, args.common.quiet, "writing", plan.bytes());
         let written = plan.write(output.temporary(), &|bytes| progress.add(bytes));
         progress.finish();
@@ -264,7 +300,8 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
         let result = json!({"output": gguf::quote::json(target), "written": !args.dry_run, "class": plan.class(),
             "architecture": plan.architecture(), "tensors": plan.entries().len(), "bytes": plan.bytes(),
             "outtype": plan.float().name(), "from": plan.types(), "degenerate": degenerate_json(&degenerate), "notes": notes});
-        let files = Files::new(&args.common, !args.dry_run, &[file.to_path_buf()], &outputs)?;
+        let inputs: Vec<PathBuf> = std::iter::once(file.to_path_buf()).chain(args.projector.clone()).collect();
+        let files = Files::new(&args.common, !args.dry_run, &inputs, &outputs)?;
         Ok(cli::document(SCHEMA, VERSION, &files, result))
     };
     let text = || {

@@ -38,7 +38,14 @@ What a file cannot say, and what is taken:
 - dense layers behind the pooling, which are in a file only where it was made with them;
 - multipliers that were taken into the weights (Falcon-H1, Jais): 1, with the weights of the file; the model is the same;
 - which layers of SmallThinker slide and rotate: every fourth sees everything and does not rotate, as readers of files take it;
-- windows that a reader of files does not apply, ranges of initialization, dropout: the default of the class, or null.
+- windows that a reader of files does not apply, ranges of initialization, dropout: the default of the class, or null;
+- of towers: the window of Qwen2.5-VL (112), the pooling of Gemma 4 (3), frames that become one patch (2); LLaVA's layers behind the
+  last that is seen with, which no model of it runs.
+
+`convert FILE.gguf -o FOLDER --mmproj PROJECTOR.gguf` puts the towers of a projector file into the same folder: names and layouts of
+their tensors are again the rows read the other way, `config.json` has a part for the text model and one for each tower, and
+`preprocessor_config.json` what the keys say of images and sound. Both files are made again of the finished folder and held against
+those that were given. Convolutions that are F16 in every projector file come back as what F16 holds of them.
 
 Names of tensors, shapes and bytes of bf16 checkpoints come back, and the folder gives the same file, byte for byte, for the fixtures
 of all classes with *yes*. `docs/way-back.py` compares logits and tokens in transformers.
@@ -48,7 +55,9 @@ of all classes with *yes*. `docs/way-back.py` compares logits and tokens in tran
 ";
 
 fn way(name: &str) -> String {
+    let towers = convert::back::with_towers().any(|(class, ..)| class == name);
     match convert::back::has_way(name) {
+        Ok(()) if towers => "with its projector file".to_owned(),
         Ok(()) => "yes".to_owned(),
         Err(Some(why)) => format!("no: {why}"),
         Err(None) => "-".to_owned(),
@@ -70,6 +79,12 @@ fn the_page_of_the_way_back_says_what_the_table_says() {
         for (way, names) in ways {
             writeln!(text, "| {} | {} | {way} |", names.join(", "), row.arch).unwrap();
         }
+    }
+    text.push_str("\n## With a projector file\n\n| class | kind of projector | back |\n|---|---|---|\n");
+    for (class, kinds, refused) in convert::back::with_towers() {
+        let kinds: Vec<String> = kinds.iter().map(|kind| format!("`{kind}`")).collect();
+        let way = refused.map_or("yes".to_owned(), |why| format!("no: {why}"));
+        writeln!(text, "| `{class}` | {} | {way} |", kinds.join(", ")).unwrap();
     }
     is_page("../docs/way-back.md", &text);
 }

@@ -428,3 +428,39 @@ fn weights_that_a_type_cannot_hold_are_told_and_refused_on_demand() {
         assert_eq!(code, 3);
     }
 }
+
+#[test]
+fn a_projector_file_comes_back_with_its_text_model_alone() {
+    let case = Case::new();
+    let folder = fixtures::path("golden/mmproj/gemma-3-Tiny-it/hf/gemma-3-Tiny-it");
+    let folder = folder.to_str().unwrap();
+    // What follows --mmproj is the folder, where no GGUF file stands before it.
+    let (code, _, stderr) = run(case.temporary.path(), &["--mmproj", folder, "-o", "mmproj.gguf"]);
+    assert_eq!(code, 0, "{stderr}");
+    let (code, _, stderr) = run(case.temporary.path(), &["--mmproj", folder, "second.gguf"]);
+    assert_eq!(code, 0, "{stderr}");
+    let read = |name: &str| fs::read(case.temporary.path().join(name)).unwrap();
+    assert_eq!(read("mmproj.gguf"), read("second.gguf"));
+    let (code, _, stderr) = case.run(&["-o", "text.gguf"]);
+    assert_eq!(code, 0, "{stderr}");
+    let refused = |args: &[&str], code: i32, words: &str| {
+        let before = case.files();
+        let (got, _, stderr) = run(case.temporary.path(), args);
+        assert_eq!(got, code, "{stderr}");
+        assert!(stderr.contains(words), "no {words:?} in: {stderr}");
+        assert_eq!(case.files(), before, "something was left behind");
+    };
+    let with = |projector| ["text.gguf", "-o", "made", "--mmproj", projector];
+    refused(
+        &with("mmproj.gguf"),
+        3,
+        "a text model of the architecture llama is none of Gemma3ForConditionalGeneration",
+    );
+    refused(&with("text.gguf"), 3, "the file is no projector, its architecture is llama");
+    refused(&with("nothing.gguf"), 3, "nothing.gguf");
+    refused(&["mmproj.gguf", "-o", "made"], 3, "the file is a projector, not a model");
+    let gemma = ["text.gguf", "-o", "made", "--class", "Gemma3ForConditionalGeneration"];
+    refused(&gemma, 2, "--mmproj PROJECTOR.gguf gives its towers");
+    refused(&["--mmproj"], 2, "--mmproj needs the folder whose towers are wanted");
+    refused(&["text.gguf", "-o", "made", "--mmproj"], 2, "--mmproj is for the way from a folder to a file");
+}

@@ -62,7 +62,23 @@ fn every_tower_gives_the_vectors_of_transformers() {
         }
     }
     assert!(faults.is_empty(), "{agree} agree, others do not: {faults:?}");
-    assert!(agree >= 27);
+    assert!(agree >= 30);
+}
+
+#[test]
+fn the_embedder_of_sound_gives_the_vectors_of_transformers() {
+    let name = "Gemma-4-Unified-Tiny";
+    let read = |file: &str| floats(&fixtures::path(&format!("golden/mmproj/{name}/{file}")));
+    let (sound, theirs) = (read("sound.f32"), read("expected-sound.f32"));
+    let source = projector(name, OutType::Auto);
+    let weights = SourceWeights(&source);
+    let tower = Tower::new(source.metadata(), &weights, Some(Sense::Audio)).unwrap();
+    let made = tower.features(&Pixels::new(sound, &[5, 24], None).unwrap()).unwrap();
+    assert_eq!((made.rows, made.cols), (5, 48));
+    assert!(error(&made.values, &theirs) < 2e-4);
+    // Frames of another width are not taken for others.
+    let other = tower.features(&Pixels::new(vec![0.5; 40], &[4, 10], None).unwrap());
+    assert!(other.unwrap_err().to_string().contains("frames of 10 values"));
 }
 
 #[test]

@@ -545,19 +545,9 @@ impl<'a> Solver<'a> {
         (made, reads)
     }
 
-    /// Keys of the model that are not what the file says: those of other values, those that lack, those too many.
+    /// Keys of the model that are not what the file says.
     fn differing(&self, made: &Metadata) -> Vec<String> {
-        let own = |key: &str| is_of_model(self.class.arch, key);
-        let mut out: Vec<String> = Vec::new();
-        for (key, value) in self.keys.metadata.iter().filter(|(key, _)| own(key)) {
-            if !made.get(key).is_some_and(|other| same(other, value)) {
-                out.push(key.to_owned());
-            }
-        }
-        out.extend(
-            made.iter().filter(|(key, _)| own(key) && self.keys.metadata.get(key).is_none()).map(|(k, _)| k.to_owned()),
-        );
-        out
+        differing(self.class.arch, self.keys.metadata, made)
     }
 
     fn solve(&mut self) -> Result<()> {
@@ -742,6 +732,19 @@ fn read(class: &'static Class, name: &str, root: &Map<String, Json>, beside: &Be
     Ok(config)
 }
 
+/// Keys of the model that are not what the file says: those of other values, those that lack, those too many.
+pub(crate) fn differing(arch: &str, file: &Metadata, made: &Metadata) -> Vec<String> {
+    let own = |key: &str| is_of_model(arch, key);
+    let mut out: Vec<String> = Vec::new();
+    for (key, value) in file.iter().filter(|(key, _)| own(key)) {
+        if !made.get(key).is_some_and(|other| same(other, value)) {
+            out.push(key.to_owned());
+        }
+    }
+    out.extend(made.iter().filter(|(key, _)| own(key) && file.get(key).is_none()).map(|(k, _)| k.to_owned()));
+    out
+}
+
 /// Whether a key describes the model. Others say how a file was made, or are somebody's own.
 pub(super) fn is_of_model(arch: &str, key: &str) -> bool {
     let of_arch = key.strip_prefix(arch).is_some_and(|rest| rest.starts_with('.'));
@@ -767,7 +770,7 @@ pub(crate) fn float(value: f32) -> Json {
 }
 
 /// A key's value as a field has it.
-fn json_of(key: &str, value: &Value) -> Option<Json> {
+pub(crate) fn json_of(key: &str, value: &Value) -> Option<Json> {
     if key == "attention.sliding_window_pattern" {
         // A number says that every so many-th layer sees everything, which classes have under another name.
         let kinds = value.as_array()?.iter().map(|slides| match slides.as_bool() {

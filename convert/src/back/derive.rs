@@ -19,6 +19,12 @@ pub(super) fn query_scalar(keys: &Keys<'_>, largest: u64) -> Option<u64> {
     keys.head()
 }
 
+/// Layers that towers feed directly: as many as the file says, by any numbers.
+pub(crate) fn deep_layers(keys: &Keys<'_>, root: &mut Map<String, Json>) {
+    let deep: Vec<u64> = (0..keys.u64("n_deepstack_layers").unwrap_or(0).min(1024)).collect();
+    root.insert("vision_config".into(), json!({"deepstack_visual_indexes": deep}));
+}
+
 /// Files say no window that their reader would not apply.
 pub(super) fn no_window(_: &Keys<'_>, root: &mut Root) {
     root.insert("sliding_window".into(), Json::Null);

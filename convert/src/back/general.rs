@@ -50,11 +50,14 @@ const TEXTS: &[(&str, &str)] = &[
     ("source.repo_url", "repo_url"),
 ];
 
-/// A model card with the front matter that gives the file's general keys.
-pub(super) fn card(metadata: &Metadata) -> Option<String> {
+/// A model card with the front matter that gives the file's general keys. What a projector file beside it says otherwise
+/// was not read from a card.
+pub(super) fn card(metadata: &Metadata, projector: Option<&Metadata>) -> Option<String> {
     let mut front: Vec<(&str, Json)> = Vec::new();
     for (key, field) in TEXTS {
-        if let Some(text) = metadata.str(&format!("general.{key}")) {
+        let key = format!("general.{key}");
+        let alike = |text: &str| projector.is_none_or(|other| other.str(&key).is_none_or(|own| own == text));
+        if let Some(text) = metadata.str(&key).filter(|text| alike(text)) {
             front.push((field, text.into()));
         }
     }

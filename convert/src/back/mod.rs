@@ -11,7 +11,9 @@ mod elementwise;
 mod general;
 mod layout;
 mod tensors;
+mod towers;
 mod ways;
+mod wrappers;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -34,7 +36,9 @@ use crate::transform::{self, Elements, Rows, row_count, row_len};
 use crate::{Options as Forward, OutType};
 
 use tensors::{File, Named};
+use towers::Towers;
 use ways::{WAYS, Way};
+use wrappers::Wrapper;
 
 /// The type of a folder's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +88,16 @@ impl Float {
     }
 }
 
+/// A projector file.
+#[derive(Clone)]
+pub struct Projector(pub Arc<dyn Source + Send + Sync>);
+
+impl fmt::Debug for Projector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Projector").field("tensors", &self.0.tensors().len()).finish()
+    }
+}
+
 /// How a folder is made.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -93,6 +107,8 @@ pub struct Options {
     pub class: Option<String>,
     /// The most bytes of a shard; 0 is all in one.
     pub max_shard_bytes: u64,
+    /// The file of the towers of the model, where it has some.
+    pub projector: Option<Projector>,
     /// Weights that the type cannot hold and that become zeros are an error.
     pub no_degenerate: bool,
 }
@@ -103,6 +119,7 @@ pub struct Folder {
     class: &'static Class,
     name: String,
     tensors: Vec<Named>,
+    towers: Option<Towers>,
     entries: Vec<Entry>,
     files: Vec<(String, Vec<u8>)>,
     notes: Vec<String>,
@@ -145,17 +162,32 @@ fn rows_of(architecture: &str, name: &'static str) -> impl Iterator<Item = &'sta
     hf::all().filter(move |class| class.arch == architecture && class.names.contains(&name) && !class.drafts)
 }
 
+/// The classes with towers, of which folders are made with a projector file, and why not where there is a reason: with the
+/// kinds of their projectors.
+pub fn with_towers() -> impl Iterator<Item = (&'static str, &'static [&'static str], Option<&'static str>)> {
+    wrappers::WRAPPERS.iter().map(|wrapper| (wrapper.class, wrapper.kinds, wrapper.refused))
+}
+
 /// Whether a folder of a class can be made of its files; why not, if there is a reason of its own.
 pub fn has_way(class: &str) -> std::result::Result<(), Option<&'static str>> {
-    match ways::find(class) {
+    let own = ways::find(class).filter(|way| !way.towers);
+    if own.is_none()
+        && let Some(wrapper) = wrappers::find(class).next()
+    {
+        return wrapper.refused.map_or(Ok(()), |why| Err(Some(why)));
+    }
+    match own {
         Some(Way { refused: Some(why), .. }) => Err(Some(why)),
         Some(_) => Ok(()),
         None => Err(None),
     }
 }
 
-fn no_way(architecture: &str, class: Option<&str>, candidates: &[(&Class, &Way)]) -> Error {
-    let why = candidates.iter().find_map(|(_, way)| Some((way.class, way.refused?)));
+/// A row, how its class comes back, and the class with towers that it is the text model of.
+type Candidate = (&'static Class, &'static Way, Option<&'static Wrapper>);
+
+fn no_way(architecture: &str, class: Option<&str>, candidates: &[Candidate]) -> Error {
+    let why = candidates.iter().find_map(|(_, way, _)| Some((way.class, way.refused?)));
     if let Some((class, why)) = why {
         return Error::input(format!("there is no way back to {class}: {why}"));
     }
@@ -184,47 +216,84 @@ impl Folder {
         let architecture = check_kind(&metadata)?;
         let file = File(source);
         let keys = config::Keys::new(architecture, &metadata, &file);
-        let candidates: Vec<(&'static Class, &'static Way)> = WAYS
-            .iter()
-            .filter(|way| options.class.as_deref().is_none_or(|asked| asked == way.class) && (way.fits)(&keys))
-            .flat_map(|way| rows_of(architecture, way.class).map(move |class| (class, way)))
-            .collect();
-        let possible = || candidates.iter().filter(|(_, way)| way.refused.is_none());
+        let asked = options.class.as_deref();
+        let projector = options.projector.as_ref().map(|projector| File(Arc::clone(&projector.0)));
+        let candidates: Vec<Candidate> = match &projector {
+            None => {
+                if let Some(class) = asked.filter(|class| wrappers::find(class).next().is_some()) {
+                    return Err(Error::usage(format!("{class} sees or hears, and the file is its text model alone"))
+                        .help(
+                            "--mmproj PROJECTOR.gguf gives its towers; without --class the text model comes back alone",
+                        ));
+                }
+                let ways = WAYS.iter().filter(|way| asked.is_none_or(|asked| asked == way.class) && !way.towers);
+                let fitting = ways.filter(|way| (way.fits)(&keys));
+                fitting.flat_map(|way| rows_of(architecture, way.class).map(move |row| (row, way, None))).collect()
+            }
+            Some(projector) => {
+                let wrappers = towers::candidates(projector, asked)?;
+                let of = |wrapper: &'static Wrapper| {
+                    let ways = wrapper.text.iter().flat_map(|text| WAYS.iter().filter(move |way| way.class == *text));
+                    let fitting = ways.filter(|way| (way.fits)(&keys));
+                    fitting
+                        .flat_map(move |way| rows_of(architecture, way.class).map(move |row| (row, way, Some(wrapper))))
+                };
+                let found: Vec<Candidate> = wrappers.iter().copied().flat_map(of).collect();
+                if found.is_empty() {
+                    let classes: Vec<&str> = wrappers.iter().map(|wrapper| wrapper.class).collect();
+                    return Err(Error::input(format!(
+                        "a text model of the architecture {architecture} is none of {}, of which the projector file is",
+                        classes.join(", ")
+                    ))
+                    .help("do the two files belong together?"));
+                }
+                found
+            }
+        };
+        let possible = || candidates.iter().filter(|(_, way, _)| way.refused.is_none());
         // The first class whose names and fields say the whole file; of those that do not, the first one's complaint.
         let mut fault: Option<(&str, Error)> = None;
-        for &(class, way) in possible() {
-            match Folder::of_class(&file, &metadata, class, way, options) {
+        for &candidate in possible() {
+            let (_, way, _) = candidate;
+            match Folder::of_class(&file, &metadata, candidate, projector.as_ref(), options) {
                 Ok(folder) => return Ok(folder),
                 // A class with several rows has the general one last.
                 Err(error) if fault.as_ref().is_none_or(|(of, _)| *of == way.class) => fault = Some((way.class, error)),
                 Err(_) => {}
             }
         }
-        Err(fault
-            .map(|(_, error)| error)
-            .unwrap_or_else(|| no_way(architecture, options.class.as_deref(), &candidates)))
+        Err(fault.map(|(_, error)| error).unwrap_or_else(|| no_way(architecture, asked, &candidates)))
     }
 
     fn of_class(
         file: &File,
         metadata: &Metadata,
-        class: &'static Class,
-        way: &'static Way,
+        (class, way, wrapper): Candidate,
+        projector: Option<&File>,
         options: &Options,
     ) -> Result<Folder> {
-        let name = way.class;
+        let name = wrapper.map_or(way.class, |wrapper| wrapper.class);
         let found = config::back(class, way, metadata, file)?;
-        let tensors = tensors::back(class, way, &found, file)?;
+        let mut tensors = tensors::back(class, way, &found, file)?;
+        let ids = config::Keys::new(class.arch, metadata, file);
+        let towers = wrapper.zip(projector).map(|(wrapper, file)| Towers::of(file, wrapper, &found.root, &ids));
+        let towers = towers.transpose()?;
+        if let Some(towers) = &towers {
+            tensors.iter_mut().for_each(|tensor| tensor.name = towers.text_name(&tensor.name));
+        }
         let float = options.outtype.unwrap_or_else(|| own_float(file));
         let mut notes = Vec::new();
         let mut types: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for info in file.0.tensors() {
+        for info in file.0.tensors().iter().chain(projector.into_iter().flat_map(|file| file.0.tensors())) {
             *types.entry(info.ty().name()).or_default() += 1;
         }
         let mut wide = 0_u64;
+        let of_towers = towers.iter().flat_map(|towers| towers.tensors.iter().map(|tensor| (tensor, &towers.file)));
         let entries = tensors
             .iter()
-            .map(|tensor| {
+            .map(|tensor| (tensor, file))
+            .chain(of_towers)
+            .map(|(tensor, file)| {
                 let dtype = dtype(tensor, float, file)?;
                 wide += u64::from(dtype == Dtype::F32 && float != Float::F32);
                 Ok(Entry { name: tensor.name.clone(), dtype, shape: tensor.rows.shape().to_vec() })
@@ -233,11 +302,17 @@ impl Folder {
         if wide > 0 {
             notes.push(format!("{wide} tensors stay F32: {} cannot hold their values", float.torch()));
         }
-        let mut root = found.root;
+        let mut root = match &towers {
+            Some(towers) => {
+                notes.extend(towers.notes.iter().cloned());
+                towers.root(found.root)
+            }
+            None => found.root,
+        };
         root.insert("torch_dtype".into(), float.torch().into());
         let tokenizer::back::Files { files, notes: more } = tokenizer::back::files(metadata, class.vocabulary)?;
         notes.extend(more);
-        if !way.in_library {
+        if !way.in_library || wrapper.is_some_and(|wrapper| !wrapper.in_library) {
             notes.push(format!(
                 "the transformers library has no code of {name}: copy the Python files of the original folder, and the auto_map of its config.json"
             ));
@@ -249,7 +324,10 @@ impl Folder {
             notes.push(format!("assumed: {field} is {value}, the default of {name}; the file does not say it"));
         }
         let mut all: Vec<(String, Vec<u8>)> = files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
-        for (name, value) in found.pooling.into_iter().flat_map(|pooling| pooling.files(found.width)) {
+        let of_pooling = found.pooling.into_iter().flat_map(|pooling| pooling.files(found.width));
+        let of_towers =
+            towers.iter().flat_map(|towers| &towers.files).map(|(name, value)| ((*name).to_owned(), value.clone()));
+        for (name, value) in of_pooling.chain(of_towers) {
             all.push((name, {
                 let mut bytes = serde_json::to_vec_pretty(&value).unwrap_or_default();
                 bytes.push(b'\n');
@@ -262,7 +340,7 @@ impl Folder {
         let lines = |value: &Json| (dumps(value, Layout::SortedLines) + "\n").into_bytes();
         all.push(("config.json".into(), lines(&Json::Object(root))));
         all.push(("generation_config.json".into(), lines(&general::generation(metadata))));
-        if let Some(card) = general::card(metadata) {
+        if let Some(card) = general::card(metadata, projector.map(|file| file.0.metadata())) {
             all.push(("README.md".into(), card.into_bytes()));
         }
         Ok(Folder {
@@ -270,6 +348,7 @@ impl Folder {
             class,
             name: name.to_owned(),
             tensors,
+            towers,
             entries,
             files: all,
             notes,
@@ -327,7 +406,8 @@ impl Folder {
         let most = if self.max_shard_bytes == 0 { u64::MAX } else { self.max_shard_bytes };
         let shards = Shards::create(folder, &self.entries, most, parameters)?;
         let mut degenerate = Vec::new();
-        for (i, (tensor, entry)) in self.tensors.iter().zip(&self.entries).enumerate() {
+        let of_towers = self.towers.iter().flat_map(|towers| &towers.tensors);
+        for (i, (tensor, entry)) in self.tensors.iter().chain(of_towers).zip(&self.entries).enumerate() {
             let mut lost = Lost::default();
             let to = target(entry.dtype, &tensor.rows);
             let (count, row) = (row_count(tensor.rows.shape()), row_len(tensor.rows.shape()).max(1));
@@ -373,12 +453,32 @@ impl Folder {
             Float::F16 => OutType::F16,
             Float::F32 => OutType::F32,
         };
-        let pre = self.file.0.metadata().str("tokenizer.ggml.pre").map(str::to_owned);
-        let again = Checkpoint::open(folder, &Forward { outtype, any_pre: true, ..Forward::default() })
-            .map_err(|e| e.about("the finished folder does not convert again"))?;
+        let text = Forward { outtype, any_pre: true, ..Forward::default() };
+        let mut differing = self.held(&self.file, &self.tensors, self.class.arch, folder, &text)?;
+        if let Some(towers) = &self.towers {
+            let options = Forward { outtype, projector: true, ..Forward::default() };
+            differing.extend(self.held(&towers.file, &towers.tensors, towers::ARCH, folder, &options)?);
+        }
+        Ok(differing)
+    }
+
+    /// Holds what a folder is converted to against one of the files.
+    fn held(
+        &self,
+        file: &File,
+        tensors: &[Named],
+        arch: &str,
+        folder: &Path,
+        options: &Forward,
+    ) -> Result<Vec<String>> {
+        let again =
+            Checkpoint::open(folder, options).map_err(|e| e.about("the finished folder does not convert again"))?;
         let mut differing = Vec::new();
-        let (of, other) = (self.file.0.metadata(), again.metadata());
-        let own = |key: &str| key.starts_with("tokenizer.") || config::is_of_model(self.class.arch, key);
+        let (of, other) = (file.0.metadata(), again.metadata());
+        let pre = of.str("tokenizer.ggml.pre");
+        // The type of the matrices is the folder's.
+        let own =
+            |key: &str| key != "clip.file_type" && (key.starts_with("tokenizer.") || config::is_of_model(arch, key));
         let mut keys: Vec<&str> = of.iter().map(|(k, _)| k).filter(|k| own(k)).collect();
         keys.extend(other.iter().map(|(k, _)| k).filter(|k| own(k) && of.get(k).is_none()));
         for key in keys {
@@ -388,52 +488,39 @@ impl Folder {
                 (None, _) => "is written besides when the folder is converted",
                 _ => "has another value when the folder is converted",
             };
-            differing.push(match (key, &pre) {
+            differing.push(match (key, pre) {
                 ("tokenizer.ggml.pre", Some(name)) => format!("{key} {what}; convert it with --pre {name}"),
                 _ => format!("{key} {what}"),
             });
         }
-        for info in self.file.0.tensors() {
+        for info in file.0.tensors() {
             let same = again.find(info.name()).map(|i| again.tensors()[i].shape());
             if same != Some(info.shape()) {
                 return Err(Error::input(format!("tensor {} does not come back from the folder", info.name())));
             }
         }
-        if let Some(more) = again.tensors().iter().find(|t| self.file.0.find(t.name()).is_none()) {
+        if let Some(more) = again.tensors().iter().find(|t| file.0.find(t.name()).is_none()) {
             return Err(Error::input(format!(
                 "the folder would make a tensor {} that the file does not have",
                 more.name()
             )));
         }
-        let copies = self.copies();
-        for (tensor, info) in self.file.0.tensors().iter().enumerate().filter(|(tensor, _)| !copies.contains(tensor)) {
+        let copies = copies(file, tensors);
+        for (tensor, info) in file.0.tensors().iter().enumerate().filter(|(tensor, _)| !copies.contains(tensor)) {
             if let Some(other) = again.find(info.name()) {
-                self.check_values(tensor, &again, other)?;
+                self.check_values(file, tensor, &again, other)?;
             }
         }
         Ok(differing)
     }
 
-    /// Tensors of the file that are cut out of another one, which is rounded in its own way.
-    fn copies(&self) -> Vec<usize> {
-        let elements = |tensor: &usize| self.file.0.tensors()[*tensor].elements();
-        let several = self.tensors.iter().filter(|named| named.of.len() > 1);
-        several
-            .filter(|named| named.of.iter().map(elements).sum::<u64>() > named.rows.shape().iter().product())
-            .flat_map(|named| {
-                let largest = named.of.iter().copied().max_by_key(elements);
-                named.of.iter().copied().filter(move |tensor| Some(*tensor) != largest)
-            })
-            .collect()
-    }
-
     /// Holds the values of a tensor of the file against those that the folder gives.
-    fn check_values(&self, tensor: usize, again: &Checkpoint, other: usize) -> Result<()> {
-        let rows = self.file.rows(tensor);
+    fn check_values(&self, file: &File, tensor: usize, again: &Checkpoint, other: usize) -> Result<()> {
+        let rows = file.rows(tensor);
         let (count, row) = (row_count(rows.shape()), row_len(rows.shape()).max(1));
         let step = (CHUNK / row).max(1);
         let (part, least) = self.float.loss();
-        let name = self.file.0.tensors()[tensor].name();
+        let name = file.0.tensors()[tensor].name();
         for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
             let range = first..(first + step).min(count);
             let of = rows.rows(range.clone())?;
@@ -461,6 +548,19 @@ impl Folder {
     pub fn architecture(&self) -> &str {
         self.class.arch
     }
+}
+
+/// Tensors of a file that are cut out of another one, which is rounded in its own way.
+fn copies(file: &File, tensors: &[Named]) -> Vec<usize> {
+    let elements = |tensor: &usize| file.0.tensors()[*tensor].elements();
+    let several = tensors.iter().filter(|named| named.of.len() > 1);
+    several
+        .filter(|named| named.of.iter().map(elements).sum::<u64>() > named.rows.shape().iter().product())
+        .flat_map(|named| {
+            let largest = named.of.iter().copied().max_by_key(elements);
+            named.of.iter().copied().filter(move |tensor| Some(*tensor) != largest)
+        })
+        .collect()
 }
 
 /// What helps where weights that are lost are refused.

@@ -108,15 +108,54 @@ pub(crate) struct Tensors<'a> {
     faults: BTreeMap<String, String>,
 }
 
+/// What the inverse of tensors asks of a class, beside its rules.
+pub(crate) struct Asked<'a> {
+    /// Whether a tensor of a folder can have the name of a rule.
+    pub(crate) stores: &'a dyn Fn(&str) -> bool,
+    /// Whether vectors of the folder have ones before their length.
+    pub(crate) wide: bool,
+    /// Whether its matrices have no ones between their lengths.
+    pub(crate) plain: bool,
+    /// Ends of the names of vectors that have a row a head in the folder.
+    pub(crate) per_head: &'static [&'static str],
+    /// Tensors of the file that no folder has.
+    pub(crate) passed: &'a [&'static str],
+}
+
 /// The tensors of a checkpoint of this class, in the order of the file.
 ///
 /// # Errors
 /// A tensor that the class has no name for, or whose change has no inverse.
 pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File) -> Result<Vec<Named>> {
-    let config = &found.config;
-    let rest = file.0.tensors().iter().enumerate().map(|(i, info)| (info.name(), i)).collect();
     let gated = file.0.tensors().iter().any(|t| t.name().ends_with("ffn_gate.weight"));
-    let rules: Vec<&'static NameRule> = names::rules(class).filter(|rule| way.stores(rule.from, gated)).collect();
+    let stores = |name: &str| way.stores(name, gated);
+    let asked = Asked { stores: &stores, wide: way.wide, plain: way.plain, per_head: way.per_head, passed: &[] };
+    let mut out = inverted(class, &found.config, file, &asked)?;
+    for (name, shape, number) in &found.numbers {
+        out.push(Named { name: name.clone(), rows: transform::values(shape.to_vec(), &[*number]), of: Vec::new() });
+    }
+    out.sort_by_key(|tensor| tensor.of.first().copied().unwrap_or(usize::MAX));
+    let own = TextNames::new(class, &found.config)?;
+    for tensor in &mut out {
+        tensor.name = stored_name(class, way, found, &own, &tensor.name);
+    }
+    Ok(out)
+}
+
+/// The tensors of a file under the names that the rules of a class have for them.
+///
+/// # Errors
+/// As [`back`].
+pub(crate) fn inverted(class: &'static Class, config: &Config, file: &File, asked: &Asked<'_>) -> Result<Vec<Named>> {
+    let rest = file.0.tensors().iter().enumerate().map(|(i, info)| (info.name(), i));
+    let rest = rest.filter(|(name, _)| !asked.passed.contains(name)).collect();
+    let mut rules: Vec<&'static NameRule> = Vec::new();
+    for rule in names::rules(class).filter(|rule| (asked.stores)(rule.from)) {
+        // Of several rules for one name the first is the one that is followed.
+        if !class.is_projector() || rules.iter().all(|own| own.from != rule.from) {
+            rules.push(rule);
+        }
+    }
     let ending = |name: &&str| {
         let left = |rule: &&'static NameRule| {
             let (_, suffix) = names::blocks_in(rule.to, name)?;
@@ -128,13 +167,13 @@ pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File)
     let endings = all.filter_map(|name| Some((name, ending(&name)?))).collect();
     let mut tensors = Tensors {
         endings,
-        per_head: way.per_head,
+        per_head: asked.per_head,
         class,
         config,
         file,
         rules,
-        wide: way.wide,
-        plain: way.plain,
+        wide: asked.wide,
+        plain: asked.plain,
         rest,
         out: Vec::new(),
         faults: BTreeMap::new(),
@@ -152,21 +191,15 @@ pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File)
         tensors.watched(index)?;
     }
     if let Some(name) = tensors.rest.keys().next() {
-        let error = Error::input(format!("tensor {name} has no place in a checkpoint of {}", class.names[0]));
+        let named = class.names.first().copied().unwrap_or_default();
+        let error = Error::input(format!("tensor {name} has no place in a checkpoint of {named}"));
         return Err(match tensors.faults.get(*name) {
             Some(fault) => error.help(fault.clone()),
             None => error,
         });
     }
     let mut out = tensors.out;
-    for (name, shape, number) in &found.numbers {
-        out.push(Named { name: name.clone(), rows: transform::values(shape.to_vec(), &[*number]), of: Vec::new() });
-    }
     out.sort_by_key(|tensor| tensor.of.first().copied().unwrap_or(usize::MAX));
-    let own = TextNames::new(class, config)?;
-    for tensor in &mut out {
-        tensor.name = stored_name(class, way, found, &own, &tensor.name);
-    }
     Ok(out)
 }
 
@@ -280,9 +313,13 @@ impl<'a> Tensors<'a> {
                     }
                     continue;
                 }
-                How::Drop | How::Split(_) | How::Cut(_) | How::Change(_) | How::Join { .. } | How::Uneven { .. } => {
-                    continue;
-                }
+                How::Drop
+                | How::Split(_)
+                | How::Cut(_)
+                | How::Change(_)
+                | How::Join { .. }
+                | How::JoinAll { .. }
+                | How::Uneven { .. } => continue,
             };
             self.take(name, stored, back, vec![tensor]);
         }
@@ -392,7 +429,11 @@ impl<'a> Tensors<'a> {
         split: &dyn Fn(&Config, &Piece) -> Result<Outputs>,
     ) {
         let begins = rule.to.split("{}").next().unwrap_or_default();
-        let left: Vec<&'a str> = self
+        if rule.to.contains("{}") && block.is_none() {
+            self.find_renumbered(rule, begins, suffix, split);
+            return;
+        }
+        let mut left: Vec<&'a str> = self
             .rest
             .keys()
             .copied()
@@ -402,6 +443,8 @@ impl<'a> Tensors<'a> {
         if rule.to.contains("{}") != block.is_some() {
             return;
         }
+        // Of many those first that are called as the rule says.
+        left.sort_by_key(|name| !name.starts_with(begins));
         // The largest sets first: a split into three is not one into two.
         let most = left.len().min(12);
         let mut sets: Vec<u32> = (1_u32..1 << most).filter(|set| set.count_ones() <= 6).collect();
@@ -411,6 +454,26 @@ impl<'a> Tensors<'a> {
             let shapes: Vec<Vec<u64>> = names.iter().map(|n| self.rows(self.rest[n]).shape().to_vec()).collect();
             if self.find(rule, block, suffix, split, &names, &split_shapes(&shapes, self.width(), self.wide)) {
                 return;
+            }
+        }
+    }
+
+    /// Puts tensors back whose number in the file is not that of the checkpoint, and which are no blocks there.
+    fn find_renumbered(
+        &mut self,
+        rule: &NameRule,
+        begins: &str,
+        suffix: &str,
+        split: &dyn Fn(&Config, &Piece) -> Result<Outputs>,
+    ) {
+        let left = |tensors: &Self| tensors.rest.keys().filter(|name| name.starts_with(begins)).count();
+        for number in 0..left(self) as u64 {
+            let names: Vec<&'a str> = self.rest.keys().copied().filter(|name| name.starts_with(begins)).collect();
+            for name in names {
+                let shape = self.rows(self.rest[name]).shape().to_vec();
+                if self.find(rule, Some(number), suffix, split, &[name], &[shape]) {
+                    break;
+                }
             }
         }
     }
@@ -548,6 +611,8 @@ fn changed_shapes(shape: &[u64], width: Option<u64>, wide: bool) -> Vec<Vec<u64>
             shapes.extend([shape.to_vec(), vec![a, c, b], vec![b, a, c], vec![total]]);
         }
         [1, a, b, c] => shapes.extend([vec![a, b, c], vec![a, c], shape.to_vec(), vec![total]]),
+        // A convolution over patches is stored as one matrix.
+        [out, a, b, c] => shapes.extend([vec![out, a * b * c], shape.to_vec()]),
         _ => {
             if wide {
                 shapes.push(vec![1, 1, total]);
@@ -587,6 +652,13 @@ fn split_shapes(shapes: &[Vec<u64>], width: Option<u64>, wide: bool) -> Vec<Vec<
             turned.swap(dimensions - 2, dimensions - 1);
             out.push(turned);
         }
+    }
+    // A convolution over two frames that became one over each.
+    if let [a, b] = shapes
+        && a == b
+        && let &[out_channels, channels, height, width] = a.as_slice()
+    {
+        out.push(vec![out_channels, channels, 2, height, width]);
     }
     // Keys by head that were transposed, and values: the two halves of what latent attention expands to.
     if let [a, b] = shapes

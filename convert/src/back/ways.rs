@@ -45,6 +45,8 @@ pub(crate) struct Way {
     pub(crate) numbers: fn(&Keys<'_>) -> Numbers,
     /// Whether a file can be one of this class, where files of the architecture are of several.
     pub(crate) fits: fn(&Keys<'_>) -> bool,
+    /// Whether its folders have towers: they are made with a projector file alone.
+    pub(crate) towers: bool,
     /// Why no folder is made.
     pub(crate) refused: Option<&'static str>,
 }
@@ -66,6 +68,7 @@ const fn way(class: &'static str, model_type: &'static str, fields: &'static str
         per_head: &[],
         numbers: |_| (Vec::new(), Vec::new()),
         fits: |_| true,
+        towers: false,
         refused: None,
     }
 }
@@ -133,6 +136,12 @@ impl Way {
         self
     }
 
+    /// Its folders have towers.
+    const fn towers(mut self) -> Way {
+        self.towers = true;
+        self
+    }
+
     const fn refused(mut self, why: &'static str) -> Way {
         self.refused = Some(why);
         self
@@ -159,6 +168,16 @@ impl Way {
 pub(crate) fn find(class: &str) -> Option<&'static Way> {
     WAYS.iter().find(|way| way.class == class)
 }
+
+const QWEN2_VL: &str = "hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+    num_hidden_layers num_key_value_heads rms_norm_eps vocab_size";
+
+const GLM4V: &str = "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
+    num_attention_heads num_hidden_layers num_key_value_heads partial_rotary_factor rms_norm_eps vocab_size";
+
+const GLM_OCR: &str = "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
+    num_attention_heads num_hidden_layers num_key_value_heads num_nextn_predict_layers partial_rotary_factor \
+    rms_norm_eps vocab_size";
 
 /// The classes, those first that are taken where a file's architecture is that of several.
 pub(crate) const WAYS: &[Way] = &[
@@ -1117,6 +1136,36 @@ pub(crate) const WAYS: &[Way] = &[
          num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts rms_norm_eps \
          sliding_window use_sliding_window vocab_size",
     ),
+    way("Qwen2VLForConditionalGeneration", "qwen2_vl_text", QWEN2_VL).towers(),
+    way("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", QWEN2_VL).towers(),
+    way(
+        "Qwen3VLForConditionalGeneration",
+        "qwen3_vl_text",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .derive(deep_layers)
+    .towers(),
+    way(
+        "Qwen3VLMoeForConditionalGeneration",
+        "qwen3_vl_moe_text",
+        "attention_bias decoder_sparse_step head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings mlp_only_layers moe_intermediate_size norm_topk_prob num_attention_heads \
+         num_experts num_experts_per_tok num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .derive(deep_layers)
+    .avoiding(&["experts.{x}"])
+    .towers(),
+    way(
+        "Mistral3ForConditionalGeneration",
+        "mistral",
+        "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps sliding_window vocab_size",
+    )
+    .derive(no_window)
+    .towers(),
+    way("Glm4vForConditionalGeneration", "glm4v_text", GLM4V).towers(),
+    way("GlmOcrForConditionalGeneration", "glm_ocr_text", GLM_OCR).towers(),
     way(
         "RND1",
         "rnd1",

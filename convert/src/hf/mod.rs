@@ -313,6 +313,16 @@ pub enum How {
         /// Makes the tensors. The piece is the last one seen; the data is that of all, in the table's order.
         make: fn(&Config, &Piece, Vec<Rows>) -> Result<Outputs>,
     },
+    /// The same with several members for each rule, `{x}` in the names: those of the first rule come before those of
+    /// the next.
+    JoinAll {
+        /// Which rules belong together.
+        group: &'static str,
+        /// How many members each rule has.
+        members: Members,
+        /// Makes the tensors.
+        make: fn(&Config, &Piece, Vec<Rows>) -> Result<Outputs>,
+    },
     /// The first of several names for one tensor is written, the others are not.
     First,
     /// Not written where the configuration ties it to the token embedding.

@@ -34,6 +34,10 @@ const FREE: &[(&str, usize)] = &[
     // The filters of a spectrogram.
     ("a.mel_filters", 0),
     ("a.window", 0),
+    // What speaks, and the codecs of sound, whose parts are of sizes of their own.
+    ("a.gen.", 0),
+    ("a.seanet.", 0),
+    ("a.downsample.conv.weight", 0),
     // MobileNet's stages, which have sizes of their own.
     ("v.conv_stem.", 0),
     ("v.msfa.", 0),

@@ -82,6 +82,8 @@ pub enum Resize {
     Buckets,
     /// Between neighbours, corner to corner (Qwen3-VL).
     Corners,
+    /// Between neighbours, the middles of places over each other (PaddleOCR-VL).
+    Linear,
     /// By cubic curves through four neighbours (GLM-4V).
     Cubic,
     /// By triangles that are as wide as what they cover (SigLIP 2).
@@ -100,6 +102,11 @@ impl Resize {
             Resize::Corners => {
                 let step = if to > 1 { (from - 1) as f32 / (to - 1) as f32 } else { 0.0 };
                 let at = i as f32 * step;
+                let share = at - at.floor();
+                vec![(clamp(at as i64), 1.0 - share), (clamp(at as i64 + 1), share)]
+            }
+            Resize::Linear => {
+                let at = ((i as f32 + 0.5) * scale - 0.5).max(0.0);
                 let share = at - at.floor();
                 vec![(clamp(at as i64), 1.0 - share), (clamp(at as i64 + 1), share)]
             }

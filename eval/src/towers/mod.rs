@@ -7,6 +7,7 @@ mod grid;
 mod picture;
 mod project;
 mod speech;
+mod unified;
 mod vit;
 mod whisper;
 
@@ -134,12 +135,18 @@ pub static KINDS: &[Kind] = &[
         "llama.cpp's windows are of 112 pixels and its norms subtract the mean"),
     image("exaone4_5", vit::EXAONE, project::qwen2, TANH),
     image("qwen3vl_merger", vit::QWEN3, project::qwen2, TANH),
+    image("ling3vl", vit::QWEN3, project::ling, TANH),
+    image("paddleocr", vit::PADDLE, project::paddle,
+        "llama.cpp smooths the positions of other grids and computes the projector's GELU through tanh"),
     image("glm4v", vit::GLM4, project::glm4, ""),
+    image("glm5v", vit::GLM4, project::glm4, ""),
+    Kind { name: "gemma4uv", sense: Sense::Vision, run: Run::Own(unified::patches), differs: "" },
     whisper("qwen2a", true, project::linear, ""),
     whisper("musicflamingo", true, project::two_layers, ""),
     whisper("voxtral", false, project::voxtral, ""),
     whisper("ultravox", false, project::ultravox, ""),
     whisper("meralion", false, project::meralion, ""),
+    Kind { name: "gemma4ua", sense: Sense::Audio, run: Run::Own(unified::sound), differs: "" },
     Kind { name: "granite_speech", sense: Sense::Audio, run: Run::Own(speech::granite), differs: "" },
 ];
 
@@ -230,6 +237,13 @@ impl<'a> Tower<'a> {
         self.value("attention.layer_norm_epsilon").and_then(Value::as_f64).unwrap_or(1e-6) as f32
     }
 
+    /// Keeps gates and what they multiply within the bound that the keys have, if there is one.
+    fn bound(&self, gate: &mut [f32], up: &mut [f32]) {
+        let Some(most) = self.value("swiglu_clamp").and_then(Value::as_f64).map(|most| most as f32) else { return };
+        gate.iter_mut().for_each(|v| *v = v.min(most));
+        up.iter_mut().for_each(|v| *v = v.clamp(-most.abs(), most.abs()));
+    }
+
     /// The width of the tower.
     fn width(&self) -> Result<usize> {
         self.need("embedding_length")
@@ -262,6 +276,10 @@ impl<'a> Tower<'a> {
     pub fn pixels(&self, picture: &Picture, processor: &Processor) -> Result<Pixels> {
         match &self.kind.run {
             Run::Image(vit, _) => vit.pixels(self, picture, processor),
+            _ if self.kind.sense == Sense::Vision => {
+                Err(Error::usage(format!("pictures are not prepared for projectors of the kind {}", self.kind.name))
+                    .help("give its patches by --pixels"))
+            }
             _ => {
                 Err(Error::usage("a tower that hears does not take an image").help("give its spectrogram by --pixels"))
             }

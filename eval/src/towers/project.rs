@@ -19,7 +19,7 @@ fn mlp(tower: &Tower<'_>, [first, second]: [&str; 2], act: Act, x: &[f32]) -> Re
 }
 
 /// One linear layer.
-fn one(tower: &Tower<'_>, name: &str, x: &[f32]) -> Result<Vec<f32>> {
+pub(super) fn one(tower: &Tower<'_>, name: &str, x: &[f32]) -> Result<Vec<f32>> {
     let names = ["weight", "bias", "scale", "input_min", "input_max", "output_min", "output_max"];
     let names = names.map(|end| format!("{name}.{end}"));
     let part = tower.ends(&names.each_ref().map(String::as_str))?;
@@ -27,7 +27,7 @@ fn one(tower: &Tower<'_>, name: &str, x: &[f32]) -> Result<Vec<f32>> {
 }
 
 /// A norm of its own outside of layers.
-fn norm(tower: &Tower<'_>, name: &str, kind: NormKind, x: Vec<f32>, len: usize) -> Result<Vec<f32>> {
+pub(super) fn norm(tower: &Tower<'_>, name: &str, kind: NormKind, x: Vec<f32>, len: usize) -> Result<Vec<f32>> {
     let part = tower.ends(&[&format!("{name}.weight"), &format!("{name}.bias")])?;
     normed(&part, kind, name, x, len)
 }
@@ -135,6 +135,18 @@ pub(super) fn qwen2(tower: &Tower<'_>, _: &Image, x: Vec<f32>) -> Result<Vec<f32
     mlp(tower, ["mm.0", "mm.2"], Act::Gelu, &x)
 }
 
+/// A norm of each patch before they are merged.
+pub(super) fn ling(tower: &Tower<'_>, _: &Image, x: Vec<f32>) -> Result<Vec<f32>> {
+    let x = norm(tower, "mm.input_norm", NormKind::Layer(tower.epsilon()), x, tower.width()?)?;
+    mlp(tower, ["mm.0", "mm.2"], Act::Gelu, &x)
+}
+
+/// The same of a tower that has patches row by row.
+pub(super) fn paddle(tower: &Tower<'_>, image: &Image, x: Vec<f32>) -> Result<Vec<f32>> {
+    let x = norm(tower, "mm.input_norm", NormKind::Layer(EPSILON), x, tower.width()?)?;
+    mlp(tower, ["mm.1", "mm.2"], Act::Gelu, &unshuffled(tower, image, &x)?)
+}
+
 pub(super) fn glm4(tower: &Tower<'_>, image: &Image, x: Vec<f32>) -> Result<Vec<f32>> {
     let (width, each) = (tower.width()?, image.merge * image.merge);
     let part = tower.ends(&["mm.patch_merger.weight", "mm.patch_merger.bias"])?;
@@ -152,6 +164,7 @@ pub(super) fn glm4(tower: &Tower<'_>, image: &Image, x: Vec<f32>) -> Result<Vec<
     Act::Gelu.apply(&mut x);
     let mut gate = one(tower, "mm.gate", &x)?;
     let mut up = one(tower, "mm.up", &x)?;
+    tower.bound(&mut gate, &mut up);
     tower.activation(Act::Gelu).apply(&mut gate);
     up.iter_mut().zip(&gate).for_each(|(up, gate)| *up *= gate);
     one(tower, "mm.down", &up)

@@ -160,6 +160,17 @@ pub(super) const EXAONE: Vit = QWEN25;
 
 pub(super) const QWEN3: Vit = Vit { gelu: Act::GeluTanh, positions: Resize::Corners, ..QWEN2 };
 
+pub(super) const PADDLE: Vit = Vit {
+    positions: Resize::Linear,
+    rotation: Some(AXES),
+    merge: ("projector.scale_factor", 2),
+    look: Look {
+        sizing: Sizing::Between { least: 384 * 384, most: 28 * 28 * 3600, frames: 1 },
+        filter: Filter::Bicubic,
+    },
+    ..SIGLIP
+};
+
 pub(super) const GLM4: Vit = Vit {
     rms: true,
     positions: Resize::Cubic,
@@ -382,7 +393,7 @@ impl Vit {
             let extra = usize::from(class.is_some());
             let rows = table.len() / width;
             if self.axes {
-                self.add_axes(&table, image, width, &mut x)?;
+                add_axes(&table, image, width, &mut x)?;
             } else {
                 let side = rows.saturating_sub(extra).isqrt();
                 if side == 0 || (side * side + extra) * width != table.len() {
@@ -409,21 +420,6 @@ impl Vit {
             x = normed(&part, norm, "v.pre_ln", x, width)?;
         }
         Ok(x)
-    }
-
-    fn add_axes(&self, table: &[f32], image: &Image, width: usize, x: &mut [f32]) -> Result<()> {
-        let side = table.len() / width / 2;
-        if image.height.max(image.width) > side {
-            return Err(Error::input(format!(
-                "the tower has positions for {side} patches along a side, the image has {} × {}",
-                image.height, image.width
-            )));
-        }
-        for ((y, at), row) in image.places.iter().zip(x.chunks_mut(width)) {
-            numeric::add_scaled(row, &table[at * width..][..width], 1.0);
-            numeric::add_scaled(row, &table[(side + y) * width..][..width], 1.0);
-        }
-        Ok(())
     }
 
     fn turns(&self, tower: &Tower<'_>, rotation: Rotation, places: &[(usize, usize)], len: usize) -> Result<Turns> {
@@ -461,8 +457,24 @@ impl Vit {
     }
 }
 
+/// Adds what a table has for the column and for the row of each place.
+pub(super) fn add_axes(table: &[f32], image: &Image, width: usize, x: &mut [f32]) -> Result<()> {
+    let side = table.len() / width / 2;
+    if image.height.max(image.width) > side {
+        return Err(Error::input(format!(
+            "the tower has positions for {side} patches along a side, the image has {} × {}",
+            image.height, image.width
+        )));
+    }
+    for ((y, at), row) in image.places.iter().zip(x.chunks_mut(width)) {
+        numeric::add_scaled(row, &table[at * width..][..width], 1.0);
+        numeric::add_scaled(row, &table[(side + y) * width..][..width], 1.0);
+    }
+    Ok(())
+}
+
 impl Image {
-    fn new(height: usize, width: usize, merge: usize, step: usize) -> Image {
+    pub(super) fn new(height: usize, width: usize, merge: usize, step: usize) -> Image {
         let mut places = Vec::with_capacity(height * width);
         for y in (0..height).step_by(step) {
             for x in (0..width).step_by(step) {
@@ -613,6 +625,7 @@ impl Layers<'_> {
             if gate.len() != inner.len() {
                 return Err(misfit("ffn_gate", inner.len() / (h.len() / self.width)));
             }
+            self.tower.bound(&mut gate, &mut inner);
             gate.par_chunks_mut(1 << 14).for_each(|gate| self.act.apply(gate));
             inner.iter_mut().zip(&gate).for_each(|(up, gate)| *up *= gate);
         } else {

@@ -185,7 +185,12 @@ impl Shapes<'_> {
             };
             let weight = format!("{stem}.weight");
             let Some(of) = all.get(weight.as_str()) else { continue };
-            if end(of, Out).is_some_and(|out| out != dims.iter().product::<u64>()) {
+            let layer = in_layer(stem).filter(|(_, _, own)| matches!(*own, "conv" | "scale_conv"));
+            let turned = layer.is_some_and(|(stack, ..)| self.kind.turned.contains(&stack));
+            let length = dims.iter().product::<u64>();
+            // A matrix that gives one value looks like a vector.
+            let single = length == 1 && matches!(of, [_, 1]);
+            if !single && end(of, if turned { In } else { Out }).is_some_and(|out| out != length) {
                 self.apart(&weight, name, format!("{} with a bias of {}", shown(of), shown(dims)));
             }
         }

@@ -25,6 +25,7 @@ mod pixtral;
 mod qwen;
 mod siglip;
 mod softplus;
+mod speech;
 mod spelling;
 mod step;
 mod whisper;
@@ -38,6 +39,7 @@ use super::{Class, Key, NameRule, Params, find as find_text};
 use crate::config::{self, Config};
 
 pub use gguf::projector::Sense;
+pub(crate) use speech::undescribed;
 
 /// A tower of a class.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +113,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     pixtral::ROWS,
     qwen::ROWS,
     siglip::ROWS,
+    speech::ROWS,
     step::ROWS,
     whisper::ROWS,
 ];
@@ -157,6 +160,15 @@ pub fn find(root: &Map<String, Value>) -> Option<&'static Class> {
 /// # Errors
 /// A class without towers or one that no row has; parts that are missing.
 pub fn read(root: &Map<String, Value>, folder: &Path) -> Result<(&'static Class, Config)> {
+    read_with(root, folder, processor)
+}
+
+/// As [`read`], with what is said of the processing of images and sound.
+pub(crate) fn read_with(
+    root: &Map<String, Value>,
+    folder: &Path,
+    processor: impl Fn(&Path) -> Result<Config>,
+) -> Result<(&'static Class, Config)> {
     let class = named(root);
     let row = find(root).ok_or_else(|| unknown(root, &class))?;
     let known = row.towers.iter().any(|t| !t.kind.is_empty()) && config::is_recognized(root);
