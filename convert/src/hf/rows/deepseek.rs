@@ -5,7 +5,7 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
-use crate::config::Config;
+use crate::config::{Config, Rope};
 use crate::hf::rows::llama::{head_dim, local_experts};
 use crate::hf::{
     ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, GATED, How, Modules, NORMS, NameRule, Outputs, PREDICTION,
@@ -111,6 +111,7 @@ pub(super) const DEEPSEEK4_CLASS: Class = Class {
         "n_routed_experts": 256, "n_shared_experts": 1, "scoring_func": "sqrtsoftplus", "norm_topk_prob": true,
         "routed_scaling_factor": 1.5, "rope_parameters": {"rope_theta": 10000.0}}"#,
     aliases: &[("num_local_experts", "n_routed_experts")],
+    rope: Rope::Old,
     spelling: &[DEEPSEEK4],
     unused: &["mtp.", "aligner.", "image_"],
     packing: Some("deepseek-v4"),

@@ -2,6 +2,7 @@
 
 use gguf::Result;
 
+use crate::config::Rope;
 use crate::hf::rows::qwen::EXPERTS;
 use crate::hf::{
     ATTENTION, ATTENTION_ROTATED, BASE, Class, ENDS, GATED, HEAD_NORMS, NORMS, NameRule, POST_NORMS, Params, r,
@@ -35,6 +36,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "num_attention_heads": 32, "tie_word_embeddings": false, "sliding_window": 4096,
             "rope_parameters": {"full_attention": {"rope_theta": 500000.0, "rope_type": "default"},
                 "sliding_attention": {"rope_theta": 500000.0, "rope_type": "default"}}}"#,
+        rope: Rope::Kinds { full: "rope_theta", sliding: "rope_theta", both: false },
         prepare: |config| {
             let known = config.is_known();
             let every_fourth =
