@@ -697,10 +697,11 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
         }
         _ => {}
     }
-    // A class that has the old field for its own leaves it aside.
-    let old =
-        object("rope_scaling").filter(|_| !defaults.contains_key("rope_scaling") && !(known && way == Rope::Stated));
-    let scaling = old.clone().filter(|scaling| known && !scaling.is_empty());
+    // A class that has the old field for its own leaves it aside, as all do with one that says nothing.
+    let has_rope = defaults.contains_key("rope_parameters");
+    let aside = defaults.contains_key("rope_scaling") || known && way == Rope::Stated;
+    let old = object("rope_scaling").filter(|scaling| !aside && !(has_rope && scaling.is_empty()));
+    let scaling = old.clone().filter(|_| has_rope);
     // The old field, written by hand beside the new one, is what the library goes by.
     let found = match scaling {
         Some(scaling) => Some(scaling),
@@ -713,16 +714,21 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
     let theta = stated(names);
     let local =
         stated(&["local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq"]);
-    if found.is_none() && known && default.contains_key("factor") {
-        // A default with scaling is taken as a whole, with its base.
-        return default;
-    }
     let says_scaling = found.is_some();
-    let mut rope = found.unwrap_or_default();
+    // A default with scaling is taken as a whole, with its base.
+    let whole = || Some(default.clone()).filter(|default| default.contains_key("factor"));
+    let mut rope = found.or_else(whole).unwrap_or_default();
     if is_nested(&rope) {
-        if known && !rope.contains_key(FULL) {
+        let theta = theta.or_else(|| default.get("rope_theta").cloned());
+        let listed = values.get("layer_types").and_then(Value::as_array).filter(|_| has_rope);
+        let is_listed = |kind: &str| listed.is_some_and(|kinds| kinds.iter().any(|k| k == kind));
+        for (_, own) in rope.iter_mut().filter(|(kind, _)| is_listed(kind)) {
+            if let Some(own) = own.as_object_mut() {
+                fill_kind(own, theta.clone(), longest());
+            }
+        }
+        if has_rope && !rope.contains_key(FULL) && !is_listed(SLIDING) {
             // What layers with full attention read stands beside the set of the others.
-            let theta = theta.or_else(|| default.get("rope_theta").cloned());
             rope.extend(theta.map(|base| ("rope_theta".to_owned(), base)));
         }
         return rope;
@@ -805,18 +811,23 @@ fn by_kind(
         if scaled {
             own.extend(scaling.clone());
         }
-        own.retain(|_, value| !value.is_null());
-        let named = own.get("type").cloned().unwrap_or_else(|| "default".into());
-        own.entry("rope_type").or_insert(named);
-        if let Some(base) = base.or(usual) {
-            own.entry("rope_theta").or_insert(base);
-        }
-        let kind = own.get("rope_type").and_then(Value::as_str);
-        if let (true, Some(longest)) = (kind.is_some_and(|kind| ORIGINAL.contains(&kind)), &longest) {
-            own.entry("original_max_position_embeddings").or_insert_with(|| longest.clone());
-        }
+        fill_kind(own, base.or(usual), longest.clone());
     }
     rope
+}
+
+/// Fills up the parameters of a kind of layer: the kind of scaling under its older name, the base, and the length of
+/// training.
+fn fill_kind(own: &mut Map<String, Value>, base: Option<Value>, longest: Option<Value>) {
+    own.retain(|_, value| !value.is_null());
+    let named = own.get("type").cloned().unwrap_or_else(|| "default".into());
+    let scaled = own.entry("rope_type").or_insert(named).as_str().is_some_and(|kind| ORIGINAL.contains(&kind));
+    if let Some(base) = base {
+        own.entry("rope_theta").or_insert(base);
+    }
+    if let (true, Some(longest)) = (scaled, longest) {
+        own.entry("original_max_position_embeddings").or_insert(longest);
+    }
 }
 
 /// The names of the base of rotation.

@@ -51,6 +51,14 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         spelling: &[MODERN],
         prefixes: &[("model.", "")],
         unused: &["decoder."],
+        prepare: |config| {
+            // The class takes a window for the half of a stated one of its own.
+            if let (true, Some(half)) = (config.is_known(), config.u64("sliding_window")) {
+                config.set("local_attention", half.saturating_mul(2));
+                config.remove("sliding_window");
+            }
+            Ok(())
+        },
         keys: modern_bert,
         remark: "windows around each token, a gated feed; classifiers and rerankers",
         ..BASE

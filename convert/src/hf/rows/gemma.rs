@@ -78,7 +78,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"],
         arch: "gemma3n",
-        defaults: r#"{"num_key_value_heads": 2, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768, "head_dim": 256,
+        defaults: r#"{"vocab_size_per_layer_input": 262144, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768, "head_dim": 256,
             "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 35, "num_attention_heads": 8,
             "vocab_size": 262400, "sliding_window": 512, "final_logit_softcapping": 30.0,
             "hidden_size_per_layer_input": 256, "altup_active_idx": 0, "altup_num_inputs": 4, "num_kv_shared_layers": 15,

@@ -103,7 +103,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Starcoder2ForCausalLM"],
         arch: "starcoder2",
-        defaults: r#"{"num_key_value_heads": 2, "norm_epsilon": 1e-05, "max_position_embeddings": 4096,
+        defaults: r#"{"num_hidden_layers": 30, "num_attention_heads": 24, "num_key_value_heads": 2, "norm_epsilon": 1e-05, "max_position_embeddings": 4096,
             "hidden_size": 3072, "intermediate_size": 12288, "vocab_size": 49152,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
         spelling: &[ENDS, ATTENTION, NORMS, STARCODER2],
