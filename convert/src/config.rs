@@ -708,18 +708,20 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
         None => object("rope_parameters").filter(|_| !(known && way == Rope::Old)).or(old),
     };
     let names = match way {
-        Rope::One(name) if known && default.contains_key("rope_theta") => &[name][..],
+        Rope::One(name) if [defaults, &default].iter().any(|own| own.contains_key("rope_theta")) => &[name][..],
         _ => THETA,
     };
     let theta = stated(names);
     let local =
         stated(&["local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq"]);
     let says_scaling = found.is_some();
+    // The class's own base, where its own scaling says another or none.
+    let base = defaults.get("rope_theta").cloned();
     // A default with scaling is taken as a whole, with its base.
     let whole = || Some(default.clone()).filter(|default| default.contains_key("factor"));
     let mut rope = found.or_else(whole).unwrap_or_default();
     if is_nested(&rope) {
-        let theta = theta.or_else(|| default.get("rope_theta").cloned());
+        let theta = theta.or_else(|| base.or_else(|| default.get("rope_theta").cloned()));
         let listed = values.get("layer_types").and_then(Value::as_array).filter(|_| has_rope);
         let is_listed = |kind: &str| listed.is_some_and(|kinds| kinds.iter().any(|k| k == kind));
         for (_, own) in rope.iter_mut().filter(|(kind, _)| is_listed(kind)) {
@@ -751,7 +753,8 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
         rope.entry("rope_type").or_insert(kind);
     }
     // One set is none of those by kind that a class has for its own.
-    for (key, value) in default.into_iter().filter(|(key, _)| key != FULL && key != SLIDING) {
+    let own = base.map(|base| ("rope_theta".to_owned(), base)).into_iter().chain(default);
+    for (key, value) in own.filter(|(key, _)| key != FULL && key != SLIDING) {
         // The reference writes no base where a configuration says null, and readers then take the usual one.
         let usual = no_theta && key == "rope_theta" && value == USUAL_THETA;
         // The kind of a default with scaling belongs to the default as a whole.
@@ -941,6 +944,18 @@ mod tests {
         // A default with scaling is taken as a whole, with its base.
         let scaled = r#"{"rope_parameters": {"rope_theta": 9.0, "rope_type": "linear", "factor": 2.0}}"#;
         assert_eq!(config(r#"{"rope_theta": 7.0}"#, scaled).rope_f64("rope_theta"), Some(9.0));
+        // Unless it has none of its own, but the class has.
+        let apart = r#"{"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "rope_theta": 9.0}"#;
+        let two = |text: &str| (config(text, apart).rope_f64("rope_theta"), config(text, apart).rope_f64("factor"));
+        assert_eq!(two("{}"), (Some(9.0), Some(2.0)));
+        assert_eq!(two(r#"{"rope_theta": 7.0, "rope_scaling": {}}"#), (Some(7.0), Some(2.0)));
+        assert_eq!(two(r#"{"rope_parameters": {"rope_type": "default"}}"#), (Some(9.0), None));
+        // Kinds of layers that the configuration lists are filled up in a class that knows one set.
+        let kinds = r#"{"max_position_embeddings": 64, "rope_theta": 5.0, "layer_types": ["full_attention"],
+            "rope_parameters": {"full_attention": {"type": "yarn", "factor": 2.0}}}"#;
+        let kinds = config(kinds, r#"{"rope_parameters": {"rope_theta": 1e4}}"#);
+        assert_eq!((kinds.rope_f64("rope_theta"), kinds.rope_type().as_str()), (Some(5.0), "yarn"));
+        assert_eq!(kinds.rope_f64("original_max_position_embeddings"), Some(64.0));
     }
 
     #[test]
