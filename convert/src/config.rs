@@ -700,7 +700,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
     // A class that has the old field for its own leaves it aside, as all do with one that says nothing.
     let has_rope = defaults.contains_key("rope_parameters");
     let aside = defaults.contains_key("rope_scaling") || known && way == Rope::Stated;
-    let old = object("rope_scaling").filter(|scaling| !aside && !(has_rope && scaling.is_empty()));
+    let old = object("rope_scaling").filter(|scaling| !(aside || has_rope && scaling.is_empty()));
     let scaling = old.clone().filter(|_| has_rope);
     // The old field, written by hand beside the new one, is what the library goes by.
     let found = match scaling {
@@ -769,10 +769,9 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
     if kind.is_some_and(|kind| ORIGINAL.contains(&kind))
         && known
         && !rope.contains_key("original_max_position_embeddings")
+        && let Some(longest) = longest()
     {
-        if let Some(longest) = longest() {
-            rope.insert("original_max_position_embeddings".into(), longest);
-        }
+        rope.insert("original_max_position_embeddings".into(), longest);
     }
     rope
 }
