@@ -184,13 +184,71 @@ const WHOLE_CLASSES: &[&str] = &[
     "KimiK3ForConditionalGeneration",
 ];
 
+/// How a class of the library reads a configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    /// What it fills in, as JSON.
+    pub defaults: &'a str,
+    /// Other names of fields, each with the one that is read.
+    pub aliases: &'a [(&'a str, &'a str)],
+    /// What it makes of the rope parameters.
+    pub rope: Rope,
+}
+
+/// What a class of the library makes of rope parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rope {
+    /// One set for all layers. Fields of older years fill it up: the scaling, and the base under this name.
+    One(&'static str),
+    /// A set for each kind of layer. Fields of older years fill them up: the bases of layers with full attention and of
+    /// those that slide under these names, and the scaling, which is of full attention or of both.
+    Kinds {
+        /// The base of full attention.
+        full: &'static str,
+        /// The base of layers that slide.
+        sliding: &'static str,
+        /// Whether the scaling is of layers that slide as well.
+        both: bool,
+    },
+    /// As they stand, else the class's own. Fields of older years say nothing.
+    Stated,
+    /// Those of older years alone.
+    Old,
+}
+
+impl Rope {
+    /// The field that most classes of a rotation with one base had before.
+    pub const ONE: Rope = Rope::One("rope_theta");
+    /// The fields of Gemma 3.
+    pub const GEMMA: Rope = Rope::Kinds { full: "rope_theta", sliding: "rope_local_base_freq", both: false };
+
+    /// Whether the class reads these values at all. The library's class fails where a scaling of older years stands
+    /// beside one set for all layers, and the reference then reads the configuration as it stands.
+    fn reads(self, values: &Map<String, Value>) -> bool {
+        let object = |key: &str| values.get(key).and_then(Value::as_object);
+        let (Rope::Kinds { both, .. }, Some(_), Some(stated)) =
+            (self, object("rope_scaling"), object("rope_parameters"))
+        else {
+            return true;
+        };
+        let has = |kind: &str| stated.get(kind).is_some_and(Value::is_object);
+        has(FULL) && (has(SLIDING) || !both)
+    }
+}
+
+/// The kind of layers that see all positions.
+const FULL: &str = "full_attention";
+
+/// The kind of layers that see a window.
+const SLIDING: &str = "sliding_attention";
+
 impl Config {
     /// A configuration with the text model's values on top, the defaults of its class, and rope parameters in the
-    /// newest spelling. `aliases` are other names of fields, each with the one that is read.
+    /// newest spelling.
     ///
     /// # Errors
     /// Defaults that are no JSON object, which is a fault of the table.
-    pub fn new(root: &Map<String, Value>, class: &str, defaults: &str, aliases: &[(&str, &str)]) -> Result<Config> {
+    pub fn new(root: &Map<String, Value>, class: &str, reading: Reading<'_>) -> Result<Config> {
         let mut values = root.clone();
         let text = text_config(root);
         for (key, value) in text.into_iter().flatten() {
@@ -202,7 +260,8 @@ impl Config {
             values.insert(key.clone(), value.clone());
         }
         // A model that the library does not know is read as it stands.
-        let known = defaults != RAW && is_recognized(root);
+        let Reading { defaults, aliases, rope } = reading;
+        let known = defaults != RAW && is_recognized(root) && rope.reads(&values);
         let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
         for &(alias, name) in aliases {
             // Where both are stated, the library goes by the other name.
@@ -215,7 +274,7 @@ impl Config {
         let defaults: Map<String, Value> = serde_json::from_str(defaults)
             .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))?;
         check_heads(&values)?;
-        let rope = rope_parameters(&values, &defaults);
+        let rope = rope_parameters(&values, &defaults, rope);
         for (key, value) in defaults {
             let null = values.get(&key).is_some_and(Value::is_null);
             if null && SIZES.contains(&key.as_str()) && value.is_number() {
@@ -608,42 +667,83 @@ pub(crate) fn as_u64(value: &Value) -> Option<u64> {
 }
 
 /// The rope parameters in the newest spelling, from all that were ever in use.
-fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -> Map<String, Value> {
-    let first = |keys: &[&str]| keys.iter().find_map(|k| values.get(*k).filter(|v| !v.is_null())).cloned();
+fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, way: Rope) -> Map<String, Value> {
+    let stated = |keys: &[&str]| keys.iter().find_map(|k| values.get(*k).filter(|v| !v.is_null())).cloned();
     let object = |key: &str| values.get(key).and_then(Value::as_object).cloned();
-    // A class that has the old field for its own leaves it aside.
-    let old = object("rope_scaling").filter(|_| !defaults.contains_key("rope_scaling"));
-    let scaling = old.clone().filter(|scaling| !defaults.is_empty() && !scaling.is_empty());
-    let default = defaults.get("rope_parameters").and_then(Value::as_object).cloned().unwrap_or_default();
-    let nested =
-        |rope: &Map<String, Value>| rope.contains_key("full_attention") || rope.contains_key("sliding_attention");
-    // A class with two kinds of layers looks for theirs alone in the new field.
-    let stated = object("rope_parameters").filter(|stated| nested(stated) || !nested(&default));
-    // The old field, written by hand beside the new one, is what the library goes by.
-    let stated = match (stated, scaling) {
-        (Some(mut stated), Some(scaling)) if nested(&stated) && nested(&default) && !nested(&scaling) => {
-            if let Some(Value::Object(full)) = stated.get_mut("full_attention") {
-                full.extend(scaling);
-            }
-            Some(stated)
-        }
-        (_, Some(scaling)) => Some(scaling),
-        (stated, None) => stated.or_else(|| old.clone()),
+    let known = !defaults.is_empty();
+    let longest = || {
+        let own = || defaults.get("max_position_embeddings").filter(|v| !v.is_null()).cloned();
+        stated(&["max_position_embeddings"]).or_else(own)
     };
-    let theta = first(THETA);
+    let default = defaults.get("rope_parameters").and_then(Value::as_object).cloned().unwrap_or_default();
+    match way {
+        Rope::Kinds { full, sliding, both } if known => {
+            let rope = object("rope_parameters").unwrap_or_default();
+            let scaling = object("rope_scaling").unwrap_or_default();
+            let longest = longest();
+            // The one base of a class is not that of its second kind of layers.
+            let local = if sliding == full { None } else { stated(&[sliding]) };
+            let bases = [(FULL, stated(&[full]), true), (SLIDING, local, both)];
+            return by_kind(
+                rope,
+                &default,
+                bases.map(|(kind, base, scaled)| Kind { kind, base, scaled }),
+                &scaling,
+                longest,
+            );
+        }
+        Rope::Stated if known => {
+            let mut rope = object("rope_parameters").unwrap_or_else(|| default.clone());
+            if is_nested(&rope) {
+                fill_layered(&mut rope, &default);
+                return rope;
+            }
+        }
+        _ => {}
+    }
+    // A class that has the old field for its own leaves it aside, as all do with one that says nothing.
+    let has_rope = defaults.contains_key("rope_parameters");
+    let aside = defaults.contains_key("rope_scaling") || known && way == Rope::Stated;
+    let old = object("rope_scaling").filter(|scaling| !(aside || has_rope && scaling.is_empty()));
+    let scaling = old.clone().filter(|_| has_rope);
+    // The old field, written by hand beside the new one, is what the library goes by.
+    let found = match scaling {
+        Some(scaling) => Some(scaling),
+        None => object("rope_parameters").filter(|_| !(known && way == Rope::Old)).or(old),
+    };
+    let names = match way {
+        Rope::One(name) if [defaults, &default].iter().any(|own| own.contains_key("rope_theta")) => &[name][..],
+        _ => THETA,
+    };
+    let theta = stated(names);
     let local =
-        first(&["local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq"]);
-    let says_scaling = stated.is_some();
-    let mut rope = stated.unwrap_or_default();
-    if nested(&rope) {
-        fill_layered(&mut rope, &default);
+        stated(&["local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq"]);
+    let says_scaling = found.is_some();
+    // The class's own base, where its own scaling says another or none.
+    let base = defaults.get("rope_theta").cloned();
+    // A default with scaling is taken as a whole, with its base.
+    let whole = || Some(default.clone()).filter(|default| default.contains_key("factor"));
+    let mut rope = found.or_else(whole).unwrap_or_default();
+    if is_nested(&rope) {
+        let theta = theta.or_else(|| base.or_else(|| default.get("rope_theta").cloned()));
+        let listed = values.get("layer_types").and_then(Value::as_array).filter(|_| has_rope);
+        let is_listed = |kind: &str| listed.is_some_and(|kinds| kinds.iter().any(|k| k == kind));
+        for (_, own) in rope.iter_mut().filter(|(kind, _)| is_listed(kind)) {
+            if let Some(own) = own.as_object_mut() {
+                fill_kind(own, theta.clone(), longest());
+            }
+        }
+        if has_rope && !rope.contains_key(FULL) && !is_listed(SLIDING) {
+            // What layers with full attention read stands beside the set of the others.
+            rope.extend(theta.map(|base| ("rope_theta".to_owned(), base)));
+        }
         return rope;
     }
     let null = |map: &Map<String, Value>, key: &str| map.get(key).is_some_and(Value::is_null);
-    let no_theta = theta.is_none() && (null(&rope, "rope_theta") || THETA.iter().any(|key| null(values, key)));
+    let no_theta = theta.is_none() && (null(&rope, "rope_theta") || names.iter().any(|key| null(values, key)));
     rope.retain(|_, value| !value.is_null());
-    let factor = first(&["partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"]);
-    let original = first(&["original_max_position_embeddings"])
+    let factor = stated(&["partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"]);
+    let original = stated(&["original_max_position_embeddings"])
         .or_else(|| defaults.get("original_max_position_embeddings").cloned());
     let mut set = |key: &str, value: Option<Value>| {
         if let (Some(value), false) = (value, rope.contains_key(key)) {
@@ -651,16 +751,14 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
         }
     };
     set("rope_theta", theta);
-    set("rope_type", old.as_ref().and_then(|s| s.get("type")).filter(|v| !v.is_null()).cloned());
     set("partial_rotary_factor", factor);
     set("original_max_position_embeddings", original);
     if let Some(kind) = rope.get("type").cloned() {
         rope.entry("rope_type").or_insert(kind);
     }
-    if nested(&default) {
-        return layered(rope, local, &default);
-    }
-    for (key, value) in default {
+    // One set is none of those by kind that a class has for its own.
+    let own = base.map(|base| ("rope_theta".to_owned(), base)).into_iter().chain(default);
+    for (key, value) in own.filter(|(key, _)| key != FULL && key != SLIDING) {
         // The reference writes no base where a configuration says null, and readers then take the usual one.
         let usual = no_theta && key == "rope_theta" && value == USUAL_THETA;
         // The kind of a default with scaling belongs to the default as a whole.
@@ -669,17 +767,73 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>) -
         }
     }
     if let Some(local) = local {
-        rope.insert("sliding_attention".into(), json!({ "rope_theta": local }));
+        rope.insert(SLIDING.into(), json!({ "rope_theta": local }));
     }
-    let scaled =
-        rope.get("rope_type").and_then(Value::as_str).is_some_and(|t| ["llama3", "yarn", "longrope"].contains(&t));
-    if scaled && !defaults.is_empty() && !rope.contains_key("original_max_position_embeddings") {
-        let stated = values.get("max_position_embeddings").filter(|v| !v.is_null());
-        if let Some(longest) = stated.or_else(|| defaults.get("max_position_embeddings")).filter(|v| !v.is_null()) {
-            rope.insert("original_max_position_embeddings".into(), longest.clone());
-        }
+    let kind = rope.get("rope_type").and_then(Value::as_str);
+    if kind.is_some_and(|kind| ORIGINAL.contains(&kind))
+        && known
+        && !rope.contains_key("original_max_position_embeddings")
+        && let Some(longest) = longest()
+    {
+        rope.insert("original_max_position_embeddings".into(), longest);
     }
     rope
+}
+
+/// The kinds of scaling that go by the length of training.
+const ORIGINAL: &[&str] = &["llama3", "yarn", "longrope"];
+
+/// Whether rope parameters are by kind of layer.
+fn is_nested(rope: &Map<String, Value>) -> bool {
+    rope.contains_key(FULL) || rope.contains_key(SLIDING)
+}
+
+/// What fields of older years say of one kind of layer.
+struct Kind {
+    kind: &'static str,
+    base: Option<Value>,
+    /// Whether the scaling is of it.
+    scaled: bool,
+}
+
+/// Parameters by kind of layer, filled up from fields of older years and the class's own.
+fn by_kind(
+    mut rope: Map<String, Value>,
+    default: &Map<String, Value>,
+    kinds: [Kind; 2],
+    scaling: &Map<String, Value>,
+    longest: Option<Value>,
+) -> Map<String, Value> {
+    for Kind { kind, base, scaled } in kinds {
+        let usual = default.get(kind).and_then(|own| own.get("rope_theta")).cloned();
+        let own = rope.entry(kind).or_insert(Value::Null);
+        if !own.is_object() {
+            *own = Value::Object(Map::new());
+        }
+        let Some(own) = own.as_object_mut() else { continue };
+        if own.is_empty() {
+            own.insert("rope_type".into(), "default".into());
+        }
+        if scaled {
+            own.extend(scaling.clone());
+        }
+        fill_kind(own, base.or(usual), longest.clone());
+    }
+    rope
+}
+
+/// Fills up the parameters of a kind of layer: the kind of scaling under its older name, the base, and the length of
+/// training.
+fn fill_kind(own: &mut Map<String, Value>, base: Option<Value>, longest: Option<Value>) {
+    own.retain(|_, value| !value.is_null());
+    let named = own.get("type").cloned().unwrap_or_else(|| "default".into());
+    let scaled = own.entry("rope_type").or_insert(named).as_str().is_some_and(|kind| ORIGINAL.contains(&kind));
+    if let Some(base) = base {
+        own.entry("rope_theta").or_insert(base);
+    }
+    if let (true, Some(longest)) = (scaled, longest) {
+        own.entry("original_max_position_embeddings").or_insert(longest);
+    }
 }
 
 /// The names of the base of rotation.
@@ -689,16 +843,16 @@ const THETA: &[&str] =
 /// The base where a file says nothing of it.
 const USUAL_THETA: f64 = 10000.0;
 
-/// What parameters by kind of layer leave out or say null to, from the default's.
+/// What parameters by kind of layer say null to, from the default's.
 fn fill_layered(rope: &mut Map<String, Value>, default: &Map<String, Value>) {
     for (kind, default) in default.iter().filter_map(|(kind, value)| Some((kind, value.as_object()?))) {
-        let stated = rope.entry(kind.clone()).or_insert(Value::Null);
+        let Some(stated) = rope.get_mut(kind) else { continue };
         if stated.is_null() {
-            *stated = Value::Object(Map::new());
+            *stated = Value::Object(default.clone());
         }
         let Some(stated) = stated.as_object_mut() else { continue };
         for key in ["rope_type", "rope_theta"] {
-            if let Some(value) = default.get(key).filter(|_| stated.get(key).is_none_or(Value::is_null)) {
+            if let Some(value) = default.get(key).filter(|_| stated.get(key).is_some_and(Value::is_null)) {
                 stated.insert(key.to_owned(), value.clone());
             }
         }
@@ -709,26 +863,18 @@ fn fill_layered(rope: &mut Map<String, Value>, default: &Map<String, Value>) {
 const SCALING_FIELDS: &[&str] =
     &["rope_type", "factor", "beta_fast", "beta_slow", "truncate", "original_max_position_embeddings"];
 
-/// Old flat parameters as a class with two kinds of layers reads them: scaling is of the full attention.
-fn layered(flat: Map<String, Value>, local: Option<Value>, default: &Map<String, Value>) -> Map<String, Value> {
-    let mut out = default.clone();
-    if let Some(Value::Object(full)) = out.get_mut("full_attention") {
-        full.extend(flat);
-    }
-    if let (Some(Value::Object(sliding)), Some(local)) = (out.get_mut("sliding_attention"), local) {
-        sliding.insert("rope_theta".into(), local);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn reading(defaults: &str) -> Reading<'_> {
+        Reading { defaults, aliases: &[], rope: Rope::ONE }
+    }
+
     fn config(text: &str, defaults: &str) -> Config {
         let mut root: Map<String, Value> = serde_json::from_str(text).unwrap();
         root.insert("model_type".into(), "llama".into());
-        Config::new(&root, "X", defaults, &[]).unwrap()
+        Config::new(&root, "X", reading(defaults)).unwrap()
     }
 
     #[test]
@@ -754,10 +900,73 @@ mod tests {
     }
 
     #[test]
+    fn each_class_reads_the_rope_of_older_years_its_own_way() {
+        let own = r#"{"max_position_embeddings": 64, "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}"#;
+        let bases = |rope: Rope, text: &str| {
+            let mut root: Map<String, Value> = serde_json::from_str(text).unwrap();
+            root.insert("model_type".into(), "llama".into());
+            let config = Config::new(&root, "X", Reading { rope, ..reading(own) }).unwrap();
+            let sliding = config.rope().get(SLIDING).and_then(|kind| kind["rope_theta"].as_f64());
+            (config.rope_f64("rope_theta"), sliding, config.rope_type())
+        };
+        let modern = Rope::Kinds { full: "global_rope_theta", sliding: "local_rope_theta", both: true };
+        let olmo = Rope::Kinds { full: "rope_theta", sliding: "rope_theta", both: false };
+        let old =
+            r#"{"rope_theta": 5.0, "rope_local_base_freq": 3.0, "global_rope_theta": 7.0, "local_rope_theta": 2.0}"#;
+        let none = String::from("default");
+        assert_eq!(bases(Rope::GEMMA, old), (Some(5.0), Some(3.0), none.clone()));
+        assert_eq!(bases(modern, old), (Some(7.0), Some(2.0), none.clone()));
+        assert_eq!(bases(olmo, old), (Some(5.0), Some(1e4), none.clone()));
+        assert_eq!(bases(Rope::Stated, old), (Some(1e6), Some(1e4), none.clone()));
+        assert_eq!(bases(Rope::GEMMA, "{}"), (Some(1e6), Some(1e4), none.clone()));
+        // A kind that the configuration does not have stays away where the class does not look for it.
+        let full = r#"{"rope_parameters": {"full_attention": {"rope_theta": 5.0, "rope_type": "default"}}}"#;
+        assert_eq!(bases(Rope::Stated, full), (Some(5.0), None, none.clone()));
+        assert_eq!(bases(Rope::GEMMA, full), (Some(5.0), Some(1e4), none.clone()));
+        // One set is none of a kind of layers.
+        let flat = r#"{"rope_parameters": {"rope_theta": 5.0, "rope_type": "linear", "factor": 2.0}}"#;
+        assert_eq!(bases(Rope::GEMMA, flat), (Some(1e6), Some(1e4), none.clone()));
+        // A scaling of older years is of full attention, and goes by the length of training.
+        let scaled = r#"{"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "rope_theta": 5.0}"#;
+        assert_eq!(bases(Rope::GEMMA, scaled), (Some(5.0), Some(1e4), "yarn".into()));
+        let root: Map<String, Value> = serde_json::from_str(scaled).unwrap();
+        let root = root.into_iter().chain([("model_type".to_owned(), "llama".into())]).collect();
+        let both = Config::new(&root, "X", Reading { rope: modern, ..reading(own) }).unwrap();
+        for kind in [FULL, SLIDING] {
+            assert_eq!(both.rope()[kind]["rope_type"], "yarn");
+            assert_eq!(both.rope()[kind]["original_max_position_embeddings"], 64);
+        }
+        // Beside one set for all layers the class of the library fails, and the file is read as it stands.
+        let beside = r#"{"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 5.0}}"#;
+        assert_eq!(bases(Rope::GEMMA, beside), (Some(5.0), None, String::new()));
+        // The other names of a base are of configurations that are read as they stand.
+        let one = |text: &str| config(text, r#"{"rope_parameters": {"rope_theta": 1e4}}"#).rope_f64("rope_theta");
+        assert_eq!((one(r#"{"global_rope_theta": 7.0}"#), one(r#"{"rope_theta": 7.0}"#)), (Some(1e4), Some(7.0)));
+        // A default with scaling is taken as a whole, with its base.
+        let scaled = r#"{"rope_parameters": {"rope_theta": 9.0, "rope_type": "linear", "factor": 2.0}}"#;
+        assert_eq!(config(r#"{"rope_theta": 7.0}"#, scaled).rope_f64("rope_theta"), Some(9.0));
+        // Unless it has none of its own, but the class has.
+        let apart = r#"{"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "rope_theta": 9.0}"#;
+        let two = |text: &str| (config(text, apart).rope_f64("rope_theta"), config(text, apart).rope_f64("factor"));
+        assert_eq!(two("{}"), (Some(9.0), Some(2.0)));
+        assert_eq!(two(r#"{"rope_theta": 7.0, "rope_scaling": {}}"#), (Some(7.0), Some(2.0)));
+        assert_eq!(two(r#"{"rope_parameters": {"rope_type": "default"}}"#), (Some(9.0), None));
+        // Kinds of layers that the configuration lists are filled up in a class that knows one set.
+        let kinds = r#"{"max_position_embeddings": 64, "rope_theta": 5.0, "layer_types": ["full_attention"],
+            "rope_parameters": {"full_attention": {"type": "yarn", "factor": 2.0}}}"#;
+        let kinds = config(kinds, r#"{"rope_parameters": {"rope_theta": 1e4}}"#);
+        assert_eq!((kinds.rope_f64("rope_theta"), kinds.rope_type().as_str()), (Some(5.0), "yarn"));
+        assert_eq!(kinds.rope_f64("original_max_position_embeddings"), Some(64.0));
+    }
+
+    #[test]
     fn defaults_are_those_of_a_known_type() {
         let read = |text: &str| {
             let root: Map<String, Value> = serde_json::from_str(text).unwrap();
-            let config = Config::new(&root, "X", r#"{"b": 2}"#, &[("old", "new")]).unwrap();
+            let config =
+                Config::new(&root, "X", Reading { aliases: &[("old", "new")], ..reading(r#"{"b": 2}"#) }).unwrap();
             (config.u64("b"), config.u64("new"))
         };
         assert_eq!(read(r#"{"model_type": "qwen3", "old": 1}"#), (Some(2), Some(1)));
@@ -775,7 +984,7 @@ mod tests {
     #[test]
     fn without_a_model_type_nothing_is_filled_in() {
         let root: Map<String, Value> = serde_json::from_str(r#"{"hidden_size": 4}"#).unwrap();
-        let config = Config::new(&root, "X", r#"{"rms_norm_eps": 1e-6, "head_dim": "computed"}"#, &[]).unwrap();
+        let config = Config::new(&root, "X", reading(r#"{"rms_norm_eps": 1e-6, "head_dim": "computed"}"#)).unwrap();
         assert!(!config.has("rms_norm_eps") && !config.has("head_dim"));
     }
 
@@ -785,7 +994,7 @@ mod tests {
             r#"{"architectures": ["A"], "hidden_size": 1, "text_config": {"hidden_size": 2, "architectures": ["B"]}}"#;
         let root: Map<String, Value> = serde_json::from_str(text).unwrap();
         assert_eq!(class(&root).unwrap(), "B");
-        let config = Config::new(&root, "B", "{}", &[]).unwrap();
+        let config = Config::new(&root, "B", reading("{}")).unwrap();
         assert_eq!((config.u64("hidden_size"), config.is_wrapped()), (Some(2), true));
     }
 
@@ -810,7 +1019,7 @@ mod tests {
         for key in ["hidden_size", "intermediate_size", "vocab_size"] {
             let text = format!(r#"{{"model_type": "llama", "{key}": null}}"#);
             let root: Map<String, Value> = serde_json::from_str(&text).unwrap();
-            let error = Config::new(&root, "X", defaults, &[]).unwrap_err().to_string();
+            let error = Config::new(&root, "X", reading(defaults)).unwrap_err().to_string();
             assert!(error.contains(&format!("{key} is null")), "{error}");
         }
         let bare = config(r#"{"num_hidden_layers": null}"#, "{}");
@@ -827,11 +1036,16 @@ mod tests {
         }
         let layers =
             r#"{"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}}"#;
+        let layered = |text: &str| {
+            let mut root: Map<String, Value> = serde_json::from_str(text).unwrap();
+            root.insert("model_type".into(), "llama".into());
+            Config::new(&root, "X", Reading { rope: Rope::GEMMA, ..reading(layers) }).unwrap()
+        };
         for text in
             [r#"{"rope_parameters": {"full_attention": null, "sliding_attention": {"rope_theta": null}}}"#, "{}"]
         {
-            assert_eq!(config(text, layers).rope()["full_attention"]["rope_theta"], 1e6, "{text}");
-            assert_eq!(config(text, layers).rope()["sliding_attention"]["rope_theta"], 1e4, "{text}");
+            assert_eq!(layered(text).rope()["full_attention"]["rope_theta"], 1e6, "{text}");
+            assert_eq!(layered(text).rope()["sliding_attention"]["rope_theta"], 1e4, "{text}");
         }
     }
 
@@ -840,7 +1054,7 @@ mod tests {
         for key in ["head_dim", "v_head_dim", "qk_rope_head_dim", "d_kv"] {
             for number in ["2147483648", "65537", "1e300"] {
                 let root: Map<String, Value> = serde_json::from_str(&format!(r#"{{"{key}": {number}}}"#)).unwrap();
-                assert!(Config::new(&root, "X", "{}", &[]).unwrap_err().to_string().contains(key));
+                assert!(Config::new(&root, "X", reading("{}")).unwrap_err().to_string().contains(key));
             }
         }
     }

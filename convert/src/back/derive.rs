@@ -381,8 +381,13 @@ fn rope_by_kind(keys: &Keys<'_>, root: &mut Root, kind: &str) {
         Json::Object(of)
     };
     let full = of(keys.f32("rope.freq_base"), keys.u64("rope.dimension_count"), kind);
-    let sliding = of(keys.f32("rope.freq_base_swa"), keys.u64("rope.dimension_count_swa"), "default");
-    root.insert("rope_parameters".into(), json!({"full_attention": full, "sliding_attention": sliding}));
+    let mut rope = json!({ "full_attention": full });
+    // A file that says nothing of layers that slide has none.
+    let (base, part) = (keys.f32("rope.freq_base_swa"), keys.u64("rope.dimension_count_swa"));
+    if base.is_some() || part.is_some() {
+        rope["sliding_attention"] = of(base, part, "default");
+    }
+    root.insert("rope_parameters".into(), rope);
     for field in ["rope_theta", "rope_local_base_freq", "rope_scaling", "partial_rotary_factor"] {
         root.shift_remove(field);
     }

@@ -23,7 +23,7 @@ pub use params::{Params, SIGMOID, SOFTMAX};
 pub use projectors::{Forced, Sense, Tower};
 pub(crate) use rows::{ANSWERS, FIRST_POSITION, GAIN, WHOLE_HEAD};
 
-use crate::config::{self, Config, RAW};
+use crate::config::{self, Config, RAW, Reading, Rope};
 use crate::names;
 use crate::safetensors::Stored;
 use crate::tasks::Task;
@@ -50,6 +50,8 @@ pub struct Class {
     pub defaults: &'static str,
     /// Other names that the configuration class takes for a field, each with the one that is read.
     pub aliases: &'static [(&'static str, &'static str)],
+    /// What the configuration class makes of rope parameters.
+    pub rope: Rope,
     /// How the vocabulary is read.
     pub vocabulary: VocabKind,
     /// Whether it drafts for another model, whose folder has the vocabulary.
@@ -138,6 +140,7 @@ pub(crate) const BASE: Class = Class {
     arch: "",
     defaults: RAW,
     aliases: &[],
+    rope: Rope::ONE,
     vocabulary: VocabKind::Gpt2,
     drafts: false,
     prediction: None,
@@ -210,6 +213,11 @@ impl Class {
     pub fn is_evaluated(&self) -> Option<bool> {
         let computed = gguf::arch::find(self.arch).is_some_and(|arch| arch.computed);
         (self.arch != "clip").then_some(computed && self.lacks.is_empty())
+    }
+
+    /// How the configuration class reads a configuration.
+    pub(crate) fn reading(&self) -> Reading<'static> {
+        Reading { defaults: self.defaults, aliases: self.aliases, rope: self.rope }
     }
 
     /// Whether a tensor belongs into a file of the part that the configuration is read for.
@@ -400,7 +408,7 @@ pub fn read(root: &Map<String, Value>, part: Part) -> Result<(&'static Class, Co
         return Err(Error::usage(format!("{class} has no layers of multi-token prediction that stand apart"))
             .help("convert it without --mtp and --no-mtp"));
     }
-    let mut config = Config::new(root, &class, row.defaults, row.aliases)?;
+    let mut config = Config::new(root, &class, row.reading())?;
     config.set_part(part);
     (row.prepare)(&mut config)?;
     Ok((row, config))

@@ -303,7 +303,7 @@ fn text_width(root: &Map<String, Value>) -> Value {
     let widths = ["hidden_size", "n_embd"];
     let text = config::class(root).and_then(|class| {
         let row = find_text(&class, root)?;
-        Config::new(root, &class, row.defaults, row.aliases)
+        Config::new(root, &class, row.reading())
     });
     let plain = || {
         let text = config::text_config(root);

@@ -11,7 +11,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["CohereForCausalLM"],
         arch: "command-r",
-        defaults: r#"{"num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 8192,
+        defaults: r#"{"num_hidden_layers": 40, "num_attention_heads": 64, "num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 8192,
             "hidden_size": 8192, "intermediate_size": 22528, "logit_scale": 0.0625, "vocab_size": 256000,
             "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
         spelling: &[COHERE, COHERE_NORMS, ATTENTION, GATED],
@@ -23,7 +23,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Cohere2ForCausalLM"],
         arch: "cohere2",
-        defaults: r#"{"num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 8192,
+        defaults: r#"{"num_hidden_layers": 40, "num_attention_heads": 64, "num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 8192,
             "hidden_size": 8192, "intermediate_size": 22528, "logit_scale": 0.0625, "vocab_size": 256000,
             "head_dim": "computed", "sliding_window": 4096,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,

@@ -5,7 +5,7 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
-use crate::config::Config;
+use crate::config::{Config, Rope};
 use crate::hf::rows::llama::{head_dim, local_experts};
 use crate::hf::{
     ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, GATED, How, Modules, NORMS, NameRule, Outputs, PREDICTION,
@@ -71,7 +71,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
     Class {
         names: &["YoutuForCausalLM"],
-        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 131072,
+        defaults: r#"{"num_key_value_heads": 16, "rms_norm_eps": 1e-06, "max_position_embeddings": 131072,
             "head_dim": "computed", "hidden_size": 2048, "intermediate_size": 6144, "vocab_size": 128256,
             "num_hidden_layers": 32, "num_attention_heads": 16, "kv_lora_rank": 512, "q_lora_rank": 1536,
             "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "tie_word_embeddings": true,
@@ -105,12 +105,13 @@ pub(in crate::hf) const ROWS: &[Class] = &[
 
 pub(super) const DEEPSEEK4_CLASS: Class = Class {
     arch: "deepseek4",
-    defaults: r#"{"num_key_value_heads": 1, "rms_norm_eps": 1e-06, "max_position_embeddings": 1048576,
+    defaults: r#"{"swiglu_limit": 10.0, "sliding_window": 128, "index_topk": 512, "index_head_dim": 128, "index_n_heads": 64, "hc_eps": 1e-06, "hc_sinkhorn_iters": 20, "hc_mult": 4, "compress_rope_theta": 160000.0, "o_lora_rank": 1024, "o_groups": 8, "num_key_value_heads": 1, "rms_norm_eps": 1e-06, "max_position_embeddings": 1048576,
         "head_dim": 512, "hidden_size": 4096, "moe_intermediate_size": 2048, "vocab_size": 129280,
         "num_hidden_layers": 43, "num_attention_heads": 64, "q_lora_rank": 1024, "num_experts_per_tok": 6,
         "n_routed_experts": 256, "n_shared_experts": 1, "scoring_func": "sqrtsoftplus", "norm_topk_prob": true,
         "routed_scaling_factor": 1.5, "rope_parameters": {"rope_theta": 10000.0}}"#,
     aliases: &[("num_local_experts", "n_routed_experts")],
+    rope: Rope::Old,
     spelling: &[DEEPSEEK4],
     unused: &["mtp.", "aligner.", "image_"],
     packing: Some("deepseek-v4"),

@@ -5,7 +5,7 @@
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::config::{self, Config, as_u64};
+use crate::config::{self, Config, Rope, as_u64};
 use crate::hf::contents::integers;
 use crate::hf::rows::deepseek::{DEEPSEEK4, DEEPSEEK4_CLASS, deepseek4_of_draft};
 use crate::hf::rows::llama::{LLAMA_DEFAULTS, MAX_ROTARY, head_dim, llama, rope_freqs};
@@ -86,6 +86,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "global_head_dim": 512, "vocab_size": 262144, "sliding_window": 512, "tie_word_embeddings": true,
             "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}}}"#,
+        rope: Rope::Stated,
         spelling: &[DFLASH_ENDS, DFLASH_LAYERS, GEMMA_NORMS, GATED],
         rename: |config, name| {
             let name = dflash_name(config, name)?.replace("model.confidence_proj.", "model.confidence_head.proj.");

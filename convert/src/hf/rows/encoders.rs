@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 use serde_json::Value;
 
 use super::bert::{BERT_ENDS, classifier, encoder};
-use crate::config::{Config, RAW};
+use crate::config::{Config, RAW, Rope};
 use crate::hf::{ATTENTION, BARE, BASE, Class, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::{VocabKind, truthy};
 use crate::transform::{Rows, reshaped, transposed};
@@ -46,10 +46,19 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "bos_token_id": 50281, "cls_token_id": 50281, "sep_token_id": 50282, "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "default", "rope_theta": 160000.0}}}"#,
+        rope: Rope::Kinds { full: "global_rope_theta", sliding: "local_rope_theta", both: true },
         vocabulary: VocabKind::ModernBert,
         spelling: &[MODERN],
         prefixes: &[("model.", "")],
         unused: &["decoder."],
+        prepare: |config| {
+            // The class takes a window for the half of a stated one of its own.
+            if let (true, Some(half)) = (config.is_known(), config.u64("sliding_window")) {
+                config.set("local_attention", half.saturating_mul(2));
+                config.remove("sliding_window");
+            }
+            Ok(())
+        },
         keys: modern_bert,
         remark: "windows around each token, a gated feed; classifiers and rerankers",
         ..BASE

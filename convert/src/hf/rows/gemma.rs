@@ -5,7 +5,7 @@ use std::path::Path;
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::config::{Config, as_u64};
+use crate::config::{Config, Rope, as_u64};
 use crate::hf::{
     ATTENTION, BARE, BASE, Class, Contents, GATED, How, Modules, NameRule, Outputs, Params, Piece, plus_one, r,
 };
@@ -47,6 +47,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "vocab_size": 262208, "sliding_window": 4096, "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "default", "rope_theta": 1000000.0}}}"#,
+        rope: Rope::GEMMA,
         vocabulary: VocabKind::Gemma3,
         spelling: &[GEMMA3_ENDS, ATTENTION, FOUR_NORMS, GEMMA_HEAD_NORMS, GATED],
         keys: gemma3,
@@ -63,6 +64,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "vocab_size": 262208, "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "default", "rope_theta": 1000000.0}}}"#,
+        rope: Rope::GEMMA,
         vocabulary: VocabKind::Gemma3,
         spelling: &[GEMMA3_ENDS, ATTENTION, FOUR_NORMS, GEMMA_HEAD_NORMS, GATED, DENSE_LAYERS],
         prefixes: BARE,
@@ -76,12 +78,13 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"],
         arch: "gemma3n",
-        defaults: r#"{"num_key_value_heads": 2, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768, "head_dim": 256,
+        defaults: r#"{"vocab_size_per_layer_input": 262144, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768, "head_dim": 256,
             "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 35, "num_attention_heads": 8,
             "vocab_size": 262400, "sliding_window": 512, "final_logit_softcapping": 30.0,
             "hidden_size_per_layer_input": 256, "altup_active_idx": 0, "altup_num_inputs": 4, "num_kv_shared_layers": 15,
             "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "default", "rope_theta": 1000000.0}}}"#,
+        rope: Rope::GEMMA,
         vocabulary: VocabKind::Gemma3,
         spelling: &[GEMMA3N, PLAIN_NORMS, ATTENTION, GATED, PER_LAYER],
         prepare: each_layer,
@@ -137,6 +140,7 @@ const GEMMA4: Class = Class {
         "use_double_wide_mlp": false, "attention_k_eq_v": false, "rope_parameters": {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}}}"#,
+    rope: Rope::Stated,
     vocabulary: VocabKind::Gemma4,
     spelling: &[GEMMA4_RULES, PLAIN_NORMS, ATTENTION, GATED, PER_LAYER],
     prepare: two_sizes,

@@ -48,7 +48,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
     Class {
         names: &["Glm4MoeForCausalLM"],
-        defaults: r#"{"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "max_position_embeddings": 131072,
+        defaults: r#"{"num_nextn_predict_layers": 1, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "max_position_embeddings": 131072,
             "hidden_size": 4096, "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 46,
             "num_attention_heads": 96, "vocab_size": 151552, "num_experts_per_tok": 8, "n_shared_experts": 1,
             "n_routed_experts": 128, "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1,

@@ -2,7 +2,7 @@
 
 use gguf::{Error, Result};
 
-use crate::config::Config;
+use crate::config::{Config, Rope};
 use crate::hf::{
     ATTENTION, BASE, Class, ENDS, GATED, How, Modules, NORMS, NameRule, Outputs, Params, Piece, r, window,
 };
@@ -35,6 +35,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "num_attention_heads": 64, "intermediate_size": 24576, "layer_norm_eps": 1e-05, "use_parallel_residual": true,
             "vocab_size": 50432,
             "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_type": "default"}}"#,
+        rope: Rope::One("rotary_emb_base"),
         spelling: &[NEOX],
         keys: neox,
         remark: "Pythia, GPT-NeoX; heads of query, key and value taken apart",
@@ -102,7 +103,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Starcoder2ForCausalLM"],
         arch: "starcoder2",
-        defaults: r#"{"num_key_value_heads": 2, "norm_epsilon": 1e-05, "max_position_embeddings": 4096,
+        defaults: r#"{"num_hidden_layers": 30, "num_attention_heads": 24, "num_key_value_heads": 2, "norm_epsilon": 1e-05, "max_position_embeddings": 4096,
             "hidden_size": 3072, "intermediate_size": 12288, "vocab_size": 49152,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
         spelling: &[ENDS, ATTENTION, NORMS, STARCODER2],

@@ -13,7 +13,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
         "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 36, "num_attention_heads": 64,
         "num_local_experts": 128, "num_experts_per_tok": 4, "sliding_window": 128, "vocab_size": 201088,
         "rope_parameters": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
-        "original_max_position_embeddings": 4096, "rope_theta": 150000.0}}"#,
+        "original_max_position_embeddings": 4096}, "rope_theta": 150000.0}"#,
     spelling: &[ENDS, ATTENTION, GPT_OSS],
     keys: gpt_oss,
     remark: "20B and 120B; gate and up disentangled",

@@ -12,7 +12,7 @@ use crate::transform::{Rows, joined, mapped, reordered, reshaped, sliced, view, 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["GraniteForCausalLM"],
-        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
+        defaults: r#"{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
             "vocab_size": 32000, "intermediate_size": 11008, "hidden_size": 4096,
             "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
@@ -23,7 +23,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"],
         arch: "granitemoe",
-        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
+        defaults: r#"{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
             "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "intermediate_size": 11008,
             "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
             "hidden_size": 4096, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
@@ -35,7 +35,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["GraniteSWAForCausalLM"],
         arch: "granite_swa",
-        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-05, "max_position_embeddings": 8192,
+        defaults: r#"{"num_key_value_heads": 4, "rms_norm_eps": 1e-05, "max_position_embeddings": 8192,
             "vocab_size": 100352, "intermediate_size": 8192, "hidden_size": 2560, "num_hidden_layers": 24,
             "num_attention_heads": 20, "sliding_window": 128,
             "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
@@ -302,7 +302,13 @@ fn attention_layers(root: &Map<String, Value>) -> Option<Vec<u64>> {
     let get = |key: &str| root.get(key).filter(|v| !v.is_null());
     let list = |key: &str| get(key).and_then(Value::as_array).filter(|l| !l.is_empty());
     if let Some(types) = list("layer_types") {
-        return Some((0_u64..).zip(types).filter(|(_, t)| *t == "attention").map(|(i, _)| i).collect());
+        return Some(
+            (0_u64..)
+                .zip(types)
+                .filter(|(_, t)| ["attention", "full_attention"].iter().any(|a| t == a))
+                .map(|(i, _)| i)
+                .collect(),
+        );
     }
     if let Some(layers) = list("attn_layer_indices") {
         return layers.iter().map(as_u64).collect();
@@ -328,6 +334,12 @@ fn dense(root: &Map<String, Value>) -> bool {
 
 fn granite(p: &mut Params<'_>) -> Result<()> {
     llama(p)?;
+    scales(p);
+    deepstack(p)
+}
+
+/// The multipliers, where they are there.
+pub(super) fn scales(p: &mut Params<'_>) {
     for (key, name) in [
         ("attention.scale", "attention_multiplier"),
         ("embedding_scale", "embedding_multiplier"),
@@ -338,7 +350,6 @@ fn granite(p: &mut Params<'_>) -> Result<()> {
             p.f32(key, scale);
         }
     }
-    deepstack(p)
 }
 
 /// Which features of the images come in at which layer, for the text model of Granite 4 Vision.

@@ -63,7 +63,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         names: &["HYV4ForCausalLM"],
         arch: "hy_v4",
         defaults: r#"{"vocab_size": 120832, "hidden_size": 2816, "intermediate_size": 6912, "moe_intermediate_size": 768,
-            "num_hidden_layers": 34, "num_attention_heads": 32, "num_key_value_heads": 32,
+            "num_hidden_layers": 34, "num_attention_heads": 32, "num_key_value_heads": null,
             "max_position_embeddings": 262144, "rms_norm_eps": 1e-05, "n_routed_experts": 256, "n_shared_experts": 1,
             "num_experts_per_tok": 8, "routed_scaling_factor": 2.827, "norm_topk_prob": true, "n_group": 1,
             "topk_group": 1, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 192, "qk_rope_head_dim": 64,

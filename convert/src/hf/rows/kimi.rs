@@ -31,7 +31,9 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ],
         spelling: KIMI,
         prepare: |config| {
-            config.set("head_dim", config.need_u64(&["qk_rope_head_dim"])?);
+            if config.get("head_dim").is_none() {
+                config.set("head_dim", config.need_u64(&["qk_rope_head_dim"])?);
+            }
             Ok(())
         },
         keys: linear,

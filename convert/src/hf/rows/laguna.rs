@@ -2,7 +2,7 @@
 
 use gguf::{Error, Result};
 
-use crate::config::Config;
+use crate::config::{Config, Rope};
 use crate::hf::rows::hunyuan::leading_dense;
 use crate::hf::rows::qwen::{DENSE_OR_EXPERTS, SHARED_EXPERT};
 use crate::hf::{
@@ -21,6 +21,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[Class {
         "tie_word_embeddings": false, "rope_parameters": {
         "full_attention": {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5},
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}}}"#,
+    rope: Rope::Stated,
     vocabulary: VocabKind::Laguna,
     spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, DENSE_OR_EXPERTS, EXPERTS_GATE_FIRST, SHARED_EXPERT, LAGUNA],
     prefixes: BARE,

@@ -136,7 +136,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
     Class {
         names: &["MixtralForCausalLM"],
-        defaults: r#"{"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "max_position_embeddings": 131072,
+        defaults: r#"{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "max_position_embeddings": 131072,
             "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "intermediate_size": 14336,
             "hidden_size": 4096, "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}"#,
         spelling: &[ENDS, ATTENTION_ROTATED, NORMS, MIXTRAL_EXPERTS],
@@ -147,7 +147,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["SmolLM3ForCausalLM"],
         arch: "smollm3",
-        defaults: r#"{"num_key_value_heads": 4, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768,
+        defaults: r#"{"num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "max_position_embeddings": 32768,
             "vocab_size": 128256, "intermediate_size": 11008, "hidden_size": 2048,
             "rope_parameters": {"rope_theta": 2000000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
         spelling: &[ENDS, ATTENTION_ROTATED, NORMS, GATED],

@@ -2,7 +2,7 @@
 
 use gguf::{Error, Result};
 
-use crate::config::Config;
+use crate::config::{Config, Rope};
 use crate::hf::rows::llada::ROUTER;
 use crate::hf::rows::llama::head_dim;
 use crate::hf::rows::qwen::DENSE_OR_EXPERTS;
@@ -37,6 +37,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "num_local_experts": 64, "head_dim": 128, "tie_word_embeddings": false, "rope_parameters": {
             "full_attention": {"rope_type": "default", "rope_theta": 500000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}"#,
+        rope: Rope::Stated,
         aliases: &[("num_experts", "num_local_experts"), ("num_mtp_layers", "num_nextn_predict_layers")],
         prefixes: BARE,
         spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, DENSE_OR_EXPERTS, EXPERTS, ROUTER],

@@ -25,7 +25,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         names: &["MiniCPM3ForCausalLM"],
         arch: "minicpm3",
         defaults: r#"{"vocab_size": 73448, "hidden_size": 2560, "intermediate_size": 6400, "num_hidden_layers": 62,
-            "num_attention_heads": 40, "num_key_value_heads": null, "max_position_embeddings": 32768,
+            "num_attention_heads": 40, "num_key_value_heads": 40, "max_position_embeddings": 32768,
             "rms_norm_eps": 1e-05, "kv_lora_rank": 256, "q_lora_rank": 768, "qk_nope_head_dim": 64,
             "qk_rope_head_dim": 32, "tie_word_embeddings": true,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,

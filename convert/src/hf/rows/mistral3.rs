@@ -40,7 +40,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         arch: "mistral3",
         defaults: r#"{"vocab_size": 131072, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 34,
             "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144,
-            "rms_norm_eps": 1e-05, "tie_word_embeddings": false,
+            "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": false,
             "rope_parameters": {"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0,
             "original_max_position_embeddings": 16384, "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0,
             "mscale": 1.0, "llama_4_scaling_beta": 0.1}}"#,

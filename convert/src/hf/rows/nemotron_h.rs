@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::config::Config;
 use crate::hf::contents::block_of;
+use crate::hf::rows::granite::scales;
 use crate::hf::rows::llama::llama;
 use crate::hf::rows::mamba::{column, convolution, decay_a_head, in_groups};
 use crate::hf::{BASE, Class, EXPERT, How, NameRule, Params, Piece, Prediction, r};
@@ -234,6 +235,7 @@ fn shared(p: &mut Params<'_>) -> Result<()> {
     let mut usual = config.clone();
     usual.remove("head_dim");
     p.with(&usual, llama)?;
+    scales(p);
     if config.str("hidden_act").is_some_and(|act| act != "silu") {
         return Err(Error::input("config.json: hidden_act is not silu, the only one that is known"));
     }

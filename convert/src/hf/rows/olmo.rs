@@ -2,6 +2,7 @@
 
 use gguf::Result;
 
+use crate::config::Rope;
 use crate::hf::rows::qwen::EXPERTS;
 use crate::hf::{
     ATTENTION, ATTENTION_ROTATED, BASE, Class, ENDS, GATED, HEAD_NORMS, NORMS, NameRule, POST_NORMS, Params, r,
@@ -11,7 +12,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["OlmoForCausalLM", "OLMoForCausalLM"],
         arch: "olmo",
-        defaults: r#"{"num_key_value_heads": null, "max_position_embeddings": 2048, "hidden_size": 4096,
+        defaults: r#"{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": null, "max_position_embeddings": 2048, "hidden_size": 4096,
             "intermediate_size": 11008, "vocab_size": 50304,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
         spelling: &[OLMO_ENDS, ATTENTION_ROTATED, GATED],
@@ -35,6 +36,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "num_attention_heads": 32, "tie_word_embeddings": false, "sliding_window": 4096,
             "rope_parameters": {"full_attention": {"rope_theta": 500000.0, "rope_type": "default"},
                 "sliding_attention": {"rope_theta": 500000.0, "rope_type": "default"}}}"#,
+        rope: Rope::Kinds { full: "rope_theta", sliding: "rope_theta", both: false },
         prepare: |config| {
             let known = config.is_known();
             let every_fourth =
@@ -58,7 +60,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["OlmoeForCausalLM"],
         arch: "olmoe",
-        defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-05, "max_position_embeddings": 4096,
+        defaults: r#"{"num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": null, "rms_norm_eps": 1e-05, "max_position_embeddings": 4096,
             "hidden_size": 2048, "intermediate_size": 2048, "num_experts": 64, "num_experts_per_tok": 8,
             "vocab_size": 50304, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
         spelling: &[ENDS, ATTENTION, HEAD_NORMS, NORMS, EXPERTS],

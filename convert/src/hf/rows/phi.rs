@@ -13,7 +13,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["PhiForCausalLM"],
         arch: "phi2",
-        defaults: r#"{"num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
+        defaults: r#"{"intermediate_size": 8192, "num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
             "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "vocab_size": 51200,
             "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_type": "default"}}"#,
         spelling: &[PHI2],

@@ -51,7 +51,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         names: &["Qwen3ASRForConditionalGeneration"],
         arch: "qwen3vl",
         defaults: r#"{"vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
-            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 65536,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 32768,
             "rms_norm_eps": 1e-06, "tie_word_embeddings": true,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
         vocabulary: VocabKind::Qwen3Asr,
