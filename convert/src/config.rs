@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::hf::projectors;
-use crate::{Part, json, links, safetensors};
+use crate::{Part, json, links, safetensors, undescribed};
 
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
@@ -97,7 +96,7 @@ pub fn read(folder: &Path) -> Result<Map<String, Value>> {
         if let Some(error) = safetensors::mistral_form(folder).ok().flatten() {
             return Err(error);
         }
-        if let Some(map) = projectors::undescribed(folder)? {
+        if let Some(map) = undescribed::configuration(folder)? {
             return Ok(map);
         }
         return Err(Error::input("has no config.json, so it is no checkpoint folder")

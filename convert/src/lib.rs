@@ -41,6 +41,7 @@ mod text_names;
 mod titlecase;
 pub mod tokenizer;
 pub mod transform;
+mod undescribed;
 
 use std::path::{Path, PathBuf};
 

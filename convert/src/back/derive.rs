@@ -2,8 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::config::{Keys, float};
-use super::ways::Numbers;
+use super::keys::{Keys, Numbers, float};
 use crate::config::Config;
 use crate::hf::GAIN;
 use crate::names;

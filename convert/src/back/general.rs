@@ -3,7 +3,7 @@
 use gguf::{Array, Metadata, Value};
 use serde_json::{Value as Json, json};
 
-use super::{Object, config::float};
+use super::{Object, keys::float};
 use crate::metadata::SAMPLING;
 use crate::tokenizer::back::roles;
 

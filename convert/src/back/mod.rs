@@ -8,7 +8,9 @@
 mod config;
 mod derive;
 mod elementwise;
+mod file;
 mod general;
+mod keys;
 mod layout;
 mod tensors;
 mod towers;
@@ -35,7 +37,8 @@ use crate::tokenizer;
 use crate::transform::{self, Elements, Rows, row_count, row_len};
 use crate::{Options as Forward, OutType};
 
-use tensors::{File, Named};
+use file::File;
+use tensors::Named;
 use towers::Towers;
 use ways::{WAYS, Way};
 use wrappers::Wrapper;
@@ -215,7 +218,7 @@ impl Folder {
         let metadata = source.metadata().clone();
         let architecture = check_kind(&metadata)?;
         let file = File(source);
-        let keys = config::Keys::new(architecture, &metadata, &file);
+        let keys = keys::Keys::new(architecture, &metadata, &file);
         let asked = options.class.as_deref();
         let projector = options.projector.as_ref().map(|projector| File(Arc::clone(&projector.0)));
         let candidates: Vec<Candidate> = match &projector {
@@ -275,7 +278,7 @@ impl Folder {
         let name = wrapper.map_or(way.class, |wrapper| wrapper.class);
         let found = config::back(class, way, metadata, file)?;
         let mut tensors = tensors::back(class, way, &found, file)?;
-        let ids = config::Keys::new(class.arch, metadata, file);
+        let ids = keys::Keys::new(class.arch, metadata, file);
         let towers = wrapper.zip(projector).map(|(wrapper, file)| Towers::of(file, wrapper, &found.root, &ids));
         let towers = towers.transpose()?;
         if let Some(towers) = &towers {

@@ -8,8 +8,10 @@ use std::path::Path;
 use gguf::{Error, Metadata, Result};
 use serde_json::{Map, Value as Json, json};
 
-use super::config::{Keys, differing, json_of};
-use super::tensors::{Asked, File, Named, inverted};
+use super::config::{differing, json_of};
+use super::file::File;
+use super::keys::Keys;
+use super::tensors::{Asked, Named, inverted};
 use super::wrappers::{Fields, WRAPPERS, Wrapper};
 use crate::checkpoint::projector_name;
 use crate::config::Config;

@@ -5,12 +5,9 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::config::Keys;
 use super::derive::*;
+use super::keys::{Keys, Numbers};
 use crate::config::Config;
-
-/// Entries of a configuration, and tensors of one number with their shapes.
-pub(crate) type Numbers = (Vec<(&'static str, Json)>, Vec<(String, &'static [u64], f32)>);
 
 /// A class that a file can become a folder of.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::config::{Keys, float};
+use super::keys::{Keys, float};
 
 /// A class that a text model's file and a projector file become a folder of.
 pub(crate) struct Wrapper {

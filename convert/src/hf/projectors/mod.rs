@@ -39,7 +39,6 @@ use super::{Class, Key, NameRule, Params, find as find_text};
 use crate::config::{self, Config};
 
 pub use gguf::projector::Sense;
-pub(crate) use speech::undescribed;
 
 /// A tower of a class.
 #[derive(Clone, Copy, Debug)]
