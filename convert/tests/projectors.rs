@@ -67,7 +67,7 @@ fn every_folder_is_byte_identical() {
         }
     }
     assert!(faults.is_empty(), "{equal} files are equal, {} are not:\n{}", faults.len(), faults.join("\n"));
-    assert!(equal > 0, "no folder was chosen");
+    assert!(only.is_some() || equal >= 100, "{equal} files");
 }
 
 /// A copy of a folder of `golden/mmproj` with another configuration.
@@ -85,6 +85,34 @@ fn changed(name: &str, change: impl Fn(&mut Value)) -> (tempfile::TempDir, PathB
     change(&mut config);
     std::fs::write(&path, config.to_string()).unwrap();
     (temporary, folder)
+}
+
+/// Renames tensors in the files of a folder.
+fn rename(folder: &Path, from: &str, to: &str) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.extension().is_some_and(|e| e == "safetensors") {
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let (len, rest) = bytes.split_first_chunk::<8>().unwrap();
+        let (header, data) = rest.split_at(u64::from_le_bytes(*len) as usize);
+        let header = str::from_utf8(header).unwrap();
+        assert!(header.contains(from), "{}", path.display());
+        let renamed = format!("{:width$}", header.replace(from, to), width = header.len());
+        std::fs::write(&path, [len, renamed.as_bytes(), data].concat()).unwrap();
+    }
+}
+
+/// transformers 5 saves towers without the name of the model that they once were in; the reference knows no such names.
+#[test]
+fn towers_as_newer_libraries_save_them_make_the_same_file() {
+    for name in ["gemma-3-Tiny-it", "llava-1.5-Tiny-7b-hf", "LFM2-VL-Tiny-450M"] {
+        let (_temporary, folder) = changed(name, |_| ());
+        rename(&folder, ".vision_model.", ".");
+        let wanted = &fixtures::json(&format!("golden/mmproj/{name}/expected.json"))["mmproj"]["bf16"];
+        assert_eq!(fixtures::sha256(&converted(&folder, OutType::BF16).unwrap()), wanted.as_str().unwrap(), "{name}");
+    }
 }
 
 fn refused(folder: &Path) -> gguf::Error {

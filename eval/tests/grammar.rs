@@ -7,7 +7,11 @@ use std::process::Command;
 const PROGRAMS: [&str; 4] = ["gguf", "convert", "quantize", "evaluate"];
 
 /// Options that differ all the same, and why.
-const EXCEPTIONS: [(&str, &str); 2] = [
+const EXCEPTIONS: [(&str, &str); 3] = [
+    (
+        "mmproj",
+        "of a folder it is a switch everywhere; of a GGUF file, which `convert` alone takes back, it names the projector file",
+    ),
     ("sarif", "`gguf check` prints its log unless =FILE says where to; `evaluate` prints its report besides"),
     ("text", "-f was --force in `convert`: --text takes it there when that spelling is gone"),
 ];

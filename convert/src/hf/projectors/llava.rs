@@ -20,6 +20,8 @@ pub(super) const ROWS: &[Class] = &[Class {
         ("model.vision_tower.", "vision_tower."),
         ("model.multi_modal_projector.", "multi_modal_projector."),
         ("vision_tower.vision_model.", "vision."),
+        // As newer libraries save it.
+        ("vision_tower.", "vision."),
         ("vision_model.", "vision."),
     ],
     unused: &["vision.embeddings.position_ids", "vision.post_layernorm.", "visual_projection."],

@@ -20,6 +20,8 @@ pub(super) const ROWS: &[Class] = &[
             ("model.vision_tower.", "vision_tower."),
             ("model.multi_modal_projector.", "multi_modal_projector."),
             ("vision_tower.vision_model.", "vision."),
+            // As newer libraries save it.
+            ("vision_tower.", "vision."),
             ("vision_model.", "vision."),
         ],
         rename: |_, name| {
@@ -90,6 +92,7 @@ pub(super) const ROWS: &[Class] = &[
             ("model.vision_tower.", "vision_tower."),
             ("model.multi_modal_projector.", "multi_modal_projector."),
             ("vision_tower.vision_model.", "vision."),
+            ("vision_tower.", "vision."),
         ],
         spelling: &[
             &[r("vision.embeddings.patch_embedding", "v.patch_embd").how(CHANNELS_LAST)],
