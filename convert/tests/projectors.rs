@@ -91,7 +91,7 @@ fn changed(name: &str, change: impl Fn(&mut Value)) -> (tempfile::TempDir, PathB
 fn rename(folder: &Path, from: &str, to: &str) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if !path.extension().is_some_and(|e| e == "safetensors") {
+        if path.extension().is_none_or(|e| e != "safetensors") {
             continue;
         }
         let bytes = std::fs::read(&path).unwrap();
