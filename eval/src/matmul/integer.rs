@@ -708,9 +708,12 @@ unsafe fn grouped<V: Pair, const T: usize, const NARROW: bool, const MINS: bool,
         for _ in 0..groups / alike {
             let mut parts = if ALIKE { [[V::zero(); WIDE]; T] } else { sums };
             for _ in 0..alike {
-                let mut ints: [[V::Int; WIDE]; T] = std::array::from_fn(|t| [V::splat_int(*x_starts.add(t)); WIDE]);
+                let mut ints = [[V::splat_int(0); WIDE]; T];
+                for (t, ints) in ints.iter_mut().enumerate() {
+                    *ints = [V::splat_int(*x_starts.add(t)); WIDE];
+                }
                 for _ in 0..steps {
-                    let weights: [V::Int; WIDE] = std::array::from_fn(|i| V::load_codes(w.add(i * 4 * V::N)));
+                    let weights: [V::Int; WIDE] = [V::load_codes(w), V::load_codes(w.add(4 * V::N))];
                     for (t, ints) in ints.iter_mut().enumerate() {
                         let x = V::splat_int(*x.add(t) as i32);
                         for (sum, w) in ints.iter_mut().zip(weights) {
@@ -720,7 +723,7 @@ unsafe fn grouped<V: Pair, const T: usize, const NARROW: bool, const MINS: bool,
                     x = x.add(T);
                     w = w.add(WIDE * 4 * V::N);
                 }
-                let scales: [V; WIDE] = std::array::from_fn(|i| V::load(w_scales.add(i * V::N)));
+                let scales = kernel::load_row::<V>(w_scales);
                 for (t, (sums, ints)) in parts.iter_mut().zip(ints).enumerate() {
                     for ((sum, int), w) in sums.iter_mut().zip(ints).zip(scales) {
                         let int = V::of_int(int);
@@ -729,7 +732,7 @@ unsafe fn grouped<V: Pair, const T: usize, const NARROW: bool, const MINS: bool,
                     }
                 }
                 if MINS {
-                    let mins: [V; WIDE] = std::array::from_fn(|i| V::load(w_mins.add(i * V::N)));
+                    let mins = kernel::load_row::<V>(w_mins);
                     for (t, sums) in parts.iter_mut().enumerate() {
                         let all = V::splat(*x_sums.add(t));
                         for (sum, min) in sums.iter_mut().zip(mins) {

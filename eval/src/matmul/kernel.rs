@@ -289,6 +289,17 @@ unsafe fn up_to_six<V: Lanes>(tile: Tile) {
 /// Registers side by side in a tile's row of sums.
 pub(super) const WIDE: usize = 2;
 
+/// The registers of a tile's row. Written out: a closure is compiled without the features of the function around it, and
+/// whether it is inlined there is chance.
+///
+/// # Safety
+/// `WIDE` times `N` values can be read.
+#[inline(always)]
+pub(super) unsafe fn load_row<V: Lanes>(from: *const f32) -> [V; WIDE] {
+    // SAFETY: the caller's promise.
+    unsafe { [V::load(from), V::load(from.add(V::N))] }
+}
+
 /// # Safety
 /// As [`Kernel::tile`], for exactly `T` tokens.
 #[inline(always)]
@@ -304,7 +315,7 @@ unsafe fn sized<V: Lanes, const T: usize>(tile: Tile) {
         for _ in 0..cols {
             V::prefetch(w.wrapping_add(AHEAD * WIDE * V::N));
             V::prefetch(w.wrapping_add((AHEAD * WIDE + 1) * V::N));
-            let weights: [V; WIDE] = std::array::from_fn(|i| V::load(w.add(i * V::N)));
+            let weights = load_row::<V>(w);
             for (t, sums) in sums.iter_mut().enumerate() {
                 let x = V::splat(*x.add(t));
                 for (sum, w) in sums.iter_mut().zip(weights) {
