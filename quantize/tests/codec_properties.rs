@@ -33,27 +33,28 @@ const PROMISES: &[(TensorType, f64, bool)] = &[
 /// 40,000 rows of [`row`] with sizes from 2⁻³ to 2⁸. Searches weigh errors, and scales are rounded to shares of the largest
 /// of a superblock, so that a small block beside a large one may lose everything; the search of `IQ1_M` may give it scales
 /// with which it comes back several times as large as it was, as the reference's does.
-const MEASURED: &[(TensorType, [f64; 3])] = &[
-    (TensorType::Q2_K, [0.0381, 0.0795, 0.1492]),
-    (TensorType::Q3_K, [0.0197, 0.0386, 0.0657]),
-    (TensorType::Q4_K, [0.0082, 0.0145, 0.0194]),
-    (TensorType::Q5_K, [0.0048, 0.0086, 0.0118]),
-    (TensorType::Q6_K, [0.0024, 0.0035, 0.0043]),
-    (TensorType::IQ2_XXS, [0.0772, 0.1703, 0.2477]),
-    (TensorType::IQ2_XS, [0.0444, 0.0971, 0.1460]),
-    (TensorType::IQ3_XXS, [0.0410, 0.0862, 0.1183]),
-    (TensorType::IQ1_S, [0.0719, 0.1449, 0.4059]),
-    (TensorType::IQ4_NL, [0.0223, 0.0444, 0.0583]),
-    (TensorType::IQ3_S, [0.0352, 0.0796, 0.5713]),
-    (TensorType::IQ2_S, [0.0457, 0.0920, 0.1372]),
-    (TensorType::IQ4_XS, [0.0102, 0.0197, 0.0308]),
-    (TensorType::IQ1_M, [0.0955, 1.5675, 4.0057]),
+/// Last what no row exceeds: the largest and a quarter more, or less where a smaller bound was promised before.
+const MEASURED: &[(TensorType, [f64; 3], f64)] = &[
+    (TensorType::Q2_K, [0.0381, 0.0795, 0.1492], 0.1865),
+    (TensorType::Q3_K, [0.0197, 0.0386, 0.0657], 0.08212),
+    (TensorType::Q4_K, [0.0082, 0.0145, 0.0194], 0.02425),
+    (TensorType::Q5_K, [0.0048, 0.0086, 0.0118], 0.01475),
+    (TensorType::Q6_K, [0.0024, 0.0035, 0.0043], 0.005375),
+    (TensorType::IQ2_XXS, [0.0772, 0.1703, 0.2477], 0.3096),
+    (TensorType::IQ2_XS, [0.0444, 0.0971, 0.1460], 0.1825),
+    (TensorType::IQ3_XXS, [0.0410, 0.0862, 0.1183], 0.1479),
+    (TensorType::IQ1_S, [0.0719, 0.1449, 0.4059], 0.5074),
+    (TensorType::IQ4_NL, [0.0223, 0.0444, 0.0583], 0.07287),
+    (TensorType::IQ3_S, [0.0352, 0.0796, 0.5713], 0.6),
+    (TensorType::IQ2_S, [0.0457, 0.0920, 0.1372], 0.1715),
+    (TensorType::IQ4_XS, [0.0102, 0.0197, 0.0308], 0.0385),
+    (TensorType::IQ1_M, [0.0955, 1.5675, 4.0057], 5.007),
 ];
 
-/// The error of a block that no row exceeds, and whether the format is stable. Of what was measured, a quarter more.
+/// The error of a block that no row exceeds, and whether the format is stable.
 fn promise(ty: TensorType) -> (f64, bool) {
     let promised = PROMISES.iter().find(|row| row.0 == ty).map(|row| (row.1, row.2));
-    let measured = || MEASURED.iter().find(|row| row.0 == ty).map(|row| (1.25 * row.1[2], false));
+    let measured = || MEASURED.iter().find(|row| row.0 == ty).map(|row| (row.2, false));
     promised.or_else(measured).unwrap_or_else(|| panic!("no promise for {ty}"))
 }
 
@@ -233,7 +234,7 @@ fn errors_of_searched_formats_are_distributed_as_measured() {
     let rows: Vec<_> = (0..1500).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect();
     let mut seen = 0;
     for format in FORMATS {
-        let Some((ty, [median, rare, largest])) = MEASURED.iter().find(|m| m.0 == format.ty()) else { continue };
+        let Some((ty, [median, rare, largest], _)) = MEASURED.iter().find(|m| m.0 == format.ty()) else { continue };
         let mut found: Vec<f64> = rows.iter().flat_map(|row| errors(format, row).0).collect();
         found.sort_by(f64::total_cmp);
         let at = |part: f64| found[(found.len() as f64 * part) as usize];

@@ -1,5 +1,6 @@
 //! Fields of configurations whose values follow from the keys of a file by a rule of the class.
 
+use gguf::arch::MAX_LAYERS;
 use serde_json::{Map, Value as Json, json};
 
 use super::keys::{Keys, Numbers, float};
@@ -20,7 +21,7 @@ pub(super) fn query_scalar(keys: &Keys<'_>, largest: u64) -> Option<u64> {
 
 /// Layers that towers feed directly: as many as the file says, by any numbers.
 pub(crate) fn deep_layers(keys: &Keys<'_>, root: &mut Map<String, Json>) {
-    let deep: Vec<u64> = (0..keys.u64("n_deepstack_layers").unwrap_or(0).min(1024)).collect();
+    let deep: Vec<u64> = (0..keys.u64("n_deepstack_layers").unwrap_or(0).min(MAX_LAYERS as u64)).collect();
     root.insert("vision_config".into(), json!({"deepstack_visual_indexes": deep}));
 }
 

@@ -4,6 +4,7 @@
 //! Names and layouts of tensors are those of the rows of [`crate::hf::projectors`]; here stands where a class keeps the
 //! numbers, and how it calls what the rows know by another name.
 
+use gguf::arch::MAX_LAYERS;
 use serde_json::{Map, Value as Json, json};
 
 use super::keys::{Keys, float};
@@ -546,6 +547,21 @@ fn number(keys: &Keys<'_>, key: &str, map: &mut Map<String, Json>, field: &str) 
     }
 }
 
+/// Values of a head of a tower that sees.
+fn head_dim(keys: &Keys<'_>, out: &mut Fields) {
+    let (width, heads) = (keys.u64("vision.embedding_length"), keys.u64("vision.attention.head_count"));
+    if let Some(head) = width.zip(heads).and_then(|(width, heads)| width.checked_div(heads)) {
+        set(&mut out.vision, "head_dim", head);
+    }
+}
+
+/// The inverse of how many places to a side the projector takes as one.
+fn set_ratio(keys: &Keys<'_>, map: &mut Map<String, Json>, field: &str) {
+    if let Some(factor) = keys.u64("vision.projector.scale_factor").filter(|n| *n > 0) {
+        set(map, field, float((1.0 / factor as f64) as f32));
+    }
+}
+
 /// How many values a tensor takes and gives, as a matrix.
 fn shape(keys: &Keys<'_>, name: &str) -> Option<(u64, u64)> {
     match *keys.shape(name)? {
@@ -569,11 +585,8 @@ fn gemma3(keys: &Keys<'_>, out: &mut Fields) {
 
 fn gemma4(keys: &Keys<'_>, out: &mut Fields) {
     set(&mut out.vision, "hidden_activation", "gelu_pytorch_tanh");
-    let (width, heads) = (keys.u64("vision.embedding_length"), keys.u64("vision.attention.head_count"));
-    if let (Some(head), Some(heads)) = (width.zip(heads).and_then(|(width, heads)| width.checked_div(heads)), heads) {
-        set(&mut out.vision, "head_dim", head);
-        set(&mut out.vision, "num_key_value_heads", heads);
-    }
+    head_dim(keys, out);
+    number(keys, "vision.attention.head_count", &mut out.vision, "num_key_value_heads");
     if let Some(table) = keys.shape("v.position_embd.weight").filter(|shape| shape.len() == 3) {
         set(&mut out.vision, "position_embedding_size", table[1]);
     }
@@ -588,9 +601,7 @@ fn internvl(keys: &Keys<'_>, out: &mut Fields) {
     set(&mut out.vision, "qkv_bias", keys.has_tensor("v.blk.0.attn_q.bias"));
     set(&mut out.vision, "qk_normalization", keys.has_tensor("attn_q_norm.weight"));
     set(&mut out.vision, "norm_type", if keys.has_tensor("ln1.bias") { "layer_norm" } else { "rms_norm" });
-    if let Some(factor) = keys.u64("vision.projector.scale_factor").filter(|n| *n > 0) {
-        out.top.insert("downsample_ratio".into(), float((1.0 / factor as f64) as f32));
-    }
+    set_ratio(keys, &mut out.top, "downsample_ratio");
     number(keys, "vision.preproc_min_tiles", &mut out.top, "min_dynamic_patch");
     number(keys, "vision.preproc_max_tiles", &mut out.top, "max_dynamic_patch");
     number(keys, "vision.image_size", &mut out.top, "force_image_size");
@@ -616,10 +627,7 @@ fn lfm2(keys: &Keys<'_>, out: &mut Fields) {
 
 fn pixtral(keys: &Keys<'_>, out: &mut Fields) {
     set(&mut out.vision, "hidden_act", if keys.flag("use_gelu") == Some(true) { "gelu" } else { "silu" });
-    let (width, heads) = (keys.u64("vision.embedding_length"), keys.u64("vision.attention.head_count"));
-    if let Some(head) = width.zip(heads).and_then(|(width, heads)| width.checked_div(heads)) {
-        set(&mut out.vision, "head_dim", head);
-    }
+    head_dim(keys, out);
     number(keys, "vision.spatial_merge_size", &mut out.top, "spatial_merge_size");
     number(keys, "vision.patch_size", &mut out.processor, "patch_size");
     if let Some(size) = keys.u64("vision.image_size") {
@@ -658,9 +666,7 @@ fn llava(keys: &Keys<'_>, out: &mut Fields) {
 
 fn llama4(keys: &Keys<'_>, out: &mut Fields) {
     set(&mut out.vision, "hidden_act", "gelu");
-    if let Some(factor) = keys.u64("vision.projector.scale_factor").filter(|n| *n > 0) {
-        out.vision.insert("pixel_shuffle_ratio".into(), float((1.0 / factor as f64) as f32));
-    }
+    set_ratio(keys, &mut out.vision, "pixel_shuffle_ratio");
     if let Some((_, wide)) = shape(keys, "mm.model.mlp.1.weight") {
         set(&mut out.vision, "projector_input_dim", wide);
     }
@@ -719,7 +725,7 @@ fn whole_layers(keys: &Keys<'_>, out: &mut Fields) {
     let (Some(period), Some(layers)) = (keys.u64("vision.n_wa_pattern"), keys.u64("vision.block_count")) else {
         return;
     };
-    if (1..=layers).contains(&period) {
+    if layers <= MAX_LAYERS as u64 && (1..=layers).contains(&period) {
         let whole: Vec<u64> = (1..=layers / period).map(|n| n * period - 1).collect();
         set(&mut out.vision, "fullatt_block_indexes", whole);
     }

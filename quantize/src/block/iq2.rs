@@ -105,7 +105,7 @@ impl Block for IQ2XXS {
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
-        lattice::encode::<F, Self>(rows, 66, out);
+        lattice::encode::<F, Self>(rows, Self::SIZE.1, out);
     }
 }
 
@@ -183,7 +183,7 @@ impl Block for IQ2XS {
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
-        lattice::encode::<F, Self>(rows, 74, out);
+        lattice::encode::<F, Self>(rows, Self::SIZE.1, out);
     }
 }
 
@@ -240,7 +240,7 @@ impl Block for IQ2S {
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
-        lattice::encode::<F, Self>(rows, 82, out);
+        lattice::encode::<F, Self>(rows, Self::SIZE.1, out);
     }
 }
 

@@ -123,7 +123,7 @@ impl Block for IQ3XXS {
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
-        lattice::encode::<F, Self>(rows, 98, out);
+        lattice::encode::<F, Self>(rows, Self::SIZE.1, out);
     }
 }
 
@@ -168,7 +168,7 @@ impl Block for IQ3S {
 
     #[inline(always)]
     fn encode<F: Floats>(rows: Rows<'_>, out: &mut [u8]) {
-        lattice::encode::<F, Self>(rows, 110, out);
+        lattice::encode::<F, Self>(rows, Self::SIZE.1, out);
     }
 }
 
