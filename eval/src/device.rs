@@ -178,7 +178,7 @@ pub trait StoredMatrix: Sync {
     ///
     /// # Errors
     /// A type that cannot be decoded.
-    fn decode(&self, rows: Range<usize>) -> Result<Vec<f32>>;
+    fn values(&self, rows: Range<usize>) -> Result<Vec<f32>>;
 }
 
 /// What a device does. Values have the shapes that the functions for the processor have, which the layers' code names.
@@ -489,7 +489,7 @@ mod tests {
     use super::*;
     use crate::forward::Forward;
     use crate::model::Model;
-    use crate::weights::{OnDevice, SourceWeights};
+    use crate::weights::{Matrix, OnDevice, SourceWeights};
 
     /// A device that holds one value after the other and then is lost.
     struct Lost(Facts);
@@ -601,5 +601,19 @@ mod tests {
         let parsed: Vec<Choice> = ["cpu", "gpu", "auto", "3"].iter().map(|c| c.parse().unwrap()).collect();
         assert_eq!(parsed, [Choice::Cpu, Choice::Gpu, Choice::Auto, Choice::Number(3)]);
         assert!("cuda".parse::<Choice>().unwrap_err().message().contains("evaluate devices"));
+    }
+
+    #[test]
+    fn a_matrix_gives_its_rows_however_it_is_stored() {
+        let values: Vec<f32> = (0..6).map(|i| i as f32).collect();
+        let of = values.clone();
+        let decode = move |rows: Range<usize>, out: &mut [f32]| {
+            out.copy_from_slice(&of[rows.start * 2..rows.end * 2]);
+            Ok(())
+        };
+        let (plain, function) = (Matrix::from_f32("w", values, 2), Matrix::from_fn("w", 3, 2, Arc::new(decode)));
+        for matrix in [plain, function] {
+            assert_eq!(StoredMatrix::values(&matrix, 1..3).unwrap(), [2.0, 3.0, 4.0, 5.0]);
+        }
     }
 }

@@ -491,11 +491,8 @@ impl StoredMatrix for Matrix<'_> {
         Matrix::multiplied(self)
     }
 
-    fn decode(&self, rows: Range<usize>) -> Result<Vec<f32>> {
-        let mut out = Vec::new();
-        let len = self.decoded_by_all(rows, DECODED_ROWS, &mut out)?.len();
-        out.truncate(len);
-        Ok(out)
+    fn values(&self, rows: Range<usize>) -> Result<Vec<f32>> {
+        Ok(self.decoded_by_all(rows, DECODED_ROWS, &mut Vec::new())?.to_vec())
     }
 }
 

@@ -626,19 +626,22 @@ impl Gpu {
     /// A copy.
     fn copied(&self, x: &Lease) -> Result<Lease> {
         let copy = self.allocate("values", (x.bytes() / 4) as usize)?;
+        self.copy_bytes(x, &copy, x.bytes());
+        Ok(copy)
+    }
+
+    /// Records that the first bytes of a buffer are copied to another's beginning.
+    fn copy_bytes(&self, from: &Lease, to: &Lease, bytes: u64) {
         let mut recording = lock(&self.recording);
         let encoder = recording.0.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        encoder.copy_buffer_to_buffer(x.raw(), 0, copy.raw(), 0, x.bytes());
-        Ok(copy)
+        encoder.copy_buffer_to_buffer(from.raw(), 0, to.raw(), 0, bytes);
     }
 
     /// A few numbers that a kernel adds to.
     fn store_writable(&self, what: &str, values: &[u32]) -> Result<Lease> {
         let lease = self.allocate(what, values.len())?;
         let from = self.store(what, bytemuck::cast_slice(values))?;
-        let mut recording = lock(&self.recording);
-        let encoder = recording.0.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        encoder.copy_buffer_to_buffer(from.raw(), 0, lease.raw(), 0, values.len() as u64 * 4);
+        self.copy_bytes(&from, &lease, values.len() as u64 * 4);
         Ok(lease)
     }
 
@@ -648,9 +651,7 @@ impl Gpu {
             return Ok(());
         }
         let from = self.store("values", bytemuck::cast_slice(x))?;
-        let mut recording = lock(&self.recording);
-        let encoder = recording.0.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        encoder.copy_buffer_to_buffer(from.raw(), 0, to.raw(), 0, x.len() as u64 * 4);
+        self.copy_bytes(&from, to, x.len() as u64 * 4);
         Ok(())
     }
 }

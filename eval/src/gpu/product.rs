@@ -27,31 +27,28 @@ const ROUNDINGS: [&str; 3] = ["Q8_0", "Q8_1", "Q8_K"];
 
 /// The rows of a matrix on the device, in pieces.
 struct Pieces {
-    how: Stored,
     each: usize,
     pieces: Vec<Piece>,
 }
 
-/// How rows are stored on the device.
-#[derive(Clone, Copy)]
-enum Stored {
-    /// As blocks of a type.
-    Blocks(TensorType),
-    /// As codes of 8 bits with a sign.
-    Codes(&'static Levels),
+enum Piece {
+    /// Blocks of a type.
+    Blocks(TensorType, Lease),
+    /// Codes of 8 bits with a sign.
+    Codes(&'static Levels, Codes),
 }
 
-struct Piece {
+/// Codes, four in a word, and two numbers for each group: its scale and what is added or what minima are multiplied with.
+struct Codes {
     words: Lease,
-    /// Of codes, the scale and the minimum of each group.
-    groups: Option<Lease>,
+    groups: Lease,
 }
 
 /// Activations as a product takes them.
 enum Activations<'a> {
     Floats(&'a Lease),
     Rounded(Lease),
-    Codes { words: Lease, groups: Lease },
+    Codes(Codes),
 }
 
 /// One matrix of a batched product: where it begins, its steps by row and by column, and the step to the next.
@@ -129,13 +126,13 @@ impl Gpu {
         let pieces = rows.clone().step_by(each).map(|start| {
             let part = start..(start + each).min(rows.end);
             let words = if bytes.is_empty() {
-                self.store(w.name(), bytemuck::cast_slice(&w.decode(part)?))?
+                self.store(w.name(), bytemuck::cast_slice(&w.values(part)?))?
             } else {
                 self.store(w.name(), &bytes[part.start * row_bytes..part.end * row_bytes])?
             };
-            Ok(Piece { words, groups: None })
+            Ok(Piece::Blocks(ty, words))
         });
-        Ok(Pieces { how: Stored::Blocks(ty), each, pieces: pieces.collect::<Result<_>>()? })
+        Ok(Pieces { each, pieces: pieces.collect::<Result<_>>()? })
     }
 
     /// The same as codes of 8 bits: products are taken in integers of four at a time.
@@ -166,16 +163,19 @@ impl Gpu {
                     Ok(())
                 })
                 .map_err(|e: Error| e.in_tensor(w.name()))?;
-            let groups = Some(self.store(w.name(), bytemuck::cast_slice(&pairs))?);
-            Ok(Piece { words: self.store(w.name(), &codes)?, groups })
+            let groups = self.store(w.name(), bytemuck::cast_slice(&pairs))?;
+            Ok(Piece::Codes(levels, Codes { words: self.store(w.name(), &codes)?, groups }))
         });
-        Ok(Pieces { how: Stored::Codes(levels), each, pieces: pieces.collect::<Result<_>>()? })
+        Ok(Pieces { each, pieces: pieces.collect::<Result<_>>()? })
     }
 
     /// Activations as a product with this matrix takes them.
     fn activations<'a>(&self, x: &'a Lease, tokens: usize, w: &dyn StoredMatrix) -> Result<Activations<'a>> {
         let levels = match w.multiplied() {
-            Multiplied::Exact | Multiplied::Int8 { .. } => return Ok(Activations::Floats(x)),
+            Multiplied::Exact => return Ok(Activations::Floats(x)),
+            Multiplied::Int8 { .. } => {
+                return Err(Error::usage("LLM.int8 is multiplied on the processor alone").in_tensor(w.name()));
+            }
             Multiplied::Rounded(float) | Multiplied::Computed(float) => {
                 let copy = self.copied(x)?;
                 self.change(Elementwise::Round(float), &copy, None)?;
@@ -206,7 +206,7 @@ impl Gpu {
         };
         let bound = [Bound::Lease(x), Bound::Lease(&words), Bound::Lease(&groups)];
         self.run(&spec, &sizes, &bound, self.spread(blocks))?;
-        Ok(Activations::Codes { words, groups })
+        Ok(Activations::Codes(Codes { words, groups }))
     }
 
     /// Products in integers with rows of a piece, from one on: `y` has rows of so many values, written from a column on.
@@ -214,11 +214,10 @@ impl Gpu {
         &self,
         [tokens, rows, cols]: [usize; 3],
         levels: &Levels,
-        (x, x_groups): (&Lease, &Lease),
-        (piece, first): (&Piece, usize),
+        x: &Codes,
+        (piece, first): (&Codes, usize),
         (y, to, width): (&Lease, usize, usize),
     ) -> Result<()> {
-        let Some(groups) = &piece.groups else { return Ok(()) };
         let sizes = [
             tokens,
             rows,
@@ -236,7 +235,7 @@ impl Gpu {
             source: &|| include_str!("integer.wgsl").to_owned(),
             access: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
         };
-        let bound = [x, x_groups, &piece.words, groups, y].map(Bound::Lease);
+        let bound = [&x.words, &x.groups, &piece.words, &piece.groups, y].map(Bound::Lease);
         self.run(&spec, &sizes, &bound, [rows.div_ceil(64) as u32, tokens.div_ceil(64) as u32, 1])?;
         if rows * cols * tokens > AT_ONCE {
             self.go();
@@ -348,16 +347,14 @@ fn onto(
         };
         let end = rows.end.min(at + pieces.each - first).min(at + panel_rows);
         let here = end - at;
-        let piece = &pieces.pieces[piece];
         let shape = [tokens, here, cols];
-        let to = (y, [at - rows.start, width, 1, 0]);
-        match (x, pieces.how) {
-            (Activations::Codes { words, groups }, Stored::Codes(levels)) => {
-                let to = (y, at - rows.start, width);
-                gpu.multiply_codes(shape, levels, (words, groups), (piece, first), to)?;
+        let to = (y, at - rows.start, width);
+        match (x, &pieces.pieces[piece]) {
+            (Activations::Codes(x), Piece::Codes(levels, piece)) => {
+                gpu.multiply_codes(shape, levels, x, (piece, first), to)?;
             }
-            (Activations::Floats(x), Stored::Blocks(ty)) => floats(gpu, shape, x, (w, ty, piece, first), to)?,
-            (Activations::Rounded(x), Stored::Blocks(ty)) => floats(gpu, shape, x, (w, ty, piece, first), to)?,
+            (Activations::Floats(x), Piece::Blocks(ty, words)) => floats(gpu, shape, x, (w, *ty, words, first), to)?,
+            (Activations::Rounded(x), Piece::Blocks(ty, words)) => floats(gpu, shape, x, (w, *ty, words, first), to)?,
             _ => unreachable!("activations and rows are both of what the product takes"),
         }
         if kept.is_none() {
@@ -377,15 +374,15 @@ fn floats(
     gpu: &Gpu,
     shape: [usize; 3],
     x: &Lease,
-    (w, ty, piece, first): (&dyn StoredMatrix, TensorType, &Piece, usize),
-    to: (&Lease, Steps),
+    (w, ty, words, first): (&dyn StoredMatrix, TensorType, &Lease, usize),
+    (y, to, width): (&Lease, usize, usize),
 ) -> Result<()> {
     let [_, here, cols] = shape;
-    let x = (x, [0, cols, 1, 0]);
+    let (x, to) = ((x, [0, cols, 1, 0]), (y, [to, width, 1, 0]));
     if ty == TensorType::F32 {
-        return gpu.matmul(shape, 1.0, x, (&piece.words, [first * cols, 1, cols, 0]), to, (1, 1));
+        return gpu.matmul(shape, 1.0, x, (words, [first * cols, 1, cols, 0]), to, (1, 1));
     }
     let panel = gpu.allocate(w.name(), here * cols)?;
-    gpu.decode_rows(ty, &piece.words, first..first + here, cols, &panel)?;
+    gpu.decode_rows(ty, words, first..first + here, cols, &panel)?;
     gpu.matmul(shape, 1.0, x, (&panel, [0, 1, cols, 0]), to, (1, 1))
 }

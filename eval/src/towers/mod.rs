@@ -238,10 +238,19 @@ impl<'a> Tower<'a> {
     }
 
     /// Keeps gates and what they multiply within the bound that the keys have, if there is one.
-    fn bound(&self, gate: &mut [f32], up: &mut [f32]) {
-        let Some(most) = self.value("swiglu_clamp").and_then(Value::as_f64).map(|most| most as f32) else { return };
+    ///
+    /// # Errors
+    /// A bound that is no number.
+    fn bound(&self, gate: &mut [f32], up: &mut [f32]) -> Result<()> {
+        let Some(most) = self.value("swiglu_clamp").and_then(Value::as_f64).map(|most| most as f32) else {
+            return Ok(());
+        };
+        if most.is_nan() {
+            return Err(Error::input("the key swiglu_clamp of the projector is not a number"));
+        }
         gate.iter_mut().for_each(|v| *v = v.min(most));
         up.iter_mut().for_each(|v| *v = v.clamp(-most.abs(), most.abs()));
+        Ok(())
     }
 
     /// The width of the tower.

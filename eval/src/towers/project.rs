@@ -164,7 +164,7 @@ pub(super) fn glm4(tower: &Tower<'_>, image: &Image, x: Vec<f32>) -> Result<Vec<
     Act::Gelu.apply(&mut x);
     let mut gate = one(tower, "mm.gate", &x)?;
     let mut up = one(tower, "mm.up", &x)?;
-    tower.bound(&mut gate, &mut up);
+    tower.bound(&mut gate, &mut up)?;
     tower.activation(Act::Gelu).apply(&mut gate);
     up.iter_mut().zip(&gate).for_each(|(up, gate)| *up *= gate);
     one(tower, "mm.down", &up)

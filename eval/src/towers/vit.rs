@@ -625,7 +625,7 @@ impl Layers<'_> {
             if gate.len() != inner.len() {
                 return Err(misfit("ffn_gate", inner.len() / (h.len() / self.width)));
             }
-            self.tower.bound(&mut gate, &mut inner);
+            self.tower.bound(&mut gate, &mut inner)?;
             gate.par_chunks_mut(1 << 14).for_each(|gate| self.act.apply(gate));
             inner.iter_mut().zip(&gate).for_each(|(up, gate)| *up *= gate);
         } else {
