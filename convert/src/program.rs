@@ -762,7 +762,7 @@ fn list(common: &Common) -> Result<Exit> {
             .chain(hf::projectors::all())
             .map(|a| {
                 json!({"classes": a.names, "architecture": a.arch, "remark": a.remark, "evaluated": a.is_evaluated(),
-                "folder": a.names.iter().map(|name| (name.to_string(), json!(back::has_way(name).is_ok())))
+                "folder": a.names.iter().map(|name| (name.to_string(), json!(back::has_way(a, name).is_ok())))
                     .collect::<serde_json::Map<_, _>>()})
             })
             .collect();
@@ -775,7 +775,7 @@ fn list(common: &Common) -> Result<Exit> {
         for (i, class) in row.names.iter().enumerate() {
             let remark = if i == 0 { row.remark } else { "" };
             let evaluated = row.is_evaluated().map_or("", |runs| if runs { "runs it" } else { "-" });
-            let folder = if back::has_way(class).is_ok() && !row.is_projector() { "yes" } else { "-" };
+            let folder = if back::has_way(row, class).is_ok() && !row.is_projector() { "yes" } else { "-" };
             table.row([row.arch, *class, evaluated, folder, remark].map(str::to_owned));
         }
     }

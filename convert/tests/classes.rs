@@ -54,9 +54,9 @@ of all classes with *yes*. `docs/way-back.py` compares logits and tokens in tran
 |---|---|---|
 ";
 
-fn way(name: &str) -> String {
+fn way(row: &hf::Class, name: &str) -> String {
     let towers = convert::back::with_towers().any(|(class, ..)| class == name);
-    match convert::back::has_way(name) {
+    match convert::back::has_way(row, name) {
         Ok(()) if towers => "with its projector file".to_owned(),
         Ok(()) => "yes".to_owned(),
         Err(Some(why)) => format!("no: {why}"),
@@ -70,7 +70,7 @@ fn the_page_of_the_way_back_says_what_the_table_says() {
     for row in hf::all() {
         let mut ways: Vec<(String, Vec<String>)> = Vec::new();
         for name in row.names {
-            let (way, name) = (way(name), format!("`{name}`"));
+            let (way, name) = (way(row, name), format!("`{name}`"));
             match ways.iter_mut().find(|(known, _)| *known == way) {
                 Some((_, names)) => names.push(name),
                 None => ways.push((way, vec![name])),

@@ -261,6 +261,27 @@ fn dense_then_experts(keys: &Keys<'_>, root: &mut Root) {
     }
 }
 
+/// The projection behind attention has a switch of its own.
+pub(super) fn seed_oss(keys: &Keys<'_>, root: &mut Root) {
+    root.insert("attention_bias".into(), keys.has_tensor("attn_q.bias").into());
+    root.insert("attention_out_bias".into(), keys.has_tensor("attn_output.bias").into());
+}
+
+pub(super) fn minimax_m3(keys: &Keys<'_>, root: &mut Root) {
+    let (layers, dense) = (keys.u64("block_count").unwrap_or(0), keys.u64("leading_dense_block_count").unwrap_or(0));
+    if layers <= MAX_LAYERS as u64 {
+        root.insert("moe_layer_freq".into(), (0..layers).map(|layer| u64::from(layer >= dense)).collect());
+    }
+    let index = |key: &str| keys.u64(&format!("attention.indexer.{key}"));
+    root.insert(
+        "sparse_attention_config".into(),
+        json!({"sparse_num_index_heads": index("head_count"), "sparse_index_dim": index("key_length"),
+            "sparse_topk_blocks": index("top_k"), "sparse_block_size": index("block_size"),
+            "sparse_local_block": index("local_blocks")}),
+    );
+    set(root, &[("dense_intermediate_size", keys.shape("blk.0.ffn_up.weight").map(|shape| shape[0]))]);
+}
+
 /// The token that ends texts has a field of its own.
 pub(super) fn hunyuan(keys: &Keys<'_>, root: &mut Root) {
     set(root, &[("eod_token_id", keys.token("eos"))]);

@@ -160,10 +160,14 @@ fn check_kind(metadata: &Metadata) -> Result<&str> {
     Ok(architecture)
 }
 
-/// The rows by which a class becomes files of an architecture.
-fn rows_of(architecture: &str, name: &'static str) -> impl Iterator<Item = &'static Class> {
-    hf::all().filter(move |class| class.arch == architecture && class.names.contains(&name) && !class.drafts)
+/// The rows by which a class becomes files of an architecture, if these come back so.
+fn rows_of(architecture: &str, way: &'static Way) -> impl Iterator<Item = &'static Class> {
+    let own = move |class: &&Class| class.arch == architecture && class.names.contains(&way.class) && !class.drafts;
+    hf::all().filter(move |class| own(class) && way.is_of(class.arch))
 }
+
+/// Why no folder is made of a draft.
+const OF_A_TARGET: &str = "a draft's folder converts beside that of its target alone, whose vocabulary the file has";
 
 /// The classes with towers, of which folders are made with a projector file, and why not where there is a reason: with the
 /// kinds of their projectors.
@@ -171,19 +175,17 @@ pub fn with_towers() -> impl Iterator<Item = (&'static str, &'static [&'static s
     wrappers::WRAPPERS.iter().map(|wrapper| (wrapper.class, wrapper.kinds, wrapper.refused))
 }
 
-/// Whether a folder of a class can be made of its files; why not, if there is a reason of its own.
-pub fn has_way(class: &str) -> std::result::Result<(), Option<&'static str>> {
-    let own = ways::find(class).filter(|way| !way.towers);
-    if own.is_none()
-        && let Some(wrapper) = wrappers::find(class).next()
-    {
-        return wrapper.refused.map_or(Ok(()), |why| Err(Some(why)));
+/// Whether a folder of a class can be made of the files that a row makes of it; why not, if there is a reason of its own.
+pub fn has_way(row: &Class, class: &str) -> std::result::Result<(), Option<&'static str>> {
+    if row.drafts {
+        return Err(Some(OF_A_TARGET));
     }
-    match own {
-        Some(Way { refused: Some(why), .. }) => Err(Some(why)),
-        Some(_) => Ok(()),
-        None => Err(None),
-    }
+    let own = ways::find(class).find(|way| !way.towers && way.is_of(row.arch));
+    let refused = match own {
+        Some(way) => way.refused,
+        None => wrappers::find(class).next().ok_or(None)?.refused,
+    };
+    refused.map_or(Ok(()), |why| Err(Some(why)))
 }
 
 /// A row, how its class comes back, and the class with towers that it is the text model of.
@@ -194,12 +196,18 @@ fn no_way(architecture: &str, class: Option<&str>, candidates: &[Candidate]) -> 
     if let Some((class, why)) = why {
         return Error::input(format!("there is no way back to {class}: {why}"));
     }
-    let makes = |name: &str| hf::all().any(|row| row.arch == architecture && row.names.contains(&name));
+    let rows = || hf::all().filter(|row| row.arch == architecture);
+    if rows().all(|row| row.drafts) && rows().next().is_some() {
+        return Error::input(format!(
+            "there is no way back from files of the architecture {architecture}: {OF_A_TARGET}"
+        ));
+    }
+    let makes = |name: &str| rows().any(|row| row.names.contains(&name));
     match class {
         Some(class) if !makes(class) => {
             Error::usage(format!("no class {class} makes files of the architecture {architecture}"))
         }
-        Some(class) if ways::find(class).is_some() => {
+        Some(class) if ways::find(class).any(|way| way.is_of(architecture)) => {
             Error::input(format!("the vocabulary or tensors of the file are not those of {class}"))
         }
         Some(class) => Error::input(format!("{class} has no way back from a file to a folder")),
@@ -231,15 +239,14 @@ impl Folder {
                 }
                 let ways = WAYS.iter().filter(|way| asked.is_none_or(|asked| asked == way.class) && !way.towers);
                 let fitting = ways.filter(|way| (way.fits)(&keys));
-                fitting.flat_map(|way| rows_of(architecture, way.class).map(move |row| (row, way, None))).collect()
+                fitting.flat_map(|way| rows_of(architecture, way).map(move |row| (row, way, None))).collect()
             }
             Some(projector) => {
                 let wrappers = towers::candidates(projector, asked)?;
                 let of = |wrapper: &'static Wrapper| {
                     let ways = wrapper.text.iter().flat_map(|text| WAYS.iter().filter(move |way| way.class == *text));
                     let fitting = ways.filter(|way| (way.fits)(&keys));
-                    fitting
-                        .flat_map(move |way| rows_of(architecture, way.class).map(move |row| (row, way, Some(wrapper))))
+                    fitting.flat_map(move |way| rows_of(architecture, way).map(move |row| (row, way, Some(wrapper))))
                 };
                 let found: Vec<Candidate> = wrappers.iter().copied().flat_map(of).collect();
                 if found.is_empty() {

@@ -1,7 +1,9 @@
 //! The classes of folders: what the configuration of each holds, and what a file does not say in the spelling of its keys.
 //!
-//! A class that has no row here has no way back. Names of fields are those that the class itself reads, so nothing is
+//! A class that has no row here is one with towers, or drafts. Names of fields are those that the class itself reads, so nothing is
 //! written that it would pass over.
+
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value as Json};
 
@@ -16,6 +18,8 @@ pub(crate) struct Way {
     pub(crate) class: &'static str,
     /// Its `model_type`.
     pub(crate) model_type: &'static str,
+    /// The architecture of its files, where those of another come back in another way.
+    of: Option<&'static str>,
     /// The fields of its configuration that describe the model, beside token ids and the parameters of rotation.
     fields: &'static str,
     /// Fields whose values follow from the keys by a rule of the class, set before the others are sought.
@@ -52,6 +56,7 @@ const fn way(class: &'static str, model_type: &'static str, fields: &'static str
     Way {
         class,
         model_type,
+        of: None,
         fields,
         derive: |_, _| {},
         avoid: &[],
@@ -73,6 +78,12 @@ const fn way(class: &'static str, model_type: &'static str, fields: &'static str
 impl Way {
     const fn derive(mut self, derive: fn(&Keys<'_>, &mut Map<String, Json>)) -> Way {
         self.derive = derive;
+        self
+    }
+
+    /// For files of this architecture alone.
+    const fn of(mut self, architecture: &'static str) -> Way {
+        self.of = Some(architecture);
         self
     }
 
@@ -155,15 +166,20 @@ impl Way {
         !avoid.into_iter().any(|part| name.contains(part))
     }
 
+    /// Whether files of an architecture come back so.
+    pub(crate) fn is_of(&self, architecture: &str) -> bool {
+        self.of.is_none_or(|own| own == architecture)
+    }
+
     /// Whether the configuration has such a field.
     pub(crate) fn has(&self, field: &str) -> bool {
         self.fields().any(|own| own == field)
     }
 }
 
-/// The way to a class.
-pub(crate) fn find(class: &str) -> Option<&'static Way> {
-    WAYS.iter().find(|way| way.class == class)
+/// The ways to a class.
+pub(crate) fn find(class: &str) -> impl Iterator<Item = &'static Way> {
+    WAYS.iter().filter(move |way| way.class == class)
 }
 
 const QWEN2_VL: &str = "hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
@@ -177,7 +193,7 @@ const GLM_OCR: &str = "attention_bias head_dim hidden_act hidden_size intermedia
     rms_norm_eps vocab_size";
 
 /// The classes, those first that are taken where a file's architecture is that of several.
-pub(crate) const WAYS: &[Way] = &[
+const OWN: &[Way] = &[
     way(
         "LlamaForCausalLM",
         "llama",
@@ -257,7 +273,8 @@ pub(crate) const WAYS: &[Way] = &[
         "hidden_act hidden_size intermediate_size layer_norm_eps max_position_embeddings \
          num_attention_heads num_hidden_layers type_vocab_size vocab_size",
     )
-    .when(|keys| keys.vocabulary() == "t5" && keys.arch() == "bert")
+    .of("bert")
+    .when(|keys| keys.vocabulary() == "t5")
     .derive(roberta)
     .avoiding(&["classifier"]),
     way(
@@ -270,7 +287,7 @@ pub(crate) const WAYS: &[Way] = &[
     .derive(roberta)
     .under("roberta."),
     way("XLMRobertaModel", "xlm-roberta", "")
-        .when(|keys| keys.arch() == "jina-bert-v3")
+        .of("jina-bert-v3")
         .refused("the matrices of its tasks are in files of their own"),
     way(
         "CamembertModel",
@@ -1424,4 +1441,146 @@ pub(crate) const WAYS: &[Way] = &[
         "attention.x_x",
         ".ln1",
     ]),
+    way(
+        "SeedOssForCausalLM",
+        "seed_oss",
+        "attention_bias attention_out_bias head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings mlp_bias num_attention_heads num_hidden_layers num_key_value_heads \
+         rms_norm_eps vocab_size",
+    )
+    .derive(seed_oss),
+    way(
+        "OrionForCausalLM",
+        "orion",
+        "hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "MellumForCausalLM",
+        "mellum",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings \
+         moe_intermediate_size norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads num_local_experts rms_norm_eps sliding_window vocab_size",
+    ),
+    way(
+        "BaichuanForCausalLM",
+        "baichuan",
+        "hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "PlamoForCausalLM",
+        "plamo",
+        "hidden_size intermediate_size max_position_embeddings n_shared_head num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way(
+        "QWenLMHeadModel",
+        "qwen",
+        "hidden_size intermediate_size layer_norm_epsilon max_position_embeddings num_attention_heads \
+         num_hidden_layers rotary_emb_base seq_length vocab_size",
+    )
+    .remote(),
+    way(
+        "GPTBigCodeForCausalLM",
+        "gpt_bigcode",
+        "activation_function layer_norm_epsilon multi_query n_embd n_head n_inner n_layer n_positions vocab_size",
+    ),
+    way(
+        "HunYuanMoEV1ForCausalLM",
+        "hunyuan_v1_moe",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings moe_topk \
+         num_attention_heads num_experts num_hidden_layers num_key_value_heads num_shared_expert \
+         moe_intermediate_size rms_norm_eps use_qk_norm vocab_size",
+    ),
+    way(
+        "ExaoneMoEForCausalLM",
+        "exaone_moe",
+        "first_k_dense_replace head_dim hidden_act hidden_size intermediate_size layer_types \
+         max_position_embeddings moe_intermediate_size n_group norm_topk_prob num_attention_heads num_experts \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_nextn_predict_layers num_shared_experts \
+         rms_norm_eps routed_scaling_factor scoring_func sliding_window sliding_window_pattern topk_group \
+         vocab_size",
+    )
+    .remote(),
+    way(
+        "SolarOpenForCausalLM",
+        "solar_open",
+        "attention_bias first_k_dense_replace head_dim hidden_act hidden_size intermediate_size \
+         max_position_embeddings moe_intermediate_size n_group n_routed_experts n_shared_experts \
+         norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads \
+         num_nextn_predict_layers partial_rotary_factor rms_norm_eps routed_scaling_factor topk_group vocab_size",
+    ),
+    way(
+        "MiniMaxM3SparseForCausalLM",
+        "minimax_m3",
+        "dense_intermediate_size head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
+         moe_layer_freq n_shared_experts num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads num_local_experts rms_norm_eps rotary_dim routed_scaling_factor scoring_func \
+         sparse_attention_config vocab_size",
+    )
+    .remote()
+    .derive(minimax_m3)
+    .avoiding(&["gate.e_score_correction"]),
+    way(
+        "KORMoForCausalLM",
+        "kormo",
+        "hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .remote(),
+    way("ArcticForCausalLM", "arctic", "").refused("which tokens its tokenizer_config.json redefines is in no file"),
+    way("XverseForCausalLM", "xverse", "").refused("the merges of its vocabulary are in no file"),
+    way("SarvamMoEForCausalLM", "sarvam_moe", "").refused("the mean of its experts' biases is in no file"),
+    way("ChameleonForConditionalGeneration", "chameleon", "")
+        .refused("its image tokenizer, model.vqmodel, and the norms of all heads but the first are in no file"),
 ];
+
+const IN_LIBRARY: bool = true;
+const REMOTE: bool = false;
+
+/// Classes that are others by another name: the name, its `model_type`, the class, whether the library has the name.
+const SPELLINGS: &[(&str, &str, &str, bool)] = &[
+    ("BaiChuanForCausalLM", "baichuan", "BaichuanForCausalLM", REMOTE),
+    ("BitNetForCausalLM", "bitnet", "BitnetForCausalLM", REMOTE),
+    ("BloomModel", "bloom", "BloomForCausalLM", IN_LIBRARY),
+    ("ChameleonForCausalLM", "chameleon", "ChameleonForConditionalGeneration", REMOTE),
+    ("Ernie4_5_ForCausalLM", "ernie4_5", "Ernie4_5ForCausalLM", REMOTE),
+    ("ExaoneMoeForCausalLM", "exaone_moe", "ExaoneMoEForCausalLM", IN_LIBRARY),
+    ("FalconMambaForCausalLM", "falcon_mamba", "MambaForCausalLM", IN_LIBRARY),
+    ("IQuestCoderForCausalLM", "llama", "LlamaForCausalLM", REMOTE),
+    ("JinaEmbeddingsV5Model", "eurobert", "EuroBertModel", REMOTE),
+    ("KimiLinearModel", "kimi_linear", "KimiLinearForCausalLM", IN_LIBRARY),
+    ("LFM2ForCausalLM", "lfm2", "Lfm2ForCausalLM", REMOTE),
+    ("LLaDAMoEModel", "llada", "LLaDAMoEModelLM", REMOTE),
+    ("LLaMAForCausalLM", "llama", "LlamaForCausalLM", REMOTE),
+    ("Lfm2BidirectionalModel", "lfm2", "Lfm2Model", REMOTE),
+    ("LlamaBidirectionalModel", "llama_bidirec", "LlamaModel", REMOTE),
+    ("LlavaStableLMEpochForCausalLM", "stablelm_epoch", "StableLmForCausalLM", REMOTE),
+    ("MambaLMHeadModel", "mamba", "MambaForCausalLM", REMOTE),
+    ("MiMoV2ForCausalLM", "mimo_v2", "MiMoV2FlashForCausalLM", REMOTE),
+    ("MiniMaxM1ForCausalLM", "minimax_m1", "MiniMaxText01ForCausalLM", REMOTE),
+    ("MptForCausalLM", "mpt", "MPTForCausalLM", IN_LIBRARY),
+    ("OLMoForCausalLM", "olmo", "OlmoForCausalLM", REMOTE),
+    ("PLaMo2ForCausalLM", "plamo2", "Plamo2ForCausalLM", REMOTE),
+    ("PLaMo3ForCausalLM", "plamo3", "Plamo3ForCausalLM", REMOTE),
+    ("RWForCausalLM", "RefinedWebModel", "FalconForCausalLM", REMOTE),
+    ("Rwkv7ForCausalLM", "rwkv7", "RWKV7ForCausalLM", REMOTE),
+    ("StableLMEpochForCausalLM", "stablelm_epoch", "StableLmForCausalLM", REMOTE),
+    ("T5WithLMHeadModel", "t5", "T5ForConditionalGeneration", REMOTE),
+    ("VLlama3ForCausalLM", "vllama3", "LlamaForCausalLM", REMOTE),
+    ("modeling_grove_moe.GroveMoeForCausalLM", "grove_moe", "GroveMoeForCausalLM", REMOTE),
+    ("modeling_sarvam_moe.SarvamMoEForCausalLM", "sarvam_moe", "SarvamMoEForCausalLM", REMOTE),
+];
+
+/// The ways, those of other names last.
+pub(crate) static WAYS: LazyLock<Vec<Way>> = LazyLock::new(|| {
+    let of = |&(class, model_type, of, in_library): &(&'static str, &'static str, &'static str, bool)| {
+        let ways = OWN.iter().filter(move |way| way.class == of);
+        ways.map(move |way| Way { class, model_type, in_library, ..*way })
+    };
+    OWN.iter().copied().chain(SPELLINGS.iter().flat_map(of)).collect()
+});
