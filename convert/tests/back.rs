@@ -5,7 +5,7 @@
 
 mod cases;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -278,6 +278,39 @@ fn nothing_comes_back_otherwise() {
     println!("{same} come back");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(same >= LEAST, "{same} come back");
+}
+
+/// Text models of classes whose towers do not come back.
+#[test]
+fn text_models_come_back_alone() {
+    let cases = fixtures::json("generated/cases.json");
+    let cases = cases.as_object().unwrap();
+    let mut seen = BTreeSet::new();
+    for name in cases.keys() {
+        let case = cases::resolved(cases, name);
+        let class = case.get("config").and_then(|config| config["architectures"][0].as_str());
+        let class = class.unwrap_or_default().to_owned();
+        let Some(text) = convert::back::text_alone(&class).filter(|_| !name.starts_with("mmproj-")) else { continue };
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join(name);
+        cases::write(&case, &folder);
+        let options = Options { any_pre: true, ..cases::options(cases, &case, &folder) };
+        let bytes = converted(&folder, &options).unwrap();
+        let file = Arc::new(gguf::File::from_bytes(bytes.clone().into()).unwrap());
+        let refused = Folder::plan(file.clone(), &Back { class: Some(class.clone()), ..Back::default() }).unwrap_err();
+        assert!(refused.way_out().unwrap().contains(text), "{name}: {refused}");
+        let back = Folder::plan(file, &Back::default()).unwrap();
+        let made = temporary.path().join("back").join(name);
+        std::fs::create_dir_all(&made).unwrap();
+        back.write(&made, &|_| {}).unwrap();
+        back.check(&made).unwrap();
+        let config: Value = serde_json::from_slice(&std::fs::read(made.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["architectures"][0], text, "{name}");
+        let again = converted(&made, &options).unwrap();
+        assert!(again == bytes, "{name}: {}", different_files(&bytes, &again));
+        seen.insert(class);
+    }
+    assert_eq!(seen.len(), 7, "{seen:?}");
 }
 
 /// Generated checkpoints and encoders that come back.

@@ -60,7 +60,10 @@ fn way(row: &hf::Class, name: &str) -> String {
         Ok(()) if towers => "with its projector file".to_owned(),
         Ok(()) => "yes".to_owned(),
         Err(Some(why)) => format!("no: {why}"),
-        Err(None) => "-".to_owned(),
+        Err(None) => match convert::back::text_alone(name) {
+            Some(text) => format!("its text model, as `{text}`"),
+            None => "-".to_owned(),
+        },
     }
 }
 
