@@ -21,10 +21,15 @@ fn downcast(folder: &Path, args: &[&str]) -> (i32, String, String) {
     run(Path::new(BINARY), folder, args)
 }
 
-/// The binary under another name.
+/// A folder on the volume of the binary.
+fn beside() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// The binary under another name. A copy could not be started while another test's child still has it open for writing.
 fn called(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
-    std::fs::copy(BINARY, &path).unwrap();
+    std::fs::hard_link(BINARY, &path).unwrap();
     path
 }
 
@@ -58,7 +63,7 @@ fn usage_and_examples_can_be_typed() {
 
 #[test]
 fn a_subcommand_is_the_program() {
-    let place = tempfile::tempdir().unwrap();
+    let place = beside();
     let folder = place.path();
     let args = [&tiny(), "--type", "q4_k_m", "--json", "-q", "-o"];
     let (code, one, errors) = downcast(folder, &[&["quantize"], &args[..], &["one.gguf"]].concat());
@@ -120,7 +125,7 @@ fn completions_and_man_pages_are_of_all_programs() {
 
 #[test]
 fn each_program_has_completions_and_man_pages() {
-    let place = tempfile::tempdir().unwrap();
+    let place = beside();
     for program in PROGRAMS {
         let binary = called(place.path(), program);
         for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
