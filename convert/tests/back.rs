@@ -61,21 +61,28 @@ fn there_and_back_with(folder: &Path, options: &Options) -> Outcome {
     // The folder's name has a part in the general keys.
     let made = dir.path().join(folder.file_name().unwrap());
     std::fs::create_dir(&made).unwrap();
-    if let Err(e) = back.write(&made, &|_| {}) {
-        return Outcome::Differs(format!("is not written: {e}"));
-    }
-    let mut faults = Vec::new();
-    if let Err(e) = back.check(&made) {
-        faults.push(format!("{e}: {}", std::error::Error::source(&e).map(|e| e.to_string()).unwrap_or_default()));
-    }
+    let mut faults = match remade(&back, &made, &options, &bytes) {
+        Ok(faults) => faults,
+        Err(e) => return Outcome::Differs(format!("is not written: {e}")),
+    };
     faults.extend(different_tensors(folder, &made, whole));
     faults.extend(different_switches(folder, &made));
-    match converted(&made, &options) {
+    if faults.is_empty() { Outcome::Same } else { Outcome::Differs(faults.join("; ")) }
+}
+
+/// Writes a folder, and says where it and the file made of it are not what they came from.
+fn remade(back: &Folder, made: &Path, options: &Options, bytes: &[u8]) -> gguf::Result<Vec<String>> {
+    back.write(made, &|_| {})?;
+    let mut faults = Vec::new();
+    if let Err(e) = back.check(made) {
+        faults.push(format!("{e}: {}", std::error::Error::source(&e).map(|e| e.to_string()).unwrap_or_default()));
+    }
+    match converted(made, options) {
         Ok(again) if again == bytes => {}
-        Ok(again) => faults.push(different_files(&bytes, &again)),
+        Ok(again) => faults.push(different_files(bytes, &again)),
         Err(e) => faults.push(format!("does not convert again: {e}")),
     }
-    if faults.is_empty() { Outcome::Same } else { Outcome::Differs(faults.join("; ")) }
+    Ok(faults)
 }
 
 fn by_name(folder: &Path) -> BTreeMap<String, safetensors::Stored> {
@@ -286,11 +293,16 @@ fn text_models_come_back_alone() {
     let cases = fixtures::json("generated/cases.json");
     let cases = cases.as_object().unwrap();
     let mut seen = BTreeSet::new();
+    let text_of = |class: &str| {
+        let rows = convert::hf::all().filter(|row| row.names.contains(&class));
+        let why = rows.filter_map(|row| convert::back::has_way(row, class).err()?).next()?;
+        why.strip_suffix(" is its text model")?.rsplit(' ').next()
+    };
     for name in cases.keys() {
         let case = cases::resolved(cases, name);
         let class = case.get("config").and_then(|config| config["architectures"][0].as_str());
         let class = class.unwrap_or_default().to_owned();
-        let Some(text) = convert::back::text_alone(&class).filter(|_| !name.starts_with("mmproj-")) else { continue };
+        let Some(text) = text_of(&class).filter(|_| !name.starts_with("mmproj-")) else { continue };
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join(name);
         cases::write(&case, &folder);
@@ -298,16 +310,13 @@ fn text_models_come_back_alone() {
         let bytes = converted(&folder, &options).unwrap();
         let file = Arc::new(gguf::File::from_bytes(bytes.clone().into()).unwrap());
         let refused = Folder::plan(file.clone(), &Back { class: Some(class.clone()), ..Back::default() }).unwrap_err();
-        assert!(refused.way_out().unwrap().contains(text), "{name}: {refused}");
+        assert!(refused.to_string().contains(text), "{name}: {refused}");
         let back = Folder::plan(file, &Back::default()).unwrap();
         let made = temporary.path().join("back").join(name);
         std::fs::create_dir_all(&made).unwrap();
-        back.write(&made, &|_| {}).unwrap();
-        back.check(&made).unwrap();
+        assert_eq!(remade(&back, &made, &options, &bytes).unwrap(), Vec::<String>::new(), "{name}");
         let config: Value = serde_json::from_slice(&std::fs::read(made.join("config.json")).unwrap()).unwrap();
         assert_eq!(config["architectures"][0], text, "{name}");
-        let again = converted(&made, &options).unwrap();
-        assert!(again == bytes, "{name}: {}", different_files(&bytes, &again));
         seen.insert(class);
     }
     assert_eq!(seen.len(), 7, "{seen:?}");

@@ -183,14 +183,17 @@ pub fn has_way(row: &Class, class: &str) -> std::result::Result<(), Option<&'sta
     let own = ways::find(class).find(|way| !way.towers && way.is_of(row.arch));
     let refused = match own {
         Some(way) => way.refused,
-        None => wrappers::find(class).next().ok_or(None)?.refused,
+        None => {
+            let wrapper = wrappers::find(class).next().ok_or(None)?;
+            let of_the_row = |way| rows_of(row.arch, way).next().is_some();
+            let has_text = wrapper.text.iter().flat_map(|text| ways::find(text)).any(of_the_row);
+            if wrapper.refused.is_none() && !has_text {
+                return Err(None);
+            }
+            wrapper.refused
+        }
     };
     refused.map_or(Ok(()), |why| Err(Some(why)))
-}
-
-/// The class that the text model of a class comes back as, where its towers do not come back.
-pub fn text_alone(class: &str) -> Option<&'static str> {
-    wrappers::text_alone(class)
 }
 
 /// A row, how its class comes back, and the class with towers that it is the text model of.
@@ -214,10 +217,6 @@ fn no_way(architecture: &str, class: Option<&str>, candidates: &[Candidate]) -> 
         }
         Some(class) if ways::find(class).any(|way| way.is_of(architecture)) => {
             Error::input(format!("the vocabulary or tensors of the file are not those of {class}"))
-        }
-        Some(class) if let Some(text) = text_alone(class) => {
-            return Error::input(format!("{class} sees or hears, and its towers have no way back"))
-                .help(format!("without --class the text model comes back alone, as {text}"));
         }
         Some(class) => Error::input(format!("{class} has no way back from a file to a folder")),
         None => Error::input(format!("the architecture {architecture} has no way back to a checkpoint folder")),

@@ -1,7 +1,7 @@
 //! The classes of folders: what the configuration of each holds, and what a file does not say in the spelling of its keys.
 //!
-//! A class that has no row here is one with towers, or drafts. Names of fields are those that the class itself reads, so nothing is
-//! written that it would pass over.
+//! A class that has no row here has no way back but with a projector file. Names of fields are those that the class itself
+//! reads, so nothing is written that it would pass over.
 
 use std::sync::LazyLock;
 
@@ -396,6 +396,7 @@ const OWN: &[Way] = &[
          num_nextn_predict_layers q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps \
          rope_interleave routed_scaling_factor topk_group v_head_dim vocab_size",
     )
+    .of("deepseek2")
     .derive(latent),
     way(
         "DeepseekV2ForCausalLM",
@@ -406,6 +407,7 @@ const OWN: &[Way] = &[
          q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps routed_scaling_factor \
          topk_group topk_method v_head_dim vocab_size",
     )
+    .of("deepseek2")
     .derive(latent),
     way(
         "Olmo2ForCausalLM",
@@ -1055,6 +1057,7 @@ const OWN: &[Way] = &[
         "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
          num_hidden_layers num_key_value_heads rms_norm_eps sliding_window vocab_size",
     )
+    .of("mistral3")
     .derive(ministral),
     way(
         "NemotronForCausalLM",
@@ -1176,6 +1179,7 @@ const OWN: &[Way] = &[
         "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
          num_hidden_layers num_key_value_heads rms_norm_eps sliding_window vocab_size",
     )
+    .of("mistral3")
     .derive(no_window)
     .towers(),
     way("Glm4vForConditionalGeneration", "glm4v_text", GLM4V).towers(),
@@ -1537,6 +1541,19 @@ const OWN: &[Way] = &[
     way("SarvamMoEForCausalLM", "sarvam_moe", "").refused("the mean of its experts' biases is in no file"),
     way("ChameleonForConditionalGeneration", "chameleon", "")
         .refused("its image tokenizer, model.vqmodel, and the norms of all heads but the first are in no file"),
+    way("DotsOCRForCausalLM", "", "")
+        .refused("its towers have no way back; --class Qwen2ForCausalLM is its text model"),
+    way("Gemma3nForConditionalGeneration", "", "")
+        .refused("its towers have no way back; --class Gemma3nForCausalLM is its text model"),
+    way("Glm4vMoeForConditionalGeneration", "", "")
+        .refused("its towers have no way back; --class Glm4MoeForCausalLM is its text model"),
+    way("Phi4ForCausalLMV", "", "").refused("its towers have no way back; --class Phi3ForCausalLM is its text model"),
+    way("Step3p7ForConditionalGeneration", "", "")
+        .refused("its towers have no way back; --class Step3p5ForCausalLM is its text model"),
+    way("StepVLForConditionalGeneration", "", "")
+        .refused("its towers have no way back; --class Qwen3ForCausalLM is its text model"),
+    way("YoutuVLForConditionalGeneration", "", "")
+        .refused("its towers have no way back; --class DeepseekV3ForCausalLM is its text model"),
 ];
 
 const IN_LIBRARY: bool = true;

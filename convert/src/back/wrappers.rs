@@ -767,19 +767,3 @@ fn positions(keys: &Keys<'_>, out: &mut Fields) {
     set(&mut out.processor, "feature_extractor_type", "WhisperFeatureExtractor");
     number(keys, "audio.num_mel_bins", &mut out.processor, "feature_size");
 }
-
-/// Classes with towers that no row above describes: the class that their text models come back as.
-const TEXT_ALONE: &[(&str, &str)] = &[
-    ("DotsOCRForCausalLM", "Qwen2ForCausalLM"),
-    ("Gemma3nForConditionalGeneration", "Gemma3nForCausalLM"),
-    ("Glm4vMoeForConditionalGeneration", "Glm4MoeForCausalLM"),
-    ("Phi4ForCausalLMV", "Phi3ForCausalLM"),
-    ("Step3p7ForConditionalGeneration", "Step3p5ForCausalLM"),
-    ("StepVLForConditionalGeneration", "Qwen3ForCausalLM"),
-    ("YoutuVLForConditionalGeneration", "DeepseekV3ForCausalLM"),
-];
-
-/// The class that the text model of a class comes back as, where its towers do not come back.
-pub(super) fn text_alone(class: &str) -> Option<&'static str> {
-    TEXT_ALONE.iter().find(|(wrapper, _)| *wrapper == class).map(|(_, text)| *text)
-}
