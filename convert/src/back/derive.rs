@@ -41,9 +41,7 @@ pub(super) fn gemma3(keys: &Keys<'_>, root: &mut Root) {
 
 /// Phi's file says another width of the feed-forward than it has.
 pub(super) fn feed_width(keys: &Keys<'_>, root: &mut Root) {
-    if let Some(shape) = keys.shape("blk.0.ffn_up.weight") {
-        root.insert("intermediate_size".into(), shape[0].into());
-    }
+    set(root, &[("intermediate_size", keys.first_dimension("blk.0.ffn_up.weight"))]);
 }
 
 /// Mamba's files have no feed-forward.
@@ -279,7 +277,7 @@ pub(super) fn minimax_m3(keys: &Keys<'_>, root: &mut Root) {
             "sparse_topk_blocks": index("top_k"), "sparse_block_size": index("block_size"),
             "sparse_local_block": index("local_blocks")}),
     );
-    set(root, &[("dense_intermediate_size", keys.shape("blk.0.ffn_up.weight").map(|shape| shape[0]))]);
+    set(root, &[("dense_intermediate_size", keys.first_dimension("blk.0.ffn_up.weight"))]);
 }
 
 /// The token that ends texts has a field of its own.
@@ -354,12 +352,11 @@ pub(super) fn gemma3n(keys: &Keys<'_>, root: &mut Root) {
         let part = |scale: &f32| if scale.is_finite() { 0.95 } else { 0.0 };
         root.insert("activation_sparsity_pattern".into(), scales.iter().map(part).collect());
     }
-    let rows = |name: &str| keys.shape(name).map(|shape| shape[0]);
     set(
         root,
         &[
-            ("laurel_rank", rows("blk.0.laurel_l.weight")),
-            ("vocab_size_per_layer_input", rows("per_layer_token_embd.weight")),
+            ("laurel_rank", keys.first_dimension("blk.0.laurel_l.weight")),
+            ("vocab_size_per_layer_input", keys.first_dimension("per_layer_token_embd.weight")),
         ],
     );
 }
@@ -475,8 +472,7 @@ pub(super) fn gemma4(keys: &Keys<'_>, root: &mut Root) {
     let full = pattern.iter().position(|slides| *slides == 0);
     let same = full.is_some_and(|layer| keys.shape(&format!("blk.{layer}.attn_v.weight")).is_none());
     root.insert("attention_k_eq_v".into(), same.into());
-    let rows = keys.shape("per_layer_token_embd.weight").map(|shape| shape[0]);
-    set(root, &[("vocab_size_per_layer_input", rows)]);
+    set(root, &[("vocab_size_per_layer_input", keys.first_dimension("per_layer_token_embd.weight"))]);
     if keys.key("final_logit_softcapping").is_none() {
         root.insert("final_logit_softcapping".into(), Json::Null);
     }
@@ -492,7 +488,7 @@ pub(super) fn roberta(keys: &Keys<'_>, root: &mut Root) {
 
 /// The kinds of segments.
 fn token_types(keys: &Keys<'_>) -> Option<u64> {
-    Some(keys.shape("token_types.weight")?[0])
+    keys.first_dimension("token_types.weight")
 }
 
 pub(super) fn bert(keys: &Keys<'_>, root: &mut Root) {

@@ -94,6 +94,11 @@ impl<'a> Keys<'a> {
         Some(self.file.0.tensors()[tensor].shape().dims().iter().rev().copied().collect())
     }
 
+    /// The first dimension of a tensor, row-major; none where it has no dimension.
+    pub(crate) fn first_dimension(&self, name: &str) -> Option<u64> {
+        self.shape(name)?.first().copied()
+    }
+
     /// Whether a tensor is these rows of another, as near as their types let it be.
     pub(super) fn are_rows(&self, part: &str, whole: &str, rows: &[u64]) -> bool {
         let (Some(part), Some(whole)) = (self.file.0.find(part), self.file.0.find(whole)) else { return false };
