@@ -181,6 +181,16 @@ pub(super) fn granite_hybrid(keys: &Keys<'_>, root: &mut Root) {
     root.insert("position_embedding_type".into(), if rotates { "rope" } else { "nope" }.into());
 }
 
+pub(super) fn bamba(keys: &Keys<'_>, root: &mut Root) {
+    granite_hybrid(keys, root);
+    root.shift_remove("layer_types");
+    root.shift_remove("position_embedding_type");
+    let heads = keys.list("attention.head_count_kv").unwrap_or_default();
+    let attend = (0_u64..).zip(heads).filter(|(_, heads)| *heads > 0);
+    root.insert("attn_layer_indices".into(), attend.map(|(layer, _)| layer).collect());
+    set(root, &[("attn_rotary_emb", keys.u64("rope.dimension_count"))]);
+}
+
 pub(super) fn linear_attention(keys: &Keys<'_>, root: &mut Root) {
     set(
         root,
@@ -263,6 +273,18 @@ fn dense_then_experts(keys: &Keys<'_>, root: &mut Root) {
 pub(super) fn seed_oss(keys: &Keys<'_>, root: &mut Root) {
     root.insert("attention_bias".into(), keys.has_tensor("attn_q.bias").into());
     root.insert("attention_out_bias".into(), keys.has_tensor("attn_output.bias").into());
+}
+
+/// What may differ by layer is a list.
+pub(super) fn hunyuan_moe(keys: &Keys<'_>, root: &mut Root) {
+    let layers = keys.u64("block_count").unwrap_or(0).min(MAX_LAYERS as u64) as usize;
+    for (field, key) in [
+        ("moe_intermediate_size", "expert_feed_forward_length"),
+        ("moe_topk", "expert_used_count"),
+        ("num_shared_expert", "expert_shared_count"),
+    ] {
+        root.insert(field.into(), keys.u64(key).map_or(Json::Null, |number| json!(vec![number; layers])));
+    }
 }
 
 pub(super) fn minimax_m3(keys: &Keys<'_>, root: &mut Root) {
@@ -408,6 +430,20 @@ fn rope_by_kind(keys: &Keys<'_>, root: &mut Root, kind: &str) {
     root.insert("rope_parameters".into(), rope);
     for field in ["rope_theta", "rope_local_base_freq", "rope_scaling", "partial_rotary_factor"] {
         root.shift_remove(field);
+    }
+}
+
+/// Layers with full attention may be stretched, those that slide are not.
+pub(super) fn mellum(keys: &Keys<'_>, root: &mut Root) {
+    let scaling = root.get("rope_scaling").and_then(Json::as_object).cloned();
+    rope_by_kind(keys, root, "default");
+    if let (Some(scaling), Some(full)) = (scaling, root["rope_parameters"]["full_attention"].as_object_mut()) {
+        full.extend(scaling);
+        full.shift_remove("partial_rotary_factor");
+    }
+    if keys.key("attention.sliding_window").is_some() && keys.key("rope.freq_base_swa").is_none() {
+        let base = keys.f32("rope.freq_base").map(float);
+        root["rope_parameters"]["sliding_attention"] = json!({"rope_type": "default", "rope_theta": base});
     }
 }
 

@@ -183,15 +183,7 @@ pub fn has_way(row: &Class, class: &str) -> std::result::Result<(), Option<&'sta
     let own = ways::find(class).find(|way| !way.towers && way.is_of(row.arch));
     let refused = match own {
         Some(way) => way.refused,
-        None => {
-            let wrapper = wrappers::find(class).next().ok_or(None)?;
-            let of_the_row = |way| rows_of(row.arch, way).next().is_some();
-            let has_text = wrapper.text.iter().flat_map(|text| ways::find(text)).any(of_the_row);
-            if wrapper.refused.is_none() && !has_text {
-                return Err(None);
-            }
-            wrapper.refused
-        }
+        None => wrappers::find(class).next().ok_or(None)?.refused,
     };
     refused.map_or(Ok(()), |why| Err(Some(why)))
 }
@@ -239,7 +231,8 @@ impl Folder {
         let projector = options.projector.as_ref().map(|projector| File(Arc::clone(&projector.0)));
         let candidates: Vec<Candidate> = match &projector {
             None => {
-                if let Some(class) = asked.filter(|class| wrappers::find(class).next().is_some()) {
+                let seeing = |class: &&str| wrappers::find(class).any(|wrapper| wrapper.refused.is_none());
+                if let Some(class) = asked.filter(seeing) {
                     return Err(Error::usage(format!("{class} sees or hears, and the file is its text model alone"))
                         .help(
                             "--mmproj PROJECTOR.gguf gives its towers; without --class the text model comes back alone",

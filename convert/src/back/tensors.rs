@@ -166,7 +166,7 @@ fn stored_name(class: &Class, way: &Way, found: &Found, own: &TextNames<'_>, nam
         return stored;
     }
     if let Some(under) =
-        way.under.filter(|_| !is_head && !["head.", "pre_classifier."].iter().any(|h| spelled.starts_with(h)))
+        way.under.filter(|_| !is_head && !["head.", "pre_classifier.", "dense."].iter().any(|h| spelled.starts_with(h)))
         && let Some(stored) = Some(format!("{under}{spelled}")).filter(|stored| leads(stored))
     {
         return stored;

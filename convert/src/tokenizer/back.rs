@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use gguf::{Array, Error, Metadata, Result};
 
-use super::runtime::{ESCAPED_SPACE, PreTokenizer};
+use super::runtime::{ESCAPED_SPACE, PreTokenizer, char_byte};
 use super::vocab::TokenType;
 use super::{VocabKind, base64, pre};
 
@@ -46,6 +46,7 @@ pub(crate) fn files(metadata: &Metadata, kind: VocabKind) -> Result<Files> {
     let tokens = Tokens::of(metadata)?;
     let mut config = special(metadata, &tokens);
     match (model, kind) {
+        ("gpt2", VocabKind::Qwen) => ranks(&tokens, &mut config, &mut out)?,
         ("gpt2", _) => gpt2(metadata, &tokens, kind, &mut config, &mut out)?,
         ("llama", VocabKind::Arctic | VocabKind::Deci | VocabKind::Xverse) => {
             return refused("is read in its own way by this class, of which there is no way back");
@@ -339,6 +340,26 @@ fn gpt2(
         _ => "PreTrainedTokenizerFast",
     };
     config.insert("tokenizer_class".into(), class.into());
+    Ok(())
+}
+
+/// Qwen 1's file of ranks, which are the ids, with the special tokens in the configuration.
+fn ranks(tokens: &Tokens, config: &mut Map<String, Value>, out: &mut Files) -> Result<()> {
+    let mut lines = String::new();
+    let mut special = Map::new();
+    for id in (0..tokens.texts.len()).filter(|id| !tokens.is_padding(*id)) {
+        let text = tokens.text(id)?;
+        if tokens.is(id, TokenType::Control) {
+            special.insert(id.to_string(), added(id, text, true));
+            continue;
+        }
+        let bytes: Option<Vec<u8>> = text.chars().map(char_byte).collect();
+        let bytes = bytes.ok_or_else(|| Error::input(format!("token {id} is not written as bytes")))?;
+        lines += &format!("{} {id}\n", base64::encode(&bytes));
+    }
+    out.files.push(("qwen.tiktoken", lines.into_bytes()));
+    config.insert("added_tokens_decoder".into(), special.into());
+    config.insert("tokenizer_class".into(), "QWenTokenizer".into());
     Ok(())
 }
 

@@ -87,7 +87,8 @@ pub fn write(case: &Map<String, Value>, folder: &Path) {
     fs::create_dir(folder).unwrap();
     let mut config = case.get("config").cloned();
     if let Some(source) = case.get("folder").and_then(Value::as_str) {
-        for entry in fs::read_dir(fixtures::path(source)).unwrap().map(Result::unwrap) {
+        let entries = fs::read_dir(fixtures::path(source)).unwrap().map(Result::unwrap);
+        for entry in entries.filter(|entry| entry.path().is_file()) {
             fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
         }
         let mut whole = fixtures::json(&format!("{source}/config.json"));

@@ -17,8 +17,8 @@ mod wpm;
 
 use gguf::{Error, Metadata, Result};
 
-pub(crate) use bpe::byte_char;
 use bpe::{Part, Style};
+pub(crate) use bpe::{byte_char, char_byte};
 use partition::{Fragment, Partition};
 pub(crate) use split::PreTokenizer;
 use tokens::{Attr, Specials, Tokens};
