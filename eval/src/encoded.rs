@@ -319,7 +319,7 @@ impl<'a> Encoded<'a> {
                     numeric::round_to(float, &mut out);
                 }
                 let sums = vec![measure(&values, &out)];
-                (Matrix::from_f32(base.name(), out, cols).run_by(Runtime::FourBit(base.ty())), sums)
+                (Matrix::from_f32(base.name(), out, cols), sums)
             }
             How::Int8 => {
                 let mut out = vec![0.0; rows * cols];
@@ -339,14 +339,14 @@ impl<'a> Encoded<'a> {
                         Ok(measure(&values, out))
                     })
                     .collect::<Result<Vec<_>>>()?;
-                (Matrix::from_f32(base.name(), out, cols).run_by(Runtime::Int8 { threshold: LLM_INT8_THRESHOLD }), sums)
+                (Matrix::from_f32(base.name(), out, cols), sums)
             }
         };
         debug_assert!(sums.len() <= parts.max(1));
         let mut all = ErrorSums::default();
         sums.iter().for_each(|s| all.merge(s));
         self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, all);
-        Ok(matrix)
+        Ok(matrix.run_by(self.runtime(tensor)))
     }
 }
 
@@ -368,6 +368,14 @@ impl Weights for Encoded<'_> {
     fn release(&self, tensor: usize) {
         if let Some(info) = self.tensors.get(tensor) {
             self.source.release(tensor, 0..info.rows());
+        }
+    }
+
+    fn runtime(&self, tensor: usize) -> Runtime {
+        match self.how.get(tensor) {
+            Some(How::FourBit { .. }) => Runtime::FourBit(self.tensors[tensor].ty()),
+            Some(How::Int8) => Runtime::Int8 { threshold: LLM_INT8_THRESHOLD },
+            _ => Runtime::Ggml,
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::layers::{Kept, LayerState, Observe, Part, Site, Span, add, altup, bra
 use crate::matmul::{Order, product};
 use crate::model::{Model, Shape, Tables, Turn};
 use crate::numeric::copied;
-use crate::weights::{Matrix, Weights};
+use crate::weights::{Matrix, Weights, depends_on_batch};
 
 /// One sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -237,8 +237,12 @@ impl<'a> Forward<'a> {
         self.stack(last, &tokens, &seconds, encoded.as_deref().map(|e| (e, read.as_slice())), (&mut done, total))
     }
 
-    /// Tokens of a group: on a device no more than that what a layer makes of them fits a buffer.
+    /// Tokens of a group: on a device no more than that what a layer makes of them fits a buffer, and no second sequence
+    /// where one would depend on the other.
     fn together(&self, stream: &Stream<'_>) -> usize {
+        if depends_on_batch(stream.weights) {
+            return 0;
+        }
         let (attention, feed) = stream.model.widest();
         let most = stream.weights.device().map_or(usize::MAX, |d| d.kernels().largest() / attention.max(feed).max(1));
         self.limits.group_tokens.min(most.max(1))
@@ -662,7 +666,7 @@ struct Group {
     spans: Vec<Span>,
 }
 
-/// Whole sequences in groups of at least one and at most so many tokens.
+/// Whole sequences in groups of at most so many tokens, or of one sequence.
 fn groups(sequences: &[&[u32]], most: usize) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut row = 0;

@@ -96,10 +96,24 @@ pub trait Weights: Sync {
         Arithmetic::Exact
     }
 
+    /// What multiplies with a tensor where the model runs.
+    fn runtime(&self, tensor: usize) -> Runtime {
+        let _ = tensor;
+        Runtime::Ggml
+    }
+
     /// The device that they are multiplied on, if it is not the processor.
     fn device(&self) -> Option<&Device> {
         None
     }
+}
+
+/// Whether what a sequence comes to depends on the others that pass a block with it: LLM.int8 takes a column of
+/// activations as an outlier for all tokens of a product.
+pub(crate) fn depends_on_batch(weights: &dyn Weights) -> bool {
+    weights.arithmetic() == Arithmetic::Deployed
+        && (0..weights.tensors().len())
+            .any(|tensor| matches!(weights.runtime(tensor), Runtime::Int8 { threshold } if threshold > 0.0))
 }
 
 impl<W: Weights + ?Sized> Weights for &W {
@@ -121,6 +135,10 @@ impl<W: Weights + ?Sized> Weights for &W {
 
     fn arithmetic(&self) -> Arithmetic {
         (**self).arithmetic()
+    }
+
+    fn runtime(&self, tensor: usize) -> Runtime {
+        (**self).runtime(tensor)
     }
 
     fn device(&self) -> Option<&Device> {
@@ -147,6 +165,10 @@ impl<W: Weights + ?Sized> Weights for Box<W> {
 
     fn arithmetic(&self) -> Arithmetic {
         (**self).arithmetic()
+    }
+
+    fn runtime(&self, tensor: usize) -> Runtime {
+        (**self).runtime(tensor)
     }
 
     fn device(&self) -> Option<&Device> {
@@ -192,6 +214,10 @@ impl<W: Weights> Weights for Deployed<W> {
         Arithmetic::Deployed
     }
 
+    fn runtime(&self, tensor: usize) -> Runtime {
+        self.0.runtime(tensor)
+    }
+
     fn device(&self) -> Option<&Device> {
         self.0.device()
     }
@@ -216,7 +242,7 @@ impl Weights for SourceWeights<'_> {
         let info =
             self.0.tensors().get(tensor).ok_or_else(|| Error::usage(format!("there is no tensor number {tensor}")))?;
         let matrix = Matrix::from_bytes(info, self.0.rows(tensor, 0..info.rows())?)?;
-        Ok(matrix.run_by(self.0.runtime(tensor)))
+        Ok(matrix.run_by(self.runtime(tensor)))
     }
 
     fn release(&self, tensor: usize) {
@@ -227,6 +253,10 @@ impl Weights for SourceWeights<'_> {
 
     fn beyond(&self) -> &[(String, Value)] {
         self.0.beyond()
+    }
+
+    fn runtime(&self, tensor: usize) -> Runtime {
+        self.0.runtime(tensor)
     }
 }
 
@@ -533,6 +563,10 @@ impl<W: Weights> Weights for OnDevice<W> {
 
     fn arithmetic(&self) -> Arithmetic {
         self.weights.arithmetic()
+    }
+
+    fn runtime(&self, tensor: usize) -> Runtime {
+        self.weights.runtime(tensor)
     }
 
     fn device(&self) -> Option<&Device> {

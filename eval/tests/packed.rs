@@ -70,6 +70,28 @@ fn the_library_s_logits_are_ours_within_bf16_rounding() {
     }
 }
 
+/// A column is an outlier for all tokens of a product, so sequences pass the layers one by one.
+#[test]
+fn with_outliers_a_sequence_does_not_depend_on_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("int8");
+    // So low a threshold that most columns have outliers somewhere.
+    let form = Form::Int8 { threshold: 1.5 };
+    write(&fixtures::path("models/tiny-llama"), &out, &Options::new(form), &|_| {}).unwrap();
+    let source = convert::open(&out, &convert::Options::default()).unwrap();
+    let weights = Deployed::new(SourceWeights(&source));
+    let model = Model::new(source.metadata(), &weights).unwrap();
+    let hidden = |sequences: &[&[u32]]| {
+        let inputs: Vec<_> = sequences.iter().map(|s| s.to_vec().into()).collect();
+        Forward::new(&model, &weights).hidden(&inputs).unwrap().remove(0)
+    };
+    let (first, second): (&[u32], &[u32]) = (&[5, 17, 3, 42, 8, 9], &[61, 29, 77]);
+    let together = hidden(&[first, second]);
+    assert_eq!(together, [hidden(&[first]), hidden(&[second])].concat());
+    // What precedes a token in its own sequence decides together with what follows, as in the library.
+    assert_ne!(hidden(&[first])[..model.width], hidden(&[&first[..1]])[..]);
+}
+
 /// The threshold of outliers and the type of products are those of the folder's configuration.
 #[test]
 fn the_configuration_says_how_packed_weights_are_multiplied() {
