@@ -67,6 +67,7 @@ impl cli::Options for Cli {
         cli::run(|| {
             // What cannot be forced is told before any work, not passed over.
             SimdPath::forced()?;
+            crate::matmul::forced_kernel()?;
             if let Some(threads) = threads {
                 let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
                 built.map_err(|e| gguf::Error::usage("cannot start the threads").caused_by(e))?;

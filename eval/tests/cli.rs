@@ -51,6 +51,25 @@ fn perplexity_prints_one_document_or_a_summary() {
 }
 
 #[test]
+fn kernels_of_integers_are_forced_behind_their_path() {
+    let run = |simd: Option<&str>| {
+        let mut command = evaluate();
+        command.arg("compare").arg(tiny()).args(["--types", "q4_k_m"]).arg("--text").arg(tiny().join("sample.txt"));
+        command.args(["--ctx", "64", "--chunks", "2", "--arithmetic", "deployed", "--quiet"]);
+        if let Some(simd) = simd {
+            command.env("DOWNCAST_SIMD", simd);
+        }
+        command
+    };
+    let path = quantize::SimdPath::current();
+    let figures = |simd: Option<&str>| json(&mut run(simd))["models"][0]["divergence"].clone();
+    assert!(figures(None)["kld"].is_object());
+    assert_eq!(figures(Some(&format!("{path}:plain"))), figures(None));
+    let said = fails(&mut run(Some(&format!("{path}:abacus"))), 2);
+    assert!(said.contains("abacus") && said.contains(path.name()) && said.contains("plain"), "{said}");
+}
+
+#[test]
 fn other_protocols_score_other_tokens() {
     let run = |more: &[&str]| {
         let mut command = evaluate();

@@ -23,8 +23,9 @@ pub(super) fn product(x: &[f32], w: &Matrix<'_>, rows: Range<usize>, threshold: 
     let (cols, out) = (w.cols(), rows.len());
     let x = numeric::rounded(Float::F16, x);
     let least = if threshold > 0.0 { threshold } else { f32::INFINITY };
-    let outliers = outlier_columns(&x, cols, least);
-    let tokens: Vec<Token> = x.par_chunks(cols).map(|x| Token::new(x, least, &outliers)).collect();
+    let within = |x: f32| x.abs() < least;
+    let outliers = outlier_columns(&x, cols, within);
+    let tokens: Vec<Token> = x.par_chunks(cols).map(|x| Token::new(x, within, &outliers)).collect();
     let parts: Vec<Vec<f32>> = (0..out.div_ceil(ROWS))
         .into_par_iter()
         .map(|part| {
@@ -53,13 +54,13 @@ pub(super) fn product(x: &[f32], w: &Matrix<'_>, rows: Range<usize>, threshold: 
     Ok(y)
 }
 
-/// Columns in which a token has this magnitude or more. What is no number is an outlier too, and stays none.
-fn outlier_columns(x: &[f32], cols: usize, least: f32) -> Vec<usize> {
-    let mut any = vec![false; cols];
+/// Columns in which a token is not within the threshold. What is no number is an outlier too, and stays none.
+fn outlier_columns(x: &[f32], cols: usize, within: impl Fn(f32) -> bool) -> Vec<usize> {
+    let mut all = vec![true; cols];
     for token in x.chunks(cols) {
-        any.iter_mut().zip(token).for_each(|(any, x)| *any |= !(x.abs() < least));
+        all.iter_mut().zip(token).for_each(|(all, &x)| *all &= within(x));
     }
-    (0..cols).filter(|&col| any[col]).collect()
+    (0..cols).filter(|&col| !all[col]).collect()
 }
 
 /// Rounded activations.
@@ -70,8 +71,8 @@ struct Token {
 }
 
 impl Token {
-    fn new(x: &[f32], least: f32, outliers: &[usize]) -> Token {
-        let (mut codes, largest) = codes(x, |x| x.abs() < least);
+    fn new(x: &[f32], within: impl Fn(f32) -> bool, outliers: &[usize]) -> Token {
+        let (mut codes, largest) = codes(x, within);
         outliers.iter().for_each(|&col| codes[col] = 0);
         Token { codes, largest, outliers: outliers.iter().map(|&col| x[col]).collect() }
     }
@@ -124,11 +125,11 @@ mod tests {
         // 0.3 of the second token would be 76 of 127 of its scale: as a column of 16 bits it stays as it is.
         let x = vec![0.0, 0.0, 40.0, 0.0, 0.0, 0.0, 0.3, 0.0];
         let rounded: Vec<f32> = x.iter().map(|&x| Float::F16.round(x)).collect();
-        assert_eq!(outlier_columns(&rounded, 4, 6.0), [2]);
+        assert_eq!(outlier_columns(&rounded, 4, |x| x.abs() < 6.0), [2]);
         let y = product(&x, &w, 0..1, 6.0).unwrap();
         assert_eq!(y, [Float::F16.round(-40.0), Float::F16.round(-rounded[6])]);
         // The lesser value of the column still has a part in its token's scale.
-        let small = Token::new(&[0.1, 0.0, 0.3, 0.0], 6.0, &[2]);
+        let small = Token::new(&[0.1, 0.0, 0.3, 0.0], |x| x.abs() < 6.0, &[2]);
         assert_eq!((small.largest, small.codes[0], small.codes[2]), (0.3, 42, 0));
     }
 

@@ -19,6 +19,8 @@ use quantize::{Levels, SimdPath};
 use rayon::prelude::*;
 
 use super::kernel::{self, Lanes, MOST_ROWS, WIDE};
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
+use super::tiles;
 use super::{Edge, PANEL_ROWS, Target, View, aligned, pack};
 use crate::weights::Matrix;
 
@@ -199,7 +201,12 @@ fn activations(kernel: &Kernel, levels: &Levels, x: &[f32], cols: usize) -> Resu
         for token in (0..tokens).step_by(kernel.tokens) {
             let here = kernel.tokens.min(tokens - token);
             let bytes = bytes_of(&codes[token * cols + col..]);
-            strip_of_words(bytes, cols, here, block / 4, here, &mut words[token * block / 4..][..here * block / 4]);
+            let to = &mut words[token * block / 4..][..here * block / 4];
+            if kernel.by_token {
+                strip_of_rows(bytes, cols, to, block / 4);
+            } else {
+                strip_of_words(bytes, cols, here, block / 4, here, to);
+            }
             for t in 0..here {
                 for g in 0..block / group {
                     let from = (token + t) * groups + col / group + g;
@@ -260,51 +267,97 @@ fn strip_of_words(codes: &[u8], stride: usize, rows: usize, words: usize, width:
     }
 }
 
+/// Rows of codes, `stride` apart, as rows of `words` words of four codes.
+fn strip_of_rows(codes: &[u8], stride: usize, to: &mut [u32], words: usize) {
+    for (codes, to) in codes.chunks(stride).zip(to.chunks_mut(words)) {
+        let (fours, _) = codes.as_chunks::<4>();
+        to.iter_mut().zip(fours).for_each(|(to, four)| *to = u32::from_ne_bytes(*four));
+    }
+}
+
 /// One tile.
 #[derive(Clone, Copy)]
-struct Tile {
-    tokens: usize,
-    groups: usize,
+pub(super) struct Tile {
+    pub(super) tokens: usize,
+    pub(super) groups: usize,
     /// Words of four codes in a group.
-    steps: usize,
+    pub(super) steps: usize,
     /// Groups that follow each other and have the same scale of activations.
-    alike: usize,
+    pub(super) alike: usize,
     /// Whether products of two neighbours fit 16 bits.
     narrow: bool,
-    x: *const u32,
-    x_scales: *const f32,
-    x_starts: *const i32,
-    x_sums: *const f32,
-    w: *const u8,
-    w_scales: *const f32,
-    w_mins: Option<*const f32>,
+    pub(super) x: *const u32,
+    pub(super) x_scales: *const f32,
+    pub(super) x_starts: *const i32,
+    pub(super) x_sums: *const f32,
+    pub(super) w: *const u8,
+    pub(super) w_scales: *const f32,
+    pub(super) w_mins: Option<*const f32>,
     y: *mut f32,
     ld: usize,
-    rows: usize,
+    pub(super) rows: usize,
     add: bool,
 }
 
+impl Tile {
+    /// Puts a token's sums from a row on where they belong.
+    ///
+    /// # Safety
+    /// `y` has room for the tile.
+    #[inline(always)]
+    pub(super) unsafe fn finish<V: Lanes>(&self, token: usize, row: usize, sums: &[V; WIDE]) {
+        let rows = self.rows - row;
+        // SAFETY: the caller's promise. What is not a full row goes through a buffer of one.
+        unsafe {
+            let y = self.y.add(token * self.ld + row);
+            if rows >= WIDE * V::N {
+                kernel::store(sums, y, self.add);
+            } else {
+                let mut full = [0.0; MOST_ROWS];
+                if self.add {
+                    full.as_mut_ptr().copy_from_nonoverlapping(y, rows);
+                }
+                kernel::store(sums, full.as_mut_ptr(), self.add);
+                y.copy_from_nonoverlapping(full.as_ptr(), rows);
+            }
+        }
+    }
+}
+
 /// The loops as compiled for one kind of machine.
-pub(super) struct Kernel {
-    /// What it is called, where tests tell of it.
-    #[cfg_attr(not(test), allow(dead_code))]
+pub(crate) struct Kernel {
+    /// What `DOWNCAST_SIMD` calls it.
     name: &'static str,
     tokens: usize,
     rows: usize,
     /// Whether weights are read with a sign.
     signed: bool,
+    /// Whether a tile's activations are stored token by token, not four codes of each in turn.
+    by_token: bool,
     tile: unsafe fn(Tile),
 }
 
-const PLAIN: Kernel = Kernel { name: "plain", tokens: 4, rows: 8, signed: false, tile: tile_plain };
+const PLAIN: Kernel = Kernel { name: "plain", tokens: 4, rows: 8, signed: false, by_token: false, tile: tile_plain };
 #[cfg(target_arch = "aarch64")]
-const NEON_DOT: Kernel = Kernel { name: "neon-dot", tokens: 4, rows: 8, signed: true, tile: tile_neon_dot };
+const NEON_DOT: Kernel =
+    Kernel { name: "neon-dot", tokens: 4, rows: 8, signed: true, by_token: false, tile: tile_neon_dot };
 #[cfg(target_arch = "x86_64")]
-const AVX2: Kernel = Kernel { name: "avx2", tokens: 4, rows: 16, signed: false, tile: tile_avx2 };
+const AVX2: Kernel = Kernel { name: "avx2", tokens: 4, rows: 16, signed: false, by_token: false, tile: tile_avx2 };
 #[cfg(target_arch = "x86_64")]
-const AVX_VNNI: Kernel = Kernel { name: "avx-vnni", tokens: 4, rows: 16, signed: false, tile: tile_avx_vnni };
+const AVX_VNNI: Kernel =
+    Kernel { name: "avx-vnni", tokens: 4, rows: 16, signed: false, by_token: false, tile: tile_avx_vnni };
 #[cfg(target_arch = "x86_64")]
-const AVX512_VNNI: Kernel = Kernel { name: "avx512-vnni", tokens: 6, rows: 32, signed: false, tile: tile_avx512_vnni };
+const AVX512_VNNI: Kernel =
+    Kernel { name: "avx512-vnni", tokens: 6, rows: 32, signed: false, by_token: false, tile: tile_avx512_vnni };
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+const AMX: Kernel = Kernel {
+    name: "amx",
+    tokens: tiles::TOKENS,
+    rows: MOST_ROWS,
+    signed: false,
+    by_token: true,
+    tile: tiles::tile_amx,
+};
 
 /// Every kernel that this machine can run on a path, the fastest first.
 pub(super) fn kernels_for(path: SimdPath) -> Vec<&'static Kernel> {
@@ -314,6 +367,10 @@ pub(super) fn kernels_for(path: SimdPath) -> Vec<&'static Kernel> {
         use std::arch::is_x86_feature_detected as has;
         let avx2 = has!("avx2") && has!("fma");
         if path == SimdPath::Avx512 && path.is_available() && has!("avx512vnni") {
+            #[cfg(target_os = "linux")]
+            if tiles::is_available() {
+                kernels.push(&AMX);
+            }
             kernels.push(&AVX512_VNNI);
         }
         if matches!(path, SimdPath::Avx512 | SimdPath::Avx2) && avx2 {
@@ -332,14 +389,29 @@ pub(super) fn kernels_for(path: SimdPath) -> Vec<&'static Kernel> {
     kernels
 }
 
-/// The kernel of the path that the program runs.
+/// The kernel that `DOWNCAST_SIMD` forces behind its path (`avx512:avx512-vnni`), if it does.
+///
+/// # Errors
+/// A kernel that the path does not have on this machine.
+pub(crate) fn forced() -> Result<Option<&'static Kernel>> {
+    let Some(name) = SimdPath::forced_kernel() else { return Ok(None) };
+    let path = SimdPath::current();
+    let kernels = kernels_for(path);
+    kernels.iter().find(|kernel| kernel.name.eq_ignore_ascii_case(&name)).map(|kernel| Some(*kernel)).ok_or_else(|| {
+        let names: Vec<&str> = kernels.iter().map(|kernel| kernel.name).collect();
+        Error::usage(format!("DOWNCAST_SIMD asks for the kernel {name}, which {path} does not have on this machine"))
+            .help(format!("it has {}", names.join(", ")))
+    })
+}
+
+/// The kernel that the program runs: the [forced](forced) one where that is valid, else the fastest of the path.
 pub(super) fn kernel() -> &'static Kernel {
     static KERNEL: OnceLock<&Kernel> = OnceLock::new();
-    KERNEL.get_or_init(|| kernels_for(SimdPath::current())[0])
+    KERNEL.get_or_init(|| forced().ok().flatten().unwrap_or_else(|| kernels_for(SimdPath::current())[0]))
 }
 
 /// Lanes of f32 with as many of i32.
-trait Pair: Lanes {
+pub(super) trait Pair: Lanes {
     type Int: Copy;
     fn splat_int(value: i32) -> Self::Int;
     /// # Safety
@@ -700,10 +772,9 @@ unsafe fn grouped<V: Pair, const T: usize, const NARROW: bool, const MINS: bool,
     mut w_mins: *const f32,
 ) {
     let Tile { groups, steps, alike, mut x, mut x_scales, mut x_starts, mut x_sums, mut w, mut w_scales, .. } = tile;
-    let Tile { y, ld, rows, add, .. } = tile;
     let mut sums = [[V::zero(); WIDE]; T];
     // SAFETY: `groups` times `steps` words of `T` tokens and of a tile's rows, `groups` scales and sums of each: the
-    // caller's promise. What is not a full row of `y` goes through a buffer of a full row.
+    // caller's promise.
     unsafe {
         for _ in 0..groups / alike {
             let mut parts = if ALIKE { [[V::zero(); WIDE]; T] } else { sums };
@@ -758,17 +829,7 @@ unsafe fn grouped<V: Pair, const T: usize, const NARROW: bool, const MINS: bool,
             x_scales = x_scales.add(alike * T);
         }
         for (t, sums) in sums.iter().enumerate() {
-            let y = y.add(t * ld);
-            if rows == WIDE * V::N {
-                kernel::store(sums, y, add);
-            } else {
-                let mut row = [0.0; MOST_ROWS];
-                if add {
-                    row.as_mut_ptr().copy_from_nonoverlapping(y, rows);
-                }
-                kernel::store(sums, row.as_mut_ptr(), add);
-                y.copy_from_nonoverlapping(row.as_ptr(), rows);
-            }
+            tile.finish(t, 0, sums);
         }
     }
 }
@@ -781,6 +842,15 @@ mod tests {
     use quantize::LEVELS;
 
     use super::*;
+
+    const AMX_EMULATED: Kernel = Kernel {
+        name: "amx, emulated",
+        tokens: tiles::TOKENS,
+        rows: MOST_ROWS,
+        signed: false,
+        by_token: true,
+        tile: tiles::tile_emulated,
+    };
 
     fn numbers(n: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
@@ -809,7 +879,7 @@ mod tests {
         let mut run = BTreeSet::from(["plain"]);
         use gguf::TensorType::{IQ4_NL, Q4_K, Q6_K, Q8_0};
         // Without columns: rows of a single block, which is a single group for some.
-        for (tokens, rows, cols) in [(13, 41, Some(256)), (1, 1, Some(256)), (7, 33, Some(1280)), (3, 35, None)] {
+        for (tokens, rows, cols) in [(13, 41, Some(256)), (1, 1, Some(256)), (19, 33, Some(1280)), (3, 35, None)] {
             let some = LEVELS.iter().filter(|l| rows > 33 || [IQ4_NL, Q4_K, Q6_K, Q8_0].contains(&l.ty()));
             for levels in some {
                 let cols = cols.unwrap_or(levels.rounded.block().max(levels.ty().block_len() as usize));
@@ -837,7 +907,8 @@ mod tests {
                 }
                 let kernels: BTreeMap<&str, &Kernel> =
                     SimdPath::ALL.into_iter().flat_map(kernels_for).map(|kernel| (kernel.name, kernel)).collect();
-                for (name, kernel) in kernels.into_iter().filter(|(name, _)| *name != "plain") {
+                let kernels = kernels.into_iter().filter(|(name, _)| *name != "plain");
+                for (name, kernel) in kernels.chain([("amx, emulated", &AMX_EMULATED)]) {
                     run.insert(name);
                     let got = product(kernel, levels, &x, &w, &bytes, 0..rows);
                     let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
@@ -851,7 +922,7 @@ mod tests {
                 }
             }
         }
-        for name in ["avx512-vnni", "avx-vnni", "avx2", "neon-dot"] {
+        for name in ["amx", "avx512-vnni", "avx-vnni", "avx2", "neon-dot"] {
             if !run.contains(name) {
                 eprintln!("skipped: this machine has no {name}");
             }

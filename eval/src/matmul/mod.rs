@@ -11,6 +11,8 @@
 mod int8;
 mod integer;
 mod kernel;
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
+mod tiles;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -22,6 +24,8 @@ use crate::device::{Device, Kept, Multiplied, Operand, Product, Values};
 use crate::numeric;
 use crate::weights::Matrix;
 use kernel::{Kernel, Tile, kernel};
+
+pub(crate) use integer::forced as forced_kernel;
 
 /// Rows of a panel. Threads take panels of their own and never wait for each other, so that a busy machine slows the
 /// product no more than it must.

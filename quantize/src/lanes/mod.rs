@@ -283,21 +283,29 @@ impl Path {
         }
     }
 
-    /// The path that the environment variable `DOWNCAST_SIMD` forces, if it is set.
+    /// The path that the environment variable `DOWNCAST_SIMD` forces, if it is set. Behind a colon it may name a kernel of
+    /// that path, see [`Path::forced_kernel`].
     ///
     /// # Errors
     /// Where it names no path, or one that this machine cannot run.
     pub fn forced() -> Result<Option<Path>> {
         let Some(name) = std::env::var_os("DOWNCAST_SIMD") else { return Ok(None) };
-        let path: Path = name
-            .to_string_lossy()
-            .parse()
-            .map_err(|e: Error| e.about("DOWNCAST_SIMD").help("unset it, or use avx512, avx2, plain or one-lane"))?;
+        let name = name.to_string_lossy();
+        let path: Path =
+            name.split(':').next().unwrap_or_default().parse().map_err(|e: Error| {
+                e.about("DOWNCAST_SIMD").help("unset it, or use avx512, avx2, plain or one-lane")
+            })?;
         if !path.is_available() {
             let message = format!("DOWNCAST_SIMD asks for {path}, which this machine does not have");
             return Err(Error::usage(message).help("unset it"));
         }
         Ok(Some(path))
+    }
+
+    /// What `DOWNCAST_SIMD` names behind the path and a colon: the kernel of products in integers.
+    pub fn forced_kernel() -> Option<String> {
+        let name = std::env::var("DOWNCAST_SIMD").ok()?;
+        name.split_once(':').map(|(_, kernel)| kernel.to_owned())
     }
 
     /// The path that codecs take: the [forced](Path::forced) one where that is valid, else the fastest. Decided once.
