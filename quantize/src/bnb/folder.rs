@@ -199,14 +199,18 @@ impl Job<'_> {
     }
 }
 
-/// Decodes little-endian floats, with the lanes of the machine.
-pub(super) fn decode(float: Float, bytes: &[u8], out: &mut [f32]) {
-    let ty = match float {
+/// The type of GGUF that stores such floats.
+pub(super) fn stored_type(float: Float) -> TensorType {
+    match float {
         Float::F32 => TensorType::F32,
         Float::F16 => TensorType::F16,
         Float::Bf16 => TensorType::BF16,
-    };
-    match codec(ty) {
+    }
+}
+
+/// Decodes little-endian floats, with the lanes of the machine.
+pub(super) fn decode(float: Float, bytes: &[u8], out: &mut [f32]) {
+    match codec(stored_type(float)) {
         Some(codec) => codec.decode(bytes, out),
         None => float.decode(bytes, out),
     }
@@ -293,9 +297,10 @@ pub fn write_chosen(
         stayed::refuse_fallback(&kept)?;
     }
     if let Form::FourBit { double: true, .. } = options.form {
-        for job in &mut jobs {
+        jobs.par_iter_mut().try_for_each(|job| -> Result<()> {
             job.offset = Some(nested::mean(&scales(job, &options.form)?));
-        }
+            Ok(())
+        })?;
     }
 
     let mut entries = Vec::new();
@@ -323,7 +328,6 @@ pub fn write_chosen(
     }
     let four_bit = |job| write_four_bit(job, &options.form, chosen, &shards, progress);
     let lost: Vec<Lost> = match options.form {
-        Form::FourBit { double: true, .. } => jobs.iter().map(four_bit).collect::<Result<_>>()?,
         Form::FourBit { .. } => jobs.par_iter().map(four_bit).collect::<Result<_>>()?,
         Form::Int8 { .. } => {
             jobs.par_iter().map(|job| write_int8(job, chosen, &shards, progress)).collect::<Result<_>>()?
@@ -444,13 +448,17 @@ fn scales(job: &Job<'_>, form: &Form) -> Result<Vec<f32>> {
     all.par_chunks_mut(CHUNK / block).enumerate().try_for_each(|(chunk, scales)| {
         let start = chunk * CHUNK;
         let end = (start + CHUNK).min(job.elements());
-        let mut values = [0.0; PIECE];
-        for (from, scales) in (start..end).step_by(PIECE).zip(scales.chunks_mut(PIECE / block)) {
-            let values = &mut values[..PIECE.min(end - from)];
-            job.decode(from, values);
-            if !four_bit::scales(values, block, scales) {
-                return Err(job.not_finite());
-            }
+        let decoded;
+        let (float, bytes) = if job.treatment == Treatment::Transposed {
+            let mut values = vec![0.0; end - start];
+            job.decode(start, &mut values);
+            decoded = bytes_of(&values);
+            (Float::F32, &*decoded)
+        } else {
+            (job.float, &job.stored.bytes()[start * job.float.size()..end * job.float.size()])
+        };
+        if !four_bit::stored_scales(float, bytes, block, scales) {
+            return Err(job.not_finite());
         }
         job.release(start, CHUNK);
         Ok(())

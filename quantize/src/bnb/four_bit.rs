@@ -8,11 +8,12 @@
 //! 2023, appendix E); those of FP4 are a sign, two exponent bits and one mantissa bit, scaled to 1. Values and the
 //! order of operations are those of bitsandbytes 0.50.2 on the CPU, so that the bytes are equal.
 
+use convert::packed::Float;
 pub use convert::packed::bnb::{BLOCK_LENGTHS, Code};
 
 use crate::SimdPath;
 use crate::block::largest;
-use crate::lanes::{Floats, Ints, Task};
+use crate::lanes::{Floats, Ints, Task, half_value};
 use crate::rows::first_not_finite;
 
 /// The code points in ascending order, equal ones in the order of their codes.
@@ -82,13 +83,80 @@ fn encode_on(path: SimdPath, code: Code, values: &[f32], block: usize, codes: &m
     true
 }
 
-/// The scales alone, one for each block. Gives false, with unspecified output, where a value is not finite.
-pub fn scales(values: &[f32], block: usize, scales: &mut [f32]) -> bool {
-    if first_not_finite(values).is_some() {
-        return false;
+/// The scales alone, one for each block, of floats as they are stored (little-endian): magnitudes order as their bits do.
+/// Gives false, with unspecified output, where a value is not finite.
+pub(super) fn stored_scales(float: Float, bytes: &[u8], block: usize, scales: &mut [f32]) -> bool {
+    match float {
+        Float::F32 => bits_of_scales(bytes.as_chunks().0, u32::from_le_bytes, f32::from_bits, block, scales),
+        Float::Bf16 => bits_of_scales(
+            bytes.as_chunks().0,
+            u16::from_le_bytes,
+            |bits| f32::from_bits(u32::from(bits) << 16),
+            block,
+            scales,
+        ),
+        Float::F16 => bits_of_scales(
+            bytes.as_chunks().0,
+            u16::from_le_bytes,
+            |bits| half_value(bits.to_le_bytes()),
+            block,
+            scales,
+        ),
     }
-    SimdPath::current().run(Scales { values, block, scales });
-    true
+}
+
+fn bits_of_scales<const N: usize, B: Bits>(
+    values: &[[u8; N]],
+    bits: impl Fn([u8; N]) -> B,
+    value: impl Fn(B) -> f32,
+    block: usize,
+    scales: &mut [f32],
+) -> bool {
+    SimdPath::current().run(StoredScales { values, bits, value: &value, block, scales: &mut *scales });
+    scales.iter().all(|scale| scale.is_finite())
+}
+
+/// The bits of a float.
+trait Bits: Copy + Ord {
+    const ZERO: Self;
+    fn magnitude(self) -> Self;
+}
+
+impl Bits for u16 {
+    const ZERO: u16 = 0;
+    #[inline(always)]
+    fn magnitude(self) -> u16 {
+        self & 0x7fff
+    }
+}
+
+impl Bits for u32 {
+    const ZERO: u32 = 0;
+    #[inline(always)]
+    fn magnitude(self) -> u32 {
+        self & 0x7fff_ffff
+    }
+}
+
+struct StoredScales<'a, const N: usize, R, V> {
+    values: &'a [[u8; N]],
+    bits: R,
+    value: V,
+    block: usize,
+    scales: &'a mut [f32],
+}
+
+impl<const N: usize, B: Bits, R: Fn([u8; N]) -> B, V: Fn(B) -> f32> Task for StoredScales<'_, N, R, V> {
+    #[inline(always)]
+    fn run<F: Floats>(self) {
+        for (values, scale) in self.values.chunks(self.block).zip(self.scales) {
+            let most = values.iter().fold(B::ZERO, |most, v| most.max((self.bits)(*v).magnitude()));
+            let least = if values.len() == self.block { 0.0 } else { SMALLEST };
+            // What is no number stays none.
+            let most = (self.value)(most);
+            *scale = if most < least { least } else { most };
+        }
+    }
 }
 
 struct Scales<'a> {
@@ -245,6 +313,36 @@ mod tests {
             let mut values = [1.0; 64];
             values[33] = bad;
             assert!(!encode(Code::Nf4, &values, 64, &mut [0; 32], &mut [0.0]));
+            for float in [Float::F32, Float::F16, Float::Bf16] {
+                assert!(!stored_scales(float, &stored(float, &values), 64, &mut [0.0]));
+            }
+        }
+    }
+
+    fn stored(float: Float, values: &[f32]) -> Vec<u8> {
+        let codec = crate::codec(super::super::folder::stored_type(float)).unwrap();
+        let mut bytes = vec![0; values.len() * float.size()];
+        codec.encode(values, values.len(), None, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn scales_of_what_is_stored_are_those_of_the_codes() {
+        let mut values: Vec<f32> = (0..997).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.0371).collect();
+        values[64..192].fill(0.0);
+        values[192..].iter_mut().step_by(71).for_each(|v| *v *= 1e-6);
+        for float in [Float::F32, Float::F16, Float::Bf16] {
+            let bytes = stored(float, &values);
+            let mut decoded = vec![0.0; values.len()];
+            float.decode(&bytes, &mut decoded);
+            // The last block is short; once it is all zeros.
+            for len in [64, 960, 997, 70_usize] {
+                let blocks = len.div_ceil(64);
+                let (mut want, mut got) = (vec![0.0; blocks], vec![1.0; blocks]);
+                assert!(encode(Code::Nf4, &decoded[..len], 64, &mut vec![0; len.div_ceil(2)], &mut want));
+                assert!(stored_scales(float, &bytes[..len * float.size()], 64, &mut got));
+                assert_eq!(got, want, "{float:?}, {len}");
+            }
         }
     }
 }
