@@ -114,6 +114,29 @@ fn the_loss_of_an_embedding_model_is_shown_and_judged() {
     gate(&["--max-kld", "0.1"], 2);
     let csv = evaluate(folder, &[&args[..], &["--csv", "--quiet"]].concat());
     assert_eq!(said(&csv.stdout).lines().count(), 4);
+    // Several files of texts: each has its figures and limits, and is what it is alone.
+    std::fs::write(folder.join("u.txt"), texts(25).replace("text", "word")).unwrap();
+    let two = ["compare", &model, "--types", "q4_0", "--text", "t.txt", "--text", "other=u.txt"];
+    let both = json(folder, &[&two[..], &["--html", "two.html"]].concat());
+    assert_eq!(
+        (both["protocol"]["text"].as_str(), both["protocol"]["texts"].as_u64()),
+        (Some("t.txt, other"), Some(55))
+    );
+    for (i, name, path, count) in [(0, "t.txt", "t.txt", 30), (1, "other", "u.txt", 25)] {
+        let alone = json(folder, &["compare", &model, "--types", "q4_0", "--text", path]);
+        let on = &both["texts"][i];
+        assert_eq!((on["protocol"]["text"].as_str(), on["protocol"]["texts"].as_u64()), (Some(name), Some(count)));
+        assert_eq!(on["protocol"]["text_sha256"], alone["protocol"]["text_sha256"]);
+        assert_eq!(on["models"][0]["similarity"], alone["models"][0]["similarity"]);
+    }
+    assert!(std::fs::read_to_string(folder.join("two.html")).unwrap().contains("<h3>other</h3>"));
+    let csv = evaluate(folder, &[&two[..], &["--csv", "--quiet"]].concat());
+    assert_eq!(said(&csv.stdout).lines().filter(|line| line.ends_with(",other")).count(), 1);
+    std::fs::write(folder.join("gate.toml"), "[[limits]]\ntexts = [\"other\"]\nmin-cosine = 0.9999999\n").unwrap();
+    let output = evaluate(folder, &[&two[..], &["--gate", "gate.toml", "--quiet"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output.stderr));
+    assert!(said(&output.stdout).contains("other") || said(&output.stderr).contains("other"));
+    assert!(refused(folder, 2, &["compare", &model, "--types", "q4_0", "--prompt", "a"]).contains("--prompt"));
     // Scores have a table of their own.
     let reranker = file(folder, "bge-reranker-Tiny-m3");
     let report = json(folder, &["compare", &reranker, "--types", "q8_0", "--text", "t.txt"]);

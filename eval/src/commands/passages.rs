@@ -70,16 +70,14 @@ impl TextArgs {
         }
     }
 
-    /// The file of the one text there is.
+    /// Reads them where each holds a text a line.
     ///
     /// # Errors
-    /// Several, or none that is a file.
-    pub fn one_file(&self, of: &str) -> Result<&Path> {
-        match &*self.text {
-            [one] => Ok(&one.path),
-            [] => Err(Error::usage(format!("--prompt is for models that predict tokens; {of} need a file"))),
-            _ => Err(Error::usage(format!("{of} are compared on one text at a time"))
-                .help("put all of them into one file, or run the command for each")),
+    /// `--prompt`, which is one text, and those of [`TextArgs::read`].
+    pub fn read_lines(&self, of: &str) -> Result<Passages> {
+        match self.prompt {
+            Some(_) => Err(Error::usage(format!("--prompt is for models that predict tokens; {of} need a file"))),
+            None => self.read(),
         }
     }
 
@@ -149,11 +147,13 @@ impl Cut {
 
 /// A text that was read.
 #[derive(Debug)]
-struct Passage {
-    name: String,
+pub struct Passage {
+    /// What it is called in reports and gates.
+    pub name: String,
     /// Where it came from, for errors.
-    place: PathBuf,
-    content: String,
+    pub place: PathBuf,
+    /// All of it.
+    pub content: String,
 }
 
 /// The texts of a run, of which there is at least one.
@@ -161,6 +161,11 @@ struct Passage {
 pub struct Passages(Vec<Passage>);
 
 impl Passages {
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Passage> {
+        self.0.iter()
+    }
+
     /// The names of all.
     pub fn name(&self) -> String {
         self.0.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ")

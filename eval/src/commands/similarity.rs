@@ -1,5 +1,6 @@
 //! `evaluate compare` of embedding models, rerankers and classifiers.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use eval::embed::{self, Head};
@@ -14,7 +15,8 @@ use gguf::digest::sha256;
 use gguf::{Error, Result, TensorInfo};
 
 use super::comparison::{Args, Candidate, Forms, arithmetic_words, check_measures, publish};
-use super::{Opened, ProgressBar, name_of, read_text, texts};
+use super::passages::Passage;
+use super::{Opened, ProgressBar, name_of, texts};
 
 /// Fewer texts than this say nothing with any confidence.
 const LEAST_TEXTS: usize = 20;
@@ -50,20 +52,27 @@ pub fn run(
             )));
         }
     }
-    let file = args.text.one_file(kind)?;
-    let all = read_text(file)?;
-    let texts = texts::read(file, scores)?;
-    let (inputs, cut) = texts::encode(base, &texts, &args.prefix, args.ctx).map_err(|e| e.at(file))?;
-    if gate.confidence.is_some() && texts.len() < LEAST_TEXTS {
-        return Err(Error::input(format!(
-            "{} texts are too few to be confident of anything; at least {LEAST_TEXTS} are needed",
-            texts.len()
-        ))
-        .at(file)
-        .help("give more texts, or leave --confidence out"));
+    let passages = args.text.read_lines(kind)?;
+    let (mut inputs, mut cut) = (Vec::new(), 0);
+    let mut parts = Vec::new();
+    for passage in passages.iter() {
+        let texts = texts::parse(&passage.content, &passage.place, scores)?;
+        if gate.confidence.is_some() && texts.len() < LEAST_TEXTS {
+            return Err(Error::input(format!(
+                "{} texts are too few to be confident of anything; at least {LEAST_TEXTS} are needed",
+                texts.len()
+            ))
+            .at(&passage.place)
+            .help("give more texts, or leave --confidence out"));
+        }
+        let encoded = texts::encode(base, &texts, &args.prefix, args.ctx).map_err(|e| e.at(&passage.place))?;
+        parts.push((passage, inputs.len()..inputs.len() + texts.len()));
+        inputs.extend(encoded.0);
+        cut += encoded.1;
     }
 
-    let tokens: usize = inputs.iter().map(|i| i.tokens.len()).sum();
+    let tokens_of = |range: Range<usize>| -> usize { inputs[range].iter().map(|i| i.tokens.len()).sum() };
+    let tokens = tokens_of(0..inputs.len());
     let bar = ProgressBar::new(common, "compare", tokens as u64);
     if !common.quiet {
         base.say_departures(&bar);
@@ -98,25 +107,29 @@ pub fn run(
     let width = ours.first().map_or(0, Vec::len);
     let parameters: u64 = base.source.tensors().iter().map(TensorInfo::elements).sum();
     let bits = |bytes: u64| 8.0 * bytes as f64 / parameters.max(1) as f64;
-    let row = |(candidate, theirs): (&Candidate<'_>, &Vec<Vec<f32>>)| {
+    for (candidate, theirs) in candidates.iter().zip(&found) {
         let other = theirs.first().map_or(0, Vec::len);
         if other != width {
             return Err(Error::input(format!("{} makes {other} values of a text, the base {width}", candidate.name)));
         }
-        let change = match scores {
-            true => Change::Scores(ScoreChange::of(&ours, theirs)),
-            false => Change::Similarity(Similarity::of(&ours, theirs)),
-        };
-        Ok(Row {
+    }
+    // What became of the texts of a range.
+    let models = |range: Range<usize>, errors: bool| {
+        let ours = &ours[range.clone()];
+        let row = |(candidate, theirs): (&Candidate<'_>, &Vec<Vec<f32>>)| Row {
             name: candidate.name.clone(),
             bytes: candidate.bytes,
             bits_per_weight: bits(candidate.bytes),
-            change,
-            tensors: candidate.encoded.map_or(Vec::new(), Encoded::errors),
-        })
+            change: match scores {
+                true => Change::Scores(ScoreChange::of(ours, &theirs[range.clone()])),
+                false => Change::Similarity(Similarity::of(ours, &theirs[range.clone()])),
+            },
+            tensors: candidate.encoded.filter(|_| errors).map_or(Vec::new(), Encoded::errors),
+        };
+        candidates.iter().zip(&found).map(row).collect()
     };
     let base_bytes = base.source.stored_bytes();
-    let report = Report {
+    let all = Report {
         schema: 1,
         program: concat!("evaluate ", env!("CARGO_PKG_VERSION")).into(),
         base: Base {
@@ -127,9 +140,9 @@ pub fn run(
             bits_per_weight: bits(base_bytes),
         },
         protocol: Protocol {
-            text: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            text_sha256: sha256(all.as_bytes()),
-            texts: texts.len(),
+            text: passages.name(),
+            text_sha256: passages.digest(),
+            texts: inputs.len(),
             tokens,
             prefix: args.prefix.clone(),
             pooling: pool.name().into(),
@@ -138,9 +151,24 @@ pub fn run(
             device,
             seconds: begun.elapsed().as_secs_f64(),
         },
-        models: candidates.iter().zip(&found).map(row).collect::<Result<_>>()?,
+        models: models(0..inputs.len(), true),
+        texts: Vec::new(),
     };
-    let verdicts = args.show.judge(&[(&*report.models, &report.protocol.text)], gate)?;
+    let on = |(passage, range): &(&Passage, Range<usize>)| Report {
+        protocol: Protocol {
+            text: passage.name.clone(),
+            text_sha256: sha256(passage.content.as_bytes()),
+            texts: range.len(),
+            tokens: tokens_of(range.clone()),
+            ..all.protocol.clone()
+        },
+        models: models(range.clone(), false),
+        ..all.clone()
+    };
+    let texts = if parts.len() > 1 { parts.iter().map(on).collect() } else { Vec::new() };
+    let report = Report { texts, ..all };
+    let judged: Vec<(&[Row], &str)> = report.by_text().map(|on| (&*on.models, on.protocol.text.as_str())).collect();
+    let verdicts = args.show.judge(&judged, gate)?;
     let forms = Forms {
         json: &|| report.json(),
         csv: &|| embedding::csv(&report),

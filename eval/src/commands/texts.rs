@@ -29,8 +29,15 @@ const SECOND: [&str; 4] = ["document", "sentence2", "passage", "hypothesis"];
 /// # Errors
 /// A file that cannot be read or holds no text, or a line that is no JSON or has no text.
 pub fn read(path: &Path, pairs: bool) -> Result<Vec<Text>> {
-    let all = read_text(path)?;
-    let all = all.strip_prefix('\u{feff}').unwrap_or(&all);
+    parse(&read_text(path)?, path, pairs)
+}
+
+/// The same of what was read from there.
+///
+/// # Errors
+/// No text, or a line that is no JSON or has no text.
+pub fn parse(all: &str, path: &Path, pairs: bool) -> Result<Vec<Text>> {
+    let all = all.strip_prefix('\u{feff}').unwrap_or(all);
     let json = path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson");
     let lines = (1..).zip(all.lines()).filter(|(_, line)| !line.trim().is_empty());
     let texts = lines

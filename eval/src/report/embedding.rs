@@ -30,6 +30,9 @@ pub struct Report {
     pub protocol: Protocol,
     /// The models that were compared, in the order they were asked for.
     pub models: Vec<EmbeddingRow>,
+    /// Where there were several files of texts, the same for each alone; the figures above are over all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<Report>,
 }
 
 /// The model that the others are compared with.
@@ -50,9 +53,9 @@ pub struct Base {
 /// How it was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Protocol {
-    /// The texts' file name.
+    /// The name of the file of texts; of several, all of them.
     pub text: String,
-    /// SHA-256 of the file.
+    /// SHA-256 of the file; of several, of the list of theirs.
     pub text_sha256: String,
     /// Texts.
     pub texts: usize,
@@ -164,6 +167,11 @@ impl Report {
         serde_json::to_value(self).unwrap_or(serde_json::Value::Null)
     }
 
+    /// The report of each file of texts: itself where there is one.
+    pub fn by_text(&self) -> impl Iterator<Item = &Report> {
+        super::or_itself(self, &self.texts)
+    }
+
     /// The models that no other one beats in both size and distance to the base, by position in `models`.
     pub fn pareto_front(&self) -> Vec<usize> {
         super::pareto_front(self.models.iter().map(|m| (m.bits_per_weight, m.change.cost())).collect())
@@ -193,6 +201,14 @@ fn cells(model: &EmbeddingRow) -> Vec<String> {
 
 /// The short table for a terminal, with the base above it.
 pub fn terminal(report: &Report) -> String {
+    let base = &report.base;
+    let mut out = format!("{}: {}, {:.2} bits per weight\n", base.name, bytes(base.bytes), base.bits_per_weight);
+    let tables: Vec<String> = report.by_text().map(|on| format!("{}\n\n{}", on.told(), table(on))).collect();
+    out += &tables.join("\n");
+    out
+}
+
+fn table(report: &Report) -> String {
     let heads = report.heads();
     let align = |i: usize| if i == 0 { Align::Left } else { Align::Right };
     let columns: Vec<(&str, Align)> = heads.iter().enumerate().map(|(i, h)| (h.as_str(), align(i))).collect();
@@ -200,19 +216,15 @@ pub fn terminal(report: &Report) -> String {
     for model in &report.models {
         table.row(cells(model));
     }
-    let base = &report.base;
-    format!(
-        "{}: {}, {:.2} bits per weight\n{}\n\n{}",
-        base.name,
-        bytes(base.bytes),
-        base.bits_per_weight,
-        report.told(),
-        table.render()
-    )
+    table.render()
 }
 
 /// The short table as Markdown.
 pub fn markdown(report: &Report) -> String {
+    report.by_text().map(markdown_on).collect::<Vec<_>>().join("\n")
+}
+
+fn markdown_on(report: &Report) -> String {
     let line = |cells: &[String]| {
         let cells: Vec<String> = cells.iter().map(|c| c.replace('|', "\\|")).collect();
         format!("| {} |\n", cells.join(" | "))
@@ -227,16 +239,18 @@ pub fn markdown(report: &Report) -> String {
     out + &format!("\nBase {}: {:.2} bits per weight. {}.\n", base.name, base.bits_per_weight, report.told())
 }
 
-/// Every statistic as CSV: a line for the heads, a line a model. Missing numbers are empty.
+/// Every statistic as CSV: a line for the heads, a line for each model on each file of texts. Missing numbers are empty.
 pub fn csv(report: &Report) -> String {
     let own = report.models.first().map_or(Vec::new(), |m| statistics(&m.change));
     let mut heads: Vec<String> = ["model", "bytes", "bits_per_weight", "texts"].map(String::from).into();
     heads.extend(own.iter().flat_map(|s| [s.1.to_owned(), format!("{}_error", s.1)]));
+    heads.push("text".into());
     let mut out = heads.join(",") + "\n";
-    for model in &report.models {
+    for (on, model) in report.by_text().flat_map(|on| on.models.iter().map(move |model| (on, model))) {
         let mut cells = vec![quoted(&model.name), model.bytes.to_string(), plain(model.bits_per_weight)];
-        cells.push(report.protocol.texts.to_string());
+        cells.push(on.protocol.texts.to_string());
         cells.extend(statistics(&model.change).iter().flat_map(|s| [plain(s.2.value), plain(s.2.error)]));
+        cells.push(quoted(&on.protocol.text));
         out += &(cells.join(",") + "\n");
     }
     out
@@ -254,7 +268,7 @@ pub fn html(report: &Report) -> String {
         report.told()
     );
     let all: Vec<(&str, &[TensorError])> = report.models.iter().map(|m| (m.name.as_str(), &*m.tensors)).collect();
-    page(&title, &told, &[trade_off(report), tensors(&all), figures(report), measured(report)])
+    page(&title, &told, &[trade_off(report), texts(report), tensors(&all), figures(report), measured(report)])
 }
 
 fn trade_off(report: &Report) -> String {
@@ -297,15 +311,38 @@ fn trade_off(report: &Report) -> String {
 }
 
 fn figures(report: &Report) -> String {
+    section("figures", "The figures", &figures_of(report, &report.pareto_front(), "Figures of each model"))
+}
+
+/// The figures on each file of texts, where there were several.
+fn texts(report: &Report) -> String {
+    if report.texts.is_empty() {
+        return String::new();
+    }
+    let mut body = String::from(super::html::OVER_ALL);
+    for on in &report.texts {
+        let (name, p) = (xml(&on.protocol.text), &on.protocol);
+        let _ = write!(
+            body,
+            "<h3>{name}</h3>\n<p>{} texts, {} tokens. SHA-256 <code>{}</code></p>\n{}",
+            count(p.texts as u64),
+            count(p.tokens as u64),
+            xml(&p.text_sha256),
+            figures_of(on, &[], &format!("Figures of each model on {}", p.text)),
+        );
+    }
+    section("texts", "Text by text", &body)
+}
+
+fn figures_of(report: &Report, front: &[usize], caption: &str) -> String {
     let heads = report.heads();
     let heads: Vec<&str> = heads.iter().skip(1).map(String::as_str).collect();
-    let front = report.pareto_front();
     let rows = report.models.iter().enumerate().map(|(i, m)| Row {
         name: &m.name,
         on_front: front.contains(&i),
         cells: cells(m).split_off(1),
     });
-    section("figures", "The figures", &figure_table(&heads, rows, "Figures of each model"))
+    figure_table(&heads, rows, caption)
 }
 
 fn measured(report: &Report) -> String {
@@ -372,6 +409,7 @@ mod tests {
                 seconds: 1.5,
             },
             models: vec![model("Q8_0", 8.5, 0.001), model("<Q4_0>", 4.5, 0.2), model("Q4|1", 5.0, 0.3)],
+            texts: Vec::new(),
         }
     }
 

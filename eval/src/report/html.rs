@@ -123,12 +123,15 @@ fn distribution(report: &Report) -> String {
     section("distribution", "How the divergence is spread", &body)
 }
 
+/// What stands before the figures of each text.
+pub(super) const OVER_ALL: &str = "<p>The figures elsewhere on this page are over all texts together.</p>\n";
+
 /// The figures on each text, where there were several.
 fn texts(report: &Report) -> String {
     if report.texts.is_empty() {
         return String::new();
     }
-    let mut body = String::from("<p>The figures elsewhere on this page are over all texts together.</p>\n");
+    let mut body = String::from(OVER_ALL);
     for on in &report.texts {
         let rows = on.models.iter().map(|m| Row {
             name: &m.name,

@@ -107,6 +107,11 @@ impl Protocol {
     }
 }
 
+/// The reports of several texts, or that of the one.
+fn or_itself<'r, R>(report: &'r R, texts: &'r [R]) -> impl Iterator<Item = &'r R> {
+    texts.is_empty().then_some(report).into_iter().chain(texts)
+}
+
 /// An arithmetic in words, and the device where there was one.
 fn computed(arithmetic: &str, device: Option<&Ran>) -> String {
     device.map_or(arithmetic.to_owned(), |device| format!("{arithmetic}, on {device}"))
@@ -255,8 +260,7 @@ impl Report {
 
     /// The report of each text: itself where there is one.
     pub fn by_text(&self) -> impl Iterator<Item = &Report> {
-        let alone = self.texts.is_empty().then_some(self);
-        alone.into_iter().chain(&self.texts)
+        or_itself(self, &self.texts)
     }
 
     /// What the bits per weight of models are made of, by their names, where a hundredth of the weights or more is not quantized.
