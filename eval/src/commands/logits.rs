@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use eval::forward::{Forward, Input};
 use eval::model::{Model, Shape};
+use eval::perplexity::Schedule;
 use eval::weights::SourceWeights;
-use gguf::cli::{Common, Exit, Output, count, print};
+use gguf::cli::{Common, Exit, Output, count, parse_bytes, print};
 use gguf::{Error, Result, quote};
 use serde_json::json;
 
@@ -51,6 +52,10 @@ pub struct Args {
     /// How many tokens of the sequence the decoder of an encoder-decoder reads
     #[arg(long, default_value_t = DECODER_TOKENS, value_name = "N")]
     decoder_tokens: usize,
+
+    /// Memory for hidden states and what a layer makes of them
+    #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
+    max_memory: u64,
 }
 
 /// Runs the command.
@@ -76,7 +81,8 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         _ => Input::from(tokens),
     };
     let rows = input.tokens.len();
-    let forward = Forward::new(&model, &weights);
+    let limits = Schedule::new(&model, 1, rows, args.max_memory).limits;
+    let forward = Forward::new(&model, &weights).limits(limits);
     let hidden = args.hidden || model.shape == Shape::Encoder;
     if hidden {
         write(&forward.hidden(&[input]).map_err(|e| e.at(&args.model))?[0])?;

@@ -7,6 +7,7 @@ use gguf::cli::{bytes, count};
 
 use super::gate::xml;
 use super::svg::{Axis, Cell, Point, Spread, heat, scatter, spreads};
+use super::text::estimate;
 use super::{ModelRow, Report};
 use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
 use crate::tensors::TensorError;
@@ -25,7 +26,7 @@ pub fn html(report: &Report) -> String {
         base.architecture,
         count(base.parameters),
         alone(base.bits_per_weight, 2),
-        plus_minus(base.ppl, 1.0, 3),
+        estimate(base.ppl, 1.0, 3),
         count(protocol.positions as u64),
         protocol.text,
     );
@@ -144,7 +145,7 @@ fn texts(report: &Report) -> String {
             "<h3>{name}</h3>\n<p>{} positions in {} chunks, perplexity of the base {}. SHA-256 <code>{}</code></p>\n{}",
             count(p.positions as u64),
             p.chunks,
-            plus_minus(on.base.ppl, 1.0, 3),
+            estimate(on.base.ppl, 1.0, 3),
             xml(&p.text_sha256),
             figure_table(&TEXT_LINES.map(|l| l.0), rows, &format!("Figures of each model on {}", p.text)),
         );
@@ -162,20 +163,25 @@ fn kind_and_layer(name: &str) -> (String, Option<usize>) {
     }
 }
 
+/// The signal to noise from which on a tensor is as good as lossless, in dB: what is above would stretch the colours.
+const LOSSLESS: f64 = 100.0;
+
 /// The error of each tensor of models, by their names.
 pub(super) fn tensors(models: &[(&str, &[TensorError])]) -> String {
-    let all = models.iter().flat_map(|m| m.1).map(|t| t.snr_db).filter(|v| v.is_finite());
+    let shown = |t: &TensorError| t.snr_db.min(LOSSLESS);
+    let all = models.iter().flat_map(|m| m.1).filter(|t| t.snr_db.is_finite()).map(shown);
     let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     if low > high {
         return String::new();
     }
+    let most = if high == LOSSLESS { "≥ " } else { "" };
     let mut body = format!(
-        "<p>Signal to noise of each tensor's weights, layer by layer, in dB: {high:.1} dB <span class=\"legend\" role=\"img\" \
+        "<p>Signal to noise of each tensor's weights, layer by layer, in dB: {most}{high:.1} dB <span class=\"legend\" role=\"img\" \
          aria-label=\"from pale to strong\"></span> {low:.1} dB (largest error). Hover for the figures, or open a table.</p>\n"
     );
     // The first to be seen is the one whose tensors differ most from each other.
     let spread = |tensors: &[TensorError]| {
-        let finite = || tensors.iter().map(|t| t.snr_db).filter(|v| v.is_finite());
+        let finite = || tensors.iter().filter(|t| t.snr_db.is_finite()).map(shown);
         finite().fold(f64::NEG_INFINITY, f64::max) - finite().fold(f64::INFINITY, f64::min)
     };
     let widest = models.iter().map(|m| spread(m.1)).fold(f64::NEG_INFINITY, f64::max);
@@ -188,7 +194,7 @@ pub(super) fn tensors(models: &[(&str, &[TensorError])]) -> String {
             let cells = rows.entry(kind).or_default();
             let column = layer.unwrap_or(0);
             cells.resize(cells.len().max(column + 1), None);
-            let fraction = if high > low { (high - t.snr_db) / (high - low) } else { 0.5 };
+            let fraction = if high > low { (high - shown(t)) / (high - low) } else { 0.5 };
             cells[column] =
                 Some((fraction, format!("{} {}: {:.2} dB, relative error {:.4}", t.name, t.ty, t.snr_db, t.relative)));
             let _ = writeln!(
@@ -217,16 +223,6 @@ pub(super) fn tensors(models: &[(&str, &[TensorError])]) -> String {
     section("tensors", "Where the error sits", &body)
 }
 
-fn plus_minus(e: Estimate, unit: f64, digits: usize) -> String {
-    if !e.value.is_finite() {
-        return "–".into();
-    }
-    if !e.error.is_finite() {
-        return format!("{:.digits$}", e.value * unit);
-    }
-    format!("{:.digits$} ± {:.digits$}", e.value * unit, e.error * unit)
-}
-
 /// An error, or a dash where it is not known.
 fn alone(error: f64, digits: usize) -> String {
     if error.is_finite() { format!("{error:.digits$}") } else { "–".into() }
@@ -238,15 +234,15 @@ type Line = (&'static str, fn(&ModelRow) -> String);
 const LINES: [Line; 11] = [
     ("Size", |m| bytes(m.bytes)),
     ("Bits per weight", |m| format!("{:.3}", m.bits_per_weight)),
-    ("PPL", |m| plus_minus(m.divergence.ppl, 1.0, 4)),
+    ("PPL", |m| estimate(m.divergence.ppl, 1.0, 4)),
     ("± over chunks", |m| alone(m.divergence.ppl.chunk_error, 4)),
-    ("ln PPL(Q)/PPL(base)", |m| plus_minus(m.divergence.ln_ppl_ratio, 1.0, 6)),
-    ("PPL(Q)/PPL(base)", |m| plus_minus(m.divergence.ppl_ratio, 1.0, 6)),
-    ("PPL(Q) − PPL(base)", |m| plus_minus(m.divergence.ppl_difference, 1.0, 4)),
-    ("Mean KLD", |m| plus_minus(m.divergence.kld, 1.0, 6)),
-    ("Mean Δp, %", |m| plus_minus(m.divergence.delta_p, 100.0, 3)),
-    ("RMS Δp, %", |m| plus_minus(m.divergence.delta_p_rms, 100.0, 3)),
-    ("Same top p, %", |m| plus_minus(m.divergence.same_top, 100.0, 3)),
+    ("ln PPL(Q)/PPL(base)", |m| estimate(m.divergence.ln_ppl_ratio, 1.0, 6)),
+    ("PPL(Q)/PPL(base)", |m| estimate(m.divergence.ppl_ratio, 1.0, 6)),
+    ("PPL(Q) − PPL(base)", |m| estimate(m.divergence.ppl_difference, 1.0, 4)),
+    ("Mean KLD", |m| estimate(m.divergence.kld, 1.0, 6)),
+    ("Mean Δp, %", |m| estimate(m.divergence.delta_p, 100.0, 3)),
+    ("RMS Δp, %", |m| estimate(m.divergence.delta_p_rms, 100.0, 3)),
+    ("Same top p, %", |m| estimate(m.divergence.same_top, 100.0, 3)),
 ];
 
 /// What is shown of each text.
@@ -401,5 +397,11 @@ mod tests {
         let page = html(&report);
         assert_eq!(page.matches("class=\"cell\"").count(), 3);
         assert!(page.contains("style=\"--v:100%\""));
+        // What is nearly lossless neither stretches the colours nor is shown first.
+        report.models[0].tensors = vec![error("blk.0.attn_q.weight", 181.0), error("output.weight", 110.0)];
+        let page = html(&report);
+        assert!(page.contains(": ≥ 100.0 dB") && page.contains("style=\"--v:75%\""));
+        let opened = page.split("<details open><summary>").nth(1).unwrap();
+        assert!(opened.starts_with(&*xml(&report.models[1].name)));
     }
 }

@@ -46,7 +46,13 @@ const WIDE: [Column; 5] = [
 ];
 
 pub(super) fn number(value: f64, digits: usize) -> String {
-    if value.is_finite() { format!("{value:.digits$}") } else { "–".into() }
+    if !value.is_finite() {
+        return "–".into();
+    }
+    let shown = format!("{value:.digits$}");
+    // What is rounded to nothing has no sign.
+    let nothing = shown.chars().all(|c| matches!(c, '-' | '0' | '.'));
+    if nothing { shown.trim_start_matches('-').to_owned() } else { shown }
 }
 
 /// What the errors beside the figures are.
@@ -63,7 +69,7 @@ fn base_ppl(report: &Report) -> String {
 
 pub(super) fn estimate(e: Estimate, unit: f64, digits: usize) -> String {
     match (e.value.is_finite(), e.error.is_finite()) {
-        (true, true) => format!("{:.digits$} ± {:.digits$}", e.value * unit, e.error * unit),
+        (true, true) => format!("{} ± {:.digits$}", number(e.value * unit, digits), e.error * unit),
         (true, false) => number(e.value * unit, digits),
         _ => "–".into(),
     }
@@ -235,6 +241,13 @@ mod tests {
         assert_eq!(text.matches("-Q4_K_M").count(), 2, "{text}");
         assert_eq!(shortened("abcdefghij", 5), "ab…ij");
         assert_eq!(shortened("abcde", 5), "abcde");
+    }
+
+    #[test]
+    fn what_is_rounded_to_nothing_has_no_sign() {
+        let shown = [-1e-9, 0.0, -0.0006, -1.0].map(|v| number(v, 3));
+        assert_eq!(shown, ["0.000", "0.000", "-0.001", "-1.000"]);
+        assert_eq!(number(-0.2, 0), "0");
     }
 
     #[test]
