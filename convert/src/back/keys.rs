@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 use super::file::File;
 use crate::transform::{Elements, Rows, to_f32};
 
-/// Entries of a configuration, and tensors of one number with their shapes.
-pub(crate) type Numbers = (Vec<(&'static str, Json)>, Vec<(String, &'static [u64], f32)>);
+/// Entries of a configuration, and tensors of few numbers.
+pub(crate) type Numbers = (Vec<(&'static str, Json)>, Vec<(String, Rows)>);
 
 /// What a file says: its keys and its tensors.
 pub(crate) struct Keys<'a> {

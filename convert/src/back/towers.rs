@@ -101,7 +101,8 @@ impl Towers {
         let read = |root: &Map<String, Json>| -> Result<(&'static Class, Config)> {
             projectors::read_with(root, nowhere, |_| Ok(Config::of(processor.clone(), "preprocessor_config.json")))
         };
-        let (class, config) = read(&root)?;
+        let (class, mut config) = read(&root)?;
+        (wrapper.inspected)(&keys, &mut config);
         let mut made = Metadata::new();
         let mut params = Params::new(&config, nowhere, ARCH, 0, &mut made);
         (class.keys)(&mut params)?;
@@ -120,7 +121,12 @@ impl Towers {
             let has = |part: &&str| if part.starts_with('.') { name.ends_with(*part) } else { name.contains(*part) };
             !wrapper.avoid.iter().any(has)
         };
-        let asked = Asked { stores: &stores, wide: false, plain: false, per_head: &[], passed: wrapper.copies };
+        let asked = Asked {
+            passed: wrapper.copies,
+            square: wrapper.square,
+            first_position: wrapper.first_position,
+            ..Asked::of(&stores)
+        };
         let mut tensors = inverted(class, &config, file, &asked)?;
         for tensor in &mut tensors {
             // Bounds of single numbers have no dimension there.
@@ -147,13 +153,17 @@ impl Towers {
         }
         // The text model's own configuration comes with the text model.
         root.shift_remove(wrapper.text_field);
+        if wrapper.flat {
+            text.keys().filter(|field| !fields.top.contains_key(*field)).for_each(|field| _ = root.shift_remove(field));
+            name_class(&mut root, wrapper);
+        }
         Ok(Towers { file: file.clone(), wrapper, tensors, files, notes, fields: root })
     }
 
     /// The configuration of the whole model.
     pub(crate) fn root(&self, text: Map<String, Json>) -> Map<String, Json> {
         let mut root = self.fields.clone();
-        root.insert(self.wrapper.text_field.to_owned(), text_part(self.wrapper, &text));
+        add_text(&mut root, self.wrapper, &text);
         root
     }
 
@@ -245,8 +255,7 @@ const TOKENS: &[(&str, &str)] = &[
 /// The configuration of the whole model.
 fn whole(wrapper: &Wrapper, fields: &Fields, text: &Map<String, Json>) -> Map<String, Json> {
     let mut root = fields.top.clone();
-    root.insert("architectures".into(), json!([wrapper.class]));
-    root.insert("model_type".into(), wrapper.model_type.into());
+    name_class(&mut root, wrapper);
     if let Some(tied) = text.get("tie_word_embeddings") {
         root.insert("tie_word_embeddings".into(), tied.clone());
     }
@@ -255,8 +264,24 @@ fn whole(wrapper: &Wrapper, fields: &Fields, text: &Map<String, Json>) -> Map<St
             root.insert(name.into(), Json::Object(part.clone()));
         }
     }
-    root.insert(wrapper.text_field.into(), text_part(wrapper, text));
+    add_text(&mut root, wrapper, text);
     root
+}
+
+fn name_class(root: &mut Map<String, Json>, wrapper: &Wrapper) {
+    root.insert("architectures".into(), json!([wrapper.class]));
+    root.insert("model_type".into(), wrapper.model_type.into());
+}
+
+/// Adds the text model's configuration, as a part or among the fields of the whole.
+fn add_text(root: &mut Map<String, Json>, wrapper: &Wrapper, text: &Map<String, Json>) {
+    if wrapper.flat {
+        let own: Vec<_> = text.iter().filter(|(field, _)| !root.contains_key(*field)).collect();
+        root.extend(own.into_iter().map(|(field, value)| (field.clone(), value.clone())).collect::<Map<_, _>>());
+    }
+    if !wrapper.text_field.is_empty() {
+        root.insert(wrapper.text_field.to_owned(), text_part(wrapper, text));
+    }
 }
 
 /// The text model's part of the configuration. It names its class where no row converts the text model of the whole one's.
@@ -264,7 +289,9 @@ fn text_part(wrapper: &Wrapper, text: &Map<String, Json>) -> Json {
     let mut text = text.clone();
     // What it has to know of the towers stands beside it.
     text.shift_remove("vision_config");
-    if hf::all().any(|row| row.names.contains(&wrapper.class)) {
+    if let Some(class) = wrapper.text_class {
+        text.insert("architectures".into(), json!([class]));
+    } else if hf::all().any(|row| row.names.contains(&wrapper.class)) {
         text.shift_remove("architectures");
     }
     Json::Object(text)

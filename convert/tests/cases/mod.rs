@@ -58,7 +58,7 @@ fn numbers(text: &str, blocks: u64) -> Vec<u64> {
     text.split(',').flat_map(part).collect()
 }
 
-fn names(pattern: &str, blocks: u64) -> Vec<String> {
+pub fn names(pattern: &str, blocks: u64) -> Vec<String> {
     let Some((before, rest)) = pattern.split_once('{') else { return vec![pattern.to_owned()] };
     let (inside, after) = rest.split_once('}').unwrap();
     let ends = names(after, blocks);
