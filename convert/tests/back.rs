@@ -469,7 +469,7 @@ fn text_models_come_back_alone() {
 }
 
 /// Checkpoints that come back.
-const LEAST: usize = 215;
+const LEAST: usize = 224;
 
 /// A class that reads what the fixtures have for a vocabulary in a way that none comes back from.
 const UNTOLD: &str = "DeciLMForCausalLM";

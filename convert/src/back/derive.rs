@@ -1035,6 +1035,12 @@ pub(super) fn dots3(keys: &Keys<'_>, root: &mut Root) {
     root.shift_remove("head_dim");
 }
 
+/// The embedding of the block of prediction has a name of its own.
+pub(super) fn dots3_names(_: &Config, name: &str) -> Option<String> {
+    let (_, rest) = names::blocks_in("model.layers.{}.embed_tokens", name)?;
+    Some(format!("model.mtp.embed_tokens{rest}"))
+}
+
 /// The block of prediction, of which the configuration says nothing.
 pub(super) fn predicted_block(keys: &Keys<'_>) -> Numbers {
     let further = keys.u64("nextn_predict_layers").filter(|n| *n > 0);

@@ -35,6 +35,11 @@ impl<'a> Keys<'a> {
         self.key(key).and_then(Value::as_u64)
     }
 
+    /// A whole number of a key that is not under the architecture's name.
+    pub(crate) fn whole_key(&self, key: &str) -> Option<u64> {
+        self.metadata.u64(key)
+    }
+
     pub(crate) fn f32(&self, key: &str) -> Option<f32> {
         self.key(key).and_then(Value::as_f64).map(|v| v as f32)
     }

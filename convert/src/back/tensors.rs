@@ -574,6 +574,7 @@ fn changed_shapes(shape: &[u64], width: Option<u64>, wide: bool) -> Vec<Vec<u64>
             shapes.push(vec![1, rows, columns]);
             shapes.push(vec![1, 1, rows, columns]);
         }
+        [a, 1, 1] => shapes.extend([vec![a], shape.to_vec()]),
         [a, b, c] => {
             // What takes experts apart is stored as one matrix of rows as wide as the model.
             let mut flat = [vec![a * b, c], vec![a * c, b]];

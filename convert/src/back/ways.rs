@@ -1596,9 +1596,20 @@ const OWN: &[Way] = &[
     .of("mistral4")
     .derive(mistral4)
     .avoiding(&["experts.{x}"]),
-    way("Dots3NoteTextForCausalLM", "dots3_note_text", DOTS3).derive(dots3).numbers(predicted_block),
-    way("Dots3NoteForConditionalGeneration", "dots3_note_text", DOTS3).derive(dots3).numbers(predicted_block).towers(),
-    way("Dots3NoteForCausalLM", "dots3_note_text", DOTS3).derive(dots3).numbers(predicted_block).towers(),
+    way("Dots3NoteTextForCausalLM", "dots3_note_text", DOTS3)
+        .derive(dots3)
+        .numbers(predicted_block)
+        .renamed(dots3_names),
+    way("Dots3NoteForConditionalGeneration", "dots3_note_text", DOTS3)
+        .derive(dots3)
+        .numbers(predicted_block)
+        .renamed(dots3_names)
+        .towers(),
+    way("Dots3NoteForCausalLM", "dots3_note_text", DOTS3)
+        .derive(dots3)
+        .numbers(predicted_block)
+        .renamed(dots3_names)
+        .towers(),
     way(
         "Glm5NextForConditionalGeneration",
         "glm5_next_text",
@@ -1607,7 +1618,7 @@ const OWN: &[Way] = &[
          intermediate_size kv_lora_rank layer_types max_position_embeddings mlp_layer_types \
          moe_intermediate_size n_group n_routed_experts n_shared_experts norm_topk_prob num_attention_heads \
          num_experts_per_tok num_hidden_layers num_key_value_heads num_nextn_predict_layers q_lora_rank \
-         qk_nope_head_dim qk_rope_head_dim rms_norm_eps routed_scaling_factor swiglu_limit topk_group \
+         qk_nope_head_dim qk_rope_head_dim rms_norm_eps routed_scaling_factor scoring_func swiglu_limit topk_group \
          v_head_dim vocab_size",
     )
     .derive(glm5_next)

@@ -490,17 +490,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
             ("mm_projector.proj.linear_2.", "mm_projector.proj.2."),
         ],
         tower: "kimi_k25_vision",
-        vision: &[
-            SIZES[1],
-            SIZES[2],
-            SIZES[3],
-            SIZES[4],
-            SIZES[5],
-            (SIGLIP[6].0, "projector_ln_eps"),
-            ("pos_emb_height", "init_pos_emb_height"),
-            ("pos_emb_width", "init_pos_emb_width"),
-            ("pos_emb_time", "init_pos_emb_time"),
-        ],
+        vision: &[SIZES[1], SIZES[2], SIZES[3], SIZES[4], SIZES[5], (SIGLIP[6].0, "projector_ln_eps")],
         processor: "KimiK25VisionProcessor",
         derive: kimi_k25,
         ..BASE
@@ -652,6 +642,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         text: &["Qwen3ASRForConditionalGeneration"],
         text_names: INSIDE,
         names: &[("audio_tower.", "model.audio_tower.")],
+        avoid: &["audio_tower.layer_norm"],
         tower: "qwen3_asr_encoder",
         audio: ENCODER,
         derive: |keys, out| {
@@ -1206,6 +1197,12 @@ fn kimi_vl(keys: &Keys<'_>, out: &mut Fields) {
 }
 
 fn kimi_k25(keys: &Keys<'_>, out: &mut Fields) {
+    // These keys are not under the architecture's name.
+    for part in ["height", "width", "time"] {
+        if let Some(size) = keys.whole_key(&format!("vision.pos_emb_{part}")) {
+            set(&mut out.vision, &format!("init_pos_emb_{part}"), size);
+        }
+    }
     // The model's own code has names of its own for the sizes.
     for field in ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"] {
         if let Some(value) = out.vision.get(field).cloned() {
