@@ -365,68 +365,6 @@ fn nothing_comes_back_otherwise() {
     assert!(only.is_some() || same >= LEAST, "{same} come back");
 }
 
-/// A file whose tensor of this name is one number without dimensions.
-struct Dimensionless<'a> {
-    file: &'a gguf::File,
-    tensors: Vec<gguf::TensorInfo>,
-}
-
-impl<'a> Dimensionless<'a> {
-    fn new(file: &'a gguf::File, name: &str) -> Option<Dimensionless<'a>> {
-        let place = file.find(name)?;
-        let mut tensors = file.tensors().to_vec();
-        let none = gguf::Shape::new(&[]).unwrap();
-        tensors[place] = gguf::TensorInfo::new(name, none, gguf::TensorType::F32).unwrap();
-        Some(Dimensionless { file, tensors })
-    }
-}
-
-impl gguf::Source for Dimensionless<'_> {
-    fn metadata(&self) -> &gguf::Metadata {
-        self.file.metadata()
-    }
-
-    fn tensors(&self) -> &[gguf::TensorInfo] {
-        &self.tensors
-    }
-
-    fn rows(&self, tensor: usize, rows: std::ops::Range<u64>) -> gguf::Result<std::borrow::Cow<'_, [u8]>> {
-        match self.tensors[tensor].shape().dims() {
-            [] => Ok(vec![0; 4].into()),
-            _ => self.file.rows(tensor, rows),
-        }
-    }
-}
-
-/// The size of a tensor may say a field, and a file may give it none.
-#[test]
-fn a_tensor_without_dimensions_is_refused() {
-    let mut seen = BTreeSet::new();
-    for root in ["golden/arch", "golden/encoders"] {
-        for entry in std::fs::read_dir(fixtures::path(root)).unwrap().map(Result::unwrap) {
-            let folder = entry.path().join("hf").join(entry.file_name());
-            if !folder.is_dir() {
-                continue;
-            }
-            let bytes = converted(&folder, &Options { any_pre: true, ..Options::default() }).unwrap();
-            let file = gguf::File::from_bytes(bytes.into()).unwrap();
-            for name in ["blk.0.ffn_up.weight", "token_types.weight", "token_embd.weight"] {
-                let Some(changed) = Dimensionless::new(&file, name) else { continue };
-                let bytes = gguf::write::copy(&changed, changed.metadata(), Vec::new(), |_| {}).unwrap();
-                let file = Arc::new(gguf::File::from_bytes(bytes.into()).unwrap());
-                let made = tempfile::tempdir().unwrap();
-                let whole = Folder::plan(file, &Back::default()).and_then(|back| {
-                    back.write(made.path(), &|_| {})?;
-                    back.check(made.path())
-                });
-                assert!(whole.is_err(), "{}: {name}", folder.display());
-                seen.insert(name);
-            }
-        }
-    }
-    assert_eq!(seen.len(), 3, "{seen:?}");
-}
-
 /// Text models of classes with towers, whose files say nothing of what the text model alone does not have.
 const ALONE: &[(&str, &str)] = &[
     ("DotsOCRForCausalLM", "Qwen2ForCausalLM"),

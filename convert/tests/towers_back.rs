@@ -257,60 +257,6 @@ fn towers_come_back_with_their_text_model_or_are_refused_by_name() {
     assert!(came > 0 || std::env::var_os("ONLY").is_some());
 }
 
-/// A case of towers with the text model that it names in the form of its folder.
-fn with_text(cases: &Map<String, Value>, name: &str) -> Map<String, Value> {
-    let mut case = cases::resolved(cases, name);
-    let text = case["text"].clone();
-    let (config, tensors) = match text["folder"].as_str() {
-        Some(source) => {
-            let config = fixtures::json(&format!("{source}/config.json"));
-            let tensors = safetensors::open_folder(&fixtures::path(source)).unwrap();
-            let tensors = tensors.iter().map(|tensor| (tensor.name().to_owned(), json!(tensor.shape()))).collect();
-            case.insert("tokenizer".into(), source.into());
-            (config, tensors)
-        }
-        None => {
-            let of = cases::resolved(cases, text["case"].as_str().unwrap());
-            let blocks = of.get("blocks").and_then(Value::as_u64).unwrap_or(1);
-            let tensors = of["tensors"].as_object().unwrap().iter();
-            let each = |(pattern, entry): (&String, &Value)| {
-                cases::names(pattern, blocks).into_iter().map(|name| (name, entry.clone())).collect::<Vec<_>>()
-            };
-            for key in ["tokenizer", "added"] {
-                case.extend(of.get(key).map(|value| (key.to_owned(), value.clone())));
-            }
-            (of["config"].clone(), tensors.flat_map(each).collect::<Map<String, Value>>())
-        }
-    };
-    let names = text["names"].as_array().cloned().unwrap_or_default();
-    let renamed = |name: &str| {
-        let found = names
-            .iter()
-            .find_map(|pair| Some(format!("{}{}", pair[1].as_str()?, name.strip_prefix(pair[0].as_str()?)?)));
-        found.unwrap_or_else(|| name.to_owned())
-    };
-    let own = text["without"].as_array().cloned().unwrap_or_default();
-    let of_text =
-        tensors.into_iter().filter(|(name, _)| !own.iter().any(|part| name.starts_with(part.as_str().unwrap())));
-    let of_text: Vec<_> = of_text.map(|(name, entry)| (renamed(&name), entry)).collect();
-    case["tensors"].as_object_mut().unwrap().extend(of_text);
-    let whole = case["config"].as_object_mut().unwrap();
-    let mut config = config.as_object().unwrap().clone();
-    for part in ["vision_config", "audio_config", "language_config", "architectures"] {
-        config.shift_remove(part);
-    }
-    if let Some(Value::Object(inner)) = config.shift_remove("text_config") {
-        config = inner;
-    }
-    config
-        .extend(text["fields"].as_object().into_iter().flatten().map(|(field, value)| (field.clone(), value.clone())));
-    match text["under"].as_str() {
-        Some(under) => _ = whole.insert(under.to_owned(), Value::Object(config)),
-        None => whole.extend(config.into_iter().filter(|(field, _)| field != "model_type")),
-    }
-    case
-}
-
 /// Towers of generated cases with text models of other fixtures.
 #[test]
 fn generated_towers_come_back_with_a_text_model() {
@@ -326,7 +272,7 @@ fn generated_towers_come_back_with_a_text_model() {
         if !cases::resolved(cases, name).contains_key("text") {
             continue;
         }
-        let case = with_text(cases, name);
+        let case = cases::with_text(cases, name);
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join(name);
         cases::write(&case, &folder);
