@@ -1,6 +1,6 @@
 //! Files of which a key or a tensor is changed never end the way back in a panic: each key of the model is taken away and
 //! gets other types and sizes, each tensor is taken away and gets other sizes and types, in files of classes with and
-//! without towers. `EVERY_CHANGE` changes all files, else a few changes of each are made; `ONLY=PART` those of this name.
+//! without towers. `EVERY=N` makes every Nth change of a file; `ONLY=PART` is for those of this name.
 
 mod cases;
 
@@ -169,7 +169,8 @@ fn change(folder: &Path, step: usize) -> (usize, usize) {
 #[test]
 fn changed_files_are_refused_without_a_panic() {
     let only = std::env::var("ONLY").ok();
-    let every = std::env::var_os("EVERY_CHANGE").is_some();
+    // A prime number, so that keys and tensors meet every change in some file.
+    let every = std::env::var("EVERY").map_or(307, |every| every.parse().unwrap());
     let mut cases = fixtures::json("generated/cases.json");
     let cases = cases.as_object_mut().unwrap();
     cases.extend(fixtures::json("generated/back.json").as_object().unwrap().clone());
@@ -186,8 +187,7 @@ fn changed_files_are_refused_without_a_panic() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join(name);
         cases::write(&case, &folder);
-        // A prime number, so that keys and tensors meet every change in some file.
-        let (seen, same) = change(&folder, if every { 1 } else { 307 });
+        let (seen, same) = change(&folder, every);
         (all, whole) = (all + seen, whole + same);
     }
     println!("{all} changes, {whole} came back");

@@ -294,13 +294,25 @@ pub(super) fn minimax_m3(keys: &Keys<'_>, root: &mut Root) {
         root.insert("moe_layer_freq".into(), (0..layers).map(|layer| u64::from(layer >= dense)).collect());
     }
     let index = |key: &str| keys.u64(&format!("attention.indexer.{key}"));
+    let blocks = layers.min(MAX_LAYERS as u64);
+    let sparse = |layer| u64::from(keys.shape(&format!("blk.{layer}.indexer.q_proj.weight")).is_some());
+    let sparse: Vec<u64> = (0..blocks).map(sparse).collect();
     root.insert(
         "sparse_attention_config".into(),
         json!({"sparse_num_index_heads": index("head_count"), "sparse_index_dim": index("key_length"),
             "sparse_topk_blocks": index("top_k"), "sparse_block_size": index("block_size"),
-            "sparse_local_block": index("local_blocks")}),
+            "sparse_local_block": index("local_blocks"), "sparse_attention_freq": sparse}),
     );
-    set(root, &[("dense_intermediate_size", keys.first_dimension("blk.0.ffn_up.weight"))]);
+    // One of the experts that all tokens share.
+    let shared = keys.first_dimension(&format!("blk.{dense}.ffn_up_shexp.weight"));
+    let shared = shared.zip(keys.u64("expert_shared_count")).and_then(|(width, count)| width.checked_div(count));
+    set(
+        root,
+        &[
+            ("dense_intermediate_size", keys.first_dimension("blk.0.ffn_up.weight")),
+            ("shared_intermediate_size", shared),
+        ],
+    );
 }
 
 /// The token that ends texts has a field of its own.
@@ -998,11 +1010,16 @@ pub(super) fn dots3(keys: &Keys<'_>, root: &mut Root) {
     let full = of(0).or(of(1));
     let rope = keys.u64("rope.dimension_count");
     let whole = keys.u64("attention.key_length_mla_swa");
+    let dense = keys.u64("leading_dense_block_count").unwrap_or(0);
+    let shared = keys.first_dimension(&format!("blk.{dense}.ffn_up_shexp.weight"));
+    let shared = shared.zip(keys.u64("expert_shared_count")).and_then(|(width, count)| width.checked_div(count));
     set(
         root,
         &[
             ("num_attention_heads", full),
             ("num_key_value_heads", full),
+            ("swa_num_key_value_heads", heads.get(slides.len()).copied().or(of(1)).or(full)),
+            ("moe_shared_expert_intermediate_size", shared),
             // The block of prediction slides.
             ("swa_num_attention_heads", heads.get(slides.len()).copied().or(of(1)).or(full)),
             ("swa_kv_lora_rank", keys.u64("attention.kv_lora_rank_swa")),

@@ -26,8 +26,8 @@ pub(crate) struct Towers {
     /// The files beside the weights that are of the towers.
     pub(crate) files: Vec<(&'static str, Json)>,
     pub(crate) notes: Vec<String>,
-    /// The parts of the configuration beside the text model's.
-    fields: Map<String, Json>,
+    /// The configuration of the whole model.
+    pub(crate) root: Map<String, Json>,
 }
 
 /// The architecture of projector files.
@@ -95,7 +95,7 @@ impl Towers {
         let metadata = file.0.metadata();
         let keys = Keys::new(ARCH, metadata, file);
         let fields = fields(wrapper, &keys, ids);
-        let mut root = whole(wrapper, &fields, text);
+        let root = whole(wrapper, &fields, text);
         let processor = fields.processor.clone();
         let nowhere = Path::new("/nonexistent/checkpoint");
         let read = |root: &Map<String, Json>| -> Result<(&'static Class, Config)> {
@@ -151,20 +151,7 @@ impl Towers {
         if !processor.is_empty() {
             files.push(("preprocessor_config.json", Json::Object(processor)));
         }
-        // The text model's own configuration comes with the text model.
-        root.shift_remove(wrapper.text_field);
-        if wrapper.flat {
-            text.keys().filter(|field| !fields.top.contains_key(*field)).for_each(|field| _ = root.shift_remove(field));
-            name_class(&mut root, wrapper);
-        }
-        Ok(Towers { file: file.clone(), wrapper, tensors, files, notes, fields: root })
-    }
-
-    /// The configuration of the whole model.
-    pub(crate) fn root(&self, text: Map<String, Json>) -> Map<String, Json> {
-        let mut root = self.fields.clone();
-        add_text(&mut root, self.wrapper, &text);
-        root
+        Ok(Towers { file: file.clone(), wrapper, tensors, files, notes, root })
     }
 
     /// The name that a tensor of the text model has in the folder.
@@ -255,7 +242,8 @@ const TOKENS: &[(&str, &str)] = &[
 /// The configuration of the whole model.
 fn whole(wrapper: &Wrapper, fields: &Fields, text: &Map<String, Json>) -> Map<String, Json> {
     let mut root = fields.top.clone();
-    name_class(&mut root, wrapper);
+    root.insert("architectures".into(), json!([wrapper.class]));
+    root.insert("model_type".into(), wrapper.model_type.into());
     if let Some(tied) = text.get("tie_word_embeddings") {
         root.insert("tie_word_embeddings".into(), tied.clone());
     }
@@ -264,17 +252,6 @@ fn whole(wrapper: &Wrapper, fields: &Fields, text: &Map<String, Json>) -> Map<St
             root.insert(name.into(), Json::Object(part.clone()));
         }
     }
-    add_text(&mut root, wrapper, text);
-    root
-}
-
-fn name_class(root: &mut Map<String, Json>, wrapper: &Wrapper) {
-    root.insert("architectures".into(), json!([wrapper.class]));
-    root.insert("model_type".into(), wrapper.model_type.into());
-}
-
-/// Adds the text model's configuration, as a part or among the fields of the whole.
-fn add_text(root: &mut Map<String, Json>, wrapper: &Wrapper, text: &Map<String, Json>) {
     if wrapper.flat {
         let own: Vec<_> = text.iter().filter(|(field, _)| !root.contains_key(*field)).collect();
         root.extend(own.into_iter().map(|(field, value)| (field.clone(), value.clone())).collect::<Map<_, _>>());
@@ -282,11 +259,21 @@ fn add_text(root: &mut Map<String, Json>, wrapper: &Wrapper, text: &Map<String, 
     if !wrapper.text_field.is_empty() {
         root.insert(wrapper.text_field.to_owned(), text_part(wrapper, text));
     }
+    if let Some(outer) = wrapper.outer {
+        let parts = ["vision_config", "audio_config", wrapper.text_field].into_iter();
+        let parts = parts.filter_map(|part| Some((part.to_owned(), root.shift_remove(part)?)));
+        let parts: Map<String, Json> = parts.collect();
+        root.insert(outer.to_owned(), parts.into());
+    }
+    root
 }
 
 /// The text model's part of the configuration. It names its class where no row converts the text model of the whole one's.
 fn text_part(wrapper: &Wrapper, text: &Map<String, Json>) -> Json {
     let mut text = text.clone();
+    if let Some(kind) = wrapper.text_type {
+        text.insert("model_type".into(), kind.into());
+    }
     // What it has to know of the towers stands beside it.
     text.shift_remove("vision_config");
     if let Some(class) = wrapper.text_class {

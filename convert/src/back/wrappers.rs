@@ -26,6 +26,10 @@ pub(crate) struct Wrapper {
     pub(crate) flat: bool,
     /// The class that the text model's part names, where it is not that of its way.
     pub(crate) text_class: Option<&'static str>,
+    /// The same of its `model_type`.
+    pub(crate) text_type: Option<&'static str>,
+    /// The field that holds all parts, where there is one.
+    pub(crate) outer: Option<&'static str>,
     /// Beginnings of the text model's names, and what stands there in the folder.
     pub(crate) text_names: &'static [(&'static str, &'static str)],
     /// The same for names that the row has for the towers' tensors.
@@ -81,6 +85,8 @@ const BASE: Wrapper = Wrapper {
     text_field: "text_config",
     flat: false,
     text_class: None,
+    text_type: None,
+    outer: None,
     text_names: &[],
     names: &[],
     rename: |name| name,
@@ -422,6 +428,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         class: "Glm4vMoeForConditionalGeneration",
         model_type: "glm4v_moe",
         text: &["Glm4MoeForCausalLM"],
+        text_type: Some("glm4v_moe_text"),
         tower: "glm4v_moe_vision",
         processor: "Glm4vImageProcessor",
         fits: |keys| !keys.has_tensor("attn_q_norm.weight"),
@@ -561,6 +568,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         model_type: "minimax_m3_vl",
         kinds: &["minimax_m3"],
         text: &["MiniMaxM3SparseForCausalLM"],
+        text_type: Some("minimax_m3_vl_text"),
         text_names: WHOLE,
         names: &[("vision.", "vision_tower.vision_model.")],
         tower: "minimax_m3_vl_vision",
@@ -640,10 +648,11 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         model_type: "qwen3_asr",
         kinds: &["qwen3a"],
         text: &["Qwen3ASRForConditionalGeneration"],
-        text_names: INSIDE,
-        names: &[("audio_tower.", "model.audio_tower.")],
+        outer: Some("thinker_config"),
+        text_names: &[("", "thinker.")],
+        names: &[("audio_tower.", "thinker.audio_tower.")],
         avoid: &["audio_tower.layer_norm"],
-        tower: "qwen3_asr_encoder",
+        tower: "qwen3_asr_audio_encoder",
         audio: ENCODER,
         derive: |keys, out| {
             set(&mut out.audio, "activation_function", "gelu");
@@ -654,6 +663,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
                 set(&mut out.audio, "downsample_hidden_size", channels);
             }
         },
+        in_library: false,
         ..BASE
     },
     Wrapper {
@@ -1268,6 +1278,9 @@ fn minimax(keys: &Keys<'_>, out: &mut Fields) {
     number(keys, "vision.spatial_merge_size", &mut out.processor, "merge_size");
     number(keys, "vision.patch_size", &mut out.processor, "patch_size");
     set(&mut out.processor, "temporal_patch_size", 2);
+    if let Some((_, wide)) = shape(keys, "mm.1.weight") {
+        set(&mut out.top, "projector_hidden_size", wide);
+    }
 }
 
 fn phi4(keys: &Keys<'_>, out: &mut Fields) {
@@ -1385,6 +1398,23 @@ fn dots3_note(keys: &Keys<'_>, out: &mut Fields) {
     out.vision.insert("pyramid_num_routed".into(), routed);
     if let Some(used) = keys.u64("vision.expert_used_count") {
         set(&mut out.vision, "capacity_factor", used as f64);
+    }
+    for (field, key) in [
+        ("adapter_in_dim", "embedding_length"),
+        ("adapter_out_dim", "projection_dim"),
+        ("adapter_merge_size", "spatial_merge_size"),
+    ] {
+        number(keys, &format!("vision.{key}"), &mut out.vision, field);
+    }
+    let sparse = experts.iter().position(|count| *count > 0);
+    let inner = sparse.and_then(|layer| keys.shape(&format!("v.blk.{layer}.ffn_up_exps.weight")));
+    if let Some(inner) = inner.as_deref().and_then(|shape| shape.get(1)) {
+        set(&mut out.vision, "moe_intermediate_size", *inner);
+    }
+    number(keys, "audio.embedding_length", &mut out.audio, "whisper_adapter_in_dim");
+    number(keys, "audio.projection_dim", &mut out.audio, "whisper_adapter_out_dim");
+    if let Some(channels) = keys.first_dimension("a.conv2d.1.weight") {
+        set(&mut out.audio, "downsample_hidden_size", channels);
     }
     for (field, value) in [
         ("adapter_type", json!("patch_merger")),

@@ -244,7 +244,14 @@ pub fn with_text(cases: &Map<String, Value>, name: &str) -> Map<String, Value> {
     config
         .extend(text["fields"].as_object().into_iter().flatten().map(|(field, value)| (field.clone(), value.clone())));
     match text["under"].as_str() {
-        Some(under) => _ = whole.insert(under.to_owned(), Value::Object(config)),
+        Some(under) => {
+            let (outer, part) = under.split_once('/').map_or((None, under), |(outer, part)| (Some(outer), part));
+            let place = match outer {
+                Some(outer) => whole[outer].as_object_mut().unwrap(),
+                None => whole,
+            };
+            place.insert(part.to_owned(), Value::Object(config));
+        }
         None => whole.extend(config.into_iter().filter(|(field, _)| field != "model_type")),
     }
     case
