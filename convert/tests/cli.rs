@@ -472,7 +472,7 @@ fn what_has_no_way_back_is_refused_by_name() {
     let case = Case::new();
     let (code, _, stderr) = case.run(&["-o", "text.gguf"]);
     assert_eq!(code, 0, "{stderr}");
-    let file = gguf::File::open(&case.temporary.path().join("text.gguf")).unwrap();
+    let file = gguf::File::open(case.temporary.path().join("text.gguf")).unwrap();
     for (key, value, words) in [
         ("general.architecture", "nothing", "the architecture nothing has no way back to a checkpoint folder"),
         ("general.architecture", "kimi-k3", "there is no way back to KimiK3ForConditionalGeneration"),

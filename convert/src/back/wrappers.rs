@@ -1173,6 +1173,9 @@ fn pixels(keys: &Keys<'_>, out: &mut Fields) {
 fn glm5(keys: &Keys<'_>, out: &mut Fields) {
     (GLM.derive)(keys, out);
     out.vision.insert("swiglu_limit".into(), keys.f32("vision.swiglu_clamp").map(float).into());
+    if let Some((_, wide)) = shape(keys, "mm.up.weight") {
+        set(&mut out.vision, "projection_intermediate_size", wide);
+    }
     number(keys, "vision.spatial_merge_size", &mut out.vision, "spatial_merge_size");
     number(keys, "vision.spatial_merge_size", &mut out.processor, "merge_size");
     number(keys, "vision.patch_size", &mut out.processor, "patch_size");
@@ -1211,6 +1214,7 @@ fn kimi_k25(keys: &Keys<'_>, out: &mut Fields) {
     for part in ["height", "width", "time"] {
         if let Some(size) = keys.whole_key(&format!("vision.pos_emb_{part}")) {
             set(&mut out.vision, &format!("init_pos_emb_{part}"), size);
+            set(&mut out.vision, &format!("pos_emb_{part}"), size);
         }
     }
     // The model's own code has names of its own for the sizes.
@@ -1397,7 +1401,7 @@ fn dots3_note(keys: &Keys<'_>, out: &mut Fields) {
     let routed: Json = experts.iter().map(|count| if *count == 0 { json!(-1) } else { json!(count) }).collect();
     out.vision.insert("pyramid_num_routed".into(), routed);
     if let Some(used) = keys.u64("vision.expert_used_count") {
-        set(&mut out.vision, "capacity_factor", used as f64);
+        set(&mut out.vision, "capacity_factor", used);
     }
     for (field, key) in [
         ("adapter_in_dim", "embedding_length"),
