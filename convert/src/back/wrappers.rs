@@ -1226,6 +1226,9 @@ fn kimi_k25(keys: &Keys<'_>, out: &mut Fields) {
     let merged = keys.u64("vision.projector.scale_factor");
     out.vision.insert("merge_kernel_size".into(), json!([merged, merged]));
     number(keys, "vision.projection_dim", &mut out.vision, "text_hidden_size");
+    if let Some(width) = keys.first_dimension("mm.input_norm.weight") {
+        set(&mut out.top, "projection_hidden_size", width);
+    }
     let gelu = keys.flag("use_gelu") == Some(true);
     set(&mut out.vision, "projector_hidden_act", if gelu { "gelu" } else { "gelu_pytorch_tanh" });
     let area = keys.u64("vision.patch_size").and_then(|patch| patch.checked_mul(patch));
