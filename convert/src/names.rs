@@ -97,9 +97,26 @@ fn matches(pattern: &str, name: &str) -> Option<(Option<u64>, Option<u64>)> {
 /// The block that a name has where a pattern has `{}`, and what follows the pattern, if the name begins so.
 pub(crate) fn blocks_in<'a>(pattern: &str, name: &'a str) -> Option<(Option<u64>, &'a str)> {
     let Some((before, after)) = pattern.split_once("{}") else { return Some((None, name.strip_prefix(pattern)?)) };
+    let (number, rest) = number_behind(before, name)?;
+    Some((Some(number), rest.strip_prefix(after)?))
+}
+
+/// As [`blocks_in`], with the member that the name has where the pattern has `{x}`.
+pub(crate) fn numbers_in<'a>(pattern: &str, name: &'a str) -> Option<(Option<u64>, Option<u64>, &'a str)> {
+    let Some((before, after)) = pattern.split_once("{x}") else {
+        let (block, rest) = blocks_in(pattern, name)?;
+        return Some((block, None, rest));
+    };
+    let (block, rest) = blocks_in(before, name)?;
+    let (member, rest) = number_behind("", rest)?;
+    Some((block, Some(member), rest.strip_prefix(after)?))
+}
+
+/// The number behind this beginning of a name, and what follows.
+fn number_behind<'a>(before: &str, name: &'a str) -> Option<(u64, &'a str)> {
     let rest = name.strip_prefix(before)?;
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    Some((Some(rest[..digits].parse().ok()?), rest[digits..].strip_prefix(after)?))
+    Some((rest[..digits].parse().ok()?, &rest[digits..]))
 }
 
 /// A pattern with the block's number.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use convert::back::{Folder, Options as Back};
-use convert::{Checkpoint, Options, OutType, safetensors};
+use convert::{Checkpoint, Options, OutType, Part, safetensors};
 use gguf::Source;
 use serde_json::Value;
 
@@ -65,7 +65,7 @@ fn there_and_back_with(folder: &Path, options: &Options) -> Outcome {
         Ok(faults) => faults,
         Err(e) => return Outcome::Differs(format!("is not written: {e}")),
     };
-    faults.extend(different_tensors(folder, &made, whole));
+    faults.extend(different_tensors(folder, &made, whole, options.part == Part::Model));
     faults.extend(different_switches(folder, &made));
     if faults.is_empty() {
         Outcome::Same(back.architecture().to_owned(), back.class().to_owned())
@@ -93,9 +93,44 @@ fn by_name(folder: &Path) -> BTreeMap<String, safetensors::Stored> {
     safetensors::open_folder(folder).unwrap().into_iter().map(|t| (t.name().to_owned(), t)).collect()
 }
 
-/// Of a model whose head is in no file (not `whole`) the rest is compared, without what its names begin with.
-fn different_tensors(folder: &Path, made: &Path, whole: bool) -> Vec<String> {
-    let (mut of, other) = (by_name(folder), by_name(made));
+/// Tables that are stored in parts, as one: into how many is in no file.
+fn joined(tensors: BTreeMap<String, safetensors::Stored>) -> BTreeMap<String, Held> {
+    let mut out: BTreeMap<String, Held> = BTreeMap::new();
+    for (name, tensor) in tensors {
+        let held = Held { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), bytes: tensor.bytes().to_vec() };
+        match out.get_mut(name.split(PARTS).next().unwrap()).filter(|_| name.contains(PARTS)) {
+            Some(first) => {
+                first.shape[0] += held.shape[0];
+                first.bytes.extend(held.bytes);
+            }
+            None => _ = out.insert(name.split(PARTS).next().unwrap().to_owned(), held),
+        }
+    }
+    out
+}
+
+/// What stands before the number of a part.
+const PARTS: &str = ".ngram_embedding.shard_";
+
+/// A tensor of a folder.
+struct Held {
+    dtype: safetensors::Dtype,
+    shape: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+/// Whether no file has a tensor of the class, or not of these: what the row leaves out.
+fn is_left_out(class: &str, name: &str) -> bool {
+    let rows = convert::hf::all().filter(|row| row.names.contains(&class));
+    rows.flat_map(|row| row.unused).any(|beginning| name.starts_with(beginning))
+}
+
+/// Of a model whose head is in no file (not `whole`) the rest is compared, without what its names begin with; of a file
+/// with a part of the model (not `complete`) that part.
+fn different_tensors(folder: &Path, made: &Path, whole: bool, complete: bool) -> Vec<String> {
+    let (mut of, other) = (joined(by_name(folder)), joined(by_name(made)));
+    let config: Value = serde_json::from_slice(&std::fs::read(made.join("config.json")).unwrap()).unwrap();
+    let class = config["architectures"][0].as_str().unwrap_or_default();
     if !whole {
         let bare = |name: &str| {
             let beginnings = ["bert.", "distilbert.", "model."];
@@ -108,9 +143,10 @@ fn different_tensors(folder: &Path, made: &Path, whole: bool) -> Vec<String> {
     // The layer before a classifier is in no file, and nobody needs frequencies that code computes.
     let in_no_file =
         |name: &str| name.starts_with("pooler.") || name.ends_with(".inv_freq") || name.ends_with("mlp.experts.bias");
-    let lost: Vec<&String> = of.keys().filter(|n| !other.contains_key(*n) && !in_no_file(n)).collect();
+    let lost: Vec<&String> =
+        of.keys().filter(|n| !other.contains_key(*n) && !in_no_file(n) && !is_left_out(class, n)).collect();
     let more: Vec<&String> = other.keys().filter(|n| !of.contains_key(*n)).collect();
-    if !lost.is_empty() {
+    if complete && !lost.is_empty() {
         faults.push(format!("{} tensors are lost: {}", lost.len(), few(lost)));
     }
     if !more.is_empty() {
@@ -119,19 +155,20 @@ fn different_tensors(folder: &Path, made: &Path, whole: bool) -> Vec<String> {
     let differs = |name: &&String| {
         let Some(b) = other.get(*name) else { return false };
         let a = &of[*name];
-        let (mut x, mut y) = (a.bytes(), b.bytes());
+        let (mut x, mut y) = (a.bytes.as_slice(), b.bytes.as_slice());
         if name.ends_with("position_embeddings.weight") && x != y {
             // Rows before the first position of a text are in no file: they become zeros.
-            let lost = 2 * a.elements() as usize / a.shape()[0] as usize * FIRST_POSITION;
+            let lost = 2 * a.shape[1] as usize * FIRST_POSITION;
             if y[..lost].iter().any(|byte| *byte != 0) {
                 return true;
             }
             (x, y) = (&x[lost..], &y[lost..]);
         }
-        a.shape() != b.shape() || a.dtype() == safetensors::Dtype::BF16 && (a.dtype() != b.dtype() || !near(x, y))
+        let whole_numbers = a.dtype == safetensors::Dtype::I64 && x != y;
+        let bf16 = a.dtype == safetensors::Dtype::BF16 && (a.dtype != b.dtype || !near(x, y));
+        a.shape != b.shape || whole_numbers || bf16
     };
-    let config: Value = serde_json::from_slice(&std::fs::read(made.join("config.json")).unwrap()).unwrap();
-    let scaled = SCALED.iter().any(|class| config["architectures"][0] == *class);
+    let scaled = SCALED.contains(&class);
     let differing: Vec<&String> = of.keys().filter(|name| !scaled && differs(name)).collect();
     if let Some(first) = differing.first() {
         let (a, b) = (&of[*first], &other[*first]);
@@ -139,10 +176,10 @@ fn different_tensors(folder: &Path, made: &Path, whole: bool) -> Vec<String> {
             "{} tensors differ: {} ({} {:?}, {} {:?})",
             differing.len(),
             first,
-            a.dtype(),
-            a.shape(),
-            b.dtype(),
-            b.shape()
+            a.dtype,
+            a.shape,
+            b.dtype,
+            b.shape
         ));
     }
     faults
@@ -258,7 +295,7 @@ fn keys_of_no_part_of_the_model_are_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     back.write(dir.path(), &|_| {}).unwrap();
     back.check(dir.path()).unwrap();
-    assert_eq!(different_tensors(&folder, dir.path(), true), Vec::<String>::new());
+    assert_eq!(different_tensors(&folder, dir.path(), true, true), Vec::<String>::new());
 }
 
 /// What is not refused comes back whole, and of each class that has a way back something does.
@@ -282,13 +319,16 @@ fn nothing_comes_back_otherwise() {
             if std::env::var_os("SHOW").is_some() {
                 println!("{name}: {why}");
             }
-            faults.extend(other_class(folder, options, &why).map(|fault| format!("{name}: {fault}")));
         }
     };
     let large = std::env::var_os("LARGE").is_some();
-    for name in cases.keys() {
+    let only = std::env::var("ONLY").ok();
+    let asked = |name: &&String| only.as_ref().is_none_or(|part| name.contains(part.as_str()));
+    for name in cases.keys().filter(asked) {
         let case = cases::resolved(cases, name);
-        if case.contains_key("error") || case.contains_key("large") && !large {
+        // A folder with towers has a test of its own; what a class calls by another name comes back by its first.
+        let other = case.contains_key("text") || name == "Nemotron-Puzzle-model";
+        if other || case.contains_key("error") || case.contains_key("large") && !large {
             continue;
         }
         let temporary = tempfile::tempdir().unwrap();
@@ -300,7 +340,7 @@ fn nothing_comes_back_otherwise() {
         }
     }
     let plain = Options { outtype: OutType::BF16, ..Options::default() };
-    for root in ["golden/arch", "golden/encoders"] {
+    for root in ["golden/arch", "golden/encoders"].into_iter().filter(|_| only.is_none()) {
         for entry in std::fs::read_dir(fixtures::path(root)).unwrap().map(Result::unwrap) {
             let folder = entry.path().join("hf").join(entry.file_name());
             if folder.is_dir() {
@@ -318,142 +358,56 @@ fn nothing_comes_back_otherwise() {
         }
     }
     println!("{same} come back");
+    if only.is_some() {
+        faults.retain(|fault| !fault.ends_with("nothing here comes back"));
+    }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    assert!(same >= LEAST, "{same} come back");
+    assert!(only.is_some() || same >= LEAST, "{same} come back");
 }
 
-/// A file whose tensor of this name is one number without dimensions.
-struct Dimensionless<'a> {
-    file: &'a gguf::File,
-    tensors: Vec<gguf::TensorInfo>,
-}
+/// Text models of classes with towers, whose files say nothing of what the text model alone does not have.
+const ALONE: &[(&str, &str)] = &[
+    ("DotsOCRForCausalLM", "Qwen2ForCausalLM"),
+    ("Gemma3nForConditionalGeneration", "Gemma3nForCausalLM"),
+    ("Glm4vMoeForConditionalGeneration", "Glm4MoeForCausalLM"),
+    ("Phi4ForCausalLMV", "Phi3ForCausalLM"),
+    ("Step3p7ForConditionalGeneration", "Step3p5ForCausalLM"),
+    ("StepVLForConditionalGeneration", "Qwen3ForCausalLM"),
+    ("YoutuVLForConditionalGeneration", "DeepseekV3ForCausalLM"),
+];
 
-impl<'a> Dimensionless<'a> {
-    fn new(file: &'a gguf::File, name: &str) -> Option<Dimensionless<'a>> {
-        let place = file.find(name)?;
-        let mut tensors = file.tensors().to_vec();
-        let none = gguf::Shape::new(&[]).unwrap();
-        tensors[place] = gguf::TensorInfo::new(name, none, gguf::TensorType::F32).unwrap();
-        Some(Dimensionless { file, tensors })
-    }
-}
-
-impl gguf::Source for Dimensionless<'_> {
-    fn metadata(&self) -> &gguf::Metadata {
-        self.file.metadata()
-    }
-
-    fn tensors(&self) -> &[gguf::TensorInfo] {
-        &self.tensors
-    }
-
-    fn rows(&self, tensor: usize, rows: std::ops::Range<u64>) -> gguf::Result<std::borrow::Cow<'_, [u8]>> {
-        match self.tensors[tensor].shape().dims() {
-            [] => Ok(vec![0; 4].into()),
-            _ => self.file.rows(tensor, rows),
-        }
-    }
-}
-
-/// The size of a tensor may say a field, and a file may give it none.
-#[test]
-fn a_tensor_without_dimensions_is_refused() {
-    let mut seen = BTreeSet::new();
-    for root in ["golden/arch", "golden/encoders"] {
-        for entry in std::fs::read_dir(fixtures::path(root)).unwrap().map(Result::unwrap) {
-            let folder = entry.path().join("hf").join(entry.file_name());
-            if !folder.is_dir() {
-                continue;
-            }
-            let bytes = converted(&folder, &Options { any_pre: true, ..Options::default() }).unwrap();
-            let file = gguf::File::from_bytes(bytes.into()).unwrap();
-            for name in ["blk.0.ffn_up.weight", "token_types.weight", "token_embd.weight"] {
-                let Some(changed) = Dimensionless::new(&file, name) else { continue };
-                let bytes = gguf::write::copy(&changed, changed.metadata(), Vec::new(), |_| {}).unwrap();
-                let file = Arc::new(gguf::File::from_bytes(bytes.into()).unwrap());
-                let made = tempfile::tempdir().unwrap();
-                let whole = Folder::plan(file, &Back::default()).and_then(|back| {
-                    back.write(made.path(), &|_| {})?;
-                    back.check(made.path())
-                });
-                assert!(whole.is_err(), "{}: {name}", folder.display());
-                seen.insert(name);
-            }
-        }
-    }
-    assert_eq!(seen.len(), 3, "{seen:?}");
-}
-
-/// Text models of classes whose towers do not come back.
 #[test]
 fn text_models_come_back_alone() {
     let cases = fixtures::json("generated/cases.json");
     let cases = cases.as_object().unwrap();
     let mut seen = BTreeSet::new();
-    // Those whose files say nothing of what the text model alone does not have.
-    let classes = [
-        "DotsOCRForCausalLM",
-        "Gemma3nForConditionalGeneration",
-        "Glm4vMoeForConditionalGeneration",
-        "Phi4ForCausalLMV",
-        "Step3p7ForConditionalGeneration",
-        "StepVLForConditionalGeneration",
-        "YoutuVLForConditionalGeneration",
-    ];
-    let text_of = |class: &str| {
-        let rows = convert::hf::all().filter(|row| row.names.contains(&class));
-        let why = rows.filter_map(|row| convert::back::has_way(row, class).err()?).next()?;
-        why.strip_suffix(" is its text model")?.rsplit(' ').next()
-    };
     for name in cases.keys() {
         let case = cases::resolved(cases, name);
         let class = case.get("config").and_then(|config| config["architectures"][0].as_str());
-        let class = class.unwrap_or_default().to_owned();
-        if name.starts_with("mmproj-") || !classes.contains(&class.as_str()) {
-            continue;
-        }
-        let text = text_of(&class).unwrap();
+        let alone = ALONE.iter().find(|(whole, _)| Some(*whole) == class);
+        let Some((class, text)) = alone.filter(|_| !name.starts_with("mmproj-")) else { continue };
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join(name);
         cases::write(&case, &folder);
         let options = Options { any_pre: true, ..cases::options(cases, &case, &folder) };
         let bytes = converted(&folder, &options).unwrap();
         let file = Arc::new(gguf::File::from_bytes(bytes.clone().into()).unwrap());
-        let refused = Folder::plan(file.clone(), &Back { class: Some(class.clone()), ..Back::default() }).unwrap_err();
-        assert!(refused.to_string().contains(text), "{name}: {refused}");
+        let asked = Back { class: Some((*class).to_owned()), ..Back::default() };
+        let refused = Folder::plan(file.clone(), &asked).unwrap_err();
+        assert!(refused.way_out().is_some_and(|way| way.contains("--mmproj")), "{name}: {refused}");
         let back = Folder::plan(file, &Back::default()).unwrap();
         let made = temporary.path().join("back").join(name);
         std::fs::create_dir_all(&made).unwrap();
         assert_eq!(remade(&back, &made, &options, &bytes).unwrap(), Vec::<String>::new(), "{name}");
         let config: Value = serde_json::from_slice(&std::fs::read(made.join("config.json")).unwrap()).unwrap();
-        assert_eq!(config["architectures"][0], text, "{name}");
+        assert_eq!(config["architectures"][0], *text, "{name}");
         seen.insert(class);
     }
-    assert_eq!(seen.len(), classes.len(), "{seen:?}");
+    assert_eq!(seen.len(), ALONE.len(), "{seen:?}");
 }
 
 /// Checkpoints that come back.
-const LEAST: usize = 215;
+const LEAST: usize = 224;
 
 /// A class that reads what the fixtures have for a vocabulary in a way that none comes back from.
 const UNTOLD: &str = "DeciLMForCausalLM";
-
-/// What is wrong with the class that a refusal names for the file.
-fn other_class(folder: &Path, options: &Options, why: &str) -> Option<String> {
-    let (_, rest) = why.split_once("--class ")?;
-    let class = rest.split(' ').next().filter(|_| rest.contains("is its text model"))?;
-    let options = Options { any_pre: true, ..options.clone() };
-    let bytes = converted(folder, &options).unwrap();
-    let file = Arc::new(gguf::File::from_bytes(bytes.into()).unwrap());
-    let back = match Folder::plan(file, &Back { class: Some(class.to_owned()), ..Back::default() }) {
-        Ok(back) => back,
-        Err(e) => return Some(format!("as {class}: {e}")),
-    };
-    let dir = tempfile::tempdir().unwrap();
-    back.write(dir.path(), &|_| {}).unwrap();
-    match back.check(dir.path()) {
-        // What keys say otherwise is told to whoever asks for the folder.
-        Ok(_) => None,
-        Err(e) => Some(format!("as {class}: {e}")),
-    }
-}

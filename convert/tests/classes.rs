@@ -38,9 +38,12 @@ What a file cannot say, and what is taken:
 - dense layers behind the pooling, which are in a file only where it was made with them;
 - multipliers that were taken into the weights (Falcon-H1, Jais): 1, with the weights of the file; the model is the same;
 - which layers of SmallThinker slide and rotate: every fourth sees everything and does not rotate, as readers of files take it;
+- whether the scales of dots3-note's norms were taken into them: they were, as in the published models;
+- in how many parts the table of Qwen4-Exp's n-grams was stored: 512, as the class has it, or one;
 - windows that a reader of files does not apply, ranges of initialization, dropout: the default of the class, or null;
-- of towers: the window of Qwen2.5-VL (112), the pooling of Gemma 4 (3), frames that become one patch (2); LLaVA's layers behind the
-  last that is seen with, which no model of it runs.
+- of towers: the window of Qwen2.5-VL (112), the pooling of Gemma 4 (3), frames that become one patch (2), the square of Kimi-VL's table
+  of positions; layers, heads and positions that a model stores and does not run (LLaVA, Phi-4, PaddleOCR-VL, Youtu-VL), and the position
+  of HunyuanVL's class token, which becomes zeros.
 
 `convert FILE.gguf -o FOLDER --mmproj PROJECTOR.gguf` puts the towers of a projector file into the same folder: names and layouts of
 their tensors are again the rows read the other way, `config.json` has a part for the text model and one for each tower, and

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use gguf::Source;
 
 const TINY: &str = "golden/arch/Tiny-Llama-2-7B-Chat/hf/Tiny-Llama-2-7B-Chat";
 
@@ -463,4 +464,32 @@ fn a_projector_file_comes_back_with_its_text_model_alone() {
     refused(&gemma, 2, "--mmproj PROJECTOR.gguf gives its towers");
     refused(&["--mmproj"], 2, "--mmproj needs the folder whose towers are wanted");
     refused(&["text.gguf", "-o", "made", "--mmproj"], 2, "--mmproj is for the way from a folder to a file");
+}
+
+/// What no folder can be made of is named, and nothing is left behind.
+#[test]
+fn what_has_no_way_back_is_refused_by_name() {
+    let case = Case::new();
+    let (code, _, stderr) = case.run(&["-o", "text.gguf"]);
+    assert_eq!(code, 0, "{stderr}");
+    let file = gguf::File::open(case.temporary.path().join("text.gguf")).unwrap();
+    for (key, value, words) in [
+        ("general.architecture", "nothing", "the architecture nothing has no way back to a checkpoint folder"),
+        ("general.architecture", "kimi-k3", "there is no way back to KimiK3ForConditionalGeneration"),
+        ("general.architecture", "dflash", "no way back from files of the architecture dflash"),
+        ("general.type", "adapter", "the file is an adapter, not a model"),
+        ("adapter.type", "lora", "the file is an adapter, not a model"),
+        ("general.type", "imatrix", "the file is an importance matrix, not a model"),
+        ("tokenizer.ggml.model", "runes", "a vocabulary of the kind \"runes\" has no files that are known"),
+    ] {
+        let mut metadata = file.metadata().clone();
+        metadata.set(key, value);
+        let bytes = gguf::write::copy(&file, &metadata, Vec::new(), |_| {}).unwrap();
+        fs::write(case.temporary.path().join("other.gguf"), bytes).unwrap();
+        let before = case.files();
+        let (code, _, stderr) = run(case.temporary.path(), &["other.gguf", "-o", "made"]);
+        assert_eq!(code, 3, "{key} {value}: {stderr}");
+        assert!(stderr.contains(words), "no {words:?} in: {stderr}");
+        assert_eq!(case.files(), before, "something was left behind");
+    }
 }

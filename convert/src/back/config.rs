@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::hf::{ANSWERS, Class, Contents, OWN_BEGINNINGS, Params, WHOLE_HEAD};
 use crate::modules::{self, Pooling};
 use crate::tokenizer::back::{Place, roles};
-use crate::transform::to_f32;
+use crate::transform::{Rows, to_f32};
 
 /// Keys without the architecture's name, and the fields that say the same, the likeliest first.
 const FIELDS: &[(&str, &[&str])] = &[
@@ -168,8 +168,8 @@ pub(crate) struct Found {
     pub(crate) pooling: Option<Pooling>,
     /// Values of a state.
     pub(crate) width: u64,
-    /// Tensors of one number that the file has as keys.
-    pub(crate) numbers: Vec<(String, &'static [u64], f32)>,
+    /// Tensors of few numbers that the file has as keys.
+    pub(crate) numbers: Vec<(String, Rows)>,
 }
 
 /// The configuration of a class that a file's keys say.
@@ -614,14 +614,19 @@ fn read(class: &'static Class, name: &str, root: &Map<String, Json>, beside: &Be
         whole_head: false,
     };
     // What only tensors say is asked of them later.
-    let mut inspected = config.clone();
+    let mut inspected = with(config.clone(), beside);
     if (class.inspect)(&mut inspected, &contents).is_ok() {
         config = inspected;
     }
+    Ok(with(config, beside))
+}
+
+/// The configuration with what other files of the folder say.
+fn with(mut config: Config, beside: &Beside) -> Config {
     for (name, value) in beside {
         config.set(name, value.clone());
     }
-    Ok(config)
+    config
 }
 
 /// Keys of the model that are not what the file says: those of other values, those that lack, those too many.

@@ -5,8 +5,9 @@ use serde_json::{Map, Value as Json, json};
 
 use super::keys::{Keys, Numbers, float};
 use crate::config::Config;
-use crate::hf::GAIN;
+use crate::hf::{GAIN, NGRAM_CONSTANTS, NGRAM_WIDTH, PREDICTION_BLOCK};
 use crate::names;
+use crate::transform;
 
 /// The fields of a configuration.
 type Root = Map<String, Json>;
@@ -293,13 +294,25 @@ pub(super) fn minimax_m3(keys: &Keys<'_>, root: &mut Root) {
         root.insert("moe_layer_freq".into(), (0..layers).map(|layer| u64::from(layer >= dense)).collect());
     }
     let index = |key: &str| keys.u64(&format!("attention.indexer.{key}"));
+    let blocks = layers.min(MAX_LAYERS as u64);
+    let sparse = |layer| u64::from(keys.shape(&format!("blk.{layer}.indexer.q_proj.weight")).is_some());
+    let sparse: Vec<u64> = (0..blocks).map(sparse).collect();
     root.insert(
         "sparse_attention_config".into(),
         json!({"sparse_num_index_heads": index("head_count"), "sparse_index_dim": index("key_length"),
             "sparse_topk_blocks": index("top_k"), "sparse_block_size": index("block_size"),
-            "sparse_local_block": index("local_blocks")}),
+            "sparse_local_block": index("local_blocks"), "sparse_attention_freq": sparse}),
     );
-    set(root, &[("dense_intermediate_size", keys.first_dimension("blk.0.ffn_up.weight"))]);
+    // One of the experts that all tokens share.
+    let shared = keys.first_dimension(&format!("blk.{dense}.ffn_up_shexp.weight"));
+    let shared = shared.zip(keys.u64("expert_shared_count")).and_then(|(width, count)| width.checked_div(count));
+    set(
+        root,
+        &[
+            ("dense_intermediate_size", keys.first_dimension("blk.0.ffn_up.weight")),
+            ("shared_intermediate_size", shared),
+        ],
+    );
 }
 
 /// The token that ends texts has a field of its own.
@@ -910,7 +923,8 @@ pub(super) fn apertus(keys: &Keys<'_>) -> Numbers {
         // Those that training changes are vectors.
         let shape: &[u64] = if kind.starts_with("alpha") { &[1] } else { &[] };
         for (layer, value) in values.iter().enumerate() {
-            tensors.push((format!("model.layers.{layer}.mlp.act_fn.{kind}"), shape, *value));
+            let name = format!("model.layers.{layer}.mlp.act_fn.{kind}");
+            tensors.push((name, transform::values(shape.to_vec(), &[*value])));
         }
         kinds.push(json!([kind, values]));
     }
@@ -920,7 +934,7 @@ pub(super) fn apertus(keys: &Keys<'_>) -> Numbers {
 /// The gain of the output is a key of a file.
 pub(super) fn talkie(keys: &Keys<'_>) -> Numbers {
     let gain = keys.f32("logit_scale");
-    let tensors = gain.map(|gain| ("lm_head_gain.w_g".to_owned(), &[1_u64][..], gain));
+    let tensors = gain.map(|gain| ("lm_head_gain.w_g".to_owned(), transform::values(vec![1], &[gain])));
     (gain.map(|gain| (GAIN, gain.into())).into_iter().collect(), tensors.into_iter().collect())
 }
 
@@ -945,4 +959,261 @@ pub(super) fn rwkv7_names(_: &Config, name: &str) -> Option<String> {
         Some((part, layer)) => format!("{layer}.attn.{part}_lora.lora.2.bias"),
         None => name,
     })
+}
+
+/// Delta attention in most layers, latent attention in the last of each group.
+pub(super) fn ling3(keys: &Keys<'_>, root: &mut Root) {
+    latent(keys, root);
+    let heads = keys.list("attention.head_count_kv").unwrap_or_default();
+    let group = heads.iter().position(|heads| *heads > 0).map_or(heads.len(), |place| place + 1);
+    root.insert("layer_group_size".into(), group.into());
+    for field in ["no_kda_lora", "kda_safe_gate"] {
+        root.insert(field.into(), true.into());
+    }
+    root.insert("gated_attention_proj_granularity_type".into(), "head_wise".into());
+    for (field, key) in
+        [("expert_swiglu_limit_list", "swiglu_clamp_exp"), ("share_expert_swiglu_limit_list", "swiglu_clamp_shexp")]
+    {
+        if let Some(limits) = keys.floats(key) {
+            root.insert(field.into(), limits.into_iter().map(float).collect());
+        }
+    }
+    root.insert("kda_lower_bound".into(), keys.f32("kda.gate_lower_bound").map(float).into());
+    set(root, &[("head_dim", keys.u64("kda.head_dim"))]);
+    let sections = keys.list("rope.dimension_sections");
+    if let Some(sections) = sections.as_deref().and_then(|sections| sections.get(..3)) {
+        root.insert("mrope_section".into(), sections.into());
+    }
+}
+
+/// Layers of latent attention have another name for what they give.
+pub(super) fn ling3_names(config: &Config, name: &str) -> Option<String> {
+    let (block, rest) = names::blocks_in("model.layers.{}.attention.o_proj", name)?;
+    let (block, group, layers) = (block?, config.u64("layer_group_size")?.max(1), config.layers().ok()?);
+    let latent = block >= layers / group * group || (block + 1).is_multiple_of(group);
+    latent.then(|| format!("model.layers.{block}.attention.dense{rest}"))
+}
+
+/// Ministral's scale of positions beside latent attention.
+pub(super) fn mistral4(keys: &Keys<'_>, root: &mut Root) {
+    latent(keys, root);
+    in_rope(root, "llama_4_scaling_beta", keys.f32("attention.temperature_scale"));
+}
+
+/// Two kinds of latent attention. Whether the scales of the norms were taken into them is in no file: they are in the
+/// published models.
+pub(super) fn dots3(keys: &Keys<'_>, root: &mut Root) {
+    latent(keys, root);
+    let slides = keys.list("attention.sliding_window_pattern").unwrap_or_default();
+    let heads = keys.list("attention.head_count").unwrap_or_default();
+    let of = |kind: u64| slides.iter().zip(&heads).find(|(slides, _)| **slides == kind).map(|(_, heads)| *heads);
+    let full = of(0).or(of(1));
+    let rope = keys.u64("rope.dimension_count");
+    let whole = keys.u64("attention.key_length_mla_swa");
+    let dense = keys.u64("leading_dense_block_count").unwrap_or(0);
+    let shared = keys.first_dimension(&format!("blk.{dense}.ffn_up_shexp.weight"));
+    let shared = shared.zip(keys.u64("expert_shared_count")).and_then(|(width, count)| width.checked_div(count));
+    set(
+        root,
+        &[
+            ("num_attention_heads", full),
+            ("num_key_value_heads", full),
+            ("swa_num_key_value_heads", heads.get(slides.len()).copied().or(of(1)).or(full)),
+            ("moe_shared_expert_intermediate_size", shared),
+            // The block of prediction slides.
+            ("swa_num_attention_heads", heads.get(slides.len()).copied().or(of(1)).or(full)),
+            ("swa_kv_lora_rank", keys.u64("attention.kv_lora_rank_swa")),
+            ("swa_q_lora_rank", keys.u64("attention.q_lora_rank")),
+            ("swa_head_dim", whole),
+            ("swa_qk_rope_head_dim", rope),
+            ("swa_qk_nope_head_dim", whole.zip(rope).and_then(|(whole, rope)| whole.checked_sub(rope))),
+            ("swa_v_head_dim", keys.u64("attention.value_length_mla_swa")),
+            ("sliding_window_size", keys.u64("attention.sliding_window")),
+            ("num_hidden_layers", Some(slides.len() as u64)),
+            ("n_group", Some(1)),
+            ("topk_group", Some(1)),
+        ],
+    );
+    for (field, value) in [
+        ("apply_mla_qkv_lora_rescale", Json::from(true)),
+        ("use_dsa", true.into()),
+        ("k_rope_only_layernorm", true.into()),
+        ("moe_gating_fp32", false.into()),
+        ("use_dynamic_rsf", false.into()),
+        ("normalization", "RMSNorm".into()),
+        ("final_norm", "RMSNorm".into()),
+        ("topk_method", "noaux_tc".into()),
+        ("scoring_func", "sigmoid".into()),
+        ("attention_gate_type", "headwise".into()),
+        ("swa_attention_gate_type", "headwise".into()),
+    ] {
+        root.insert(field.into(), value);
+    }
+    root.shift_remove("head_dim");
+}
+
+/// The embedding of the block of prediction has a name of its own.
+pub(super) fn dots3_names(_: &Config, name: &str) -> Option<String> {
+    let (_, rest) = names::blocks_in("model.layers.{}.embed_tokens", name)?;
+    Some(format!("model.mtp.embed_tokens{rest}"))
+}
+
+/// The block of prediction, of which the configuration says nothing.
+pub(super) fn predicted_block(keys: &Keys<'_>) -> Numbers {
+    let further = keys.u64("nextn_predict_layers").filter(|n| *n > 0);
+    (further.map(|further| (PREDICTION_BLOCK, further.into())).into_iter().collect(), Vec::new())
+}
+
+/// Delta attention, latent attention that does not rotate, and several residual streams.
+pub(super) fn glm5_next(keys: &Keys<'_>, root: &mut Root) {
+    sparse_attention(keys, root);
+    let heads = keys.list("attention.head_count_kv").unwrap_or_default();
+    let layers = heads.len().saturating_sub(keys.u64("nextn_predict_layers").unwrap_or(0) as usize);
+    let kind = |heads| if heads > 0 { "indexed_attention" } else { "linear_attention" };
+    root.insert("layer_types".into(), kinds(&heads[..layers], kind));
+    let (head, kernel, count) =
+        (keys.u64("kda.head_dim"), keys.u64("ssm.conv_kernel"), keys.u64("attention.head_count"));
+    let mut linear = json!({"head_dim": head, "num_heads": count, "short_conv_kernel_size": kernel});
+    if let Some(bound) = keys.f32("kda.gate_lower_bound") {
+        linear["gate_lower_bound"] = float(bound);
+    }
+    root.insert("linear_attn_config".into(), linear);
+    root.insert("mla_use_nope".into(), true.into());
+    root.insert("mhc".into(), true.into());
+    root.insert("index_kpool_always_select_tail".into(), keys.flag("attention.indexer.kpool_select_tail").into());
+    let limit = keys.floats("swiglu_clamp_exp").and_then(|limits| limits.first().copied());
+    root.insert("swiglu_limit".into(), limit.map(float).into());
+    set(root, &[("index_kpool", keys.u64("attention.indexer.kpool")), ("num_key_value_heads", count)]);
+    root.shift_remove("head_dim");
+}
+
+/// Attention of the common kind, under the names of latent attention.
+pub(super) fn ocr(keys: &Keys<'_>, root: &mut Root) {
+    root.insert("use_mla".into(), false.into());
+    for field in ["q_lora_rank", "kv_lora_rank"] {
+        root.insert(field.into(), Json::Null);
+    }
+    for field in ["qk_nope_head_dim", "v_head_dim"] {
+        root.insert(field.into(), 0.into());
+    }
+    set(root, &[("qk_rope_head_dim", keys.u64("rope.dimension_count"))]);
+}
+
+/// Rotation in several directions, whose base is stretched by the reader of the configuration.
+pub(super) fn hunyuan_vl(keys: &Keys<'_>, root: &mut Root) {
+    hunyuan(keys, root);
+    let Some(alpha) = keys.f32("rope.scaling.alpha") else { return };
+    let sections = keys.list("rope.dimension_sections").map(|sections| sections.into_iter().collect::<Json>());
+    root.insert(
+        "rope_scaling".into(),
+        json!({"type": "xdrope", "rope_type": "xdrope", "alpha": float(alpha), "xdrope_section": sections,
+            "factor": keys.f32("rope.scaling.factor").map(float)}),
+    );
+    root.shift_remove("original_max_position_embeddings");
+}
+
+/// Hyper-connections, an indexer, and the sizes of what is known of n-grams.
+pub(super) fn qwen4(keys: &Keys<'_>, root: &mut Root) {
+    linear_attention(keys, root);
+    let ratios = keys.list("attention.compress_ratios").unwrap_or_default();
+    let kind = |ratio| if ratio > 0 { "full_attention" } else { "linear_attention" };
+    root.insert("layer_types".into(), kinds(&ratios, kind));
+    let layers: Vec<u64> = keys.list("ple.layers").unwrap_or_default().into_iter().map(|layer| layer + 1).collect();
+    root.insert("ple_layer_ids".into(), layers.into());
+    let (grams, heads) = (keys.u64("ple.ngram_size"), keys.u64("ple.heads_per_ngram"));
+    let all = grams.zip(heads).and_then(|(grams, heads)| grams.checked_sub(1)?.checked_mul(heads));
+    let width = all.zip(keys.u64("embedding_length_per_layer_input")).and_then(|(all, width)| all.checked_mul(width));
+    let rows = keys.first_dimension("per_layer_token_embd.weight");
+    // As many parts as the class has the table in, where it is so many.
+    let parts = rows.map(|rows| if rows.is_multiple_of(NGRAM_PARTS) { NGRAM_PARTS } else { 1 });
+    set(
+        root,
+        &[
+            ("hc_count", keys.u64("hyper_connection.count")),
+            ("hc_lowrank", keys.u64("hyper_connection.low_rank")),
+            ("indexer_n_heads", keys.u64("attention.indexer.head_count")),
+            ("indexer_head_dim", keys.u64("attention.indexer.key_length")),
+            ("indexer_budget", keys.u64("attention.indexer.top_k")),
+            ("indexer_kv_heads", Some(1)),
+            ("indexer_compress_ratio", ratios.iter().max().copied()),
+            ("ngram_size", grams),
+            ("heads_per_ngram", heads),
+            ("ple_conv_kernel_size", keys.u64("ple.conv_kernel")),
+            ("ple_embed_dim", width),
+            // The first head's is the smallest prime that is no less.
+            ("ngram_vocab_size_base", keys.list("ple.head_vocab_sizes").and_then(|sizes| sizes.first().copied())),
+            ("split_ngram_parts", parts),
+            ("image_token_id", keys.u64("ple.image_token_id")),
+        ],
+    );
+}
+
+/// The parts in which the class has its table of n-grams.
+const NGRAM_PARTS: u64 = 512;
+
+/// The constants of the hash of n-grams are keys of a file.
+pub(super) fn ngrams(keys: &Keys<'_>) -> Numbers {
+    let Some(layer) = keys.list("ple.layers").and_then(|layers| layers.first().copied()) else {
+        return (Vec::new(), Vec::new());
+    };
+    let mut entries = vec![(NGRAM_WIDTH, keys.u64("embedding_length_per_layer_input").into())];
+    let mut tensors = Vec::new();
+    for (key, name) in NGRAM_CONSTANTS {
+        let Some(numbers) = keys.list(key) else { continue };
+        let whole: Vec<i64> = numbers.iter().map(|number| *number as i64).collect();
+        tensors.push((format!("model.layers.{layer}.ple.{name}"), transform::whole_numbers(&whole)));
+        entries.push((key, numbers.into()));
+    }
+    (entries, tensors)
+}
+
+/// The table of n-grams is that of one layer.
+pub(super) fn qwen4_names(config: &Config, name: &str) -> Option<String> {
+    let layer = config.get("ple_layer_ids")?.get(0)?.as_u64()?.checked_sub(1)?;
+    name.contains("{}").then(|| name.replace("{}", &layer.to_string()))
+}
+
+/// Adapters inside the model; the first layer is a switch without weights.
+pub(super) fn granite_switch(keys: &Keys<'_>, root: &mut Root) {
+    let ids = |key: &str| keys.list(key).map_or(Json::Null, Json::from);
+    root.insert("adapter_token_ids".into(), ids("adapters.token_ids_activate"));
+    root.insert("adapter_substitute_token_ids".into(), ids("adapters.token_ids_substitute"));
+    root.insert("control_token_gain".into(), keys.f32("adapters.router_gain").map(float).into());
+    let width = keys.first_dimension("blk.0.ffn_up.weight");
+    set(
+        root,
+        &[
+            ("num_hidden_layers", keys.u64("block_count").and_then(|blocks| blocks.checked_add(1))),
+            ("num_adapters", keys.u64("adapters.count")),
+            ("max_lora_rank", keys.u64("adapters.lora_rank")),
+            ("shared_intermediate_size", width),
+            ("projection_head_dim", keys.head()),
+            ("num_local_experts", Some(0)),
+        ],
+    );
+}
+
+/// Blocks that are described one by one.
+pub(super) fn puzzle(keys: &Keys<'_>, root: &mut Root) {
+    let lists =
+        ["attention.head_count_kv", "expert_feed_forward_length", "expert_used_count"].map(|key| keys.list(key));
+    let [Some(heads), Some(widths), Some(used)] = lists else { return };
+    let block = |((heads, width), used): ((&u64, &u64), &u64)| match (heads, width) {
+        (0, 0) => json!({"block_type": "mamba"}),
+        (0, _) => json!({"block_type": "moe", "moe_intermediate_size": width, "num_experts_per_tok": used}),
+        _ => json!({"block_type": "attention"}),
+    };
+    root.insert("block_configs".into(), heads.iter().zip(&widths).zip(&used).map(block).collect());
+    root.insert("mtp_block_configs".into(), json!([]));
+    set(
+        root,
+        &[
+            ("num_key_value_heads", heads.iter().max().copied()),
+            ("mamba_num_heads", keys.u64("ssm.time_step_rank")),
+            ("mamba_head_dim", quotient(keys, "ssm.inner_size", "ssm.time_step_rank")),
+            ("expand", quotient(keys, "ssm.inner_size", "embedding_length")),
+            ("moe_latent_size", keys.u64("moe_latent_size")),
+            ("n_group", keys.u64("expert_group_count")),
+        ],
+    );
 }

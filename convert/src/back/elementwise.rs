@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,15 +12,14 @@ use gguf::Result;
 use crate::transform::{Elements, RowSource, Rows, from_f32, to_f32};
 
 /// A function and what it makes of every bfloat16.
-#[derive(Debug)]
-pub(crate) struct Inverse {
-    f: fn(f32) -> f32,
+struct Inverse<F> {
+    f: F,
     /// The number of the smallest magnitude that has a value, by the value's bits.
     table: HashMap<u32, f32>,
 }
 
-impl Inverse {
-    pub(crate) fn of(f: fn(f32) -> f32) -> Inverse {
+impl<F: Fn(f32) -> f32> Inverse<F> {
+    fn of(f: F) -> Inverse<F> {
         let mut table: HashMap<u32, f32> = HashMap::new();
         for bits in 0..=u16::MAX {
             let number = f32::from_bits(u32::from(bits) << 16);
@@ -73,18 +73,23 @@ fn of_rank(rank: i64) -> f32 {
     if rank < 0 { -magnitude } else { magnitude }
 }
 
-#[derive(Debug)]
-struct Undone {
+struct Undone<F> {
     of: Rows,
-    inverse: Inverse,
+    inverse: Inverse<F>,
+}
+
+impl<F> fmt::Debug for Undone<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Undone").field("of", &self.of).finish()
+    }
 }
 
 /// The tensor that `f` was applied to.
-pub(crate) fn undone(of: &Rows, f: fn(f32) -> f32) -> Rows {
+pub(crate) fn undone(of: &Rows, f: impl Fn(f32) -> f32 + Send + Sync + 'static) -> Rows {
     Arc::new(Undone { of: Arc::clone(of), inverse: Inverse::of(f) })
 }
 
-impl RowSource for Undone {
+impl<F: Fn(f32) -> f32 + Send + Sync> RowSource for Undone<F> {
     fn shape(&self) -> &[u64] {
         self.of.shape()
     }
@@ -107,7 +112,9 @@ mod tests {
 
     #[test]
     fn functions_are_undone() {
-        for f in [|v: f32| v + 1.0, |v: f32| -crate::transform::exp(v), |v: f32| v + 0.2, |v: f32| v * 0.25] {
+        let functions: [fn(f32) -> f32; 5] =
+            [|v| v + 1.0, |v| -crate::transform::exp(v), |v| v + 0.2, |v| v * 0.25, |v| v * 1.632_993_2];
+        for f in functions {
             let inverse = Inverse::of(f);
             for bits in [0x3F80_u16, 0x3DCD, 0x4048, 0xBE80, 0x3C00] {
                 let number = f32::from_bits(u32::from(bits) << 16);

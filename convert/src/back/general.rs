@@ -28,6 +28,10 @@ pub(super) fn generation(metadata: &Metadata) -> Json {
     for role in roles(metadata).filter(|role| ["bos", "eos", "pad"].contains(&role.name)) {
         out.insert(format!("{}_token_id", role.name), role.id.into());
     }
+    let suppressed = metadata.array("tokenizer.ggml.suppress_tokens").and_then(gguf::Array::to_i32s);
+    if let Some(tokens) = suppressed.filter(|tokens| !tokens.is_empty()) {
+        out.insert("suppress_tokens".to_owned(), tokens.into());
+    }
     Json::Object(out)
 }
 

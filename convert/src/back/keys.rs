@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 use super::file::File;
 use crate::transform::{Elements, Rows, to_f32};
 
-/// Entries of a configuration, and tensors of one number with their shapes.
-pub(crate) type Numbers = (Vec<(&'static str, Json)>, Vec<(String, &'static [u64], f32)>);
+/// Entries of a configuration, and tensors of few numbers.
+pub(crate) type Numbers = (Vec<(&'static str, Json)>, Vec<(String, Rows)>);
 
 /// What a file says: its keys and its tensors.
 pub(crate) struct Keys<'a> {
@@ -33,6 +33,11 @@ impl<'a> Keys<'a> {
 
     pub(crate) fn u64(&self, key: &str) -> Option<u64> {
         self.key(key).and_then(Value::as_u64)
+    }
+
+    /// A whole number of a key that is not under the architecture's name.
+    pub(crate) fn whole_key(&self, key: &str) -> Option<u64> {
+        self.metadata.u64(key)
     }
 
     pub(crate) fn f32(&self, key: &str) -> Option<f32> {

@@ -96,7 +96,7 @@ pub(crate) fn inverted_behind(lost: u64, shapes: &[Vec<u64>], moved: &[Rows], da
     let total: u64 = shapes.iter().map(|s| s.iter().product::<u64>()).sum();
     let mut runs: Vec<Run> = Vec::new();
     for (output, rows) in moved.iter().enumerate() {
-        watch(rows, output as u32, total, &mut runs)?;
+        watch(rows, output as u32, total, &data[output], &mut runs)?;
     }
     let mut outputs = data.to_vec();
     if lost > 0 && lost <= u64::from(u32::MAX) {
@@ -139,7 +139,8 @@ fn common(data: &[Rows]) -> Elements {
     if data.iter().all(|rows| rows.elements() == first) { first } else { Elements::F32 }
 }
 
-fn watch(rows: &Rows, output: u32, total: u64, runs: &mut Vec<Run>) -> Result<()> {
+/// Where a change took the elements. What it filled in has to be 0 in `data` as well.
+fn watch(rows: &Rows, output: u32, total: u64, data: &Rows, runs: &mut Vec<Run>) -> Result<()> {
     let computes = || Error::input("the values are computed, not moved");
     if rows.elements() != Elements::F32 {
         return Err(computes());
@@ -149,11 +150,26 @@ fn watch(rows: &Rows, output: u32, total: u64, runs: &mut Vec<Run>) -> Result<()
     let mut at = 0_u64;
     let begin = runs.len();
     for first in (0..count).step_by(step as usize) {
-        let bytes = rows.rows(first..(first + step).min(count))?;
-        for number in bytes.as_chunks::<4>().0 {
-            let number = u32::from_le_bytes(*number);
-            if number == 0 || u64::from(number) > total {
+        let range = first..(first + step).min(count);
+        let bytes = rows.rows(range.clone())?;
+        let numbers = bytes.as_chunks::<4>().0;
+        if numbers.contains(&[0; 4]) {
+            if data.shape() != rows.shape() {
                 return Err(computes());
+            }
+            let values = transform::to_f32(data.elements(), &data.rows(range)?)?;
+            if numbers.iter().zip(&values).any(|(number, value)| *number == [0; 4] && *value != 0.0) {
+                return Err(Error::input("the file has values where the change fills in zeros"));
+            }
+        }
+        for number in numbers {
+            let number = u32::from_le_bytes(*number);
+            if u64::from(number) > total {
+                return Err(computes());
+            }
+            if number == 0 {
+                at += 1;
+                continue;
             }
             match runs.last_mut() {
                 Some(run) if runs_on(run, number, output, at) => run.len += 1,
@@ -252,7 +268,7 @@ impl RowSource for Counted {
     }
 }
 
-/// The power of two that a change multiplies a tensor of this shape with, where it does nothing else.
+/// The number that a change multiplies a tensor of this shape with, where it does nothing else.
 pub(crate) fn factor(shape: &[u64], change: impl Fn(Rows) -> Result<Rows>) -> Option<f32> {
     let made = change(Arc::new(Counted(shape.to_vec()))).ok().filter(|made| made.shape() == shape)?;
     let floats = |rows: &Rows, row: u64| transform::to_f32(rows.elements(), &rows.rows(row..row + 1).ok()?).ok();
@@ -263,8 +279,7 @@ pub(crate) fn factor(shape: &[u64], change: impl Fn(Rows) -> Result<Rows>) -> Op
         (Some(a), Some(b)) => a.iter().zip(&b).all(|(a, b)| a * factor == *b),
         _ => false,
     });
-    // Of other factors the values are rounded.
-    (same && factor.is_normal() && factor.to_bits() & 0x007F_FFFF == 0).then_some(factor)
+    (same && factor.is_normal()).then_some(factor)
 }
 
 /// Whether a change of a tensor of this shape, done twice, changes nothing.

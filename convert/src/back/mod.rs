@@ -316,7 +316,7 @@ impl Folder {
         let mut root = match &towers {
             Some(towers) => {
                 notes.extend(towers.notes.iter().cloned());
-                towers.root(found.root)
+                towers.root.clone()
             }
             None => found.root,
         };

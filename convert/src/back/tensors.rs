@@ -39,10 +39,14 @@ pub(crate) struct Tensors<'a> {
     wide: bool,
     /// Whether its matrices have no ones between their lengths.
     plain: bool,
-    /// The shortest ending that a rule leaves to a name.
-    endings: BTreeMap<&'a str, usize>,
+    /// The shortest ending that a rule leaves to a name, and whether such a rule has a number in the rest.
+    endings: BTreeMap<&'a str, (usize, bool)>,
     /// Ends of the names of vectors that have a row a head in the folder.
     per_head: &'static [&'static str],
+    /// Ends of the names of tables whose rows are the places of a square, and have two dimensions in the folder.
+    square: &'static [&'static str],
+    /// Rows of a table of positions that the file does not have, before its first.
+    first_position: u64,
     /// Tensors that no rule has taken, by name.
     rest: BTreeMap<&'a str, usize>,
     out: Vec<Named>,
@@ -60,8 +64,19 @@ pub(crate) struct Asked<'a> {
     pub(crate) plain: bool,
     /// Ends of the names of vectors that have a row a head in the folder.
     pub(crate) per_head: &'static [&'static str],
+    /// Ends of the names of tables whose rows are the places of a square, and have two dimensions in the folder.
+    pub(crate) square: &'static [&'static str],
+    /// Rows of a table of positions that the file does not have, before its first.
+    pub(crate) first_position: u64,
     /// Tensors of the file that no folder has.
     pub(crate) passed: &'a [&'static str],
+}
+
+impl<'a> Asked<'a> {
+    /// Nothing but which names there are.
+    pub(crate) fn of(stores: &'a dyn Fn(&str) -> bool) -> Asked<'a> {
+        Asked { stores, wide: false, plain: false, per_head: &[], square: &[], first_position: 0, passed: &[] }
+    }
 }
 
 /// The tensors of a checkpoint of this class, in the order of the file.
@@ -71,10 +86,12 @@ pub(crate) struct Asked<'a> {
 pub(crate) fn back(class: &'static Class, way: &Way, found: &Found, file: &File) -> Result<Vec<Named>> {
     let gated = file.0.tensors().iter().any(|t| t.name().ends_with("ffn_gate.weight"));
     let stores = |name: &str| way.stores(name, gated);
-    let asked = Asked { stores: &stores, wide: way.wide, plain: way.plain, per_head: way.per_head, passed: &[] };
+    let first_position = found.config.u64(FIRST_POSITION).unwrap_or(0);
+    let (wide, plain, per_head) = (way.wide, way.plain, way.per_head);
+    let asked = Asked { wide, plain, per_head, first_position, ..Asked::of(&stores) };
     let mut out = inverted(class, &found.config, file, &asked)?;
-    for (name, shape, number) in &found.numbers {
-        out.push(Named { name: name.clone(), rows: transform::values(shape.to_vec(), &[*number]), of: Vec::new() });
+    for (name, rows) in &found.numbers {
+        out.push(Named { name: name.clone(), rows: Arc::clone(rows), of: Vec::new() });
     }
     out.sort_by_key(|tensor| tensor.of.first().copied().unwrap_or(usize::MAX));
     let own = TextNames::new(class, &found.config)?;
@@ -100,8 +117,8 @@ pub(crate) fn inverted(class: &'static Class, config: &Config, file: &File, aske
     }
     let ending = |name: &&str| {
         let left = |rule: &&'static NameRule| {
-            let (_, suffix) = names::blocks_in(rule.to, name)?;
-            (suffix.is_empty() || class.suffixes.contains(&suffix)).then_some(suffix.len())
+            let (block, _, suffix) = names::numbers_in(rule.to, name)?;
+            (suffix.is_empty() || class.suffixes.contains(&suffix)).then_some((suffix.len(), block.is_some()))
         };
         rules.iter().filter_map(left).min()
     };
@@ -110,6 +127,8 @@ pub(crate) fn inverted(class: &'static Class, config: &Config, file: &File, aske
     let mut tensors = Tensors {
         endings,
         per_head: asked.per_head,
+        square: asked.square,
+        first_position: asked.first_position,
         class,
         config,
         file,
@@ -211,10 +230,11 @@ impl<'a> Tensors<'a> {
     /// The tensors that are left and whose names have the form of a rule's target, with block and suffix.
     fn targets(&self, rule: &NameRule) -> Vec<(&'a str, usize, Option<u64>, &'a str)> {
         let of = |(name, tensor): (&&'a str, &usize)| {
-            let (block, suffix) = names::blocks_in(rule.to, name)?;
+            let (block, _, suffix) = names::numbers_in(rule.to, name)?;
             let known = suffix.is_empty() || self.class.suffixes.contains(&suffix);
-            // A rule whose target is the whole name comes before one that leaves an ending to the name.
-            let best = self.endings.get(name).is_none_or(|ending| suffix.len() <= *ending);
+            // A rule whose target is the whole name comes before one that leaves an ending to the name, and one that says
+            // a number itself before one that takes any.
+            let best = self.endings.get(name).is_none_or(|ending| (suffix.len(), block.is_some()) <= *ending);
             (known && best).then_some((*name, *tensor, block, suffix))
         };
         self.rest.iter().filter_map(of).collect()
@@ -230,7 +250,10 @@ impl<'a> Tensors<'a> {
         let rule = self.rules[index];
         let weight = |suffix: &str| suffix != ".bias";
         for (name, tensor, block, suffix) in self.targets(rule) {
-            let stored = names::with_block(rule.from, block) + suffix;
+            let mut stored = names::with_block(rule.from, block) + suffix;
+            if let Some((_, Some(member), _)) = names::numbers_in(rule.to, name) {
+                stored = stored.replace("{x}", &member.to_string());
+            }
             let rows = self.rows(tensor);
             let fault = |e: Error| e.in_tensor(name);
             // The same name from two tables: the first is the one that is written.
@@ -244,10 +267,10 @@ impl<'a> Tensors<'a> {
                 How::MapWeight(_) | How::Transpose => rows,
                 How::RotateQuery => unrotated(&rows, self.config.heads()?).map_err(fault)?,
                 How::RotateKey => unrotated(&rows, self.config.kv_heads()?).map_err(fault)?,
-                How::Stack { members, .. } | How::Chain { members, .. } => {
-                    let count = members(self.config)?;
+                How::Stack { .. } | How::Chain { .. } | How::Uneven { padded: false, .. } => {
+                    let Some((_, count)) = rule.how.stack(self.config, block.unwrap_or(0)) else { continue };
                     let chained = matches!(rule.how, How::Chain { .. });
-                    let parts = unstacked(&rows, count, chained).map_err(fault)?;
+                    let parts = unstacked(&rows, count?, chained).map_err(fault)?;
                     self.rest.remove(name);
                     for (member, rows) in parts.into_iter().enumerate() {
                         let stored = stored.replace("{x}", &member.to_string());
@@ -286,6 +309,12 @@ impl<'a> Tensors<'a> {
                         let total: u64 = data.shape().iter().product();
                         shapes.insert(0, vec![total / head, head]);
                     }
+                    if self.square.iter().any(|end| rule.from.ends_with(end))
+                        && let &[places, width] = data.shape()
+                        && places.isqrt().pow(2) == places
+                    {
+                        shapes.insert(0, vec![places.isqrt(), places.isqrt(), width]);
+                    }
                     if self.plain {
                         shapes.insert(0, data.shape().to_vec());
                     }
@@ -310,7 +339,7 @@ impl<'a> Tensors<'a> {
         Ok(())
     }
 
-    /// Puts a tensor back that was multiplied with a power of two.
+    /// Puts a tensor back that was multiplied with a number.
     fn find_scaled(
         &mut self,
         rule: &NameRule,
@@ -325,7 +354,7 @@ impl<'a> Tensors<'a> {
         };
         // What is its own inverse, as changes of signs are, is done once more.
         let rows = match layout::factor(data.shape(), changed) {
-            Some(factor) => transform::mapped(data, move |v| v / factor),
+            Some(factor) => elementwise::undone(data, move |v| v * factor),
             None if layout::undoes_itself(data.shape(), changed) => match changed(Arc::clone(data)) {
                 Ok(rows) => rows,
                 Err(_) => return false,
@@ -432,7 +461,7 @@ impl<'a> Tensors<'a> {
     ) -> bool {
         let to = names::with_block(rule.to, block);
         // Rows before the first position that a text has are in no file, and no model reads them.
-        let first = self.config.u64(FIRST_POSITION).filter(|_| matches!(rule.how, How::Cut(_))).unwrap_or(0);
+        let first = if matches!(rule.how, How::Cut(_)) { self.first_position } else { 0 };
         for shape in shapes {
             let shape = &match shape.split_first() {
                 Some((rows, rest)) if first > 0 => [&[rows + first], rest].concat(),
@@ -521,7 +550,7 @@ impl<'a> Tensors<'a> {
 
 /// What changes of layout have beside them: decays of state spaces from their logarithms, and norms that store their
 /// distance from 1.
-const FUNCTIONS: &[fn(f32) -> f32] = &[|v| -transform::exp(v), |v| v + 1.0];
+const FUNCTIONS: &[fn(f32) -> f32] = &[|v| -transform::exp(v), transform::exp, |v| v + 1.0];
 
 /// The number of the block that a name of the file has.
 fn block_of(name: &str) -> Option<u64> {
@@ -545,13 +574,17 @@ fn changed_shapes(shape: &[u64], width: Option<u64>, wide: bool) -> Vec<Vec<u64>
             shapes.push(vec![1, rows, columns]);
             shapes.push(vec![1, 1, rows, columns]);
         }
+        [a, 1, 1] => shapes.extend([vec![a], shape.to_vec()]),
         [a, b, c] => {
             // What takes experts apart is stored as one matrix of rows as wide as the model.
             let mut flat = [vec![a * b, c], vec![a * c, b]];
             flat.sort_by_key(|shape| Some(shape[1]) != width);
             shapes.extend(flat);
             shapes.extend([shape.to_vec(), vec![a, c, b], vec![b, a, c], vec![total]]);
+            // Adapters behind one of zeros.
+            shapes.extend(a.checked_sub(1).filter(|n| *n > 0).map(|n| vec![n, 1, b, c]));
         }
+        [1, a, 1, 1] => shapes.extend([vec![a], shape.to_vec()]),
         [1, a, b, c] => shapes.extend([vec![a, b, c], vec![a, c], shape.to_vec(), vec![total]]),
         // A convolution over patches is stored as one matrix.
         [out, a, b, c] => shapes.extend([vec![out, a * b * c], shape.to_vec()]),

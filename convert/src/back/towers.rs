@@ -26,8 +26,8 @@ pub(crate) struct Towers {
     /// The files beside the weights that are of the towers.
     pub(crate) files: Vec<(&'static str, Json)>,
     pub(crate) notes: Vec<String>,
-    /// The parts of the configuration beside the text model's.
-    fields: Map<String, Json>,
+    /// The configuration of the whole model.
+    pub(crate) root: Map<String, Json>,
 }
 
 /// The architecture of projector files.
@@ -95,13 +95,14 @@ impl Towers {
         let metadata = file.0.metadata();
         let keys = Keys::new(ARCH, metadata, file);
         let fields = fields(wrapper, &keys, ids);
-        let mut root = whole(wrapper, &fields, text);
+        let root = whole(wrapper, &fields, text);
         let processor = fields.processor.clone();
         let nowhere = Path::new("/nonexistent/checkpoint");
         let read = |root: &Map<String, Json>| -> Result<(&'static Class, Config)> {
             projectors::read_with(root, nowhere, |_| Ok(Config::of(processor.clone(), "preprocessor_config.json")))
         };
-        let (class, config) = read(&root)?;
+        let (class, mut config) = read(&root)?;
+        (wrapper.inspected)(&keys, &mut config);
         let mut made = Metadata::new();
         let mut params = Params::new(&config, nowhere, ARCH, 0, &mut made);
         (class.keys)(&mut params)?;
@@ -120,7 +121,12 @@ impl Towers {
             let has = |part: &&str| if part.starts_with('.') { name.ends_with(*part) } else { name.contains(*part) };
             !wrapper.avoid.iter().any(has)
         };
-        let asked = Asked { stores: &stores, wide: false, plain: false, per_head: &[], passed: wrapper.copies };
+        let asked = Asked {
+            passed: wrapper.copies,
+            square: wrapper.square,
+            first_position: wrapper.first_position,
+            ..Asked::of(&stores)
+        };
         let mut tensors = inverted(class, &config, file, &asked)?;
         for tensor in &mut tensors {
             // Bounds of single numbers have no dimension there.
@@ -145,16 +151,7 @@ impl Towers {
         if !processor.is_empty() {
             files.push(("preprocessor_config.json", Json::Object(processor)));
         }
-        // The text model's own configuration comes with the text model.
-        root.shift_remove(wrapper.text_field);
-        Ok(Towers { file: file.clone(), wrapper, tensors, files, notes, fields: root })
-    }
-
-    /// The configuration of the whole model.
-    pub(crate) fn root(&self, text: Map<String, Json>) -> Map<String, Json> {
-        let mut root = self.fields.clone();
-        root.insert(self.wrapper.text_field.to_owned(), text_part(self.wrapper, &text));
-        root
+        Ok(Towers { file: file.clone(), wrapper, tensors, files, notes, root })
     }
 
     /// The name that a tensor of the text model has in the folder.
@@ -255,16 +252,33 @@ fn whole(wrapper: &Wrapper, fields: &Fields, text: &Map<String, Json>) -> Map<St
             root.insert(name.into(), Json::Object(part.clone()));
         }
     }
-    root.insert(wrapper.text_field.into(), text_part(wrapper, text));
+    if wrapper.flat {
+        let own: Vec<_> = text.iter().filter(|(field, _)| !root.contains_key(*field)).collect();
+        root.extend(own.into_iter().map(|(field, value)| (field.clone(), value.clone())).collect::<Map<_, _>>());
+    }
+    if !wrapper.text_field.is_empty() {
+        root.insert(wrapper.text_field.to_owned(), text_part(wrapper, text));
+    }
+    if let Some(outer) = wrapper.outer {
+        let parts = ["vision_config", "audio_config", wrapper.text_field].into_iter();
+        let parts = parts.filter_map(|part| Some((part.to_owned(), root.shift_remove(part)?)));
+        let parts: Map<String, Json> = parts.collect();
+        root.insert(outer.to_owned(), parts.into());
+    }
     root
 }
 
 /// The text model's part of the configuration. It names its class where no row converts the text model of the whole one's.
 fn text_part(wrapper: &Wrapper, text: &Map<String, Json>) -> Json {
     let mut text = text.clone();
+    if let Some(kind) = wrapper.text_type {
+        text.insert("model_type".into(), kind.into());
+    }
     // What it has to know of the towers stands beside it.
     text.shift_remove("vision_config");
-    if hf::all().any(|row| row.names.contains(&wrapper.class)) {
+    if let Some(class) = wrapper.text_class {
+        text.insert("architectures".into(), json!([class]));
+    } else if hf::all().any(|row| row.names.contains(&wrapper.class)) {
         text.shift_remove("architectures");
     }
     Json::Object(text)

@@ -42,7 +42,8 @@ pub(crate) struct Way {
     pub(crate) per_head: &'static [&'static str],
     /// Whether matrices of the folder have no ones between their lengths.
     pub(crate) plain: bool,
-    /// What the row has in its configuration of tensors that a file has as keys, and these tensors, of one number each.
+    /// What the row has in its configuration of tensors that a file has as keys or does not tell, and those tensors that are
+    /// keys.
     pub(crate) numbers: fn(&Keys<'_>) -> Numbers,
     /// Whether a file can be one of this class, where files of the architecture are of several.
     pub(crate) fits: fn(&Keys<'_>) -> bool,
@@ -191,6 +192,40 @@ const GLM4V: &str = "attention_bias head_dim hidden_act hidden_size intermediate
 const GLM_OCR: &str = "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
     num_attention_heads num_hidden_layers num_key_value_heads num_nextn_predict_layers partial_rotary_factor \
     rms_norm_eps vocab_size";
+
+const GEMMA4: &str = "attention_bias attention_k_eq_v enable_moe_block final_logit_softcapping head_dim \
+    hidden_activation hidden_size hidden_size_per_layer_input intermediate_size layer_types \
+    max_position_embeddings moe_intermediate_size num_attention_heads num_experts num_hidden_layers \
+    num_key_value_heads num_kv_shared_layers rms_norm_eps sliding_window top_k_experts use_double_wide_mlp \
+    vocab_size vocab_size_per_layer_input";
+
+const LING3: &str = "expert_swiglu_limit_list first_k_dense_replace gated_attention_proj_granularity_type head_dim \
+    hidden_act hidden_size intermediate_size kda_lower_bound kda_safe_gate kv_lora_rank layer_group_size \
+    max_position_embeddings moe_intermediate_size moe_shared_expert_intermediate_size mrope_section n_group \
+    no_kda_lora norm_topk_prob num_attention_heads num_experts num_experts_per_tok num_hidden_layers \
+    num_key_value_heads num_nextn_predict_layers num_shared_experts q_lora_rank qk_nope_head_dim \
+    qk_rope_head_dim rms_norm_eps routed_scaling_factor score_function share_expert_swiglu_limit_list \
+    short_conv_kernel_size topk_group v_head_dim vocab_size";
+
+const DOTS3: &str = "first_k_dense_replace hidden_act hidden_size index_head_dim index_n_heads index_topk \
+    intermediate_size kv_lora_rank layer_types max_position_embeddings moe_intermediate_size n_group \
+    n_routed_experts n_shared_experts norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers \
+    num_key_value_heads q_lora_rank qk_nope_head_dim qk_rope_head_dim rms_norm_eps routed_scaling_factor \
+    scoring_func sliding_window_size topk_group topk_method v_head_dim vocab_size";
+
+const DEEPSEEK_OCR: &str = "first_k_dense_replace head_dim hidden_act hidden_size intermediate_size kv_lora_rank \
+    max_position_embeddings moe_intermediate_size n_group n_routed_experts n_shared_experts norm_topk_prob \
+    num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads q_lora_rank qk_nope_head_dim \
+    qk_rope_head_dim rms_norm_eps routed_scaling_factor scoring_func sliding_window topk_group use_mla v_head_dim \
+    vocab_size";
+
+const QWEN4: &str = "attention_bias hc_count hc_lowrank head_dim heads_per_ngram hidden_act hidden_size \
+    image_token_id indexer_budget indexer_compress_ratio indexer_head_dim indexer_kv_heads indexer_n_heads \
+    intermediate_size layer_types linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads \
+    linear_num_value_heads linear_value_head_dim max_position_embeddings moe_intermediate_size ngram_size \
+    ngram_vocab_size_base norm_topk_prob num_attention_heads num_experts num_experts_per_tok num_hidden_layers \
+    num_key_value_heads ple_conv_kernel_size ple_embed_dim ple_layer_ids rms_norm_eps \
+    shared_expert_intermediate_size split_ngram_parts vocab_size";
 
 /// The classes, those first that are taken where a file's architecture is that of several.
 const OWN: &[Way] = &[
@@ -659,16 +694,7 @@ const OWN: &[Way] = &[
          sliding_window vocab_size vocab_size_per_layer_input",
     )
     .derive(gemma3n),
-    way(
-        "Gemma4ForCausalLM",
-        "gemma4_text",
-        "attention_bias attention_k_eq_v enable_moe_block final_logit_softcapping head_dim \
-         hidden_activation hidden_size hidden_size_per_layer_input intermediate_size layer_types \
-         max_position_embeddings moe_intermediate_size num_attention_heads num_experts num_hidden_layers \
-         num_key_value_heads num_kv_shared_layers rms_norm_eps sliding_window top_k_experts \
-         use_double_wide_mlp vocab_size vocab_size_per_layer_input",
-    )
-    .derive(gemma4),
+    way("Gemma4ForCausalLM", "gemma4_text", GEMMA4).derive(gemma4),
     way(
         "Glm4ForCausalLM",
         "glm4",
@@ -1545,15 +1571,115 @@ const OWN: &[Way] = &[
     .of("granitehybrid")
     .derive(bamba)
     .avoiding(&["shared_mlp", "block_sparse_moe", "layers.{}.mlp.", "post_attention_layernorm", "model.norm"]),
+    way("BailingMoeV3ForCausalLM", "bailing_hybrid", LING3).remote().derive(ling3).renamed(ling3_names),
+    way("BailingMoeV3VLForConditionalGeneration", "bailing_hybrid", LING3)
+        .remote()
+        .derive(ling3)
+        .renamed(ling3_names)
+        .towers(),
+    way("Gemma4UnifiedForConditionalGeneration", "gemma4_unified_text", GEMMA4).derive(gemma4).towers(),
+    way(
+        "Qwen3ASRForConditionalGeneration",
+        "qwen3",
+        "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .towers(),
+    way(
+        "Ministral3ForCausalLM",
+        "mistral4",
+        "attention_bias first_k_dense_replace hidden_act hidden_size intermediate_size kv_lora_rank \
+         max_position_embeddings moe_intermediate_size n_group n_routed_experts n_shared_experts norm_topk_prob \
+         num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads q_lora_rank \
+         qk_nope_head_dim qk_rope_head_dim rms_norm_eps routed_scaling_factor topk_group v_head_dim vocab_size",
+    )
+    .of("mistral4")
+    .derive(mistral4)
+    .avoiding(&["experts.{x}"]),
+    way("Dots3NoteTextForCausalLM", "dots3_note_text", DOTS3)
+        .derive(dots3)
+        .numbers(predicted_block)
+        .renamed(dots3_names),
+    way("Dots3NoteForConditionalGeneration", "dots3_note_text", DOTS3)
+        .derive(dots3)
+        .numbers(predicted_block)
+        .renamed(dots3_names)
+        .towers(),
+    way("Dots3NoteForCausalLM", "dots3_note_text", DOTS3)
+        .derive(dots3)
+        .numbers(predicted_block)
+        .renamed(dots3_names)
+        .towers(),
+    way(
+        "Glm5NextForConditionalGeneration",
+        "glm5_next_text",
+        "attention_bias first_k_dense_replace hc_eps hc_mult hc_sinkhorn_iters hidden_act hidden_size \
+         index_head_dim index_kpool index_kpool_always_select_tail index_n_heads index_topk indexer_types \
+         intermediate_size kv_lora_rank layer_types max_position_embeddings mlp_layer_types \
+         moe_intermediate_size n_group n_routed_experts n_shared_experts norm_topk_prob num_attention_heads \
+         num_experts_per_tok num_hidden_layers num_key_value_heads num_nextn_predict_layers q_lora_rank \
+         qk_nope_head_dim qk_rope_head_dim rms_norm_eps routed_scaling_factor scoring_func swiglu_limit topk_group \
+         v_head_dim vocab_size",
+    )
+    .derive(glm5_next)
+    .towers(),
+    way("DeepseekOCRForCausalLM", "deepseek_vl_v2", DEEPSEEK_OCR).remote().derive(ocr).towers(),
+    way("UnlimitedOCRForCausalLM", "deepseek_vl_v2", DEEPSEEK_OCR).remote().derive(ocr).towers(),
+    way(
+        "PaddleOCRVLForConditionalGeneration",
+        "paddleocr_vl_text",
+        "head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads \
+         num_hidden_layers num_key_value_heads rms_norm_eps use_bias vocab_size",
+    )
+    .towers(),
+    way(
+        "HunYuanVLForConditionalGeneration",
+        "hunyuan_vl_text",
+        "attention_bias eod_token_id head_dim hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size",
+    )
+    .derive(hunyuan_vl)
+    .towers(),
+    way("Qwen4ExpForCausalLM", "qwen4_exp_text", QWEN4)
+        .derive(qwen4)
+        .numbers(ngrams)
+        .renamed(qwen4_names)
+        .avoiding(&["in_proj_qkvz", "in_proj_ba"]),
+    way("Qwen4ExpForConditionalGeneration", "qwen4_exp_text", QWEN4)
+        .derive(qwen4)
+        .numbers(ngrams)
+        .renamed(qwen4_names)
+        .avoiding(&["in_proj_qkvz", "in_proj_ba"])
+        .towers(),
+    way(
+        "GraniteSwitchForCausalLM",
+        "granite_switch",
+        "adapter_substitute_token_ids adapter_token_ids attention_multiplier control_token_gain \
+         embedding_multiplier hidden_act hidden_size intermediate_size logits_scaling max_lora_rank \
+         max_position_embeddings num_adapters num_attention_heads num_experts_per_tok num_hidden_layers \
+         num_key_value_heads num_local_experts projection_head_dim residual_multiplier rms_norm_eps \
+         shared_intermediate_size vocab_size",
+    )
+    .remote()
+    .derive(granite_switch),
+    way(
+        "NemotronHPuzzleForCausalLM",
+        "nemotron_h_puzzle",
+        "attention_bias block_configs chunk_size conv_kernel expand head_dim hidden_size intermediate_size \
+         layer_norm_epsilon mamba_head_dim mamba_num_heads max_position_embeddings moe_latent_size \
+         moe_shared_expert_intermediate_size mtp_block_configs n_group n_groups n_routed_experts n_shared_experts \
+         norm_topk_prob num_attention_heads num_key_value_heads rms_norm_eps routed_scaling_factor ssm_state_size \
+         topk_group use_conv_bias vocab_size",
+    )
+    .remote()
+    .derive(puzzle),
 ];
 
-const NOT_YET: &str = "its tensors and fields are not described yet";
+const OF_OCR: &str = "its files are those of DeepseekOCRForCausalLM, with its projector file";
 
 /// Classes without a way back, those that have none from files of one architecture with its name, and why.
 const REFUSED: &[(&str, Option<&str>, &str)] = &[
     ("ArcticForCausalLM", None, "what its tokens were before tokenizer_config.json redefined them is in no file"),
-    ("BailingMoeV3ForCausalLM", None, NOT_YET),
-    ("BailingMoeV3VLForConditionalGeneration", None, NOT_YET),
     ("BambaForCausalLM", None, "it has layers of state spaces, and no file of this architecture has"),
     ("BertForMaskedLM", None, "its head, cls.predictions, is in no file; --class BertModel is the rest"),
     ("BertForSequenceClassification", None, "the layer before its classifier, bert.pooler, is in no file"),
@@ -1563,106 +1689,35 @@ const REFUSED: &[(&str, Option<&str>, &str)] = &[
         "its image tokenizer, model.vqmodel, and the norms of all heads but the first are in no file",
     ),
     ("CogVLMForCausalLM", None, "its experts for images are in no file"),
-    ("DeepseekOCRForCausalLM", None, NOT_YET),
-    ("DeepseekV2ForCausalLM", Some("deepseek2-ocr"), NOT_YET),
-    ("DeepseekV3ForCausalLM", Some("deepseek2-ocr"), NOT_YET),
+    ("DeepseekV2ForCausalLM", Some("deepseek2-ocr"), OF_OCR),
+    ("DeepseekV3ForCausalLM", Some("deepseek2-ocr"), OF_OCR),
     (
         "DeepseekV4ForCausalLM",
         None,
         "its experts are read packed and never written so, and the biases of routers that hash are in no file",
     ),
     ("DistilBertForMaskedLM", None, "its head, vocab_projector, is in no file; --class DistilBertModel is the rest"),
-    ("Dots3NoteForCausalLM", None, NOT_YET),
-    ("Dots3NoteForConditionalGeneration", None, NOT_YET),
-    ("Dots3NoteTextForCausalLM", None, NOT_YET),
-    ("DotsOCRForCausalLM", None, "its towers have no way back yet; --class Qwen2ForCausalLM is its text model"),
-    (
-        "Gemma3nForConditionalGeneration",
-        None,
-        "its towers have no way back yet; --class Gemma3nForCausalLM is its text model",
-    ),
     ("Gemma4AssistantForCausalLM", None, "its masked embedding is in no file"),
     ("Gemma4UnifiedAssistantForCausalLM", None, "its masked embedding is in no file"),
-    (
-        "Gemma4UnifiedForConditionalGeneration",
-        None,
-        "its towers have no way back yet; --class Gemma4ForCausalLM is its text model",
-    ),
-    (
-        "Glm4vMoeForConditionalGeneration",
-        None,
-        "its towers have no way back yet; --class Glm4MoeForCausalLM is its text model",
-    ),
-    ("Glm5NextForConditionalGeneration", None, NOT_YET),
     (
         "GlmForCausalLM",
         None,
         "its files say another epsilon and other lengths than the model has; --class ChatGLMModel is what they say",
     ),
-    ("GraniteSwitchForCausalLM", None, "its adapters, before which the file has one of zeros, have no inverse yet"),
-    ("HunYuanVLForConditionalGeneration", None, NOT_YET),
     (
-        "KimiK25ForConditionalGeneration",
+        "KimiK3ForConditionalGeneration",
         None,
-        "its towers have no way back yet; --class DeepseekV3ForCausalLM is its text model",
-    ),
-    ("KimiK3ForConditionalGeneration", None, NOT_YET),
-    (
-        "KimiVLForConditionalGeneration",
-        None,
-        "its towers have no way back yet; --class DeepseekV3ForCausalLM is its text model",
+        "of the norms and projections of its residuals the file has the products alone",
     ),
     ("Lfm25AudioTokenizer", None, "its embedding of sound and the window of its transform are in no file"),
-    (
-        "MiniMaxM3SparseForConditionalGeneration",
-        None,
-        "its towers have no way back yet; --class MiniMaxM3SparseForCausalLM is its text model",
-    ),
-    ("Ministral3ForCausalLM", Some("mistral4"), NOT_YET),
-    ("Mistral3ForConditionalGeneration", Some("mistral4"), NOT_YET),
     ("ModernBertForMaskedLM", None, "its head, decoder, is in no file; --class ModernBertModel is the rest"),
-    ("MuseGlimmerForConditionalGeneration", None, NOT_YET),
-    ("NemotronHPuzzleForCausalLM", None, "experts of another width in every layer have no inverse yet"),
+    ("MuseGlimmerForConditionalGeneration", None, "its projector file has the sum of the weights of several frames"),
     ("NeoBERTLMHead", None, "its head, decoder, is in no file; --class NeoBERT is the rest"),
-    ("PaddleOCRVLForConditionalGeneration", None, NOT_YET),
-    ("Phi4ForCausalLMV", None, "its towers have no way back yet; --class Phi3ForCausalLM is its text model"),
     ("Qwen2VLModel", None, "--class Qwen2VLForConditionalGeneration, with its projector file, is the same model"),
-    ("Qwen3ASRForConditionalGeneration", None, "its tower, which hears, has no way back yet"),
     ("Qwen3OmniMoeForConditionalGeneration", None, "what it speaks with is in no file"),
-    (
-        "Qwen4ExpForCausalLM",
-        None,
-        "the constants of its n-grams, tensors in a folder and keys in a file, have no inverse yet",
-    ),
-    (
-        "Qwen4ExpForConditionalGeneration",
-        None,
-        "the constants of its n-grams, tensors in a folder and keys in a file, have no inverse yet",
-    ),
-    (
-        "Sarashina2VisionForCausalLM",
-        None,
-        "its towers have no way back yet; --class LlamaForCausalLM is its text model",
-    ),
     ("SarvamMoEForCausalLM", None, "the mean of its experts' biases is in no file"),
-    (
-        "Step3p7ForConditionalGeneration",
-        None,
-        "its towers have no way back yet; --class Step3p5ForCausalLM is its text model",
-    ),
-    (
-        "StepVLForConditionalGeneration",
-        None,
-        "its towers have no way back yet; --class Qwen3ForCausalLM is its text model",
-    ),
-    ("UnlimitedOCRForCausalLM", None, NOT_YET),
     ("WavTokenizerDec", None, "what its codebook was trained with is in no file"),
     ("XverseForCausalLM", None, "the merges of its vocabulary are in no file"),
-    (
-        "YoutuVLForConditionalGeneration",
-        None,
-        "its towers have no way back yet; --class DeepseekV3ForCausalLM is its text model",
-    ),
     ("params.json", None, "folders in Mistral's own form are read and not written"),
 ];
 

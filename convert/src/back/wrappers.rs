@@ -8,6 +8,7 @@ use gguf::arch::MAX_LAYERS;
 use serde_json::{Map, Value as Json, json};
 
 use super::keys::{Keys, float};
+use crate::config::Config;
 
 /// A class that a text model's file and a projector file become a folder of.
 pub(crate) struct Wrapper {
@@ -19,8 +20,16 @@ pub(crate) struct Wrapper {
     pub(crate) kinds: &'static [&'static str],
     /// The classes that its text model can be of; by their ways the text model comes back.
     pub(crate) text: &'static [&'static str],
-    /// The field that holds the text model's configuration.
+    /// The field that holds the text model's configuration; none where it stands among the fields of the whole.
     pub(crate) text_field: &'static str,
+    /// Whether the fields of the text model stand among those of the whole as well.
+    pub(crate) flat: bool,
+    /// The class that the text model's part names, where it is not that of its way.
+    pub(crate) text_class: Option<&'static str>,
+    /// The same of its `model_type`.
+    pub(crate) text_type: Option<&'static str>,
+    /// The field that holds all parts, where there is one.
+    pub(crate) outer: Option<&'static str>,
     /// Beginnings of the text model's names, and what stands there in the folder.
     pub(crate) text_names: &'static [(&'static str, &'static str)],
     /// The same for names that the row has for the towers' tensors.
@@ -39,6 +48,12 @@ pub(crate) struct Wrapper {
     pub(crate) processor: &'static str,
     /// What takes more than a field for a key.
     pub(crate) derive: fn(&Keys<'_>, &mut Fields),
+    /// What the row takes from tensors of the folder, put into its configuration.
+    pub(crate) inspected: fn(&Keys<'_>, &mut Config),
+    /// Ends of the names of tables whose rows are the places of a square, and have two dimensions in the folder.
+    pub(crate) square: &'static [&'static str],
+    /// Rows of the table of positions that the file does not have, before its first.
+    pub(crate) first_position: u64,
     /// Tensors of the projector file that stand in the text model's.
     pub(crate) copies: &'static [&'static str],
     /// Whether it can be of this class, where projectors of the kind are of several.
@@ -68,6 +83,10 @@ const BASE: Wrapper = Wrapper {
     kinds: &[],
     text: &[],
     text_field: "text_config",
+    flat: false,
+    text_class: None,
+    text_type: None,
+    outer: None,
     text_names: &[],
     names: &[],
     rename: |name| name,
@@ -77,6 +96,9 @@ const BASE: Wrapper = Wrapper {
     audio: &[],
     processor: "",
     derive: |_, _| {},
+    inspected: |_, _| {},
+    square: &[],
+    first_position: 0,
     copies: &[],
     fits: |_| true,
     in_library: true,
@@ -312,15 +334,9 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         model_type: "qwen2_vl",
         kinds: &["qwen2vl_merger"],
         text: &["Qwen2VLForConditionalGeneration"],
-        avoid: &[".attn.q", ".attn.k", ".attn.v", "linear_fc", "mlp.up_proj", "mlp.down_proj"],
+        avoid: QWEN2_VL_AVOIDS,
         tower: "qwen2_vl_vision",
-        vision: &[
-            ("patch_size", "patch_size"),
-            ("embedding_length", "embed_dim"),
-            ("feed_forward_length", "hidden_size"),
-            ("block_count", "depth"),
-            ("attention.head_count", "num_heads"),
-        ],
+        vision: QWEN2_VL,
         derive: qwen2,
         ..QWEN2
     },
@@ -409,6 +425,319 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         ..GLM
     },
     Wrapper {
+        class: "Glm4vMoeForConditionalGeneration",
+        model_type: "glm4v_moe",
+        text: &["Glm4MoeForCausalLM"],
+        text_type: Some("glm4v_moe_text"),
+        tower: "glm4v_moe_vision",
+        processor: "Glm4vImageProcessor",
+        fits: |keys| !keys.has_tensor("attn_q_norm.weight"),
+        ..GLM
+    },
+    Wrapper {
+        class: "Glm5NextForConditionalGeneration",
+        model_type: "glm5_next",
+        kinds: &["glm5v"],
+        text: &["Glm5NextForConditionalGeneration"],
+        tower: "glm5_next_vision",
+        processor: "Glm46VImageProcessor",
+        derive: glm5,
+        ..GLM
+    },
+    Wrapper {
+        class: "Sarashina2VisionForCausalLM",
+        model_type: "sarashina2_vision",
+        kinds: &["qwen2vl_merger"],
+        text: &["LlamaForCausalLM"],
+        text_names: &[("", "llm.")],
+        avoid: QWEN2_VL_AVOIDS,
+        vision: QWEN2_VL,
+        derive: qwen2,
+        in_library: false,
+        ..QWEN2
+    },
+    Wrapper {
+        class: "Qwen4ExpForConditionalGeneration",
+        model_type: "qwen4_exp",
+        text: &["Qwen4ExpForConditionalGeneration"],
+        tower: "qwen4_exp_vision",
+        ..QWEN3
+    },
+    Wrapper {
+        class: "BailingMoeV3VLForConditionalGeneration",
+        model_type: "bailing_moe_v3_vl",
+        kinds: &["ling3vl"],
+        text: &["BailingMoeV3VLForConditionalGeneration"],
+        derive: ling,
+        in_library: false,
+        ..QWEN3
+    },
+    Wrapper {
+        class: "KimiVLForConditionalGeneration",
+        model_type: "kimi_vl",
+        kinds: &["kimivl"],
+        text: &["DeepseekV3ForCausalLM"],
+        text_names: WHOLE,
+        tower: "moonvit",
+        vision: FREE,
+        processor: "KimiVLImageProcessor",
+        derive: kimi_vl,
+        square: &["patch_embed.pos_emb"],
+        in_library: false,
+        ..BASE
+    },
+    Wrapper {
+        class: "KimiK25ForConditionalGeneration",
+        model_type: "kimi_k25",
+        kinds: &["kimik25"],
+        text: &["DeepseekV3ForCausalLM"],
+        text_names: WHOLE,
+        names: &[
+            ("mm_projector.proj.linear_1.", "mm_projector.proj.0."),
+            ("mm_projector.proj.linear_2.", "mm_projector.proj.2."),
+        ],
+        tower: "kimi_k25_vision",
+        vision: &[SIZES[1], SIZES[2], SIZES[3], SIZES[4], SIZES[5], (SIGLIP[6].0, "projector_ln_eps")],
+        processor: "KimiK25VisionProcessor",
+        derive: kimi_k25,
+        ..BASE
+    },
+    Wrapper {
+        class: "YoutuVLForConditionalGeneration",
+        model_type: "youtu_vl",
+        kinds: &["youtuvl"],
+        text: &["YoutuForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM"],
+        text_field: "",
+        flat: true,
+        names: &[("vision.", "siglip2.vision_model.")],
+        tower: "siglip2_vision_model",
+        vision: &[
+            SIZES[0],
+            SIZES[1],
+            SIZES[2],
+            SIZES[3],
+            SIZES[4],
+            SIZES[5],
+            SIGLIP[6],
+            ("wa_layer_indexes", "fullatt_block_indexes"),
+            ("window_size", "window_size"),
+            ("spatial_merge_size", "spatial_merge_size"),
+        ],
+        processor: "Siglip2ImageProcessorFast",
+        derive: |keys, out| {
+            let silu = keys.flag("use_silu") == Some(true);
+            set(&mut out.vision, "hidden_act", if silu { "silu" } else { "gelu_pytorch_tanh" });
+        },
+        in_library: false,
+        lost: "the head of the tower and its table of positions, which the model does not use",
+        ..BASE
+    },
+    Wrapper {
+        class: "Gemma3nForConditionalGeneration",
+        model_type: "gemma3n",
+        kinds: &["gemma3nv", "gemma3na"],
+        text: &["Gemma3nForCausalLM"],
+        text_names: INSIDE,
+        tower: "gemma3n_vision",
+        vision: &[("embedding_length", "hidden_size")],
+        audio: &[
+            ("embedding_length", "hidden_size"),
+            ("block_count", "conf_num_hidden_layers"),
+            ("attention.head_count", "conf_num_attention_heads"),
+            ("num_mel_bins", "input_feat_size"),
+        ],
+        processor: "SiglipImageProcessorFast",
+        derive: gemma3n,
+        ..BASE
+    },
+    Wrapper {
+        class: "Gemma4UnifiedForConditionalGeneration",
+        model_type: "gemma4_unified",
+        kinds: &["gemma4uv", "gemma4ua"],
+        text: &["Gemma4UnifiedForConditionalGeneration"],
+        text_names: INSIDE,
+        tower: "gemma4_unified_vision",
+        vision: &[SIZES[1], (SIZES[2].0, "mm_embed_dim"), (SIGLIP[6].0, "rms_norm_eps")],
+        audio: &[(SIZES[2].0, "audio_embed_dim")],
+        processor: "Gemma4ImageProcessor",
+        derive: gemma4_unified,
+        ..BASE
+    },
+    Wrapper {
+        class: "MiniMaxM3SparseForConditionalGeneration",
+        model_type: "minimax_m3_vl",
+        kinds: &["minimax_m3"],
+        text: &["MiniMaxM3SparseForCausalLM"],
+        text_type: Some("minimax_m3_vl_text"),
+        text_names: WHOLE,
+        names: &[("vision.", "vision_tower.vision_model.")],
+        tower: "minimax_m3_vl_vision",
+        vision: SIGLIP,
+        processor: "Qwen2VLImageProcessorFast",
+        derive: minimax,
+        assumed: &[("temporal_patch_size", "2")],
+        ..BASE
+    },
+    Wrapper {
+        class: "Phi4ForCausalLMV",
+        model_type: "phi4-siglip",
+        kinds: &["phi4"],
+        text: &["Phi3ForCausalLM"],
+        text_field: "",
+        flat: true,
+        names: &[
+            ("vision.", "model.vision_tower.vision_tower.vision_model."),
+            ("mm_projector.", "model.mm_projector."),
+        ],
+        tower: "siglip2_vision_model",
+        vision: &[SIZES[2], SIZES[3], SIZES[4], SIZES[5], SIGLIP[6]],
+        processor: "Siglip2ImageProcessor",
+        derive: phi4,
+        inspected: phi4_sizes,
+        in_library: false,
+        lost: "the last layer of the tower, and the norm and head behind it, which the model does not use",
+        ..BASE
+    },
+    Wrapper {
+        class: "DotsOCRForCausalLM",
+        model_type: "dots_ocr",
+        kinds: &["dots_ocr"],
+        text: &["Qwen2ForCausalLM"],
+        text_field: "",
+        flat: true,
+        tower: "dots_vit",
+        vision: &[
+            SIZES[1],
+            SIZES[2],
+            SIZES[3],
+            SIZES[4],
+            SIZES[5],
+            (SIGLIP[6].0, "rms_norm_eps"),
+            ("projector.scale_factor", "spatial_merge_size"),
+        ],
+        processor: "Qwen2VLImageProcessor",
+        derive: |keys, out| {
+            number(keys, "vision.embedding_length", &mut out.vision, "embed_dim");
+            set(&mut out.vision, "hidden_act", "silu");
+            set(&mut out.vision, "use_bias", keys.has_tensor("attn_qkv.bias"));
+            number(keys, "vision.projector.scale_factor", &mut out.processor, "merge_size");
+            number(keys, "vision.patch_size", &mut out.processor, "patch_size");
+            pixels(keys, out);
+        },
+        in_library: false,
+        ..BASE
+    },
+    Wrapper {
+        class: "StepVLForConditionalGeneration",
+        model_type: "step_vl",
+        text: &["Qwen3ForCausalLM"],
+        vision: &[SIZES[0], SIZES[1], (SIZES[2].0, "width"), (SIZES[4].0, "layers"), (SIZES[5].0, "heads"), SIGLIP[6]],
+        in_library: false,
+        ..STEP
+    },
+    Wrapper {
+        class: "Step3p7ForConditionalGeneration",
+        model_type: "step3p7",
+        text: &["Step3p5ForCausalLM"],
+        tower: "step3p5_vision",
+        vision: SIGLIP,
+        ..STEP
+    },
+    Wrapper {
+        class: "Qwen3ASRForConditionalGeneration",
+        model_type: "qwen3_asr",
+        kinds: &["qwen3a"],
+        text: &["Qwen3ASRForConditionalGeneration"],
+        outer: Some("thinker_config"),
+        text_names: &[("", "thinker.")],
+        names: &[("audio_tower.", "thinker.audio_tower.")],
+        avoid: &["audio_tower.layer_norm"],
+        tower: "qwen3_asr_audio_encoder",
+        audio: ENCODER,
+        derive: |keys, out| {
+            set(&mut out.audio, "activation_function", "gelu");
+            set(&mut out.processor, "feature_extractor_type", "WhisperFeatureExtractor");
+            number(keys, "audio.num_mel_bins", &mut out.processor, "feature_size");
+            number(keys, "audio.projection_dim", &mut out.audio, "output_dim");
+            if let Some(channels) = keys.first_dimension("a.conv2d.1.weight") {
+                set(&mut out.audio, "downsample_hidden_size", channels);
+            }
+        },
+        in_library: false,
+        ..BASE
+    },
+    Wrapper {
+        class: "PaddleOCRVLForConditionalGeneration",
+        model_type: "paddleocr_vl",
+        kinds: &["paddleocr"],
+        text: &["PaddleOCRVLForConditionalGeneration"],
+        names: &[("vision.", "visual.vision_model.")],
+        tower: "paddleocr_vl_vision",
+        vision: FREE,
+        processor: "PaddleOCRVLImageProcessor",
+        derive: paddle,
+        lost: "the head of the tower and its table of packed positions, which the model does not use",
+        ..BASE
+    },
+    Wrapper {
+        class: "HunYuanVLForConditionalGeneration",
+        model_type: "hunyuan_vl",
+        kinds: &["hunyuanvl"],
+        text: &["HunYuanVLForConditionalGeneration"],
+        tower: "hunyuan_vl_vision",
+        vision: &[
+            (SIZES[0].0, "max_image_size"),
+            SIZES[1],
+            SIZES[2],
+            SIZES[3],
+            SIZES[4],
+            SIZES[5],
+            (SIGLIP[6].0, "rms_norm_eps"),
+            ("spatial_merge_size", "spatial_merge_size"),
+        ],
+        processor: "HunYuanVLImageProcessor",
+        derive: hunyuan,
+        first_position: 1,
+        lost: "the position of a class token, which the model does not have",
+        ..BASE
+    },
+    Wrapper {
+        class: "DeepseekOCRForCausalLM",
+        kinds: &["deepseekocr"],
+        text: &["DeepseekOCRForCausalLM"],
+        derive: deepseek_ocr,
+        fits: |keys| keys.u64("vision.preproc_max_tiles") != Some(UNLIMITED_TILES),
+        ..DEEPSEEK_OCR
+    },
+    Wrapper {
+        class: "UnlimitedOCRForCausalLM",
+        kinds: &["deepseekocr"],
+        text: &["UnlimitedOCRForCausalLM"],
+        derive: deepseek_ocr,
+        fits: |keys| keys.u64("vision.preproc_max_tiles") == Some(UNLIMITED_TILES),
+        ..DEEPSEEK_OCR
+    },
+    Wrapper {
+        class: "DeepseekOCR2ForCausalLM",
+        kinds: &["deepseekocr2"],
+        text: &["DeepseekOCRForCausalLM"],
+        avoid: &["vision_model."],
+        vision: &[SIZES[0], SIZES[1], SIZES[3], (SIZES[4].0, "layers"), SIZES[5], SIGLIP[6], WINDOW],
+        derive: |keys, out| {
+            deepseek_sam(keys, out);
+            out.vision["width"]["qwen2-0-5b"] = json!({"dim": keys.u64("vision.embedding_length")});
+        },
+        ..DEEPSEEK_OCR
+    },
+    Wrapper { class: "Dots3NoteForConditionalGeneration", text: &["Dots3NoteForConditionalGeneration"], ..DOTS3_NOTE },
+    Wrapper { class: "Dots3NoteForCausalLM", text: &["Dots3NoteForCausalLM"], ..DOTS3_NOTE },
+    Wrapper {
+        class: "MuseGlimmerForConditionalGeneration",
+        kinds: &["muse-glimmer"],
+        refused: Some("its projector file has the sum of the weights of several frames"),
+        ..BASE
+    },
+    Wrapper {
         class: "Qwen2AudioForConditionalGeneration",
         model_type: "qwen2_audio",
         kinds: &["qwen2a"],
@@ -470,6 +799,73 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         ..BASE
     },
 ];
+
+/// The tiles of the largest image of Unlimited-OCR.
+const UNLIMITED_TILES: u64 = 32;
+
+const WINDOW: (&str, &str) = ("window_size", "window_size");
+
+const QWEN2_VL_AVOIDS: &[&str] = &[".attn.q", ".attn.k", ".attn.v", "linear_fc", "mlp.up_proj", "mlp.down_proj"];
+
+const QWEN2_VL: &[(&str, &str)] = &[
+    ("patch_size", "patch_size"),
+    ("embedding_length", "embed_dim"),
+    ("feed_forward_length", "hidden_size"),
+    ("block_count", "depth"),
+    ("attention.head_count", "num_heads"),
+];
+
+const STEP: Wrapper = Wrapper {
+    kinds: &["step3vl"],
+    rename: |name| {
+        let scale = [".ls_1.weight", ".ls_2.weight"].into_iter().find_map(|end| name.strip_suffix(end).zip(Some(end)));
+        match scale {
+            Some((stem, end)) => format!("{stem}{}", end.replace(".weight", ".gamma")),
+            None => name.replace("in_proj.", "in_proj_"),
+        }
+    },
+    processor: "Step3VisionProcessor",
+    derive: step,
+    ..BASE
+};
+
+const DEEPSEEK_OCR: Wrapper = Wrapper {
+    model_type: "deepseek_vl_v2",
+    text_field: "language_config",
+    flat: true,
+    text_class: Some("DeepseekV2ForCausalLM"),
+    avoid: &["qwen2_model."],
+    tower: "vision",
+    vision: &[SIGLIP[6], WINDOW],
+    processor: "DeepseekOCRImageProcessor",
+    in_library: false,
+    ..BASE
+};
+
+const DOTS3_NOTE: Wrapper = Wrapper {
+    model_type: "dots3_note",
+    kinds: &["dots3note_v", "dots3note_a"],
+    text_field: "",
+    flat: true,
+    rename: |name| match name.strip_suffix(".weight") {
+        Some(stem) if stem.ends_with(".gate_weight") || stem.ends_with(".router_bias") => stem.to_owned(),
+        _ => name,
+    },
+    vision: &[
+        SIZES[1],
+        (SIZES[2].0, "embed_dim"),
+        SIZES[3],
+        SIZES[4],
+        SIZES[5],
+        (SIGLIP[6].0, "rms_norm_eps"),
+        ("projection_dim", "hidden_size"),
+        ("spatial_merge_size", "spatial_merge_size"),
+    ],
+    audio: &[("num_mel_bins", "num_mel_bins")],
+    processor: "Dots3NoteImageProcessor",
+    derive: dots3_note,
+    ..BASE
+};
 
 const IDEFICS: Wrapper = Wrapper {
     kinds: &["idefics3"],
@@ -766,4 +1162,295 @@ fn positions(keys: &Keys<'_>, out: &mut Fields) {
     }
     set(&mut out.processor, "feature_extractor_type", "WhisperFeatureExtractor");
     number(keys, "audio.num_mel_bins", &mut out.processor, "feature_size");
+}
+
+/// Between how many pixels the processor keeps images.
+fn pixels(keys: &Keys<'_>, out: &mut Fields) {
+    number(keys, "vision.image_min_pixels", &mut out.processor, "min_pixels");
+    number(keys, "vision.image_max_pixels", &mut out.processor, "max_pixels");
+}
+
+fn glm5(keys: &Keys<'_>, out: &mut Fields) {
+    (GLM.derive)(keys, out);
+    out.vision.insert("swiglu_limit".into(), keys.f32("vision.swiglu_clamp").map(float).into());
+    if let Some((_, wide)) = shape(keys, "mm.up.weight") {
+        set(&mut out.vision, "projection_intermediate_size", wide);
+    }
+    number(keys, "vision.spatial_merge_size", &mut out.vision, "spatial_merge_size");
+    number(keys, "vision.spatial_merge_size", &mut out.processor, "merge_size");
+    number(keys, "vision.patch_size", &mut out.processor, "patch_size");
+    let side = keys.u64("vision.patch_size").zip(keys.u64("vision.spatial_merge_size"));
+    let area = side.and_then(|(patch, merged)| patch.checked_mul(merged)).and_then(|side| side.checked_mul(side));
+    for (key, field) in
+        [("vision.image_min_pixels", "min_image_tokens"), ("vision.image_max_pixels", "max_image_tokens")]
+    {
+        if let Some(tokens) = keys.u64(key).zip(area).and_then(|(pixels, area)| pixels.checked_div(area)) {
+            set(&mut out.processor, field, tokens);
+        }
+    }
+}
+
+fn ling(keys: &Keys<'_>, out: &mut Fields) {
+    qwen3(keys, out);
+    set(&mut out.vision, "disable_merger_proj", true);
+    if let Some((wide, _)) = shape(keys, "mm.0.weight") {
+        set(&mut out.vision, "out_hidden_size", wide);
+    }
+    out.vision.shift_remove("deepstack_visual_indexes");
+}
+
+fn kimi_vl(keys: &Keys<'_>, out: &mut Fields) {
+    if let Some((_, places)) = shape(keys, "v.position_embd.weight") {
+        for field in ["init_pos_emb_height", "init_pos_emb_width"] {
+            set(&mut out.vision, field, places.isqrt());
+        }
+    }
+    out.vision.insert("merge_kernel_size".into(), json!([2, 2]));
+    number(keys, "vision.patch_size", &mut out.processor, "patch_size");
+}
+
+fn kimi_k25(keys: &Keys<'_>, out: &mut Fields) {
+    // These keys are not under the architecture's name.
+    for part in ["height", "width", "time"] {
+        if let Some(size) = keys.whole_key(&format!("vision.pos_emb_{part}")) {
+            set(&mut out.vision, &format!("init_pos_emb_{part}"), size);
+            set(&mut out.vision, &format!("pos_emb_{part}"), size);
+        }
+    }
+    // The model's own code has names of its own for the sizes.
+    for field in ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"] {
+        if let Some(value) = out.vision.get(field).cloned() {
+            set(&mut out.vision, &format!("vt_{field}"), value);
+        }
+    }
+    let merged = keys.u64("vision.projector.scale_factor");
+    out.vision.insert("merge_kernel_size".into(), json!([merged, merged]));
+    number(keys, "vision.projection_dim", &mut out.vision, "text_hidden_size");
+    if let Some(width) = keys.first_dimension("mm.input_norm.weight") {
+        set(&mut out.top, "projection_hidden_size", width);
+    }
+    let gelu = keys.flag("use_gelu") == Some(true);
+    set(&mut out.vision, "projector_hidden_act", if gelu { "gelu" } else { "gelu_pytorch_tanh" });
+    let area = keys.u64("vision.patch_size").and_then(|patch| patch.checked_mul(patch));
+    let most = keys.u64("vision.image_max_pixels").zip(area).and_then(|(pixels, area)| pixels.checked_div(area));
+    if let Some(most) = most {
+        set(&mut out.processor, "in_patch_limit", most);
+    }
+    let media = json!({"in_patch_limit": most, "patch_size": keys.u64("vision.patch_size"),
+        "image_mean": out.processor.get("image_mean"), "image_std": out.processor.get("image_std"),
+        "merge_kernel_size": merged});
+    out.processor.insert("media_proc_cfg".into(), media);
+}
+
+fn gemma3n(keys: &Keys<'_>, out: &mut Fields) {
+    // Readers know one width of the feed-forward of sound, and MobileNet's has no meaning.
+    for (sense, part, factor) in [("vision", &mut out.vision, 4), ("audio", &mut out.audio, 1)] {
+        let width = keys.u64(&format!("{sense}.feed_forward_length")).filter(|width| width.is_multiple_of(factor));
+        if let Some(width) = width {
+            set(part, "intermediate_size", width / factor);
+        }
+    }
+    number(keys, "vision.attention.head_count", &mut out.vision, "num_attention_heads");
+    let (size, patch) = (keys.u64("vision.image_size"), keys.u64("vision.patch_size"));
+    out.processor.insert("size".into(), json!({"height": size, "width": size}));
+    if let Some(tokens) = size.zip(patch).and_then(|(size, patch)| size.checked_div(patch)) {
+        set(&mut out.processor, "image_seq_length", tokens);
+    }
+    set(&mut out.audio, "model_type", "gemma3n_audio");
+}
+
+fn gemma4_unified(keys: &Keys<'_>, out: &mut Fields) {
+    // The layer over patches takes all pixels of as many as are pooled.
+    let side = keys.shape("v.patch_embd.weight").and_then(|shape| Some((shape.get(1)? / 3).isqrt()));
+    if let Some(pooled) = side.zip(keys.u64("vision.patch_size")).and_then(|(side, patch)| side.checked_div(patch)) {
+        set(&mut out.vision, "pooling_kernel_size", pooled);
+    }
+    if let Some(&[_, places, _]) = keys.shape("v.position_embd.weight").as_deref() {
+        set(&mut out.vision, "mm_posemb_size", places);
+    }
+    if let Some((wide, _)) = shape(keys, "mm.input_projection.weight") {
+        set(&mut out.vision, "output_proj_dims", wide);
+    }
+    set(&mut out.audio, "model_type", "gemma4_unified_audio");
+}
+
+fn minimax(keys: &Keys<'_>, out: &mut Fields) {
+    set(&mut out.vision, "hidden_act", "gelu");
+    let merged = keys.u64("vision.spatial_merge_size");
+    out.vision.insert(
+        "img_token_compression_config".into(),
+        json!({"image_token_compression_method": "patch_merge", "spatial_merge_size": merged, "temporal_patch_size": 2}),
+    );
+    number(keys, "vision.spatial_merge_size", &mut out.vision, "spatial_merge_size");
+    number(keys, "vision.spatial_merge_size", &mut out.processor, "merge_size");
+    number(keys, "vision.patch_size", &mut out.processor, "patch_size");
+    set(&mut out.processor, "temporal_patch_size", 2);
+    if let Some((_, wide)) = shape(keys, "mm.1.weight") {
+        set(&mut out.top, "projector_hidden_size", wide);
+    }
+}
+
+fn phi4(keys: &Keys<'_>, out: &mut Fields) {
+    set(&mut out.vision, "hidden_act", "gelu_pytorch_tanh");
+    if let Some(layers) = keys.u64("vision.block_count").and_then(|layers| layers.checked_add(1)) {
+        set(&mut out.vision, "num_hidden_layers", layers);
+    }
+    if let Some((_, places)) = shape(keys, "v.position_embd.weight") {
+        set(&mut out.vision, "num_patches", places);
+    }
+    number(keys, "vision.patch_size", &mut out.processor, "patch_size");
+    let area = keys.u64("vision.patch_size").and_then(|patch| patch.checked_mul(patch));
+    for (key, field) in [("vision.image_min_pixels", "min_num_patches"), ("vision.image_max_pixels", "max_num_patches")]
+    {
+        if let Some(count) = keys.u64(key).zip(area).and_then(|(pixels, area)| pixels.checked_div(area)) {
+            set(&mut out.top, field, count);
+        }
+    }
+}
+
+/// The sizes that are those of the table of positions, and the layers without the last.
+fn phi4_sizes(keys: &Keys<'_>, config: &mut Config) {
+    let layers = keys.u64("vision.block_count").unwrap_or(0);
+    config.set_blocks(layers);
+    let Some(tower) = config.section_mut("vision") else { return };
+    tower.set("num_hidden_layers", layers);
+    for (field, key) in [("patch_size", "vision.patch_size"), ("image_size", "vision.image_size")] {
+        if let Some(size) = keys.u64(key) {
+            tower.set(field, size);
+        }
+    }
+}
+
+fn step(keys: &Keys<'_>, out: &mut Fields) {
+    let (width, inner) = (keys.u64("vision.embedding_length"), keys.u64("vision.feed_forward_length"));
+    if let (Some(width), Some(inner)) = (width.filter(|width| *width > 0), inner) {
+        // A ratio that gives the width of the feed-forward, cut off as well as rounded.
+        let ratio = inner as f64 / width as f64;
+        let enough = (width as f64 * ratio) as u64 >= inner;
+        set(&mut out.vision, "mlp_ratio", if enough { ratio } else { ratio.next_up() });
+    }
+    set(&mut out.vision, "hidden_act", "quick_gelu");
+    if let Some(stride) = keys.u64("vision.projector.scale_factor") {
+        set(&mut out.top, "understand_projector_stride", stride.isqrt());
+    }
+}
+
+fn paddle(keys: &Keys<'_>, out: &mut Fields) {
+    out.vision.insert("architectures".into(), json!(["PaddleOCRVisionModel"]));
+    set(&mut out.vision, "hidden_act", "gelu_pytorch_tanh");
+    let places = shape(keys, "v.position_embd.weight").map(|(_, places)| places.isqrt());
+    let size = places.zip(keys.u64("vision.patch_size")).and_then(|(side, patch)| side.checked_mul(patch));
+    if let Some(size) = size {
+        set(&mut out.vision, "image_size", size);
+    }
+    let width = keys.u64("vision.embedding_length");
+    let merged = shape(keys, "mm.1.weight").zip(width).and_then(|((taken, _), width)| taken.checked_div(width));
+    if let Some(side) = merged.map(u64::isqrt) {
+        set(&mut out.vision, "spatial_merge_size", side);
+        set(&mut out.processor, "merge_size", side);
+    }
+    number(keys, "vision.patch_size", &mut out.processor, "patch_size");
+    pixels(keys, out);
+}
+
+fn hunyuan(keys: &Keys<'_>, out: &mut Fields) {
+    set(&mut out.vision, "hidden_act", "gelu");
+    number(keys, "vision.attention.head_count", &mut out.vision, "num_key_value_heads");
+    number(keys, "vision.projection_dim", &mut out.vision, "out_hidden_size");
+    number(keys, "vision.patch_size", &mut out.processor, "patch_size");
+    number(keys, "vision.spatial_merge_size", &mut out.processor, "merge_size");
+    pixels(keys, out);
+}
+
+/// The sizes of SAM's tower, which sees first.
+fn deepseek_sam(keys: &Keys<'_>, out: &mut Fields) {
+    let of = |key: &str| keys.u64(&format!("vision.sam.{key}"));
+    let (layers, width, heads) = (of("block_count"), of("embedding_length"), of("head_count"));
+    let between = ["v.sam.net_2.weight", "v.sam.net_3.weight"].map(|name| keys.first_dimension(name));
+    // Layers that see the whole image are the last of each quarter.
+    let quarter = layers.map_or(0, |layers| layers.min(MAX_LAYERS as u64) / 4).max(1);
+    let whole: Vec<u64> = (1..=4).map(|n| n * quarter - 1).filter(|layer| Some(*layer) < layers).collect();
+    out.vision.insert(
+        "width".into(),
+        json!({"sam_vit_b": {"layers": layers, "width": width, "heads": heads, "downsample_channels": between,
+            "global_attn_indexes": whole}}),
+    );
+    set(&mut out.vision, "mlp_ratio", 3.7362);
+}
+
+fn deepseek_ocr(keys: &Keys<'_>, out: &mut Fields) {
+    deepseek_sam(keys, out);
+    let of = |key: &str| keys.u64(&format!("vision.{key}"));
+    let (size, patch) = (of("image_size"), of("patch_size"));
+    out.vision["width"]["clip-l-14-224"] = json!({"heads": of("attention.head_count"), "image_size": size,
+        "layers": of("block_count"), "patch_size": patch, "width": of("embedding_length")});
+    set(&mut out.vision, "model_name", "deeplip_b_l");
+    if let Some(place) = keys.shape("v.sam.pos_embd.weight").as_deref().and_then(|shape| shape.get(1)) {
+        let patch = keys.shape("v.sam.patch_embd.weight").as_deref().and_then(|shape| shape.last().copied());
+        if let Some(size) = patch.and_then(|patch| patch.checked_mul(*place)) {
+            set(&mut out.vision, "image_size", size);
+        }
+    }
+    // An image is so many tokens, which the file says where they are not those of the model's own code.
+    let patches = size.zip(patch).and_then(|(size, patch)| size.checked_div(patch)).unwrap_or(0);
+    let usual = of("projector.scale_factor").is_none() && [0, 4].contains(&(patches / 16));
+    if let Some(side) = patches.checked_div(of("projector.scale_factor").unwrap_or(4)).filter(|_| !usual) {
+        set(&mut out.processor, "image_seq_length", side.saturating_mul(side));
+    }
+}
+
+fn dots3_note(keys: &Keys<'_>, out: &mut Fields) {
+    let experts = keys.list("vision.expert_count_per_layer").unwrap_or_default();
+    let routed: Json = experts.iter().map(|count| if *count == 0 { json!(-1) } else { json!(count) }).collect();
+    out.vision.insert("pyramid_num_routed".into(), routed);
+    if let Some(used) = keys.u64("vision.expert_used_count") {
+        set(&mut out.vision, "capacity_factor", used);
+    }
+    for (field, key) in [
+        ("adapter_in_dim", "embedding_length"),
+        ("adapter_out_dim", "projection_dim"),
+        ("adapter_merge_size", "spatial_merge_size"),
+    ] {
+        number(keys, &format!("vision.{key}"), &mut out.vision, field);
+    }
+    let sparse = experts.iter().position(|count| *count > 0);
+    let inner = sparse.and_then(|layer| keys.shape(&format!("v.blk.{layer}.ffn_up_exps.weight")));
+    if let Some(inner) = inner.as_deref().and_then(|shape| shape.get(1)) {
+        set(&mut out.vision, "moe_intermediate_size", *inner);
+    }
+    number(keys, "audio.embedding_length", &mut out.audio, "whisper_adapter_in_dim");
+    number(keys, "audio.projection_dim", &mut out.audio, "whisper_adapter_out_dim");
+    if let Some(channels) = keys.first_dimension("a.conv2d.1.weight") {
+        set(&mut out.audio, "downsample_hidden_size", channels);
+    }
+    for (field, value) in [
+        ("adapter_type", json!("patch_merger")),
+        ("pre_pixel_shuffle", json!(true)),
+        ("router_scoring_func", json!("sigmoid")),
+        ("router_scale", json!(1.0)),
+        ("temporal_patch_size", json!(1)),
+        ("use_bias", json!(false)),
+        ("use_qk_norm", json!(true)),
+    ] {
+        out.vision.insert(field.into(), value);
+    }
+    let whisper = json!({"d_model": keys.u64("audio.embedding_length"),
+        "encoder_ffn_dim": keys.u64("audio.feed_forward_length"),
+        "encoder_attention_heads": keys.u64("audio.attention.head_count"),
+        "encoder_layers": keys.u64("audio.block_count"), "num_mel_bins": keys.u64("audio.num_mel_bins"),
+        "activation_function": "swiglu"});
+    for (field, value) in [
+        ("whisper_config", whisper),
+        ("use_conv2d_stem", json!(true)),
+        ("use_rope", json!(true)),
+        ("use_rms_norm", json!(true)),
+        ("use_causal", json!(false)),
+        ("merge_factor", json!(1)),
+        ("chunk_seconds", json!(60)),
+        ("rope_parameters", json!({"partial_rotary_factor": 0.5, "rope_theta": 10000.0})),
+    ] {
+        out.audio.insert(field.into(), value);
+    }
+    number(keys, "vision.patch_size", &mut out.processor, "patch_size");
+    pixels(keys, out);
 }

@@ -21,7 +21,7 @@ pub use modules::Modules;
 pub(crate) use params::{OWN_BEGINNINGS, switched_window, window};
 pub use params::{Params, SIGMOID, SOFTMAX};
 pub use projectors::{Forced, Sense, Tower};
-pub(crate) use rows::{ANSWERS, FIRST_POSITION, GAIN, WHOLE_HEAD};
+pub(crate) use rows::{ANSWERS, FIRST_POSITION, GAIN, NGRAM_CONSTANTS, NGRAM_WIDTH, PREDICTION_BLOCK, WHOLE_HEAD};
 
 use crate::config::{self, Config, RAW, Reading, Rope};
 use crate::names;

@@ -194,3 +194,65 @@ pub fn options(cases: &Map<String, Value>, case: &Map<String, Value>, folder: &P
         ..Options::default()
     }
 }
+
+/// A case of towers with the text model that it names in the form of its folder.
+#[allow(dead_code, reason = "not every test makes folders with towers")]
+pub fn with_text(cases: &Map<String, Value>, name: &str) -> Map<String, Value> {
+    let mut case = resolved(cases, name);
+    let text = case["text"].clone();
+    let (config, tensors) = match text["folder"].as_str() {
+        Some(source) => {
+            let config = fixtures::json(&format!("{source}/config.json"));
+            let tensors = convert::safetensors::open_folder(&fixtures::path(source)).unwrap();
+            let tensors = tensors.iter().map(|tensor| (tensor.name().to_owned(), json!(tensor.shape()))).collect();
+            case.insert("tokenizer".into(), source.into());
+            (config, tensors)
+        }
+        None => {
+            let of = resolved(cases, text["case"].as_str().unwrap());
+            let blocks = of.get("blocks").and_then(Value::as_u64).unwrap_or(1);
+            let tensors = of["tensors"].as_object().unwrap().iter();
+            let each = |(pattern, entry): (&String, &Value)| {
+                names(pattern, blocks).into_iter().map(|name| (name, entry.clone())).collect::<Vec<_>>()
+            };
+            for key in ["tokenizer", "added"] {
+                case.extend(of.get(key).map(|value| (key.to_owned(), value.clone())));
+            }
+            (of["config"].clone(), tensors.flat_map(each).collect::<Map<String, Value>>())
+        }
+    };
+    let beginnings = text["names"].as_array().cloned().unwrap_or_default();
+    let renamed = |name: &str| {
+        let found = beginnings
+            .iter()
+            .find_map(|pair| Some(format!("{}{}", pair[1].as_str()?, name.strip_prefix(pair[0].as_str()?)?)));
+        found.unwrap_or_else(|| name.to_owned())
+    };
+    let own = text["without"].as_array().cloned().unwrap_or_default();
+    let of_text =
+        tensors.into_iter().filter(|(name, _)| !own.iter().any(|part| name.starts_with(part.as_str().unwrap())));
+    let of_text: Vec<_> = of_text.map(|(name, entry)| (renamed(&name), entry)).collect();
+    case["tensors"].as_object_mut().unwrap().extend(of_text);
+    let whole = case["config"].as_object_mut().unwrap();
+    let mut config = config.as_object().unwrap().clone();
+    for part in ["vision_config", "audio_config", "language_config", "architectures"] {
+        config.shift_remove(part);
+    }
+    if let Some(Value::Object(inner)) = config.shift_remove("text_config") {
+        config = inner;
+    }
+    config
+        .extend(text["fields"].as_object().into_iter().flatten().map(|(field, value)| (field.clone(), value.clone())));
+    match text["under"].as_str() {
+        Some(under) => {
+            let (outer, part) = under.split_once('/').map_or((None, under), |(outer, part)| (Some(outer), part));
+            let place = match outer {
+                Some(outer) => whole[outer].as_object_mut().unwrap(),
+                None => whole,
+            };
+            place.insert(part.to_owned(), Value::Object(config));
+        }
+        None => whole.extend(config.into_iter().filter(|(field, _)| field != "model_type")),
+    }
+    case
+}

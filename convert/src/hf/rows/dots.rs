@@ -127,10 +127,14 @@ fn checked(config: &mut Config) -> Result<()> {
     Ok(())
 }
 
+/// The number of blocks of prediction where a file says it.
+pub(crate) const PREDICTION_BLOCK: &str = "blocks of prediction";
+
 /// The configuration does not say that there is a block of prediction; its embedding does.
 fn with_stored_prediction(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
     let kept = config.part() != Part::Trunk;
-    if kept && contents.tensors.iter().any(|t| t.name().ends_with("model.mtp.embed_tokens.weight")) {
+    let stored = contents.tensors.iter().any(|t| t.name().ends_with("model.mtp.embed_tokens.weight"));
+    if kept && (stored || config.has(PREDICTION_BLOCK)) {
         config.set_blocks(config.layers()?.saturating_add(1));
     }
     Ok(())

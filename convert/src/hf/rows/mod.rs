@@ -67,7 +67,9 @@ mod talkie;
 mod wavtokenizer;
 
 pub(crate) use bert::FIRST_POSITION;
+pub(crate) use dots::PREDICTION_BLOCK;
 pub(crate) use qwen::{ANSWERS, WHOLE_HEAD};
+pub(crate) use qwen4::{CONSTANTS as NGRAM_CONSTANTS, NGRAM_WIDTH};
 pub(crate) use talkie::GAIN;
 
 use super::Class;

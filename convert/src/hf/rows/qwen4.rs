@@ -80,14 +80,14 @@ const NGRAMS: &[NameRule] = &[
 ];
 
 /// The constants of the n-grams' hash, which are keys.
-const CONSTANTS: [(&str, &str); 3] = [
+pub(crate) const CONSTANTS: [(&str, &str); 3] = [
     ("ple.layer_multipliers", "ple_embedding.layer_multipliers"),
     ("ple.head_offsets", "ple_embedding.ngram_heads_offsets"),
     ("ple.head_vocab_sizes", "ple_embedding.ngram_heads_vocab_sizes"),
 ];
 
 /// The width of the table of n-grams.
-const NGRAM_WIDTH: &str = "width of n-grams";
+pub(crate) const NGRAM_WIDTH: &str = "width of n-grams";
 
 fn hash_constants(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
     let front = || {
