@@ -16,8 +16,16 @@ by the name of what it has no kernel for.
 Of the classes that llama.cpp's converter registers for text, two are not converted: `Qwen3TTSForConditionalGeneration` (its
 talker is a text model with codebooks of sound for words) and `PocketTTSModel` (a folder without a config.json, whose sizes
 are guessed from its tensors). Of `PlamoForCausalLM` the reference converts one size alone, that of PLaMo 13B; `convert`
-does the same. `BaichuanForCausalLM` is converted though the reference fails on it. llama.cpp's converter has not
-the name `MptForCausalLM`.
+does the same. llama.cpp's converter has not the name `MptForCausalLM`.
+
+## Where the reference fails
+
+Elsewhere the bytes are the reference's. Here it stops, or writes a file that nothing loads, and `convert` goes on:
+
+| what | the reference | `convert` |
+|---|---|---|
+| `BaichuanForCausalLM`, `BaiChuanForCausalLM` | stops | writes the model |
+| `QWenLMHeadModel` with `layer_norm_epsilon` alone | no epsilon under the key that llama.cpp asks for | writes it under that key as well |
 ";
 
 const BACK: &str = "\

@@ -27,6 +27,26 @@ fn without(case: &Map<String, Value>, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// The maker's own configurations have one epsilon, under the name of the other kind of norm.
+#[test]
+fn qwen_1_has_its_epsilon_under_the_key_that_is_read() {
+    let cases = fixtures::json("generated/back.json");
+    let cases = cases.as_object().unwrap();
+    let mut case = resolved(cases, "Qwen-1");
+    let epsilon = |case: &Map<String, Value>, key: &str| {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("Qwen-1");
+        write(case, &folder);
+        Checkpoint::open(&folder, &options(cases, case, &folder)).unwrap().metadata().f64(key)
+    };
+    case["config"].as_object_mut().unwrap().shift_remove("rms_norm_eps");
+    for key in ["qwen.attention.layer_norm_rms_epsilon", "qwen.attention.layer_norm_epsilon"] {
+        assert_eq!(epsilon(&case, key), Some(f64::from(1e-6_f32)), "{key}");
+    }
+    case["config"]["rms_norm_eps"] = 1e-5.into();
+    assert_eq!(epsilon(&case, "qwen.attention.layer_norm_rms_epsilon"), Some(f64::from(1e-5_f32)));
+}
+
 #[test]
 fn generated_checkpoints_are_byte_identical() {
     let cases = fixtures::json("generated/cases.json");

@@ -18,6 +18,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         arch: "qwen",
         vocabulary: VocabKind::Qwen,
         spelling: &[QWEN1],
+        prepare: one_epsilon,
         remark: "Qwen 1; query, key and value are one tensor",
         ..BASE
     },
@@ -101,6 +102,15 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ..QWEN3_MOE
     },
 ];
+
+/// The epsilon of root-mean-square norms, which the maker calls as those of others are called: readers look for it under
+/// its own key, which the reference does not write.
+fn one_epsilon(config: &mut Config) -> Result<()> {
+    if let (None, Some(epsilon)) = (config.first(&["rms_norm_eps", "norm_eps"]), config.get("layer_norm_epsilon")) {
+        config.set("rms_norm_eps", epsilon.clone());
+    }
+    Ok(())
+}
 
 /// Whether the weights of a token's experts are made to sum to one, which files of these architectures cannot say.
 fn weights_norm(config: &Config) -> Key {
