@@ -11,6 +11,9 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{Part, json, links, safetensors, undescribed};
+use fields::Null;
+
+pub(crate) mod fields;
 
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
@@ -34,6 +37,12 @@ pub(crate) fn is_recognized(root: &Map<String, Value>) -> bool {
 
 /// What stands among the defaults for a value that the class computes from others.
 const COMPUTED: &str = "computed";
+
+/// The size of a head, which many classes compute.
+const HEAD_DIM: &str = "head_dim";
+
+/// The heads of keys and values, of which there are as many as heads where a class computes them.
+const KV_HEADS: &str = "num_key_value_heads";
 
 thread_local! {
     /// The fields that were read, while someone wants to know.
@@ -258,9 +267,13 @@ impl Config {
         for (key, value) in root.get(LAYER_CONFIG).and_then(Value::as_object).into_iter().flatten() {
             values.insert(key.clone(), value.clone());
         }
-        // A model that the library does not know is read as it stands.
+        // A model that the library does not know is read as it stands, and so is one that its class refuses.
         let Reading { defaults, aliases, rope } = reading;
-        let known = defaults != RAW && is_recognized(root) && rope.reads(&values);
+        let recognized = defaults != RAW && is_recognized(root) && rope.reads(&values);
+        let known = recognized && fields::refused(root, text).is_none();
+        let own = if recognized { defaults } else { RAW };
+        let [whole, part] = fields::of(root, text);
+        let null_of = |key: &str| part.or(whole).map_or(Null::Unsaid, |fields| fields.null(key));
         let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
         for &(alias, name) in aliases {
             // Where both are stated, the library goes by the other name.
@@ -270,27 +283,44 @@ impl Config {
                 values.insert(name.to_owned(), value);
             }
         }
-        let defaults: Map<String, Value> = serde_json::from_str(defaults)
-            .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))?;
-        check_heads(&values)?;
-        let rope = rope_parameters(&values, &defaults, rope);
-        for (key, value) in defaults {
-            let null = values.get(&key).is_some_and(Value::is_null);
-            if null && SIZES.contains(&key.as_str()) && value.is_number() {
+        let object = |text: &str| -> Result<Map<String, Value>> {
+            serde_json::from_str(text)
+                .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))
+        };
+        for (key, value) in object(own)? {
+            if !values.get(&key).is_some_and(Value::is_null) {
+                continue;
+            }
+            if SIZES.contains(&key.as_str()) && value.is_number() {
                 return Err(Error::input(format!("config.json: {key} is null")).help(format!(
                     "write the number that the weights were made with; {class} has {value} by default"
                 )));
             }
+            if NEEDED.contains(&key.as_str()) && null_of(&key) == Null::Unsaid {
+                values.insert(key, value);
+            }
+        }
+        let defaults = object(defaults)?;
+        check_heads(&values)?;
+        let rope = rope_parameters(&values, &defaults, rope);
+        for (key, value) in defaults {
+            let null = values.get(&key).is_some_and(Value::is_null);
             // What a class computes where nothing is said, it computes for null as well.
-            let states = OFF.contains(&key.as_str()) && value != COMPUTED;
+            let (states, value) = match null_of(&key) {
+                _ if !null => (false, value),
+                Null::Stays => (true, value),
+                Null::Computed if key == HEAD_DIM => (false, COMPUTED.into()),
+                Null::Computed => (key == KV_HEADS, value),
+                Null::Unsaid => (OFF.contains(&key.as_str()) && value != COMPUTED, value),
+            };
             if !values.contains_key(&key) || null && !states {
                 values.insert(key, value);
             }
         }
         // Classes that may leave the number of key-value heads out mean as many as there are heads.
-        if known && values.get("num_key_value_heads").is_some_and(Value::is_null) {
+        if known && values.get(KV_HEADS).is_some_and(Value::is_null) && null_of(KV_HEADS) != Null::Stays {
             let heads = values.get("num_attention_heads").cloned().unwrap_or(Value::Null);
-            values.insert("num_key_value_heads".into(), heads);
+            values.insert(KV_HEADS.into(), heads);
         }
         let origin = first_class(root).unwrap_or(class).to_owned();
         let wrapped = text.is_some();
@@ -343,10 +373,10 @@ impl Config {
 
     /// `"head_dim": "computed"` among the defaults is the quotient that the class computes.
     fn fill_head_dim(&mut self) {
-        let asked = self.values.get("head_dim").is_some_and(|v| v == COMPUTED);
+        let asked = self.values.get(HEAD_DIM).is_some_and(|v| v == COMPUTED);
         let quotient = self.u64("hidden_size").zip(self.u64("num_attention_heads")).and_then(|(h, n)| h.checked_div(n));
         if asked {
-            self.values.insert("head_dim".into(), quotient.map_or(Value::Null, Value::from));
+            self.values.insert(HEAD_DIM.into(), quotient.map_or(Value::Null, Value::from));
         }
     }
 
@@ -626,6 +656,9 @@ const OFF: &[&str] = &[
     "topk_group",
 ];
 
+/// What every file has to say, so that null equals absent though the library's class refuses it.
+const NEEDED: &[&str] = &["layer_norm_eps", "layer_norm_epsilon", "max_position_embeddings", "norm_eps", "rms_norm_eps"];
+
 /// Sizes of the weights, which no default can stand for where a configuration says null.
 const SIZES: &[&str] = &[
     "d_ff",
@@ -641,7 +674,6 @@ const SIZES: &[&str] = &[
     "num_heads",
     "num_hidden_layers",
     "num_layers",
-    "vocab_size",
 ];
 
 /// Refuses heads that nothing could be allocated for, whatever they are called.
@@ -1003,11 +1035,10 @@ mod tests {
             "sliding_window": 4096, "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000,
             "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}"#;
         let text = r#"{"hidden_size": 64, "num_attention_heads": 4, "n_inner": null, "hidden_dim": 5, "head_dim": null,
-            "num_key_value_heads": null, "rms_norm_eps": null, "sliding_window": null, "rope_theta": null,
-            "rope_parameters": null}"#;
+            "num_key_value_heads": null, "sliding_window": null, "rope_theta": null, "rope_parameters": null}"#;
         let null = config(text, &defaults.replace("\"num_key_value_heads\": null", "\"num_key_value_heads\": 8"));
         let absent = config(r#"{"hidden_size": 64, "num_attention_heads": 4}"#, defaults);
-        for key in ["head_dim", "rms_norm_eps", "intermediate_size"] {
+        for key in ["head_dim", "intermediate_size"] {
             assert_eq!(null.get(key), absent.get(key), "{key}");
         }
         assert_eq!((null.u64("head_dim"), null.u64("num_key_value_heads")), (Some(16), Some(4)));
@@ -1015,7 +1046,10 @@ mod tests {
         assert_eq!(null.first(&["n_inner", "hidden_dim"]).and_then(Value::as_u64), Some(5));
         // What null turns off stays off.
         assert_eq!((null.get("sliding_window"), absent.u64("sliding_window")), (None, Some(4096)));
-        for key in ["hidden_size", "intermediate_size", "vocab_size"] {
+        // The class refuses it, so that nothing else is filled in; but no file can be without it.
+        let refused = config(r#"{"rms_norm_eps": null, "attention_bias": null}"#, defaults);
+        assert_eq!((refused.f64("rms_norm_eps"), refused.has("head_dim")), (Some(1e-6), false));
+        for key in ["hidden_size", "intermediate_size"] {
             let text = format!(r#"{{"model_type": "llama", "{key}": null}}"#);
             let root: Map<String, Value> = serde_json::from_str(&text).unwrap();
             let error = Config::new(&root, "X", reading(defaults)).unwrap_err().to_string();
