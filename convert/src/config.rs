@@ -318,7 +318,8 @@ impl Config {
             }
         }
         // Classes that may leave the number of key-value heads out mean as many as there are heads.
-        if known && values.get(KV_HEADS).is_some_and(Value::is_null) && null_of(KV_HEADS) != Null::Stays {
+        let computes = part.or(whole).is_none_or(|fields| fields.null(KV_HEADS) == Null::Computed);
+        if known && values.get(KV_HEADS).is_some_and(Value::is_null) && computes {
             let heads = values.get("num_attention_heads").cloned().unwrap_or(Value::Null);
             values.insert(KV_HEADS.into(), heads);
         }
@@ -657,7 +658,8 @@ const OFF: &[&str] = &[
 ];
 
 /// What every file has to say, so that null equals absent though the library's class refuses it.
-const NEEDED: &[&str] = &["layer_norm_eps", "layer_norm_epsilon", "max_position_embeddings", "norm_eps", "rms_norm_eps"];
+const NEEDED: &[&str] =
+    &["layer_norm_eps", "layer_norm_epsilon", "max_position_embeddings", "norm_eps", "rms_norm_eps"];
 
 /// Sizes of the weights, which no default can stand for where a configuration says null.
 const SIZES: &[&str] = &[
