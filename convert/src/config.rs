@@ -1048,6 +1048,11 @@ mod tests {
         assert_eq!(null.first(&["n_inner", "hidden_dim"]).and_then(Value::as_u64), Some(5));
         // What null turns off stays off.
         assert_eq!((null.get("sliding_window"), absent.u64("sliding_window")), (None, Some(4096)));
+        // A class that has no such field computes none.
+        let bert = r#"{"model_type": "bert", "num_attention_heads": 4, "num_key_value_heads": null}"#;
+        let bert: Map<String, Value> = serde_json::from_str(bert).unwrap();
+        let bert = Config::new(&bert, "X", reading(r#"{"layer_norm_eps": 1e-12}"#)).unwrap();
+        assert_eq!((bert.get("num_key_value_heads"), bert.f64("layer_norm_eps")), (None, Some(1e-12)));
         // The class refuses it, so that nothing else is filled in; but no file can be without it.
         let refused = config(r#"{"rms_norm_eps": null, "attention_bias": null}"#, defaults);
         assert_eq!((refused.f64("rms_norm_eps"), refused.has("head_dim")), (Some(1e-6), false));

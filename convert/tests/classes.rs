@@ -20,12 +20,16 @@ does the same. llama.cpp's converter has not the name `MptForCausalLM`.
 
 ## Where the reference fails
 
-Elsewhere the bytes are the reference's. Here it stops, or writes a file that nothing loads, and `convert` goes on:
+Elsewhere the bytes are the reference's, and `convert` says so where llama.cpp does not load them. Here the reference
+stops, or what it writes is not the model, and `convert` goes on:
 
 | what | the reference | `convert` |
 |---|---|---|
 | `BaichuanForCausalLM`, `BaiChuanForCausalLM` | stops | writes the model |
-| `QWenLMHeadModel` with `layer_norm_epsilon` alone | no epsilon under the key that llama.cpp asks for | writes it under that key as well |
+| a base of rotation that is null | no key, and readers take 10,000 | the base of the class |
+| an epsilon or a context length that is null | no key, and llama.cpp does not load the file | that of the class |
+| one name of a field null, another with its value | no key | the value |
+| a type that the class refuses, in a folder whose tokenizer is not SentencePiece's | stops, as the tokenizer asks the class too | reads `config.json` as it stands |
 ";
 
 const BACK: &str = "\
