@@ -11,7 +11,7 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{Part, json, links, safetensors, undescribed};
-use fields::Null;
+use fields::{Fields, Null};
 
 pub(crate) mod fields;
 
@@ -272,10 +272,14 @@ impl Config {
         let recognized = defaults != RAW && is_recognized(root) && rope.reads(&values);
         let known = recognized && fields::refused(root, text).is_none();
         let own = if recognized { defaults } else { RAW };
+        let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
         let [whole, part] = fields::of(root, text);
         let null_of = |key: &str| part.or(whole).map_or(Null::Unsaid, |fields| fields.null(key));
-        let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
-        for &(alias, name) in aliases {
+        let others = part.or(whole).filter(|_| known).into_iter().flat_map(Fields::names);
+        let mut names: Vec<(&str, &str)> = Vec::new();
+        names.extend(aliases.iter().map(|&(alias, name)| (alias, name)));
+        others.for_each(|(alias, name)| names.push((alias, name)));
+        for (alias, name) in names {
             // Where both are stated, the library goes by the other name.
             if let Some(value) = values.shift_remove(alias)
                 && (!value.is_null() || !values.contains_key(name))
@@ -775,7 +779,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
     let null = |map: &Map<String, Value>, key: &str| map.get(key).is_some_and(Value::is_null);
     let no_theta = theta.is_none() && (null(&rope, "rope_theta") || names.iter().any(|key| null(values, key)));
     rope.retain(|_, value| !value.is_null());
-    let factor = stated(&["partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"]);
+    let factor = stated(&["partial_rotary_factor", "rope_pct", "rope_percent"]);
     let original = stated(&["original_max_position_embeddings"])
         .or_else(|| defaults.get("original_max_position_embeddings").cloned());
     let mut set = |key: &str, value: Option<Value>| {
@@ -987,7 +991,8 @@ mod tests {
         assert_eq!(two(r#"{"rope_theta": 7.0, "rope_scaling": {}}"#), (Some(7.0), Some(2.0)));
         assert_eq!(two(r#"{"rope_parameters": {"rope_type": "default"}}"#), (Some(9.0), None));
         // Kinds of layers that the configuration lists are filled up in a class that knows one set.
-        let kinds = r#"{"max_position_embeddings": 64, "rope_theta": 5.0, "layer_types": ["full_attention"],
+        let kinds = r#"{"max_position_embeddings": 64, "rope_theta": 5.0, "num_hidden_layers": 1,
+            "layer_types": ["full_attention"],
             "rope_parameters": {"full_attention": {"type": "yarn", "factor": 2.0}}}"#;
         let kinds = config(kinds, r#"{"rope_parameters": {"rope_theta": 1e4}}"#);
         assert_eq!((kinds.rope_f64("rope_theta"), kinds.rope_type().as_str()), (Some(5.0), "yarn"));
@@ -1008,10 +1013,24 @@ mod tests {
     }
 
     #[test]
+    fn other_names_are_those_of_the_kind() {
+        let read = |text: &str| {
+            let root: Map<String, Value> = serde_json::from_str(text).unwrap();
+            Config::new(&root, "X", reading(r#"{"n_embd": 768, "hidden_act": "silu"}"#)).unwrap().u64("n_embd")
+        };
+        assert_eq!(read(r#"{"model_type": "gpt2", "hidden_size": 64}"#), Some(64));
+        assert_eq!(read(r#"{"model_type": "gpt2", "hidden_size": 64, "n_embd": 32}"#), Some(64));
+        assert_eq!(read(r#"{"model_type": "llama", "hidden_size": 64}"#), Some(768));
+    }
+
+    #[test]
     fn partial_rotation_has_three_names() {
-        for key in ["partial_rotary_factor", "rotary_pct", "rope_pct"] {
-            assert_eq!(config(&format!(r#"{{"{key}": 0.25}}"#), "{}").rope_f64("partial_rotary_factor"), Some(0.25));
+        let part = |key: &str| config(&format!(r#"{{"{key}": 0.25}}"#), "{}").rope_f64("partial_rotary_factor");
+        for key in ["partial_rotary_factor", "rope_percent", "rope_pct"] {
+            assert_eq!(part(key), Some(0.25));
         }
+        // The name of GPT-NeoX alone, whose row reads it.
+        assert_eq!(part("rotary_pct"), None);
     }
 
     #[test]

@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 
 const TABLE: &str = include_str!("fields.txt");
 
+/// Parts of a line that say something else than the types of fields.
+const NOT_TYPES: &[&str] = &["text", "layers", "names"];
+
 /// The fields of one kind of model.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fields(&'static str);
@@ -37,7 +40,16 @@ impl Fields {
 
     /// What the text model's part is where it does not say.
     fn text(self) -> Option<Fields> {
-        self.parts().find(|(types, _)| *types == "text").and_then(|(_, kind)| Fields::of(kind))
+        self.said("text").and_then(Fields::of)
+    }
+
+    /// Other names that are taken for fields, each with the field.
+    pub(crate) fn names(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.said("names").into_iter().flat_map(|names| names.split(' ')).filter_map(|pair| pair.split_once('>'))
+    }
+
+    fn said(self, what: &str) -> Option<&'static str> {
+        self.parts().skip(1).find(|(own, _)| *own == what).map(|(_, said)| said)
     }
 
     /// Types, and the fields that have them.
@@ -47,8 +59,8 @@ impl Fields {
 
     /// The types of a field.
     fn types(self, field: &str) -> Option<&'static str> {
-        let parts = self.parts().skip(1).filter(|(types, _)| *types != "text");
-        parts.into_iter().find(|(_, fields)| fields.split(' ').any(|own| own == field)).map(|(types, _)| types)
+        let mut parts = self.parts().skip(1).filter(|(types, _)| !NOT_TYPES.contains(types));
+        parts.find(|(_, fields)| fields.split(' ').any(|own| own == field)).map(|(types, _)| types)
     }
 
     /// What becomes of a field that is null.
@@ -65,10 +77,12 @@ impl Fields {
         let mut fields = values.iter().filter_map(|(field, value)| Some((field, value, self.types(field)?)));
         let refused = fields.find(|(_, value, types)| !takes(types, value));
         refused.map(|(field, ..)| field.as_str()).or_else(|| {
-            let count = values.get("num_hidden_layers").and_then(Value::as_u64)?;
+            const COUNT: &str = "num_hidden_layers";
+            let usual: u64 = self.said("layers")?.parse().ok()?;
+            let other = self.names().find(|(name, _)| *name == COUNT).map_or(COUNT, |(_, field)| field);
+            let count = values.get(COUNT).or_else(|| values.get(other)).map_or(Some(usual), Value::as_u64)?;
             let kinds = values.get("layer_types").and_then(Value::as_array)?;
-            let named = self.parts().any(|part| part == ("layers", ""));
-            (named && kinds.len() as u64 != count).then_some("layer_types")
+            (kinds.len() as u64 != count).then_some("layer_types")
         })
     }
 }
@@ -98,6 +112,8 @@ fn is(own: &str, value: &Value) -> bool {
         (("b", _), Value::Bool(_)) | (("s", _), Value::String(_)) | (("d", _), Value::Object(_)) => true,
         (("i", _), Value::Number(number)) => !number.is_f64(),
         (("f", _), Value::Number(number)) => number.is_f64(),
+        // What JSON has no number for, as the library writes it.
+        (("f", _), Value::Object(value)) => value.contains_key("__float__"),
         (("l", of), Value::Array(items)) => items.iter().all(|item| of.split("").any(|own| is(own, item))),
         (("=", names), Value::String(value)) => names.split(',').any(|name| name == value),
         _ => false,
@@ -121,7 +137,9 @@ mod tests {
             let fields = Fields::of(kind).unwrap();
             for (types, names) in fields.parts().skip(1) {
                 let known = types.trim_end_matches(['?', '!']).split('/').all(|own| {
-                    matches!(own, "*" | "b" | "i" | "f" | "s" | "d" | "text" | "layers") || own.starts_with(['l', '='])
+                    matches!(own, "*" | "b" | "i" | "f" | "s" | "d")
+                        || NOT_TYPES.contains(&own)
+                        || own.starts_with(['l', '='])
                 });
                 assert!(known && !names.contains("  "), "{kind}: {types}");
             }
@@ -140,6 +158,9 @@ mod tests {
             ("modernbert", r#"{"classifier_pooling": "max"}"#, Some("classifier_pooling")),
             ("modernbert", r#"{"num_hidden_layers": 2, "layer_types": ["full_attention"]}"#, Some("layer_types")),
             ("gemma3", r#"{"text_config": {"head_dim": 1.5}}"#, Some("head_dim")),
+            ("gemma2", r#"{"layer_types": ["full_attention"]}"#, Some("layer_types")),
+            ("gpt2", r#"{"n_layer": 1, "layer_types": ["full_attention"]}"#, None),
+            ("mamba2", r#"{"time_step_limit": [0.0, {"__float__": "Infinity"}]}"#, None),
             ("nonsense", r#"{"hidden_size": "a"}"#, None),
         ] {
             let mut root = map(text);
