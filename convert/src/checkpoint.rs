@@ -155,10 +155,12 @@ impl Checkpoint {
         }
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
         (architecture.late)(&mut params).map_err(|e| e.at(folder))?;
+        let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
+        let beyond: Vec<(String, gguf::Value)> = (architecture.beyond)(&config).into_iter().map(key).collect();
         let mut departures: Vec<String> = Vec::new();
         let (infos, rows): (Vec<TensorInfo>, Vec<Rows>) = plan.out.into_iter().unzip();
         if !options.vocab_only {
-            let found = complete::check(architecture, &metadata, &infos, &plan.sources, &origins);
+            let found = complete::check(architecture, &metadata, &infos, &plan.sources, &origins, &beyond);
             let found = found.map_err(|e| e.at(folder))?;
             notes.extend(found.note);
             departures.extend(found.departs.into_iter().chain((architecture.departs)(&config)).map(str::to_owned));
@@ -166,8 +168,6 @@ impl Checkpoint {
         }
         let type_name = (!options.vocab_only).then_some(file_type.name);
         let folder = folder.to_path_buf();
-        let key = |(key, value)| (format!("{}.{key}", architecture.arch), value);
-        let beyond = (architecture.beyond)(&config).into_iter().map(key).collect();
         Ok(Checkpoint {
             metadata,
             infos,

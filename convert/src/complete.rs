@@ -19,7 +19,7 @@ pub(crate) struct Found {
     pub departs: Option<&'static str>,
 }
 
-/// Checks the tensors and keys of a converted model.
+/// Checks the tensors and keys of a converted model. `beyond` is what the configuration says and the file does not.
 ///
 /// # Errors
 /// The first tensor that is missing, has no place or has another shape than the keys ask for, or a key that is missing.
@@ -29,13 +29,25 @@ pub(crate) fn check(
     tensors: &[TensorInfo],
     sources: &Sources,
     origins: &Origins<'_>,
+    beyond: &[(String, gguf::Value)],
 ) -> Result<Found> {
     let names = Names { class, sources, origins };
     let Some(row) = arch::find(class.arch) else { return Ok(Found::default()) };
     let shapes: HashMap<String, Vec<u64>> =
         tensors.iter().map(|t| (t.name().to_owned(), t.shape().dims().to_vec())).collect();
-    let get = |key: &str| metadata.get(key);
-    let (dims, faults) = row.dims_of_any_size(&get, shapes.clone());
+    let of_file = |key: &str| metadata.get(key);
+    let (dims, faults) = row.dims_of_any_size(&of_file, shapes.clone());
+    // A key that the reference leaves out, though the loader asks for it.
+    let left_out = |fault: &Fault| {
+        let said = beyond.iter().find(|(key, _)| *key == fault.subject && fault.kind == FaultKind::KeyMissing);
+        said.map(|(key, _)| format!("{LEFT_OUT}{key}, which its own converter leaves out as well"))
+    };
+    let without = faults.first().and_then(left_out);
+    let get = |key: &str| {
+        let said = || beyond.iter().find(|(own, _)| own == key).filter(|_| without.is_some());
+        of_file(key).or_else(|| said().map(|(_, value)| value))
+    };
+    let (dims, faults) = if without.is_some() { row.dims_of_any_size(&get, shapes.clone()) } else { (dims, faults) };
     if let Some(fault) = faults.first() {
         return Err(Error::input(format!("config.json does not describe a whole model: {}", fault.message)));
     }
@@ -53,9 +65,7 @@ pub(crate) fn check(
     let departs = (row.departs)(&dims);
     if let Some(fault) = left_out.first() {
         let named = names.of(&fault.subject);
-        let note = format!(
-            "llama.cpp does not load this file: it asks for {named}, which its own converter leaves out as well"
-        );
+        let note = format!("{LEFT_OUT}{named}, which its own converter leaves out as well");
         return Ok(Found { note: Some(note), departs });
     }
     // The model is whole; what is left is what the loader demands of the sizes that it knows.
@@ -64,8 +74,10 @@ pub(crate) fn check(
         faults = row.plan(&dims).faults(&dims);
     }
     let refused = |fault: &Fault| format!("llama.cpp does not load a {} of this size: {}", class.arch, fault.message);
-    Ok(Found { note: faults.first().map(refused), departs })
+    Ok(Found { note: without.clone().or_else(|| faults.first().map(refused)), departs })
 }
+
+const LEFT_OUT: &str = "llama.cpp does not load this file: it asks for ";
 
 /// The same for a projector file, held against `gguf::projector`.
 ///

@@ -11,6 +11,9 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{Part, json, links, safetensors, undescribed};
+use fields::{Fields, Null};
+
+pub(crate) mod fields;
 
 /// The keys under which wrappers keep the configuration of the text model, the first one used.
 const TEXT_CONFIGS: &[&str] = &["text_config", "llm_config", "lm_config", "language_config", "lfm"];
@@ -34,6 +37,12 @@ pub(crate) fn is_recognized(root: &Map<String, Value>) -> bool {
 
 /// What stands among the defaults for a value that the class computes from others.
 const COMPUTED: &str = "computed";
+
+/// The size of a head, which many classes compute.
+const HEAD_DIM: &str = "head_dim";
+
+/// The heads of keys and values, of which there are as many as heads where a class computes them.
+const KV_HEADS: &str = "num_key_value_heads";
 
 thread_local! {
     /// The fields that were read, while someone wants to know.
@@ -258,11 +267,19 @@ impl Config {
         for (key, value) in root.get(LAYER_CONFIG).and_then(Value::as_object).into_iter().flatten() {
             values.insert(key.clone(), value.clone());
         }
-        // A model that the library does not know is read as it stands.
+        // A model that the library does not know is read as it stands, and so is one that its class refuses.
         let Reading { defaults, aliases, rope } = reading;
-        let known = defaults != RAW && is_recognized(root) && rope.reads(&values);
+        let recognized = defaults != RAW && is_recognized(root) && rope.reads(&values);
+        let known = recognized && fields::refused(root, text).is_none();
+        let own = if recognized { defaults } else { RAW };
         let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
-        for &(alias, name) in aliases {
+        let [whole, part] = fields::of(root, text);
+        let null_of = |key: &str| part.or(whole).map_or(Null::Unsaid, |fields| fields.null(key));
+        let others = part.or(whole).filter(|_| known).into_iter().flat_map(Fields::names);
+        let mut names: Vec<(&str, &str)> = Vec::new();
+        names.extend(aliases.iter().map(|&(alias, name)| (alias, name)));
+        others.for_each(|(alias, name)| names.push((alias, name)));
+        for (alias, name) in names {
             // Where both are stated, the library goes by the other name.
             if let Some(value) = values.shift_remove(alias)
                 && (!value.is_null() || !values.contains_key(name))
@@ -270,27 +287,45 @@ impl Config {
                 values.insert(name.to_owned(), value);
             }
         }
-        let defaults: Map<String, Value> = serde_json::from_str(defaults)
-            .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))?;
-        check_heads(&values)?;
-        let rope = rope_parameters(&values, &defaults, rope);
-        for (key, value) in defaults {
-            let null = values.get(&key).is_some_and(Value::is_null);
-            if null && SIZES.contains(&key.as_str()) && value.is_number() {
+        let object = |text: &str| -> Result<Map<String, Value>> {
+            serde_json::from_str(text)
+                .map_err(|e| Error::usage(format!("the defaults of {class} are no JSON object")).caused_by(e))
+        };
+        for (key, value) in object(own)? {
+            if !values.get(&key).is_some_and(Value::is_null) {
+                continue;
+            }
+            if SIZES.contains(&key.as_str()) && value.is_number() {
                 return Err(Error::input(format!("config.json: {key} is null")).help(format!(
                     "write the number that the weights were made with; {class} has {value} by default"
                 )));
             }
+            if NEEDED.contains(&key.as_str()) && null_of(&key) == Null::Unsaid {
+                values.insert(key, value);
+            }
+        }
+        let defaults = object(defaults)?;
+        check_heads(&values)?;
+        let rope = rope_parameters(&values, &defaults, rope);
+        for (key, value) in defaults {
+            let null = values.get(&key).is_some_and(Value::is_null);
             // What a class computes where nothing is said, it computes for null as well.
-            let states = OFF.contains(&key.as_str()) && value != COMPUTED;
+            let (states, value) = match null_of(&key) {
+                _ if !null => (false, value),
+                Null::Stays => (true, value),
+                Null::Computed if key == HEAD_DIM => (false, COMPUTED.into()),
+                Null::Computed => (key == KV_HEADS, value),
+                Null::Unsaid => (OFF.contains(&key.as_str()) && value != COMPUTED, value),
+            };
             if !values.contains_key(&key) || null && !states {
                 values.insert(key, value);
             }
         }
         // Classes that may leave the number of key-value heads out mean as many as there are heads.
-        if known && values.get("num_key_value_heads").is_some_and(Value::is_null) {
+        let computes = part.or(whole).is_none_or(|fields| fields.null(KV_HEADS) == Null::Computed);
+        if known && values.get(KV_HEADS).is_some_and(Value::is_null) && computes {
             let heads = values.get("num_attention_heads").cloned().unwrap_or(Value::Null);
-            values.insert("num_key_value_heads".into(), heads);
+            values.insert(KV_HEADS.into(), heads);
         }
         let origin = first_class(root).unwrap_or(class).to_owned();
         let wrapped = text.is_some();
@@ -343,10 +378,10 @@ impl Config {
 
     /// `"head_dim": "computed"` among the defaults is the quotient that the class computes.
     fn fill_head_dim(&mut self) {
-        let asked = self.values.get("head_dim").is_some_and(|v| v == COMPUTED);
+        let asked = self.values.get(HEAD_DIM).is_some_and(|v| v == COMPUTED);
         let quotient = self.u64("hidden_size").zip(self.u64("num_attention_heads")).and_then(|(h, n)| h.checked_div(n));
         if asked {
-            self.values.insert("head_dim".into(), quotient.map_or(Value::Null, Value::from));
+            self.values.insert(HEAD_DIM.into(), quotient.map_or(Value::Null, Value::from));
         }
     }
 
@@ -626,6 +661,10 @@ const OFF: &[&str] = &[
     "topk_group",
 ];
 
+/// What every file has to say, so that null equals absent though the library's class refuses it.
+const NEEDED: &[&str] =
+    &["layer_norm_eps", "layer_norm_epsilon", "max_position_embeddings", "norm_eps", "rms_norm_eps"];
+
 /// Sizes of the weights, which no default can stand for where a configuration says null.
 const SIZES: &[&str] = &[
     "d_ff",
@@ -641,7 +680,6 @@ const SIZES: &[&str] = &[
     "num_heads",
     "num_hidden_layers",
     "num_layers",
-    "vocab_size",
 ];
 
 /// Refuses heads that nothing could be allocated for, whatever they are called.
@@ -741,7 +779,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
     let null = |map: &Map<String, Value>, key: &str| map.get(key).is_some_and(Value::is_null);
     let no_theta = theta.is_none() && (null(&rope, "rope_theta") || names.iter().any(|key| null(values, key)));
     rope.retain(|_, value| !value.is_null());
-    let factor = stated(&["partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"]);
+    let factor = stated(&["partial_rotary_factor", "rope_pct", "rope_percent"]);
     let original = stated(&["original_max_position_embeddings"])
         .or_else(|| defaults.get("original_max_position_embeddings").cloned());
     let mut set = |key: &str, value: Option<Value>| {
@@ -953,7 +991,8 @@ mod tests {
         assert_eq!(two(r#"{"rope_theta": 7.0, "rope_scaling": {}}"#), (Some(7.0), Some(2.0)));
         assert_eq!(two(r#"{"rope_parameters": {"rope_type": "default"}}"#), (Some(9.0), None));
         // Kinds of layers that the configuration lists are filled up in a class that knows one set.
-        let kinds = r#"{"max_position_embeddings": 64, "rope_theta": 5.0, "layer_types": ["full_attention"],
+        let kinds = r#"{"max_position_embeddings": 64, "rope_theta": 5.0, "num_hidden_layers": 1,
+            "layer_types": ["full_attention"],
             "rope_parameters": {"full_attention": {"type": "yarn", "factor": 2.0}}}"#;
         let kinds = config(kinds, r#"{"rope_parameters": {"rope_theta": 1e4}}"#);
         assert_eq!((kinds.rope_f64("rope_theta"), kinds.rope_type().as_str()), (Some(5.0), "yarn"));
@@ -974,10 +1013,24 @@ mod tests {
     }
 
     #[test]
+    fn other_names_are_those_of_the_kind() {
+        let read = |text: &str| {
+            let root: Map<String, Value> = serde_json::from_str(text).unwrap();
+            Config::new(&root, "X", reading(r#"{"n_embd": 768, "hidden_act": "silu"}"#)).unwrap().u64("n_embd")
+        };
+        assert_eq!(read(r#"{"model_type": "gpt2", "hidden_size": 64}"#), Some(64));
+        assert_eq!(read(r#"{"model_type": "gpt2", "hidden_size": 64, "n_embd": 32}"#), Some(64));
+        assert_eq!(read(r#"{"model_type": "llama", "hidden_size": 64}"#), Some(768));
+    }
+
+    #[test]
     fn partial_rotation_has_three_names() {
-        for key in ["partial_rotary_factor", "rotary_pct", "rope_pct"] {
-            assert_eq!(config(&format!(r#"{{"{key}": 0.25}}"#), "{}").rope_f64("partial_rotary_factor"), Some(0.25));
+        let part = |key: &str| config(&format!(r#"{{"{key}": 0.25}}"#), "{}").rope_f64("partial_rotary_factor");
+        for key in ["partial_rotary_factor", "rope_percent", "rope_pct"] {
+            assert_eq!(part(key), Some(0.25));
         }
+        // The name of GPT-NeoX alone, whose row reads it.
+        assert_eq!(part("rotary_pct"), None);
     }
 
     #[test]
@@ -1003,11 +1056,10 @@ mod tests {
             "sliding_window": 4096, "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000,
             "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}"#;
         let text = r#"{"hidden_size": 64, "num_attention_heads": 4, "n_inner": null, "hidden_dim": 5, "head_dim": null,
-            "num_key_value_heads": null, "rms_norm_eps": null, "sliding_window": null, "rope_theta": null,
-            "rope_parameters": null}"#;
+            "num_key_value_heads": null, "sliding_window": null, "rope_theta": null, "rope_parameters": null}"#;
         let null = config(text, &defaults.replace("\"num_key_value_heads\": null", "\"num_key_value_heads\": 8"));
         let absent = config(r#"{"hidden_size": 64, "num_attention_heads": 4}"#, defaults);
-        for key in ["head_dim", "rms_norm_eps", "intermediate_size"] {
+        for key in ["head_dim", "intermediate_size"] {
             assert_eq!(null.get(key), absent.get(key), "{key}");
         }
         assert_eq!((null.u64("head_dim"), null.u64("num_key_value_heads")), (Some(16), Some(4)));
@@ -1015,7 +1067,15 @@ mod tests {
         assert_eq!(null.first(&["n_inner", "hidden_dim"]).and_then(Value::as_u64), Some(5));
         // What null turns off stays off.
         assert_eq!((null.get("sliding_window"), absent.u64("sliding_window")), (None, Some(4096)));
-        for key in ["hidden_size", "intermediate_size", "vocab_size"] {
+        // A class that has no such field computes none.
+        let bert = r#"{"model_type": "bert", "num_attention_heads": 4, "num_key_value_heads": null}"#;
+        let bert: Map<String, Value> = serde_json::from_str(bert).unwrap();
+        let bert = Config::new(&bert, "X", reading(r#"{"layer_norm_eps": 1e-12}"#)).unwrap();
+        assert_eq!((bert.get("num_key_value_heads"), bert.f64("layer_norm_eps")), (None, Some(1e-12)));
+        // The class refuses it, so that nothing else is filled in; but no file can be without it.
+        let refused = config(r#"{"rms_norm_eps": null, "attention_bias": null}"#, defaults);
+        assert_eq!((refused.f64("rms_norm_eps"), refused.has("head_dim")), (Some(1e-6), false));
+        for key in ["hidden_size", "intermediate_size"] {
             let text = format!(r#"{{"model_type": "llama", "{key}": null}}"#);
             let root: Map<String, Value> = serde_json::from_str(&text).unwrap();
             let error = Config::new(&root, "X", reading(defaults)).unwrap_err().to_string();

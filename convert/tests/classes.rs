@@ -16,8 +16,20 @@ by the name of what it has no kernel for.
 Of the classes that llama.cpp's converter registers for text, two are not converted: `Qwen3TTSForConditionalGeneration` (its
 talker is a text model with codebooks of sound for words) and `PocketTTSModel` (a folder without a config.json, whose sizes
 are guessed from its tensors). Of `PlamoForCausalLM` the reference converts one size alone, that of PLaMo 13B; `convert`
-does the same. `BaichuanForCausalLM` is converted though the reference fails on it. llama.cpp's converter has not
-the name `MptForCausalLM`.
+does the same. llama.cpp's converter has not the name `MptForCausalLM`.
+
+## Where the reference fails
+
+Elsewhere the bytes are the reference's, and `convert` says so where llama.cpp does not load them. Here the reference
+stops, or what it writes is not the model, and `convert` goes on:
+
+| what | the reference | `convert` |
+|---|---|---|
+| `BaichuanForCausalLM`, `BaiChuanForCausalLM` | stops | writes the model |
+| a base of rotation that is null | no key, and readers take 10,000 | the base of the class |
+| an epsilon or a context length that is null | no key, and llama.cpp does not load the file | that of the class |
+| one name of a field null, another with its value | no key | the value |
+| a type that the class refuses, in a folder whose tokenizer is not SentencePiece's | stops, as the tokenizer asks the class too | reads `config.json` as it stands |
 ";
 
 const BACK: &str = "\

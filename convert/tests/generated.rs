@@ -27,6 +27,35 @@ fn without(case: &Map<String, Value>, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// The maker's own configurations have one epsilon, under the name of the other kind of norm, and the reference writes it
+/// as such: the file is the reference's, what is computed from the folder is the model.
+#[test]
+fn qwen_1_has_its_epsilon_beyond_the_file() {
+    let cases = fixtures::json("generated/back.json");
+    let cases = cases.as_object().unwrap();
+    let mut case = resolved(cases, "Qwen-1");
+    let temporary = tempfile::tempdir().unwrap();
+    let open = |case: &Map<String, Value>, name: &str| {
+        let folder = temporary.path().join(name);
+        write(case, &folder);
+        Checkpoint::open(&folder, &options(cases, case, &folder)).unwrap()
+    };
+    let key = "qwen.attention.layer_norm_rms_epsilon";
+    let stated = open(&case, "stated");
+    assert!(stated.metadata().f64(key).is_some() && stated.beyond().is_empty());
+    case["config"].as_object_mut().unwrap().shift_remove("rms_norm_eps");
+    let alone = open(&case, "alone");
+    assert_eq!(alone.metadata().f64(key), None);
+    assert_eq!(alone.beyond(), [(key.to_owned(), 1e-6_f32.into())]);
+    assert!(alone.notes().iter().any(|note| note.contains("does not load") && note.contains(key)));
+    // Without either name there is none.
+    case["config"].as_object_mut().unwrap().shift_remove("layer_norm_epsilon");
+    let folder = temporary.path().join("none");
+    write(&case, &folder);
+    let error = Checkpoint::open(&folder, &options(cases, &case, &folder)).unwrap_err().to_string();
+    assert!(error.contains(key), "{error}");
+}
+
 #[test]
 fn generated_checkpoints_are_byte_identical() {
     let cases = fixtures::json("generated/cases.json");

@@ -604,7 +604,7 @@ fn read(class: &'static Class, name: &str, root: &Map<String, Json>, beside: &Be
     if !(class.when)(root) {
         return Err(Error::input(format!("{name} with this configuration is another model")));
     }
-    let mut config = Config::new(root, name, class.reading())?;
+    let mut config = Config::new(root, name, class.reading(root))?;
     (class.prepare)(&mut config)?;
     let contents = Contents {
         folder: Path::new("/nonexistent/checkpoint"),

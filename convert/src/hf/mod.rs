@@ -23,6 +23,7 @@ pub use params::{Params, SIGMOID, SOFTMAX};
 pub use projectors::{Forced, Sense, Tower};
 pub(crate) use rows::{ANSWERS, FIRST_POSITION, GAIN, NGRAM_CONSTANTS, NGRAM_WIDTH, PREDICTION_BLOCK, WHOLE_HEAD};
 
+use crate::config::fields::Fields;
 use crate::config::{self, Config, RAW, Reading, Rope};
 use crate::names;
 use crate::safetensors::Stored;
@@ -215,9 +216,14 @@ impl Class {
         (self.arch != "clip").then_some(computed && self.lacks.is_empty())
     }
 
-    /// How the configuration class reads a configuration.
-    pub(crate) fn reading(&self) -> Reading<'static> {
-        Reading { defaults: self.defaults, aliases: self.aliases, rope: self.rope }
+    /// How the library reads a configuration: by the class of its kind, which may be that of another family.
+    pub(crate) fn reading(&self, root: &Map<String, Value>) -> Reading<'static> {
+        let fields = root.get("model_type").and_then(Value::as_str).and_then(Fields::of);
+        let classes = || fields.into_iter().flat_map(Fields::classes);
+        let own = classes().any(|class| self.names.contains(&class));
+        let other = if own { None } else { classes().find_map(|class| find(class, root).ok()) };
+        let Class { defaults, aliases, rope, .. } = other.unwrap_or(self);
+        Reading { defaults, aliases, rope: *rope }
     }
 
     /// Whether a tensor belongs into a file of the part that the configuration is read for.
@@ -408,7 +414,7 @@ pub fn read(root: &Map<String, Value>, part: Part) -> Result<(&'static Class, Co
         return Err(Error::usage(format!("{class} has no layers of multi-token prediction that stand apart"))
             .help("convert it without --mtp and --no-mtp"));
     }
-    let mut config = Config::new(root, &class, row.reading())?;
+    let mut config = Config::new(root, &class, row.reading(root))?;
     config.set_part(part);
     (row.prepare)(&mut config)?;
     Ok((row, config))

@@ -90,7 +90,7 @@ fn row(root: &Map<String, Value>) -> Option<(&'static Class, Config)> {
     let class = config::class(root).ok()?;
     let same = |name: &&str| !stem(name).is_empty() && stem(name) == stem(&class);
     let row = super::all().find(|row| row.names.iter().any(same))?;
-    let mut config = Config::new(root, &class, row.reading()).ok()?;
+    let mut config = Config::new(root, &class, row.reading(root)).ok()?;
     (row.prepare)(&mut config).ok()?;
     Some((row, config))
 }

@@ -125,7 +125,7 @@ impl<'a> Params<'a> {
         if self.config.first(names).is_none() { Ok(()) } else { self.need_f32(key, names) }
     }
 
-    /// Sets a boolean that the configuration must have.
+    /// Sets a boolean that the configuration must have. Null is false.
     ///
     /// # Errors
     /// A configuration without it, or with another type.
@@ -136,6 +136,10 @@ impl<'a> Params<'a> {
                 Ok(())
             }
             Some(other) => Err(Error::input(format!("config.json: {name} is {other}, not true or false"))),
+            None if self.config.has(name) => {
+                self.set(key, false);
+                Ok(())
+            }
             None => Err(Error::input(format!("config.json has no {name}"))),
         }
     }

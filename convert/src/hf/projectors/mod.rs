@@ -302,7 +302,7 @@ fn text_width(root: &Map<String, Value>) -> Value {
     let widths = ["hidden_size", "n_embd"];
     let text = config::class(root).and_then(|class| {
         let row = find_text(&class, root)?;
-        Config::new(root, &class, row.reading())
+        Config::new(root, &class, row.reading(root))
     });
     let plain = || {
         let text = config::text_config(root);

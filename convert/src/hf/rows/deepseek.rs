@@ -114,6 +114,7 @@ pub(super) const DEEPSEEK4_CLASS: Class = Class {
     rope: Rope::Old,
     spelling: &[DEEPSEEK4],
     unused: &["mtp.", "aligner.", "image_"],
+    prepare: rotating_part,
     packing: Some("deepseek-v4"),
     types: Types::AsStored,
     file_type: Some((38, "MXFP4_MOE")),
@@ -134,6 +135,21 @@ pub(super) const DEEPSEEK4_CLASS: Class = Class {
     remark: "V4; experts kept in MXFP4, other tensors in their own type; the layers of prediction are left out",
     ..BASE
 };
+
+/// How much of a head of V4 rotates, as its class has it: a part of the head that is stated, or follows from a number of
+/// dimensions, or the usual one. That of a part of the configuration is taken as it stands.
+fn rotating_part(config: &mut Config) -> Result<()> {
+    const ROTATES: &str = "qk_rope_head_dim";
+    const USUAL: f64 = 64.0 / 512.0;
+    if !config.is_known() || config.is_wrapped() && config.get(ROTATES).is_some() {
+        return Ok(());
+    }
+    let head = config.need_f64(&["head_dim"])?;
+    let stated = config.f64("partial_rotary_factor").filter(|_| !config.is_wrapped());
+    let factor = stated.or_else(|| Some(config.f64(ROTATES)? / head)).unwrap_or(USUAL);
+    config.set(ROTATES, (head * factor) as u64);
+    Ok(())
+}
 
 /// What the indexer's heads weigh is computed in f32.
 pub(super) const INDEXER_IN_F32: Modules = Modules { in_f32: &["indexer.weights_proj"], ..Modules::USUAL };

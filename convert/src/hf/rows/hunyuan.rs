@@ -297,7 +297,7 @@ fn hy_v4_layers(config: &mut Config) -> Result<()> {
     // Latent attention has keys and values for every head, whatever the configuration says.
     config.set("num_key_value_heads", config.heads()?);
     config.set("head_dim", config.need_u64(&["qk_rope_head_dim"])?);
-    if config.get("indexer_types").is_none() && config.get("layer_types").is_none() {
+    if config.get("indexer_types").is_none() && (config.is_known() || config.get("layer_types").is_none()) {
         let kinds = (0..config.layers()?).map(|i| if i == 0 || i % 4 == 1 { "full" } else { "shared" });
         config.set("indexer_types", kinds.collect::<Vec<_>>());
     }

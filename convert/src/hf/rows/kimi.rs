@@ -31,7 +31,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ],
         spelling: KIMI,
         prepare: |config| {
-            if config.get("head_dim").is_none() {
+            if config.is_known() && !config.has("head_dim") {
                 config.set("head_dim", config.need_u64(&["qk_rope_head_dim"])?);
             }
             Ok(())

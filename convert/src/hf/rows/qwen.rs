@@ -18,7 +18,8 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         arch: "qwen",
         vocabulary: VocabKind::Qwen,
         spelling: &[QWEN1],
-        remark: "Qwen 1; query, key and value are one tensor",
+        beyond: one_epsilon,
+        remark: "Qwen 1; query, key and value are one tensor; llama.cpp asks for an epsilon that its converter leaves out",
         ..BASE
     },
     Class {
@@ -101,6 +102,14 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ..QWEN3_MOE
     },
 ];
+
+/// The epsilon of root-mean-square norms, which the maker calls as that of other norms is called: the reference writes it
+/// as such alone.
+fn one_epsilon(config: &Config) -> Vec<Key> {
+    let own = config.first(&["rms_norm_eps", "norm_eps"]).is_some();
+    let epsilon = config.f64("layer_norm_epsilon").filter(|_| !own);
+    epsilon.map(|epsilon| ("attention.layer_norm_rms_epsilon", (epsilon as f32).into())).into_iter().collect()
+}
 
 /// Whether the weights of a token's experts are made to sum to one, which files of these architectures cannot say.
 fn weights_norm(config: &Config) -> Key {
