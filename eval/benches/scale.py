@@ -1,11 +1,12 @@
 """Time and memory of `evaluate compare` as functions of the model's size, the text's length and the number of types.
 
     eval/benches/scale.py PROGRAM FOLDER [LARGE...]
+    eval/benches/scale.py --draw
 
 PROGRAM is `evaluate`, or `downcast evaluate` in quotes. FOLDER holds random checkpoints (`random-checkpoint --layers N`) of
-2, 4, 8 and 22 layers as `layers-N`; LARGE are other checkpoints, run once each
-with eight types as deployed. Writes `scale.csv` and
-`scale.svg` beside itself: points are measured, lines are the model's law. Needs Python alone.
+2, 4, 8 and 22 layers as `layers-N`; LARGE are other checkpoints, run once each with eight types as deployed. Writes
+`scale.csv` and `scale.svg` beside itself: points are measured, lines are the model's law; `--draw` draws the table again.
+Needs Python alone.
 """
 
 import csv
@@ -87,10 +88,11 @@ def features(point):
     return [done * (1 + exact), done * deployed, weights * types, 1.0]
 
 
-def panel(points, law, of, axis, unit, x, y):
+def panel(points, of, axis, unit, x, y):
     """One plot: a value against what varies, a line and marks for each arithmetic."""
     width, height, left, bottom = 250, 190, 46, 34
-    most_x, most_y = max(p[of] for p in points), max(max(p[axis], law(p)) for p in points) * 1.08
+    law = "law_" + axis
+    most_x, most_y = max(p[of] for p in points), max(max(p[axis], p[law]) for p in points) * 1.08
     px = lambda v: x + left + (width - left - 12) * v / (most_x * 1.05)
     py = lambda v: y + height - bottom - (height - bottom - 22) * v / most_y
     out = [f'<path d="M{px(0):.1f} {y + 14}V{py(0):.1f}H{x + width - 8}" fill="none" stroke="#888"/>']
@@ -100,9 +102,12 @@ def panel(points, law, of, axis, unit, x, y):
     for tick in range(1, int(most_y / step) + 1):
         v = tick * step
         out.append(f'<text x="{px(0) - 4:.1f}" y="{py(v) + 4:.1f}" text-anchor="end">{v:g}</text>')
+    last = -100
     for value in sorted({p[of] for p in points}):
         label = f"{value:.2f}".rstrip("0").rstrip(".")
-        out.append(f'<text x="{px(value):.1f}" y="{y + height - bottom + 14}" text-anchor="middle">{label}</text>')
+        if px(value) - last > 24:
+            last = px(value)
+            out.append(f'<text x="{last:.1f}" y="{y + height - bottom + 14}" text-anchor="middle">{label}</text>')
     names = dict(size="weights, billions", chunks="chunks of 512 tokens", types="types")
     out.append(f'<text x="{x + left}" y="{y + 10}">{unit}</text>')
     out.append(f'<text x="{x + (width + left) / 2}" y="{y + height - 4}" text-anchor="middle">{names[of]}</text>')
@@ -110,7 +115,7 @@ def panel(points, law, of, axis, unit, x, y):
         some = sorted((p for p in points if p["arithmetic"] == arithmetic), key=lambda p: p[of])
         if not some:
             continue
-        line = " ".join(f"{px(p[of]):.1f},{py(law(p)):.1f}" for p in some)
+        line = " ".join(f"{px(p[of]):.1f},{py(p[law]):.1f}" for p in some)
         dash = "" if arithmetic == "exact" else ' stroke-dasharray="4 3"'
         out.append(f'<polyline points="{line}" fill="none" stroke="{colour}"{dash}/>')
         for p in some:
@@ -121,7 +126,35 @@ def panel(points, law, of, axis, unit, x, y):
     return out
 
 
+def draw(points):
+    """The plots of what was measured."""
+    svg = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 790 430" font-family="sans-serif" font-size="10" fill="#333">',
+           '<rect width="790" height="430" fill="#fff"/>']
+    for column, series in enumerate(("size", "chunks", "types")):
+        some = [p for p in points if p["series"] == series]
+        svg += panel(some, series, "seconds", "CPU seconds", 8 + 260 * column, 8)
+        svg += panel(some, series, "peak", "peak, MiB", 8 + 260 * column, 208)
+    told = "Marks are measured, lines the law: circles and full lines exact, squares and dashed lines as deployed."
+    svg.append(f'<text x="16" y="424">{told}</text></svg>')
+    with open(os.path.join(HERE, "scale.svg"), "w") as file:
+        file.write("\n".join(svg) + "\n")
+
+
+COLUMNS = ["series", "size", "chunks", "types", "arithmetic", "seconds", "law_seconds", "peak", "law_peak"]
+HEADS = "series,billion_weights,chunks,types,arithmetic,cpu_seconds,law_seconds,peak_mib,law_mib"
+
+
+def read():
+    """The points of the table."""
+    with open(os.path.join(HERE, "scale.csv"), newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    number = lambda name, text: text if name in ("series", "arithmetic") else float(text)
+    return [{name: number(name, text) for name, text in zip(COLUMNS, row)} for row in rows]
+
+
 def main():
+    if sys.argv[1:] == ["--draw"]:
+        return draw(read())
     if len(sys.argv) < 3:
         sys.exit(__doc__)
     program, folder, large = sys.argv[1].split(), sys.argv[2], sys.argv[3:]
@@ -155,25 +188,17 @@ def main():
     print(f"\nCPU seconds = {constants[0] * 1e12:.1f} a billion weights and thousand tokens, exact; {constants[1] * 1e12:.1f} of a type as "
           f"deployed; {constants[2] * 1e9:.1f} to encode a billion weights; {constants[3]:.1f} a run")
     for axis, law in (("seconds", time_law), ("peak", memory_law)):
-        off = max(points, key=lambda p: abs(law(p) / p[axis] - 1))
-        print(f"{axis}: farthest from the law {100 * (off[axis] / law(off) - 1):+.0f} % "
-              f"({off['size']:.2f} B, {off['chunks']} chunks, {off['types']} types, {off['arithmetic']})")
-
-    with open(os.path.join(HERE, "scale.csv"), "w", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow("series,billion_weights,chunks,types,arithmetic,cpu_seconds,law_seconds,peak_mib,law_mib".split(","))
         for p in points:
-            out.writerow([p["series"], f"{p['size']:.2f}", p["chunks"], p["types"], p["arithmetic"], f"{p['seconds']:.1f}",
-                          f"{time_law(p):.1f}", f"{p['peak']:.0f}", f"{memory_law(p):.0f}"])
-    svg = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 790 430" font-family="sans-serif" font-size="10" fill="#333">',
-           '<rect width="790" height="430" fill="#fff"/>']
-    for column, series in enumerate(("size", "chunks", "types")):
-        some = [p for p in points if p["series"] == series]
-        svg += panel(some, time_law, series, "seconds", "CPU seconds", 8 + 260 * column, 8)
-        svg += panel(some, memory_law, series, "peak", "peak, MiB", 8 + 260 * column, 208)
-    svg.append('<text x="16" y="424">Marks are measured, lines the law: circles and full lines exact, squares and dashed lines as deployed.</text></svg>')
-    with open(os.path.join(HERE, "scale.svg"), "w") as file:
-        file.write("\n".join(svg) + "\n")
+            p["law_" + axis] = law(p)
+        off = max(points, key=lambda p: abs(p["law_" + axis] / p[axis] - 1))
+        print(f"{axis}: farthest from the law {100 * (off[axis] / off['law_' + axis] - 1):+.0f} % "
+              f"({off['size']:.2f} B, {off['chunks']} chunks, {off['types']} types, {off['arithmetic']})")
+    with open(os.path.join(HERE, "scale.csv"), "w", newline="") as file:
+        file.write(HEADS + "\n")
+        form = dict(size=".2f", seconds=".1f", law_seconds=".1f", peak=".0f", law_peak=".0f")
+        for p in points:
+            file.write(",".join(format(p[name], form.get(name, "")) for name in COLUMNS) + "\n")
+    draw(points)
 
 
 main()
