@@ -210,9 +210,11 @@ impl Multiply<'_> {
                 let strip = &a.strip(col / STRIP)[from * STRIP + col % STRIP..];
                 let out = &mut out[(col - cols.start) * STRIP..(end - cols.start) * STRIP];
                 // As many sums as fit the registers of each path.
-                match F::N {
-                    16 => tiles::<F, 2, 8>(strip, b, subtract, out),
-                    8 => tiles::<F, 4, 2>(strip, b, subtract, out),
+                match (F::N, subtract) {
+                    (16, false) => tiles::<F, 2, 8, false>(strip, b, out),
+                    (16, true) => tiles::<F, 2, 8, true>(strip, b, out),
+                    (8, false) => tiles::<F, 4, 2, false>(strip, b, out),
+                    (8, true) => tiles::<F, 4, 2, true>(strip, b, out),
                     _ => plain(strip, b, subtract, out),
                 }
                 col = end;
@@ -224,37 +226,37 @@ impl Multiply<'_> {
 
 /// All columns of `out` in tiles of `T`, each of `V` registers: `a` begins at the first column of the first row.
 #[inline(always)]
-fn tiles<F: Floats, const V: usize, const T: usize>(a: &[f32], b: &[f32], subtract: bool, out: &mut [f32]) {
+fn tiles<F: Floats, const V: usize, const T: usize, const SUBTRACT: bool>(a: &[f32], b: &[f32], out: &mut [f32]) {
     let mut tiles = out.chunks_exact_mut(T * STRIP);
     let mut at = 0;
     for tile_out in &mut tiles {
-        tile::<F, V, T>(&a[at..], b, subtract, tile_out);
+        tile::<F, V, T, SUBTRACT>(&a[at..], b, tile_out);
         at += T;
     }
     for row in tiles.into_remainder().chunks_exact_mut(STRIP) {
-        tile::<F, V, 1>(&a[at..], b, subtract, row);
+        tile::<F, V, 1, SUBTRACT>(&a[at..], b, row);
         at += 1;
     }
 }
 
 #[inline(always)]
-fn tile<F: Floats, const V: usize, const T: usize>(a: &[f32], b: &[f32], subtract: bool, out: &mut [f32]) {
+fn tile<F: Floats, const V: usize, const T: usize, const SUBTRACT: bool>(a: &[f32], b: &[f32], out: &mut [f32]) {
     let mut sums = [[F::splat(0.0); V]; T];
     for t in 0..T {
         for v in 0..V {
             sums[t][v] = F::load(&out[t * STRIP + v * F::N..]);
         }
     }
-    let sign = if subtract { -1.0_f32 } else { 1.0 };
     for (k, b) in b.chunks_exact(STRIP).enumerate() {
         let a = &a[k * STRIP..][..T];
         let mut lanes = [F::splat(0.0); V];
         for v in 0..V {
-            lanes[v] = F::load(&b[v * F::N..]);
+            let row = F::load(&b[v * F::N..]);
+            // Changing a sign is exact, so that a difference is the sum of the negative products.
+            lanes[v] = if SUBTRACT { row * F::splat(-1.0) } else { row };
         }
         for t in 0..T {
-            // Changing a sign is exact, so that a difference is the sum of the negative products.
-            let a = F::splat(a[t] * sign);
+            let a = F::splat(a[t]);
             for v in 0..V {
                 sums[t][v] = sums[t][v] + a * lanes[v];
             }
