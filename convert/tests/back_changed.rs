@@ -193,3 +193,19 @@ fn changed_files_are_refused_without_a_panic() {
     println!("{all} changes, {whole} came back");
     assert!(only.is_some() || all > 300, "{all} changes");
 }
+
+/// Without the base of its sliding layers, as files of an older year are, no other field may stand for it: a value that the
+/// class refuses would have the whole configuration read without the defaults of the class.
+#[test]
+fn an_old_file_has_the_fields_of_a_new_one() {
+    let file = opened(&fixtures::path("golden/arch/Gemma-3-Tiny/hf/Gemma-3-Tiny"), false).unwrap();
+    let config = |file: Arc<dyn Source + Send + Sync>| -> serde_json::Map<String, serde_json::Value> {
+        let made = tempfile::tempdir().unwrap();
+        Folder::plan(file, &Back::default()).and_then(|folder| folder.write(made.path(), &|_| {})).unwrap();
+        serde_json::from_slice(&std::fs::read(made.path().join("config.json")).unwrap()).unwrap()
+    };
+    let new = config(file.clone());
+    let old = config(Arc::new(Changed::with_key(&file, "gemma3.rope.freq_base_swa", None)));
+    let differs = |key: &&String| new.get(*key) != old.get(*key) && !key.starts_with("rope");
+    assert_eq!(new.keys().chain(old.keys()).filter(differs).collect::<Vec<_>>(), [""; 0]);
+}

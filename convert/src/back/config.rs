@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use super::file::File;
 use super::keys::{Keys, float};
 use super::ways::Way;
+use crate::config::fields::refused;
 use crate::config::{self, Config};
 use crate::hf::{ANSWERS, Class, Contents, OWN_BEGINNINGS, Params, WHOLE_HEAD};
 use crate::modules::{self, Pooling};
@@ -494,6 +495,10 @@ impl<'a> Solver<'a> {
                     match &value {
                         Some(value) => _ = root.insert((*field).to_owned(), value.clone()),
                         None => _ = root.insert((*field).to_owned(), Json::Null),
+                    }
+                    // What the class refuses would be read as it stands, without what is its default.
+                    if refused(&root, None).is_some() && refused(&self.root, None).is_none() {
+                        continue;
                     }
                     let (Ok(next), _) = self.make(&root) else { continue };
                     let after = self.differing(&next.metadata);
