@@ -270,15 +270,14 @@ impl Config {
         // A model that the library does not know is read as it stands, and so is one that its class refuses.
         let Reading { defaults, aliases, rope } = reading;
         let recognized = defaults != RAW && is_recognized(root) && rope.reads(&values);
-        let known = recognized && fields::refused(root, text).is_none();
+        let [whole, part] = fields::of(root, text);
+        let known = recognized && fields::refused_of([whole, part], root, text).is_none();
         let own = if recognized { defaults } else { RAW };
         let (defaults, aliases) = if known { (defaults, aliases) } else { (RAW, &[][..]) };
-        let [whole, part] = fields::of(root, text);
         let null_of = |key: &str| part.or(whole).map_or(Null::Unsaid, |fields| fields.null(key));
         let others = part.or(whole).filter(|_| known).into_iter().flat_map(Fields::names);
-        let mut names: Vec<(&str, &str)> = Vec::new();
-        names.extend(aliases.iter().map(|&(alias, name)| (alias, name)));
-        others.for_each(|(alias, name)| names.push((alias, name)));
+        let mut names: Vec<(&str, &str)> = aliases.to_vec();
+        names.extend(others.map(|(alias, name)| (alias, name)));
         for (alias, name) in names {
             // Where both are stated, the library goes by the other name.
             if let Some(value) = values.shift_remove(alias)

@@ -5,6 +5,7 @@
 mod cases;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -192,6 +193,25 @@ fn changed_files_are_refused_without_a_panic() {
     }
     println!("{all} changes, {whole} came back");
     assert!(only.is_some() || all > 300, "{all} changes");
+}
+
+/// The size of a tensor may say a field, and a file may give it none.
+#[test]
+fn a_tensor_without_dimensions_is_refused() {
+    let mut seen = BTreeSet::new();
+    for root in ["golden/arch", "golden/encoders"] {
+        for entry in std::fs::read_dir(fixtures::path(root)).unwrap().map(Result::unwrap) {
+            let folder = entry.path().join("hf").join(entry.file_name());
+            let Some(file) = opened(&folder, false) else { continue };
+            for name in ["blk.0.ffn_up.weight", "token_types.weight", "token_embd.weight"] {
+                let Some(place) = file.find(name) else { continue };
+                let changed = Changed::with_tensor(&file, place, Some((&[], TensorType::F32))).unwrap();
+                assert!(!back(Arc::new(changed), None), "{}: {name}", folder.display());
+                seen.insert(name);
+            }
+        }
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
 }
 
 /// Without the base of its sliding layers, as files of an older year are, no other field may stand for it: a value that the

@@ -481,6 +481,7 @@ impl<'a> Solver<'a> {
     /// Decides a field so that fewer keys differ.
     fn step(&mut self, left: &[String], made: &Made) -> bool {
         let prefix = format!("{}.", self.class.arch);
+        let taken = refused(&self.root, None).is_none();
         for key in left {
             let own = key.strip_prefix(&prefix).unwrap_or(key);
             let target = self.keys.metadata.get(key);
@@ -497,7 +498,7 @@ impl<'a> Solver<'a> {
                         None => _ = root.insert((*field).to_owned(), Json::Null),
                     }
                     // What the class refuses would be read as it stands, without what is its default.
-                    if refused(&root, None).is_some() && refused(&self.root, None).is_none() {
+                    if taken && refused(&root, None).is_some() {
                         continue;
                     }
                     let (Ok(next), _) = self.make(&root) else { continue };

@@ -217,6 +217,16 @@ fn prediction_name(config: &Config, name: &str) -> Option<String> {
     Some(part.unwrap_or_else(|| format!("mtp.layers.{further}.{rest}")))
 }
 
+/// A tensor whose name has the form of a rule's target.
+struct Target<'a> {
+    name: &'a str,
+    tensor: usize,
+    block: Option<u64>,
+    /// The number that stands for `{x}`.
+    member: Option<u64>,
+    suffix: &'a str,
+}
+
 impl<'a> Tensors<'a> {
     fn rows(&self, tensor: usize) -> Rows {
         self.file.rows(tensor)
@@ -227,15 +237,15 @@ impl<'a> Tensors<'a> {
         ["hidden_size", "d_model", "n_embd"].iter().find_map(|field| self.config.u64(field))
     }
 
-    /// The tensors that are left and whose names have the form of a rule's target, with block and suffix.
-    fn targets(&self, rule: &NameRule) -> Vec<(&'a str, usize, Option<u64>, &'a str)> {
+    /// The tensors that are left and whose names have the form of a rule's target, with block, member and suffix.
+    fn targets(&self, rule: &NameRule) -> Vec<Target<'a>> {
         let of = |(name, tensor): (&&'a str, &usize)| {
-            let (block, _, suffix) = names::numbers_in(rule.to, name)?;
+            let (block, member, suffix) = names::numbers_in(rule.to, name)?;
             let known = suffix.is_empty() || self.class.suffixes.contains(&suffix);
             // A rule whose target is the whole name comes before one that leaves an ending to the name, and one that says
             // a number itself before one that takes any.
             let best = self.endings.get(name).is_none_or(|ending| (suffix.len(), block.is_some()) <= *ending);
-            (known && best).then_some((*name, *tensor, block, suffix))
+            (known && best).then_some(Target { name, tensor: *tensor, block, member, suffix })
         };
         self.rest.iter().filter_map(of).collect()
     }
@@ -249,9 +259,9 @@ impl<'a> Tensors<'a> {
     fn simple(&mut self, index: usize) -> Result<()> {
         let rule = self.rules[index];
         let weight = |suffix: &str| suffix != ".bias";
-        for (name, tensor, block, suffix) in self.targets(rule) {
+        for Target { name, tensor, block, member, suffix } in self.targets(rule) {
             let mut stored = names::with_block(rule.from, block) + suffix;
-            if let Some((_, Some(member), _)) = names::numbers_in(rule.to, name) {
+            if let Some(member) = member {
                 stored = stored.replace("{x}", &member.to_string());
             }
             let rows = self.rows(tensor);
@@ -296,7 +306,7 @@ impl<'a> Tensors<'a> {
         let rule = self.rules[index];
         match rule.how {
             How::Change(change) => {
-                for (name, tensor, block, suffix) in self.targets(rule) {
+                for Target { name, tensor, block, suffix, .. } in self.targets(rule) {
                     let make = |config: &Config, piece: &Piece| {
                         Ok(vec![(format!("{}{}", piece.to, piece.suffix), change(config, piece)?)])
                     };
@@ -522,7 +532,7 @@ impl<'a> Tensors<'a> {
             return Ok(());
         }
         let last = members[members.len() - 1];
-        for (name, tensor, block, suffix) in self.targets(last) {
+        for Target { name, tensor, block, suffix, .. } in self.targets(last) {
             let data = self.rows(tensor);
             for shapes in joined_shapes(data.shape(), members.len(), self.config) {
                 let Ok(probes) = layout::numbered(&shapes) else { continue };

@@ -199,33 +199,62 @@ const GEMMA4: &str = "attention_bias attention_k_eq_v enable_moe_block final_log
     num_key_value_heads num_kv_shared_layers rms_norm_eps sliding_window top_k_experts use_double_wide_mlp \
     vocab_size vocab_size_per_layer_input";
 
-const LING3: &str = "expert_swiglu_limit_list first_k_dense_replace gated_attention_proj_granularity_type head_dim \
+const LING3: Way = way(
+    "BailingMoeV3ForCausalLM",
+    "bailing_hybrid",
+    "expert_swiglu_limit_list first_k_dense_replace gated_attention_proj_granularity_type head_dim \
     hidden_act hidden_size intermediate_size kda_lower_bound kda_safe_gate kv_lora_rank layer_group_size \
     max_position_embeddings moe_intermediate_size moe_shared_expert_intermediate_size mrope_section n_group \
     no_kda_lora norm_topk_prob num_attention_heads num_experts num_experts_per_tok num_hidden_layers \
     num_key_value_heads num_nextn_predict_layers num_shared_experts q_lora_rank qk_nope_head_dim \
     qk_rope_head_dim rms_norm_eps routed_scaling_factor score_function share_expert_swiglu_limit_list \
-    short_conv_kernel_size topk_group v_head_dim vocab_size";
+    short_conv_kernel_size topk_group v_head_dim vocab_size",
+)
+.remote()
+.derive(ling3)
+.renamed(ling3_names);
 
-const DOTS3: &str = "first_k_dense_replace hidden_act hidden_size index_head_dim index_n_heads index_topk \
+const DOTS3: Way = way(
+    "Dots3NoteTextForCausalLM",
+    "dots3_note_text",
+    "first_k_dense_replace hidden_act hidden_size index_head_dim index_n_heads index_topk \
     intermediate_size kv_lora_rank layer_types max_position_embeddings moe_intermediate_size n_group \
     n_routed_experts n_shared_experts norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers \
     num_key_value_heads q_lora_rank qk_nope_head_dim qk_rope_head_dim rms_norm_eps routed_scaling_factor \
-    scoring_func sliding_window_size topk_group topk_method v_head_dim vocab_size";
+    scoring_func sliding_window_size topk_group topk_method v_head_dim vocab_size",
+)
+.derive(dots3)
+.numbers(predicted_block)
+.renamed(dots3_names);
 
-const DEEPSEEK_OCR: &str = "first_k_dense_replace head_dim hidden_act hidden_size intermediate_size kv_lora_rank \
+const DEEPSEEK_OCR: Way = way(
+    "DeepseekOCRForCausalLM",
+    "deepseek_vl_v2",
+    "first_k_dense_replace head_dim hidden_act hidden_size intermediate_size kv_lora_rank \
     max_position_embeddings moe_intermediate_size n_group n_routed_experts n_shared_experts norm_topk_prob \
     num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads q_lora_rank qk_nope_head_dim \
     qk_rope_head_dim rms_norm_eps routed_scaling_factor scoring_func sliding_window topk_group use_mla v_head_dim \
-    vocab_size";
+    vocab_size",
+)
+.remote()
+.derive(ocr)
+.towers();
 
-const QWEN4: &str = "attention_bias hc_count hc_lowrank head_dim heads_per_ngram hidden_act hidden_size \
+const QWEN4: Way = way(
+    "Qwen4ExpForCausalLM",
+    "qwen4_exp_text",
+    "attention_bias hc_count hc_lowrank head_dim heads_per_ngram hidden_act hidden_size \
     image_token_id indexer_budget indexer_compress_ratio indexer_head_dim indexer_kv_heads indexer_n_heads \
     intermediate_size layer_types linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads \
     linear_num_value_heads linear_value_head_dim max_position_embeddings moe_intermediate_size ngram_size \
     ngram_vocab_size_base norm_topk_prob num_attention_heads num_experts num_experts_per_tok num_hidden_layers \
     num_key_value_heads ple_conv_kernel_size ple_embed_dim ple_layer_ids rms_norm_eps \
-    shared_expert_intermediate_size split_ngram_parts vocab_size";
+    shared_expert_intermediate_size split_ngram_parts vocab_size",
+)
+.derive(qwen4)
+.numbers(ngrams)
+.renamed(qwen4_names)
+.avoiding(&["in_proj_qkvz", "in_proj_ba"]);
 
 /// The classes, those first that are taken where a file's architecture is that of several.
 const OWN: &[Way] = &[
@@ -1571,12 +1600,8 @@ const OWN: &[Way] = &[
     .of("granitehybrid")
     .derive(bamba)
     .avoiding(&["shared_mlp", "block_sparse_moe", "layers.{}.mlp.", "post_attention_layernorm", "model.norm"]),
-    way("BailingMoeV3ForCausalLM", "bailing_hybrid", LING3).remote().derive(ling3).renamed(ling3_names),
-    way("BailingMoeV3VLForConditionalGeneration", "bailing_hybrid", LING3)
-        .remote()
-        .derive(ling3)
-        .renamed(ling3_names)
-        .towers(),
+    LING3,
+    Way { class: "BailingMoeV3VLForConditionalGeneration", ..LING3.towers() },
     way("Gemma4UnifiedForConditionalGeneration", "gemma4_unified_text", GEMMA4).derive(gemma4).towers(),
     way(
         "Qwen3ASRForConditionalGeneration",
@@ -1596,20 +1621,9 @@ const OWN: &[Way] = &[
     .of("mistral4")
     .derive(mistral4)
     .avoiding(&["experts.{x}"]),
-    way("Dots3NoteTextForCausalLM", "dots3_note_text", DOTS3)
-        .derive(dots3)
-        .numbers(predicted_block)
-        .renamed(dots3_names),
-    way("Dots3NoteForConditionalGeneration", "dots3_note_text", DOTS3)
-        .derive(dots3)
-        .numbers(predicted_block)
-        .renamed(dots3_names)
-        .towers(),
-    way("Dots3NoteForCausalLM", "dots3_note_text", DOTS3)
-        .derive(dots3)
-        .numbers(predicted_block)
-        .renamed(dots3_names)
-        .towers(),
+    DOTS3,
+    Way { class: "Dots3NoteForConditionalGeneration", ..DOTS3.towers() },
+    Way { class: "Dots3NoteForCausalLM", ..DOTS3.towers() },
     way(
         "Glm5NextForConditionalGeneration",
         "glm5_next_text",
@@ -1623,8 +1637,8 @@ const OWN: &[Way] = &[
     )
     .derive(glm5_next)
     .towers(),
-    way("DeepseekOCRForCausalLM", "deepseek_vl_v2", DEEPSEEK_OCR).remote().derive(ocr).towers(),
-    way("UnlimitedOCRForCausalLM", "deepseek_vl_v2", DEEPSEEK_OCR).remote().derive(ocr).towers(),
+    DEEPSEEK_OCR,
+    Way { class: "UnlimitedOCRForCausalLM", ..DEEPSEEK_OCR },
     way(
         "PaddleOCRVLForConditionalGeneration",
         "paddleocr_vl_text",
@@ -1640,17 +1654,8 @@ const OWN: &[Way] = &[
     )
     .derive(hunyuan_vl)
     .towers(),
-    way("Qwen4ExpForCausalLM", "qwen4_exp_text", QWEN4)
-        .derive(qwen4)
-        .numbers(ngrams)
-        .renamed(qwen4_names)
-        .avoiding(&["in_proj_qkvz", "in_proj_ba"]),
-    way("Qwen4ExpForConditionalGeneration", "qwen4_exp_text", QWEN4)
-        .derive(qwen4)
-        .numbers(ngrams)
-        .renamed(qwen4_names)
-        .avoiding(&["in_proj_qkvz", "in_proj_ba"])
-        .towers(),
+    QWEN4,
+    Way { class: "Qwen4ExpForConditionalGeneration", ..QWEN4.towers() },
     way(
         "GraniteSwitchForCausalLM",
         "granite_switch",
@@ -1711,7 +1716,6 @@ const REFUSED: &[(&str, Option<&str>, &str)] = &[
     ),
     ("Lfm25AudioTokenizer", None, "its embedding of sound and the window of its transform are in no file"),
     ("ModernBertForMaskedLM", None, "its head, decoder, is in no file; --class ModernBertModel is the rest"),
-    ("MuseGlimmerForConditionalGeneration", None, "its projector file has the sum of the weights of several frames"),
     ("NeoBERTLMHead", None, "its head, decoder, is in no file; --class NeoBERT is the rest"),
     ("Qwen2VLModel", None, "--class Qwen2VLForConditionalGeneration, with its projector file, is the same model"),
     ("Qwen3OmniMoeForConditionalGeneration", None, "what it speaks with is in no file"),

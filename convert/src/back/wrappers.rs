@@ -1170,6 +1170,12 @@ fn pixels(keys: &Keys<'_>, out: &mut Fields) {
     number(keys, "vision.image_max_pixels", &mut out.processor, "max_pixels");
 }
 
+/// How many squares of this side the pixels of a key are.
+fn squares(keys: &Keys<'_>, pixels: &str, side: Option<u64>) -> Option<u64> {
+    let area = side.and_then(|side| side.checked_mul(side))?;
+    keys.u64(pixels)?.checked_div(area)
+}
+
 fn glm5(keys: &Keys<'_>, out: &mut Fields) {
     (GLM.derive)(keys, out);
     out.vision.insert("swiglu_limit".into(), keys.f32("vision.swiglu_clamp").map(float).into());
@@ -1180,11 +1186,11 @@ fn glm5(keys: &Keys<'_>, out: &mut Fields) {
     number(keys, "vision.spatial_merge_size", &mut out.processor, "merge_size");
     number(keys, "vision.patch_size", &mut out.processor, "patch_size");
     let side = keys.u64("vision.patch_size").zip(keys.u64("vision.spatial_merge_size"));
-    let area = side.and_then(|(patch, merged)| patch.checked_mul(merged)).and_then(|side| side.checked_mul(side));
+    let side = side.and_then(|(patch, merged)| patch.checked_mul(merged));
     for (key, field) in
         [("vision.image_min_pixels", "min_image_tokens"), ("vision.image_max_pixels", "max_image_tokens")]
     {
-        if let Some(tokens) = keys.u64(key).zip(area).and_then(|(pixels, area)| pixels.checked_div(area)) {
+        if let Some(tokens) = squares(keys, key, side) {
             set(&mut out.processor, field, tokens);
         }
     }
@@ -1231,8 +1237,7 @@ fn kimi_k25(keys: &Keys<'_>, out: &mut Fields) {
     }
     let gelu = keys.flag("use_gelu") == Some(true);
     set(&mut out.vision, "projector_hidden_act", if gelu { "gelu" } else { "gelu_pytorch_tanh" });
-    let area = keys.u64("vision.patch_size").and_then(|patch| patch.checked_mul(patch));
-    let most = keys.u64("vision.image_max_pixels").zip(area).and_then(|(pixels, area)| pixels.checked_div(area));
+    let most = squares(keys, "vision.image_max_pixels", keys.u64("vision.patch_size"));
     if let Some(most) = most {
         set(&mut out.processor, "in_patch_limit", most);
     }
@@ -1299,10 +1304,9 @@ fn phi4(keys: &Keys<'_>, out: &mut Fields) {
         set(&mut out.vision, "num_patches", places);
     }
     number(keys, "vision.patch_size", &mut out.processor, "patch_size");
-    let area = keys.u64("vision.patch_size").and_then(|patch| patch.checked_mul(patch));
     for (key, field) in [("vision.image_min_pixels", "min_num_patches"), ("vision.image_max_pixels", "max_num_patches")]
     {
-        if let Some(count) = keys.u64(key).zip(area).and_then(|(pixels, area)| pixels.checked_div(area)) {
+        if let Some(count) = squares(keys, key, keys.u64("vision.patch_size")) {
             set(&mut out.top, field, count);
         }
     }

@@ -96,7 +96,15 @@ pub(crate) fn of(root: &Map<String, Value>, text: Option<&Map<String, Value>>) -
 
 /// The field whose value the library's class of a configuration refuses, or of its text model.
 pub(crate) fn refused<'a>(root: &'a Map<String, Value>, text: Option<&'a Map<String, Value>>) -> Option<&'a str> {
-    let [whole, part] = of(root, text);
+    refused_of(of(root, text), root, text)
+}
+
+/// The same where their fields are known.
+pub(crate) fn refused_of<'a>(
+    [whole, part]: [Option<Fields>; 2],
+    root: &'a Map<String, Value>,
+    text: Option<&'a Map<String, Value>>,
+) -> Option<&'a str> {
     whole.and_then(|fields| fields.refused(root)).or_else(|| part?.refused(text?))
 }
 

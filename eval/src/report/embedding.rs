@@ -6,7 +6,7 @@ use gguf::cli::{Align, Table, bytes, count};
 use serde::Serialize;
 
 use super::gate::{Judged, Measure, xml};
-use super::html::{Row, figure_table, page, section, tensors};
+use super::html::{Row, by_text, figure_table, on_text, page, section, tensors};
 use super::svg::{Axis, Point, scatter};
 use super::text::{estimate, number, plain, quoted};
 use crate::device::Ran;
@@ -316,22 +316,12 @@ fn figures(report: &Report) -> String {
 
 /// The figures on each file of texts, where there were several.
 fn texts(report: &Report) -> String {
-    if report.texts.is_empty() {
-        return String::new();
-    }
-    let mut body = String::from(super::html::OVER_ALL);
-    for on in &report.texts {
-        let (name, p) = (xml(&on.protocol.text), &on.protocol);
-        let _ = write!(
-            body,
-            "<h3>{name}</h3>\n<p>{} texts, {} tokens. SHA-256 <code>{}</code></p>\n{}",
-            count(p.texts as u64),
-            count(p.tokens as u64),
-            xml(&p.text_sha256),
-            figures_of(on, &[], &format!("Figures of each model on {}", p.text)),
-        );
-    }
-    section("texts", "Text by text", &body)
+    by_text(report.texts.iter().map(|on| {
+        let p = &on.protocol;
+        let told = format!("{} texts, {} tokens", count(p.texts as u64), count(p.tokens as u64));
+        let table = figures_of(on, &[], &format!("Figures of each model on {}", p.text));
+        on_text((&p.text, &p.text_sha256), &told, &table)
+    }))
 }
 
 fn figures_of(report: &Report, front: &[usize], caption: &str) -> String {

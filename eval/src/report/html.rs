@@ -7,7 +7,7 @@ use gguf::cli::{bytes, count};
 
 use super::gate::xml;
 use super::svg::{Axis, Cell, Point, Spread, heat, scatter, spreads};
-use super::text::estimate;
+use super::text::{estimate, number};
 use super::{ModelRow, Report};
 use crate::divergence::{DELTA_P_FRACTIONS, Estimate, KLD_FRACTIONS};
 use crate::tensors::TensorError;
@@ -25,7 +25,7 @@ pub fn html(report: &Report) -> String {
         "{} · {} weights · {} bits per weight · perplexity {} on {} positions of {}",
         base.architecture,
         count(base.parameters),
-        alone(base.bits_per_weight, 2),
+        number(base.bits_per_weight, 2),
         estimate(base.ppl, 1.0, 3),
         count(protocol.positions as u64),
         protocol.text,
@@ -124,33 +124,40 @@ fn distribution(report: &Report) -> String {
     section("distribution", "How the divergence is spread", &body)
 }
 
-/// What stands before the figures of each text.
-pub(super) const OVER_ALL: &str = "<p>The figures elsewhere on this page are over all texts together.</p>\n";
-
 /// The figures on each text, where there were several.
 fn texts(report: &Report) -> String {
-    if report.texts.is_empty() {
-        return String::new();
-    }
-    let mut body = String::from(OVER_ALL);
-    for on in &report.texts {
+    let part = |on: &Report| {
         let rows = on.models.iter().map(|m| Row {
             name: &m.name,
             on_front: false,
             cells: TEXT_LINES.iter().map(|(_, show)| show(m)).collect(),
         });
-        let (name, p) = (xml(&on.protocol.text), &on.protocol);
-        let _ = write!(
-            body,
-            "<h3>{name}</h3>\n<p>{} positions in {} chunks, perplexity of the base {}. SHA-256 <code>{}</code></p>\n{}",
+        let p = &on.protocol;
+        let told = format!(
+            "{} positions in {} chunks, perplexity of the base {}",
             count(p.positions as u64),
             p.chunks,
-            estimate(on.base.ppl, 1.0, 3),
-            xml(&p.text_sha256),
-            figure_table(&TEXT_LINES.map(|l| l.0), rows, &format!("Figures of each model on {}", p.text)),
+            estimate(on.base.ppl, 1.0, 3)
         );
+        let table = figure_table(&TEXT_LINES.map(|l| l.0), rows, &format!("Figures of each model on {}", p.text));
+        on_text((&p.text, &p.text_sha256), &told, &table)
+    };
+    by_text(report.texts.iter().map(part))
+}
+
+/// The section of the figures on each text; none where there was one text.
+pub(super) fn by_text(parts: impl Iterator<Item = String>) -> String {
+    let parts: String = parts.collect();
+    if parts.is_empty() {
+        return parts;
     }
-    section("texts", "Text by text", &body)
+    let told = "<p>The figures elsewhere on this page are over all texts together.</p>\n";
+    section("texts", "Text by text", &(told.to_owned() + &parts))
+}
+
+/// What is told of a text, with its digest, and its table.
+pub(super) fn on_text((name, digest): (&str, &str), told: &str, table: &str) -> String {
+    format!("<h3>{}</h3>\n<p>{told}. SHA-256 <code>{}</code></p>\n{table}", xml(name), xml(digest))
 }
 
 /// Splits `blk.7.attn_q.weight` into (`attn_q`, 7); tensors outside the layers have none.
@@ -223,11 +230,6 @@ pub(super) fn tensors(models: &[(&str, &[TensorError])]) -> String {
     section("tensors", "Where the error sits", &body)
 }
 
-/// An error, or a dash where it is not known.
-fn alone(error: f64, digits: usize) -> String {
-    if error.is_finite() { format!("{error:.digits$}") } else { "–".into() }
-}
-
 /// A line of the table of figures: its head and what it shows of a model.
 type Line = (&'static str, fn(&ModelRow) -> String);
 
@@ -235,7 +237,7 @@ const LINES: [Line; 11] = [
     ("Size", |m| bytes(m.bytes)),
     ("Bits per weight", |m| format!("{:.3}", m.bits_per_weight)),
     ("PPL", |m| estimate(m.divergence.ppl, 1.0, 4)),
-    ("± over chunks", |m| alone(m.divergence.ppl.chunk_error, 4)),
+    ("± over chunks", |m| number(m.divergence.ppl.chunk_error, 4)),
     ("ln PPL(Q)/PPL(base)", |m| estimate(m.divergence.ln_ppl_ratio, 1.0, 6)),
     ("PPL(Q)/PPL(base)", |m| estimate(m.divergence.ppl_ratio, 1.0, 6)),
     ("PPL(Q) − PPL(base)", |m| estimate(m.divergence.ppl_difference, 1.0, 4)),
@@ -247,7 +249,7 @@ const LINES: [Line; 11] = [
 
 /// What is shown of each text.
 const TEXT_LINES: [Line; 5] =
-    [LINES[2], LINES[5], LINES[7], ("99 % KLD", |m| alone(m.divergence.kld_at(0.99), 5)), LINES[10]];
+    [LINES[2], LINES[5], LINES[7], ("99 % KLD", |m| number(m.divergence.kld_at(0.99), 5)), LINES[10]];
 
 fn figures(report: &Report) -> String {
     let heads = LINES.map(|l| l.0);
