@@ -381,9 +381,9 @@ impl Piece<'_> {
             level.store(&mut self.levels[j * STRIP + lane..]);
             value.store(&mut self.values[j * STRIP + lane..]);
             error.store(&mut self.errors[j * STRIP + lane..]);
-            let row = self.row(j);
+            let (row, minus) = (self.row(j), -error);
             for i in j + 1..count {
-                x[i] = x[i] - error * F::splat(row[i]);
+                x[i] = minus.fused(F::splat(row[i]), x[i]);
             }
         }
     }
@@ -440,9 +440,9 @@ impl Piece<'_> {
             let level = grid.level(now[j] + min, inverse);
             let error = (now[j] - (scale * level - min)) * F::splat(self.root[self.piece.start + j]);
             cost = cost + error * error;
-            let row = self.row(j);
+            let (row, minus) = (self.row(j), -error);
             for i in j + 1..count {
-                now[i] = now[i] - error * F::splat(row[i]);
+                now[i] = minus.fused(F::splat(row[i]), now[i]);
             }
         }
         cost
@@ -625,8 +625,9 @@ impl Steps<'_> {
             level.store(&mut self.levels[j * STRIP + lane..]);
             (target - F::select(same, value, new)).store(&mut self.error[j * STRIP + lane..]);
             change.store(&mut self.change[j * STRIP + lane..]);
+            let minus = -change;
             for i in 0..count {
-                gradient[i] = gradient[i] - change * F::splat(row[i]);
+                gradient[i] = minus.fused(F::splat(row[i]), gradient[i]);
             }
         }
     }
