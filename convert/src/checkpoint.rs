@@ -767,8 +767,8 @@ impl<'a> Plan<'a> {
             How::MapWeight(f) if weight => transform::mapped(&rows, f),
             How::Transpose if weight => transform::transposed(&rows).map_err(fault)?,
             How::MapWeight(_) | How::Transpose => rows,
-            How::RotateQuery => rotated(&rows, self.config.heads()?).map_err(fault)?,
-            How::RotateKey => rotated(&rows, self.config.kv_heads()?).map_err(fault)?,
+            How::RotateQuery => rotated(&rows, self.architecture.rotated_queries(self.config)?).map_err(fault)?,
+            How::RotateKey => rotated(&rows, self.architecture.rotated_keys(self.config)?).map_err(fault)?,
         };
         let rows = self.trimmed(&target, rows).map_err(fault)?;
         if target == "token_embd.weight" {

@@ -277,7 +277,9 @@ impl Config {
         let null_of = |key: &str| part.or(whole).map_or(Null::Unsaid, |fields| fields.null(key));
         let others = part.or(whole).filter(|_| known).into_iter().flat_map(Fields::names);
         let mut names: Vec<(&str, &str)> = aliases.to_vec();
-        names.extend(others.map(|(alias, name)| (alias, name)));
+        for other in others {
+            names.push(other);
+        }
         for (alias, name) in names {
             // Where both are stated, the library goes by the other name.
             if let Some(value) = values.shift_remove(alias)
@@ -605,7 +607,15 @@ impl Config {
     /// # Errors
     /// A configuration that does not say, or says none.
     pub fn heads(&self) -> Result<u64> {
-        self.need_u64(&["n_heads", "num_attention_heads", "n_head"]).and_then(|n| at_least_one(n, "attention heads"))
+        self.heads_under(HEADS)
+    }
+
+    /// Attention heads under one of these names.
+    ///
+    /// # Errors
+    /// As [`Config::heads`].
+    pub fn heads_under(&self, names: &[&str]) -> Result<u64> {
+        self.need_u64(names).and_then(|n| at_least_one(n, "attention heads"))
     }
 
     /// Heads of keys and values: as many as there are heads where nothing else is said.
@@ -613,14 +623,26 @@ impl Config {
     /// # Errors
     /// As [`Config::heads`].
     pub fn kv_heads(&self) -> Result<u64> {
-        match self.first(&["n_kv_heads", "num_key_value_heads", "num_kv_heads"]) {
-            Some(value) => as_u64(value)
-                .ok_or_else(|| self.wrong(&["num_key_value_heads"], "a whole number", value))
-                .and_then(|n| at_least_one(n, "key-value heads")),
-            None => self.heads(),
+        self.key_heads_under(KEY_HEADS, HEADS)
+    }
+
+    /// Heads of keys and values under one of the first names, else as many as there are heads under the others.
+    ///
+    /// # Errors
+    /// As [`Config::heads`].
+    pub fn key_heads_under(&self, names: &[&str], heads: &[&str]) -> Result<u64> {
+        match self.first(names) {
+            Some(_) => self.need_u64(names).and_then(|n| at_least_one(n, "key-value heads")),
+            None => self.heads_under(heads),
         }
     }
 }
+
+/// The names of the number of attention heads, the first one used.
+pub(crate) const HEADS: &[&str] = &["num_attention_heads", "n_head", "n_heads"];
+
+/// The names of the number of heads of keys and values, the first one used.
+pub(crate) const KEY_HEADS: &[&str] = &["num_key_value_heads", "n_kv_heads"];
 
 /// More blocks than any model has; llama.cpp refuses more than 512.
 const MAX_BLOCKS: u64 = 4096;

@@ -715,8 +715,8 @@ impl<'a> Plan<'a> {
         let (a, b) = match rule.how {
             How::Keep | How::First => (a, b),
             How::Untied if !tied => (a, b),
-            How::RotateQuery => (a, rotated(&b, config.heads()?)?),
-            How::RotateKey => (a, rotated(&b, config.kv_heads()?)?),
+            How::RotateQuery => (a, rotated(&b, self.class.rotated_queries(config)?)?),
+            How::RotateKey => (a, rotated(&b, self.class.rotated_keys(config)?)?),
             // The transpose of B A is that of A times that of B.
             How::Transpose => (transform::transposed(&b)?, transform::transposed(&a)?),
             How::Stack { group, .. } => {

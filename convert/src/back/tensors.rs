@@ -275,8 +275,8 @@ impl<'a> Tensors<'a> {
                 How::MapWeight(f) if weight(suffix) => elementwise::undone(&rows, f),
                 How::Transpose if weight(suffix) => transform::transposed(&rows).map_err(fault)?,
                 How::MapWeight(_) | How::Transpose => rows,
-                How::RotateQuery => unrotated(&rows, self.config.heads()?).map_err(fault)?,
-                How::RotateKey => unrotated(&rows, self.config.kv_heads()?).map_err(fault)?,
+                How::RotateQuery => unrotated(&rows, self.class.rotated_queries(self.config)?).map_err(fault)?,
+                How::RotateKey => unrotated(&rows, self.class.rotated_keys(self.config)?).map_err(fault)?,
                 How::Stack { .. } | How::Chain { .. } | How::Uneven { padded: false, .. } => {
                     let Some((_, count)) = rule.how.stack(self.config, block.unwrap_or(0)) else { continue };
                     let chained = matches!(rule.how, How::Chain { .. });

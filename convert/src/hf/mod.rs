@@ -24,7 +24,7 @@ pub use projectors::{Forced, Sense, Tower};
 pub(crate) use rows::{ANSWERS, FIRST_POSITION, GAIN, NGRAM_CONSTANTS, NGRAM_WIDTH, PREDICTION_BLOCK, WHOLE_HEAD};
 
 use crate::config::fields::Fields;
-use crate::config::{self, Config, RAW, Reading, Rope};
+use crate::config::{self, Config, HEADS, KEY_HEADS, RAW, Reading, Rope};
 use crate::names;
 use crate::safetensors::Stored;
 use crate::tasks::Task;
@@ -121,6 +121,8 @@ pub struct Class {
     pub modules: Modules,
     /// The towers, where the row makes a projector file.
     pub towers: &'static [Tower],
+    /// The names of the numbers of heads whose rotation changes, the first one used: of queries, and of keys.
+    pub rotated: [&'static [&'static str]; 2],
     /// What may follow the names of the tables.
     pub suffixes: &'static [&'static str],
     /// Tensors of projector files whose type is not asked for: beginnings of their names in the file, in which `{}`
@@ -173,6 +175,7 @@ pub(crate) const BASE: Class = Class {
     cut_embedding: false,
     modules: Modules::USUAL,
     towers: &[],
+    rotated: [HEADS, KEY_HEADS],
     suffixes: &[".weight", ".bias", ".scale", ".input_scale"],
     forced: &[],
     unasked: None,
@@ -224,6 +227,22 @@ impl Class {
         let other = if own { None } else { classes().find_map(|class| find(class, root).ok()) };
         let Class { defaults, aliases, rope, .. } = other.unwrap_or(self);
         Reading { defaults, aliases, rope: *rope }
+    }
+
+    /// Heads of queries whose rotation changes.
+    ///
+    /// # Errors
+    /// Those of [`Config::heads`].
+    pub(crate) fn rotated_queries(&self, config: &Config) -> Result<u64> {
+        config.heads_under(self.rotated[0])
+    }
+
+    /// Heads of keys whose rotation changes.
+    ///
+    /// # Errors
+    /// Those of [`Config::heads`].
+    pub(crate) fn rotated_keys(&self, config: &Config) -> Result<u64> {
+        config.key_heads_under(self.rotated[1], self.rotated[0])
     }
 
     /// Whether a tensor belongs into a file of the part that the configuration is read for.

@@ -14,7 +14,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         defaults: r#"{"num_hidden_layers": 40, "num_attention_heads": 64, "num_key_value_heads": null, "layer_norm_eps": 1e-05, "max_position_embeddings": 8192,
             "hidden_size": 8192, "intermediate_size": 22528, "logit_scale": 0.0625, "vocab_size": 256000,
             "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
-        spelling: &[COHERE, COHERE_NORMS, ATTENTION, GATED],
+        spelling: &[COHERE, TIED_HEAD, COHERE_NORMS, ATTENTION, GATED],
         prepare: trained_context,
         keys: command_r,
         remark: "Command R, Command R+, Aya",
@@ -27,7 +27,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "hidden_size": 8192, "intermediate_size": 22528, "logit_scale": 0.0625, "vocab_size": 256000,
             "head_dim": "computed", "sliding_window": 4096,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "tie_word_embeddings": true}"#,
-        spelling: &[COHERE, ATTENTION, GATED],
+        spelling: &[COHERE, TIED_HEAD, ATTENTION, GATED],
         drop_zero_biases: true,
         keys: cohere2,
         remark: "Command R7B, Command A; zero biases left out",
@@ -44,7 +44,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             "prefix_dense_intermediate_size": null, "prefix_dense_sliding_window_pattern": 1,
             "sliding_window_pattern": 4, "rope_scaling": null, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
             "tie_word_embeddings": true}"#,
-        spelling: &[COHERE, ATTENTION, GATED, EXPERTS, PREDICTION],
+        spelling: &[COHERE, HEAD, ATTENTION, GATED, EXPERTS, PREDICTION],
         drop_zero_biases: true,
         prepare: with_layer_types,
         keys: cohere2_moe,
@@ -56,9 +56,14 @@ pub(in crate::hf) const ROWS: &[Class] = &[
 const COHERE: &[NameRule] = &[
     r("model.embed_tokens", "token_embd"),
     r("model.norm", "output_norm"),
-    r("lm_head", "").how(How::Tied),
     r("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
 ];
+
+/// The head is the token embedding.
+const TIED_HEAD: &[NameRule] = &[r("lm_head", "").how(How::Tied)];
+
+/// A head of one's own is kept, whatever the configuration says of it.
+const HEAD: &[NameRule] = &[r("lm_head", "output")];
 
 const COHERE_NORMS: &[NameRule] = &[
     r("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::config::{self, Config, Rope, as_u64};
 use crate::hf::contents::integers;
 use crate::hf::rows::deepseek::{DEEPSEEK4, DEEPSEEK4_CLASS, deepseek4_of_draft};
-use crate::hf::rows::llama::{LLAMA_DEFAULTS, MAX_ROTARY, head_dim, llama, rope_freqs};
+use crate::hf::rows::llama::{FIRST_NAMES, LLAMA_DEFAULTS, MAX_ROTARY, head_dim, llama, rope_freqs};
 use crate::hf::rows::qwen::{QWEN3, qwen};
 use crate::hf::{ATTENTION_ROTATED, BASE, Class, Contents, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
@@ -33,6 +33,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         vocabulary: VocabKind::Llama,
         drafts: true,
         spelling: &[EAGLE_ENDS, ATTENTION_ROTATED, NORMS, GATED],
+        rotated: FIRST_NAMES,
         prefixes: &[
             ("midlayer.", "model.layers.0."),
             ("layers.", "model.layers."),

@@ -242,7 +242,7 @@ const STABLELM: &[NameRule] = &[
 
 /// Head by head query, key and value: all queries first, then all keys, then all values.
 fn heads_apart(config: &Config, piece: &Piece) -> Result<Outputs> {
-    let heads = config.heads()?;
+    let heads = config.heads_under(&["n_head", "num_attention_heads"])?;
     let rows = piece.rows.shape().first().copied().unwrap_or(0);
     let head = rows / heads / 3;
     if head * heads * 3 != rows {

@@ -4,7 +4,7 @@ use gguf::{Error, Result};
 use serde_json::{Map, Value};
 
 use crate::config::{Config, as_u64};
-use crate::hf::rows::llama::{halves, llama, quotient, rope_freqs};
+use crate::hf::rows::llama::{FIRST_NAMES, halves, llama, quotient, rope_freqs};
 use crate::hf::{ATTENTION_ROTATED, BARE, BASE, Class, ENDS, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, joined, mapped, reordered, reshaped, sliced, view, zeros};
@@ -92,6 +92,7 @@ const GRANITE: Class = Class {
     prepare: without_head_dim,
     keys: granite,
     generated: rope_freqs,
+    rotated: FIRST_NAMES,
     ..BASE
 };
 

@@ -163,8 +163,13 @@ pub(super) const LLAMA: Class = Class {
     rename: |_, name| Some(name.replace("text_model.", "")),
     keys: llama,
     generated: rope_freqs,
+    rotated: FIRST_NAMES,
     ..BASE
 };
+
+/// The names of heads of queries and keys, those of Llama's first code before the others.
+pub(super) const FIRST_NAMES: [&[&str]; 2] =
+    [&["n_heads", "num_attention_heads", "n_head"], &["n_kv_heads", "num_key_value_heads"]];
 
 /// What Llama's configuration class fills in.
 pub(super) const LLAMA_DEFAULTS: &str = r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-06, "max_position_embeddings": 2048,
