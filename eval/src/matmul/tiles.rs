@@ -5,6 +5,9 @@
 //! another, four columns of a row beside the next row's; their product is 16 × 16 sums in 32 bits. [`Instructions`] are
 //! those that are needed, by the machine or [`Emulated`]; the machine's are used only where a product of theirs was
 //! compared with the emulation.
+//!
+//! The program takes them only when they are forced: sums leave the tiles through memory for each group's scale, every 16 or
+//! 32 columns, which costs more than the products save.
 
 use super::integer::{Pair, Tile};
 use super::kernel::{self, MOST_ROWS, WIDE};
