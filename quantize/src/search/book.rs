@@ -488,9 +488,8 @@ impl BookPiece<'_> {
                 trial.cost = trial.cost + error * error;
                 trial.levels[j] = levels[i];
                 trial.errors[j] = error;
-                let minus = -error;
                 for k in j + 1..count {
-                    now[k] = minus.fused(F::splat(row[k]), now[k]);
+                    now[k] = now[k] - error * F::splat(row[k]);
                 }
             }
         }

@@ -381,9 +381,9 @@ impl Piece<'_> {
             level.store(&mut self.levels[j * STRIP + lane..]);
             value.store(&mut self.values[j * STRIP + lane..]);
             error.store(&mut self.errors[j * STRIP + lane..]);
-            let (row, minus) = (self.row(j), -error);
+            let row = self.row(j);
             for i in j + 1..count {
-                x[i] = minus.fused(F::splat(row[i]), x[i]);
+                x[i] = x[i] - error * F::splat(row[i]);
             }
         }
     }
@@ -440,9 +440,9 @@ impl Piece<'_> {
             let level = grid.level(now[j] + min, inverse);
             let error = (now[j] - (scale * level - min)) * F::splat(self.root[self.piece.start + j]);
             cost = cost + error * error;
-            let (row, minus) = (self.row(j), -error);
+            let row = self.row(j);
             for i in j + 1..count {
-                now[i] = minus.fused(F::splat(row[i]), now[i]);
+                now[i] = now[i] - error * F::splat(row[i]);
             }
         }
         cost
@@ -625,9 +625,8 @@ impl Steps<'_> {
             level.store(&mut self.levels[j * STRIP + lane..]);
             (target - F::select(same, value, new)).store(&mut self.error[j * STRIP + lane..]);
             change.store(&mut self.change[j * STRIP + lane..]);
-            let minus = -change;
             for i in 0..count {
-                gradient[i] = minus.fused(F::splat(row[i]), gradient[i]);
+                gradient[i] = gradient[i] - change * F::splat(row[i]);
             }
         }
     }

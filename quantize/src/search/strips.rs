@@ -4,7 +4,7 @@
 //! matrices with as many rows takes both as they lie: strips of B fill the lanes, columns of A are broadcast. Second
 //! moments, corrections by errors so far, gradients and triangular systems all have this form.
 //!
-//! Each value is one chain of fused products and sums over ascending rows, each rounded once: the same bits on every
+//! Each value is one chain of products and sums over ascending rows, with two roundings each: the same bits on every
 //! path and for any division of the work.
 
 use std::ops::Range;
@@ -253,12 +253,12 @@ fn tile<F: Floats, const V: usize, const T: usize, const SUBTRACT: bool>(a: &[f3
         for v in 0..V {
             let row = F::load(&b[v * F::N..]);
             // Changing a sign is exact, so that a difference is the sum of the negative products.
-            lanes[v] = if SUBTRACT { -row } else { row };
+            lanes[v] = if SUBTRACT { row * F::splat(-1.0) } else { row };
         }
         for t in 0..T {
             let a = F::splat(a[t]);
             for v in 0..V {
-                sums[t][v] = lanes[v].fused(a, sums[t][v]);
+                sums[t][v] = sums[t][v] + a * lanes[v];
             }
         }
     }
@@ -278,7 +278,7 @@ fn plain(a: &[f32], b: &[f32], subtract: bool, out: &mut [f32]) {
         for (k, b) in b.as_chunks::<STRIP>().0.iter().enumerate() {
             let a = a[k * STRIP + t] * sign;
             for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = b.mul_add(a, *sum);
+                *sum += a * b;
             }
         }
         *out = sums;
@@ -352,8 +352,8 @@ mod tests {
                     for col in 0..m {
                         let mut want = if sum == Sum::Store { 0.0 } else { 1.0 };
                         for k in 0..k {
-                            let a = a.at(k, col);
-                            want = b.at(k, 0).mul_add(if sum == Sum::Subtract { -a } else { a }, want);
+                            let product = a.at(k, col) * b.at(k, 0);
+                            want = if sum == Sum::Subtract { want - product } else { want + product };
                         }
                         assert_eq!(out[col * STRIP], want, "{path}");
                     }
@@ -368,7 +368,7 @@ mod tests {
         let mut out = vec![0.0; 10 * STRIP];
         multiply(&a, 28..38, b.strip(0), 3..11, Sum::Store, &mut out);
         for col in 0..10 {
-            let want: f32 = (3..11).fold(0.0, |sum, k| a.at(k, col + 28).mul_add(b.at(k, 7), sum));
+            let want: f32 = (3..11).fold(0.0, |sum, k| sum + a.at(k, col + 28) * b.at(k, 7));
             assert_eq!(out[col * STRIP + 7], want);
         }
     }
