@@ -25,6 +25,7 @@ pub mod program;
 pub mod recipe;
 mod rows;
 pub mod search;
+mod suspects;
 
 pub use block::{FORMATS, Format, LEVELS, Levels, Rounded, format, levels};
 pub use codec::{Codec, ImportanceUse};

@@ -15,6 +15,7 @@ use gguf::{Error, ErrorKind, Result, Source, TensorType, Writer, finite};
 use crate::codec::Codec;
 use crate::plan::{Plan, Planned};
 use crate::rows::{codec, first_not_finite};
+use crate::suspects::{Blocks, suspects};
 
 /// The most weights of a chunk: enough that handing it over costs nothing, few enough that a window is small.
 const CHUNK_WEIGHTS: u64 = 512 * 1024;
@@ -180,28 +181,18 @@ fn held(ty: TensorType) -> Range<f32> {
     if ty == TensorType::NVFP4 { 0.1..1e9 } else { 1e-3..1e9 }
 }
 
-/// How much smaller than the largest weight of its superblock that of a part can be so that every type holds it.
-const PART_HELD: f32 = 0.125;
-
 /// Looks for blocks that hold nothing of some weights which share a scale. Almost none need decoding: their largest
 /// weights are of a magnitude that every scale can hold.
 fn unheld(codec: &dyn Codec, weights: &[f32], row_len: usize, encoded: &[u8], decoded: &mut Vec<f32>) -> Lost {
     let ty = codec.ty();
     let len = unit_len(ty, row_len as u64) as usize;
     let part = if ty.is_quantized() { ty.scale_len() as usize } else { len };
-    let (bytes, held) = (encoded.len() / (weights.len() / len).max(1), held(ty));
+    let bytes = encoded.len() / (weights.len() / len).max(1);
     let mut lost = Lost::default();
     decoded.resize(len, 0.0);
-    for (weights, encoded) in weights.chunks_exact(len).zip(encoded.chunks_exact(bytes)) {
-        let most = largest(weights);
-        if most == 0.0 {
-            continue;
-        }
-        let small = |part: &[f32]| (f32::from_bits(1)..most * PART_HELD).contains(&largest(part));
-        if held.contains(&most) && (part == len || !weights.chunks_exact(part).any(small)) {
-            continue;
-        }
-        codec.decode(encoded, decoded);
+    for block in suspects(weights, Blocks { len, part }, held(ty)) {
+        let weights = &weights[block * len..(block + 1) * len];
+        codec.decode(&encoded[block * bytes..(block + 1) * bytes], decoded);
         let gone = weights.chunks_exact(part).zip(decoded.chunks_exact(part)).filter_map(|(weights, decoded)| {
             let most = largest(weights);
             let zero = weights.iter().zip(decoded).any(|(w, d)| w.abs() == most && *d == 0.0);
