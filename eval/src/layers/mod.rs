@@ -207,6 +207,9 @@ fn per_layer(p: &PerLayer, part: &Part<'_>, site: &Site<'_>, x: &[f32]) -> Resul
 pub trait Observe: Sync {
     /// The rows `x` (`cols` values each) are about to be multiplied with this tensor, or with this expert of it.
     fn input(&self, tensor: &str, expert: Option<usize>, x: &[f32], cols: usize);
+
+    /// The rows `y` are what the product gave, before any scale and bias.
+    fn output(&self, _tensor: &str, _y: &Values) {}
 }
 
 /// The matrices of one block (or of the model's ends), by name without the block's prefix.
@@ -453,6 +456,9 @@ impl<'a> Part<'a> {
             observer.input(w.name(), expert, x.slice(), w.cols());
         }
         let mut y = product_of(x, w, rows, self.order)?;
+        if let Some(observer) = self.observer {
+            observer.output(w.name(), &y);
+        }
         if let Some(scale) = scale.filter(|s| *s != 1.0) {
             y.scale(scale)?;
         }

@@ -14,7 +14,7 @@ use quantize::{ImportanceUse, codec, first_not_finite};
 use rayon::prelude::*;
 
 use super::overlay::Chosen;
-use super::sums::Seen;
+use super::sums::{Against, Seen};
 use super::{Job, Options};
 use crate::weights::Matrix;
 
@@ -33,8 +33,10 @@ pub(super) struct Chooser<'s> {
 impl<'s> Chooser<'s> {
     pub(super) fn new(seen: &'s Seen, options: &Options) -> Chooser<'s> {
         let n = seen.h.rows();
-        let solver =
-            seen.cross.as_ref().and_then(|_| Solver::new(&seen.h, damping(options.target_damping, n, seen.tokens)));
+        let solver = match seen.against {
+            Against::Nothing => None,
+            _ => Solver::new(&seen.h, damping(options.target_damping, n, seen.tokens)),
+        };
         let inputs = options.feedback.then(|| Inputs::new(seen.h.clone(), damping(options.damping, n, seen.tokens)));
         Chooser { seen, solver, inputs: inputs.flatten() }
     }
@@ -59,14 +61,8 @@ impl Job<'_> {
     }
 
     /// The bytes that the search chooses for one matrix of a tensor; `None` where it does not know the type, or the
-    /// inputs tell nothing. `residual`: the tensor takes back the residual stream's error.
-    pub(super) fn search(
-        &self,
-        tensor: &Planned,
-        expert: usize,
-        chooser: &Chooser<'_>,
-        residual: bool,
-    ) -> Result<Option<Vec<u8>>> {
+    /// inputs tell nothing.
+    pub(super) fn search(&self, tensor: &Planned, expert: usize, chooser: &Chooser<'_>) -> Result<Option<Vec<u8>>> {
         let ty = tensor.info.ty();
         let seen = chooser.seen;
         let n = seen.h.rows();
@@ -74,17 +70,23 @@ impl Job<'_> {
             return Ok(None);
         }
         let mut target = Strips::transposed(&self.weights(tensor.source, expert)?, n);
-        if let (Some(cross), Some(solver)) = (&seen.cross, &chooser.solver) {
-            // W + (W (C − H) + Δ) (H + damping)⁻¹
-            let mut more = Strips::zeros(n, target.cols());
-            multiply_all(cross, &target, Sum::Store, &mut more);
-            multiply_all(&seen.h, &target, Sum::Subtract, &mut more);
-            let residual = seen.residual.as_ref().filter(|r| residual && r.cols() == more.cols());
-            if let Some(residual) = residual {
-                more.values_mut().iter_mut().zip(residual.values()).for_each(|(m, r)| *m += r);
+        if let Some(solver) = &chooser.solver {
+            // W + (Z − W H) (H + damping)⁻¹, where Z is what the outputs should be against the inputs: W C for those of
+            // the original.
+            let wanted = match &seen.against {
+                Against::Inputs(cross) => {
+                    let mut wanted = Strips::zeros(n, target.cols());
+                    multiply_all(cross, &target, Sum::Store, &mut wanted);
+                    Some(wanted)
+                }
+                Against::Outputs(outputs) if outputs.cols() == target.cols() => Some(outputs.clone()),
+                Against::Outputs(_) | Against::Nothing => None,
+            };
+            if let Some(mut more) = wanted {
+                multiply_all(&seen.h, &target, Sum::Subtract, &mut more);
+                let more = solver.solve(&more);
+                target.values_mut().iter_mut().zip(more.values()).for_each(|(t, m)| *t += m);
             }
-            let more = solver.solve(&more);
-            target.values_mut().iter_mut().zip(more.values()).for_each(|(t, m)| *t += m);
         }
         if !self.options.feedback {
             let mut rows = vec![0.0; n * target.cols()];

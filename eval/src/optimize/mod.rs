@@ -44,7 +44,7 @@ use choose::Chooser;
 use overlay::{Chosen, Overlay};
 use pass::{At, Side, Streams};
 pub use store::Store;
-use sums::{Recorder, Seen, Sums};
+use sums::{Against, Captured, Recorder, Seen, Sums};
 pub use text::own_text;
 
 /// What the search does; each step can be left out, to measure what it gives.
@@ -237,17 +237,27 @@ impl<'a> Job<'a> {
                 let first = outcome.stages.len();
                 for part in 0..text.parts(layer) {
                     let at = (layer, part);
-                    for inputs in stages(self.source, &text.original, at, &base)? {
-                        let found = self.stage(&text, &held, at, &inputs, &planned, &mut original, &mut weights)?;
-                        if let Some((stage, importance)) = found {
-                            let done = outcome.stages.len() - first + 1;
-                            told(share(done as f64 / (done + 1) as f64), Some(&stage));
-                            outcome.stages.push(stage);
-                            outcome.importance.extend(importance);
-                        }
+                    // It is the measure of all that is chosen in this part.
+                    held.original.advance(at, &original)?;
+                    let wanted = |group: &Group| -> Vec<&Planned> {
+                        let of = group.tensors.iter().filter_map(|t| planned.get(t).copied());
+                        of.filter(|t| self.converts(t)).collect()
+                    };
+                    let groups = stages(self.source, &text.original, at, &base)?;
+                    let groups: Vec<_> = groups.iter().map(|g| (g, wanted(g))).filter(|g| !g.1.is_empty()).collect();
+                    for (i, (inputs, wanted)) in groups.iter().enumerate() {
+                        let now = Now { at, inputs, wanted, last: i + 1 == groups.len() };
+                        let (stage, importance) = self.stage(&mut text, &held, &now, &mut original, &mut weights)?;
+                        let done = outcome.stages.len() - first + 1;
+                        told(share(done as f64 / (done + 1) as f64), Some(&stage));
+                        outcome.stages.push(stage);
+                        outcome.importance.extend(importance);
                     }
-                    text.advance(at, &original, &weights)?;
-                    held.advance(at, &original, &weights)?;
+                    if groups.is_empty() {
+                        text.original.advance(at, &original)?;
+                    }
+                    text.quantized.advance(at, &weights)?;
+                    held.quantized.advance(at, &weights)?;
                 }
                 // What no product was seen of keeps its plain bytes.
                 for tensor in &here {
@@ -267,12 +277,13 @@ impl<'a> Job<'a> {
             told(layers as f64 / (layers + 1) as f64, None);
             let width = self.model.width;
             let [before, after] = text.end(&original, &weights)?;
-            let mut sums = Sums::new(width, self.options.targets, None);
+            let against = if self.options.targets { Against::inputs(width) } else { Against::Nothing };
+            let mut sums = Sums::new(width, against);
             for (before, after) in before.chunks(together * width).zip(after.chunks(together * width)) {
                 sums.add(before, after, &[]);
             }
             let seen = sums.finish();
-            let found = self.search(tensor, 0, &Chooser::new(&seen, &self.options), false)?;
+            let found = self.search(tensor, 0, &Chooser::new(&seen, &self.options))?;
             let stage = Stage { tensors: vec![tensor.info.name().to_owned()], errors: None, plain: found.is_none() };
             let chosen = match found {
                 Some(bytes) => self.chosen(tensor, bytes),
@@ -286,43 +297,31 @@ impl<'a> Job<'a> {
         Ok(outcome)
     }
 
-    /// Chooses the tensors of one stage; `None` where none of them changes its type. Also the importance of each.
-    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
+    /// Chooses the tensors of one stage. Also gives the importance of each.
+    #[allow(clippy::type_complexity)]
     fn stage(
         &self,
-        text: &Streams<'_>,
+        text: &mut Streams<'_>,
         held: &Streams<'_>,
-        at: At,
-        inputs: &Group,
-        planned: &HashMap<usize, &Planned>,
+        now: &Now<'_>,
         original: &mut Overlay<'_>,
         weights: &mut Overlay<'_>,
-    ) -> Result<Option<(Stage, Vec<(usize, Vec<f32>)>)>> {
-        let wanted: Vec<&Planned> =
-            inputs.tensors.iter().filter_map(|t| planned.get(t).copied()).filter(|t| self.converts(t)).collect();
-        if wanted.is_empty() {
-            return Ok(None);
-        }
-        let prefix = text.prefix(at.0);
-        let writes = |tensor: &Planned| {
-            let name = tensor.info.name().strip_prefix(&prefix)?;
-            pass::writes(&text.layers()[at.0], at.1, name).filter(|_| inputs.tokens && inputs.matrices == 1)
-        };
+    ) -> Result<(Stage, Vec<(usize, Vec<f32>)>)> {
+        let Now { at, inputs, wanted, .. } = *now;
         let n = self.source.tensors()[inputs.tensors[0]].shape().row_len() as usize;
         let mut found: Vec<Option<Vec<u8>>> = vec![Some(Vec::new()); wanted.len()];
         let mut importance = Vec::with_capacity(n * inputs.matrices);
         // As many experts at a time as there is memory for.
         let together = (self.options.memory / (8 * (n * n) as u64).max(1)).max(1) as usize;
-        let scale = wanted.iter().find_map(|t| writes(t)).filter(|_| self.options.residual);
         for from in (0..inputs.matrices).step_by(together) {
             let batch = from..(from + together).min(inputs.matrices);
-            let seen = self.gather(text, at, inputs, batch, scale, original, weights)?;
+            let seen = self.gather(text, now, batch, original, weights)?;
             for (expert, seen) in (from..).zip(&seen) {
                 importance.extend_from_slice(&seen.importance);
                 let chooser = Chooser::new(seen, &self.options);
                 for (tensor, found) in wanted.iter().zip(&mut found) {
                     let bytes = match found {
-                        Some(_) => self.search(tensor, expert, &chooser, writes(tensor).is_some())?,
+                        Some(_) => self.search(tensor, expert, &chooser)?,
                         None => None,
                     };
                     match (bytes, &mut *found) {
@@ -349,10 +348,10 @@ impl<'a> Job<'a> {
             plain.push((tensor.source, bytes));
         }
         let judged = self.options.judge && !stage.plain;
-        let plain_error = judged.then(|| held.error(at, &*original, &*weights)).transpose()?;
+        let plain_error = judged.then(|| held.error(at, &*weights)).transpose()?;
         found.iter().for_each(|(tensor, chosen)| weights.replace(*tensor, chosen.clone()));
         if let Some(plain_error) = plain_error {
-            let error = held.error(at, &*original, &*weights)?;
+            let error = held.error(at, &*weights)?;
             stage.errors = Some((plain_error, error));
             // No number is not better.
             if error.is_nan() || error > plain_error {
@@ -361,40 +360,54 @@ impl<'a> Job<'a> {
             }
         }
         let importance = wanted.iter().map(|t| (t.source, importance.clone())).collect();
-        Ok(Some((stage, importance)))
+        Ok((stage, importance))
     }
 
-    /// Sums up what a stage is multiplied with, for some of its matrices. `scale`: with what factor the outputs are added
-    /// to the residual stream, where its error is to be taken back.
-    #[allow(clippy::too_many_arguments)]
+    /// Sums up what a stage is multiplied with, for some of its matrices. Behind the last of a part the original has gone
+    /// through it.
     fn gather(
         &self,
-        text: &Streams<'_>,
-        at: At,
-        inputs: &Group,
+        text: &mut Streams<'_>,
+        now: &Now<'_>,
         batch: std::ops::Range<usize>,
-        scale: Option<f32>,
         original: &mut Overlay<'_>,
         weights: &mut Overlay<'_>,
     ) -> Result<Vec<Seen>> {
+        let Now { at, inputs, .. } = *now;
         let info = &self.source.tensors()[inputs.tensors[0]];
-        let n = info.shape().row_len() as usize;
-        // Experts see other tokens in either stream.
-        let cross = inputs.dense && self.options.targets;
-        let scale = scale.filter(|_| cross);
-        let residual = scale.map(|_| self.model.width);
-        let mut sums: Vec<Sums> = batch.clone().map(|_| Sums::new(n, cross, residual)).collect();
+        let (n, rows) = (info.shape().row_len() as usize, info.shape().dim(1) as usize);
+        let ahead = now.last && batch.end == inputs.matrices;
+        let alone = inputs.tensors.len() == 1 && inputs.matrices == 1;
+        // With what factor the outputs are added to the residual stream, where its error is to be taken back.
+        let scale = info.name().strip_prefix(&text.prefix(at.0)).filter(|_| alone && inputs.tokens);
+        let scale = scale.and_then(|name| pass::writes(&text.layers()[at.0], at.1, name));
+        let scale = scale.filter(|_| self.options.targets && self.options.residual);
+        let outputs = alone && (scale.is_some() || ahead && rows <= n);
+        let against = || match outputs {
+            // Experts see other tokens in either stream.
+            _ if !self.options.targets || !inputs.dense => Against::Nothing,
+            true => Against::outputs(n, rows),
+            false => Against::inputs(n),
+        };
+        let mut sums: Vec<Sums> = batch.clone().map(|_| Sums::new(n, against())).collect();
         if inputs.matrices == 1 {
-            original.stop_at(&inputs.tensors[..1]);
             weights.stop_at(&inputs.tensors[..1]);
+            if !ahead && !outputs {
+                original.stop_at(&inputs.tensors[..1]);
+            }
         }
         for group in 0..text.groups().len() {
-            let before = text.original.captured(at, original, group, info.name())?;
-            let after = text.quantized.captured(at, weights, group, info.name())?;
             let error = scale.map(|scale| text.difference(group, scale)).unwrap_or_default();
+            let mut before = if ahead {
+                text.original.advance_captured(at, &*original, group, info.name(), outputs)?
+            } else {
+                text.original.captured(at, original, group, info.name(), outputs)?
+            };
+            let mut after = text.quantized.captured(at, weights, group, info.name(), false)?;
+            before.outputs.iter_mut().zip(&error).for_each(|(y, e)| *y += e);
             for (expert, sums) in batch.clone().zip(&mut sums) {
-                let of = |inputs: &'_ BTreeMap<usize, Vec<f32>>| inputs.get(&expert).cloned().unwrap_or_default();
-                sums.add(&of(&before), &of(&after), &error);
+                let of = |seen: &mut Captured| seen.inputs.remove(&expert).unwrap_or_default();
+                sums.add(&of(&mut before), &of(&mut after), &before.outputs);
             }
         }
         original.stop_at(&[]);
@@ -405,6 +418,18 @@ impl<'a> Job<'a> {
         }
         Ok(seen)
     }
+}
+
+/// What is chosen now.
+struct Now<'a> {
+    /// The part of the layer.
+    at: At,
+    /// What the tensors read.
+    inputs: &'a Group,
+    /// The tensors.
+    wanted: &'a [&'a Planned],
+    /// Whether no more of this part is chosen.
+    last: bool,
 }
 
 /// Tensors that read the same inputs.

@@ -1,13 +1,11 @@
 //! What the search asks of the forward pass: one part of one layer, on the states of both streams.
 
-use std::collections::BTreeMap;
-
 use gguf::arch::{Experts, Flow, Kind, Layer, Residual};
 use gguf::{Error, Result};
 use rayon::prelude::*;
 
 use super::overlay::Overlay;
-use super::sums::Capture;
+use super::sums::{Capture, Captured};
 use crate::forward::{Begun, Input, Trunk, Walk};
 use crate::layers::{Observe, Part};
 use crate::model::{Model, Shape, Turn};
@@ -94,15 +92,16 @@ impl<'a> Side<'a> {
         Ok(x.into_vec())
     }
 
-    /// What a tensor is multiplied with when a group passes a part, expert by expert.
+    /// What a tensor is multiplied with when a group passes a part, and what comes out where that is asked for.
     pub(super) fn captured(
         &self,
         at: At,
         weights: &Overlay<'_>,
         group: usize,
         name: &str,
-    ) -> Result<BTreeMap<usize, Vec<f32>>> {
-        let capture = Capture::of(name);
+        outputs: bool,
+    ) -> Result<Captured> {
+        let capture = Capture::of(name, outputs);
         let part = self.load(at, weights, Some(&capture))?;
         match self.behind(at, &part, group) {
             Err(_) if weights.was_stopped() => {}
@@ -120,12 +119,31 @@ impl<'a> Side<'a> {
 
     /// Goes through one part of a layer.
     pub(super) fn advance(&mut self, at: At, weights: &dyn Weights) -> Result<()> {
-        let part = Part::load(weights, &self.walk.prefix(at.0), None)?;
-        for group in 0..self.walk.groups().len() {
-            let x = self.trunk.group(group);
-            let kept = self.walk.part(at, &part, group, &self.begun[group], x)?;
-            self.begun[group].blocks(kept);
-        }
+        let part = self.load(at, weights, None)?;
+        let groups = self.walk.groups().len();
+        (0..groups).try_for_each(|group| self.advance_group(at, &part, group))
+    }
+
+    /// Takes a group through one part of a layer. Gives what [`Side::captured`] gives.
+    pub(super) fn advance_captured(
+        &mut self,
+        at: At,
+        weights: &dyn Weights,
+        group: usize,
+        name: &str,
+        outputs: bool,
+    ) -> Result<Captured> {
+        let capture = Capture::of(name, outputs);
+        let part = self.load(at, weights, Some(&capture))?;
+        self.advance_group(at, &part, group)?;
+        drop(part);
+        Ok(capture.finish())
+    }
+
+    fn advance_group(&mut self, at: At, part: &Part<'_>, group: usize) -> Result<()> {
+        let x = self.trunk.group(group);
+        let kept = self.walk.part(at, part, group, &self.begun[group], x)?;
+        self.begun[group].blocks(kept);
         Ok(())
     }
 }
@@ -189,15 +207,14 @@ impl<'a> Streams<'a> {
         original.par_iter().zip(quantized).map(|(a, b)| (a - b) / scale).collect()
     }
 
-    /// The squared error of the states of all groups behind a part, relative to the states.
-    pub(super) fn error(&self, at: At, original: &dyn Weights, quantized: &dyn Weights) -> Result<f64> {
+    /// The squared error of the states of all groups behind a part, relative to the states: the original is behind it
+    /// already.
+    pub(super) fn error(&self, at: At, quantized: &dyn Weights) -> Result<f64> {
         let (mut error, mut all) = (0.0, 0.0);
-        let (original, quantized) =
-            (self.original.load(at, original, None)?, self.quantized.load(at, quantized, None)?);
+        let quantized = self.quantized.load(at, quantized, None)?;
         for group in 0..self.groups().len() {
-            let want = self.original.behind(at, &original, group)?;
             let got = self.quantized.behind(at, &quantized, group)?;
-            for (&want, &got) in want.iter().zip(&got) {
+            for (&want, &got) in self.original.states(group).iter().zip(&got) {
                 error += f64::from(want - got).powi(2);
                 all += f64::from(want).powi(2);
             }

@@ -1,23 +1,45 @@
 //! What the inputs of a stage add up to.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quantize::search::moments::{Moments, add_cross};
 use quantize::search::strips::Strips;
 
+use crate::device::Values;
 use crate::layers::Observe;
 
 /// The sums over the inputs of the matrices of a stage, or of one expert of them.
 pub(super) struct Sums {
     moments: Moments,
-    cross: Option<Strips>,
-    residual: Option<Strips>,
+    against: Against,
     squares: Vec<f64>,
     counted: usize,
     before: Strips,
     after: Strips,
-    error: Strips,
+}
+
+/// What the inputs in the quantized stream are multiplied with for the same tokens, to know what the outputs should be.
+#[derive(Clone)]
+pub(super) enum Against {
+    /// With nothing.
+    Nothing,
+    /// With the original's inputs (rows): of all matrices that read them, whatever they make of them.
+    Inputs(Strips),
+    /// With what one matrix is to make of them (columns).
+    Outputs(Strips),
+}
+
+impl Against {
+    /// The original's inputs, `n` values each.
+    pub(super) fn inputs(n: usize) -> Against {
+        Against::Inputs(Strips::zeros(n, n))
+    }
+
+    /// Outputs of so many values, of inputs of `n`.
+    pub(super) fn outputs(n: usize, values: usize) -> Against {
+        Against::Outputs(Strips::zeros(n, values))
+    }
 }
 
 /// The same when all inputs were seen.
@@ -25,10 +47,8 @@ pub(super) struct Sums {
 pub(super) struct Seen {
     /// Second moments of the inputs in the quantized stream.
     pub(super) h: Strips,
-    /// Those between the original's inputs (rows) and the quantized stream's (columns).
-    pub(super) cross: Option<Strips>,
-    /// Those between the residual stream's error and the inputs, `[inputs, width]`.
-    pub(super) residual: Option<Strips>,
+    /// Those between them and what they stand against.
+    pub(super) against: Against,
     /// Mean squares of the original's inputs.
     pub(super) importance: Vec<f32>,
     /// Tokens that were seen.
@@ -36,24 +56,22 @@ pub(super) struct Seen {
 }
 
 impl Sums {
-    /// Of no inputs yet. `cross`: also between the streams; `residual`: also with the error of a residual stream of this
-    /// width.
-    pub(super) fn new(n: usize, cross: bool, residual: Option<usize>) -> Sums {
+    /// Of no inputs yet.
+    pub(super) fn new(n: usize, against: Against) -> Sums {
         Sums {
             moments: Moments::new(n),
-            cross: cross.then(|| Strips::zeros(n, n)),
-            residual: residual.map(|width| Strips::zeros(n, width)),
+            against,
             squares: vec![0.0; n],
             counted: 0,
             before: Strips::default(),
             after: Strips::default(),
-            error: Strips::default(),
         }
     }
 
-    /// Adds the inputs of both streams for the same tokens, and what the residual streams differ by. The original's
-    /// inputs are those of other tokens where experts were chosen differently: then they count for the importance only.
-    pub(super) fn add(&mut self, before: &[f32], after: &[f32], error: &[f32]) {
+    /// Adds the inputs of both streams for the same tokens, and what the outputs should be where these are asked for. The
+    /// original's inputs are those of other tokens where experts were chosen differently: then they count for the
+    /// importance only.
+    pub(super) fn add(&mut self, before: &[f32], after: &[f32], outputs: &[f32]) {
         let n = self.squares.len();
         self.count_squares(before);
         if after.is_empty() {
@@ -61,13 +79,16 @@ impl Sums {
         }
         self.after.assign_rows(after, n);
         self.moments.add(&self.after);
-        if let Some(cross) = &mut self.cross {
-            self.before.assign_rows(before, n);
-            add_cross(&self.before, &self.after, cross);
-        }
-        if let Some(residual) = &mut self.residual {
-            self.error.assign_rows(error, residual.cols());
-            add_cross(&self.after, &self.error, residual);
+        match &mut self.against {
+            Against::Nothing => {}
+            Against::Inputs(sums) => {
+                self.before.assign_rows(before, n);
+                add_cross(&self.before, &self.after, sums);
+            }
+            Against::Outputs(sums) => {
+                self.before.assign_rows(outputs, sums.cols());
+                add_cross(&self.after, &self.before, sums);
+            }
         }
     }
 
@@ -88,36 +109,54 @@ impl Sums {
         let tokens = self.moments.tokens();
         Seen {
             h: self.moments.finish(),
-            cross: self.cross,
-            residual: self.residual,
+            against: self.against,
             importance: self.squares.iter().map(|s| (s / counted) as f32).collect(),
             tokens,
         }
     }
 }
 
-/// Keeps what one tensor is multiplied with, expert by expert.
+/// Keeps what one tensor is multiplied with, expert by expert, and what comes out.
 pub(super) struct Capture<'a> {
     name: &'a str,
-    seen: Mutex<BTreeMap<usize, Vec<f32>>>,
+    /// Whether outputs are kept.
+    outputs: bool,
+    seen: Mutex<Captured>,
+}
+
+/// What was captured.
+#[derive(Default)]
+pub(super) struct Captured {
+    /// The inputs by expert; 0 is the only one where there are none.
+    pub(super) inputs: BTreeMap<usize, Vec<f32>>,
+    /// The outputs of all, where they are kept.
+    pub(super) outputs: Vec<f32>,
 }
 
 impl<'a> Capture<'a> {
-    pub(super) fn of(name: &'a str) -> Capture<'a> {
-        Capture { name, seen: Mutex::default() }
+    pub(super) fn of(name: &'a str, outputs: bool) -> Capture<'a> {
+        Capture { name, outputs, seen: Mutex::default() }
     }
 
-    /// The inputs by expert; 0 is the only one where there are none.
-    pub(super) fn finish(self) -> BTreeMap<usize, Vec<f32>> {
+    pub(super) fn finish(self) -> Captured {
         self.seen.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Captured> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Observe for Capture<'_> {
     fn input(&self, tensor: &str, expert: Option<usize>, x: &[f32], _: usize) {
         if tensor == self.name {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.entry(expert.unwrap_or(0)).or_default().extend_from_slice(x);
+            self.seen().inputs.entry(expert.unwrap_or(0)).or_default().extend_from_slice(x);
+        }
+    }
+
+    fn output(&self, tensor: &str, y: &Values) {
+        if self.outputs && tensor == self.name {
+            self.seen().outputs.extend_from_slice(y);
         }
     }
 }
@@ -196,16 +235,19 @@ mod tests {
 
     #[test]
     fn inputs_of_both_streams_are_summed() {
-        let mut sums = Sums::new(2, true, Some(1));
-        sums.add(&[1.0, 2.0], &[3.0, 4.0], &[0.5]);
-        sums.add(&[0.0, 1.0], &[1.0, 0.0], &[2.0]);
-        let seen = sums.finish();
+        let of = |against| {
+            let mut sums = Sums::new(2, against);
+            sums.add(&[1.0, 2.0], &[3.0, 4.0], &[0.5]);
+            sums.add(&[0.0, 1.0], &[1.0, 0.0], &[2.0]);
+            sums.finish()
+        };
+        let seen = of(Against::inputs(2));
         assert_eq!([seen.h.at(0, 0), seen.h.at(0, 1), seen.h.at(1, 1)], [10.0, 12.0, 16.0]);
-        let cross = seen.cross.unwrap();
+        let Against::Inputs(cross) = seen.against else { panic!("inputs were asked for") };
         // Rows are the original's columns.
         assert_eq!([cross.at(0, 0), cross.at(0, 1), cross.at(1, 0)], [3.0, 4.0, 7.0]);
-        let residual = seen.residual.unwrap();
-        assert_eq!([residual.at(0, 0), residual.at(1, 0)], [3.5, 2.0]);
         assert_eq!((seen.importance, seen.tokens), (vec![0.5, 2.5], 2));
+        let Against::Outputs(outputs) = of(Against::outputs(2, 1)).against else { panic!("outputs were asked for") };
+        assert_eq!([outputs.at(0, 0), outputs.at(1, 0)], [3.5, 2.0]);
     }
 }

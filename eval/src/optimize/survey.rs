@@ -26,7 +26,7 @@ use super::judge::losses;
 use super::overlay::Overlay;
 use super::pass::{self, At, Side};
 use super::store::write;
-use super::sums::{Seen, Sums};
+use super::sums::{Against, Seen, Sums};
 use super::{Group, Job, Options, stages};
 use crate::encoded::Encoded;
 use crate::forward::Input;
@@ -175,7 +175,7 @@ impl<'a> Survey<'a> {
         let head = frame.free.iter().find(|f| f.name == "output.weight");
         if let Some(head) = head {
             let width = job.model.width;
-            let mut sums = Sums::new(width, false, None);
+            let mut sums = Sums::new(width, Against::Nothing);
             for x in side.end(&original)?.chunks(job.options.together * width) {
                 sums.add(x, x, &[]);
             }
@@ -197,12 +197,13 @@ impl<'a> Survey<'a> {
         let n = info.shape().row_len() as usize;
         let matrices = group.matrices;
         let some: Vec<usize> = (0..EXPERTS.min(matrices)).map(|i| i * matrices / EXPERTS.min(matrices)).collect();
-        let mut sums: Vec<(usize, Sums)> = some.iter().map(|&expert| (expert, Sums::new(n, false, None))).collect();
+        let mut sums: Vec<(usize, Sums)> =
+            some.iter().map(|&expert| (expert, Sums::new(n, Against::Nothing))).collect();
         if matrices == 1 {
             original.stop_at(&group.tensors[..1]);
         }
         for part in 0..side.groups().len() {
-            let inputs = side.captured(at, original, part, info.name())?;
+            let inputs = side.captured(at, original, part, info.name(), false)?.inputs;
             for (expert, sums) in &mut sums {
                 let x = inputs.get(expert).map_or(&[][..], Vec::as_slice);
                 sums.add(x, x, &[]);

@@ -74,6 +74,10 @@ impl<const N: usize, const WIDE: usize> Floats for Lanes<N, f32, WIDE> {
         Lanes(self.0.map(f32::sqrt))
     }
     #[inline(always)]
+    fn fused(self, factor: Self, sum: Self) -> Self {
+        Lanes(from_fn(|i| self.0[i].mul_add(factor.0[i], sum.0[i])))
+    }
+    #[inline(always)]
     fn min(self, other: Self) -> Self {
         Lanes(from_fn(|i| if self.0[i] < other.0[i] { self.0[i] } else { other.0[i] }))
     }

@@ -13,7 +13,8 @@
 //! those shells names the types of `x86`, which is what makes their intrinsics sound: every function between a shell
 //! and an intrinsic is `#[inline(always)]`. Closures and functions without that attribute do not belong in a body.
 //!
-//! No instance contracts a product and a sum into one operation: the reference rounds twice.
+//! No instance contracts a product and a sum into one operation by itself: the reference rounds twice. The products of
+//! the searches, which follow no reference, ask for it by [`Floats::fused`].
 
 mod array;
 mod group;
@@ -53,6 +54,8 @@ pub(crate) trait Floats:
     fn store(self, to: &mut [f32]);
     fn abs(self) -> Self;
     fn sqrt(self) -> Self;
+    /// `self` × `factor` + `sum`, rounded once. For the searches: the codecs follow a reference that rounds twice.
+    fn fused(self, factor: Self, sum: Self) -> Self;
     /// `if self < other { self } else { other }`
     fn min(self, other: Self) -> Self;
     /// `if self > other { self } else { other }`
@@ -243,7 +246,7 @@ pub(crate) fn half_value(bits: [u8; 2]) -> f32 {
 pub enum Path {
     /// AVX-512 (F, BW, DQ, VL).
     Avx512,
-    /// AVX2 and F16C.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// No instruction beyond the target's baseline: plain arrays, on any machine.
     Plain,
@@ -276,7 +279,11 @@ impl Path {
                     && std::arch::is_x86_feature_detected!("avx512vl")
             }
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("f16c"),
+            Path::Avx2 => {
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+                    && std::arch::is_x86_feature_detected!("f16c")
+            }
             #[cfg(not(target_arch = "x86_64"))]
             Path::Avx512 | Path::Avx2 => false,
             Path::Plain | Path::OneLane => true,
@@ -365,7 +372,7 @@ fn run_avx512<T: Task>(task: T) {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn run_avx2<T: Task>(task: T) {
     task.run::<x86::F256>();
 }

@@ -59,6 +59,10 @@ impl<F: Floats> Floats for Pair<F> {
         Pair(self.0.sqrt(), self.1.sqrt())
     }
     #[inline(always)]
+    fn fused(self, factor: Self, sum: Self) -> Self {
+        Pair(self.0.fused(factor.0, sum.0), self.1.fused(factor.1, sum.1))
+    }
+    #[inline(always)]
     fn min(self, other: Self) -> Self {
         Pair(self.0.min(other.0), self.1.min(other.1))
     }

@@ -97,6 +97,10 @@ impl Floats for F512 {
         Self(op!(_mm512_sqrt_ps(self.0)))
     }
     #[inline(always)]
+    fn fused(self, factor: Self, sum: Self) -> Self {
+        Self(op!(_mm512_fmadd_ps(self.0, factor.0, sum.0)))
+    }
+    #[inline(always)]
     fn min(self, other: Self) -> Self {
         Self(op!(_mm512_min_ps(self.0, other.0)))
     }
@@ -323,6 +327,10 @@ impl Floats for F256 {
         Self(op!(_mm256_sqrt_ps(self.0)))
     }
     #[inline(always)]
+    fn fused(self, factor: Self, sum: Self) -> Self {
+        Self(op!(_mm256_fmadd_ps(self.0, factor.0, sum.0)))
+    }
+    #[inline(always)]
     fn min(self, other: Self) -> Self {
         Self(op!(_mm256_min_ps(self.0, other.0)))
     }
@@ -371,7 +379,7 @@ impl Floats for F256 {
     }
     #[inline(always)]
     fn call<R: Routine>(routine: R) -> R::Output {
-        #[target_feature(enable = "avx2,f16c")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         #[inline(never)]
         fn shell<R: Routine>(routine: R) -> R::Output {
             routine.run()

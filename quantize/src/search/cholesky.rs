@@ -93,33 +93,40 @@ struct TakeOff<'a> {
 impl Task for TakeOff<'_> {
     #[inline(always)]
     fn run<F: Floats>(self) {
-        // The lanes of the path are of f32; arrays let the compiler use the registers that it has for f64.
-        const TILE: usize = 4;
-        const WIDE: usize = 16;
-        for from in (0..self.depth).step_by(256) {
-            let depth = 256.min(self.depth - from);
-            let (a, b) = (&self.a[from * STRIP..], &self.b[from * STRIP..]);
-            for c in (0..STRIP).step_by(TILE) {
+        // The lanes of the path are of f32; arrays let the compiler use the registers that it has for f64, if their loops
+        // are few and short.
+        let rows = self.depth * STRIP;
+        let (a, b) = (self.a[..rows].as_chunks::<STRIP>().0, self.b[..rows].as_chunks::<STRIP>().0);
+        for (a, b) in a.chunks(256).zip(b.chunks(256)) {
+            for c in (0..STRIP).step_by(4) {
                 for l in (0..STRIP).step_by(WIDE) {
-                    let mut sums = [[0.0_f64; WIDE]; TILE];
-                    for k in 0..depth {
-                        let a = &a[k * STRIP + c..][..TILE];
-                        let b = &b[k * STRIP + l..][..WIDE];
-                        for t in 0..TILE {
-                            for w in 0..WIDE {
-                                sums[t][w] += a[t] * b[w];
-                            }
-                        }
+                    let mut sums = [[0.0; WIDE]; 4];
+                    for (a, b) in a.iter().zip(b) {
+                        let (Some(&[a0, a1, a2, a3]), Some(b)) = (a[c..].first_chunk(), b[l..].first_chunk()) else {
+                            return;
+                        };
+                        add_row(&mut sums[0], a0, b);
+                        add_row(&mut sums[1], a1, b);
+                        add_row(&mut sums[2], a2, b);
+                        add_row(&mut sums[3], a3, b);
                     }
-                    for t in 0..TILE {
+                    for (t, sums) in sums.iter().enumerate() {
                         let out = &mut self.out[(c + t) * STRIP + l..][..WIDE];
-                        for w in 0..WIDE {
-                            out[w] -= sums[t][w];
-                        }
+                        out.iter_mut().zip(sums).for_each(|(out, sum)| *out -= sum);
                     }
                 }
             }
         }
+    }
+}
+
+/// Columns whose sums are taken together.
+const WIDE: usize = 8;
+
+#[inline(always)]
+fn add_row(sums: &mut [f64; WIDE], a: f64, b: &[f64; WIDE]) {
+    for w in 0..WIDE {
+        sums[w] += a * b[w];
     }
 }
 

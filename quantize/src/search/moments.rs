@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::strips::{STRIP, Strips, Sum, multiply};
+use super::strips::{Strips, Sum, Tile, multiply_strips};
 
 /// XᵀX of inputs X `[tokens, n]` that come a few rows at a time.
 #[derive(Clone, Debug)]
@@ -27,11 +27,9 @@ impl Moments {
     /// Adds inputs, one in a row of `x`.
     pub fn add(&mut self, x: &Strips) {
         self.tokens += x.rows();
-        let n = self.h.rows();
-        self.h.par_groups_mut(1).enumerate().for_each(|(s, strip)| {
-            // The upper half is enough.
-            add_product(x, n.min((s + 1) * STRIP), x.strip(s), strip);
-        });
+        // The upper half is enough.
+        let tiles = self.h.tiles_mut().into_par_iter();
+        tiles.filter(|tile| tile.rows.start < tile.cols().end).for_each(|tile| add_product(x, x, tile));
     }
 
     /// All of H.
@@ -49,21 +47,17 @@ impl Moments {
 
 /// `sum[c][lane] += Σ a[k][c] b[k][lane]` for matrices whose rows belong together: XᵀY of two streams.
 pub fn add_cross(a: &Strips, b: &Strips, sum: &mut Strips) {
-    let columns = sum.rows();
-    sum.par_groups_mut(1).enumerate().for_each(|(s, strip)| add_product(a, columns, b.strip(s), strip));
+    sum.tiles_mut().into_par_iter().for_each(|tile| add_product(a, b, tile));
 }
 
-/// Columns whose sums are taken before they are added.
-const COLUMNS: usize = 256;
-
-fn add_product(a: &Strips, columns: usize, b: &[f32], sum: &mut [f32]) {
-    sum[..columns * STRIP].par_chunks_mut(COLUMNS * STRIP).enumerate().for_each(|(i, sum)| {
-        let mut part = [0.0; COLUMNS * STRIP];
-        let part = &mut part[..sum.len()];
-        let from = i * COLUMNS;
-        multiply(a, from..from + sum.len() / STRIP, b, 0..a.rows(), Sum::Store, part);
-        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += *part);
-    });
+fn add_product(a: &Strips, b: &Strips, tile: Tile<'_>) {
+    let strips = tile.strips_of(b);
+    let mut sums: Vec<Vec<f32>> = tile.parts.iter().map(|part| vec![0.0; part.len()]).collect();
+    let mut parts: Vec<&mut [f32]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
+    multiply_strips(a, tile.rows, &strips, 0..a.rows(), Sum::Store, &mut parts);
+    for (part, sums) in tile.parts.into_iter().zip(&sums) {
+        part.iter_mut().zip(sums).for_each(|(part, sum)| *part += *sum);
+    }
 }
 
 #[cfg(test)]

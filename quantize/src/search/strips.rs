@@ -4,7 +4,7 @@
 //! matrices with as many rows takes both as they lie: strips of B fill the lanes, columns of A are broadcast. Second
 //! moments, corrections by errors so far, gradients and triangular systems all have this form.
 //!
-//! Each value is one chain of products and sums over ascending rows, with two roundings each: the same bits on every
+//! Each value is one chain of fused products and sums over ascending rows, each rounded once: the same bits on every
 //! path and for any division of the work.
 
 use std::ops::Range;
@@ -101,6 +101,26 @@ impl Strips {
         self.data.par_chunks_mut((self.rows * STRIP * strips.max(1)).max(1))
     }
 
+    /// Parts of a product that is to be stored here, for threads to share: as many strips and rows as keep what they
+    /// read in a core's cache.
+    pub(crate) fn tiles_mut(&mut self) -> Vec<Tile<'_>> {
+        let len = (self.rows * STRIP).max(1);
+        let mut tiles = Vec::new();
+        for (group, strips) in self.data.chunks_mut(len * TOGETHER).enumerate() {
+            let from = tiles.len();
+            for (s, strip) in strips.chunks_mut(len).enumerate() {
+                for (i, part) in strip.chunks_mut(ROWS * STRIP).enumerate() {
+                    if s == 0 {
+                        let rows = i * ROWS..i * ROWS + part.len() / STRIP;
+                        tiles.push(Tile { first: group * TOGETHER, rows, parts: Vec::with_capacity(TOGETHER) });
+                    }
+                    tiles[from + i].parts.push(part);
+                }
+            }
+        }
+        tiles
+    }
+
     /// One value.
     #[inline(always)]
     pub fn at(&self, row: usize, col: usize) -> f32 {
@@ -150,6 +170,31 @@ impl Strips {
     }
 }
 
+/// Strips that are multiplied together, and rows of their product.
+const TOGETHER: usize = 4;
+const ROWS: usize = 256;
+
+/// A part of a product: some rows of neighbouring strips.
+pub(crate) struct Tile<'a> {
+    first: usize,
+    /// The rows: columns of the left matrix.
+    pub(crate) rows: Range<usize>,
+    /// These rows of each strip.
+    pub(crate) parts: Vec<&'a mut [f32]>,
+}
+
+impl Tile<'_> {
+    /// The columns that the strips hold.
+    pub(crate) fn cols(&self) -> Range<usize> {
+        self.first * STRIP..(self.first + self.parts.len()) * STRIP
+    }
+
+    /// The strips of the right matrix that belong to it.
+    pub(crate) fn strips_of<'b>(&self, b: &'b Strips) -> Vec<&'b [f32]> {
+        (self.first..self.first + self.parts.len()).map(|s| b.strip(s)).collect()
+    }
+}
+
 /// What happens to the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sum {
@@ -167,21 +212,33 @@ pub enum Sum {
 /// # Panics
 /// When sizes do not fit each other: the caller is wrong.
 pub fn multiply(a: &Strips, cols: Range<usize>, b: &[f32], k: Range<usize>, sum: Sum, out: &mut [f32]) {
-    assert!(cols.end <= a.count() * STRIP && k.end <= a.rows && k.start <= k.end);
-    assert!(b.len() >= k.end * STRIP && out.len() >= cols.len() * STRIP);
+    multiply_strips(a, cols, &[b], k, sum, &mut [out]);
+}
+
+/// The same for several strips, which share what is read of `a`.
+pub(crate) fn multiply_strips(
+    a: &Strips,
+    cols: Range<usize>,
+    b: &[&[f32]],
+    k: Range<usize>,
+    sum: Sum,
+    out: &mut [&mut [f32]],
+) {
+    assert!(cols.end <= a.count() * STRIP && k.end <= a.rows && k.start <= k.end && b.len() == out.len());
+    assert!(b.iter().all(|b| b.len() >= k.end * STRIP) && out.iter().all(|out| out.len() >= cols.len() * STRIP));
     Path::current().run(Multiply { a, cols, b, k, sum, out });
 }
 
-struct Multiply<'a> {
+struct Multiply<'a, 'o> {
     a: &'a Strips,
     cols: Range<usize>,
-    b: &'a [f32],
+    b: &'a [&'a [f32]],
     k: Range<usize>,
     sum: Sum,
-    out: &'a mut [f32],
+    out: &'a mut [&'o mut [f32]],
 }
 
-impl Task for Multiply<'_> {
+impl Task for Multiply<'_, '_> {
     #[inline(always)]
     fn run<F: Floats>(self) {
         self.multiply::<F>();
@@ -191,31 +248,33 @@ impl Task for Multiply<'_> {
 /// Rows after which a tile goes back to memory and comes again: what all tiles of a strip read stays in the cache.
 const DEPTH: usize = 256;
 
-impl Multiply<'_> {
+impl Multiply<'_, '_> {
     #[inline(always)]
     fn multiply<F: Floats>(self) {
         let Multiply { a, cols, b, k, sum, out } = self;
         if sum == Sum::Store {
-            out[..cols.len() * STRIP].fill(0.0);
+            out.iter_mut().for_each(|out| out[..cols.len() * STRIP].fill(0.0));
         }
         let subtract = sum == Sum::Subtract;
         let mut from = k.start;
         while from < k.end {
             let to = (from + DEPTH).min(k.end);
-            let b = &b[from * STRIP..to * STRIP];
             let mut col = cols.start;
             while col < cols.end {
                 // A tile does not cross into the next strip of `a`.
                 let end = cols.end.min((col / STRIP + 1) * STRIP);
                 let strip = &a.strip(col / STRIP)[from * STRIP + col % STRIP..];
-                let out = &mut out[(col - cols.start) * STRIP..(end - cols.start) * STRIP];
-                // As many sums as fit the registers of each path.
-                match (F::N, subtract) {
-                    (16, false) => tiles::<F, 2, 8, false>(strip, b, out),
-                    (16, true) => tiles::<F, 2, 8, true>(strip, b, out),
-                    (8, false) => tiles::<F, 4, 2, false>(strip, b, out),
-                    (8, true) => tiles::<F, 4, 2, true>(strip, b, out),
-                    _ => plain(strip, b, subtract, out),
+                for (b, out) in b.iter().zip(out.iter_mut()) {
+                    let b = &b[from * STRIP..to * STRIP];
+                    let out = &mut out[(col - cols.start) * STRIP..(end - cols.start) * STRIP];
+                    // As many sums as fit the registers of each path.
+                    match (F::N, subtract) {
+                        (16, false) => tiles::<F, 2, 8, false>(strip, b, out),
+                        (16, true) => tiles::<F, 2, 8, true>(strip, b, out),
+                        (8, false) => tiles::<F, 4, 2, false>(strip, b, out),
+                        (8, true) => tiles::<F, 4, 2, true>(strip, b, out),
+                        _ => plain(strip, b, subtract, out),
+                    }
                 }
                 col = end;
             }
@@ -253,12 +312,12 @@ fn tile<F: Floats, const V: usize, const T: usize, const SUBTRACT: bool>(a: &[f3
         for v in 0..V {
             let row = F::load(&b[v * F::N..]);
             // Changing a sign is exact, so that a difference is the sum of the negative products.
-            lanes[v] = if SUBTRACT { row * F::splat(-1.0) } else { row };
+            lanes[v] = if SUBTRACT { -row } else { row };
         }
         for t in 0..T {
             let a = F::splat(a[t]);
             for v in 0..V {
-                sums[t][v] = sums[t][v] + a * lanes[v];
+                sums[t][v] = lanes[v].fused(a, sums[t][v]);
             }
         }
     }
@@ -278,7 +337,7 @@ fn plain(a: &[f32], b: &[f32], subtract: bool, out: &mut [f32]) {
         for (k, b) in b.as_chunks::<STRIP>().0.iter().enumerate() {
             let a = a[k * STRIP + t] * sign;
             for (sum, b) in sums.iter_mut().zip(b) {
-                *sum += a * b;
+                *sum = b.mul_add(a, *sum);
             }
         }
         *out = sums;
@@ -291,14 +350,9 @@ fn plain(a: &[f32], b: &[f32], subtract: bool, out: &mut [f32]) {
 /// As [`multiply`].
 pub fn multiply_all(a: &Strips, b: &Strips, sum: Sum, out: &mut Strips) {
     assert!(a.rows == b.rows && out.rows == a.cols && out.cols == b.cols);
-    // Few columns at a time, so that narrow matrices are shared too.
-    let columns = 256;
-    let len = out.rows * STRIP;
-    out.data.par_chunks_mut(len.max(1)).enumerate().for_each(|(s, strip)| {
-        strip.par_chunks_mut(columns * STRIP).enumerate().for_each(|(part, out)| {
-            let cols = part * columns..(part * columns + out.len() / STRIP);
-            multiply(a, cols, b.strip(s), 0..a.rows, sum, out);
-        });
+    out.tiles_mut().into_par_iter().for_each(|mut tile| {
+        let b = tile.strips_of(b);
+        multiply_strips(a, tile.rows, &b, 0..a.rows, sum, &mut tile.parts);
     });
 }
 
@@ -348,12 +402,12 @@ mod tests {
             for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
                 for sum in [Sum::Store, Sum::Add, Sum::Subtract] {
                     let mut out = vec![1.0; m * STRIP];
-                    path.run(Multiply { a: &a, cols: 0..m, b: b.strip(0), k: 0..k, sum, out: &mut out });
+                    path.run(Multiply { a: &a, cols: 0..m, b: &[b.strip(0)], k: 0..k, sum, out: &mut [&mut out] });
                     for col in 0..m {
                         let mut want = if sum == Sum::Store { 0.0 } else { 1.0 };
                         for k in 0..k {
-                            let product = a.at(k, col) * b.at(k, 0);
-                            want = if sum == Sum::Subtract { want - product } else { want + product };
+                            let a = a.at(k, col);
+                            want = b.at(k, 0).mul_add(if sum == Sum::Subtract { -a } else { a }, want);
                         }
                         assert_eq!(out[col * STRIP], want, "{path}");
                     }
@@ -368,7 +422,7 @@ mod tests {
         let mut out = vec![0.0; 10 * STRIP];
         multiply(&a, 28..38, b.strip(0), 3..11, Sum::Store, &mut out);
         for col in 0..10 {
-            let want: f32 = (3..11).fold(0.0, |sum, k| sum + a.at(k, col + 28) * b.at(k, 7));
+            let want: f32 = (3..11).fold(0.0, |sum, k| a.at(k, col + 28).mul_add(b.at(k, 7), sum));
             assert_eq!(out[col * STRIP + 7], want);
         }
     }
