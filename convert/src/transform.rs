@@ -1070,6 +1070,9 @@ pub(crate) fn unrounded(
     if info.bytes() == 0 || elements.ty() == info.ty() || matches!(elements, Elements::Blocks(_)) {
         return Ok(None);
     }
+    if rows.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
     to_f32(elements, &source.rows(rows)?).map(Some)
 }
 

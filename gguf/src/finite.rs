@@ -36,6 +36,9 @@ fn any(ty: TensorType, bytes: &[u8]) -> bool {
         TensorType::F64 => any_of(bytes, |b| !f64::from_le_bytes(b).is_finite()),
         _ => {
             let fields = ty.scale_fields();
+            if let [ScaleField::F16(at)] = *fields {
+                return any_half(bytes, ty.block_bytes() as usize, at as usize, |b| half(b, 0x7C00));
+            }
             let scaled = |block: &[u8]| fields.iter().any(|field| scale(*field, block));
             !fields.is_empty() && bytes.chunks_exact(ty.block_bytes() as usize).any(scaled)
         }
@@ -44,6 +47,12 @@ fn any(ty: TensorType, bytes: &[u8]) -> bool {
 
 fn any_of<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool) -> bool {
     bytes.as_chunks().0.iter().fold(false, |any, &b| any | bad(b))
+}
+
+/// Whether the two bytes at a place of some block are such, without a branch between blocks.
+pub(crate) fn any_half(bytes: &[u8], size: usize, at: usize, is: impl Fn([u8; 2]) -> bool) -> bool {
+    let blocks = bytes.chunks_exact(size);
+    blocks.fold(false, |any, block| any | block.get(at..at + 2).is_some_and(|b| is([b[0], b[1]])))
 }
 
 fn half(bytes: [u8; 2], exponent: u16) -> bool {

@@ -134,6 +134,10 @@ pub fn unit_len(ty: TensorType, row_len: u64) -> u64 {
 /// What reading meets.
 pub fn narrowed(source: &dyn Source, tensor: usize, rows: Range<u64>, bytes: &[u8]) -> Result<Lost> {
     let Some(info) = source.tensors().get(tensor) else { return Ok(Lost::default()) };
+    // No rows tell whether there are any: where nothing is rounded, nothing is looked at.
+    if source.unrounded(tensor, rows.start..rows.start)?.is_none() {
+        return Ok(Lost::default());
+    }
     rounded(info.ty(), info.shape().row_len(), bytes, || source.unrounded(tensor, rows))
 }
 

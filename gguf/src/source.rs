@@ -183,7 +183,7 @@ pub trait Source: Sync {
     }
 
     /// These rows before they were rounded, where the source gives them in a narrower type than it has: a checkpoint of
-    /// f32 that is given as f16.
+    /// f32 that is given as f16. Asked for no rows it says whether that is so, and reads nothing.
     ///
     /// # Errors
     /// As [`Source::rows`].

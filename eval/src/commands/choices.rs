@@ -67,8 +67,8 @@ pub struct Args {
     arithmetic: ArithmeticArgs,
 
     /// The largest share of questions that become wrong or right, such as 2%
-    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
-    max_flips: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::Flips.limit(t), value_name = "SHARE", help_heading = "Gate")]
+    max_flips: Option<Limit>,
 
     /// A TOML file of limits, of which `max-flips` counts here
     #[arg(long, value_name = "FILE", help_heading = "Gate")]
@@ -102,8 +102,7 @@ impl Args {
             Some(path) => Gate::parse(&read_text(path)?).map_err(|e| e.at(path))?,
             None => Gate::default(),
         };
-        let limits = self.max_flips.map(|limit| Limit { measure: Measure::Flips, limit });
-        gate.rules.push(LimitRule { limits: limits.into_iter().collect(), ..LimitRule::default() });
+        gate.rules.push(LimitRule { limits: self.max_flips.into_iter().collect(), ..LimitRule::default() });
         gate.confidence = self.confidence.or(gate.confidence);
         gate.check()?;
         check_measures(&gate, &[Measure::Flips], "answers")?;

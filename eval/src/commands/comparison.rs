@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use eval::embed::Pool;
 use eval::encoded::{Encoded, Precision};
 use eval::model::Model;
-use eval::report::gate::{self, Gate, Judged, Limit, LimitRule, Measure, Verdict, parse_part, parse_share};
+use eval::report::gate::{self, Gate, Judged, Limit, LimitRule, Measure, Verdict, parse_share};
 use eval::report::{self, Origin, Quantized};
 use eval::tensors::counterpart;
 use eval::weights::{Arithmetic, Weights};
-use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, parse_limit, print, say};
+use gguf::cli::{Common, Exit, Output, parse_bytes, parse_count, print, say};
 use gguf::{Error, Metadata, Result};
 use serde_json::Value;
 
@@ -159,44 +159,44 @@ pub struct Show {
     pub force: bool,
 
     /// The most that PPL(Q)/PPL(base) may exceed 1, such as 1%
-    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
-    max_ppl_increase: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::PplIncrease.limit(t), value_name = "SHARE", help_heading = "Gate")]
+    max_ppl_increase: Option<Limit>,
 
     /// The largest mean KL divergence, in nats
-    #[arg(long, value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
-    max_kld: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::Kld.limit(t), value_name = "NATS", help_heading = "Gate")]
+    max_kld: Option<Limit>,
 
     /// The largest KL divergence that 1 % of the positions may exceed, in nats
-    #[arg(long = "max-kld-99", value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
-    max_kld_99: Option<f64>,
+    #[arg(long = "max-kld-99", value_parser = |t: &str| Measure::Kld99.limit(t), value_name = "NATS", help_heading = "Gate")]
+    max_kld_99: Option<Limit>,
 
     /// The largest KL divergence of any position, in nats
-    #[arg(long, value_parser = parse_limit, value_name = "NATS", help_heading = "Gate")]
-    max_kld_maximum: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::KldMaximum.limit(t), value_name = "NATS", help_heading = "Gate")]
+    max_kld_maximum: Option<Limit>,
 
     /// The most that the mean Δp of the right token may be off 0, such as 0.5%
-    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
-    max_delta_p: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::DeltaP.limit(t), value_name = "SHARE", help_heading = "Gate")]
+    max_delta_p: Option<Limit>,
 
     /// The largest root mean square of Δp, such as 2%
-    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
-    max_delta_p_rms: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::DeltaPRms.limit(t), value_name = "SHARE", help_heading = "Gate")]
+    max_delta_p_rms: Option<Limit>,
 
     /// The least share of positions with the same top token, such as 95%
-    #[arg(long, value_parser = parse_part, value_name = "SHARE", help_heading = "Gate")]
-    min_same_top: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::SameTop.limit(t), value_name = "SHARE", help_heading = "Gate")]
+    min_same_top: Option<Limit>,
 
     /// The least mean cosine of an embedding model's vectors to the base's, such as 0.99
-    #[arg(long, value_parser = parse_share, value_name = "COSINE", help_heading = "Gate")]
-    min_cosine: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::Cosine.limit(t), value_name = "COSINE", help_heading = "Gate")]
+    min_cosine: Option<Limit>,
 
     /// The least rank correlation of pairwise similarities, or of a reranker's scores
-    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
-    min_rank_correlation: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::RankCorrelation.limit(t), value_name = "SHARE", help_heading = "Gate")]
+    min_rank_correlation: Option<Limit>,
 
     /// The least share of the ten nearest, or of a reranker's ten best, that are so under the base, such as 90%
-    #[arg(long, value_parser = parse_share, value_name = "SHARE", help_heading = "Gate")]
-    min_overlap: Option<f64>,
+    #[arg(long, value_parser = |t: &str| Measure::Overlap.limit(t), value_name = "SHARE", help_heading = "Gate")]
+    min_overlap: Option<Limit>,
 
     /// A TOML file of limits, which may differ by type and by text: `[[limits]]` with `types`, `texts` and the options above
     /// as keys; an option goes before what the file says
@@ -216,18 +216,17 @@ impl Show {
 
     /// The limits of the gate: those of a file, and those of options, which go before them.
     pub fn gate(&self) -> Result<Gate> {
-        let of = |measure, limit: Option<f64>| limit.map(|limit| Limit { measure, limit });
         let limits: Vec<Limit> = [
-            of(Measure::PplIncrease, self.max_ppl_increase),
-            of(Measure::Kld, self.max_kld),
-            of(Measure::Kld99, self.max_kld_99),
-            of(Measure::KldMaximum, self.max_kld_maximum),
-            of(Measure::DeltaP, self.max_delta_p),
-            of(Measure::DeltaPRms, self.max_delta_p_rms),
-            of(Measure::SameTop, self.min_same_top),
-            of(Measure::Cosine, self.min_cosine),
-            of(Measure::RankCorrelation, self.min_rank_correlation),
-            of(Measure::Overlap, self.min_overlap),
+            self.max_ppl_increase,
+            self.max_kld,
+            self.max_kld_99,
+            self.max_kld_maximum,
+            self.max_delta_p,
+            self.max_delta_p_rms,
+            self.min_same_top,
+            self.min_cosine,
+            self.min_rank_correlation,
+            self.min_overlap,
         ]
         .into_iter()
         .flatten()

@@ -137,8 +137,9 @@ impl Measure {
     pub fn limit(self, text: &str) -> Result<Limit, String> {
         let row = self.row();
         let limit = match (row.unit, row.floor) {
-            (Unit::Share, true) => parse_part(text)?,
-            (_, true) | (Unit::Share, false) => parse_share(text)?,
+            // No share, cosine or correlation is above 1: nothing would ever pass.
+            (_, true) => parse_part(text)?,
+            (Unit::Share, false) => parse_share(text)?,
             (Unit::Plain, false) => gguf::cli::parse_limit(text)?,
         };
         Ok(Limit { measure: self, limit })
@@ -631,6 +632,10 @@ mod tests {
         assert_relative_eq!(gate.confidence.unwrap(), 0.95, max_relative = 1e-12);
         assert_eq!(gate.unknown(&["Q4_0", "Q4_K_M"], &["code.txt"]), Vec::<String>::new());
         assert_eq!(gate.unknown(&["Q4_K_M"], &["prose.txt"]), ["model \"Q4_0\"", "text \"code\""]);
+        for row in MEASURES.iter().filter(|row| row.floor) {
+            assert!(row.measure.limit("101%").is_err(), "{}", row.option);
+            assert_eq!(row.measure.limit("1").unwrap().limit, 1.0, "{}", row.option);
+        }
         for wrong in ["x = 1", "[[limits]]\nmax-klt = 1", "[[limits]]\nmax-kld = true", "confidence = \"20%\"", "[["] {
             assert!(Gate::parse(wrong).is_err(), "{wrong}");
         }

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::blocks::each_block;
+use super::blocks::{each_block, each_piece};
 use super::finding::{Place, Sink};
 use super::scan::{Scan, Tensor};
-use crate::finite::iq1m_scale;
+use crate::finite::{any_half, iq1m_scale};
 use crate::quote::shortened;
 use crate::types::{ScaleField, TensorType};
 
@@ -108,6 +108,7 @@ fn six_bits(scales: &[u8], part: usize) -> u8 {
 struct Judge {
     /// Looked up once: there are billions of blocks.
     fields: &'static [ScaleField],
+    block_bytes: usize,
     /// Weights of a part, and parts of a block.
     part_len: usize,
     n_parts: usize,
@@ -118,9 +119,20 @@ impl Judge {
     fn of(ty: TensorType) -> Judge {
         Judge {
             fields: ty.scale_fields(),
+            block_bytes: ty.block_bytes() as usize,
             part_len: ty.scale_len() as usize,
             n_parts: (ty.block_len() / ty.scale_len()) as usize,
             parts: PARTS.iter().find(|parts| parts.ty == ty),
+        }
+    }
+
+    /// Whether all of these blocks hold weights, as far as one look at their scales tells.
+    fn all_hold(&self, blocks: &[u8]) -> bool {
+        match (self.parts, self.fields) {
+            (None, [ScaleField::F16(at)]) => {
+                !any_half(blocks, self.block_bytes, *at as usize, |b| u16::from_le_bytes(b) & 0x7FFF == 0)
+            }
+            _ => false,
         }
     }
 
@@ -167,33 +179,41 @@ impl Judge {
 pub(super) fn check(scan: &Scan, tensor: &Tensor, ty: TensorType, span: Range<usize>, sink: &mut Sink<'_>) {
     let judge = Judge::of(ty);
     let across = tensor.dims.first().map_or(0, |row| row / ty.block_len()).max(1);
-    let (mut columns, mut rows) = (Vec::new(), Vec::new());
     let (mut zeros, mut numbers, mut partly) = (0_u64, 0_u64, 0_u64);
-    let (mut first, mut first_part) = (u64::MAX, 0);
-    let total = each_block(scan, ty, span.clone(), |i, bytes| match judge.held(bytes) {
-        held @ (Held::Weights | Held::Partly) => {
-            for (held, at) in [(&mut columns, i % across), (&mut rows, i / across)] {
-                if held.len() <= at as usize {
-                    held.resize(at as usize + 1, false);
-                }
-                held[at as usize] = true;
-            }
-            if held == Held::Partly {
-                if partly == 0 {
-                    first_part = i;
-                }
-                partly += 1;
-            }
+    let (mut first, mut first_part) = (u64::MAX, u64::MAX);
+    let total = each_piece(scan, ty, span.clone(), |before, piece| {
+        if judge.all_hold(piece) {
+            return;
         }
-        Held::Zeros => zeros += 1,
-        Held::Numbers => {
-            first = first.min(i);
-            numbers += 1;
+        for (i, block) in (before..).zip(piece.chunks_exact(judge.block_bytes)) {
+            match judge.held(block) {
+                Held::Weights => {}
+                Held::Partly => {
+                    first_part = first_part.min(i);
+                    partly += 1;
+                }
+                Held::Zeros => zeros += 1,
+                Held::Numbers => {
+                    first = first.min(i);
+                    numbers += 1;
+                }
+            }
         }
     });
     let mut lost = numbers;
-    // Where no block is 0 there is no need to look again.
-    if zeros > 0 && !rows.is_empty() {
+    // Where no block is 0, or none holds anything, there is no need to look again.
+    if zeros > 0 && zeros + numbers < total {
+        let (mut columns, mut rows) = (Vec::new(), Vec::new());
+        each_block(scan, ty, span.clone(), |i, bytes| {
+            if matches!(judge.held(bytes), Held::Weights | Held::Partly) {
+                for (held, at) in [(&mut columns, i % across), (&mut rows, i / across)] {
+                    if held.len() <= at as usize {
+                        held.resize(at as usize + 1, false);
+                    }
+                    held[at as usize] = true;
+                }
+            }
+        });
         let holds = |held: &[bool], at: u64| held.get(at as usize).copied().unwrap_or(false);
         each_block(scan, ty, span.clone(), |i, bytes| {
             if holds(&columns, i % across) && holds(&rows, i / across) && judge.held(bytes) == Held::Zeros {
