@@ -7,7 +7,7 @@
 //! and all are put in place by a merge. Other variants change more than that and are refused by name.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -802,34 +802,71 @@ const PROBE: u64 = 7919;
 
 /// What becomes of a weight, of B instead of it.
 ///
-/// That is right where rows move as they are, which a weight without values shows, whose columns are the last dimension
-/// of every part, and B itself: its rows are what the parts are made of.
+/// That is right where rows move as they are or times a factor each, since (M B) A = M (B A). A weight without values
+/// shows whether columns stay the last dimension of every part, weights of ones and of the numbers of their rows tell
+/// factor and row, and the rows of what is made of B itself have to be these.
 fn moved(make: impl Fn(&Rows) -> Result<Outputs>, b: &Rows) -> Result<Outputs> {
-    let probe: Rows = Arc::new(Probe { shape: vec![b.shape()[0], PROBE] });
+    let stand_in = |columns: u64, value: fn(u64) -> f32| -> Rows {
+        Arc::new(StandIn { shape: vec![b.shape()[0], columns], value })
+    };
     let whole_rows = |rows: &Rows| rows.shape().len() == 2 && row_len(rows.shape()) == PROBE;
     let refused = || Error::input("its change of layout is not one that an adapter can take");
-    if !make(&probe)?.iter().all(|(_, rows)| whole_rows(rows)) {
+    if !make(&stand_in(PROBE, |_| 0.0))?.iter().all(|(_, rows)| whole_rows(rows)) {
         return Err(refused());
     }
+    let rank = row_len(b.shape());
+    let (ones, numbers) = (make(&stand_in(rank, |_| 1.0))?, make(&stand_in(rank, |row| (row + 1) as f32))?);
+    let (rank, known) = (rank.max(1) as usize, values(b)?);
     let parts = make(b)?;
-    let rank = row_len(b.shape()) as usize;
-    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
-    let known: HashSet<Vec<u32>> = values(b)?.chunks(rank.max(1)).map(bits).collect();
-    for (_, part) in &parts {
-        if !values(part)?.chunks(rank.max(1)).all(|row| known.contains(&bits(row))) {
+    if parts.len() != ones.len() || parts.len() != numbers.len() {
+        return Err(refused());
+    }
+    for (((_, part), (_, ones)), (_, numbers)) in parts.iter().zip(&ones).zip(&numbers) {
+        let (part, ones, numbers) = (values(part)?, values(ones)?, values(numbers)?);
+        let rows = part.chunks(rank).zip(ones.chunks(rank)).zip(numbers.chunks(rank));
+        let right = |((part, ones), numbers): ((&[f32], &[f32]), &[f32])| is_scaled(part, ones, numbers, &known);
+        if part.len() != ones.len() || part.len() != numbers.len() || !rows.into_iter().all(right) {
             return Err(refused());
         }
     }
     Ok(parts)
 }
 
-/// A weight of zeros.
-#[derive(Debug)]
-struct Probe {
-    shape: Vec<u64>,
+/// Whether a row is one of `known` times a factor: `ones` and `numbers` are what became of rows of ones and of their numbers
+/// from 1 on.
+fn is_scaled(row: &[f32], ones: &[f32], numbers: &[f32], known: &[f32]) -> bool {
+    let (factor, number) = (ones[0], numbers[0]);
+    if ones.iter().any(|f| *f != factor) || numbers.iter().any(|n| *n != number) {
+        return false;
+    }
+    if factor == 0.0 {
+        return number == 0.0 && row.iter().all(|v| *v == 0.0);
+    }
+    let from = (number / factor).round() - 1.0;
+    let Some(source) = (from >= 0.0).then(|| known.chunks(row.len()).nth(from as usize)).flatten() else {
+        return false;
+    };
+    // A factor rounds in the type of the weights.
+    let close = |(&v, &of): (&f32, &f32)| match factor {
+        1.0 => v.to_bits() == of.to_bits(),
+        _ => (v - of * factor).abs() <= 0.01 * (of * factor).abs() + 1e-6,
+    };
+    source.len() == row.len() && row.iter().zip(source).all(close)
 }
 
-impl RowSource for Probe {
+/// A weight whose rows hold one value each.
+struct StandIn {
+    shape: Vec<u64>,
+    value: fn(u64) -> f32,
+}
+
+impl std::fmt::Debug for StandIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StandIn").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+impl RowSource for StandIn {
     fn shape(&self) -> &[u64] {
         &self.shape
     }
@@ -839,7 +876,8 @@ impl RowSource for Probe {
     }
 
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        Ok(Cow::Owned(vec![0; ((rows.end - rows.start) * row_len(&self.shape)) as usize * 4]))
+        let columns = row_len(&self.shape) as usize;
+        Ok(Cow::Owned(rows.flat_map(|row| (self.value)(row).to_le_bytes().repeat(columns)).collect()))
     }
 }
 
@@ -899,7 +937,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_layout_is_taken_where_rows_move_as_they_are() {
+    fn a_change_is_taken_where_rows_move_as_they_are_or_times_a_factor() {
         let b = transform::values(vec![4, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
         let one = |rows: Rows| Ok(vec![("w".to_owned(), rows)]);
         let turned = moved(|rows| one(rotated(rows, 1)?), &b).unwrap();
@@ -909,8 +947,13 @@ mod tests {
             [0, 1].into_iter().map(half).collect()
         };
         assert_eq!(moved(halves, &b).unwrap().len(), 2);
-        // Arithmetic, and what moves columns.
-        assert!(moved(|rows| one(transform::scaled(rows, 2.0)), &b).is_err());
+        let doubled = moved(|rows| one(transform::scaled(&rotated(rows, 1)?, 2.0)), &b).unwrap();
+        assert_eq!(values(&doubled[0].1).unwrap(), [2.0, 4.0, 10.0, 12.0, 6.0, 8.0, 14.0, 16.0]);
+        let each = moved(|rows| one(transform::scaled_rows(rows, &[(1, -0.3), (2, 0.0)])), &b).unwrap();
+        assert_eq!(values(&each[0].1).unwrap(), [-0.3, -0.6, 0.0, 0.0, 0.0, 0.0, 7.0, 8.0]);
+        // Other arithmetic, and what moves columns.
+        assert!(moved(|rows| one(transform::mapped(rows, f32::abs)), &transform::scaled(&b, -1.0)).is_err());
+        assert!(moved(|rows| one(transform::mapped(rows, |v| v * v)), &b).is_err());
         assert!(moved(|rows| one(transform::mapped(rows, |v| v + 1.0)), &b).is_err());
         assert!(moved(|rows| one(transform::transposed(rows)?), &b).is_err());
     }

@@ -410,6 +410,49 @@ fn a_merge_takes_embeddings_and_what_was_trained_as_a_whole() {
     assert!(open(vec![(folder, 1.0)]).unwrap_err().to_string().contains("modules_to_save"));
 }
 
+/// What a model's weights are multiplied with goes to B: M (B A) = (M B) A.
+#[test]
+fn multipliers_of_a_model_go_to_the_adapter() {
+    let place = tempfile::tempdir().unwrap();
+    let (base, folder) = (place.path().join("Falcon-H1-Tiny"), place.path().join(FOLDER));
+    fs::create_dir(&base).unwrap();
+    let config = json!({
+        "architectures": ["FalconH1ForCausalLM"], "model_type": "falcon_h1", "hidden_size": 64, "intermediate_size": 96,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 2, "vocab_size": 512,
+        "mamba_d_ssm": 96, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_n_heads": 6, "mamba_d_head": 16,
+        "attention_in_multiplier": 1.25, "key_multiplier": 0.7, "mlp_multipliers": [0.875, 0.625],
+        "ssm_in_multiplier": 1.5, "ssm_multipliers": [0.5, 0.25, 1.5, 0.625, 0.875], "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+    });
+    fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let block = "model.layers.1";
+    let (key, down, inner) = (
+        format!("{block}.self_attn.k_proj"),
+        format!("{block}.feed_forward.down_proj"),
+        format!("{block}.mamba.in_proj"),
+    );
+    let tensors = [pair(&key, 2, 32, 64), pair(&down, 2, 64, 96), pair(&inner, 2, 230, 64)].concat();
+    write(&folder, &tensors, &json!({}));
+    let options = Options { outtype: OutType::F32, ..Options::default() };
+    let adapter = AdapterFile::open(&folder, &base, &options).unwrap();
+    let stored = |module: &str, half: &str| {
+        let found = tensors.iter().find(|t| t.0.contains(module) && t.0.contains(half)).unwrap();
+        found.3.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>()
+    };
+    for (module, name) in [(&key, "blk.1.attn_k"), (&down, "blk.1.ffn_down"), (&inner, "blk.1.ssm_in")] {
+        assert_eq!(values(&adapter, &format!("{name}.weight.lora_a")), stored(module, "lora_A"));
+        let factor = |row: usize| match name {
+            "blk.1.attn_k" => vec![0.7, 1.25],
+            "blk.1.ffn_down" => vec![0.625],
+            _ => vec![1.5, [0.5, 0.25, 1.5, 0.625, 0.875][[96, 192, 208, 224].partition_point(|end| *end <= row)]],
+        };
+        let b = stored(module, "lora_B");
+        let want: Vec<f32> =
+            b.iter().enumerate().map(|(i, v)| factor(i / 2).iter().fold(*v, |v, factor| v * factor)).collect();
+        assert_eq!(values(&adapter, &format!("{name}.weight.lora_b")), want, "{name}");
+    }
+}
+
 #[test]
 fn experts_are_stacked_all_or_not() {
     let temporary = tempfile::tempdir().unwrap();
