@@ -918,10 +918,37 @@ impl Report {
         if !self.optimized {
             lines += "  plain bytes lose less there, so the file holds those: the text may be too short, or of another kind\n";
         } else if stayed.peek().is_some() {
-            lines += &format!("  plain bytes stayed where they won: {}\n", stayed.collect::<Vec<_>>().join(", "));
+            lines += "  plain bytes stayed where they won:\n";
+            by_kind(stayed).into_iter().for_each(|kind| lines += &format!("    {kind}\n"));
         }
         lines
     }
+}
+
+/// Names of tensors by what they are, with the runs of their layers.
+fn by_kind<'n>(names: impl Iterator<Item = &'n str>) -> Vec<String> {
+    let mut kinds: Vec<(&str, Vec<u64>)> = Vec::new();
+    for name in names {
+        let layer = quantize::recipe::layer(name);
+        let kind = layer.and_then(|layer| name.split_once(&format!(".{layer}."))).map_or(name, |(_, kind)| kind);
+        match kinds.iter_mut().find(|known| known.0 == kind) {
+            Some((_, layers)) => layers.extend(layer),
+            None => kinds.push((kind, layer.into_iter().collect())),
+        }
+    }
+    let line = |(kind, mut layers): (&str, Vec<u64>)| {
+        layers.sort_unstable();
+        let runs = layers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+            [first, .., last] => format!("{first}-{last}"),
+            _ => run.iter().map(u64::to_string).collect(),
+        });
+        let runs: Vec<String> = runs.collect();
+        match runs.is_empty() {
+            true => kind.to_owned(),
+            false => format!("{kind} of layer {}", runs.join(", ")),
+        }
+    };
+    kinds.into_iter().map(line).collect()
 }
 
 fn bits_per_weight(plan: &Plan) -> f64 {
@@ -983,4 +1010,20 @@ fn write_folder(
     };
     let options = bnb::Options { force, ..bnb::Options::new(form) };
     bnb::write_chosen(input, output, &options, chosen, record, &|_| ()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_by_kind_with_the_runs_of_their_layers() {
+        let names = ["blk.3.attn_q.weight", "blk.3.attn_k.weight", "blk.12.attn_q.weight", "blk.4.attn_q.weight"];
+        let more = ["blk.13.attn_q.weight", "blk.14.attn_q.weight", "output.weight", "blk.20.attn_q.weight"];
+        assert_eq!(
+            by_kind(names.into_iter().chain(more)),
+            ["attn_q.weight of layer 3-4, 12-14, 20", "attn_k.weight of layer 3", "output.weight"]
+        );
+        assert!(by_kind(std::iter::empty()).is_empty());
+    }
 }
