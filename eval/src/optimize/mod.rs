@@ -44,7 +44,7 @@ use choose::Chooser;
 use overlay::{Chosen, Overlay};
 use pass::{At, Side, Streams};
 pub use store::Store;
-use sums::{Against, Captured, Recorder, Seen, Sums};
+use sums::{Against, Capture, Captured, Recorder, Seen, Sums};
 pub use text::own_text;
 
 /// What the search does; each step can be left out, to measure what it gives.
@@ -398,12 +398,14 @@ impl<'a> Job<'a> {
         }
         for group in 0..text.groups().len() {
             let error = scale.map(|scale| text.difference(group, scale)).unwrap_or_default();
+            let capture = Capture::of(info.name(), outputs);
             let mut before = if ahead {
-                text.original.advance_captured(at, &*original, group, info.name(), outputs)?
+                text.original.advance_observed(at, &*original, group, &capture)?;
+                capture.finish()
             } else {
-                text.original.captured(at, original, group, info.name(), outputs)?
+                text.original.captured(at, original, group, capture)?
             };
-            let mut after = text.quantized.captured(at, weights, group, info.name(), false)?;
+            let mut after = text.quantized.captured(at, weights, group, Capture::of(info.name(), false))?;
             before.outputs.iter_mut().zip(&error).for_each(|(y, e)| *y += e);
             for (expert, sums) in batch.clone().zip(&mut sums) {
                 let of = |seen: &mut Captured| seen.inputs.remove(&expert).unwrap_or_default();

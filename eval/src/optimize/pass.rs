@@ -98,10 +98,8 @@ impl<'a> Side<'a> {
         at: At,
         weights: &Overlay<'_>,
         group: usize,
-        name: &str,
-        outputs: bool,
+        capture: Capture<'_>,
     ) -> Result<Captured> {
-        let capture = Capture::of(name, outputs);
         let part = self.load(at, weights, Some(&capture))?;
         match self.behind(at, &part, group) {
             Err(_) if weights.was_stopped() => {}
@@ -124,20 +122,16 @@ impl<'a> Side<'a> {
         (0..groups).try_for_each(|group| self.advance_group(at, &part, group))
     }
 
-    /// Takes a group through one part of a layer. Gives what [`Side::captured`] gives.
-    pub(super) fn advance_captured(
+    /// Takes a group through one part of a layer, before an observer.
+    pub(super) fn advance_observed(
         &mut self,
         at: At,
         weights: &dyn Weights,
         group: usize,
-        name: &str,
-        outputs: bool,
-    ) -> Result<Captured> {
-        let capture = Capture::of(name, outputs);
-        let part = self.load(at, weights, Some(&capture))?;
-        self.advance_group(at, &part, group)?;
-        drop(part);
-        Ok(capture.finish())
+        observer: &dyn Observe,
+    ) -> Result<()> {
+        let part = self.load(at, weights, Some(observer))?;
+        self.advance_group(at, &part, group)
     }
 
     fn advance_group(&mut self, at: At, part: &Part<'_>, group: usize) -> Result<()> {

@@ -26,7 +26,7 @@ use super::judge::losses;
 use super::overlay::Overlay;
 use super::pass::{self, At, Side};
 use super::store::write;
-use super::sums::{Against, Seen, Sums};
+use super::sums::{Against, Capture, Seen, Sums};
 use super::{Group, Job, Options, stages};
 use crate::encoded::Encoded;
 use crate::forward::Input;
@@ -203,7 +203,7 @@ impl<'a> Survey<'a> {
             original.stop_at(&group.tensors[..1]);
         }
         for part in 0..side.groups().len() {
-            let inputs = side.captured(at, original, part, info.name(), false)?.inputs;
+            let inputs = side.captured(at, original, part, Capture::of(info.name(), false))?.inputs;
             for (expert, sums) in &mut sums {
                 let x = inputs.get(expert).map_or(&[][..], Vec::as_slice);
                 sums.add(x, x, &[]);
