@@ -119,6 +119,10 @@ struct Args {
     #[arg(long)]
     no_verify: bool,
 
+    /// Bytes of buffers for pieces of tensors; the vocabulary and what a row needs come on top
+    #[arg(long, value_name = "SIZE", value_parser = cli::parse_bytes, default_value = "64MiB")]
+    max_memory: u64,
+
     /// Compare the tokenizer with the folder's own on texts of many kinds; write nothing
     #[arg(long, conflicts_with_all = ["dry_run", "no_check_tokenizer"])]
     check_tokenizer: bool,
@@ -251,8 +255,8 @@ fn is_gguf(path: &Path) -> bool {
 fn way_back(args: &Args, file: &Path) -> Result<Exit> {
     if let Some(option) = only_of_a_folder(args) {
         return Err(Error::usage(format!("{option} is for the way from a folder to a file")).help(
-            "a GGUF file takes -o, --outtype, --class, --max-shard-size, --dry-run, --force, --no-verify and \
-                 --mmproj PROJECTOR.gguf",
+            "a GGUF file takes -o, --outtype, --class, --max-shard-size, --max-memory, --dry-run, --force, \
+                 --no-verify and --mmproj PROJECTOR.gguf",
         ));
     }
     let Some(target) = args.output.as_deref() else {
@@ -273,6 +277,7 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
         max_shard_bytes: args.max_shard_size.unwrap_or(convert::shards::SHARD_BYTES),
         projector: args.projector.as_deref().map(gguf::open).transpose()?.map(|file| Projector(Arc::new(file))),
         no_degenerate: args.no_degenerate,
+        max_memory: args.max_memory,
     };
     let source: Arc<dyn Source + Send + Sync> = Arc::new(gguf::open(file)?);
     let plan = Folder::plan(source, &options).map_err(|e| e.at(file))?;
@@ -538,6 +543,10 @@ fn with_type(path: PathBuf, type_name: Option<&str>) -> PathBuf {
     path.with_file_name(filled)
 }
 
+/// A piece of a tensor is held in at most so many forms of its size: as it is stored, as f32 while it is converted or
+/// its rounding is looked at, and as it is written.
+const PIECES: u64 = 16;
+
 /// Streams the tensors into a file, and gives those that lost weights.
 fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<Vec<Degenerate>> {
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
@@ -549,7 +558,8 @@ fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) 
         no_degenerate: args.no_degenerate,
         met: Mutex::default(),
     };
-    let written = gguf::write::copy(&watched, checkpoint.metadata(), out, |bytes| progress.add(bytes));
+    let piece = args.max_memory / PIECES;
+    let written = gguf::write::copy_by(&watched, checkpoint.metadata(), piece, out, |bytes| progress.add(bytes));
     let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(&target, "write", e)));
     progress.finish();
     flushed.map_err(|e| cli::at_fault(e, args.folder.as_deref().unwrap_or(&target), &target))?;

@@ -93,6 +93,31 @@ fn a_folder_becomes_the_golden_file_under_its_default_name() {
 }
 
 #[test]
+fn a_bound_on_memory_changes_no_byte() {
+    let case = Case::new();
+    let file = |name: &str| case.temporary.path().join(name);
+    for (name, more) in [("all", &[][..]), ("byte", &["--max-memory", "1"]), ("some", &["--max-memory", "20k"])] {
+        let (code, _, stderr) = case.run(&[&["-o", &format!("{name}.gguf"), "--outtype", "q8_0"][..], more].concat());
+        assert_eq!(code, 0, "{stderr}");
+        let back = [&["all.gguf", "-o", name, "--outtype", "f16", "--max-shard-size", "40k"][..], more].concat();
+        let (code, _, stderr) = run(case.temporary.path(), &back);
+        assert_eq!(code, 0, "{stderr}");
+    }
+    let files = |folder: &str| {
+        let names = fs::read_dir(file(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut files: Vec<_> = names.map(|name| (name.clone(), fs::read(file(folder).join(name)).unwrap())).collect();
+        files.sort();
+        files
+    };
+    assert!(files("all").len() > 4, "no shards");
+    for name in ["byte", "some"] {
+        assert!(fs::read(file("all.gguf")).unwrap() == fs::read(file(&format!("{name}.gguf"))).unwrap(), "{name}");
+        assert!(files("all") == files(name), "{name}");
+    }
+    case.refuses(&["-o", "other.gguf", "--max-memory", "0"], 2, &["--max-memory"]);
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     let case = Case::new();
     let before = case.files();

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use convert::packed::Float;
@@ -230,37 +231,89 @@ impl<'a> Encoded<'a> {
         }
     }
 
-    /// Encodes every tensor once to measure its error, the largest memory being one tensor.
+    /// Encodes every tensor once to measure its error, by pieces of rows that take about `memory` bytes; a row is the
+    /// least.
     ///
     /// # Errors
     /// Whatever reading and encoding can meet.
-    pub fn measure(&self, mut progress: impl FnMut(u64)) -> Result<()> {
+    pub fn measure(&self, memory: u64, mut progress: impl FnMut(u64)) -> Result<()> {
         for (i, info) in self.tensors.iter().enumerate() {
+            let (rows, cols) = (info.rows() as usize, info.shape().row_len());
+            let step = usize::try_from(memory / (BYTES_A_WEIGHT * cols.max(1))).unwrap_or(usize::MAX).max(1);
+            let pieces = || (0..rows).step_by(step).map(|first| first..first.saturating_add(step).min(rows));
+            let release = |rows: &Range<usize>| self.source.release(i, rows.start as u64..rows.end as u64);
             if !matches!(self.how[i], How::Kept) {
-                drop(self.matrix(i)?);
-                self.release(i);
+                // The scales of a matrix share their mean.
+                let scales = match &self.how[i] {
+                    How::FourBit { code, nested: true } if step < rows => {
+                        let mut all = Vec::new();
+                        for piece in pieces() {
+                            all.extend(self.four_bit(i, *code, &self.values(i, &piece)?)?.1);
+                            release(&piece);
+                        }
+                        Some(Nested::encode(&all).decode())
+                    }
+                    _ => None,
+                };
+                let mut all = ErrorSums::default();
+                for piece in pieces() {
+                    let blocks = piece.start * cols as usize / BLOCK..piece.end * cols as usize / BLOCK;
+                    let scales = scales.as_ref().map(|scales| &scales[blocks]);
+                    all.merge(&self.piece(i, &piece, scales)?.1);
+                    release(&piece);
+                }
+                self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(i, all);
             }
             progress(info.elements());
         }
         Ok(())
     }
 
-    fn encode(&self, tensor: usize) -> Result<Matrix<'a>> {
-        let base = self.source.tensors()[tensor].clone();
-        let (rows, cols) = (base.rows() as usize, base.shape().row_len() as usize);
-        let bytes = self.source.rows(tensor, 0..base.rows())?;
+    fn encode(&self, tensor: usize) -> Result<Matrix<'_>> {
+        let base = &self.source.tensors()[tensor];
+        if matches!(self.how[tensor], How::Kept) {
+            return Matrix::from_bytes(base, self.source.rows(tensor, 0..base.rows())?);
+        }
+        let (made, sums) = self.piece(tensor, &(0..base.rows() as usize), None)?;
+        let matrix = match made {
+            Made::Blocks(bytes) => Matrix::from_bytes(&self.tensors[tensor], Cow::Owned(bytes))?,
+            Made::Values(values) => Matrix::from_f32(base.name(), values, base.shape().row_len() as usize),
+        };
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, sums);
+        Ok(matrix.run_by(self.runtime(tensor)))
+    }
+
+    /// The base's weights of these rows.
+    fn values(&self, tensor: usize, rows: &Range<usize>) -> Result<Vec<f32>> {
+        let base = &self.source.tensors()[tensor];
+        let mut values = vec![0.0; rows.len() * base.shape().row_len() as usize];
+        let bytes = self.source.rows(tensor, rows.start as u64..rows.end as u64)?;
+        quantize::decode_rows(base.ty(), &bytes, &mut values).map_err(|e| e.in_tensor(base.name()))?;
+        Ok(values)
+    }
+
+    /// Codes and scales of values.
+    fn four_bit(&self, tensor: usize, code: Code, values: &[f32]) -> Result<(Vec<u8>, Vec<f32>)> {
+        let (mut codes, mut scales) = (vec![0; values.len() / 2], vec![0.0; values.len() / BLOCK]);
+        if four_bit::encode(code, values, BLOCK, &mut codes, &mut scales) {
+            Ok((codes, scales))
+        } else {
+            Err(self.not_finite(tensor))
+        }
+    }
+
+    fn not_finite(&self, tensor: usize) -> Error {
+        Error::input(format!("tensor {} holds a value that is not finite", self.tensors[tensor].name()))
+    }
+
+    /// Encodes rows of a tensor, whose error it gives as well; `scales` are those of its blocks where they are known.
+    fn piece(&self, tensor: usize, rows: &Range<usize>, scales: Option<&[f32]>) -> Result<(Made, ErrorSums)> {
+        let base = &self.source.tensors()[tensor];
+        let cols = base.shape().row_len() as usize;
         let named = |e: Error| e.in_tensor(base.name());
         // Enough rows that encoders fill their lanes, few enough that threads share a small tensor.
         let step = (ENCODED_VALUES / cols.max(1)).max(1);
-        let row_bytes = base.row_bytes() as usize;
-        let decoded = |part: usize, out: &mut Vec<f32>| -> Result<std::ops::Range<usize>> {
-            let range = part * step..((part + 1) * step).min(rows);
-            out.resize(range.len() * cols, 0.0);
-            let bytes = &bytes[range.start * row_bytes..range.end * row_bytes];
-            quantize::decode_rows(base.ty(), bytes, out).map_err(named)?;
-            Ok(range)
-        };
-        let parts = rows.div_ceil(step);
+        let part = |i: usize| rows.start + i * step..(rows.start + (i + 1) * step).min(rows.end);
         let weights = self.importance.and_then(|i| i.matrix.importance(base.name()));
         let weights = weights.as_deref().filter(|w| w.len() == cols);
         let measure = |base: &[f32], other: &[f32]| {
@@ -268,87 +321,83 @@ impl<'a> Encoded<'a> {
             sums.add(base, other, weights);
             sums
         };
-        let float = match base.ty() {
-            TensorType::BF16 => Some(Float::Bf16),
-            TensorType::F16 => Some(Float::F16),
-            _ => None,
-        };
-        let (matrix, sums): (Matrix<'a>, Vec<ErrorSums>) = match &self.how[tensor] {
-            How::Kept => return Matrix::from_bytes(&base, bytes),
+        let (made, sums): (Made, Vec<ErrorSums>) = match &self.how[tensor] {
+            How::Kept => {
+                return Err(Error::usage(format!("tensor {} is not encoded", base.name())));
+            }
             How::Blocks(ty, importance) => {
-                let info = TensorInfo::new(base.name(), *base.shape(), *ty)?;
-                let out_row = info.row_bytes() as usize;
-                let mut out = vec![0_u8; info.bytes() as usize];
+                let out_row = self.tensors[tensor].row_bytes() as usize;
+                let mut out = vec![0_u8; rows.len() * out_row];
                 let per_expert = (base.shape().dim(1) as usize).max(1);
+                let importance = importance.as_deref().map(|v| &v[..]);
                 let sums = out
                     .par_chunks_mut((step * out_row).max(1))
                     .enumerate()
-                    .map(|(part, out)| {
-                        let mut values = Vec::new();
-                        let range = decoded(part, &mut values)?;
-                        encode_experts(
-                            *ty,
-                            &values,
-                            cols,
-                            range,
-                            per_expert,
-                            importance.as_deref().map(|v| &v[..]),
-                            out,
-                        )
-                        .map_err(named)?;
+                    .map(|(i, out)| {
+                        let values = self.values(tensor, &part(i))?;
+                        encode_experts(*ty, &values, cols, part(i), per_expert, importance, out).map_err(named)?;
                         let mut again = vec![0.0; values.len()];
                         quantize::decode_rows(*ty, out, &mut again).map_err(named)?;
                         Ok(measure(&values, &again))
                     })
                     .collect::<Result<Vec<_>>>()?;
-                (Matrix::from_bytes(&info, Cow::Owned(out))?, sums)
+                (Made::Blocks(out), sums)
             }
             How::FourBit { code, nested } => {
-                let mut values = vec![0.0; rows * cols];
-                quantize::decode_rows(base.ty(), &bytes, &mut values).map_err(named)?;
-                let (mut codes, mut scales) = (vec![0; values.len() / 2], vec![0.0; values.len() / BLOCK]);
-                if !four_bit::encode(*code, &values, BLOCK, &mut codes, &mut scales) {
-                    return Err(Error::input(format!("tensor {} holds a value that is not finite", base.name())));
-                }
-                if *nested {
-                    scales = Nested::encode(&scales).decode();
-                }
+                let values = self.values(tensor, rows)?;
+                let (codes, own) = self.four_bit(tensor, *code, &values)?;
+                let scales = match scales {
+                    Some(scales) => scales.to_vec(),
+                    None if *nested => Nested::encode(&own).decode(),
+                    None => own,
+                };
                 let mut out = vec![0.0; values.len()];
                 decode(code.points(), &codes, &scales, BLOCK, 0, &mut out);
+                let float = match base.ty() {
+                    TensorType::BF16 => Some(Float::Bf16),
+                    TensorType::F16 => Some(Float::F16),
+                    _ => None,
+                };
                 if let Some(float) = float {
                     numeric::round_to(float, &mut out);
                 }
                 let sums = vec![measure(&values, &out)];
-                (Matrix::from_f32(base.name(), out, cols), sums)
+                (Made::Values(out), sums)
             }
             How::Int8 => {
-                let mut out = vec![0.0; rows * cols];
+                let mut out = vec![0.0; rows.len() * cols];
                 let sums = out
                     .par_chunks_mut((step * cols).max(1))
                     .enumerate()
-                    .map(|(part, out)| {
-                        let mut values = Vec::new();
-                        decoded(part, &mut values)?;
+                    .map(|(i, out)| {
+                        let values = self.values(tensor, &part(i))?;
                         let mut codes = vec![0; cols];
                         for (row, out) in values.clone().chunks_mut(cols).zip(out.chunks_mut(cols)) {
-                            let scale = int8::encode_row(row, &mut codes).ok_or_else(|| {
-                                Error::input(format!("tensor {} holds a value that is not finite", base.name()))
-                            })?;
+                            let scale = int8::encode_row(row, &mut codes).ok_or_else(|| self.not_finite(tensor))?;
                             decode_int8(&codes, scale, out);
                         }
                         Ok(measure(&values, out))
                     })
                     .collect::<Result<Vec<_>>>()?;
-                (Matrix::from_f32(base.name(), out, cols), sums)
+                (Made::Values(out), sums)
             }
         };
-        debug_assert!(sums.len() <= parts.max(1));
         let mut all = ErrorSums::default();
         sums.iter().for_each(|s| all.merge(s));
-        self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, all);
-        Ok(matrix.run_by(self.runtime(tensor)))
+        Ok((made, all))
     }
 }
+
+/// What encoding made of rows.
+enum Made {
+    /// Blocks of the tensor's type.
+    Blocks(Vec<u8>),
+    /// Decoded weights of a form that GGUF has no type for.
+    Values(Vec<f32>),
+}
+
+/// The most bytes that a weight takes while its error is measured: the base's, as f32 and encoded; decoded again.
+const BYTES_A_WEIGHT: u64 = 16;
 
 /// Values that are encoded together by one thread.
 const ENCODED_VALUES: usize = 1 << 17;
@@ -385,7 +434,7 @@ fn encode_experts(
     ty: TensorType,
     values: &[f32],
     cols: usize,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     per_expert: usize,
     importance: Option<&[f32]>,
     out: &mut [u8],

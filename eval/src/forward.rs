@@ -1037,6 +1037,8 @@ pub struct Session<'a> {
     /// Of each run of a layer, what it keeps of each sequence.
     states: Vec<Vec<LayerState>>,
     len: usize,
+    /// Whether there is room for all tokens.
+    reserved: bool,
 }
 
 impl fmt::Debug for Session<'_> {
@@ -1045,7 +1047,31 @@ impl fmt::Debug for Session<'_> {
     }
 }
 
+/// A number of bytes as errors tell it.
+pub(crate) fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// Refuses more bytes for what is kept of so many tokens than there are.
+fn check_kept(tokens: usize, bytes: u64, memory: u64) -> Result<()> {
+    if bytes <= memory {
+        return Ok(());
+    }
+    let [bytes, memory] = [bytes, memory].map(mebibytes);
+    Err(Error::usage(format!("{tokens} tokens need {bytes} for what is kept of them, of {memory} there are"))
+        .help("fewer tokens, or a larger --max-memory"))
+}
+
 impl<'a> Session<'a> {
+    /// One sequence that may grow to `capacity` tokens, whose tables and states take at most `memory` bytes.
+    ///
+    /// # Errors
+    /// A model that is no decoder, tables that are larger.
+    pub fn within(model: &'a Model, weights: &'a dyn Weights, capacity: usize, memory: u64) -> Result<Session<'a>> {
+        check_kept(capacity, model.table_bytes(capacity), memory)?;
+        Session::new(model, weights, 1, capacity)
+    }
+
     /// So many sequences of no tokens that may grow to `capacity` each.
     ///
     /// # Errors
@@ -1057,7 +1083,40 @@ impl<'a> Session<'a> {
         let (_, stack) = stacks(model);
         let turns = model.turns(stack);
         let states = vec![vec![LayerState::default(); sequences]; layer_turns(&turns)];
-        Ok(Session { model, weights, stack, turns, tables: model.tables(capacity), capacity, states, len: 0 })
+        Ok(Session {
+            model,
+            weights,
+            stack,
+            turns,
+            tables: model.tables(capacity),
+            capacity,
+            states,
+            len: 0,
+            reserved: false,
+        })
+    }
+
+    /// Makes room for what is kept of all tokens that may come, once: a vector that grows by itself is copied and takes
+    /// more than its size for a while.
+    ///
+    /// # Errors
+    /// More than `memory` bytes.
+    pub fn reserve(&mut self, memory: u64) -> Result<()> {
+        if self.reserved || self.len == 0 {
+            return Ok(());
+        }
+        let (capacity, len) = (self.capacity, self.len);
+        let of_all = |kept: usize| kept.div_ceil(len).saturating_mul(capacity);
+        let all: usize = self.states.iter().flatten().map(|s| s.floats(of_all)).fold(0, usize::saturating_add);
+        let bytes = (all as u64).saturating_mul(size_of::<f32>() as u64);
+        check_kept(capacity, bytes.saturating_add(self.model.table_bytes(capacity)), memory)?;
+        for state in self.states.iter_mut().flatten() {
+            for kept in state.of_tokens_mut() {
+                kept.reserve_exact(of_all(kept.len()).saturating_sub(kept.len()));
+            }
+        }
+        self.reserved = true;
+        Ok(())
     }
 
     /// Appends the same number of tokens to each sequence and gives the logits behind the last one of each.

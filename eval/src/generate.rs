@@ -4,6 +4,7 @@ use gguf::{Error, Result};
 
 use crate::forward::{Forward, Session};
 use crate::model::Model;
+use crate::perplexity::Schedule;
 use crate::weights::Weights;
 
 /// How the next token is taken from its probabilities.
@@ -21,6 +22,15 @@ impl Default for Sampling {
     fn default() -> Sampling {
         Sampling { temperature: 0.0, top_p: 1.0, seed: 0 }
     }
+}
+
+/// What is done about the tokens before the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// What the layers keep of them is kept.
+    Kept,
+    /// They pass the model again for every token.
+    ComputedAgain,
 }
 
 /// Takes tokens; the same seed takes the same ones.
@@ -85,18 +95,19 @@ impl Sampler {
 
 /// Continues `prompt` by at most `count` tokens; `visit` sees each and says whether to go on.
 ///
-/// With `cache`, keys and values of the past are kept; without, the whole text passes the model for every token, which
-/// gives the same tokens and takes far longer.
+/// With [`Past::Kept`], keys and values of the past are kept; without, the whole text passes the model for every token,
+/// which gives the same tokens and takes far longer. What a layer makes of the prompt and what is kept stay within
+/// `memory` bytes, on top of one layer as it is stored.
 ///
 /// # Errors
-/// An empty prompt, a model that is no decoder, and as [`Forward::logits`].
+/// An empty prompt, a model that is no decoder, a past that `memory` does not hold, and as [`Forward::logits`].
 pub fn generate(
     model: &Model,
     weights: &dyn Weights,
     prompt: &[u32],
     count: usize,
     sampling: Sampling,
-    cache: bool,
+    (past, memory): (Past, u64),
     mut visit: impl FnMut(u32) -> Result<bool>,
 ) -> Result<Vec<u32>> {
     if prompt.is_empty() {
@@ -104,10 +115,24 @@ pub fn generate(
     }
     let mut sampler = Sampler::new(sampling)?;
     let mut tokens = prompt.to_vec();
-    let mut session = Session::new(model, weights, 1, prompt.len() + count)?;
+    let capacity = prompt.len().saturating_add(count);
+    let limits = Schedule::new(model, 1, 1, memory).limits;
+    // The rest is for what a layer makes of a group of tokens.
+    let kept = memory / 4 * 3;
+    let mut session = Session::within(model, weights, capacity, kept)?;
     let mut next: Vec<u32> = prompt.to_vec();
     for _ in 0..count {
-        let logits = if cache { session.feed(&[&next])? } else { last_logits(model, weights, &tokens)? };
+        let logits = match past {
+            Past::Kept => {
+                let mut logits = Vec::new();
+                for piece in next.chunks(limits.group_tokens) {
+                    logits = session.feed(&[piece])?;
+                    session.reserve(kept)?;
+                }
+                logits
+            }
+            Past::ComputedAgain => last_logits(model, weights, &tokens, memory)?,
+        };
         let token = sampler.take(&logits);
         tokens.push(token);
         if !visit(token)? {
@@ -118,10 +143,11 @@ pub fn generate(
     Ok(tokens.split_off(prompt.len()))
 }
 
-fn last_logits(model: &Model, weights: &dyn Weights, tokens: &[u32]) -> Result<Vec<f32>> {
+fn last_logits(model: &Model, weights: &dyn Weights, tokens: &[u32], memory: u64) -> Result<Vec<f32>> {
     let mut last = Vec::new();
     let end = tokens.len() - 1;
-    Forward::new(model, weights).logits(
+    let limits = Schedule::new(model, 1, tokens.len(), memory).limits;
+    Forward::new(model, weights).limits(limits).logits(
         &[tokens.to_vec().into()],
         |_| end..end + 1,
         |logits| {

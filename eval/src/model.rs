@@ -230,6 +230,11 @@ impl Model {
         Tables(self.ropes.iter().map(|(key, rope)| (*key, rope.table(context))).collect())
     }
 
+    /// Bytes of [`Model::tables`].
+    pub fn table_bytes(&self, context: usize) -> u64 {
+        self.ropes.iter().map(|(_, rope)| rope.table_bytes(context)).fold(0, u64::saturating_add)
+    }
+
     /// The layers of a stack that are run; those of multi-token prediction are not.
     pub fn layers<'a>(&self, stack: &'a StackPlan) -> &'a [Layer] {
         &stack.layers[..run(stack, &self.dims)]

@@ -96,6 +96,19 @@ fn generation_is_the_same_with_and_without_the_cache_and_for_the_same_seed() {
     assert_eq!(sampled["tokens"], run(&["--temperature", "1", "--seed", "3", "--no-cache"])["tokens"]);
     assert_ne!(sampled["tokens"], run(&["--temperature", "1", "--seed", "4"])["tokens"]);
 
+    // The prompt in pieces, and no room for what is kept of it.
+    let prompt = "The old man and the sea went down to the water. ".repeat(20);
+    let long = |memory: &str| {
+        let mut command = evaluate();
+        command.arg("generate").arg(tiny()).args(["--prompt", &prompt, "-n", "12", "--max-memory", memory]);
+        command
+    };
+    assert_eq!(json(&mut long("3M"))["tokens"], json(&mut long("1G"))["tokens"]);
+    let told = fails(&mut long("16k"), 2);
+    assert!(told.contains("tokens need") && told.contains("--max-memory"), "{told}");
+    let endless = fails(evaluate().arg("generate").arg(tiny()).args(["--prompt", "a", "-n", "99999999999999"]), 2);
+    assert!(endless.contains("fewer tokens"), "{endless}");
+
     let streamed = evaluate().arg("generate").arg(tiny()).args(["--prompt", "The old man", "--tokens", "12"]).output();
     let streamed = String::from_utf8(streamed.unwrap().stdout).unwrap();
     assert_eq!(streamed.trim_end_matches('\n'), format!("The old man{}", greedy["text"].as_str().unwrap()));

@@ -193,6 +193,20 @@ fn tensors_are_sorted_by_harm() {
             model["tensors"].as_array().unwrap().iter().map(|t| t["snr_db"].as_f64().unwrap()).collect();
         assert!(snr.len() >= 28 && snr.windows(2).all(|w| w[0] <= w[1]), "{snr:?}");
     }
+    // By single rows as by whole matrices, also where scales share their mean.
+    let types = ["tensors", &p.model, &p.model, "--type", "q4_k_m,nf4,nf4-double,int8"];
+    let whole = json(p.folder.path(), &types);
+    let rows = json(p.folder.path(), &[&types[..], &["--max-memory", "1"]].concat());
+    for (a, b) in whole["models"].as_array().unwrap().iter().zip(rows["models"].as_array().unwrap()) {
+        assert_eq!(a["name"], b["name"]);
+        let of = |model: &serde_json::Value| model["tensors"].as_array().unwrap().clone();
+        assert_eq!(of(a).len(), of(b).len());
+        for (a, b) in of(a).iter().zip(&of(b)) {
+            assert_eq!((&a["name"], &a["type"], &a["max"]), (&b["name"], &b["type"], &b["max"]));
+            let (a, b) = (a["rmse"].as_f64().unwrap(), b["rmse"].as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-12 * a, "{a} {b}");
+        }
+    }
     let same = json(p.folder.path(), &["tensors", &p.model, &p.model]);
     assert_eq!(same["models"][0]["tensors"], serde_json::json!([]));
 }

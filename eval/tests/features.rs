@@ -66,6 +66,28 @@ fn every_tower_gives_the_vectors_of_transformers() {
 }
 
 #[test]
+fn a_bound_on_memory_changes_no_vector_or_is_refused() {
+    let names =
+        ["llava-1.5-Tiny-7b-hf", "Qwen2.5-VL-Tiny-Instruct", "granite-speech-Tiny-3.3-2b", "ultravox-Tiny-v0_5"];
+    for name in names {
+        let source = projector(name, OutType::Auto);
+        let pixels = pixels(name, &fixtures::json(&format!("golden/mmproj/{name}/expected.json")));
+        let within = |bytes: u64| {
+            let weights = SourceWeights(&source);
+            Tower::new(source.metadata(), &weights, None).unwrap().within(bytes).features(&pixels)
+        };
+        let told = within(1000).unwrap_err();
+        assert!(
+            told.to_string().contains("of 0.0 MiB there are") && told.way_out().unwrap().contains("--max-memory"),
+            "{told}"
+        );
+        // The least that suffices leaves no more than a few tokens together in the widest part.
+        let least = (10..30).map(|power| 1 << power).find(|bytes| within(*bytes).is_ok()).unwrap();
+        assert_eq!(within(least).unwrap().values, within(u64::MAX).unwrap().values, "{name}");
+    }
+}
+
+#[test]
 fn the_embedder_of_sound_gives_the_vectors_of_transformers() {
     let name = "Gemma-4-Unified-Tiny";
     let read = |file: &str| floats(&fixtures::path(&format!("golden/mmproj/{name}/{file}")));
@@ -84,7 +106,7 @@ fn the_embedder_of_sound_gives_the_vectors_of_transformers() {
 #[test]
 fn pictures_are_processed_as_transformers_does_it_on_pillow() {
     let cases = fixtures::json("golden/pictures/expected.json");
-    let picture = Picture::open(&fixtures::path("golden/pictures/picture.png")).unwrap();
+    let picture = Picture::open(&fixtures::path("golden/pictures/picture.png"), 1 << 30).unwrap();
     for (name, case) in cases.as_object().unwrap() {
         let bytes = std::fs::read(fixtures::path(&format!("golden/pictures/{name}.u8"))).unwrap();
         let shape = shape(&case["shape"]);

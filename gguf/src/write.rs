@@ -300,6 +300,20 @@ pub fn copy<W: Write>(source: &dyn Source, metadata: &Metadata, out: W, progress
     copy_part(source, 0..source.tensors().len(), metadata, Layout::default(), out, progress)
 }
 
+/// As [`copy`], with pieces of at most so many bytes; a row is the least.
+///
+/// # Errors
+/// What reading the source or writing meets.
+pub fn copy_by<W: Write>(
+    source: &dyn Source,
+    metadata: &Metadata,
+    piece: u64,
+    out: W,
+    progress: impl FnMut(u64),
+) -> Result<W> {
+    copy_pieces(source, 0..source.tensors().len(), metadata, Layout::default(), piece, out, progress)
+}
+
 /// Streams some tensors of a source into a file of this layout, or this byte order: a shard, for example.
 ///
 /// # Errors
@@ -310,6 +324,18 @@ pub fn copy_part<W: Write>(
     metadata: &Metadata,
     layout: impl Into<Layout>,
     out: W,
+    progress: impl FnMut(u64),
+) -> Result<W> {
+    copy_pieces(source, part, metadata, layout.into(), COPY_BYTES, out, progress)
+}
+
+fn copy_pieces<W: Write>(
+    source: &dyn Source,
+    part: std::ops::Range<usize>,
+    metadata: &Metadata,
+    layout: Layout,
+    piece: u64,
+    out: W,
     mut progress: impl FnMut(u64),
 ) -> Result<W> {
     let infos = source
@@ -319,7 +345,7 @@ pub fn copy_part<W: Write>(
     let plan = FileLayout::with_layout(metadata, infos, layout)?;
     let mut writer = Writer::new(out, plan).map_err(failed)?;
     for i in part {
-        for_each_piece(source, i, |bytes| {
+        pieces(source, i, piece, |bytes| {
             writer.write(bytes).map_err(failed)?;
             progress(bytes.len() as u64);
             Ok(())
@@ -342,10 +368,14 @@ fn failed(e: io::Error) -> Error {
 ///
 /// # Errors
 /// What reading the source meets, and what `work` says.
-pub fn for_each_piece(source: &dyn Source, tensor: usize, mut work: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+pub fn for_each_piece(source: &dyn Source, tensor: usize, work: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pieces(source, tensor, COPY_BYTES, work)
+}
+
+fn pieces(source: &dyn Source, tensor: usize, most: u64, mut work: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let info =
         source.tensors().get(tensor).ok_or_else(|| Error::usage(format!("there is no tensor number {tensor}")))?;
-    let step = (COPY_BYTES / info.row_bytes().max(1)).max(1);
+    let step = (most.min(COPY_BYTES) / info.row_bytes().max(1)).max(1);
     let mut row = 0;
     while row < info.rows() && info.bytes() > 0 {
         let rows = row..row.saturating_add(step).min(info.rows());

@@ -114,6 +114,20 @@ pub struct Options {
     pub projector: Option<Projector>,
     /// Weights that the type cannot hold and that become zeros are an error.
     pub no_degenerate: bool,
+    /// Bytes of the buffers for pieces of tensors; 0 is no bound of one's own.
+    pub max_memory: u64,
+}
+
+impl Options {
+    /// Elements that are read and written together: as they are stored, as f32 and as they are written, each once more
+    /// where rows are moved.
+    fn chunk(&self) -> u64 {
+        const BYTES: u64 = 16 * size_of::<f32>() as u64;
+        match self.max_memory {
+            0 => CHUNK,
+            bytes => (bytes / BYTES).clamp(1, CHUNK),
+        }
+    }
 }
 
 /// A checkpoint folder that a file becomes: everything but the data.
@@ -128,6 +142,7 @@ pub struct Folder {
     notes: Vec<String>,
     float: Float,
     max_shard_bytes: u64,
+    chunk: u64,
     no_degenerate: bool,
     /// Tensors by the type they have in the file.
     types: BTreeMap<&'static str, u64>,
@@ -305,7 +320,7 @@ impl Folder {
             .map(|tensor| (tensor, file))
             .chain(of_towers)
             .map(|(tensor, file)| {
-                let dtype = dtype(tensor, float, file)?;
+                let dtype = dtype(tensor, float, file, options.chunk())?;
                 wide += u64::from(dtype == Dtype::F32 && float != Float::F32);
                 Ok(Entry { name: tensor.name.clone(), dtype, shape: tensor.rows.shape().to_vec() })
             })
@@ -365,6 +380,7 @@ impl Folder {
             notes,
             float,
             max_shard_bytes: options.max_shard_bytes,
+            chunk: options.chunk(),
             no_degenerate: options.no_degenerate,
             types,
         })
@@ -422,7 +438,7 @@ impl Folder {
             let mut lost = Lost::default();
             let to = target(entry.dtype, &tensor.rows);
             let (count, row) = (row_count(tensor.rows.shape()), row_len(tensor.rows.shape()).max(1));
-            let step = (CHUNK / row).max(1);
+            let step = (self.chunk / row).max(1);
             let mut at = 0;
             for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
                 let rows = first..(first + step).min(count);
@@ -529,25 +545,26 @@ impl Folder {
     fn check_values(&self, file: &File, tensor: usize, again: &Checkpoint, other: usize) -> Result<()> {
         let rows = file.rows(tensor);
         let (count, row) = (row_count(rows.shape()), row_len(rows.shape()).max(1));
-        let step = (CHUNK / row).max(1);
+        let step = (self.chunk / row).max(1);
         let (part, least) = self.float.loss();
         let name = file.0.tensors()[tensor].name();
         for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
             let range = first..(first + step).min(count);
             let of = rows.rows(range.clone())?;
             let made = again.rows(other, range.clone())?;
-            if of == made {
-                continue;
-            }
-            let of = match rows.elements() {
-                Elements::Blocks(_) => Vec::new(),
-                elements => transform::to_f32(elements, &of)?,
-            };
-            let mut values = vec![0.0_f32; of.len()];
-            gguf::decode::rows(again.tensors()[other].ty(), &made, &mut values)?;
-            let near = |a: f32, b: f32| a == b || (a - b).abs() <= a.abs() * part + least || a.is_nan() && b.is_nan();
-            if of.is_empty() || of.iter().zip(&values).any(|(a, b)| !near(*a, *b)) {
-                return Err(Error::input(format!("tensor {name} would come back from the folder with other values")));
+            if of != made {
+                let of = match rows.elements() {
+                    Elements::Blocks(_) => Vec::new(),
+                    elements => transform::to_f32(elements, &of)?,
+                };
+                let mut values = vec![0.0_f32; of.len()];
+                gguf::decode::rows(again.tensors()[other].ty(), &made, &mut values)?;
+                let near =
+                    |a: f32, b: f32| a == b || (a - b).abs() <= a.abs() * part + least || a.is_nan() && b.is_nan();
+                if of.is_empty() || of.iter().zip(&values).any(|(a, b)| !near(*a, *b)) {
+                    let what = format!("tensor {name} would come back from the folder with other values");
+                    return Err(Error::input(what));
+                }
             }
             rows.release(range.clone());
             again.release(other, range);
@@ -613,7 +630,7 @@ fn own_float(file: &File) -> Float {
 
 /// The type of a tensor in the folder. What a file keeps in f32 beside narrower matrices stays so where the asked type
 /// cannot hold a value of it: nobody asked for less than the file has.
-fn dtype(tensor: &Named, float: Float, file: &File) -> Result<Dtype> {
+fn dtype(tensor: &Named, float: Float, file: &File, chunk: u64) -> Result<Dtype> {
     let wanted = match float {
         Float::BF16 => Dtype::BF16,
         Float::F16 => Dtype::F16,
@@ -626,16 +643,16 @@ fn dtype(tensor: &Named, float: Float, file: &File) -> Result<Dtype> {
     }
     let in_f32 = tensor.of.iter().all(|i| file.0.tensors()[*i].ty() == TensorType::F32);
     let narrower = own_float(file) != Float::F32;
-    if float == Float::F32 || !in_f32 || !narrower || holds(float.elements(), &tensor.rows)? {
+    if float == Float::F32 || !in_f32 || !narrower || holds(float.elements(), &tensor.rows, chunk)? {
         return Ok(wanted);
     }
     Ok(Dtype::F32)
 }
 
 /// Whether a type holds every value of a tensor.
-fn holds(elements: Elements, rows: &Rows) -> Result<bool> {
+fn holds(elements: Elements, rows: &Rows, chunk: u64) -> Result<bool> {
     let (count, row) = (row_count(rows.shape()), row_len(rows.shape()).max(1));
-    let step = (CHUNK / row).max(1);
+    let step = (chunk / row).max(1);
     for first in (0..count).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
         let range = first..(first + step).min(count);
         let values = transform::to_f32(rows.elements(), &rows.rows(range.clone())?)?;

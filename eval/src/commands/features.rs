@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use eval::towers::{Features, Picture, Pixels, Processor, Sense, Tower};
 use eval::weights::SourceWeights;
-use gguf::cli::{Common, Exit, Output, count, print};
+use gguf::cli::{Common, Exit, Output, count, parse_bytes, print};
 use gguf::{Error, Result, Source};
 use serde_json::json;
 
 use super::files_of;
-
-/// The most bytes of pixels that are read.
-const MOST_PIXELS: u64 = 1 << 32;
 
 /// Write the vectors that a projector file's tower makes of an image or of sound: those that enter the text model
 ///
@@ -40,6 +37,10 @@ pub struct Args {
     /// Replace an output that exists
     #[arg(long)]
     force: bool,
+
+    /// Memory for what the tower reads and for what a layer makes of it
+    #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
+    max_memory: u64,
 }
 
 /// What a tower is given.
@@ -86,10 +87,10 @@ impl Seen {
         })
     }
 
-    /// What the tower of an opened projector reads.
-    pub fn read(&self, tower: &Tower<'_>, opened: &Opened) -> Result<Pixels> {
+    /// What the tower of an opened projector reads, within so many bytes.
+    pub fn read(&self, tower: &Tower<'_>, opened: &Opened, memory: u64) -> Result<Pixels> {
         if let Some(image) = &self.image {
-            let picture = Picture::open(image)?;
+            let picture = Picture::open(image, memory)?;
             let metadata = opened.source.metadata();
             let processor = match opened.path.is_dir() {
                 true => Processor::of_folder(&opened.path, metadata)?,
@@ -102,7 +103,7 @@ impl Seen {
                 Error::usage("a tower needs something to read").help("--image FILE, or --pixels FILE --shape N,N")
             );
         };
-        let bytes = convert::json::read_at_most(path, MOST_PIXELS)?;
+        let bytes = convert::json::read_at_most(path, memory / 2)?;
         if !bytes.len().is_multiple_of(4) {
             return Err(Error::input(format!("{} bytes are no pixels of f32", bytes.len())).at(path));
         }
@@ -136,10 +137,11 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     if let Some(output) = &args.output {
         Output::check(output, args.force, &inputs)?;
     }
-    let opened = Opened::open(&args.projector)?;
+    let opened = Opened::open(&convert::location::find(&args.projector, common)?)?;
     let weights = SourceWeights(&opened.source);
     let tower = Tower::new(opened.source.metadata(), &weights, args.seen.sense()).map_err(|e| e.at(&args.projector))?;
-    let pixels = args.seen.read(&tower, &opened)?;
+    let tower = tower.within(args.max_memory);
+    let pixels = args.seen.read(&tower, &opened, args.max_memory)?;
     let made = tower.features(&pixels).map_err(|e| e.at(&args.projector))?;
     let differs = tower.kind().differs;
     if !common.quiet {

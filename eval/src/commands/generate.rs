@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use eval::generate::{Sampler, Sampling, generate};
+use eval::generate::{Past, Sampler, Sampling, generate};
 use eval::weights::SourceWeights;
-use gguf::cli::{Common, Exit, print};
+use gguf::cli::{Common, Exit, parse_bytes, print};
 use gguf::{Result, quote};
 use serde_json::json;
 
@@ -44,6 +44,10 @@ pub struct Args {
     /// Compute the whole text for every token instead of keeping keys and values (for checking; slow)
     #[arg(long)]
     no_cache: bool,
+
+    /// Memory for keys and values of the text and for what a layer makes of the prompt
+    #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
+    max_memory: u64,
 }
 
 /// Runs the command.
@@ -60,11 +64,13 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         decoder.push(token);
     }
     let mut text = String::new();
-    if !common.wants_document() {
-        print(&args.prompt)?;
-    }
+    // What is refused is refused before the first of it is printed.
+    let mut waiting = (!common.wants_document()).then_some(&args.prompt);
     let weights = SourceWeights(&opened.source);
-    let tokens = generate(&opened.model, &weights, &prompt, args.tokens, sampling, !args.no_cache, |token| {
+    let past = if args.no_cache { Past::ComputedAgain } else { Past::Kept };
+    let memory = (past, args.max_memory);
+    let tokens = generate(&opened.model, &weights, &prompt, args.tokens, sampling, memory, |token| {
+        waiting.take().map_or(Ok(()), |prompt| print(prompt))?;
         if tokenizer.is_end_of_generation(token) {
             return Ok(false);
         }
@@ -90,6 +96,7 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
         });
         super::print_document(common, "generate", &files_of([&args.model], &[]), &[], fields)?;
     } else {
+        waiting.map_or(Ok(()), |prompt| print(prompt))?;
         print("\n")?;
         if !common.quiet {
             eprintln!("{} tokens in {seconds:.1} s, {rate:.1} tokens/s", tokens.len());

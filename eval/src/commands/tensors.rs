@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use eval::encoded::{Encoded, Precision};
 use eval::tensors::{ErrorSums, TensorError, counterpart};
-use gguf::cli::{Align, Common, Exit, Progress, Table, print};
+use gguf::cli::{Align, Common, Exit, Progress, Table, parse_bytes, print};
 use gguf::{Result, Source, TensorInfo, quote};
 use quantize::plan::Importance;
 use rayon::prelude::*;
@@ -37,6 +37,10 @@ pub struct Args {
     /// Only so many tensors of each model
     #[arg(long, value_name = "N")]
     top: Option<usize>,
+
+    /// Memory for weights that are compared or encoded together
+    #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "SIZE")]
+    max_memory: u64,
 }
 
 /// Runs the command.
@@ -50,12 +54,13 @@ pub fn run(args: &Args, common: &Common) -> Result<Exit> {
     let mut results: Vec<(String, Vec<TensorError>)> = Vec::new();
     if let Some(path) = &args.model {
         let other = convert::open(&convert::location::find(path, common)?, &options)?;
-        let errors = between(&base, &other, importance.as_ref(), |n| bar.add(n)).map_err(|e| e.at(path))?;
+        let errors =
+            between(&base, &other, importance.as_ref(), args.max_memory, |n| bar.add(n)).map_err(|e| e.at(path))?;
         results.push((quote::path(path), errors));
     }
     for &precision in &args.types {
         let encoded = Encoded::new(&base, precision, importance.as_ref()).map_err(|e| e.at(&args.base))?;
-        encoded.measure(|n| bar.add(n)).map_err(|e| e.at(&args.base))?;
+        encoded.measure(args.max_memory, |n| bar.add(n)).map_err(|e| e.at(&args.base))?;
         results.push((precision.to_string(), encoded.errors()));
     }
     bar.finish();
@@ -110,20 +115,28 @@ fn table(errors: &[TensorError]) -> String {
     table.render()
 }
 
+/// The most weights that a thread compares at once.
+const MOST_AT_ONCE: u64 = 1 << 17;
+
+/// Bytes of a weight that is compared: stored and as f32 on both sides.
+const BYTES_A_WEIGHT: u64 = 16;
+
 /// The errors of the tensors of another model, of all that both have in different bytes or types.
 fn between(
     base: &dyn Source,
     other: &dyn Source,
     importance: Option<&Importance>,
+    memory: u64,
     mut progress: impl FnMut(u64),
 ) -> Result<Vec<TensorError>> {
     let mut errors = Vec::new();
+    let weights_at_once = (memory / (BYTES_A_WEIGHT * rayon::current_num_threads() as u64)).min(MOST_AT_ONCE);
     for (i, ours) in base.tensors().iter().enumerate() {
         let j = counterpart(ours, other)?;
         let theirs = &other.tensors()[j];
         let cols = ours.shape().row_len();
         let weights = importance.and_then(|m| m.matrix.importance(ours.name())).filter(|w| w.len() as u64 == cols);
-        let step = ((1 << 17) / cols.max(1)).max(1);
+        let step = (weights_at_once / cols.max(1)).max(1);
         let parts: Vec<u64> = (0..ours.rows()).step_by(step as usize).collect();
         let sums = parts
             .par_iter()

@@ -65,6 +65,18 @@ pub struct LayerState {
 }
 
 impl LayerState {
+    /// What grows with the tokens.
+    pub fn of_tokens_mut(&mut self) -> [&mut Vec<f32>; 3] {
+        [&mut self.keys, &mut self.values, &mut self.index_keys]
+    }
+
+    /// Values that are kept, where `grown` says how many there will be of those that grow with the tokens.
+    pub fn floats(&self, grown: impl Fn(usize) -> usize) -> usize {
+        let of_tokens = [&self.keys, &self.values, &self.index_keys].map(|kept| grown(kept.len()));
+        let others = [&self.inputs, &self.state, &self.channel_inputs].map(Vec::len);
+        of_tokens.into_iter().chain(others).fold(0, usize::saturating_add)
+    }
+
     /// The recurrent state of sequence `i`, taken out; zeros of this number where there is none yet.
     fn take(states: Option<&mut [LayerState]>, i: usize, len: usize) -> Vec<f32> {
         match states {

@@ -139,10 +139,15 @@ impl Rope {
         }
     }
 
+    /// Bytes of [`Rope::table`].
+    pub fn table_bytes(&self, context: usize) -> u64 {
+        (context as u64).saturating_mul((self.short.len().max(self.long.len()) * size_of::<[f32; 2]>()) as u64)
+    }
+
     /// Cosine and sine for the positions of `context` tokens.
     pub fn table(&self, context: usize) -> Table {
         let angles = if self.original > 0 && context > self.original { &self.long } else { &self.short };
-        let mut values = Vec::with_capacity(context * self.len);
+        let mut values = Vec::with_capacity(context * angles.len());
         for position in 0..context {
             for angle in angles {
                 // Models are trained with angles rounded to f32, and large scores would show the difference.

@@ -20,6 +20,7 @@ use gguf::arch::NormKind;
 use gguf::{Error, Metadata, Result, Value};
 
 use self::vit::Vit;
+use crate::forward::mebibytes;
 use crate::layers::Part;
 use crate::weights::Weights;
 
@@ -168,6 +169,8 @@ pub struct Tower<'a> {
     weights: &'a dyn Weights,
     metadata: &'a Metadata,
     kind: &'static Kind,
+    /// Bytes of the values that are held at once.
+    memory: u64,
 }
 
 impl std::fmt::Debug for Tower<'_> {
@@ -205,7 +208,46 @@ impl<'a> Tower<'a> {
             Error::input(format!("the {} projector {name} is not computed", sense.name()))
                 .help(format!("computed are {}", known.join(", ")))
         })?;
-        Ok(Tower { weights, metadata, kind })
+        Ok(Tower { weights, metadata, kind, memory: u64::MAX })
+    }
+
+    /// The same tower within so many bytes, on top of one layer as it is stored.
+    pub fn within(self, memory: u64) -> Tower<'a> {
+        Tower { memory, ..self }
+    }
+
+    /// Refuses more tokens than memory has room for, of each of which so many values are held.
+    fn check_held(&self, tokens: usize, values: usize) -> Result<()> {
+        let bytes = bytes_of(tokens.saturating_mul(values));
+        if bytes <= self.memory {
+            return Ok(());
+        }
+        let [bytes, memory] = [bytes, self.memory].map(mebibytes);
+        let what = if self.kind.sense == Sense::Vision { "patches" } else { "frames" };
+        Err(Error::usage(format!("a layer over {tokens} {what} takes {bytes}, of {memory} there are"))
+            .help("give the tower less at once, or a larger --max-memory"))
+    }
+
+    /// What `work` makes of rows `[tokens, width]`, of as many at once as memory has room for: each row takes `wide`
+    /// values meanwhile, beside three of its width that are held of all.
+    fn by_groups(
+        &self,
+        rows: &[f32],
+        width: usize,
+        wide: usize,
+        work: impl Fn(&[f32]) -> Result<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let tokens = rows.len() / width.max(1);
+        let left = self.memory.saturating_sub(bytes_of(tokens.saturating_mul(3 * width)));
+        let group = usize::try_from(left / bytes_of(wide).max(1)).unwrap_or(usize::MAX).clamp(1, tokens.max(1));
+        if group >= tokens {
+            return work(rows);
+        }
+        let mut out = Vec::with_capacity(rows.len());
+        for group in rows.chunks(group * width) {
+            out.extend(work(group)?);
+        }
+        Ok(out)
     }
 
     /// Its kind.
@@ -328,6 +370,10 @@ impl<'a> Tower<'a> {
         }
         Ok(stated)
     }
+}
+
+fn bytes_of(values: usize) -> u64 {
+    (values as u64).saturating_mul(size_of::<f32>() as u64)
 }
 
 /// A norm over the whole of `len` values.

@@ -190,7 +190,7 @@ impl Picture {
     ///
     /// # Errors
     /// A file that is none, damaged or too large.
-    pub fn open(path: &Path) -> Result<Picture> {
+    pub fn open(path: &Path, memory: u64) -> Result<Picture> {
         let fault = |e| Error::io(path, "read the image", e);
         let bytes = convert::json::read_at_most(path, MOST_BYTES)?;
         let wrong = |e: image::ImageError| {
@@ -203,6 +203,7 @@ impl Picture {
         let mut limits = Limits::default();
         limits.max_image_width = Some(LONGEST);
         limits.max_image_height = Some(LONGEST);
+        limits.max_alloc = Some(memory);
         reader.limits(limits);
         let image = reader.decode().map_err(wrong)?.into_rgb8();
         let (width, height) = (image.width() as usize, image.height() as usize);

@@ -37,6 +37,9 @@ pub(super) fn granite(tower: &Tower<'_>, pixels: &Pixels) -> Result<Vec<f32>> {
         _ => Vec::new(),
     };
     let width = tower.width()?;
+    // States that are taken from layers; of a layer, states and their norm, queries, keys, values, what attention makes
+    // and what the convolution makes, which is twice as wide before its gate.
+    tower.check_held(frames, (8 + 2 * taken.len()) * width)?;
     let mut x = part.linear("a.input_projection", pixels.values())?;
     if x.len() != frames * width {
         return Err(Error::input(format!("tensor a.input_projection.weight does not give {width} values")));
@@ -80,11 +83,13 @@ fn layer(tower: &Tower<'_>, number: usize, x: &mut Vec<f32>) -> Result<()> {
     let norm = NormKind::Layer(tower.epsilon());
     let feed = |x: &[f32], norm_name: &str, up: &str, down: &str| -> Result<Vec<f32>> {
         let h = normed(&part, norm, norm_name, x.to_vec(), width)?;
-        let mut h = linear(&part, up, &h)?;
-        Act::Silu.apply(&mut h);
-        let mut y = linear(&part, down, &h)?;
-        numeric::scale(&mut y, 0.5);
-        Ok(y)
+        tower.by_groups(&h, width, 2 * part.need(&format!("{up}.weight"))?.rows(), |h| {
+            let mut h = linear(&part, up, h)?;
+            Act::Silu.apply(&mut h);
+            let mut y = linear(&part, down, &h)?;
+            numeric::scale(&mut y, 0.5);
+            Ok(y)
+        })
     };
     let made = feed(x, "ffn_norm", "ffn_up", "ffn_down")?;
     join(x, &made)?;

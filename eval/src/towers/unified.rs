@@ -22,6 +22,8 @@ pub(super) fn patches(tower: &Tower<'_>, pixels: &Pixels) -> Result<Vec<f32>> {
             "v.patch_embd.weight takes {columns} values, which are no patch of three channels"
         )));
     }
+    // Each of these is made of the one before.
+    tower.check_held(pixels.values().len() / columns, 2 * columns.max(width))?;
     let (image, x) = cut(pixels, side)?;
     let x = norm(tower, "v.patch_norm.1", LAYER, x, columns)?;
     let x = one(tower, "v.patch_embd", &x)?;
@@ -40,6 +42,7 @@ pub(super) fn sound(tower: &Tower<'_>, pixels: &Pixels) -> Result<Vec<f32>> {
     if len != width {
         return Err(Error::input(format!("frames of {len} values are not of {width}, as the encoder takes them")));
     }
+    tower.check_held(pixels.values().len() / width, 2 * width)?;
     projected(tower, "mm.a.input_projection", pixels.values().to_vec())
 }
 

@@ -215,8 +215,6 @@ impl Vit {
     pub(super) fn run(&self, tower: &Tower<'_>, pixels: &Pixels) -> Result<(Image, Vec<f32>, Vec<String>)> {
         let (merge, guessed) = self.merge(tower, pixels)?;
         let Patches { image, frames, note } = self.patches(tower, pixels, merge)?;
-        let mut x = self.embedded(tower, &image, &frames)?;
-        drop(frames);
         let width = tower.width()?;
         let heads = tower.need("attention.head_count")?;
         let len = tower.number("attention.head_dim").filter(|n| *n > 0).unwrap_or(width / heads);
@@ -226,6 +224,11 @@ impl Vit {
         }
         let norm = self.norm(tower);
         let count = image.places.len();
+        // States and their norm; queries, keys and values with what they were cut from, or with what attention makes.
+        let (wide, all) = (heads * len, (heads + 2 * kv_heads) * len);
+        tower.check_held(count + 1, 2 * width + (2 * all).max(all + 2 * wide))?;
+        let mut x = self.embedded(tower, &image, &frames)?;
+        drop(frames);
         let order = if self.windows { windows(tower, &image)? } else { None };
         let mut places = image.places.clone();
         if let Some((order, _)) = &order {
@@ -566,6 +569,7 @@ impl Layers<'_> {
         let scale = if vit.plain { 1.0 } else { 1.0 / (self.len as f32).sqrt() };
         let spans: Vec<_> = spans.iter().map(|span| (span.clone(), span.clone())).collect();
         let made = attend_spans((self.heads, self.kv_heads, self.len), scale, &q, &k, &v, &spans);
+        drop((h, q, k, v));
         let mut made = linear(&part, "attn_out", &made)?;
         scaled(&part, "ls1.weight", &mut made, width)?;
         if vit.second != "attn_post_norm" && part.has("attn_post_norm.weight") {
@@ -619,19 +623,22 @@ impl Layers<'_> {
         let swapped =
             part.need("ffn_up.weight")?.cols() != self.width && part.need("ffn_up.weight")?.rows() == self.width;
         let (up, down) = if swapped { ("ffn_down", "ffn_up") } else { ("ffn_up", "ffn_down") };
-        let mut inner = linear(part, up, h)?;
-        if part.has("ffn_gate.weight") {
-            let mut gate = linear(part, "ffn_gate", h)?;
-            if gate.len() != inner.len() {
-                return Err(misfit("ffn_gate", inner.len() / (h.len() / self.width)));
+        let rows = part.need(&format!("{up}.weight"))?.rows();
+        self.tower.by_groups(h, self.width, 3 * rows, |h| {
+            let mut inner = linear(part, up, h)?;
+            if part.has("ffn_gate.weight") {
+                let mut gate = linear(part, "ffn_gate", h)?;
+                if gate.len() != inner.len() {
+                    return Err(misfit("ffn_gate", inner.len() / (h.len() / self.width)));
+                }
+                self.tower.bound(&mut gate, &mut inner)?;
+                gate.par_chunks_mut(1 << 14).for_each(|gate| self.act.apply(gate));
+                inner.iter_mut().zip(&gate).for_each(|(up, gate)| *up *= gate);
+            } else {
+                inner.par_chunks_mut(1 << 14).for_each(|inner| self.act.apply(inner));
             }
-            self.tower.bound(&mut gate, &mut inner)?;
-            gate.par_chunks_mut(1 << 14).for_each(|gate| self.act.apply(gate));
-            inner.iter_mut().zip(&gate).for_each(|(up, gate)| *up *= gate);
-        } else {
-            inner.par_chunks_mut(1 << 14).for_each(|inner| self.act.apply(inner));
-        }
-        linear(part, down, &inner)
+            linear(part, down, &inner)
+        })
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) fn run(tower: &Tower<'_>, pixels: &Pixels, halved: bool) -> Result<Ve
     if bins != wanted {
         return Err(Error::input(format!("a spectrogram of {bins} bins is not one of {wanted}")));
     }
+    // Windows of both convolutions; of a layer, states and their norm, queries, keys, values and what attention makes.
+    tower.check_held(frames, 4 * bins + 4 * width)?;
     let part = tower.ends(&[
         "a.conv1d.1.weight",
         "a.conv1d.1.bias",
@@ -57,10 +59,14 @@ pub(super) fn run(tower: &Tower<'_>, pixels: &Pixels, halved: bool) -> Result<Ve
         let scale = 1.0 / (len as f32).sqrt();
         let made = attend_spans((heads, heads, len), scale, &q, &k, &v, &[(0..tokens, 0..tokens)]);
         join(&mut x, &linear(&part, "attn_out", &made)?)?;
+        drop((h, q, k, v));
         let h = normed(&part, norm, "ln2", x.clone(), width)?;
-        let mut h = linear(&part, "ffn_up", &h)?;
-        Act::Gelu.apply(&mut h);
-        join(&mut x, &linear(&part, "ffn_down", &h)?)?;
+        let made = tower.by_groups(&h, width, 2 * part.need("ffn_up.weight")?.rows(), |h| {
+            let mut h = linear(&part, "ffn_up", h)?;
+            Act::Gelu.apply(&mut h);
+            linear(&part, "ffn_down", &h)
+        })?;
+        join(&mut x, &made)?;
         part.release(tower.weights);
     }
     if halved {
