@@ -92,6 +92,29 @@ fn a_subcommand_is_the_program() {
 }
 
 #[test]
+fn a_manifest_is_verified_by_every_name_of_the_binary() {
+    let place = beside();
+    let folder = place.path();
+    let tiny = tiny();
+    let make = ["quantize", &tiny, "--type", "q4_0", "-q", "-o", "one.gguf", "--manifest", "one.json"];
+    let (code, _, errors) = downcast(folder, &make);
+    assert_eq!(code, 0, "{errors}");
+    let verify = ["quantize", "verify", "one.json", "--source", &tiny];
+    let (code, said, errors) = downcast(folder, &verify);
+    assert!(code == 0 && said.contains("same"), "{said}{errors}");
+    let (code, said, errors) = run(&called(folder, "quantize"), folder, &verify[1..]);
+    assert!(code == 0 && said.contains("same"), "{said}{errors}");
+    #[cfg(unix)]
+    {
+        let link = folder.join("links/quantize");
+        std::fs::create_dir(folder.join("links")).unwrap();
+        std::os::unix::fs::symlink(BINARY, &link).unwrap();
+        let (code, said, errors) = run(&link, folder, &verify[1..]);
+        assert!(code == 0 && said.contains("same"), "{said}{errors}");
+    }
+}
+
+#[test]
 fn exit_codes_are_those_of_the_programs() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path();

@@ -9,7 +9,7 @@ mod sarif;
 pub use crate::atomic::{NO_INPUTS, Output, OutputFolder, OutputPlace, commit_all, names_folder, uninterrupted};
 pub use crate::text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
 pub use document::{Digests, FileDigest, Files, call_options, digest_files, document};
-pub use program::{Options, Program};
+pub use program::{Options, Program, again};
 pub use progress::{Progress, ProgressMode};
 pub use sarif::sarif;
 

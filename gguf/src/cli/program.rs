@@ -10,6 +10,7 @@ use clap::builder::StyledStr;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::{document, pages};
+use crate::error::{Error, Result};
 
 /// The options of a program, and what it does with them.
 pub trait Options: CommandFactory + FromArgMatches {
@@ -52,6 +53,7 @@ impl Program {
     /// Runs one of several programs, which is named first on the command line, or by the name that the binary is called
     /// by: a link named `quantize` is that program.
     pub fn main_of(all: &[Program], command: Command) -> ExitCode {
+        let _ = SEVERAL.set(());
         let called = std::env::args_os().next().unwrap_or_default();
         let called = Path::new(&called).file_stem().unwrap_or_default();
         if let Some(program) = all.iter().find(|p| called == (p.command)().get_name()) {
@@ -76,6 +78,23 @@ impl Program {
         document::keep_call(command, matches);
         (program.run)(command, matches)
     }
+}
+
+/// The binary holds several programs.
+static SEVERAL: OnceLock<()> = OnceLock::new();
+
+/// A command that starts this binary once more as the program of that name.
+///
+/// # Errors
+/// A binary that the system does not find.
+pub fn again(program: &str) -> Result<std::process::Command> {
+    let binary = std::env::current_exe().map_err(|e| Error::io(Path::new(program), "find", e))?;
+    let by_name = binary.file_stem().is_some_and(|name| name == program);
+    let mut command = std::process::Command::new(binary);
+    if SEVERAL.get().is_some() && !by_name {
+        command.arg(program);
+    }
+    Ok(command)
 }
 
 /// What the words of the command line say to a program.

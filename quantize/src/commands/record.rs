@@ -385,8 +385,7 @@ fn inputs_of(manifest: &Manifest, args: &VerifyArgs, source: &Path, common: &Com
 /// Runs this program again with the options of the manifest, into a folder.
 fn derive(manifest: &Manifest, args: &VerifyArgs, source: &Path, folder: &Path) -> Result<()> {
     let refused = |what: String| Error::input(what).at(&manifest.path);
-    let program = std::env::current_exe().map_err(|e| Error::io(Path::new("quantize"), "find", e))?;
-    let mut command = std::process::Command::new(program);
+    let mut command = cli::again("quantize")?;
     command.arg(source).arg("--quiet").arg("--no-check-tokenizer");
     for (name, value) in &manifest.options {
         let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
