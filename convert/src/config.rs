@@ -810,7 +810,7 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
     };
     set("rope_theta", theta);
     set("partial_rotary_factor", factor);
-    set("original_max_position_embeddings", original);
+    set("original_max_position_embeddings", original.clone());
     if let Some(kind) = rope.get("type").cloned() {
         rope.entry("rope_type").or_insert(kind);
     }
@@ -828,12 +828,13 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
         rope.insert(SLIDING.into(), json!({ "rope_theta": local }));
     }
     let kind = rope.get("rope_type").and_then(Value::as_str);
-    if kind.is_some_and(|kind| ORIGINAL.contains(&kind))
-        && known
-        && !rope.contains_key("original_max_position_embeddings")
-        && let Some(longest) = longest()
-    {
-        rope.insert("original_max_position_embeddings".into(), longest);
+    if known && kind.is_some_and(|kind| ORIGINAL.contains(&kind)) {
+        // The library goes by a length beside the parameters before one among them.
+        if let Some(original) = original.filter(|_| has_rope) {
+            rope.insert("original_max_position_embeddings".into(), original);
+        } else if let (false, Some(longest)) = (rope.contains_key("original_max_position_embeddings"), longest()) {
+            rope.insert("original_max_position_embeddings".into(), longest);
+        }
     }
     rope
 }
@@ -947,6 +948,15 @@ mod tests {
         assert_eq!((none.rope_type().as_str(), none.rope_f64("rope_theta")), ("default", Some(1e4)));
         let yarn = config(r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#, defaults);
         assert_eq!(yarn.rope_f64("original_max_position_embeddings"), Some(64.0));
+        // The length of training beside the parameters goes before one among them, where the kind goes by it.
+        let two = |kind: &str| {
+            let stated = format!(
+                r#"{{"rope_scaling": {{"rope_type": "{kind}", "factor": 4.0, "original_max_position_embeddings": 32}},
+                "original_max_position_embeddings": 16}}"#
+            );
+            config(&stated, defaults).rope_f64("original_max_position_embeddings")
+        };
+        assert_eq!((two("yarn"), two("dynamic")), (Some(16.0), Some(32.0)));
         let beside =
             r#"{"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_parameters": {"rope_type": "default"}}"#;
         assert_eq!(

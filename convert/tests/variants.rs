@@ -144,6 +144,15 @@ fn defaults_that_the_configuration_leaves_out_are_filled_in() {
 }
 
 #[test]
+fn a_default_within_a_part_of_the_configuration_is_filled_in() {
+    let folder = copy("MPT-Tiny-7B");
+    config(&folder, |c| _ = c["attn_config"].as_object_mut().unwrap().remove("alibi"));
+    assert_eq!(fixtures::sha256(&bytes(&open(&folder, OutType::BF16))), golden("MPT-Tiny-7B", "bf16"));
+    config(&folder, |c| c["attn_config"]["alibi"] = false.into());
+    assert_eq!(open(&folder, OutType::BF16).metadata().f64("mpt.attention.max_alibi_bias"), Some(0.0));
+}
+
+#[test]
 fn a_wrapper_gives_its_text_model_and_says_what_it_left_out() {
     let folder = copy("Tiny-Llama-2-7B-Chat");
     let weights = folder.path.join("model.safetensors");

@@ -189,8 +189,8 @@ fn release(map: &Mmap, span: Range<usize>) {
     #[cfg(unix)]
     {
         const PAGE: usize = 4096;
-        /// Linux maps what it has of the aligned 64 KiB around a fault.
-        const AROUND: usize = 64 * 1024;
+        /// Linux maps what it has around a fault: 64 KiB or a whole folio, within what one page of the page table spans.
+        const AROUND: usize = 2 << 20;
         let base = map.as_ptr() as usize;
         let start = ((base + span.start) / AROUND * AROUND).max(base / PAGE * PAGE);
         let end = (base + span.end.min(map.len())).next_multiple_of(PAGE);

@@ -368,7 +368,7 @@ fn mpt(p: &mut Params<'_>) -> Result<()> {
     if let Some(clamp) = attention["clip_qkv"].as_f64() {
         p.f32("attention.clamp_kqv", clamp);
     }
-    let alibi = attention["alibi"].as_bool() == Some(true);
+    let alibi = attention.get("alibi").is_none_or(|alibi| alibi.as_bool() == Some(true));
     p.f32("attention.max_alibi_bias", if alibi { attention["alibi_bias_max"].as_f64().unwrap_or(8.0) } else { 0.0 });
     Ok(())
 }
