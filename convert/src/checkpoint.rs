@@ -714,11 +714,10 @@ impl<'a> Plan<'a> {
         if found.suffix != ".bias" {
             self.seen.insert((found.index, found.block));
         }
-        let weight = found.suffix != ".bias";
         let member = found.member.unwrap_or(0).to_string();
         let to = names::with_block(rule.to, found.block).replace("{x}", &member);
         let target = format!("{to}{}", found.suffix);
-        let rows = match rule.how {
+        let rows = match rule.how.of(found.suffix) {
             How::Drop => return Ok(()),
             How::Stack { .. } | How::Chain { .. } | How::Uneven { .. } => {
                 let block = found.block.unwrap_or(0);
@@ -763,10 +762,8 @@ impl<'a> Plan<'a> {
                 all_of(&piece.rows, [&changed]).map_err(fault)?;
                 changed
             }
-            How::Map(f) => transform::mapped(&rows, f),
-            How::MapWeight(f) if weight => transform::mapped(&rows, f),
-            How::Transpose if weight => transform::transposed(&rows).map_err(fault)?,
-            How::MapWeight(_) | How::Transpose => rows,
+            How::Map(f) | How::MapWeight(f) => transform::mapped(&rows, f),
+            How::Transpose => transform::transposed(&rows).map_err(fault)?,
             How::RotateQuery => rotated(&rows, self.architecture.rotated_queries(self.config)?).map_err(fault)?,
             How::RotateKey => rotated(&rows, self.architecture.rotated_keys(self.config)?).map_err(fault)?,
         };

@@ -682,7 +682,7 @@ impl<'a> Plan<'a> {
             let Some(found) = names::find(self.class, &known) else { continue };
             let target = format!("{}{}", names::with_block(rule.to, found.block), found.suffix);
             let rows = transform::stored(stored)?;
-            let rows = match rule.how {
+            let rows = match rule.how.of(found.suffix) {
                 How::Keep => rows,
                 How::Map(f) | How::MapWeight(f) => transform::mapped(&rows, f),
                 _ => return Err(trained_as_a_whole(name)),

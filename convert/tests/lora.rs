@@ -95,7 +95,9 @@ fn cases() -> Vec<Case> {
     for model in models {
         // Weights by name without numbers; the tables of experts together.
         let mut kinds: IndexMap<String, Vec<(String, Vec<u64>)>> = IndexMap::new();
-        for stored in open_folder(&base(&model)).unwrap() {
+        let stored = open_folder(&base(&model)).unwrap();
+        let has = |name: &str| stored.iter().any(|tensor| tensor.name() == name);
+        for stored in &stored {
             let Some(module) = stored.name().strip_suffix(".weight") else { continue };
             // No file has a place for it, and the reference writes one without tensors.
             if module.starts_with("pooler") {
@@ -127,7 +129,14 @@ fn cases() -> Vec<Case> {
                 _ => continue,
             };
             let settings = json!({"fan_in_fan_out": input_major});
-            cases.push(Case { name: format!("{model}/{kind}"), model: model.clone(), tensors, settings });
+            let mut case = |name: String, tensors: Vec<Tensor>| {
+                cases.push(Case { name, model: model.clone(), tensors, settings: settings.clone() });
+            };
+            if of[0].1.len() == 1 && has(&format!("{}.bias", of[0].0)) {
+                let biases = of.iter().map(|(m, s)| tensor(format!("{MODEL}{m}.bias"), "F32", s));
+                case(format!("{model}/{kind}.bias"), biases.chain(first.clone().unwrap_or_default()).collect());
+            }
+            case(format!("{model}/{kind}"), tensors);
         }
     }
     let llama = "Tiny-Llama-2-7B-Chat";

@@ -258,7 +258,6 @@ impl<'a> Tensors<'a> {
     /// A rule whose inverse needs nothing but itself.
     fn simple(&mut self, index: usize) -> Result<()> {
         let rule = self.rules[index];
-        let weight = |suffix: &str| suffix != ".bias";
         for Target { name, tensor, block, member, suffix } in self.targets(rule) {
             let mut stored = names::with_block(rule.from, block) + suffix;
             if let Some(member) = member {
@@ -267,14 +266,12 @@ impl<'a> Tensors<'a> {
             let rows = self.rows(tensor);
             let fault = |e: Error| e.in_tensor(name);
             // The same name from two tables: the first is the one that is written.
-            let back = match rule.how {
+            let back = match rule.how.of(suffix) {
                 // The factor of a packed weight stands beside it, whatever order its rows have.
                 How::Keep | How::First | How::Untied | How::Tied => rows,
                 _ if suffix.ends_with("scale") => rows,
-                How::Map(f) => elementwise::undone(&rows, f),
-                How::MapWeight(f) if weight(suffix) => elementwise::undone(&rows, f),
-                How::Transpose if weight(suffix) => transform::transposed(&rows).map_err(fault)?,
-                How::MapWeight(_) | How::Transpose => rows,
+                How::Map(f) | How::MapWeight(f) => elementwise::undone(&rows, f),
+                How::Transpose => transform::transposed(&rows).map_err(fault)?,
                 How::RotateQuery => unrotated(&rows, self.class.rotated_queries(self.config)?).map_err(fault)?,
                 How::RotateKey => unrotated(&rows, self.class.rotated_keys(self.config)?).map_err(fault)?,
                 How::Stack { .. } | How::Chain { .. } | How::Uneven { padded: false, .. } => {

@@ -385,6 +385,14 @@ pub(crate) const fn r(from: &'static str, to: &'static str) -> NameRule {
 }
 
 impl How {
+    /// What becomes of a tensor with this suffix: a change of weights alone keeps biases.
+    pub(crate) fn of(self, suffix: &str) -> How {
+        match self {
+            How::MapWeight(_) | How::Transpose if suffix == ".bias" => How::Keep,
+            how => how,
+        }
+    }
+
     /// The group of what becomes one with others, and the number of members of a block.
     pub(crate) fn stack(self, config: &Config, block: u64) -> Option<(&'static str, Result<u64>)> {
         match self {
