@@ -150,7 +150,9 @@ pub fn read_mistral(folder: &Path) -> Result<Map<String, Value>> {
 /// The text model's part of a wrapper's configuration.
 pub(crate) fn text_config(root: &Map<String, Value>) -> Option<&Map<String, Value>> {
     let thinker = root.get("thinker_config").and_then(|t| t.get("text_config"));
-    TEXT_CONFIGS.iter().filter_map(|key| root.get(*key)).chain(thinker).find_map(Value::as_object)
+    // Of a model that thinks, what talks is another.
+    let talker = root.get("talker_config");
+    TEXT_CONFIGS.iter().filter_map(|key| root.get(*key)).chain(thinker).chain(talker).find_map(Value::as_object)
 }
 
 /// The first of `architectures`.

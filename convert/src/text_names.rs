@@ -32,6 +32,7 @@ impl TextNames<'_> {
     /// The names that a tensor has, none of them where it is of no use; nothing where it belongs to vision or
     /// audio.
     pub(crate) fn of(&self, name: &str) -> Option<Vec<Renamed>> {
+        let name = name.strip_prefix(self.class.inner)?;
         if names::is_vision_or_audio(name) {
             return None;
         }

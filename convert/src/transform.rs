@@ -7,11 +7,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use gguf::{Error, Result, Runtime, TensorInfo, TensorType, row_range};
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use crate::float::Float;
 use crate::safetensors::{Dtype, Stored};
@@ -701,6 +702,95 @@ impl RowSource for Product {
             }
         }
         Ok(Cow::Owned(from_f32(&product, Elements::F32)))
+    }
+}
+
+/// The product of each row with a matrix `[outputs, inputs]`, plus a bias, with sums in f64 that are rounded once; then a
+/// function of f32.
+///
+/// # Errors
+/// Rows, a matrix and a bias that do not fit each other.
+pub(crate) fn linear(of: &Rows, matrix: &Rows, bias: Option<&Rows>, f: fn(f32) -> f32) -> Result<Rows> {
+    let (inputs, outputs) = (row_len(of.shape()), row_count(matrix.shape()));
+    let fits = bias.is_none_or(|bias| bias.shape() == [outputs]);
+    if of.shape().len() != 2 || matrix.shape().len() != 2 || row_len(matrix.shape()) != inputs || !fits {
+        return Err(Error::input(format!("{:?} times {:?} is no linear layer", of.shape(), matrix.shape())));
+    }
+    let shape = vec![of.shape()[0], outputs];
+    Ok(Arc::new(Linear {
+        of: of.clone(),
+        matrix: matrix.clone(),
+        bias: bias.cloned(),
+        f,
+        shape,
+        read: OnceLock::new(),
+    }))
+}
+
+#[derive(Debug)]
+struct Linear {
+    of: Rows,
+    matrix: Rows,
+    bias: Option<Rows>,
+    f: fn(f32) -> f32,
+    shape: Vec<u64>,
+    /// The matrix and the bias, once they were read.
+    read: OnceLock<(Vec<f32>, Vec<f32>)>,
+}
+
+impl Linear {
+    fn read(&self) -> Result<&(Vec<f32>, Vec<f32>)> {
+        if let Some(read) = self.read.get() {
+            return Ok(read);
+        }
+        let all = |rows: &Rows| to_f32(rows.elements(), &rows.rows(0..row_count(rows.shape()))?);
+        let bias = self.bias.as_ref().map_or(Ok(Vec::new()), all)?;
+        let read = (all(&self.matrix)?, bias);
+        Ok(self.read.get_or_init(|| read))
+    }
+}
+
+/// The sum of products in f64, in lanes.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let (a, b) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0_f64; LANES];
+    for (a, b) in a.0.iter().zip(b.0) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += f64::from(*a) * f64::from(*b);
+        }
+    }
+    let rest: f64 = a.1.iter().zip(b.1).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    sums.iter().sum::<f64>() + rest
+}
+
+impl RowSource for Linear {
+    fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+    fn elements(&self) -> Elements {
+        Elements::F32
+    }
+    fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        /// Rows that go through the matrix together: it is larger than a cache.
+        const TOGETHER: usize = 16;
+        let (matrix, bias) = self.read()?;
+        let (inputs, outputs) = (row_len(self.of.shape()).max(1) as usize, row_len(&self.shape).max(1) as usize);
+        let values = to_f32(self.of.elements(), &self.of.rows(rows)?)?;
+        let mut out = vec![0.0; values.len() / inputs * outputs];
+        let groups = out.par_chunks_mut(TOGETHER * outputs).zip(values.par_chunks(TOGETHER * inputs));
+        groups.for_each(|(out, rows)| {
+            for (j, column) in matrix.chunks(inputs).enumerate() {
+                let bias = bias.get(j).map_or(0.0, |bias| f64::from(*bias));
+                for (row, out) in rows.chunks(inputs).zip(out.chunks_mut(outputs)) {
+                    out[j] = (self.f)((dot(row, column) + bias) as f32);
+                }
+            }
+        });
+        Ok(Cow::Owned(from_f32(&out, Elements::F32)))
+    }
+    fn release(&self, rows: Range<u64>) {
+        self.of.release(rows);
     }
 }
 

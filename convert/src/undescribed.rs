@@ -38,7 +38,7 @@ pub(crate) fn configuration(folder: &Path) -> Result<Option<Map<String, Value>>>
     length("flow_lm.bos_emb", 0)?;
     let (tokens, width) = (length(embedding, 0)?, length(embedding, 1)?);
     let sound = length(&format!("{SOUND}0.norm1.weight"), 0)?;
-    let further = 1 + u64::from(find("flow_lm.bos_before_voice").is_some());
+    let voice = find("flow_lm.bos_before_voice").is_some();
     let config = json!({
         "architectures": ["PocketTTSModel"],
         "model_type": "pockettts",
@@ -47,7 +47,8 @@ pub(crate) fn configuration(folder: &Path) -> Result<Option<Map<String, Value>>>
         "intermediate_size": length(&format!("{TEXT}0.linear1.weight"), 0)?,
         "max_position_embeddings": 4096,
         "num_attention_heads": width / HEAD,
-        "vocab_size": tokens.saturating_add(further),
+        "vocab_size": tokens.saturating_add(1 + u64::from(voice)),
+        "bos_before_voice": voice,
         "rope_theta": 10000.0,
         "layer_norm_eps": 1e-5,
         "audio_config": {

@@ -61,6 +61,8 @@ pub struct Class {
     pub prediction: Option<Prediction>,
     /// The tensors, in tables that families share.
     pub spelling: &'static [&'static [NameRule]],
+    /// How the names of its tensors begin, where the other parts of the model have theirs; left away before all else.
+    pub inner: &'static str,
     /// Beginnings of names that are replaced before the tables are asked.
     ///
     /// `{}` in the first stands for a number. In the second, `{+}` is that number counted from the first block after the
@@ -148,6 +150,7 @@ pub(crate) const BASE: Class = Class {
     drafts: false,
     prediction: None,
     spelling: &[],
+    inner: "",
     prefixes: &[],
     unused: &[],
     rename: |_, name| Some(name.to_owned()),

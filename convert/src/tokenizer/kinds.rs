@@ -199,6 +199,7 @@ impl Setting<'_> {
                 }
                 Ok(())
             }
+            VocabKind::PocketTts => self.pocket_tts(out),
             VocabKind::Qwen => self.ranks(Some("<|endoftext|>"), out),
             VocabKind::Qwen3Omni => {
                 self.sentencepiece_or_gpt2(out)?;
@@ -209,6 +210,7 @@ impl Setting<'_> {
                 out.set("tokenizer.chat_template", templates::QWEN3_ASR);
                 self.turns(out)
             }
+            VocabKind::Qwen3Tts => self.qwen3_tts(out),
             VocabKind::Refact => {
                 self.gpt2(None, out)?;
                 let mut special = Special::load(self.dir, false, &["prefix", "suffix", "middle", "eot"], None)?;
@@ -827,6 +829,75 @@ impl Setting<'_> {
         write_charsmap(&model.charsmap, out);
         Special::load(self.dir, false, &TYPES, Some(vocab.len()))?.write(out);
         Ok(())
+    }
+
+    /// The pieces of a unigram model, in whose last places stand vectors that were learned.
+    fn pocket_tts(&self, out: &mut Metadata) -> Result<()> {
+        let model = self.model(&["tokenizer.model"])?;
+        if model.model_type != ModelType::Unigram {
+            return Err(Error::input("Pocket TTS's tokenizer is a unigram model, this one is none").at(&model.path));
+        }
+        let mut vocab = Vocab::from_pieces(&model, self.size()?.unwrap_or(model.pieces.len()));
+        vocab.apply_added_tokens(self.dir)?;
+        vocab.apply_added_decoder(self.dir, true)?;
+        let voice = vocab::hparam(self.config, "bos_before_voice").is_some_and(folder::truthy);
+        let further = ["<|pad|>"].into_iter().chain(voice.then_some("<|bos_before_voice|>")).chain(["<|audio_bos|>"]);
+        let count = 2 + usize::from(voice);
+        let first = vocab.len().checked_sub(count).ok_or_else(|| {
+            Error::input(format!("a vocabulary of {} has no place for {count} learned vectors", vocab.len()))
+                .at(self.dir)
+        })?;
+        for (id, text) in (first..).zip(further) {
+            vocab.set(id, text, -1000.0, TokenType::Control);
+        }
+        out.set("tokenizer.ggml.model", "t5");
+        out.set("tokenizer.ggml.pre", "default");
+        vocab.write(true, out);
+        out.set("tokenizer.ggml.add_space_prefix", model.add_dummy_prefix);
+        out.set("tokenizer.ggml.remove_extra_whitespaces", model.remove_extra_whitespaces);
+        write_charsmap(&model.charsmap, out);
+        out.set("tokenizer.ggml.add_bos_token", false);
+        out.set("tokenizer.ggml.add_eos_token", false);
+        Ok(())
+    }
+
+    /// Words, and behind them codes of speech: those with a role are named after the field that says it.
+    fn qwen3_tts(&self, out: &mut Metadata) -> Result<()> {
+        let talker = &self.config["talker_config"];
+        let place = || self.dir.join("config.json");
+        let count = vocab::vocab_size(talker, &["vocab_size"]).map_err(|e| e.at(place()))?.unwrap_or(0);
+        let mut names: Vec<String> = (0..count).map(|code| format!("<|codec_{code}|>")).collect();
+        let mut name =
+            |id: &Value, role: &str| match id.as_u64().and_then(|id| names.get_mut(usize::try_from(id).ok()?)) {
+                Some(name) => {
+                    *name = format!("<|{role}|>");
+                    Ok(())
+                }
+                None => Err(Error::input(format!("{role} is the code {id}, of {count}")).at(place())),
+            };
+        let roles = talker.as_object().into_iter().flatten();
+        for (role, id) in roles.filter_map(|(key, id)| Some((key.strip_suffix("_id")?, id))) {
+            match id {
+                Value::Number(_) => name(id, role)?,
+                Value::Object(ids) => {
+                    ids.iter().try_for_each(|(kind, id)| name(id, &format!("{role}_{kind}")))?;
+                }
+                _ => {}
+            }
+        }
+        let append = |mut vocab: Vocab| {
+            names.iter().for_each(|name| vocab.push(name.as_str(), 0.0, TokenType::Control));
+            vocab
+        };
+        if self.has("tokenizer.model") {
+            return self.write_spm(&append(self.sentencepiece_vocab(&["vocab_size"])?), out);
+        }
+        let source = self.source()?;
+        let without_template = |special: &mut Special| {
+            special.template = None;
+            Ok(())
+        };
+        self.write_gpt2(&source, &append(self.base(&source, None)?), without_template, out)
     }
 
     fn xlm_roberta(&self, out: &mut Metadata) -> Result<()> {

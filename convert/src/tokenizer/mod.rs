@@ -127,12 +127,16 @@ pub enum VocabKind {
     Plamo2,
     /// The same with a chat template: PLaMo 3.
     Plamo3,
+    /// A unigram model with learned vectors behind its pieces: Pocket TTS.
+    PocketTts,
     /// A file of ranks: Qwen 1.
     Qwen,
     /// As Qwen 2, begun and ended by the end of a turn: Qwen3-Omni.
     Qwen3Omni,
     /// The same with a template of its own: Qwen3-ASR.
     Qwen3Asr,
+    /// As Qwen 2, without a template and with codes of speech behind the words: Qwen3-TTS.
+    Qwen3Tts,
     /// Byte-level BPE that carries no template: Refact.
     Refact,
     /// Byte-level BPE where there is a `tokenizer.json`, else as BERT: RoBERTa.

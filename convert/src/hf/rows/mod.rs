@@ -61,6 +61,7 @@ mod refact;
 mod rwkv;
 mod smallthinker;
 mod spark;
+mod speech;
 mod step;
 mod t5;
 mod talkie;
@@ -137,6 +138,7 @@ pub(super) const FAMILIES: &[&[Class]] = &[
     rwkv::ROWS,
     smallthinker::ROWS,
     spark::ROWS,
+    speech::ROWS,
     step::ROWS,
     t5::ROWS,
     talkie::ROWS,

@@ -1,0 +1,185 @@
+//! The text models of models that speak: Qwen3-TTS and Pocket TTS.
+//!
+//! What they hear a voice with and make sound with is in their projector files. Vectors that enter the text model beside
+//! those of words are rows of its embeddings in the file.
+
+use gguf::{Array, Error, Result};
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::hf::rows::qwen::QWEN3;
+use crate::hf::{ATTENTION, BASE, Class, GATED, HEAD_NORMS, How, NORMS, NameRule, Outputs, Params, Piece, r};
+use crate::tokenizer::VocabKind;
+use crate::transform::{self, Rows, reshaped, row_len, sliced};
+
+pub(in crate::hf) const ROWS: &[Class] = &[
+    Class {
+        names: &["Qwen3TTSForConditionalGeneration"],
+        arch: "qwen3tts",
+        defaults: crate::config::RAW,
+        vocabulary: VocabKind::Qwen3Tts,
+        spelling: &[TALKER, ATTENTION, HEAD_NORMS, NORMS, GATED],
+        inner: "talker.",
+        unused: &["code_predictor."],
+        rename: |_, name| {
+            let become_one = ["text_projection.", "model.text_embedding.", "model.codec_embedding."];
+            let one = become_one.iter().any(|beginning| name.starts_with(beginning));
+            Some(if one { whole(name) } else { name.to_owned() })
+        },
+        prepare: |config| {
+            // The words; codes of speech follow them.
+            match config.u64("text_vocab_size") {
+                Some(words) => config.set("vocab_size", words),
+                None => return Err(Error::input("config.json has no text_vocab_size of talker_config")),
+            }
+            Ok(())
+        },
+        keys: talker,
+        remark: "the talker of Qwen3-TTS; its projection of words is part of the embeddings, codes of speech follow them",
+        ..QWEN3
+    },
+    Class {
+        names: &["PocketTTSModel"],
+        arch: "pockettts",
+        vocabulary: VocabKind::PocketTts,
+        spelling: &[POCKET],
+        inner: "flow_lm.",
+        unused: &["flow_net.", "out_eos.", "emb_mean", "emb_std", "speaker_proj_weight"],
+        rename: |config, name| {
+            let first = if has_voice(config) { VOICE } else { NO_VOICE };
+            match EMBEDDINGS.contains(&name) {
+                true => Some(format!("{first}{}", whole(name))),
+                false => Some(name.to_owned()),
+            }
+        },
+        leading: &[&["token_embd.weight"]],
+        remark: "the language model of Pocket TTS, whose folder has no config.json; learned vectors follow the words",
+        ..BASE
+    },
+];
+
+/// The name of a weight or bias without an ending: rules take both together then.
+fn whole(name: &str) -> String {
+    name.replace(".weight", "_weight").replace(".bias", "_bias")
+}
+
+/// Codes of speech that are made of a first one and are no word of the talker.
+const FURTHER_CODES: u64 = 1024;
+
+const TALKER: &[NameRule] = &[
+    r("model.norm", "output_norm"),
+    r("codec_head", "output"),
+    r("model.text_embedding_weight", "token_embd").how(FOLDED),
+    r("text_projection.linear_fc1_weight", "token_embd").how(FOLDED),
+    r("text_projection.linear_fc1_bias", "token_embd").how(FOLDED),
+    r("text_projection.linear_fc2_weight", "token_embd").how(FOLDED),
+    r("text_projection.linear_fc2_bias", "token_embd").how(FOLDED),
+    r("model.codec_embedding_weight", "token_embd").how(FOLDED),
+];
+
+const FOLDED: How = How::Join { group: "embeddings", make: folded };
+
+/// Embeddings of words behind their projection, and those of codes.
+fn folded(config: &Config, _: &Piece, parts: Vec<Rows>) -> Result<Outputs> {
+    let Ok([words, up, up_bias, down, down_bias, codes]) = <[Rows; 6]>::try_from(parts) else {
+        return Err(Error::usage("embeddings and their projection are six tensors"));
+    };
+    let act: fn(f32) -> f32 = match config.str("hidden_act") {
+        Some("silu") => |x| x / (1.0 + transform::exp(-x)),
+        Some("relu") => |x| x.max(0.0),
+        other => {
+            return Err(Error::input(format!(
+                "config.json has the hidden_act {} of a projection that becomes part of the embeddings",
+                other.unwrap_or("null")
+            ))
+            .help("silu and relu are known"));
+        }
+    };
+    let inner = transform::linear(&words, &up, Some(&up_bias), act)?;
+    let words = transform::linear(&inner, &down, Some(&down_bias), |x| x)?;
+    Ok(vec![("token_embd.weight".to_owned(), transform::joined(vec![words, in_f32(&codes)])?)])
+}
+
+/// The same tensor as f32, as what it is joined to.
+fn in_f32(rows: &Rows) -> Rows {
+    transform::mapped(rows, |x| x)
+}
+
+fn talker(p: &mut Params<'_>) -> Result<()> {
+    Params::common(p)?;
+    let config = p.config();
+    let own = |key: &str| config.get("talker_config").and_then(|talker| talker.get(key)).and_then(Value::as_u64);
+    let (Some(codes), Some(end)) = (own("vocab_size"), own("codec_eos_token_id")) else {
+        return Err(Error::input("config.json has no vocab_size or codec_eos_token_id of talker_config"));
+    };
+    let words = config.need_u64(&["vocab_size"])?;
+    let (size, end) = (words.saturating_add(codes), words.saturating_add(end));
+    let never: Vec<i32> = (size.saturating_sub(FURTHER_CODES)..size)
+        .filter(|id| *id != end)
+        .map(|id| i32::try_from(id).map_err(|_| Error::input(format!("a vocabulary of {size} is too large"))))
+        .collect::<Result<_>>()?;
+    p.set("tokenizer.ggml.suppress_tokens", Array::from(never.as_slice()));
+    p.u32("tokenizer.ggml.eos_token_id", end)?;
+    p.set("tokenizer.ggml.add_eos_token", false);
+    Ok(())
+}
+
+/// Tensors that become embeddings of Pocket TTS, in the order of what they are in the file.
+const EMBEDDINGS: [&str; 4] = ["conditioner.embed.weight", "bos_before_voice", "bos_emb", "input_linear.weight"];
+
+/// What stands before their names where a vector before the voice is among them, and where none is.
+const VOICE: &str = "voice.";
+const NO_VOICE: &str = "no_voice.";
+
+fn has_voice(config: &Config) -> bool {
+    config.bool("bos_before_voice") == Some(true)
+}
+
+const POCKET: &[NameRule] = &[
+    r("out_norm", "output_norm"),
+    r("transformer.layers.{}.norm1", "blk.{}.attn_norm"),
+    r("transformer.layers.{}.norm2", "blk.{}.ffn_norm"),
+    r("transformer.layers.{}.self_attn.in_proj", "blk.{}.attn_").how(How::Split(thirds)),
+    r("transformer.layers.{}.self_attn.out_proj", "blk.{}.attn_output"),
+    r("transformer.layers.{}.linear1", "blk.{}.ffn_up"),
+    r("transformer.layers.{}.linear2", "blk.{}.ffn_down"),
+    r("voice.conditioner.embed_weight", "token_embd").how(WITH_VOICE),
+    r("voice.bos_before_voice", "token_embd").how(WITH_VOICE),
+    r("voice.bos_emb", "token_embd").how(WITH_VOICE),
+    r("voice.input_linear_weight", "token_embd").how(WITH_VOICE),
+    r("no_voice.conditioner.embed_weight", "token_embd").how(WITHOUT_VOICE),
+    r("no_voice.bos_emb", "token_embd").how(WITHOUT_VOICE),
+    r("no_voice.input_linear_weight", "token_embd").how(WITHOUT_VOICE),
+];
+
+const WITH_VOICE: How = How::Join { group: "embeddings with a voice", make: with_vectors };
+const WITHOUT_VOICE: How = How::Join { group: "embeddings", make: with_vectors };
+
+/// Embeddings of words, learned vectors, and the first state behind its projection.
+fn with_vectors(_: &Config, _: &Piece, mut parts: Vec<Rows>) -> Result<Outputs> {
+    let (Some(projection), Some(state)) = (parts.pop(), parts.pop()) else {
+        return Err(Error::usage("a first state and its projection are two tensors"));
+    };
+    let count = state.shape().iter().product();
+    let first = transform::linear(&reshaped(&state, vec![1, count])?, &projection, None, |x| x)?;
+    let width = row_len(first.shape());
+    let rows = |rows: &Rows| {
+        let count: u64 = rows.shape().iter().product();
+        reshaped(&in_f32(rows), vec![count / width.max(1), width])
+    };
+    let mut all = parts.iter().map(rows).collect::<Result<Vec<_>>>()?;
+    all.push(first);
+    Ok(vec![("token_embd.weight".to_owned(), transform::joined(all)?)])
+}
+
+/// Queries, keys and values of as many rows each.
+fn thirds(_: &Config, piece: &Piece) -> Result<Outputs> {
+    let rows = piece.rows.shape().first().copied().unwrap_or(0);
+    if !rows.is_multiple_of(3) {
+        return Err(Error::input(format!("its {rows} rows are no query, key and value")));
+    }
+    let part = |(i, kind): (u64, &str)| {
+        Ok((format!("{}{kind}{}", piece.to, piece.suffix), sliced(&piece.rows, 0, i * (rows / 3), rows / 3)?))
+    };
+    (0..).zip(["q", "k", "v"]).map(part).collect()
+}
