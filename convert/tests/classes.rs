@@ -13,9 +13,9 @@ Made from the table of classes itself; `convert --list` prints the same. *evalua
 model from the folder or the file; where it says no, the file is written, checked and quantized, and `evaluate` refuses it
 by the name of what it has no kernel for.
 
-Of the classes that llama.cpp's converter registers for text, two are not converted: `Qwen3TTSForConditionalGeneration` (its
-talker is a text model with codebooks of sound for words) and `PocketTTSModel` (a folder without a config.json, whose sizes
-are guessed from its tensors). Of `PlamoForCausalLM` the reference converts one size alone, that of PLaMo 13B; `convert`
+Every class that llama.cpp's converter registers for text is converted. Of `Qwen3TTSForConditionalGeneration` and
+`PocketTTSModel` embeddings are products, which the reference adds up in the order of the processor's library: here they are
+sums in f64, rounded once. Of `PlamoForCausalLM` the reference converts one size alone, that of PLaMo 13B; `convert`
 does the same. llama.cpp's converter has not the name `MptForCausalLM`.
 
 ## Where the reference fails
@@ -29,6 +29,7 @@ stops, or what it writes is not the model, and `convert` goes on:
 | a base of rotation that is null | no key, and readers take 10,000 | the base of the class |
 | an epsilon or a context length that is null | no key, and llama.cpp does not load the file | that of the class |
 | one name of a field null, another with its value | no key | the value |
+| adapters of queries and keys of `GraniteMoeHybridForCausalLM` with state spaces | rows in the order of the folder, not of the model's file | rows as in the model's file |
 | a type that the class refuses, in a folder whose tokenizer is not SentencePiece's | stops, as the tokenizer asks the class too | reads `config.json` as it stands |
 ";
 
