@@ -282,9 +282,11 @@ impl Config {
         for other in others {
             names.push(other);
         }
+        let declares = |name: &str| part.or(whole).is_some_and(|fields| fields.declares(name));
         for (alias, name) in names {
-            // Where both are stated, the library goes by the other name.
-            if let Some(value) = values.shift_remove(alias)
+            // Where both are stated, the library goes by the one that is no field of the class: it is set later.
+            let first = declares(alias) && !declares(name) && values.get(name).is_some_and(|value| !value.is_null());
+            if let Some(value) = values.shift_remove(alias).filter(|_| !first)
                 && (!value.is_null() || !values.contains_key(name))
             {
                 values.insert(name.to_owned(), value);
@@ -812,7 +814,6 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
     };
     set("rope_theta", theta);
     set("partial_rotary_factor", factor);
-    set("original_max_position_embeddings", original.clone());
     if let Some(kind) = rope.get("type").cloned() {
         rope.entry("rope_type").or_insert(kind);
     }
@@ -829,14 +830,18 @@ fn rope_parameters(values: &Map<String, Value>, defaults: &Map<String, Value>, w
     if let Some(local) = local {
         rope.insert(SLIDING.into(), json!({ "rope_theta": local }));
     }
-    let kind = rope.get("rope_type").and_then(Value::as_str);
-    if known && kind.is_some_and(|kind| ORIGINAL.contains(&kind)) {
-        // The library goes by a length beside the parameters before one among them.
-        if let Some(original) = original.filter(|_| has_rope) {
-            rope.insert("original_max_position_embeddings".into(), original);
-        } else if let (false, Some(longest)) = (rope.contains_key("original_max_position_embeddings"), longest()) {
-            rope.insert("original_max_position_embeddings".into(), longest);
+    const LENGTH: &str = "original_max_position_embeddings";
+    let by_length = rope.get("rope_type").and_then(Value::as_str).is_some_and(|kind| ORIGINAL.contains(&kind));
+    if known && by_length {
+        // A class with a field for the length of training goes by it before all; the others take the longest text.
+        if let (Some(length), true) = (original.clone(), defaults.contains_key(LENGTH)) {
+            rope.insert(LENGTH.into(), length);
+        } else if let (false, Some(longest)) = (rope.contains_key(LENGTH), longest()) {
+            rope.insert(LENGTH.into(), longest);
         }
+    }
+    if let Some(length) = original {
+        rope.entry(LENGTH).or_insert(length);
     }
     rope
 }
@@ -950,15 +955,20 @@ mod tests {
         assert_eq!((none.rope_type().as_str(), none.rope_f64("rope_theta")), ("default", Some(1e4)));
         let yarn = config(r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#, defaults);
         assert_eq!(yarn.rope_f64("original_max_position_embeddings"), Some(64.0));
-        // The length of training beside the parameters goes before one among them, where the kind goes by it.
-        let two = |kind: &str| {
+        // A length of training beside the parameters goes before one among them where it is a field of the class, and
+        // the longest text before it where it is none.
+        let length = |kind: &str, among: &str, defaults: &str| {
             let stated = format!(
-                r#"{{"rope_scaling": {{"rope_type": "{kind}", "factor": 4.0, "original_max_position_embeddings": 32}},
-                "original_max_position_embeddings": 16}}"#
+                r#"{{"rope_scaling": {{"rope_type": "{kind}", "factor": 4.0 {among}}}, "original_max_position_embeddings": 16}}"#
             );
             config(&stated, defaults).rope_f64("original_max_position_embeddings")
         };
-        assert_eq!((two("yarn"), two("dynamic")), (Some(16.0), Some(32.0)));
+        let (among, field) =
+            (r#", "original_max_position_embeddings": 32"#, r#"{"original_max_position_embeddings": 8,"#);
+        let field = defaults.replacen('{', field, 1);
+        assert_eq!((length("yarn", among, &field), length("dynamic", among, &field)), (Some(16.0), Some(32.0)));
+        assert_eq!((length("yarn", among, defaults), length("yarn", "", defaults)), (Some(32.0), Some(64.0)));
+        assert_eq!(length("dynamic", "", defaults), Some(16.0));
         let beside =
             r#"{"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_parameters": {"rope_type": "default"}}"#;
         assert_eq!(

@@ -63,6 +63,11 @@ impl Fields {
         parts.find(|(_, fields)| fields.split(' ').any(|own| own == field)).map(|(types, _)| types)
     }
 
+    /// Whether the class has a field of this name, not only another that it stands for.
+    pub(crate) fn declares(self, field: &str) -> bool {
+        self.types(field).is_some_and(|types| !types.starts_with('*'))
+    }
+
     /// What becomes of a field that is null.
     pub(crate) fn null(self, field: &str) -> Null {
         match self.types(field) {
