@@ -5,9 +5,11 @@
 //! The reference computes in f32 (f16 checkpoints: f16) and so do we: see [`Elements`].
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::ThreadId;
 
 use gguf::{Error, Result, Runtime, TensorInfo, TensorType, row_range};
 use half::slice::HalfFloatSliceExt as _;
@@ -705,8 +707,8 @@ impl RowSource for Product {
     }
 }
 
-/// The product of each row with a matrix `[outputs, inputs]`, plus a bias, with sums in f64 that are rounded once; then a
-/// function of f32.
+/// The product of each row with a matrix `[outputs, inputs]`, plus a bias, and a function of that: all in f32, the sums
+/// in the same order everywhere.
 ///
 /// # Errors
 /// Rows, a matrix and a bias that do not fit each other.
@@ -716,14 +718,14 @@ pub(crate) fn linear(of: &Rows, matrix: &Rows, bias: Option<&Rows>, f: fn(f32) -
     if of.shape().len() != 2 || matrix.shape().len() != 2 || row_len(matrix.shape()) != inputs || !fits {
         return Err(Error::input(format!("{:?} times {:?} is no linear layer", of.shape(), matrix.shape())));
     }
-    let shape = vec![of.shape()[0], outputs];
     Ok(Arc::new(Linear {
         of: of.clone(),
         matrix: matrix.clone(),
         bias: bias.cloned(),
         f,
-        shape,
+        shape: vec![of.shape()[0], outputs],
         read: OnceLock::new(),
+        last: Mutex::default(),
     }))
 }
 
@@ -736,10 +738,13 @@ struct Linear {
     shape: Vec<u64>,
     /// The matrix and the bias, once they were read.
     read: OnceLock<(Vec<f32>, Vec<f32>)>,
+    /// What each thread made last: rows are asked for again where what rounding took from them is looked at.
+    last: Mutex<HashMap<ThreadId, (Range<u64>, Vec<f32>)>>,
 }
 
 impl Linear {
-    fn read(&self) -> Result<&(Vec<f32>, Vec<f32>)> {
+    /// The matrix and the bias.
+    fn parts(&self) -> Result<&(Vec<f32>, Vec<f32>)> {
         if let Some(read) = self.read.get() {
             return Ok(read);
         }
@@ -748,20 +753,38 @@ impl Linear {
         let read = (all(&self.matrix)?, bias);
         Ok(self.read.get_or_init(|| read))
     }
+
+    fn made(&self, rows: Range<u64>) -> Result<Vec<f32>> {
+        /// Rows that go through the matrix together: it is larger than a cache.
+        const TOGETHER: usize = 16;
+        let (matrix, bias) = self.parts()?;
+        let (inputs, outputs) = (row_len(self.of.shape()).max(1) as usize, row_len(&self.shape).max(1) as usize);
+        let values = to_f32(self.of.elements(), &self.of.rows(rows)?)?;
+        let mut out = vec![0.0; values.len() / inputs * outputs];
+        let groups = out.par_chunks_mut(TOGETHER * outputs).zip(values.par_chunks(TOGETHER * inputs));
+        groups.for_each(|(out, rows)| {
+            for (j, column) in matrix.chunks(inputs).enumerate() {
+                let bias = bias.get(j).copied().unwrap_or(0.0);
+                for (row, out) in rows.chunks(inputs).zip(out.chunks_mut(outputs)) {
+                    out[j] = (self.f)(dot(row, column) + bias);
+                }
+            }
+        });
+        Ok(out)
+    }
 }
 
-/// The sum of products in f64, in lanes.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 8;
-    let (a, b) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let mut sums = [0.0_f64; LANES];
-    for (a, b) in a.0.iter().zip(b.0) {
+/// The product of two vectors, summed in as many lanes as registers hold.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 32;
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0_f32; LANES];
+    for (a, b) in a.iter().zip(b) {
         for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += f64::from(*a) * f64::from(*b);
+            *sum += a * b;
         }
     }
-    let rest: f64 = a.1.iter().zip(b.1).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-    sums.iter().sum::<f64>() + rest
+    sums.into_iter().chain(a_rest.iter().zip(b_rest).map(|(a, b)| a * b)).sum()
 }
 
 impl RowSource for Linear {
@@ -772,24 +795,18 @@ impl RowSource for Linear {
         Elements::F32
     }
     fn rows(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        /// Rows that go through the matrix together: it is larger than a cache.
-        const TOGETHER: usize = 16;
-        let (matrix, bias) = self.read()?;
-        let (inputs, outputs) = (row_len(self.of.shape()).max(1) as usize, row_len(&self.shape).max(1) as usize);
-        let values = to_f32(self.of.elements(), &self.of.rows(rows)?)?;
-        let mut out = vec![0.0; values.len() / inputs * outputs];
-        let groups = out.par_chunks_mut(TOGETHER * outputs).zip(values.par_chunks(TOGETHER * inputs));
-        groups.for_each(|(out, rows)| {
-            for (j, column) in matrix.chunks(inputs).enumerate() {
-                let bias = bias.get(j).map_or(0.0, |bias| f64::from(*bias));
-                for (row, out) in rows.chunks(inputs).zip(out.chunks_mut(outputs)) {
-                    out[j] = (self.f)((dot(row, column) + bias) as f32);
-                }
-            }
-        });
-        Ok(Cow::Owned(from_f32(&out, Elements::F32)))
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let thread = std::thread::current().id();
+        if let Some((_, made)) = last().get(&thread).filter(|(own, _)| *own == rows) {
+            return Ok(Cow::Owned(from_f32(made, Elements::F32)));
+        }
+        let made = self.made(rows.clone())?;
+        let bytes = from_f32(&made, Elements::F32);
+        last().insert(thread, (rows, made));
+        Ok(Cow::Owned(bytes))
     }
     fn release(&self, rows: Range<u64>) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).remove(&std::thread::current().id());
         self.of.release(rows);
     }
 }
@@ -1243,6 +1260,23 @@ mod tests {
         let whole = t.rows(0..8).unwrap().into_owned();
         let cut: Vec<u8> = (0..8).flat_map(|r| t.rows(r..r + 1).unwrap().into_owned()).collect();
         assert_eq!(whole, cut);
+    }
+
+    #[test]
+    fn a_linear_layer_is_products_sums_and_a_function_at_any_cut() {
+        let made = linear(&counting(&[40, 67]), &counting(&[3, 67]), Some(&counting(&[3])), |x| x / 2.0).unwrap();
+        assert_eq!((made.shape(), made.elements()), (&[40, 3][..], Elements::F32));
+        let expected = |row: u64, j: u64| {
+            let sum: u64 = (0..67).map(|i| (row * 67 + i) * (j * 67 + i)).sum();
+            (sum + j) as f32 / 2.0
+        };
+        for (i, value) in (0_u64..).zip(all(&made)) {
+            approx::assert_relative_eq!(value, expected(i / 3, i % 3), max_relative = 1e-6);
+        }
+        let cut: Vec<u8> = (0..40).flat_map(|r| made.rows(r..r + 1).unwrap().into_owned()).collect();
+        assert_eq!(made.rows(0..40).unwrap(), cut);
+        assert_eq!(made.rows(0..40).unwrap(), cut);
+        assert!(linear(&counting(&[4, 6]), &counting(&[3, 5]), None, |x| x).is_err());
     }
 
     #[test]

@@ -14,8 +14,8 @@ model from the folder or the file; where it says no, the file is written, checke
 by the name of what it has no kernel for.
 
 Every class that llama.cpp's converter registers for text is converted. Of `Qwen3TTSForConditionalGeneration` and
-`PocketTTSModel` embeddings are products, which the reference adds up in the order of the processor's library: here they are
-sums in f64, rounded once. Of `PlamoForCausalLM` the reference converts one size alone, that of PLaMo 13B; `convert`
+`PocketTTSModel` embeddings are products, which the reference adds up in the order of the processor's library: here it is
+the same everywhere. Of `PlamoForCausalLM` the reference converts one size alone, that of PLaMo 13B; `convert`
 does the same. llama.cpp's converter has not the name `MptForCausalLM`.
 
 ## Where the reference fails
