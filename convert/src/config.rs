@@ -220,6 +220,8 @@ pub enum Rope {
         /// Whether the scaling is of layers that slide as well.
         both: bool,
     },
+    /// One set for all layers, which the class refuses where it scales without these.
+    Scaled(&'static [&'static str]),
     /// As they stand, else the class's own. Fields of older years say nothing.
     Stated,
     /// Those of older years alone.
@@ -232,10 +234,18 @@ impl Rope {
     /// The fields of Gemma 3.
     pub const GEMMA: Rope = Rope::Kinds { full: "rope_theta", sliding: "rope_local_base_freq", both: false };
 
-    /// Whether the class reads these values at all. The library's class fails where a scaling of older years stands
-    /// beside one set for all layers, and the reference then reads the configuration as it stands.
+    /// Whether the class reads these values at all. The library's class fails where a scaling lacks what it asks for, or
+    /// where one of older years stands beside one set for all layers, and the reference then reads the configuration as
+    /// it stands.
     fn reads(self, values: &Map<String, Value>) -> bool {
         let object = |key: &str| values.get(key).and_then(Value::as_object);
+        let scaling = || object("rope_scaling").filter(|scaling| !scaling.is_empty());
+        if let Rope::Scaled(needed) = self
+            && let Some(rope) = scaling().or_else(|| object("rope_parameters"))
+        {
+            let kind = rope.get("rope_type").or_else(|| rope.get("type"));
+            return kind.is_none_or(|kind| kind == "default") || needed.iter().all(|key| rope.contains_key(*key));
+        }
         let (Rope::Kinds { both, .. }, Some(_), Some(stated)) =
             (self, object("rope_scaling"), object("rope_parameters"))
         else {

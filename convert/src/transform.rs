@@ -729,6 +729,9 @@ pub(crate) fn linear(of: &Rows, matrix: &Rows, bias: Option<&Rows>, f: fn(f32) -
     }))
 }
 
+/// Rows, and their values.
+type Made = (Range<u64>, Vec<f32>);
+
 #[derive(Debug)]
 struct Linear {
     of: Rows,
@@ -739,7 +742,7 @@ struct Linear {
     /// The matrix and the bias, once they were read.
     read: OnceLock<(Vec<f32>, Vec<f32>)>,
     /// What each thread made last: rows are asked for again where what rounding took from them is looked at.
-    last: Mutex<HashMap<ThreadId, (Range<u64>, Vec<f32>)>>,
+    last: Mutex<HashMap<ThreadId, Made>>,
 }
 
 impl Linear {

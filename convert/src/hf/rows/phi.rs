@@ -3,7 +3,7 @@
 use gguf::{Error, Result};
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::config::{Config, Rope};
 use crate::hf::rows::llama::MIXTRAL_EXPERTS;
 use crate::hf::{ATTENTION, BASE, Class, ENDS, NORMS, NameRule, Outputs, Params, r};
 use crate::tokenizer::VocabKind;
@@ -24,12 +24,20 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["Phi3ForCausalLM", "Phi4ForCausalLMV"],
         arch: "phi3",
+        rope: Rope::Scaled(&["short_factor", "long_factor"]),
         defaults: r#"{"num_key_value_heads": null, "rms_norm_eps": 1e-05, "max_position_embeddings": 4096,
             "original_max_position_embeddings": 4096, "hidden_size": 3072, "intermediate_size": 8192,
             "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32064,
             "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}"#,
         vocabulary: VocabKind::Phi3,
         spelling: &[ENDS, NORMS, PHI3],
+        prepare: |config| {
+            // The library's class has one kind of scaling, whatever older years called it.
+            if config.is_known() && ["su", "yarn"].contains(&config.rope_type().as_str()) {
+                config.set_rope("rope_type", "longrope");
+            }
+            Ok(())
+        },
         early: attention_factor,
         keys: phi3,
         generated: long_factors,
@@ -39,6 +47,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
         names: &["PhiMoEForCausalLM"],
         arch: "phimoe",
+        rope: Rope::Scaled(&["short_mscale", "long_mscale"]),
         defaults: r#"{"vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 6400, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": null, "max_position_embeddings": 131072,
             "rms_norm_eps": 1e-05, "num_experts_per_tok": 2, "num_local_experts": 16, "tie_word_embeddings": false,
