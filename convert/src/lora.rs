@@ -737,8 +737,14 @@ impl<'a> Plan<'a> {
             }
             How::Change(change) => {
                 let make = |rows: &Rows| Ok(vec![(target.clone(), change(config, &piece(rows))?)]);
-                let changed = moved(make, &b).map_err(|e| e.about(format_args!("the adapter changes {name}")))?;
-                (a, changed.into_iter().next().map_or(b, |(_, b)| b))
+                let first = |parts: Outputs, own: Rows| parts.into_iter().next().map_or(own, |(_, rows)| rows);
+                match moved(make, &b) {
+                    Ok(changed) => (a, first(changed, b)),
+                    Err(of_rows) => match moved_across(make, &a) {
+                        Ok(changed) => (first(changed, a), b),
+                        Err(_) => return Err(of_rows.about(format_args!("the adapter changes {name}"))),
+                    },
+                }
             }
             How::Drop | How::Tied | How::Untied => {
                 return Err(fault(
@@ -830,6 +836,14 @@ fn moved(make: impl Fn(&Rows) -> Result<Outputs>, b: &Rows) -> Result<Outputs> {
         }
     }
     Ok(parts)
+}
+
+/// What becomes of a weight, of A instead of it: where its columns move, since (B A) M = B (A M).
+fn moved_across(make: impl Fn(&Rows) -> Result<Outputs>, a: &Rows) -> Result<Outputs> {
+    let turned = |parts: Outputs| -> Result<Outputs> {
+        parts.into_iter().map(|(name, rows)| Ok((name, transform::transposed(&rows)?))).collect()
+    };
+    turned(moved(|rows| turned(make(&transform::transposed(rows)?)?), &transform::transposed(a)?)?)
 }
 
 /// Whether a row is one of `known` times a factor: `ones` and `numbers` are what became of rows of ones and of their numbers

@@ -30,6 +30,9 @@ stops, or what it writes is not the model, and `convert` goes on:
 | an epsilon or a context length that is null | no key, and llama.cpp does not load the file | that of the class |
 | one name of a field null, another with its value | no key | the value |
 | adapters of queries and keys of `GraniteMoeHybridForCausalLM` with state spaces | rows in the order of the folder, not of the model's file | rows as in the model's file |
+| adapters of `GraniteMoeHybridForCausalLM` without state spaces | names the architecture granitehybrid, and llama.cpp refuses it beside the model's | granite, as the model's file |
+| adapters of one projection of experts alone | left out | written |
+| adapters of `JAISLMHeadModel` and `DeepseekV4ForCausalLM` | carry a key, a template and a type of the model, which nothing reads | as all others |
 | a type that the class refuses, in a folder whose tokenizer is not SentencePiece's | stops, as the tokenizer asks the class too | reads `config.json` as it stands |
 ";
 

@@ -463,6 +463,33 @@ fn multipliers_of_a_model_go_to_the_adapter() {
 }
 
 #[test]
+fn columns_of_a_weight_that_move_are_those_of_a() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (folder, base) = (temporary.path().join("adapter"), temporary.path().join("Qwen3.5-Tiny"));
+    fs::create_dir(&base).unwrap();
+    let config = &fixtures::json("generated/cases.json")["Qwen3.5-Tiny-9B"]["config"];
+    fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let module = "model.layers.0.linear_attn.out_proj";
+    let tensors = pair(module, 2, 64, 64);
+    write(&folder, &tensors, &json!({}));
+    let options = Options { outtype: OutType::F32, ..Options::default() };
+    let adapter = AdapterFile::open(&folder, &base, &options).unwrap();
+    let stored = |half: &str| {
+        let found = tensors.iter().find(|t| t.0.contains(half)).unwrap();
+        found.3.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>()
+    };
+    // Two value heads of 16 for each of two key heads: first those of one number, in the file.
+    let a = stored("lora_A");
+    let from = |column: usize| {
+        let (head, rest) = (column / 16, column % 16);
+        (head % 2 * 2 + head / 2) * 16 + rest
+    };
+    let want: Vec<f32> = (0..2 * 64).map(|i| a[i / 64 * 64 + from(i % 64)]).collect();
+    assert_eq!(values(&adapter, "blk.0.ssm_out.weight.lora_a"), want);
+    assert_eq!(values(&adapter, "blk.0.ssm_out.weight.lora_b"), stored("lora_B"));
+}
+
+#[test]
 fn experts_are_stacked_all_or_not() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path().join("adapter");
