@@ -25,11 +25,8 @@ pub(crate) fn configuration(folder: &Path) -> Result<Option<Map<String, Value>>>
         found.ok_or_else(|| Error::input(format!("tensor {name} is missing, whose shape says a size")).at(folder))
     };
     let layers = |beginning: &str| {
-        let is_one = |tensor: &&Stored| {
-            let number = tensor.name().strip_prefix(beginning).and_then(|rest| rest.strip_suffix(".norm1.weight"));
-            number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
-        };
-        stored.iter().filter(is_one).count() as u64
+        let number = |tensor: &Stored| tensor.name().strip_prefix(beginning)?.split('.').next()?.parse::<u64>().ok();
+        stored.iter().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
     };
     const TEXT: &str = "flow_lm.transformer.layers.";
     const SOUND: &str = "mimi.encoder_transformer.transformer.layers.";

@@ -21,11 +21,6 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         spelling: &[TALKER, ATTENTION, HEAD_NORMS, NORMS, GATED],
         inner: "talker.",
         unused: &["code_predictor."],
-        rename: |_, name| {
-            let become_one = ["text_projection.", "model.text_embedding.", "model.codec_embedding."];
-            let one = become_one.iter().any(|beginning| name.starts_with(beginning));
-            Some(if one { whole(name) } else { name.to_owned() })
-        },
         prepare: |config| {
             // The words; codes of speech follow them.
             match config.u64("text_vocab_size") {
@@ -40,41 +35,37 @@ pub(in crate::hf) const ROWS: &[Class] = &[
     },
     Class {
         names: &["PocketTTSModel"],
-        arch: "pockettts",
-        vocabulary: VocabKind::PocketTts,
-        spelling: &[POCKET],
-        inner: "flow_lm.",
-        unused: &["flow_net.", "out_eos.", "emb_mean", "emb_std", "speaker_proj_weight"],
-        rename: |config, name| {
-            let first = if has_voice(config) { VOICE } else { NO_VOICE };
-            match EMBEDDINGS.contains(&name) {
-                true => Some(format!("{first}{}", whole(name))),
-                false => Some(name.to_owned()),
-            }
-        },
-        leading: &[&["token_embd.weight"]],
-        remark: "the language model of Pocket TTS, whose folder has no config.json; learned vectors follow the words",
-        ..BASE
+        when: |root| root.get("bos_before_voice") == Some(&Value::Bool(true)),
+        spelling: &[POCKET, WITH_VOICE],
+        ..POCKET_TTS
     },
+    Class { names: &["PocketTTSModel"], remark: "the same without a vector before the voice", ..POCKET_TTS },
 ];
 
-/// The name of a weight or bias without an ending: rules take both together then.
-fn whole(name: &str) -> String {
-    name.replace(".weight", "_weight").replace(".bias", "_bias")
-}
+const POCKET_TTS: Class = Class {
+    arch: "pockettts",
+    vocabulary: VocabKind::PocketTts,
+    spelling: &[POCKET, WITHOUT_VOICE],
+    inner: "flow_lm.",
+    unused: &["flow_net.", "out_eos.", "emb_mean", "emb_std", "speaker_proj_weight"],
+    leading: &[&["token_embd.weight"]],
+    remark: "the language model of Pocket TTS, whose folder has no config.json; learned vectors follow the words",
+    ..BASE
+};
 
 /// Codes of speech that are made of a first one and are no word of the talker.
 const FURTHER_CODES: u64 = 1024;
 
+/// What becomes the embeddings, by whole names: weights and biases together.
 const TALKER: &[NameRule] = &[
     r("model.norm", "output_norm"),
     r("codec_head", "output"),
-    r("model.text_embedding_weight", "token_embd").how(FOLDED),
-    r("text_projection.linear_fc1_weight", "token_embd").how(FOLDED),
-    r("text_projection.linear_fc1_bias", "token_embd").how(FOLDED),
-    r("text_projection.linear_fc2_weight", "token_embd").how(FOLDED),
-    r("text_projection.linear_fc2_bias", "token_embd").how(FOLDED),
-    r("model.codec_embedding_weight", "token_embd").how(FOLDED),
+    r("model.text_embedding.weight", "token_embd").how(FOLDED),
+    r("text_projection.linear_fc1.weight", "token_embd").how(FOLDED),
+    r("text_projection.linear_fc1.bias", "token_embd").how(FOLDED),
+    r("text_projection.linear_fc2.weight", "token_embd").how(FOLDED),
+    r("text_projection.linear_fc2.bias", "token_embd").how(FOLDED),
+    r("model.codec_embedding.weight", "token_embd").how(FOLDED),
 ];
 
 const FOLDED: How = How::Join { group: "embeddings", make: folded };
@@ -124,17 +115,6 @@ fn talker(p: &mut Params<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Tensors that become embeddings of Pocket TTS, in the order of what they are in the file.
-const EMBEDDINGS: [&str; 4] = ["conditioner.embed.weight", "bos_before_voice", "bos_emb", "input_linear.weight"];
-
-/// What stands before their names where a vector before the voice is among them, and where none is.
-const VOICE: &str = "voice.";
-const NO_VOICE: &str = "no_voice.";
-
-fn has_voice(config: &Config) -> bool {
-    config.bool("bos_before_voice") == Some(true)
-}
-
 const POCKET: &[NameRule] = &[
     r("out_norm", "output_norm"),
     r("transformer.layers.{}.norm1", "blk.{}.attn_norm"),
@@ -143,17 +123,23 @@ const POCKET: &[NameRule] = &[
     r("transformer.layers.{}.self_attn.out_proj", "blk.{}.attn_output"),
     r("transformer.layers.{}.linear1", "blk.{}.ffn_up"),
     r("transformer.layers.{}.linear2", "blk.{}.ffn_down"),
-    r("voice.conditioner.embed_weight", "token_embd").how(WITH_VOICE),
-    r("voice.bos_before_voice", "token_embd").how(WITH_VOICE),
-    r("voice.bos_emb", "token_embd").how(WITH_VOICE),
-    r("voice.input_linear_weight", "token_embd").how(WITH_VOICE),
-    r("no_voice.conditioner.embed_weight", "token_embd").how(WITHOUT_VOICE),
-    r("no_voice.bos_emb", "token_embd").how(WITHOUT_VOICE),
-    r("no_voice.input_linear_weight", "token_embd").how(WITHOUT_VOICE),
 ];
 
-const WITH_VOICE: How = How::Join { group: "embeddings with a voice", make: with_vectors };
-const WITHOUT_VOICE: How = How::Join { group: "embeddings", make: with_vectors };
+const EMBEDDINGS: How = How::Join { group: "embeddings", make: with_vectors };
+
+/// What becomes the embeddings, in the order of the file.
+const WITH_VOICE: &[NameRule] = &[
+    r("conditioner.embed.weight", "token_embd").how(EMBEDDINGS),
+    r("bos_before_voice", "token_embd").how(EMBEDDINGS),
+    r("bos_emb", "token_embd").how(EMBEDDINGS),
+    r("input_linear.weight", "token_embd").how(EMBEDDINGS),
+];
+
+const WITHOUT_VOICE: &[NameRule] = &[
+    r("conditioner.embed.weight", "token_embd").how(EMBEDDINGS),
+    r("bos_emb", "token_embd").how(EMBEDDINGS),
+    r("input_linear.weight", "token_embd").how(EMBEDDINGS),
+];
 
 /// Embeddings of words, learned vectors, and the first state behind its projection.
 fn with_vectors(_: &Config, _: &Piece, mut parts: Vec<Rows>) -> Result<Outputs> {
