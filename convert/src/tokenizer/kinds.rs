@@ -821,14 +821,7 @@ impl Setting<'_> {
         }
         let mut vocab = Vocab::from_pieces(&model, self.size()?.unwrap_or(model.pieces.len()));
         vocab.apply_added_tokens(self.dir)?;
-        out.set("tokenizer.ggml.model", "t5");
-        out.set("tokenizer.ggml.pre", "default");
-        vocab.write(true, out);
-        out.set("tokenizer.ggml.add_space_prefix", model.add_dummy_prefix);
-        out.set("tokenizer.ggml.remove_extra_whitespaces", model.remove_extra_whitespaces);
-        write_charsmap(&model.charsmap, out);
-        Special::load(self.dir, false, &TYPES, Some(vocab.len()))?.write(out);
-        Ok(())
+        self.write_unigram(&vocab, model.add_dummy_prefix, model.remove_extra_whitespaces, &model.charsmap, false, out)
     }
 
     /// The pieces of a unigram model, in whose last places stand vectors that were learned.
@@ -850,12 +843,7 @@ impl Setting<'_> {
         for (id, text) in (first..).zip(further) {
             vocab.set(id, text, -1000.0, TokenType::Control);
         }
-        out.set("tokenizer.ggml.model", "t5");
-        out.set("tokenizer.ggml.pre", "default");
-        vocab.write(true, out);
-        out.set("tokenizer.ggml.add_space_prefix", model.add_dummy_prefix);
-        out.set("tokenizer.ggml.remove_extra_whitespaces", model.remove_extra_whitespaces);
-        write_charsmap(&model.charsmap, out);
+        self.unigram(&vocab, model.add_dummy_prefix, model.remove_extra_whitespaces, &model.charsmap, false, out)?;
         out.set("tokenizer.ggml.add_bos_token", false);
         out.set("tokenizer.ggml.add_eos_token", false);
         Ok(())
@@ -974,6 +962,21 @@ impl Setting<'_> {
         types: bool,
         out: &mut Metadata,
     ) -> Result<()> {
+        self.unigram(vocab, prefix, remove_spaces, charsmap, types, out)?;
+        Special::load(self.dir, false, &TYPES, Some(vocab.len()))?.write(out);
+        Ok(())
+    }
+
+    /// The same without special tokens.
+    fn unigram(
+        &self,
+        vocab: &Vocab,
+        prefix: bool,
+        remove_spaces: bool,
+        charsmap: &[u8],
+        types: bool,
+        out: &mut Metadata,
+    ) -> Result<()> {
         out.set("tokenizer.ggml.model", "t5");
         out.set("tokenizer.ggml.pre", "default");
         vocab.write(true, out);
@@ -983,7 +986,6 @@ impl Setting<'_> {
         }
         out.set("tokenizer.ggml.remove_extra_whitespaces", remove_spaces);
         write_charsmap(charsmap, out);
-        Special::load(self.dir, false, &TYPES, Some(vocab.len()))?.write(out);
         Ok(())
     }
 
