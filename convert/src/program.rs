@@ -543,10 +543,6 @@ fn with_type(path: PathBuf, type_name: Option<&str>) -> PathBuf {
     path.with_file_name(filled)
 }
 
-/// A piece of a tensor is held in at most so many forms of its size: as it is stored, as f32 while it is converted or
-/// its rounding is looked at, and as it is written.
-const PIECES: u64 = 16;
-
 /// Streams the tensors into a file, and gives those that lost weights.
 fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<Vec<Degenerate>> {
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
@@ -558,7 +554,7 @@ fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) 
         no_degenerate: args.no_degenerate,
         met: Mutex::default(),
     };
-    let piece = args.max_memory / PIECES;
+    let piece = args.max_memory / convert::transform::FORMS;
     let written = gguf::write::copy_by(&watched, checkpoint.metadata(), piece, out, |bytes| progress.add(bytes));
     let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(&target, "write", e)));
     progress.finish();

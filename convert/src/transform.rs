@@ -91,6 +91,10 @@ pub trait RowSource: Send + Sync + fmt::Debug {
     }
 }
 
+/// A piece of a tensor is held in at most so many forms of its size at once: as it is stored, as f32 while it is converted
+/// or its rounding is looked at, and as it is written, each once more where rows are moved.
+pub const FORMS: u64 = 16;
+
 /// A shared lazy tensor.
 pub type Rows = Arc<dyn RowSource>;
 

@@ -6,7 +6,7 @@ mod cases;
 use std::fs;
 use std::path::Path;
 
-use convert::Checkpoint;
+use convert::{Checkpoint, Options, OutType};
 use gguf::Source;
 use serde_json::{Map, Value};
 
@@ -54,6 +54,62 @@ fn qwen_1_has_its_epsilon_beyond_the_file() {
     write(&case, &folder);
     let error = Checkpoint::open(&folder, &options(cases, &case, &folder)).unwrap_err().to_string();
     assert!(error.contains(key), "{error}");
+}
+
+/// What is apart in the models of speech: words behind their projection and codes, or words, learned vectors and a state
+/// behind its projection.
+#[test]
+fn embeddings_that_are_products_are_those_of_their_definition() {
+    let cases = fixtures::json("generated/cases.json");
+    let cases = cases.as_object().unwrap();
+    for (name, prefix) in
+        [("Qwen3-TTS", "talker."), ("Pocket-TTS", "flow_lm."), ("Pocket-TTS-without-voice", "flow_lm.")]
+    {
+        let case = resolved(cases, name);
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join(name);
+        write(&case, &folder);
+        let options = Options { outtype: OutType::F32, ..options(cases, &case, &folder) };
+        let checkpoint = Checkpoint::open(&folder, &options).unwrap();
+        let at = checkpoint.find("token_embd.weight").unwrap();
+        let info = &checkpoint.tensors()[at];
+        let bytes = checkpoint.rows(at, 0..info.rows()).unwrap();
+        let made: Vec<f64> = bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
+
+        let stored = convert::safetensors::open_folder(&folder).unwrap();
+        let values = |own: &str| -> Option<Vec<f64>> {
+            let found = stored.iter().find(|tensor| tensor.name() == format!("{prefix}{own}"))?;
+            let rows = convert::transform::stored(found).unwrap();
+            let bytes = rows.rows(0..convert::transform::row_count(rows.shape())).unwrap();
+            let values = convert::transform::to_f32(rows.elements(), &bytes).unwrap();
+            Some(values.into_iter().map(f64::from).collect())
+        };
+        let need = |own: &str| values(own).unwrap();
+        let product = |x: &[f64], matrix: &[f64]| -> Vec<f64> {
+            matrix.chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+        };
+        let plus = |x: Vec<f64>, bias: &[f64]| -> Vec<f64> { x.iter().zip(bias).map(|(x, b)| x + b).collect() };
+        let expected = if prefix == "talker." {
+            let up = (need("text_projection.linear_fc1.weight"), need("text_projection.linear_fc1.bias"));
+            let down = (need("text_projection.linear_fc2.weight"), need("text_projection.linear_fc2.bias"));
+            let projected = |word: &[f64]| {
+                let inner = plus(product(word, &up.0), &up.1).into_iter().map(|x| x / (1.0 + (-x).exp()));
+                plus(product(&inner.collect::<Vec<_>>(), &down.0), &down.1)
+            };
+            let words = need("model.text_embedding.weight");
+            let words = words.chunks(up.1.len()).flat_map(projected);
+            words.chain(need("model.codec_embedding.weight")).collect::<Vec<_>>()
+        } else {
+            let vectors = [Some(need("conditioner.embed.weight")), values("bos_before_voice")];
+            let first = product(&need("bos_emb"), &need("input_linear.weight"));
+            vectors.into_iter().flatten().flatten().chain(first).collect()
+        };
+        assert_eq!(made.len(), expected.len(), "{name}");
+        let largest = expected.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        // Sums of at most 48 products in f32, and an exponential.
+        let wrong = made.iter().zip(&expected).position(|(a, b)| (a - b).abs() > 1e-6 * largest);
+        assert_eq!(wrong, None, "{name}");
+    }
 }
 
 #[test]

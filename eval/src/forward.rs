@@ -1047,17 +1047,12 @@ impl fmt::Debug for Session<'_> {
     }
 }
 
-/// A number of bytes as errors tell it.
-pub(crate) fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
 /// Refuses more bytes for what is kept of so many tokens than there are.
 fn check_kept(tokens: usize, bytes: u64, memory: u64) -> Result<()> {
     if bytes <= memory {
         return Ok(());
     }
-    let [bytes, memory] = [bytes, memory].map(mebibytes);
+    let [bytes, memory] = [bytes, memory].map(gguf::text::bytes);
     Err(Error::usage(format!("{tokens} tokens need {bytes} for what is kept of them, of {memory} there are"))
         .help("fewer tokens, or a larger --max-memory"))
 }

@@ -78,7 +78,7 @@ fn a_bound_on_memory_changes_no_vector_or_is_refused() {
         };
         let told = within(1000).unwrap_err();
         assert!(
-            told.to_string().contains("of 0.0 MiB there are") && told.way_out().unwrap().contains("--max-memory"),
+            told.to_string().contains("of 1000 B there are") && told.way_out().unwrap().contains("--max-memory"),
             "{told}"
         );
         // The least that suffices leaves no more than a few tokens together in the widest part.

@@ -297,7 +297,7 @@ const COPY_BYTES: u64 = 4 << 20;
 /// # Errors
 /// What reading the source or writing meets.
 pub fn copy<W: Write>(source: &dyn Source, metadata: &Metadata, out: W, progress: impl FnMut(u64)) -> Result<W> {
-    copy_part(source, 0..source.tensors().len(), metadata, Layout::default(), out, progress)
+    copy_by(source, metadata, COPY_BYTES, out, progress)
 }
 
 /// As [`copy`], with pieces of at most so many bytes; a row is the least.

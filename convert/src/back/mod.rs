@@ -119,13 +119,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// Elements that are read and written together: as they are stored, as f32 and as they are written, each once more
-    /// where rows are moved.
+    /// Elements that are read and written together.
     fn chunk(&self) -> u64 {
-        const BYTES: u64 = 16 * size_of::<f32>() as u64;
         match self.max_memory {
             0 => CHUNK,
-            bytes => (bytes / BYTES).clamp(1, CHUNK),
+            bytes => (bytes / transform::FORMS / size_of::<f32>() as u64).clamp(1, CHUNK),
         }
     }
 }

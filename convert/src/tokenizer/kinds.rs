@@ -821,7 +821,7 @@ impl Setting<'_> {
         }
         let mut vocab = Vocab::from_pieces(&model, self.size()?.unwrap_or(model.pieces.len()));
         vocab.apply_added_tokens(self.dir)?;
-        self.write_unigram(&vocab, model.add_dummy_prefix, model.remove_extra_whitespaces, &model.charsmap, false, out)
+        self.write_unigram(&vocab, &Spaces::of(&model), false, out)
     }
 
     /// The pieces of a unigram model, in whose last places stand vectors that were learned.
@@ -843,7 +843,7 @@ impl Setting<'_> {
         for (id, text) in (first..).zip(further) {
             vocab.set(id, text, -1000.0, TokenType::Control);
         }
-        self.unigram(&vocab, model.add_dummy_prefix, model.remove_extra_whitespaces, &model.charsmap, false, out)?;
+        self.unigram(&vocab, &Spaces::of(&model), false, out)?;
         out.set("tokenizer.ggml.add_bos_token", false);
         out.set("tokenizer.ggml.add_eos_token", false);
         Ok(())
@@ -918,7 +918,7 @@ impl Setting<'_> {
         if vocab::hparam(self.config, "moe_every_n_layers").is_some_and(folder::truthy) && vocab.len() > MASK {
             vocab.set(MASK, "<mask>", 0.0, TokenType::Control);
         }
-        self.write_unigram(&vocab, model.add_dummy_prefix, model.remove_extra_whitespaces, &model.charsmap, true, out)
+        self.write_unigram(&vocab, &Spaces::of(&model), true, out)
     }
 
     /// A unigram model in a `tokenizer.json`.
@@ -950,42 +950,26 @@ impl Setting<'_> {
         let prefix = config["add_prefix_space"].as_bool().unwrap_or(types || puts_space(json));
         let clean = config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
         let remove = if types { clean } else { true };
-        self.write_unigram(&vocab, prefix, remove, &charsmap, types, out)
+        self.write_unigram(&vocab, &Spaces { prefix, remove, charsmap: &charsmap }, types, out)
     }
 
-    fn write_unigram(
-        &self,
-        vocab: &Vocab,
-        prefix: bool,
-        remove_spaces: bool,
-        charsmap: &[u8],
-        types: bool,
-        out: &mut Metadata,
-    ) -> Result<()> {
-        self.unigram(vocab, prefix, remove_spaces, charsmap, types, out)?;
+    fn write_unigram(&self, vocab: &Vocab, spaces: &Spaces<'_>, types: bool, out: &mut Metadata) -> Result<()> {
+        self.unigram(vocab, spaces, types, out)?;
         Special::load(self.dir, false, &TYPES, Some(vocab.len()))?.write(out);
         Ok(())
     }
 
     /// The same without special tokens.
-    fn unigram(
-        &self,
-        vocab: &Vocab,
-        prefix: bool,
-        remove_spaces: bool,
-        charsmap: &[u8],
-        types: bool,
-        out: &mut Metadata,
-    ) -> Result<()> {
+    fn unigram(&self, vocab: &Vocab, spaces: &Spaces<'_>, types: bool, out: &mut Metadata) -> Result<()> {
         out.set("tokenizer.ggml.model", "t5");
         out.set("tokenizer.ggml.pre", "default");
         vocab.write(true, out);
-        out.set("tokenizer.ggml.add_space_prefix", prefix);
+        out.set("tokenizer.ggml.add_space_prefix", spaces.prefix);
         if types {
             self.token_type_count(out)?;
         }
-        out.set("tokenizer.ggml.remove_extra_whitespaces", remove_spaces);
-        write_charsmap(charsmap, out);
+        out.set("tokenizer.ggml.remove_extra_whitespaces", spaces.remove);
+        write_charsmap(spaces.charsmap, out);
         Ok(())
     }
 
@@ -1296,6 +1280,23 @@ fn charsmap(normalizer: &Value) -> Result<Vec<u8>> {
     match steps.iter().find_map(|step| step["precompiled_charsmap"].as_str()) {
         Some(text) => base64::decode(text).ok_or_else(|| Error::input("precompiled_charsmap is not base64")),
         None => Ok(Vec::new()),
+    }
+}
+
+/// What a unigram model does to a text before it is cut.
+struct Spaces<'a> {
+    /// Whether a space is put in front.
+    prefix: bool,
+    /// Whether spaces too many are taken away.
+    remove: bool,
+    /// What characters become.
+    charsmap: &'a [u8],
+}
+
+impl Spaces<'_> {
+    fn of(model: &Model) -> Spaces<'_> {
+        let Model { add_dummy_prefix: prefix, remove_extra_whitespaces: remove, charsmap, .. } = model;
+        Spaces { prefix: *prefix, remove: *remove, charsmap }
     }
 }
 

@@ -20,7 +20,6 @@ use gguf::arch::NormKind;
 use gguf::{Error, Metadata, Result, Value};
 
 use self::vit::Vit;
-use crate::forward::mebibytes;
 use crate::layers::Part;
 use crate::weights::Weights;
 
@@ -222,7 +221,7 @@ impl<'a> Tower<'a> {
         if bytes <= self.memory {
             return Ok(());
         }
-        let [bytes, memory] = [bytes, self.memory].map(mebibytes);
+        let [bytes, memory] = [bytes, self.memory].map(gguf::text::bytes);
         let what = if self.kind.sense == Sense::Vision { "patches" } else { "frames" };
         Err(Error::usage(format!("a layer over {tokens} {what} takes {bytes}, of {memory} there are"))
             .help("give the tower less at once, or a larger --max-memory"))

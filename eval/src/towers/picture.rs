@@ -186,7 +186,7 @@ fn deviations(std: [f32; 3], place: &str) -> Result<[f32; 3]> {
 }
 
 impl Picture {
-    /// A PNG or JPEG file.
+    /// A PNG or JPEG file, whose pixels take at most so many bytes while they are read.
     ///
     /// # Errors
     /// A file that is none, damaged or too large.

@@ -9,7 +9,7 @@ use crate::transform::rotated;
 use crate::transform::{self, Elements, Rows, row_count};
 
 /// Queries, keys and values of one tensor become three.
-pub(super) const QUERY_KEY_VALUE: How = How::Split(query_key_value);
+pub(in crate::hf) const QUERY_KEY_VALUE: How = How::Split(query_key_value);
 
 fn query_key_value(_: &Config, piece: &Piece) -> Result<Outputs> {
     let rows = piece.rows.shape().first().copied().unwrap_or(0);

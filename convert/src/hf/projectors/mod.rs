@@ -38,6 +38,7 @@ use serde_json::{Map, Value};
 use super::{Class, Key, NameRule, Params, find as find_text};
 use crate::config::{self, Config};
 
+pub(in crate::hf) use change::QUERY_KEY_VALUE;
 pub use gguf::projector::Sense;
 
 /// A tower of a class.

@@ -7,10 +7,11 @@ use gguf::{Array, Error, Result};
 use serde_json::Value;
 
 use crate::config::Config;
+use crate::hf::projectors::QUERY_KEY_VALUE;
 use crate::hf::rows::qwen::QWEN3;
 use crate::hf::{ATTENTION, BASE, Class, GATED, HEAD_NORMS, How, NORMS, NameRule, Outputs, Params, Piece, r};
 use crate::tokenizer::VocabKind;
-use crate::transform::{self, Rows, reshaped, row_len, sliced};
+use crate::transform::{self, Rows, reshaped, row_len};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
     Class {
@@ -88,12 +89,7 @@ fn folded(config: &Config, _: &Piece, parts: Vec<Rows>) -> Result<Outputs> {
     };
     let inner = transform::linear(&words, &up, Some(&up_bias), act)?;
     let words = transform::linear(&inner, &down, Some(&down_bias), |x| x)?;
-    Ok(vec![("token_embd.weight".to_owned(), transform::joined(vec![words, in_f32(&codes)])?)])
-}
-
-/// The same tensor as f32, as what it is joined to.
-fn in_f32(rows: &Rows) -> Rows {
-    transform::mapped(rows, |x| x)
+    Ok(vec![("token_embd.weight".to_owned(), transform::joined(vec![words, codes])?)])
 }
 
 fn talker(p: &mut Params<'_>) -> Result<()> {
@@ -119,7 +115,7 @@ const POCKET: &[NameRule] = &[
     r("out_norm", "output_norm"),
     r("transformer.layers.{}.norm1", "blk.{}.attn_norm"),
     r("transformer.layers.{}.norm2", "blk.{}.ffn_norm"),
-    r("transformer.layers.{}.self_attn.in_proj", "blk.{}.attn_").how(How::Split(thirds)),
+    r("transformer.layers.{}.self_attn.in_proj", "blk.{}.attn_").how(QUERY_KEY_VALUE),
     r("transformer.layers.{}.self_attn.out_proj", "blk.{}.attn_output"),
     r("transformer.layers.{}.linear1", "blk.{}.ffn_up"),
     r("transformer.layers.{}.linear2", "blk.{}.ffn_down"),
@@ -151,21 +147,9 @@ fn with_vectors(_: &Config, _: &Piece, mut parts: Vec<Rows>) -> Result<Outputs> 
     let width = row_len(first.shape());
     let rows = |rows: &Rows| {
         let count: u64 = rows.shape().iter().product();
-        reshaped(&in_f32(rows), vec![count / width.max(1), width])
+        reshaped(rows, vec![count / width.max(1), width])
     };
     let mut all = parts.iter().map(rows).collect::<Result<Vec<_>>>()?;
     all.push(first);
     Ok(vec![("token_embd.weight".to_owned(), transform::joined(all)?)])
-}
-
-/// Queries, keys and values of as many rows each.
-fn thirds(_: &Config, piece: &Piece) -> Result<Outputs> {
-    let rows = piece.rows.shape().first().copied().unwrap_or(0);
-    if !rows.is_multiple_of(3) {
-        return Err(Error::input(format!("its {rows} rows are no query, key and value")));
-    }
-    let part = |(i, kind): (u64, &str)| {
-        Ok((format!("{}{kind}{}", piece.to, piece.suffix), sliced(&piece.rows, 0, i * (rows / 3), rows / 3)?))
-    };
-    (0..).zip(["q", "k", "v"]).map(part).collect()
 }
