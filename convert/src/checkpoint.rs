@@ -440,6 +440,8 @@ impl FileType {
             TensorType::F32 => 0,
             TensorType::F16 => 1,
             TensorType::Q8_0 => 7,
+            TensorType::TQ1_0 => 36,
+            TensorType::TQ2_0 => 37,
             _ => 32,
         };
         FileType { matrices, name: matrices.name(), number }
@@ -454,6 +456,8 @@ fn choose(wanted: OutType, architecture: &Class, tensors: &[Stored]) -> FileType
         OutType::F16 => TensorType::F16,
         OutType::BF16 => TensorType::BF16,
         OutType::Q8_0 => TensorType::Q8_0,
+        OutType::TQ1_0 => TensorType::TQ1_0,
+        OutType::TQ2_0 => TensorType::TQ2_0,
         OutType::Auto => {
             let mut matrices = tensors.iter().filter(|t| t.shape().len() >= 2);
             match matrices.find(|t| [Dtype::BF16, Dtype::F16].contains(&t.dtype())).map(Stored::dtype) {
@@ -641,7 +645,11 @@ impl<'a> Plan<'a> {
             None if self.architecture.is_projector() => {
                 names::forced_type(self.architecture, &name, dimensions, self.file_type.matrices)
             }
-            None => names::fixed_type(self.architecture.types, &name, dimensions, made.stored, made.moved),
+            None => {
+                let (types, asked) = (self.architecture.types, self.file_type.matrices);
+                let moved = made.moved || names::leaves_its_block(&name, made.of);
+                names::fixed_type(types, &name, dimensions, asked, made.stored, moved)
+            }
         };
         let ty = match (rows.elements(), fixed) {
             (Elements::Blocks(ty), _) => ty,

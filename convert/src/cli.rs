@@ -201,6 +201,18 @@ pub struct ModelfileArgs {
 const MAX_LICENSE: u64 = 1 << 20;
 
 impl ModelfileArgs {
+    /// Refuses a Modelfile of a model in so many files, before any work.
+    ///
+    /// # Errors
+    /// More files than one, of which Ollama takes none.
+    pub fn check(&self, files: usize) -> Result<()> {
+        match files {
+            2.. if self.modelfile => Err(Error::usage(format!("the model has {files} files, and Ollama takes one"))
+                .help("leave --modelfile out, or the options that split the model")),
+            _ => Ok(()),
+        }
+    }
+
     /// The Modelfile for a result of this name, finished but for its own name. `folder` is where the licence is.
     ///
     /// # Errors

@@ -1,14 +1,15 @@
 //! A Hugging Face checkpoint folder seen as if it were a GGUF file.
 //!
 //! [`Checkpoint`] maps names, shapes, metadata and the tokenizer; the weights change their layout as they are read,
-//! and their precision between f32, f16 and bf16 only, or to plain Q8_0. What it shows equals, byte for byte, what llama.cpp's
-//! `convert_hf_to_gguf.py` writes.
+//! and their precision between f32, f16 and bf16 only, or to plain Q8_0, TQ1_0 and TQ2_0. What it shows equals, byte for
+//! byte, what llama.cpp's `convert_hf_to_gguf.py` writes.
 
 // The program is written as any user of the library is.
 #[cfg(feature = "cli")]
 extern crate self as convert;
 
 pub mod back;
+mod blocks;
 mod card;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
@@ -67,6 +68,12 @@ pub enum OutType {
     /// Blocks of 32 weights of 8 bits with one scale; f16 where a row is not a whole number of blocks
     #[cfg_attr(feature = "cli", value(name = "q8_0"))]
     Q8_0,
+    /// Blocks of 256 levels -1, 0 and 1 with one scale, 1.69 bits each: for models trained to have no others
+    #[cfg_attr(feature = "cli", value(name = "tq1_0"))]
+    TQ1_0,
+    /// The same in 2.06 bits each, which are faster to unpack
+    #[cfg_attr(feature = "cli", value(name = "tq2_0"))]
+    TQ2_0,
 }
 
 /// Which part of a checkpoint becomes the file.

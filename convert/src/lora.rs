@@ -517,7 +517,7 @@ impl AdapterFile {
         }
         metadata.set("general.quantization_version", 2_u32);
 
-        let ty = matrix_type(options.outtype, &adapter);
+        let ty = matrix_type(options.outtype, &adapter)?;
         let mut notes = general.notes().to_vec();
         let norms = out.iter().filter(|placed| matches!(placed.data, Data::Whole(_))).count();
         if norms > 0 {
@@ -572,17 +572,20 @@ impl AdapterFile {
 }
 
 /// The type of an adapter's matrices; `auto` is the first 16-bit type there is, and f16 where there is none.
-fn matrix_type(wanted: OutType, adapter: &Adapter) -> TensorType {
-    match wanted {
+fn matrix_type(wanted: OutType, adapter: &Adapter) -> Result<TensorType> {
+    Ok(match wanted {
         OutType::F32 => TensorType::F32,
         OutType::F16 => TensorType::F16,
         OutType::BF16 => TensorType::BF16,
         OutType::Q8_0 => TensorType::Q8_0,
+        OutType::TQ1_0 | OutType::TQ2_0 => {
+            return Err(Error::usage("an adapter has no ternary weights").help("--outtype f32, f16, bf16, q8_0 or auto"));
+        }
         OutType::Auto => {
             let mut types = adapter.pairs.values().flat_map(|pair| [pair.a.elements(), pair.b.elements()]);
             types.find(|e| [Elements::BF16, Elements::F16].contains(e)).map_or(TensorType::F16, Elements::ty)
         }
-    }
+    })
 }
 
 /// What becomes of a weight's change in a GGUF adapter.

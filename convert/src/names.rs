@@ -191,15 +191,27 @@ const ALWAYS_F32: &[&str] = &[
     "indexer.proj.weight",
 ];
 
+/// Tables and small matrices that are f16 beside ternary blocks.
+const F16_BESIDE_TERNARY: &[&str] = &[
+    "token_embd.weight",
+    "per_layer_token_embd.weight",
+    "output.weight",
+    "altup_router.weight",
+    "laurel_l.weight",
+    "laurel_r.weight",
+];
+
 /// Endings of the names of weights, those of adapters inside a model among them.
 const WEIGHTS: &[&str] = &[".weight", ".lora_a", ".lora_b"];
 
-/// The type that a tensor has in every file, if there is one. `stored` is its type in the checkpoint; `moved` says that
-/// its block has another number there, which the reference does not follow in its list of names.
+/// The type that a tensor has in every file whose matrices are asked for in this type, if there is one. `stored` is its
+/// type in the checkpoint; `moved` says that its block has another number there, or that it has one there alone, which
+/// the reference does not follow in its lists of names.
 pub(crate) fn fixed_type(
     types: Types,
     name: &str,
     dimensions: usize,
+    asked: TensorType,
     stored: Elements,
     moved: bool,
 ) -> Option<TensorType> {
@@ -214,8 +226,18 @@ pub(crate) fn fixed_type(
         _ => {}
     }
     let own = name.split_once("blk.").and_then(|(_, rest)| rest.split_once('.')).map_or(name, |(_, own)| own);
-    let named = !moved && ALWAYS_F32.contains(&own);
-    (named || !WEIGHTS.iter().any(|w| name.ends_with(w))).then_some(TensorType::F32)
+    let named = |list: &[&str]| !moved && list.contains(&own);
+    if named(ALWAYS_F32) || !WEIGHTS.iter().any(|w| name.ends_with(w)) {
+        return Some(TensorType::F32);
+    }
+    let ternary = matches!(asked, TensorType::TQ1_0 | TensorType::TQ2_0);
+    (ternary && named(F16_BESIDE_TERNARY)).then_some(TensorType::F16)
+}
+
+/// Whether a tensor of no block is of one in the checkpoint, by the numbers in the names there.
+pub(crate) fn leaves_its_block(name: &str, of: &[String]) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    !name.contains("blk.") && of.iter().any(|stored| stored.split('.').any(is_number))
 }
 
 /// The type that a tensor of a projector file has whatever is asked for, if there is one: vectors, norms and what is no
@@ -531,7 +553,9 @@ mod tests {
 
     #[test]
     fn types_follow_names() {
-        let is_f32 = |types, name, stored, moved| fixed_type(types, name, 2, stored, moved) == Some(TensorType::F32);
+        let fixed = |types, name, asked, stored, moved| fixed_type(types, name, 2, asked, stored, moved);
+        let is_f32 =
+            |types, name, stored, moved| fixed(types, name, TensorType::BF16, stored, moved) == Some(TensorType::F32);
         let usual = |name| is_f32(Types::Usual, name, Elements::BF16, false);
         assert!(usual("blk.3.ffn_gate_inp.weight"));
         assert!(usual("blk.3.attn_q.bias"));
@@ -544,6 +568,17 @@ mod tests {
         assert!(!is_f32(Types::AsStored, "blk.3.ffn_gate_inp.weight", Elements::BF16, false));
         assert!(is_f32(Types::AsStored, "blk.3.attn_q.weight", Elements::F32, false));
         assert!(is_f32(Types::Also(&["hc_attn_"]), "blk.3.hc_attn_fn.weight", Elements::BF16, false));
+        let beside = |types, name| fixed(types, name, TensorType::TQ1_0, Elements::BF16, false);
+        for name in ["token_embd.weight", "output.weight", "blk.0.laurel_r.weight", "blk.12.altup_router.weight"] {
+            assert_eq!(beside(Types::Usual, name), Some(TensorType::F16));
+            assert_eq!(fixed(Types::Usual, name, TensorType::Q8_0, Elements::BF16, false), None);
+        }
+        assert_eq!(beside(Types::Usual, "blk.3.ffn_gate_inp.weight"), Some(TensorType::F32));
+        assert_eq!(beside(Types::Usual, "blk.3.attn_output.weight"), None);
+        assert_eq!(beside(Types::NoMatrices, "output.weight"), None);
+        assert!(leaves_its_block("output.weight", &["layers.1.head.weight".to_owned()]));
+        assert!(!leaves_its_block("output.weight", &["head.weight".to_owned()]));
+        assert!(!leaves_its_block("blk.1.head.weight", &["layers.1.head.weight".to_owned()]));
     }
 
     #[test]

@@ -15,9 +15,12 @@ use convert::lora::{self, AdapterFile};
 use convert::tasks::TaskAdapter;
 use convert::tokenizer::Report as Comparison;
 use convert::{Checkpoint, Options, OutType, hf, location};
-use gguf::cli::{self, Align, Common, Exit, Files, Output, OutputFolder, OutputPlace, Program, Progress, Table};
+use gguf::cli::{
+    self, Align, Common, Exit, Files, Output, OutputFolder, OutputPlace, Program, Progress, SplitArgs, Table,
+};
 use gguf::lost::{Degenerate, Lost};
-use gguf::{Error, Result, Source, TensorInfo, Writer};
+use gguf::split::{self, Division, KeyOrder};
+use gguf::{Error, FileLayout, Result, Source, TensorInfo};
 use serde_json::json;
 
 /// The program.
@@ -32,6 +35,7 @@ Examples:
   convert hf://meta-llama/Llama-3.2-1B            fetched from the hub into its cache, where it is not there yet
   convert models/llava --mmproj -o mmproj.gguf    the towers that see and hear
   convert models/llava --all -o out/              both files, under their default names
+  convert models/tiny-llama --split-max-size 2G   files NAME-00001-of-0000N.gguf of at most 2 GB each
   convert tiny.gguf -o folder                     the way back: a checkpoint folder from a GGUF file
   convert text.gguf --mmproj mmproj.gguf -o folder  the same with the towers of a projector file
   convert --list                                  the architectures there are
@@ -50,7 +54,7 @@ struct Args {
 
     /// The file to write, {ftype} in its name standing for the type, or a folder to write it into under its default name;
     /// of a GGUF file, the folder to make
-    #[arg(long, short, value_name = "PATH", conflicts_with = "second")]
+    #[arg(long, short, alias = "outfile", value_name = "PATH", conflicts_with = "second")]
     output: Option<PathBuf>,
 
     /// What llama-quantize takes in second place
@@ -134,6 +138,9 @@ struct Args {
     /// Print the architectures that are known
     #[arg(long)]
     list: bool,
+
+    #[command(flatten, next_help_heading = "A model in several files")]
+    split: SplitArgs,
 
     #[command(flatten)]
     reading: FolderArgs,
@@ -267,7 +274,7 @@ fn way_back(args: &Args, file: &Path) -> Result<Exit> {
         Some(OutType::BF16) => Some(Float::BF16),
         Some(OutType::F16) => Some(Float::F16),
         Some(OutType::F32) => Some(Float::F32),
-        Some(OutType::Q8_0) => {
+        Some(OutType::Q8_0 | OutType::TQ1_0 | OutType::TQ2_0) => {
             return Err(Error::usage("a checkpoint folder has floats").help("--outtype bf16, f16 or f32"));
         }
     };
@@ -354,7 +361,10 @@ fn only_of_a_folder(args: &Args) -> Option<&'static str> {
         (args.base.base.is_some(), "--base"),
         (args.modelfile.modelfile, "--modelfile"),
     ];
-    args.reading.given().or_else(|| given.into_iter().find(|(given, _)| *given).map(|(_, name)| name))
+    args.reading
+        .given()
+        .or_else(|| args.split.given())
+        .or_else(|| given.into_iter().find(|(given, _)| *given).map(|(_, name)| name))
 }
 
 /// Encodes texts with the folder's tokenizer and with the one that the keys describe.
@@ -376,10 +386,45 @@ fn has_towers(args: &Args, folder: &Path) -> Result<bool> {
 /// One of a folder's files.
 struct Conversion {
     checkpoint: Checkpoint,
+    /// What it is called where it is one file.
     target: PathBuf,
-    plan: gguf::FileLayout,
+    files: Vec<PlannedFile>,
     projector: bool,
 }
+
+/// A file of which everything but the data is known: a whole model, or a shard.
+struct PlannedFile {
+    path: PathBuf,
+    /// Its tensors.
+    part: Range<usize>,
+    plan: FileLayout,
+}
+
+impl PlannedFile {
+    fn whole(source: &dyn Source, path: PathBuf) -> Result<PlannedFile> {
+        let plan = FileLayout::new(source.metadata(), source.tensors())?;
+        Ok(PlannedFile { path, part: 0..source.tensors().len(), plan })
+    }
+
+    /// The files of a model that would be called `target`: one, under that name, where no limit is passed.
+    fn shards(source: &dyn Source, target: &Path, division: Division) -> Result<Vec<PlannedFile>> {
+        let tensors = source.tensors();
+        let parts = if division == Division::default() { Vec::new() } else { division.parts(tensors, UNPADDED)? };
+        if parts.len() <= 1 {
+            return Ok(vec![PlannedFile::whole(source, target.to_path_buf())?]);
+        }
+        let count = parts.len();
+        let shard = |(no, part): (usize, Range<usize>)| {
+            let metadata = split::metadata(source.metadata(), no, count, tensors.len(), KeyOrder::GgufPy)?;
+            let plan = FileLayout::new(&metadata, &tensors[part.clone()])?;
+            Ok(PlannedFile { path: split::of_whole(target, no, count), part, plan })
+        };
+        parts.into_iter().enumerate().map(shard).collect()
+    }
+}
+
+/// The converter counts tensors of a shard without their padding.
+const UNPADDED: u64 = 1;
 
 /// A file, and what stands beside it, that only lack their names.
 struct Written {
@@ -398,49 +443,44 @@ impl Conversion {
         let checkpoint = Checkpoint::open(folder, &options)?;
         let default = checkpoint.file_name();
         let target = with_type(target(args, &default), checkpoint.type_name());
-        let plan = gguf::FileLayout::new(checkpoint.metadata(), checkpoint.tensors())?;
-        let plan = if args.vocab_only { plan.unpadded() } else { plan };
+        let mut files = PlannedFile::shards(&checkpoint, &target, args.split.division())?;
+        if !projector {
+            args.modelfile.check(files.len())?;
+        }
+        if args.vocab_only {
+            files.iter_mut().for_each(|file| file.plan = file.plan.clone().unpadded());
+        }
         if !args.common.quiet {
             // What the other file holds is not left out where that is written as well.
             let notes = checkpoint.notes().iter().filter(|note| !args.all || !note.contains("--mmproj"));
             notes.for_each(|note| cli::say(&format!("note: {note}")));
         }
-        Ok(Conversion { checkpoint, target, plan, projector })
+        Ok(Conversion { checkpoint, target, files, projector })
     }
 
     /// Writes the file but for its name.
     fn write(&self, args: &Args, folder: &Path, inputs: &[&Path]) -> Result<Written> {
         let begun = std::time::Instant::now();
-        let Conversion { checkpoint, target, plan, .. } = self;
-        let mut output = Output::create(target, args.force, inputs)?;
-        for task in checkpoint.tasks() {
-            Output::check(&task_target(task, target), args.force, inputs)?;
+        let Conversion { checkpoint, target, .. } = self;
+        let paths = self.files.iter().map(|file| file.path.clone());
+        for path in paths.chain(checkpoint.tasks().iter().map(|task| task_target(task, target))) {
+            Output::check(&path, args.force, inputs)?;
         }
         let modelfile = match self.projector {
             true => None,
             false => args.modelfile.create(checkpoint, Some(folder), target, args.force, &args.common)?,
         };
-        let mut degenerate = Vec::new();
-        if args.vocab_only {
-            let written = Writer::new(&mut output, plan.clone()).and_then(Writer::finish);
-            written.map_err(|e| Error::io(target, "write", e))?;
-        } else {
-            degenerate = write(args, checkpoint, &mut output, plan.file_bytes())?;
-        }
-        if !args.no_verify {
-            // The values were looked at while they were written.
-            gguf::check::verify_file(output.temporary(), false).map_err(|e| unsound(e, target))?;
-        }
+        let (mut outputs, mut degenerate) = write(args, checkpoint, &self.files, inputs)?;
         let tokenizer = if args.tokenizer.no_check_tokenizer || self.projector {
             None
         } else {
-            let written = gguf::File::open(output.temporary())?;
+            let written = gguf::File::open(outputs[0].temporary())?;
             Some(compare_tokenizers(args, folder, written.metadata())?)
         };
-        let mut outputs = vec![output];
         for task in checkpoint.tasks() {
-            let (output, lost) = task_file(args, task, target, inputs)?;
-            outputs.push(output);
+            let file = PlannedFile::whole(task, task_target(task, target))?;
+            let (written, lost) = write(args, task, &[file], inputs)?;
+            outputs.extend(written);
             degenerate.extend(lost);
         }
         outputs.extend(modelfile);
@@ -457,6 +497,9 @@ fn options(args: &Args, outtype: OutType) -> Result<Options> {
 
 /// An adapter's folder becomes a GGUF adapter.
 fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
+    if let Some(option) = args.split.given() {
+        return Err(Error::usage(format!("{option} is about models, and an adapter is one file")).at(folder));
+    }
     // Some trainers put the model's configuration beside the adapter.
     let beside = folder.join("config.json").is_file() && args.base.base.is_none();
     let base = if beside {
@@ -471,23 +514,21 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         adapter.notes().iter().for_each(|note| cli::say(&format!("note: {note}")));
     }
     let target = target(args, adapter.file_name());
-    let plan = gguf::FileLayout::new(adapter.metadata(), adapter.tensors())?;
+    let file = PlannedFile::whole(&adapter, target.clone())?;
+    let bytes = file.plan.file_bytes();
     let mut degenerate = Vec::new();
     if !args.dry_run {
         let _place = args.output_folder().map(OutputPlace::make).transpose()?;
         let mut inputs = read(args, folder)?;
         inputs.extend(convert::files::of_model(&base));
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-        let mut output = Output::create(&target, args.force, &inputs)?;
-        degenerate = write(args, &adapter, &mut output, plan.file_bytes())?;
-        if !args.no_verify {
-            gguf::check::verify_file(output.temporary(), true).map_err(|e| unsound(e, &target))?;
-        }
-        output.commit()?;
+        let (outputs, lost) = write(args, &adapter, &[file], &inputs)?;
+        cli::commit_all(outputs)?;
+        degenerate = lost;
     }
     if args.common.wants_document() {
         let weights = adapter.weights();
-        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": plan.file_bytes(),
+        let result = json!({"output": target.to_string_lossy(), "written": !args.dry_run, "weights": weights, "bytes": bytes,
             "degenerate": degenerate_json(&degenerate), "notes": adapter.notes()});
         let files = Files::new(
             &args.common,
@@ -498,7 +539,7 @@ fn adapter_file(args: &Args, folder: &Path) -> Result<Exit> {
         let document = cli::document(SCHEMA, VERSION, &files, result);
         args.common.result(|| Ok(document), || Ok(String::new()))?;
     } else {
-        cli::print(&format!("{}: {}\n", gguf::quote::path(&target), cli::bytes(plan.file_bytes())))?;
+        cli::print(&format!("{}: {}\n", gguf::quote::path(&target), cli::bytes(bytes)))?;
     }
     Ok(Exit::Done)
 }
@@ -511,18 +552,6 @@ fn unsound(e: Error, target: &Path) -> Error {
 /// Where the adapter of a task goes: beside the model.
 fn task_target(task: &TaskAdapter, target: &Path) -> PathBuf {
     target.with_file_name(task.file_name(&target.file_name().unwrap_or_default().to_string_lossy()))
-}
-
-/// The adapter of a task, finished but for its name.
-fn task_file(args: &Args, task: &TaskAdapter, target: &Path, inputs: &[&Path]) -> Result<(Output, Vec<Degenerate>)> {
-    let target = task_target(task, target);
-    let plan = gguf::FileLayout::new(task.metadata(), task.tensors())?;
-    let mut output = Output::create(&target, args.force, inputs)?;
-    let degenerate = write(args, task, &mut output, plan.file_bytes())?;
-    if !args.no_verify {
-        gguf::check::verify_file(output.temporary(), true).map_err(|e| unsound(e, &target))?;
-    }
-    Ok((output, degenerate))
 }
 
 /// Where the file goes: a folder is given the default name.
@@ -543,27 +572,43 @@ fn with_type(path: PathBuf, type_name: Option<&str>) -> PathBuf {
     path.with_file_name(filled)
 }
 
-/// Streams the tensors into a file, and gives those that lost weights.
-fn write(args: &Args, checkpoint: &dyn Source, output: &mut Output, total: u64) -> Result<Vec<Degenerate>> {
+/// Writes the files of a source, finished but for their names, and gives the tensors that lost weights.
+fn write(
+    args: &Args,
+    source: &dyn Source,
+    files: &[PlannedFile],
+    inputs: &[&Path],
+) -> Result<(Vec<Output>, Vec<Degenerate>)> {
+    let total = files.iter().map(|file| file.plan.file_bytes()).sum();
     let progress = Progress::bytes(args.common.progress, args.common.quiet, "converting", total);
-    let target = output.target().to_path_buf();
-    let out = BufWriter::with_capacity(1 << 20, output);
-    let watched = Watched {
-        source: checkpoint,
-        allow: args.allow_nonfinite,
-        no_degenerate: args.no_degenerate,
-        met: Mutex::default(),
-    };
+    let watched =
+        Watched { source, allow: args.allow_nonfinite, no_degenerate: args.no_degenerate, met: Mutex::default() };
     let piece = args.max_memory / convert::transform::FORMS;
-    let written = gguf::write::copy_by(&watched, checkpoint.metadata(), piece, out, |bytes| progress.add(bytes));
-    let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(&target, "write", e)));
+    let write = |(i, PlannedFile { path, part, plan }): (usize, &PlannedFile)| {
+        let mut output = Output::create(path, args.force, inputs)?;
+        let out = BufWriter::with_capacity(1 << 20, &mut output);
+        let count = |bytes| progress.add(bytes);
+        let written = gguf::write::copy_planned(&watched, part.clone(), plan.clone(), piece, out, count);
+        let flushed = written.and_then(|mut out| out.flush().map_err(|e| Error::io(path, "write", e)));
+        flushed.map_err(|e| cli::at_fault(e, args.folder.as_deref().unwrap_or(path), path))?;
+        if !args.no_verify {
+            // The values were looked at while they were written.
+            gguf::check::verify_file(output.temporary(), false).map_err(|e| unsound(e, path))?;
+        }
+        if i > 0 {
+            // The first stays open, so that others see them alive.
+            output.seal()?;
+        }
+        Ok(output)
+    };
+    let outputs: Result<Vec<Output>> = files.iter().enumerate().map(write).collect();
     progress.finish();
-    flushed.map_err(|e| cli::at_fault(e, args.folder.as_deref().unwrap_or(&target), &target))?;
+    let outputs = outputs?;
     let (degenerate, nonfinite) = watched.met();
     if !args.common.quiet {
         gguf::lost::warnings(&degenerate).iter().chain(&nonfinite).for_each(|line| cli::say(line));
     }
-    Ok(degenerate)
+    Ok((outputs, degenerate))
 }
 
 /// A source whose values are looked at as they pass.
@@ -681,7 +726,7 @@ impl Conversion {
         let modelfile = args.modelfile.modelfile && !self.projector;
         let modelfile = modelfile.then(|| self.target.with_file_name("Modelfile"));
         let tasks = self.checkpoint.tasks().iter().map(|task| task_target(task, &self.target));
-        [self.target.clone()].into_iter().chain(tasks).chain(modelfile).collect()
+        self.files.iter().map(|file| file.path.clone()).chain(tasks).chain(modelfile).collect()
     }
 
     /// Tensors, elements and bytes of each type.
@@ -697,7 +742,7 @@ impl Conversion {
     }
 
     fn json(&self, written: Option<&Written>) -> serde_json::Value {
-        let Conversion { checkpoint, target, plan, .. } = self;
+        let Conversion { checkpoint, target, files, .. } = self;
         let share = |(name, s): (&str, Share)| {
             (name.to_owned(), json!({"tensors": s.tensors, "elements": s.elements, "bytes": s.bytes}))
         };
@@ -705,19 +750,23 @@ impl Conversion {
         let adapters: Vec<_> = checkpoint.tasks().iter().map(|t| gguf::quote::json(task_target(t, target))).collect();
         let metadata = checkpoint.metadata();
         let mut result = json!({
-            "output": gguf::quote::json(target),
+            "output": gguf::quote::json(&files[0].path),
             "written": written.is_some(),
             "architecture": checkpoint.architecture().arch,
             "name": metadata.str("general.name"),
             "pre_tokenizer": metadata.str("tokenizer.ggml.pre"),
             "tensors": checkpoint.tensors().len(),
-            "bytes": plan.file_bytes(),
+            "bytes": files.iter().map(|file| file.plan.file_bytes()).sum::<u64>(),
             "types": types,
             "notes": checkpoint.notes(),
             "tokenizer": written.and_then(|written| written.tokenizer.as_ref()).map(tokenizer_json),
             "adapters": adapters,
             "degenerate": written.map(|written| degenerate_json(&written.degenerate)),
         });
+        if files.len() > 1 {
+            let shard = |file: &PlannedFile| json!({"file": gguf::quote::json(&file.path), "tensors": file.part.len(), "bytes": file.plan.file_bytes()});
+            result["shards"] = files.iter().map(shard).collect();
+        }
         if self.projector {
             let kinds = ["clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type"];
             result["projectors"] = kinds.iter().filter_map(|key| metadata.str(key)).collect();
@@ -730,7 +779,7 @@ impl Conversion {
     }
 
     fn text(&self, written: Option<&Written>) -> String {
-        let Conversion { checkpoint, target, plan, .. } = self;
+        let Conversion { checkpoint, target, files, .. } = self;
         let mut table = Table::new(&[
             ("type", Align::Left),
             ("tensors", Align::Right),
@@ -745,11 +794,22 @@ impl Conversion {
                 cli::bytes(share.bytes),
             ]);
         }
-        let bytes = cli::bytes(plan.file_bytes());
-        let mut end = match written {
-            Some(Written { seconds, .. }) => format!("{}: {bytes} in {seconds:.1} s\n", gguf::quote::path(target)),
-            None => format!("{}: {bytes} would be written\n", gguf::quote::path(target)),
-        };
+        let mut end = String::new();
+        for file in files {
+            let (path, bytes) = (gguf::quote::path(&file.path), cli::bytes(file.plan.file_bytes()));
+            end += &match (written, files.len()) {
+                (Some(Written { seconds, .. }), 1) => format!("{path}: {bytes} in {seconds:.1} s\n"),
+                (None, 1) => format!("{path}: {bytes} would be written\n"),
+                _ => format!("{path}: {} tensors, {bytes}\n", file.part.len()),
+            };
+        }
+        if files.len() > 1 {
+            let bytes = cli::bytes(files.iter().map(|file| file.plan.file_bytes()).sum());
+            end += &match written {
+                Some(Written { seconds, .. }) => format!("{} files: {bytes} in {seconds:.1} s\n", files.len()),
+                None => format!("{} files: {bytes} would be written\n", files.len()),
+            };
+        }
         for task in checkpoint.tasks() {
             end += &format!("{}: the adapter of {}\n", gguf::quote::path(task_target(task, target)), task.name());
         }

@@ -16,6 +16,7 @@ use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::blocks;
 use crate::float::Float;
 use crate::safetensors::{Dtype, Stored};
 
@@ -1138,18 +1139,6 @@ pub(crate) fn from_f32(floats: &[f32], elements: Elements) -> Vec<u8> {
     }
 }
 
-/// Blocks of 32 weights with one f16 scale, a 127th of their largest magnitude.
-fn q8_0(floats: &[f32]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(floats.len() / 32 * 34);
-    for block in floats.as_chunks::<32>().0 {
-        let scale = block.iter().fold(0.0_f32, |m, v| m.max(v.abs())) / 127.0;
-        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        out.extend(f16::from_f32(scale).to_le_bytes());
-        out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
-    }
-    out
-}
-
 /// Rows of one of these tensors, made of its source, in the type that it has: what [`gguf::Source::rows`] gives.
 ///
 /// # Errors
@@ -1190,10 +1179,10 @@ pub(crate) fn unrounded(
     to_f32(elements, &source.rows(rows)?).map(Some)
 }
 
-/// The bytes of these elements as another type. Rows that become Q8_0 are whole blocks.
+/// The bytes of these elements as another type. Rows that become blocks are whole ones.
 ///
 /// # Errors
-/// A conversion that is no cast between f32, f16 and bf16, nor one to Q8_0.
+/// A conversion that is no cast between f32, f16 and bf16, nor one to Q8_0, TQ1_0 or TQ2_0.
 pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<'_, [u8]>> {
     Ok(match (from, to) {
         (Elements::F32, TensorType::F32) | (Elements::F16, TensorType::F16) => bytes,
@@ -1209,7 +1198,9 @@ pub fn cast(bytes: Cow<'_, [u8]>, from: Elements, to: TensorType) -> Result<Cow<
         (from, TensorType::F32) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F32)),
         (from, TensorType::F16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::F16)),
         (from, TensorType::BF16) => Cow::Owned(from_f32(&to_f32(from, &bytes)?, Elements::BF16)),
-        (from, TensorType::Q8_0) => Cow::Owned(q8_0(&to_f32(from, &bytes)?)),
+        (from, TensorType::Q8_0) => Cow::Owned(blocks::q8_0(&to_f32(from, &bytes)?)),
+        (from, TensorType::TQ1_0) => Cow::Owned(blocks::tq1_0(&to_f32(from, &bytes)?)),
+        (from, TensorType::TQ2_0) => Cow::Owned(blocks::tq2_0(&to_f32(from, &bytes)?)),
         (_, other) => return Err(Error::usage(format!("a checkpoint is not converted to {other}"))),
     })
 }

@@ -335,7 +335,11 @@ fn nothing_comes_back_otherwise() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join(name);
         cases::write(&case, &folder);
-        let options = cases::options(cases, &case, &folder);
+        let mut options = cases::options(cases, &case, &folder);
+        if matches!(options.outtype, OutType::TQ1_0 | OutType::TQ2_0) {
+            // What comes back of these is not what was there.
+            options.outtype = OutType::BF16;
+        }
         if folder.join("config.json").is_file() {
             look(name, &folder, &options);
         }

@@ -117,6 +117,102 @@ fn a_bound_on_memory_changes_no_byte() {
     case.refuses(&["-o", "other.gguf", "--max-memory", "0"], 2, &["--max-memory"]);
 }
 
+/// What the reference converter (llama.cpp of llama-cpp-python 0.3.36) writes with the same options.
+#[test]
+fn shards_are_written_at_once_as_the_reference_divides_them() {
+    let case = Case::new();
+    let limits = ["--split-max-tensors", "9", "--split-max-size", "60K", "--no-tensor-first-split"];
+    for (name, outtype, options, wanted) in [
+        (
+            "both",
+            "q8_0",
+            &limits[..],
+            &[
+                (0, "61decfae3a53af1468fad6876d5c303fba9751c866777b2f48055b3d5a82f141"),
+                (1, "71829861b118f723f939609d6d96e6165c4c5db2b9b5fa7c90d411eef1f5977a"),
+                (7, "34bafa0d983d2b473ef817eaf5e7a26ebe59798288c9cad4b16a0b4ab3498632"),
+                (9, "5fac18b1caa2308310b730a49a02e04a63e3495ff3d50e9be2e1f19b555aac18"),
+                (4, "d538e3b91a34ad72af3030b9ab52fc955b5b0f5d3c5bf9e1f1d776c3edc9b8f3"),
+            ][..],
+        ),
+        (
+            "tensors",
+            "bf16",
+            &["--split-max-tensors", "8"],
+            &[
+                (8, "ee00f1bec46fc1d3360e4968ee0e61bbf87a5a49bb0bda21152361ae6f4fd38a"),
+                (8, "fb9ff43fbc954103c7444571952f3efb2ab3e5f4661f12e282fe6a85c77f2b70"),
+                (5, "60b12fbeab60cd0e661c5fc19df5ff48b90d6daf63930e66136e05422324e673"),
+            ],
+        ),
+        (
+            "first",
+            "f32",
+            &["--no-tensor-first-split"],
+            &[
+                (0, "9480e907253e5cb621d0e512d0519a02a073f9e2c978e63ff82dae9e18a177d2"),
+                (21, "8cda4df50e5b0e48880e08b9488e278b0de8ba4cb93bf3328e6ff5c3ba94f4af"),
+            ],
+        ),
+    ] {
+        let output = format!("{name}.gguf");
+        let given = [&["--json", "--outtype", outtype, "-o", &output], options].concat();
+        let parsed = |args: &[&str]| -> serde_json::Value {
+            let (code, stdout, stderr) = case.run(args);
+            assert_eq!(code, 0, "{stderr}");
+            serde_json::from_str(&stdout).unwrap()
+        };
+        let planned = parsed(&[&given[..], &["--dry-run"]].concat());
+        let written = parsed(&given);
+        assert_eq!(planned["shards"], written["shards"], "{name}");
+        let shards = written["shards"].as_array().unwrap();
+        assert_eq!(shards.len(), wanted.len(), "{name}");
+        assert_eq!(written["output"], shards[0]["file"]);
+        for (no, (shard, (tensors, sha256))) in shards.iter().zip(wanted).enumerate() {
+            let path = gguf::split::path(name, no, wanted.len());
+            assert_eq!(shard["file"], path.to_str().unwrap());
+            assert_eq!(shard["tensors"], *tensors);
+            let bytes = fs::read(case.temporary.path().join(path)).unwrap();
+            assert_eq!(shard["bytes"], bytes.len());
+            assert_eq!(fixtures::sha256(&bytes), *sha256, "{name} {no}");
+        }
+        // Nothing is left of the name that one file would have.
+        assert!(!case.files().contains(&output));
+    }
+    // Where no limit is passed it is one file under its own name.
+    let (code, _, stderr) = case.run(&["--split-max-size", "1G", "-o", "one.gguf"]);
+    assert_eq!(code, 0, "{stderr}");
+    let golden = fixtures::json("golden/arch/Tiny-Llama-2-7B-Chat/expected.json");
+    let one = fs::read(case.temporary.path().join("one.gguf")).unwrap();
+    assert_eq!(fixtures::sha256(&one), golden["files"]["bf16"].as_str().unwrap());
+    // Shards that are there are not replaced unasked, and no others are written beside them.
+    case.refuses(&["--split-max-tensors", "8", "-o", "tensors.gguf"], 2, &["tensors-00001-of-00003.gguf", "--force"]);
+    case.refuses(&["--split-max-size", "2X", "-o", "x.gguf"], 2, &["--split-max-size", "K, M and G"]);
+    case.refuses(&["--split-max-size", "0", "-o", "x.gguf"], 2, &["--split-max-size", "out of range"]);
+    case.refuses(&["--split-max-tensors", "0", "-o", "x.gguf"], 2, &["--split-max-tensors"]);
+    case.refuses(&["--split-max-tensors", "8", "--modelfile", "-o", "x.gguf"], 2, &["3 files", "Ollama"]);
+    let (code, _, stderr) = run(case.temporary.path(), &["one.gguf", "-o", "back", "--split-max-size", "1M"]);
+    assert!(code == 2 && stderr.contains("--split-max-size"), "{stderr}");
+    let adapter = fixtures::path("lora/tiny-llama-adapter");
+    let base = fixtures::path("models/tiny-llama");
+    let of_adapter = |more: &[&str]| {
+        let args = [adapter.to_str().unwrap(), "--base", base.to_str().unwrap(), "-o", "adapter.gguf"];
+        run(case.temporary.path(), &[&args, more].concat())
+    };
+    let (code, _, stderr) = of_adapter(&["--split-max-size", "1M"]);
+    assert!(code == 2 && stderr.contains("an adapter is one file"), "{stderr}");
+    let (code, _, stderr) = of_adapter(&["--outtype", "tq2_0"]);
+    assert!(code == 2 && stderr.contains("no ternary weights"), "{stderr}");
+}
+
+#[test]
+fn ternary_types_are_refused_where_there_are_none() {
+    let case = Case::new();
+    assert_eq!(case.run(&["-o", "m.gguf", "--outtype", "tq2_0"]).0, 0);
+    let (code, _, stderr) = run(case.temporary.path(), &["m.gguf", "-o", "back", "--outtype", "tq1_0"]);
+    assert!(code == 2 && stderr.contains("bf16, f16 or f32"), "{stderr}");
+}
+
 #[test]
 fn a_dry_run_writes_nothing() {
     let case = Case::new();

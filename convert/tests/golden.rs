@@ -145,6 +145,19 @@ fn the_trained_model_is_byte_identical() {
     }
 }
 
+/// What the reference converter (llama.cpp of llama-cpp-python 0.3.36) writes with `--outtype tq1_0` and `tq2_0`.
+#[test]
+fn the_trained_model_of_ternary_blocks_is_byte_identical() {
+    let folder = fixtures::path("models/tiny-llama");
+    for (outtype, wanted) in [
+        (OutType::TQ1_0, "96132e8f224cb7d52d5bf46374fe9e222596a1a1197dc96a5b38dff2bea93291"),
+        (OutType::TQ2_0, "2d57b089ef0a5933985a1325bee1e9c1965d633a76d919668ce2e43243b58dc9"),
+    ] {
+        let bytes = converted(&folder, &Options { outtype, ..Options::default() }).unwrap();
+        assert_eq!(fixtures::sha256(&bytes), wanted, "{outtype:?}");
+    }
+}
+
 #[test]
 fn auto_is_the_type_of_the_checkpoint() {
     let folder = fixtures::path("models/tiny-llama");

@@ -9,7 +9,7 @@
 //! | read a GGUF inside a larger file | [`File::open_at`] |
 //! | read what stands before the data alone | [`Header::read`] |
 //! | write one, in either byte order | [`FileLayout`] and [`Writer`], [`write::copy`] |
-//! | write several | [`split::parts`], [`split::metadata`], [`write::copy_part`] |
+//! | write several | [`split::Division`], [`split::metadata`], [`write::copy_part`] |
 //! | learn everything that is wrong with one | [`check::check`], [`check::rules`] |
 //! | be sure of what was just written | [`check::verify_file`] |
 //! | change its keys | [`edit::apply`], [`edit::fit`] |

@@ -9,6 +9,21 @@ pub fn path(prefix: impl AsRef<Path>, no: usize, count: usize) -> PathBuf {
     name.into()
 }
 
+/// The file name of a shard of the model that would be called `whole` if it were one file, which it is where the count is 1.
+///
+/// ```
+/// assert_eq!(gguf::split::of_whole("out/a.gguf", 1, 2).to_str(), Some("out/a-00002-of-00002.gguf"));
+/// assert_eq!(gguf::split::of_whole("out/a.gguf", 0, 1).to_str(), Some("out/a.gguf"));
+/// ```
+pub fn of_whole(whole: impl AsRef<Path>, no: usize, count: usize) -> PathBuf {
+    let whole = whole.as_ref();
+    match count {
+        1 => whole.to_path_buf(),
+        _ if whole.extension().is_some_and(|end| end == "gguf") => path(whole.with_extension(""), no, count),
+        _ => path(whole, no, count),
+    }
+}
+
 /// Takes a shard's path apart into prefix, number from 0 and count; `None` where it is not called as one.
 ///
 /// ```

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::read::File;
-pub use crate::shard_name::{parse, path};
+pub use crate::shard_name::{of_whole, parse, path};
 use crate::source::{Names, Source, TensorInfo, row_range};
 use crate::value::{Metadata, Value};
 
@@ -152,57 +152,62 @@ impl Source for Splits {
     }
 }
 
-/// What closes a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// Bytes of tensor data, padding included. A single tensor that is larger gets a shard of its own.
-    Bytes(u64),
-    /// Tensors.
-    Tensors(u64),
+/// How a model is divided into shards. The default divides nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Division {
+    /// The most bytes of tensor data in a shard. A single tensor that is larger gets a shard of its own.
+    pub max_bytes: Option<u64>,
+    /// The most tensors in a shard.
+    pub max_tensors: Option<u64>,
+    /// The first shard holds no tensor, so that it can be fetched quickly.
+    pub metadata_first: bool,
 }
 
-/// Which tensors go into which shard, as gguf-split divides them.
-///
-/// With `metadata_first` the first shard holds no tensor, so that it can be fetched quickly.
-///
-/// ```
-/// use gguf::split::{Limit, parts};
-/// # use gguf::{Shape, TensorInfo, TensorType};
-/// # let tensors: Vec<TensorInfo> = (0..5)
-/// #     .map(|i| TensorInfo::new(format!("t{i}"), Shape::new(&[8]).unwrap(), TensorType::F32).unwrap())
-/// #     .collect();
-/// assert_eq!(parts(&tensors, Limit::Tensors(2), 32, false)?, [0..2, 2..4, 4..5]);
-/// # Ok::<(), gguf::Error>(())
-/// ```
-///
-/// # Errors
-/// A limit of 0, or more than 65535 shards.
-pub fn parts(tensors: &[TensorInfo], limit: Limit, alignment: u64, metadata_first: bool) -> Result<Vec<Range<usize>>> {
-    if matches!(limit, Limit::Bytes(0) | Limit::Tensors(0)) {
-        return Err(Error::usage("a shard cannot be limited to nothing"));
-    }
-    let mut parts: Vec<Range<usize>> = metadata_first.then_some(0..0).into_iter().collect();
-    let (mut start, mut size) = (0, 0_u64);
-    for (i, info) in tensors.iter().enumerate() {
-        let bytes = info.bytes().checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
-        let full = match limit {
-            Limit::Bytes(most) => size.saturating_add(bytes) > most,
-            Limit::Tensors(most) => (i - start) as u64 >= most,
-        };
-        if full && i > start {
-            parts.push(start..i);
-            (start, size) = (i, 0);
+impl Division {
+    /// Which tensors go into which shard, in their order; a limit that a tensor would break closes a shard. The bytes of a
+    /// tensor count with their padding to a multiple of `padded_to`: gguf-split counts the alignment of the file, the
+    /// converter (`convert_hf_to_gguf.py`) 1, no padding.
+    ///
+    /// ```
+    /// use gguf::split::Division;
+    /// # use gguf::{Shape, TensorInfo, TensorType};
+    /// # let tensors: Vec<TensorInfo> = (0..5)
+    /// #     .map(|i| TensorInfo::new(format!("t{i}"), Shape::new(&[8]).unwrap(), TensorType::F32).unwrap())
+    /// #     .collect();
+    /// let twos = Division { max_tensors: Some(2), ..Division::default() };
+    /// assert_eq!(twos.parts(&tensors, 32)?, [0..2, 2..4, 4..5]);
+    /// assert_eq!(Division { metadata_first: true, ..twos }.parts(&tensors, 32)?, [0..0, 0..2, 2..4, 4..5]);
+    /// assert_eq!(Division { max_bytes: Some(32), ..twos }.parts(&tensors, 32)?, [0..1, 1..2, 2..3, 3..4, 4..5]);
+    /// # Ok::<(), gguf::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A limit of 0, or more than 65535 shards.
+    pub fn parts(&self, tensors: &[TensorInfo], padded_to: u64) -> Result<Vec<Range<usize>>> {
+        if self.max_bytes == Some(0) || self.max_tensors == Some(0) {
+            return Err(Error::usage("a shard cannot be limited to nothing"));
         }
-        size = size.saturating_add(bytes);
+        let mut parts: Vec<Range<usize>> = self.metadata_first.then_some(0..0).into_iter().collect();
+        let (mut start, mut size) = (0, 0_u64);
+        for (i, info) in tensors.iter().enumerate() {
+            let bytes = info.bytes().checked_next_multiple_of(padded_to).unwrap_or(u64::MAX);
+            let full = self.max_bytes.is_some_and(|most| size.saturating_add(bytes) > most)
+                || self.max_tensors.is_some_and(|most| (i - start) as u64 >= most);
+            if full && i > start {
+                parts.push(start..i);
+                (start, size) = (i, 0);
+            }
+            size = size.saturating_add(bytes);
+        }
+        if start < tensors.len() || parts.is_empty() {
+            parts.push(start..tensors.len());
+        }
+        if parts.len() > usize::from(u16::MAX) {
+            return Err(Error::usage(format!("{} shards are more than {}", parts.len(), u16::MAX))
+                .help("allow more bytes or tensors in a shard"));
+        }
+        Ok(parts)
     }
-    if start < tensors.len() || parts.is_empty() {
-        parts.push(start..tensors.len());
-    }
-    if parts.len() > usize::from(u16::MAX) {
-        return Err(Error::usage(format!("{} shards are more than {}", parts.len(), u16::MAX))
-            .help("allow more bytes or tensors in a shard"));
-    }
-    Ok(parts)
 }
 
 /// In which order a program appends the keys of splits.

@@ -297,21 +297,7 @@ const COPY_BYTES: u64 = 4 << 20;
 /// # Errors
 /// What reading the source or writing meets.
 pub fn copy<W: Write>(source: &dyn Source, metadata: &Metadata, out: W, progress: impl FnMut(u64)) -> Result<W> {
-    copy_by(source, metadata, COPY_BYTES, out, progress)
-}
-
-/// As [`copy`], with pieces of at most so many bytes; a row is the least.
-///
-/// # Errors
-/// What reading the source or writing meets.
-pub fn copy_by<W: Write>(
-    source: &dyn Source,
-    metadata: &Metadata,
-    piece: u64,
-    out: W,
-    progress: impl FnMut(u64),
-) -> Result<W> {
-    copy_pieces(source, 0..source.tensors().len(), metadata, Layout::default(), piece, out, progress)
+    copy_part(source, 0..source.tensors().len(), metadata, Layout::default(), out, progress)
 }
 
 /// Streams some tensors of a source into a file of this layout, or this byte order: a shard, for example.
@@ -326,23 +312,25 @@ pub fn copy_part<W: Write>(
     out: W,
     progress: impl FnMut(u64),
 ) -> Result<W> {
-    copy_pieces(source, part, metadata, layout.into(), COPY_BYTES, out, progress)
-}
-
-fn copy_pieces<W: Write>(
-    source: &dyn Source,
-    part: std::ops::Range<usize>,
-    metadata: &Metadata,
-    layout: Layout,
-    piece: u64,
-    out: W,
-    mut progress: impl FnMut(u64),
-) -> Result<W> {
     let infos = source
         .tensors()
         .get(part.clone())
         .ok_or_else(|| Error::usage(format!("there are {} tensors, not {part:?}", source.tensors().len())))?;
-    let plan = FileLayout::with_layout(metadata, infos, layout)?;
+    copy_planned(source, part, FileLayout::with_layout(metadata, infos, layout)?, COPY_BYTES, out, progress)
+}
+
+/// As [`copy_part`], into a file that is laid out already, with pieces of at most so many bytes; a row is the least.
+///
+/// # Errors
+/// What reading the source or writing meets, and a plan of other tensors.
+pub fn copy_planned<W: Write>(
+    source: &dyn Source,
+    part: std::ops::Range<usize>,
+    plan: FileLayout,
+    piece: u64,
+    out: W,
+    mut progress: impl FnMut(u64),
+) -> Result<W> {
     let mut writer = Writer::new(out, plan).map_err(failed)?;
     for i in part {
         pieces(source, i, piece, |bytes| {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gguf::check::{self, Finding};
-use gguf::split::KeyOrder;
+use gguf::split::{Division, KeyOrder};
 use gguf::{Array, Error, Metadata, Result, Shape, TensorInfo, TensorType, Text, Value, ValueType};
 use serde::Deserialize;
 
@@ -96,6 +96,8 @@ pub struct Plan {
     pub tensors: Vec<Planned>,
     /// The number of files it becomes.
     pub shards: usize,
+    /// The order of the keys that say so.
+    pub split_keys: KeyOrder,
     /// What a person should know, a line each.
     pub notes: Vec<String>,
 }
@@ -219,7 +221,28 @@ impl Plan {
             let infos: Vec<TensorInfo> = planned.iter().map(|t| t.info.clone()).collect();
             refuse_new_faults((metadata, tensors), (&out, &infos))?;
         }
-        Ok(Plan { file_type, mix: None, metadata: out, tensors: planned, shards, notes })
+        Ok(Plan { file_type, mix: None, metadata: out, tensors: planned, shards, split_keys: KeyOrder::GgufPy, notes })
+    }
+
+    /// Divides the file into shards: those that llama-gguf-split makes of it. A file that passes no limit stays one.
+    ///
+    /// # Errors
+    /// A plan that keeps the shards of its source, and those of [`Division::parts`].
+    pub fn split(&mut self, division: Division) -> Result<()> {
+        if division == Division::default() {
+            return Ok(());
+        }
+        if self.shards > 1 {
+            return Err(Error::usage("the file is divided anew, so the shards of the input cannot be kept"));
+        }
+        let infos: Vec<TensorInfo> = self.tensors.iter().map(|t| t.info.clone()).collect();
+        let parts = division.parts(&infos, self.metadata.u64("general.alignment").unwrap_or(32))?;
+        self.shards = parts.len();
+        self.split_keys = KeyOrder::GgufSplit;
+        for (shard, part) in parts.into_iter().enumerate() {
+            self.tensors[part].iter_mut().for_each(|tensor| tensor.shard = shard);
+        }
+        Ok(())
     }
 
     /// The layout of each file.
@@ -234,7 +257,7 @@ impl Plan {
         if self.shards == 1 {
             return Ok(vec![gguf::FileLayout::new(&self.metadata, &infos(None))?]);
         }
-        let keys = |no| gguf::split::metadata(&self.metadata, no, self.shards, self.tensors.len(), KeyOrder::GgufPy);
+        let keys = |no| gguf::split::metadata(&self.metadata, no, self.shards, self.tensors.len(), self.split_keys);
         (0..self.shards).map(|no| gguf::FileLayout::new(&keys(no)?, &infos(Some(no)))).collect()
     }
 

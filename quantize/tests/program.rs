@@ -435,6 +435,60 @@ fn a_split_model_becomes_one_file_or_as_many() {
 }
 
 #[test]
+fn shards_are_written_at_once_as_gguf_split_divides_the_file() {
+    let place = Place::new();
+    let model = tiny();
+    let model = model.to_str().unwrap();
+    place.done(["-t", "q4_k_m", "-o", "whole.gguf", model]);
+    let whole = gguf::File::open(place.path("whole.gguf")).unwrap();
+    let n = whole.tensors().len();
+    let by = |max_bytes, max_tensors, metadata_first| gguf::split::Division { max_bytes, max_tensors, metadata_first };
+    for (options, division) in [
+        (&["--split-max-tensors", "9"][..], by(None, Some(9), false)),
+        (&["--split-max-size", "300K", "--no-tensor-first-split"], by(Some(300_000), None, true)),
+        (&["--split-max-size", "1M", "--split-max-tensors", "11"], by(Some(1_000_000), Some(11), false)),
+        (&["--no-tensor-first-split"], by(None, None, true)),
+    ] {
+        place.done(options.iter().copied().chain(["-t", "q4_k_m", "--force", "-o", "s.gguf", model]));
+        let parts = division.parts(whole.tensors(), whole.alignment()).unwrap();
+        assert!(parts.len() > 1);
+        for (no, part) in parts.iter().enumerate() {
+            let order = gguf::split::KeyOrder::GgufSplit;
+            let metadata = gguf::split::metadata(whole.metadata(), no, parts.len(), n, order).unwrap();
+            let infos = &whole.tensors()[part.clone()];
+            let data = |i: usize| Ok(whole.rows(part.start + i, 0..infos[i].rows())?.into_owned());
+            let bytes = gguf::write::to_bytes(&metadata, infos, data).unwrap();
+            let written = std::fs::read(gguf::split::path(place.path("s"), no, parts.len())).unwrap();
+            assert!(written == bytes, "{options:?}: shard {no}");
+        }
+    }
+    // One file under its own name where no limit is passed.
+    place.done(["-t", "q4_k_m", "--split-max-size", "1G", "-o", "one.gguf", model]);
+    assert_eq!(place.sha256("one.gguf"), place.sha256("whole.gguf"));
+    let said = place.refused(2, ["-t", "q8_0", "--split-max-tensors", "9", "--modelfile", "-o", "m.gguf", model]);
+    assert!(said.contains("5 files") && said.contains("Ollama"), "{said}");
+    let said = place.refused(2, ["-t", "nf4", "--split-max-tensors", "9", "-o", "folder", model]);
+    assert!(said.contains("--split-max-tensors is about GGUF files"), "{said}");
+    let said = place.refused(2, ["-t", "q8_0", "--split-max-tensors", "9", "--keep-split", "-o", "m.gguf", model]);
+    assert!(said.contains("--keep-split"), "{said}");
+}
+
+#[test]
+fn a_mix_of_a_size_leaves_room_for_the_headers_of_its_shards() {
+    let place = Place::new();
+    let (model, matrix) = (tiny(), fixtures::path("golden/tiny-llama/imatrix.gguf"));
+    let (model, matrix) = (model.to_str().unwrap(), matrix.to_str().unwrap());
+    place.done(["--target-size", "2200000", "--imatrix", matrix, "-o", "one.gguf", model]);
+    let limits = ["--split-max-tensors", "1", "--no-tensor-first-split"];
+    place.done(limits.iter().copied().chain(["--target-size", "2200000", "--imatrix", matrix, "-o", "s.gguf", model]));
+    let size = |path: &std::path::Path| std::fs::metadata(path).unwrap().len();
+    let shards = gguf::split::files(place.path("s-00001-of-00040.gguf"));
+    let all: u64 = shards.iter().map(|path| size(path)).sum();
+    assert_eq!(shards.len(), 40);
+    assert!(all <= 2_200_000 && size(&place.path("one.gguf")) <= 2_200_000, "{all}");
+}
+
+#[test]
 fn instructions_that_the_machine_lacks_or_nobody_knows_are_refused_before_any_work() {
     let place = Place::new();
     let mut command = Command::cargo_bin("quantize").unwrap();

@@ -180,6 +180,8 @@ pub fn options(cases: &Map<String, Value>, case: &Map<String, Value>, folder: &P
         outtype: match case.get("outtype").and_then(Value::as_str) {
             Some("f16") => OutType::F16,
             Some("q8_0") => OutType::Q8_0,
+            Some("tq1_0") => OutType::TQ1_0,
+            Some("tq2_0") => OutType::TQ2_0,
             _ => OutType::BF16,
         },
         pre: case.get("pre").and_then(Value::as_str).map(str::to_owned),

@@ -5,6 +5,7 @@ mod pages;
 mod program;
 mod progress;
 mod sarif;
+mod shards;
 
 pub use crate::atomic::{NO_INPUTS, Output, OutputFolder, OutputPlace, commit_all, names_folder, uninterrupted};
 pub use crate::text::{Align, Table, bytes, count, stderr_is_terminal, stdout_is_terminal};
@@ -12,6 +13,7 @@ pub use document::{Digests, FileDigest, Files, call_options, digest_files, docum
 pub use program::{Options, Program, again};
 pub use progress::{Progress, ProgressMode};
 pub use sarif::sarif;
+pub use shards::SplitArgs;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

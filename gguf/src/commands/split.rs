@@ -5,13 +5,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gguf::cli::{
-    Common, Exit, Output, OutputArg, OutputPlace, Progress, at_fault, bytes, commit_all, names_folder, print,
+    Common, Exit, Output, OutputArg, OutputPlace, Progress, SplitArgs, at_fault, bytes, commit_all, names_folder, print,
 };
-use gguf::split::{self, KeyOrder, Limit, Splits};
+use gguf::split::{self, KeyOrder, Splits};
 use gguf::{Endian, Error, File, Result, Source, quote, write};
 use serde_json::json;
 
-/// Split a model into several files
+/// Split a model into several files; without a limit, of at most 128 tensors
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -30,17 +30,8 @@ pub struct Split {
     #[arg(short, long, value_name = "PATH", required_unless_present = "second", conflicts_with = "second")]
     output: Option<PathBuf>,
 
-    /// The most tensor data of a shard, in decimal units as gguf-split counts: 500M, 2G
-    #[arg(long, value_name = "SIZE", value_parser = decimal_bytes, conflicts_with = "split_max_tensors")]
-    split_max_size: Option<u64>,
-
-    /// The most tensors of a shard (128, if neither limit is given)
-    #[arg(long, value_name = "N")]
-    split_max_tensors: Option<u64>,
-
-    /// Keep tensors out of the first shard, so that the metadata can be fetched quickly
-    #[arg(long)]
-    no_tensor_first_split: bool,
+    #[command(flatten)]
+    limits: SplitArgs,
 
     /// Say which files there would be, and write none
     #[arg(long)]
@@ -58,29 +49,18 @@ pub struct Split {
     unusual: super::Unusual,
 }
 
-/// gguf-split counts in powers of ten.
-fn decimal_bytes(text: &str) -> Result<u64, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let unit = match unit.trim_end_matches(['B', 'b']) {
-        "" => 1,
-        "K" | "k" => 1000,
-        "M" | "m" => 1_000_000,
-        "G" | "g" => 1_000_000_000,
-        _ => return Err(format!("\"{unit}\" is no unit of size; K, M and G are")),
-    };
-    let number: u64 = number.parse().map_err(|_| format!("\"{text}\" is no size such as 500M or 2G"))?;
-    number.checked_mul(unit).filter(|&n| n > 0).ok_or_else(|| format!("\"{text}\" is out of range"))
-}
+/// Tensors of a shard where no limit is given, as in gguf-split.
+const MAX_TENSORS: u64 = 128;
 
 impl Split {
     pub fn run(self, common: &Common) -> Result<Exit> {
         let source = gguf::open(&self.file)?;
-        let limit = match (self.split_max_size, self.split_max_tensors) {
-            (Some(most), _) => Limit::Bytes(most),
-            (None, n) => Limit::Tensors(n.unwrap_or(128)),
-        };
+        let mut division = self.limits.division();
+        if division.max_bytes.is_none() {
+            division.max_tensors.get_or_insert(MAX_TENSORS);
+        }
         let alignment = source.metadata().u64("general.alignment").unwrap_or(32);
-        let parts = split::parts(source.tensors(), limit, alignment, self.no_tensor_first_split)?;
+        let parts = division.parts(source.tensors(), alignment)?;
         let prefix = self.prefix();
         let paths: Vec<PathBuf> = (0..parts.len()).map(|i| split::path(&prefix, i, parts.len())).collect();
         if !self.dry_run {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use gguf::check::{self, Group, Options, Profile, Severity};
 use gguf::edit::{self, Change};
-use gguf::split::{self, KeyOrder, Limit};
+use gguf::split::{self, Division, KeyOrder};
 use gguf::{Array, Endian, File, Metadata, Result, Source, Value, write};
 
 /// All data of a source, tensor after tensor.
@@ -122,11 +122,13 @@ pub fn split(bytes: &[u8]) {
     let Some((&choice, bytes)) = bytes.split_first() else { return };
     let Ok(file) = File::from_bytes(Bytes::copy_from_slice(bytes)) else { return };
     let Ok(data) = data_of(&file) else { return };
-    let limit = match choice & 1 {
-        0 => Limit::Tensors(u64::from(choice >> 2)),
-        _ => Limit::Bytes(u64::from(choice >> 2) * 64),
+    let limit = u64::from(choice >> 3);
+    let division = Division {
+        max_bytes: (choice & 1 != 0).then_some(limit * 64),
+        max_tensors: (choice & 4 != 0).then_some(limit),
+        metadata_first: choice & 2 != 0,
     };
-    let Ok(parts) = split::parts(file.tensors(), limit, file.alignment(), choice & 2 != 0) else { return };
+    let Ok(parts) = division.parts(file.tensors(), file.alignment()) else { return };
     let (mut tensors, mut all) = (Vec::new(), Vec::new());
     for (i, part) in parts.iter().enumerate() {
         let metadata = split::metadata(file.metadata(), i, parts.len(), file.tensors().len(), KeyOrder::GgufSplit);

@@ -169,13 +169,8 @@ pub fn targets(
         }
         None => (plans.iter().map(file).collect(), folders.iter().map(folder).collect()),
     };
-    let shards = |(plan, target): (&Plan, PathBuf)| match plan.shards {
-        1 => vec![target],
-        count => (0..count).map(|no| gguf::split::path(without_gguf(&target), no, count)).collect(),
+    let shards = |(plan, target): (&Plan, PathBuf)| {
+        (0..plan.shards).map(|no| gguf::split::of_whole(&target, no, plan.shards)).collect()
     };
     Targets { files: plans.iter().zip(whole).map(shards).collect(), folders }
-}
-
-fn without_gguf(path: &Path) -> PathBuf {
-    if path.extension().is_some_and(|e| e == "gguf") { path.with_extension("") } else { path.to_path_buf() }
 }

@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use convert::cli::{BaseArgs, FolderArgs, ModelfileArgs, TokenizerArgs, check_tokenizer, tokenizer_json};
 use convert::{location, lora};
 use gguf::cli::{
-    Common, Exit, Files, Output, OutputFolder, OutputPlace, Progress, commit_all, document, each_type_once,
+    Common, Exit, Files, Output, OutputFolder, OutputPlace, Progress, SplitArgs, commit_all, document, each_type_once,
     parse_bytes, say,
 };
 use gguf::{Error, Result, Source, TensorType, Value, quote};
@@ -43,6 +43,7 @@ Examples:
   quantize --type q4_k_m hf://meta-llama/Llama-3.2-1B     fetched from the hub first
   quantize --target-bpw 3.5 --imatrix i.gguf tiny-llama   the mix of types that should lose least at that size
   quantize --type q4_k_m --dry-run tiny-llama             the plan and the exact size
+  quantize --type q8_0 --split-max-size 2G tiny-llama     files NAME-00001-of-0000N.gguf of at most 2 GB each
   quantize --type list                                    all types
 
 `evaluate optimize` takes the same types and makes files of the same size that lose less.
@@ -88,6 +89,9 @@ pub struct Args {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten, next_help_heading = "A model in several files")]
+    split: SplitArgs,
 
     #[command(flatten)]
     folders: FolderOptions,
@@ -246,7 +250,7 @@ struct ModelArgs {
     allow_nonfinite: bool,
 
     /// Write as many shards as the input has
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["split_max_size", "split_max_tensors", "no_tensor_first_split"])]
     keep_split: bool,
 }
 
@@ -391,7 +395,7 @@ impl Args {
             (choice.target_size.is_some(), "--target-size"),
             (self.run.dry_run, "--dry-run"),
         ];
-        all.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
+        self.split.given().or_else(|| all.into_iter().find(|(given, _)| *given).map(|(_, name)| name))
     }
 }
 
@@ -587,8 +591,11 @@ fn plans(args: &Args, order: &Order, source: &dyn Source, input: &Path) -> Resul
     }
     for file_type in types {
         let plan = Plan::new(source.metadata(), source.tensors(), file_type, &options, importance.as_ref());
-        plans.push(plan.map_err(|e| e.at(input))?);
+        let mut plan = plan.map_err(|e| e.at(input))?;
+        plan.split(args.split.division()).map_err(|e| e.at(input))?;
+        plans.push(plan);
     }
+    args.modelfile.check(plans.iter().map(|plan| plan.shards).max().unwrap_or(1))?;
     // Where it cannot be written there is no use in working; it gets its name when the work has succeeded.
     let written = match (&args.choice.plan, &options.fixed) {
         (Some(path), None) if args.parts.part.is_some() => {
@@ -622,7 +629,19 @@ fn mixed(
 ) -> Result<Plan> {
     let limits = Limits::new(&args.choice.at_least, &args.choice.at_most)?;
     let frame = Frame::new(source.metadata(), source.tensors(), options, importance, &limits)?;
-    frame.solve(target, &estimate::losses(source, &frame)?)
+    let losses = estimate::losses(source, &frame)?;
+    let mut within = target;
+    loop {
+        let mut plan = frame.solve(within, &losses)?;
+        plan.split(args.split.division())?;
+        // Every file beyond the first has a header of its own, for which the tensors have to leave room.
+        match (target, within) {
+            (Target::Bytes(most), Target::Bytes(now)) if plan.file_bytes()? > most => {
+                within = Target::Bytes(now.saturating_sub(plan.file_bytes()? - most));
+            }
+            _ => return Ok(Plan { mix: Some(target.label(plan.elements())), ..plan }),
+        }
+    }
 }
 
 /// Bytes of the tensors that are read.
@@ -665,7 +684,7 @@ fn write_files(
     let outputs: Vec<Vec<Output>> = outputs.into_iter().map(opened).collect();
     if !args.run.no_verify {
         for output in outputs.iter().flatten() {
-            verify(output, !args.model.keep_split, summary.nonfinite == 0)?;
+            verify(output, outputs.iter().all(|files| files.len() == 1), summary.nonfinite == 0)?;
         }
     }
     let mut modelfile = match outputs.first().and_then(|files| files.first()) {

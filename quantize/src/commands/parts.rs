@@ -36,7 +36,8 @@ pub struct Run<'a> {
 pub struct PartArgs {
     /// Write part I of N alone, as its shard of the whole model, into the folder -o; `auto` takes I and N from a Slurm
     /// array or a Kubernetes indexed job
-    #[arg(long, value_name = "I/N", value_parser = parts::argument, conflicts_with_all = ["keep_split", "dry_run"])]
+    #[arg(long, value_name = "I/N", value_parser = parts::argument, conflicts_with_all = ["keep_split", "dry_run",
+        "split_max_size", "split_max_tensors", "no_tensor_first_split"])]
     pub part: Option<Part>,
 
     /// Check that all parts are in this folder and belong together; with -o FILE they become one file

@@ -148,7 +148,8 @@ fn bpw(size: u64, weights: u64) -> String {
 
 /// The size of the file, and what share of the weights did not get the type the recipe wanted.
 fn summary_lines(plan: &Plan) -> Result<String> {
-    let mut out = format!("  {} bytes on disk\n", count(plan.file_bytes()?));
+    let files = if plan.shards > 1 { format!(" in {} files", count(plan.shards as u64)) } else { String::new() };
+    let mut out = format!("  {} bytes on disk{files}\n", count(plan.file_bytes()?));
     let (tensors, weights) = plan.fallbacks();
     if tensors == 0 {
         out.push_str("  0 % of the weights fell back to another type\n");
@@ -187,6 +188,7 @@ fn describe(plan: &Plan) -> Result<Value> {
     );
     Ok(json!({
         "type": plan.file_type.name,
+        "files": plan.shards,
         "file_bytes": plan.file_bytes()?,
         "tensors": plan.tensors.len(),
         "weights": plan.elements(),
@@ -202,7 +204,7 @@ pub fn dry_run(input: &Path, plans: &[Plan]) -> Result<Value> {
     let outputs = plans.iter().map(|plan| {
         let mut output = describe(plan)?;
         let tensors = plan.tensors.iter().map(|t| {
-            json!({"name": t.info.name(), "shape": t.info.shape().dims(), "from": t.from.name(),
+            json!({"name": t.info.name(), "shape": t.info.shape().dims(), "file": t.shard, "from": t.from.name(),
                 "type": t.info.ty().name(), "bytes": t.info.bytes(), "instead_of": t.instead_of.map(TensorType::name),
                 "lacks_importance": t.lacks_importance})
         });
