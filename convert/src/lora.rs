@@ -7,7 +7,7 @@
 //! and all are put in place by a merge. Other variants change more than that and are refused by name.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, How, NameRule, Outputs, Piece};
+use crate::hf::{self, Class, How, NameRule, Outputs, Params, Piece, Types};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::names::Renamed;
-use crate::safetensors::{self, Stored};
+use crate::safetensors::{self, Dtype, Stored};
 use crate::text_names::TextNames;
 use crate::transform::{self, Elements, RowSource, Rows, row_count, row_len};
 use crate::transform::{Tensor, rotated};
@@ -500,8 +500,15 @@ impl AdapterFile {
         let total = out.iter().map(|placed| placed.elements()).sum();
         let parameters = Parameters { total, adapter: !adapter.pairs.is_empty(), ..Parameters::default() };
 
+        let ty = matrix_type(options.outtype, &adapter)?;
+        let kept = kept_types(architecture, &config, base);
+
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);
+        if architecture.early_in_adapters {
+            let mut params = Params::new(&config, base, architecture.arch, 0, &mut metadata);
+            (architecture.early)(&mut params).map_err(|e| e.at(&path))?;
+        }
         metadata.set("general.type", "adapter");
         metadata.set("adapter.type", "lora");
         let overrides = Overrides {
@@ -517,7 +524,6 @@ impl AdapterFile {
         }
         metadata.set("general.quantization_version", 2_u32);
 
-        let ty = matrix_type(options.outtype, &adapter)?;
         let mut notes = general.notes().to_vec();
         let norms = out.iter().filter(|placed| matches!(placed.data, Data::Whole(_))).count();
         if norms > 0 {
@@ -534,7 +540,7 @@ impl AdapterFile {
             infos: Vec::new(),
             rows: Vec::new(),
             notes,
-            file_name: general.file_name(Some(ty.name())),
+            file_name: general.file_name(Some(architecture.file_type.map_or(ty.name(), |(_, name)| name))),
             weights: out.len(),
         };
         for Placed { name, data } in out {
@@ -543,6 +549,7 @@ impl AdapterFile {
                 Data::Matrices { a, b } => {
                     // An embedding is looked up in A: a row for each token.
                     let a = if name.contains("token_embd.weight") { transform::transposed(&a)? } else { a };
+                    let ty = kept.get(&name).copied().unwrap_or(ty);
                     file.push(format!("{name}.lora_a"), a, ty)?;
                     file.push(format!("{name}.lora_b"), b, ty)?;
                 }
@@ -579,13 +586,44 @@ fn matrix_type(wanted: OutType, adapter: &Adapter) -> Result<TensorType> {
         OutType::BF16 => TensorType::BF16,
         OutType::Q8_0 => TensorType::Q8_0,
         OutType::TQ1_0 | OutType::TQ2_0 => {
-            return Err(Error::usage("an adapter has no ternary weights").help("--outtype f32, f16, bf16, q8_0 or auto"));
+            return Err(
+                Error::usage("an adapter has no ternary weights").help("--outtype f32, f16, bf16, q8_0 or auto")
+            );
         }
         OutType::Auto => {
             let mut types = adapter.pairs.values().flat_map(|pair| [pair.a.elements(), pair.b.elements()]);
             types.find(|e| [Elements::BF16, Elements::F16].contains(e)).map_or(TensorType::F16, Elements::ty)
         }
     })
+}
+
+/// The types of matrices that do not depend on what is asked for, by their names in the file: of a class whose files have
+/// the types of the checkpoint an adapter has them too, where the weights stand beside the configuration.
+fn kept_types(class: &'static Class, config: &Config, base: &Path) -> BTreeMap<String, TensorType> {
+    let mut types = BTreeMap::new();
+    let (Types::AsStored, Ok(own), Ok(stored)) =
+        (class.types, TextNames::new(class, config), safetensors::open_folder(base))
+    else {
+        return types;
+    };
+    let scales: HashSet<&str> = stored.iter().filter_map(|tensor| tensor.name().strip_suffix(".scale")).collect();
+    for tensor in stored.iter().filter(|tensor| tensor.shape().len() == 2) {
+        let scaled = tensor.name().strip_suffix(".weight").is_some_and(|stem| scales.contains(stem));
+        let ty = match tensor.dtype() {
+            Dtype::BF16 => TensorType::BF16,
+            Dtype::F32 => TensorType::F32,
+            Dtype::F8_E4M3 | Dtype::F8_E5M2 if scaled => TensorType::Q8_0,
+            _ => continue,
+        };
+        for Renamed { name, .. } in own.of(tensor.name()).unwrap_or_default() {
+            let found = names::find(class, &name);
+            let rule = found.as_ref().and_then(|found| Some((names::rules(class).nth(found.index)?, found)));
+            if let Some((rule, found)) = rule {
+                types.insert(format!("{}{}", names::with_block(rule.to, found.block), found.suffix), ty);
+            }
+        }
+    }
+    types
 }
 
 /// What becomes of a weight's change in a GGUF adapter.

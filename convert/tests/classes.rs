@@ -32,7 +32,7 @@ stops, or what it writes is not the model, and `convert` goes on:
 | adapters of queries and keys of `GraniteMoeHybridForCausalLM` with state spaces | rows in the order of the folder, not of the model's file | rows as in the model's file |
 | adapters of `GraniteMoeHybridForCausalLM` without state spaces | names the architecture granitehybrid, and llama.cpp refuses it beside the model's | granite, as the model's file |
 | adapters of one projection of experts alone | left out | written |
-| adapters of `JAISLMHeadModel` and `DeepseekV4ForCausalLM` | carry a key, a template and a type of the model, which nothing reads | as all others |
+| adapters of the experts of `DeepseekV4ForCausalLM` | left out | written |
 | a type that the class refuses, in a folder whose tokenizer is not SentencePiece's | stops, as the tokenizer asks the class too | reads `config.json` as it stands |
 ";
 

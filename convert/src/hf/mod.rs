@@ -82,6 +82,8 @@ pub struct Class {
     pub packing: Option<&'static str>,
     /// Keys that come before all others.
     pub early: fn(&mut Params<'_>) -> Result<()>,
+    /// Whether the reference writes them into adapters too: it sets them when it meets the class, not with the others.
+    pub early_in_adapters: bool,
     /// The keys that describe the model.
     pub keys: fn(&mut Params<'_>) -> Result<()>,
     /// Keys that come after the vocabulary's, or change them.
@@ -159,6 +161,7 @@ pub(crate) const BASE: Class = Class {
     drop_further_blocks: false,
     packing: None,
     early: |_| Ok(()),
+    early_in_adapters: false,
     keys: Params::common,
     late: |_| Ok(()),
     beyond: |_| Vec::new(),

@@ -34,6 +34,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             p.set("tokenizer.chat_template", "{% for m in messages %}{{m['content']}}{% endfor %}");
             Ok(())
         },
+        early_in_adapters: true,
         keys: ocr,
         remark: "the text model of DeepSeek-OCR 1 and 2, with attention of the common kind",
         ..DEEPSEEK2
@@ -126,6 +127,7 @@ pub(super) const DEEPSEEK4_CLASS: Class = Class {
         p.set("tokenizer.chat_template", chat_template(p.folder()));
         Ok(())
     },
+    early_in_adapters: true,
     keys: deepseek4,
     modules: Modules {
         own_class: &["wo_a"],

@@ -16,7 +16,12 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         rename: |_, name| (!name.ends_with(".attn.bias")).then(|| name.to_owned()),
         prepare: known_kind,
         inspect: slopes,
-        early: |p| p.need_f32("attention.max_alibi_bias", &["max_alibi_bias"]),
+        early: |p| {
+            // An adapter has no slopes.
+            p.f32("attention.max_alibi_bias", p.config().f64(LARGEST_SLOPE).unwrap_or(8.0));
+            Ok(())
+        },
+        early_in_adapters: true,
         keys: jais,
         remark: "positions as slopes; scales of embedding and output in the weights",
         ..BASE
@@ -34,6 +39,9 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ..BASE
     },
 ];
+
+/// Where the configuration has the largest slope of positions.
+const LARGEST_SLOPE: &str = "max_alibi_bias";
 
 const JAIS: &[NameRule] = &[
     r("transformer.wte", "token_embd").how(How::Change(|config, piece| scaled(config, piece, "embeddings"))),
@@ -72,14 +80,12 @@ fn scaled(config: &Config, piece: &Piece, what: &str) -> Result<Rows> {
 
 /// The largest slope of positions, from the slopes where they are stored.
 fn slopes(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
-    let mut bias = 8.0;
     if let Some(tensor) = contents.ending("relative_pe.slopes").next() {
         let first = floats(tensor)?.first().copied().unwrap_or(0.5);
         let heads = config.need_u64(&["n_head"])?.max(1);
         let power = 1_u64 << heads.ilog2();
-        bias = -(f64::from(first).log2() * power as f64).round_ties_even();
+        config.set(LARGEST_SLOPE, -(f64::from(first).log2() * power as f64).round_ties_even());
     }
-    config.set("max_alibi_bias", bias);
     Ok(())
 }
 
