@@ -10,7 +10,7 @@ use gguf::{Error, Metadata, Result, Runtime, Shape, Source, TensorInfo, TensorTy
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, Contents, How, NameRule, Params, Piece, Target};
+use crate::hf::{self, Class, Contents, Early, How, NameRule, Params, Piece, Target};
 use crate::lora::{self, Adapter};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::modules::{self, Behind, Dense};
@@ -83,6 +83,7 @@ impl Checkpoint {
             target: target.as_ref(),
             dense_modules: options.dense_modules,
             whole_head: options.whole_head,
+            vocab_only: options.vocab_only,
         };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let beside = (architecture.beside)(&config, folder)?;
@@ -102,7 +103,9 @@ impl Checkpoint {
         });
         let stored_bytes = packed.as_ref().map(|_| bytes_of(&stored));
         let exact = options.exact && packed.is_some() && options.outtype == OutType::Auto;
-        let file_type = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
+        let asked = choose(if exact { OutType::F32 } else { options.outtype }, architecture, &stored);
+        // A class has a type of its own for its tensors alone.
+        let file_type = if options.vocab_only { asked } else { asked.of(architecture) };
         for (adapter, scale) in &options.merge {
             let found = Adapter::open(adapter)?;
             found.merge(&mut tensors, architecture, &config, *scale)?;
@@ -142,7 +145,9 @@ impl Checkpoint {
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);
         let mut params = Params::new(&config, folder, architecture.arch, file_type.number, &mut metadata);
-        (architecture.early)(&mut params).map_err(|e| e.at(&config_path))?;
+        if !options.vocab_only || architecture.early_of == Early::Class {
+            (architecture.early)(&mut params).map_err(|e| e.at(&config_path))?;
+        }
         metadata.set("general.type", "model");
         let general = plan.general(folder, options)?;
         general.write(&mut metadata).map_err(|e| e.at(folder))?;
@@ -198,7 +203,14 @@ impl Checkpoint {
         let mut notes = Vec::new();
         let stored = weights(folder, options, &mut notes)?;
         packed::complete(&mut root, folder, &stored)?;
-        let contents = Contents { folder, tensors: &stored, target: None, dense_modules: false, whole_head: false };
+        let contents = Contents {
+            folder,
+            tensors: &stored,
+            target: None,
+            dense_modules: false,
+            whole_head: false,
+            vocab_only: false,
+        };
         (architecture.inspect)(&mut config, &contents).map_err(|e| e.at(folder))?;
         let beside = (architecture.beside)(&config, folder)?;
         let renamed = |name: &str| projector_name(architecture, &config, name);
@@ -446,12 +458,17 @@ impl FileType {
         };
         FileType { matrices, name: matrices.name(), number }
     }
+
+    /// The type of a file of this class, whose number and name need not follow from the matrices.
+    fn of(self, class: &Class) -> FileType {
+        class.file_type.map_or(self, |(number, name)| FileType { number, name, ..self })
+    }
 }
 
 /// `auto` is the first 16-bit type among the matrices, and f16 where there is none.
 fn choose(wanted: OutType, architecture: &Class, tensors: &[Stored]) -> FileType {
     let asked = if wanted == OutType::Auto { architecture.unasked.unwrap_or(wanted) } else { wanted };
-    let chosen = FileType::new(match asked {
+    FileType::new(match asked {
         OutType::F32 => TensorType::F32,
         OutType::F16 => TensorType::F16,
         OutType::BF16 => TensorType::BF16,
@@ -465,8 +482,7 @@ fn choose(wanted: OutType, architecture: &Class, tensors: &[Stored]) -> FileType
                 _ => TensorType::F16,
             }
         }
-    });
-    architecture.file_type.map_or(chosen, |(number, name)| FileType { number, name, ..chosen })
+    })
 }
 
 /// The tensors of the text model.

@@ -19,7 +19,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config};
-use crate::hf::{self, Class, How, NameRule, Outputs, Params, Piece, Types};
+use crate::hf::{self, Class, Early, How, NameRule, Outputs, Params, Piece, Types};
 use crate::metadata::{General, Overrides, Parameters};
 use crate::names::Renamed;
 use crate::safetensors::{self, Dtype, Stored};
@@ -505,7 +505,7 @@ impl AdapterFile {
 
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);
-        if architecture.early_in_adapters {
+        if architecture.early_of != Early::Tensors {
             let mut params = Params::new(&config, base, architecture.arch, 0, &mut metadata);
             (architecture.early)(&mut params).map_err(|e| e.at(&path))?;
         }

@@ -180,7 +180,7 @@ fn shards_are_written_at_once_as_the_reference_divides_them() {
         assert!(!case.files().contains(&output));
     }
     // Where no limit is passed it is one file under its own name.
-    let (code, _, stderr) = case.run(&["--split-max-size", "1G", "-o", "one.gguf"]);
+    let (code, _, stderr) = case.run(&["--split-max-size", "1G", "--outfile", "one.gguf"]);
     assert_eq!(code, 0, "{stderr}");
     let golden = fixtures::json("golden/arch/Tiny-Llama-2-7B-Chat/expected.json");
     let one = fs::read(case.temporary.path().join("one.gguf")).unwrap();

@@ -18,13 +18,24 @@ struct Folder {
 }
 
 fn copy(name: &str) -> Folder {
+    copy_of("golden/arch", name)
+}
+
+fn copy_of(root: &str, name: &str) -> Folder {
+    fn copy_all(from: &Path, to: &Path) {
+        fs::create_dir(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy_all(&entry.path(), &to);
+            } else {
+                fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join(name);
-    fs::create_dir(&path).unwrap();
-    for entry in fs::read_dir(fixtures::path(&format!("golden/arch/{name}/hf/{name}"))).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
-    }
+    copy_all(&fixtures::path(&format!("{root}/{name}/hf/{name}")), &path);
     Folder { _temporary: temporary, path }
 }
 
@@ -58,7 +69,12 @@ fn write(path: &Path, tensors: &Tensors) {
 }
 
 fn config(folder: &Folder, change: impl FnOnce(&mut Map<String, Value>)) {
-    let path = folder.path.join("config.json");
+    edit(folder, "config.json", change);
+}
+
+/// Changes a JSON file of a folder.
+fn edit(folder: &Folder, name: &str, change: impl FnOnce(&mut Map<String, Value>)) {
+    let path = folder.path.join(name);
     let mut config: Map<String, Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     change(&mut config);
     fs::write(path, Value::Object(config).to_string()).unwrap();
@@ -349,4 +365,41 @@ fn a_model_without_a_head_needs_none() {
     config(&folder, |c| _ = c.insert("architectures".into(), json!(["Qwen2Model"])));
     let found = open(&folder, OutType::BF16);
     assert!(found.find("output.weight").is_none() && found.find("token_embd.weight").is_some());
+}
+
+/// The class of a tokenizer makes the tokens of its roles special, by its own names where the files give none; one of the
+/// general class has what the files say. (Looked up at the reference converter with transformers 5.23.)
+#[test]
+fn a_class_brings_the_roles_of_its_tokens() {
+    let bert = copy("BERT-Tiny-uncased");
+    let ordinary = |tokenizer: &mut Map<String, Value>| {
+        for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+            token["special"] = json!(false);
+        }
+    };
+    edit(&bert, "tokenizer.json", ordinary);
+    let whole = || fixtures::sha256(&bytes(&open(&bert, OutType::BF16)));
+    assert_eq!(whole(), golden("BERT-Tiny-uncased", "bf16"));
+    edit(&bert, "tokenizer_config.json", |settings| drop(settings.remove("mask_token")));
+    let kind = |folder: &Folder, text: &str| {
+        let checkpoint = open(folder, OutType::BF16);
+        let list = |key: &str| checkpoint.metadata().array(key).unwrap().clone();
+        let at = list("tokenizer.ggml.tokens").iter_bytes().unwrap().position(|token| token == text.as_bytes())?;
+        list("tokenizer.ggml.token_type").iter().nth(at)?.as_i64()
+    };
+    assert_eq!(kind(&bert, "[MASK]"), Some(3));
+    edit(&bert, "tokenizer_config.json", |settings| {
+        drop(settings.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast")))
+    });
+    assert_eq!((kind(&bert, "[MASK]"), kind(&bert, "\u{2581}[MASK]")), (None, Some(4)));
+
+    let jina = copy_of("golden/encoders", "jina-embeddings-v3-Tiny");
+    let prefix = || open(&jina, OutType::BF16).metadata().bool("tokenizer.ggml.add_space_prefix");
+    assert_eq!((kind(&jina, "<mask>"), prefix()), (Some(3), Some(true)));
+    edit(&jina, "tokenizer_config.json", |settings| settings.retain(|key, _| !key.ends_with("_token")));
+    assert_eq!((kind(&jina, "<mask>"), kind(&jina, "<pad>"), prefix()), (Some(3), Some(3), Some(true)));
+    edit(&jina, "tokenizer_config.json", |settings| {
+        drop(settings.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast")))
+    });
+    assert_eq!((kind(&jina, "<mask>"), prefix()), (Some(4), Some(false)));
 }

@@ -463,7 +463,7 @@ fn shards_are_written_at_once_as_gguf_split_divides_the_file() {
         }
     }
     // One file under its own name where no limit is passed.
-    place.done(["-t", "q4_k_m", "--split-max-size", "1G", "-o", "one.gguf", model]);
+    place.done(["-t", "q4_k_m", "--split-max-size", "1G", "--outfile", "one.gguf", model]);
     assert_eq!(place.sha256("one.gguf"), place.sha256("whole.gguf"));
     let said = place.refused(2, ["-t", "q8_0", "--split-max-tensors", "9", "--modelfile", "-o", "m.gguf", model]);
     assert!(said.contains("5 files") && said.contains("Ollama"), "{said}");

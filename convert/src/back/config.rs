@@ -618,6 +618,7 @@ fn read(class: &'static Class, name: &str, root: &Map<String, Json>, beside: &Be
         target: None,
         dense_modules: false,
         whole_head: false,
+        vocab_only: false,
     };
     // What only tensors say is asked of them later.
     let mut inspected = with(config.clone(), beside);

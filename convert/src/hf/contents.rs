@@ -22,6 +22,8 @@ pub struct Contents<'a> {
     pub dense_modules: bool,
     /// Whether the output matrix of a reranker is wanted as a whole.
     pub whole_head: bool,
+    /// Whether the file will have no tensors.
+    pub vocab_only: bool,
     /// The model that it drafts for.
     pub target: Option<&'a Target>,
 }

@@ -82,8 +82,8 @@ pub struct Class {
     pub packing: Option<&'static str>,
     /// Keys that come before all others.
     pub early: fn(&mut Params<'_>) -> Result<()>,
-    /// Whether the reference writes them into adapters too: it sets them when it meets the class, not with the others.
-    pub early_in_adapters: bool,
+    /// In which files they are.
+    pub early_of: Early,
     /// The keys that describe the model.
     pub keys: fn(&mut Params<'_>) -> Result<()>,
     /// Keys that come after the vocabulary's, or change them.
@@ -161,7 +161,7 @@ pub(crate) const BASE: Class = Class {
     drop_further_blocks: false,
     packing: None,
     early: |_| Ok(()),
-    early_in_adapters: false,
+    early_of: Early::Tensors,
     keys: Params::common,
     late: |_| Ok(()),
     beyond: |_| Vec::new(),
@@ -188,6 +188,17 @@ pub(crate) const BASE: Class = Class {
     general: true,
     remark: "",
 };
+
+/// What the early keys follow from, and with it the files that have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Early {
+    /// The class alone: all files.
+    Class,
+    /// Tensors of any kind: models and adapters, not vocabularies.
+    Content,
+    /// The model's tensors.
+    Tensors,
+}
 
 /// How layers of multi-token prediction are told from others.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 //! added tokens that the files around it put on top.
 
 mod added;
-mod older;
+pub(crate) mod older;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

@@ -74,7 +74,7 @@ pub struct Args {
 
     /// The output, where {ftype} stands for the type; where there are several types without that, the folder for them,
     /// which is made if need be [default: NAME-TYPE.gguf in the current folder]
-    #[arg(short, long = "output", value_name = "PATH", conflicts_with = "output")]
+    #[arg(short, long = "output", alias = "outfile", value_name = "PATH", conflicts_with = "output")]
     out: Option<PathBuf>,
 
     /// The type, such as q4_k_m or nf4; several, separated by commas or given again, make several results; `list` prints all

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use crate::config::{Config, Rope};
 use crate::hf::rows::llama::{head_dim, local_experts};
 use crate::hf::{
-    ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, GATED, How, Modules, NORMS, NameRule, Outputs, PREDICTION,
-    Params, Piece, Types, r, with_prediction,
+    ATTENTION, ATTENTION_ROTATED, BASE, BEHIND, Class, Early, GATED, How, Modules, NORMS, NameRule, Outputs,
+    PREDICTION, Params, Piece, Types, r, with_prediction,
 };
 use crate::tokenizer::{VocabKind, templates};
 use crate::transform::view;
@@ -34,7 +34,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             p.set("tokenizer.chat_template", "{% for m in messages %}{{m['content']}}{% endfor %}");
             Ok(())
         },
-        early_in_adapters: true,
+        early_of: Early::Class,
         keys: ocr,
         remark: "the text model of DeepSeek-OCR 1 and 2, with attention of the common kind",
         ..DEEPSEEK2
@@ -127,7 +127,7 @@ pub(super) const DEEPSEEK4_CLASS: Class = Class {
         p.set("tokenizer.chat_template", chat_template(p.folder()));
         Ok(())
     },
-    early_in_adapters: true,
+    early_of: Early::Class,
     keys: deepseek4,
     modules: Modules {
         own_class: &["wo_a"],

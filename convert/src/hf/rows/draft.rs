@@ -10,7 +10,9 @@ use crate::hf::contents::integers;
 use crate::hf::rows::deepseek::{DEEPSEEK4, DEEPSEEK4_CLASS, deepseek4_of_draft};
 use crate::hf::rows::llama::{FIRST_NAMES, LLAMA_DEFAULTS, MAX_ROTARY, head_dim, llama, rope_freqs};
 use crate::hf::rows::qwen::{QWEN3, qwen};
-use crate::hf::{ATTENTION_ROTATED, BASE, Class, Contents, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r};
+use crate::hf::{
+    ATTENTION_ROTATED, BASE, Class, Contents, Early, GATED, How, NORMS, NameRule, Outputs, Params, Piece, r,
+};
 use crate::tokenizer::VocabKind;
 use crate::transform::{Rows, reordered, values, whole_numbers};
 
@@ -42,6 +44,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
         ],
         inspect: eagle3_tensors,
         early: eagle3_target,
+        early_of: Early::Class,
         keys: llama,
         generated: |config| {
             let mut out = rope_freqs(config)?;

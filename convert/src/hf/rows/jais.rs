@@ -5,7 +5,7 @@ use gguf::{Error, Result};
 use crate::config::Config;
 use crate::hf::contents::floats;
 use crate::hf::rows::llama::head_dim;
-use crate::hf::{ATTENTION, BASE, Class, Contents, ENDS, GATED, How, NORMS, NameRule, Params, Piece, r};
+use crate::hf::{ATTENTION, BASE, Class, Contents, ENDS, Early, GATED, How, NORMS, NameRule, Params, Piece, r};
 use crate::transform::{Rows, mapped};
 
 pub(in crate::hf) const ROWS: &[Class] = &[
@@ -21,7 +21,7 @@ pub(in crate::hf) const ROWS: &[Class] = &[
             p.f32("attention.max_alibi_bias", p.config().f64(LARGEST_SLOPE).unwrap_or(8.0));
             Ok(())
         },
-        early_in_adapters: true,
+        early_of: Early::Content,
         keys: jais,
         remark: "positions as slopes; scales of embedding and output in the weights",
         ..BASE

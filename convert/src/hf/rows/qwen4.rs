@@ -112,7 +112,7 @@ fn hash_constants(config: &mut Config, contents: &Contents<'_>) -> Result<()> {
         }
     }
     let part = contents.tensors.iter().find(|t| t.name().contains(".ngram_embedding.shard_"));
-    if let Some(&width) = part.and_then(|t| t.shape().last()) {
+    if let Some(&width) = part.and_then(|t| t.shape().last()).filter(|_| !contents.vocab_only) {
         config.set(NGRAM_WIDTH, width);
     }
     Ok(())

@@ -42,16 +42,28 @@ const CLASSES: &[Class] = &[
         words: None,
         normalizer: None,
         encloses: true,
-        roles: &[
-            ("bos_token", "<s>"),
-            ("eos_token", "</s>"),
-            ("sep_token", "</s>"),
-            ("cls_token", "<s>"),
-            ("unk_token", "<unk>"),
-            ("pad_token", "<pad>"),
-            ("mask_token", "<mask>"),
-        ],
+        roles: ROBERTA_ROLES,
     },
+];
+
+/// The special tokens of RoBERTa's and XLM-RoBERTa's tokenizers.
+pub(in crate::tokenizer) const ROBERTA_ROLES: &[(&str, &str)] = &[
+    ("bos_token", "<s>"),
+    ("eos_token", "</s>"),
+    ("sep_token", "</s>"),
+    ("cls_token", "<s>"),
+    ("unk_token", "<unk>"),
+    ("pad_token", "<pad>"),
+    ("mask_token", "<mask>"),
+];
+
+/// Those of BERT's.
+pub(in crate::tokenizer) const BERT_ROLES: &[(&str, &str)] = &[
+    ("pad_token", "[PAD]"),
+    ("unk_token", "[UNK]"),
+    ("cls_token", "[CLS]"),
+    ("sep_token", "[SEP]"),
+    ("mask_token", "[MASK]"),
 ];
 
 /// The classes whose vocabulary is `vocab.txt`.
@@ -115,9 +127,9 @@ fn word_piece(text: &str, config: &Value) -> Result<Value> {
     let id = |text: &str| {
         vocab.get(text).cloned().ok_or_else(|| Error::input(format!("the vocabulary has no token {text}")))
     };
-    let added: Vec<Value> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    let added: Vec<Value> = BERT_ROLES
         .iter()
-        .filter_map(|t| {
+        .filter_map(|(_, t)| {
             let id = vocab.get(*t)?;
             Some(json!({"id": id, "content": t, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}))
         })
