@@ -764,7 +764,10 @@ impl Conversion {
             "degenerate": written.map(|written| degenerate_json(&written.degenerate)),
         });
         if files.len() > 1 {
-            let shard = |file: &PlannedFile| json!({"file": gguf::quote::json(&file.path), "tensors": file.part.len(), "bytes": file.plan.file_bytes()});
+            let shard = |file: &PlannedFile| {
+                let (path, bytes) = (gguf::quote::json(&file.path), file.plan.file_bytes());
+                json!({"file": path, "tensors": file.part.len(), "bytes": bytes})
+            };
             result["shards"] = files.iter().map(shard).collect();
         }
         if self.projector {

@@ -121,6 +121,23 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
+    #![proptest_config(config(128))]
+
+    /// `convert` has encoders of its own for the types that it writes, since it knows of none here.
+    #[test]
+    fn the_converter_encodes_as_the_codecs_do(values in row(-149..=127)) {
+        use convert::transform::{Elements, cast};
+        let stored: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        for ty in [TensorType::Q8_0, TensorType::TQ1_0, TensorType::TQ2_0] {
+            let converted = cast(stored.as_slice().into(), Elements::F32, ty).unwrap();
+            let mut encoded = vec![0; converted.len()];
+            quantize::encode_rows(ty, &values, COLS, None, &mut encoded).unwrap();
+            prop_assert_eq!(&*converted, &*encoded, "{}", ty);
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(config(24))]
 
     /// Anything finite, from subnormal to the largest, in any mixture: every path gives the bytes of the scalar program.
