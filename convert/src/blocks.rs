@@ -7,7 +7,7 @@ pub(crate) fn q8_0(weights: &[f32]) -> Vec<u8> {
     let mut out = Vec::with_capacity(weights.len() / 32 * 34);
     for block in weights.as_chunks::<32>().0 {
         let scale = largest(block) / 127.0;
-        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        let inverse = inverse(scale);
         out.extend(f16::from_f32(scale).to_le_bytes());
         out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
     }
@@ -55,12 +55,17 @@ pub(crate) fn tq2_0(weights: &[f32]) -> Vec<u8> {
 /// The weights as 0, 1 and 2 for -1, 0 and 1 times a scale, and the scale as f16.
 fn ternary(block: &[f32; TERNARY]) -> ([u8; TERNARY], [u8; 2]) {
     let scale = largest(block);
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    // Where the inverse overflows, the reference's whole number of it has 0 for its low byte.
-    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    let inverse = inverse(scale);
     // No weight is beyond the scale, so halves round away from 0 to it.
     let digit = |weight: f32| 1 + u8::from(weight * inverse >= 0.5) - u8::from(weight * inverse <= -0.5);
     (block.map(digit), f16::from_f32(scale).to_le_bytes())
+}
+
+/// What weights are multiplied by. Where it overflows, the low byte of the whole number that the reference makes of the
+/// product is 0, as it is of products with 0.
+fn inverse(scale: f32) -> f32 {
+    let inverse = 1.0 / scale;
+    if inverse.is_finite() { inverse } else { 0.0 }
 }
 
 fn largest(block: &[f32]) -> f32 {
@@ -94,5 +99,6 @@ mod tests {
         // The inverse of the scale overflows.
         weights = [1e-40; TERNARY];
         assert_eq!(ternary(&weights), ([1; TERNARY], [0, 0]));
+        assert_eq!(q8_0(&weights[..32]), [0; 34]);
     }
 }
