@@ -468,21 +468,14 @@ impl FileType {
 /// `auto` is the first 16-bit type among the matrices, and f16 where there is none.
 fn choose(wanted: OutType, architecture: &Class, tensors: &[Stored]) -> FileType {
     let asked = if wanted == OutType::Auto { architecture.unasked.unwrap_or(wanted) } else { wanted };
-    FileType::new(match asked {
-        OutType::F32 => TensorType::F32,
-        OutType::F16 => TensorType::F16,
-        OutType::BF16 => TensorType::BF16,
-        OutType::Q8_0 => TensorType::Q8_0,
-        OutType::TQ1_0 => TensorType::TQ1_0,
-        OutType::TQ2_0 => TensorType::TQ2_0,
-        OutType::Auto => {
-            let mut matrices = tensors.iter().filter(|t| t.shape().len() >= 2);
-            match matrices.find(|t| [Dtype::BF16, Dtype::F16].contains(&t.dtype())).map(Stored::dtype) {
-                Some(Dtype::BF16) => TensorType::BF16,
-                _ => TensorType::F16,
-            }
+    let of_checkpoint = || {
+        let mut matrices = tensors.iter().filter(|t| t.shape().len() >= 2);
+        match matrices.find(|t| [Dtype::BF16, Dtype::F16].contains(&t.dtype())).map(Stored::dtype) {
+            Some(Dtype::BF16) => TensorType::BF16,
+            _ => TensorType::F16,
         }
-    })
+    };
+    FileType::new(asked.ty().unwrap_or_else(of_checkpoint))
 }
 
 /// The tensors of the text model.

@@ -46,6 +46,8 @@ mod undescribed;
 
 use std::path::{Path, PathBuf};
 
+use gguf::TensorType;
+
 pub use checkpoint::Checkpoint;
 pub use gguf::modelfile;
 pub use gguf::{Error, Result};
@@ -74,6 +76,21 @@ pub enum OutType {
     /// The same in 2.06 bits each, which are faster to unpack
     #[cfg_attr(feature = "cli", value(name = "tq2_0"))]
     TQ2_0,
+}
+
+impl OutType {
+    /// The type that is asked for; nothing where the checkpoint decides.
+    fn ty(self) -> Option<TensorType> {
+        Some(match self {
+            OutType::Auto => return None,
+            OutType::F32 => TensorType::F32,
+            OutType::F16 => TensorType::F16,
+            OutType::BF16 => TensorType::BF16,
+            OutType::Q8_0 => TensorType::Q8_0,
+            OutType::TQ1_0 => TensorType::TQ1_0,
+            OutType::TQ2_0 => TensorType::TQ2_0,
+        })
+    }
 }
 
 /// Which part of a checkpoint becomes the file.

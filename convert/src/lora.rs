@@ -24,6 +24,7 @@ use crate::metadata::{General, Overrides, Parameters};
 use crate::names::Renamed;
 use crate::safetensors::{self, Dtype, Stored};
 use crate::text_names::TextNames;
+use crate::tokenizer::folder;
 use crate::transform::{self, Elements, RowSource, Rows, row_count, row_len};
 use crate::transform::{Tensor, rotated};
 use crate::{Options, OutType, json, links, names};
@@ -501,7 +502,7 @@ impl AdapterFile {
         let parameters = Parameters { total, adapter: !adapter.pairs.is_empty(), ..Parameters::default() };
 
         let ty = matrix_type(options.outtype, &adapter)?;
-        let kept = kept_types(architecture, &config, base);
+        let kept = kept_types(architecture, &config, base)?;
 
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", architecture.arch);
@@ -580,32 +581,29 @@ impl AdapterFile {
 
 /// The type of an adapter's matrices; `auto` is the first 16-bit type there is, and f16 where there is none.
 fn matrix_type(wanted: OutType, adapter: &Adapter) -> Result<TensorType> {
-    Ok(match wanted {
-        OutType::F32 => TensorType::F32,
-        OutType::F16 => TensorType::F16,
-        OutType::BF16 => TensorType::BF16,
-        OutType::Q8_0 => TensorType::Q8_0,
-        OutType::TQ1_0 | OutType::TQ2_0 => {
-            return Err(
-                Error::usage("an adapter has no ternary weights").help("--outtype f32, f16, bf16, q8_0 or auto")
-            );
+    match wanted.ty() {
+        Some(TensorType::TQ1_0 | TensorType::TQ2_0) => {
+            Err(Error::usage("an adapter has no ternary weights").help("--outtype f32, f16, bf16, q8_0 or auto"))
         }
-        OutType::Auto => {
+        Some(ty) => Ok(ty),
+        None => {
             let mut types = adapter.pairs.values().flat_map(|pair| [pair.a.elements(), pair.b.elements()]);
-            types.find(|e| [Elements::BF16, Elements::F16].contains(e)).map_or(TensorType::F16, Elements::ty)
+            Ok(types.find(|e| [Elements::BF16, Elements::F16].contains(e)).map_or(TensorType::F16, Elements::ty))
         }
-    })
+    }
 }
 
 /// The types of matrices that do not depend on what is asked for, by their names in the file: of a class whose files have
 /// the types of the checkpoint an adapter has them too, where the weights stand beside the configuration.
-fn kept_types(class: &'static Class, config: &Config, base: &Path) -> BTreeMap<String, TensorType> {
+///
+/// # Errors
+/// Weights that are there and cannot be read.
+fn kept_types(class: &'static Class, config: &Config, base: &Path) -> Result<BTreeMap<String, TensorType>> {
     let mut types = BTreeMap::new();
-    let (Types::AsStored, Ok(own), Ok(stored)) =
-        (class.types, TextNames::new(class, config), safetensors::open_folder(base))
-    else {
-        return types;
-    };
+    if !matches!(class.types, Types::AsStored) || folder::list(base, "safetensors")?.is_empty() {
+        return Ok(types);
+    }
+    let (own, stored) = (TextNames::new(class, config)?, safetensors::open_folder(base)?);
     let scales: HashSet<&str> = stored.iter().filter_map(|tensor| tensor.name().strip_suffix(".scale")).collect();
     for tensor in stored.iter().filter(|tensor| tensor.shape().len() == 2) {
         let scaled = tensor.name().strip_suffix(".weight").is_some_and(|stem| scales.contains(stem));
@@ -623,7 +621,7 @@ fn kept_types(class: &'static Class, config: &Config, base: &Path) -> BTreeMap<S
             }
         }
     }
-    types
+    Ok(types)
 }
 
 /// What becomes of a weight's change in a GGUF adapter.

@@ -448,7 +448,7 @@ impl Conversion {
             args.modelfile.check(files.len())?;
         }
         if args.vocab_only {
-            files.iter_mut().for_each(|file| file.plan = file.plan.clone().unpadded());
+            files = files.into_iter().map(|file| PlannedFile { plan: file.plan.unpadded(), ..file }).collect();
         }
         if !args.common.quiet {
             // What the other file holds is not left out where that is written as well.

@@ -18,11 +18,7 @@ impl Case {
     fn new() -> Case {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join("Tiny-Llama-2-7B-Chat");
-        fs::create_dir(&folder).unwrap();
-        for entry in fs::read_dir(fixtures::path(TINY)).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-        }
+        fixtures::copy(&fixtures::path(TINY), &folder);
         Case { temporary, folder }
     }
 

@@ -20,11 +20,7 @@ impl Folder {
     fn new() -> Folder {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join(NAME);
-        fs::create_dir(&path).unwrap();
-        for entry in fs::read_dir(fixtures::path(&format!("golden/arch/{NAME}/hf/{NAME}"))).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
-        }
+        fixtures::copy(&fixtures::path(&format!("golden/arch/{NAME}/hf/{NAME}")), &path);
         Folder { temporary, path }
     }
 

@@ -233,6 +233,25 @@ fn adapters_of_every_architecture_are_those_of_the_reference() {
     assert!(more.iter().filter(|(_, written)| !written).count() <= 12, "{more:?}");
 }
 
+/// The types of V4's weights are those of the base where it is there, so one that is cut short is no base without weights.
+#[test]
+fn a_base_whose_types_count_is_read_or_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    make_bases(temporary.path());
+    let (base, folder) = (temporary.path().join("DeepSeek-V4-Tiny-Flash"), temporary.path().join(FOLDER));
+    write(&folder, &pair("layers.0.attn.wkv", 2, 32, 64), &json!({}));
+    let weights = base.join("model.safetensors");
+    let ty = || {
+        let options = Options { outtype: OutType::F16, ..Options::default() };
+        AdapterFile::open(&folder, &base, &options).map(|adapter| adapter.tensors()[0].ty())
+    };
+    assert_eq!(ty().unwrap(), gguf::TensorType::BF16);
+    fs::OpenOptions::new().write(true).open(&weights).unwrap().set_len(20).unwrap();
+    assert!(ty().unwrap_err().to_string().contains("model.safetensors"));
+    fs::remove_file(weights).unwrap();
+    assert_eq!(ty().unwrap(), gguf::TensorType::F16);
+}
+
 fn values(source: &dyn Source, name: &str) -> Vec<f32> {
     let tensor = source.find(name).unwrap();
     let bytes = source.rows(tensor, 0..source.tensors()[tensor].rows()).unwrap();

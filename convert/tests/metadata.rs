@@ -10,11 +10,7 @@ use gguf::Source;
 const ORIGINAL: &str = "golden/arch/Tiny-Llama-2-7B-Chat/hf/Tiny-Llama-2-7B-Chat";
 
 fn copy(to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(fixtures::path(ORIGINAL)).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
+    fixtures::copy(&fixtures::path(ORIGINAL), to);
 }
 
 fn options() -> Options {

@@ -75,11 +75,7 @@ fn changed(name: &str, change: impl Fn(&mut Value)) -> (tempfile::TempDir, PathB
     let temporary = tempfile::tempdir().unwrap();
     let source = fixtures::path(&format!("golden/mmproj/{name}/hf/{name}"));
     let folder = temporary.path().join(name);
-    std::fs::create_dir(&folder).unwrap();
-    for entry in std::fs::read_dir(source).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-    }
+    fixtures::copy(&source, &folder);
     let path = folder.join("config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     change(&mut config);

@@ -79,10 +79,7 @@ fn by_name(folder: &Path) -> BTreeMap<String, safetensors::Stored> {
 
 /// The folder with weights of the text model.
 fn completed(source: &Path, mut text: Map<String, Value>, folder: &Path) {
-    fs::create_dir(folder).unwrap();
-    for entry in fs::read_dir(source).unwrap().map(Result::unwrap) {
-        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-    }
+    fixtures::copy(source, folder);
     if !folder.join("tokenizer_config.json").is_file() {
         let name = folder.file_name().unwrap().to_str().unwrap();
         let (_, tokenizer) = TOKENIZERS.iter().find(|(own, _)| name.starts_with(own)).unwrap();

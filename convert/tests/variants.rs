@@ -22,20 +22,9 @@ fn copy(name: &str) -> Folder {
 }
 
 fn copy_of(root: &str, name: &str) -> Folder {
-    fn copy_all(from: &Path, to: &Path) {
-        fs::create_dir(to).unwrap();
-        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-            let to = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                copy_all(&entry.path(), &to);
-            } else {
-                fs::copy(entry.path(), to).unwrap();
-            }
-        }
-    }
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join(name);
-    copy_all(&fixtures::path(&format!("{root}/{name}/hf/{name}")), &path);
+    fixtures::copy(&fixtures::path(&format!("{root}/{name}/hf/{name}")), &path);
     Folder { _temporary: temporary, path }
 }
 

@@ -203,17 +203,8 @@ fn within(costs: &[u64], bound: u64) -> Vec<Range<usize>> {
 /// # Errors
 /// A plan that keeps the shards of its source, more parts than tensors.
 pub fn assign(plan: &mut Plan, parts: usize) -> Result<()> {
-    if plan.shards > 1 {
-        return Err(Error::usage("the parts are the shards, so those of the input cannot be kept"));
-    }
     let costs: Vec<u64> = plan.tensors.iter().map(cost).collect();
-    for (shard, range) in divide(&costs, parts)?.into_iter().enumerate() {
-        for tensor in &mut plan.tensors[range] {
-            tensor.shard = shard;
-        }
-    }
-    plan.shards = parts;
-    Ok(())
+    plan.divide(&divide(&costs, parts)?)
 }
 
 /// What a source is known by: SHA-256 over its keys, its tensors and the first row of each. It costs next to no reading,

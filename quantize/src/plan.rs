@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use gguf::check::{self, Finding};
@@ -232,15 +233,20 @@ impl Plan {
         if division == Division::default() {
             return Ok(());
         }
+        let infos: Vec<TensorInfo> = self.tensors.iter().map(|t| t.info.clone()).collect();
+        let parts = division.parts(&infos, self.metadata.u64("general.alignment").unwrap_or(32))?;
+        self.split_keys = KeyOrder::GgufSplit;
+        self.divide(&parts)
+    }
+
+    /// Gives each tensor its shard, of which these are all.
+    pub(crate) fn divide(&mut self, parts: &[Range<usize>]) -> Result<()> {
         if self.shards > 1 {
             return Err(Error::usage("the file is divided anew, so the shards of the input cannot be kept"));
         }
-        let infos: Vec<TensorInfo> = self.tensors.iter().map(|t| t.info.clone()).collect();
-        let parts = division.parts(&infos, self.metadata.u64("general.alignment").unwrap_or(32))?;
         self.shards = parts.len();
-        self.split_keys = KeyOrder::GgufSplit;
-        for (shard, part) in parts.into_iter().enumerate() {
-            self.tensors[part].iter_mut().for_each(|tensor| tensor.shard = shard);
+        for (shard, part) in parts.iter().enumerate() {
+            self.tensors[part.clone()].iter_mut().for_each(|tensor| tensor.shard = shard);
         }
         Ok(())
     }

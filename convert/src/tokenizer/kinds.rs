@@ -253,22 +253,6 @@ impl Setting<'_> {
         Ok(folder::json(self.dir, "tokenizer_config.json")?.unwrap_or(Value::Null))
     }
 
-    /// Whether transformers makes the tokenizer by its model's class, which brings its roles and its settings along, or by
-    /// the general one, which has what the files say.
-    fn has_own_class(&self) -> Result<bool> {
-        let config = self.tokenizer_config()?;
-        Ok(!matches!(config["tokenizer_class"].as_str(), Some("PreTrainedTokenizerFast" | "TokenizersBackend")))
-    }
-
-    /// The texts of the special tokens of a tokenizer whose class has these roles where the files give none. In one of the
-    /// general class the files' alone.
-    fn special_texts(&self, source: &Source, of_class: &[(&str, &str)]) -> Result<Vec<String>> {
-        let config = self.tokenizer_config()?;
-        let brought = of_class.iter().filter(|(role, _)| config[*role].is_null()).map(|(_, text)| (*text).to_owned());
-        let brought: Vec<String> = if self.has_own_class()? { brought.collect() } else { Vec::new() };
-        Ok(source.named.iter().cloned().chain(brought).collect())
-    }
-
     /// The vocabulary size that the configuration gives.
     fn size(&self) -> Result<Option<usize>> {
         vocab::vocab_size(self.config, &["vocab_size"]).map_err(|e| e.at(self.dir.join("config.json")))
@@ -775,7 +759,8 @@ impl Setting<'_> {
         let pre = self.pre(&source)?;
         self.token_type_count(out)?;
         // The class makes the tokens that it gives a role special, whatever tokenizer.json says of them.
-        let special = if self.has_own_class()? { self.special_texts(&source, BERT_ROLES)? } else { Vec::new() };
+        let config = self.tokenizer_config()?;
+        let special = if has_own_class(&config) { special_texts(&source, &config, BERT_ROLES) } else { Vec::new() };
         // A token that begins a word is written with a space in front of it, one that goes on without its mark.
         for (text, kind) in vocab.texts.iter_mut().zip(&mut vocab.types) {
             if *kind == TokenType::UserDefined && special.iter().any(|own| own.as_bytes() == text.as_slice()) {
@@ -952,7 +937,7 @@ impl Setting<'_> {
         let entries = entries.ok_or_else(|| at(Error::input("this holds no unigram model")))?;
         let size = self.size()?.unwrap_or(0).max(entries.len());
         let added = source.tokenizer.get_added_tokens_decoder();
-        let special = self.special_texts(&source, if types { ROBERTA_ROLES } else { &[] })?;
+        let special = special_texts(&source, &config, if types { ROBERTA_ROLES } else { &[] });
         let unknown = config["unk_token"].as_str().and_then(|text| source.added_id(text));
         let unknown = unknown.map(u64::from).or(json["model"]["unk_id"].as_u64()).unwrap_or(3);
         let mut vocab = Vocab::unused(size);
@@ -963,7 +948,7 @@ impl Setting<'_> {
             };
             let kind = match added.get(&(id as u32)) {
                 _ if id as u64 == unknown => TokenType::Unknown,
-                Some(token) if special.contains(&token.content) => TokenType::Control,
+                Some(token) if special.contains(&token.content.as_str()) => TokenType::Control,
                 Some(_) => TokenType::UserDefined,
                 None => TokenType::Normal,
             };
@@ -971,7 +956,7 @@ impl Setting<'_> {
         }
         let charsmap = charsmap(&json["normalizer"]).map_err(at)?;
         let prefix = config["add_prefix_space"].as_bool();
-        let prefix = prefix.unwrap_or(if types { self.has_own_class()? } else { puts_space(json) });
+        let prefix = prefix.unwrap_or_else(|| if types { has_own_class(&config) } else { puts_space(json) });
         let clean = config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
         let remove = if types { clean } else { true };
         self.write_unigram(&vocab, &Spaces { prefix, remove, charsmap: &charsmap }, types, out)
@@ -1305,6 +1290,19 @@ fn charsmap(normalizer: &Value) -> Result<Vec<u8>> {
         Some(text) => base64::decode(text).ok_or_else(|| Error::input("precompiled_charsmap is not base64")),
         None => Ok(Vec::new()),
     }
+}
+
+/// Whether transformers makes the tokenizer of this `tokenizer_config.json` by its model's class, which brings its roles and
+/// its settings along, or by the general one, which has what the files say.
+fn has_own_class(config: &Value) -> bool {
+    !matches!(config["tokenizer_class"].as_str(), Some("PreTrainedTokenizerFast" | "TokenizersBackend"))
+}
+
+/// The texts of the special tokens of a tokenizer whose class has these roles where the files give none. In one of the
+/// general class the files' alone.
+fn special_texts<'a>(source: &'a Source, config: &Value, of_class: &[(&str, &'a str)]) -> Vec<&'a str> {
+    let brought = of_class.iter().filter(|(role, _)| has_own_class(config) && config[*role].is_null());
+    source.named.iter().map(String::as_str).chain(brought.map(|(_, text)| *text)).collect()
 }
 
 /// What a unigram model does to a text before it is cut.

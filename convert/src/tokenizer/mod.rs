@@ -7,7 +7,7 @@ pub(crate) mod back;
 mod base64;
 mod check;
 mod expressions;
-mod folder;
+pub(crate) mod folder;
 mod kinds;
 mod plamo;
 mod pre;

@@ -64,19 +64,6 @@ pub enum Change {
     Type(&'static str, usize),
 }
 
-/// Copies a folder with the folders in it.
-pub fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
-
 /// Whether an error names this tensor, and not only one that its name begins.
 pub fn names(error: &str, tensor: &str) -> bool {
     let part_of_a_name = |c: char| c.is_alphanumeric() || c == '_' || c == '-';

@@ -17,7 +17,7 @@ use gguf::check::{self, Severity};
 use gguf::{ErrorKind, Source};
 use serde_json::Value;
 
-use changed::{Change, Weights, copy, names};
+use changed::{Change, Weights, names};
 
 /// The checkpoints of the fixtures, or of the folders that `CHECKPOINTS` names.
 fn folders() -> Vec<PathBuf> {
@@ -75,7 +75,7 @@ impl Subject {
     fn write(&self, folder: &Path) -> Options {
         match self {
             Subject::Given(from) => {
-                copy(from, folder);
+                fixtures::copy(from, folder);
                 Options::default()
             }
             Subject::Made(name) => {

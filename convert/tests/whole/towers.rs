@@ -12,7 +12,7 @@ use gguf::projector::{self, Fault};
 use gguf::{ErrorKind, Source};
 
 use crate::cases;
-use crate::changed::{Change, Weights, copy, names};
+use crate::changed::{Change, Weights, names};
 
 /// Tensors with dimensions that nothing else in a file tells, each with the number of the first such dimension.
 const FREE: &[(&str, usize)] = &[
@@ -181,7 +181,7 @@ fn each_tensor_that_is_missing_or_resized_is_named_or_optional() {
     walk(|folder| {
         let temporary = tempfile::tempdir().unwrap();
         let changed = temporary.path().join(folder.file_name().unwrap());
-        copy(folder, &changed);
+        fixtures::copy(folder, &changed);
         changed_folders(folder, &changed)
     });
 }
